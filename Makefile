@@ -1,0 +1,44 @@
+# Every target builds .venv by itself: uv from the standard venv's pip, then exactly what the lock says.
+#   LOCK=gpu make …   uses requirements/gpu.txt on a node with GPUs
+SHELL := /bin/bash
+LOCK ?= cpu
+UV_VERSION := 0.13.8
+PYTHON ?= python3
+VENV := .venv
+STAMP := $(VENV)/.lock-$(LOCK)
+UV := $(VENV)/bin/uv
+# uv does not read pip's find-links; where pip has a local wheel of torch, use it, else PyTorch's own index for CPUs.
+export UV_FIND_LINKS := $(PIP_FIND_LINKS)
+BACKEND := $(if $(PIP_FIND_LINKS),,$(if $(filter cpu,$(LOCK)),--torch-backend=cpu,))
+COMPILE := $(UV) pip compile --no-emit-index-url --no-emit-find-links --no-header --no-annotate --python-version 3.11
+
+.PHONY: quickstart test proof lint lock bench env
+quickstart: env
+	$(VENV)/bin/distill run jobs/quickstart.yaml
+
+test: env
+	$(VENV)/bin/pytest -m "not proof and not gpu"
+
+proof: env
+	$(VENV)/bin/pytest -m proof --timeout 7200
+
+lint: env
+	$(VENV)/bin/ruff check .
+
+bench: env
+	for run in benchmarks/*/run.py; do $(VENV)/bin/python $$run --json $$(dirname $$run)/results/latest.json || exit 1; done
+
+env: $(STAMP)
+
+$(STAMP): requirements/$(LOCK).txt pyproject.toml
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	test -x $(UV) || $(VENV)/bin/python -m pip install --quiet uv==$(UV_VERSION)
+	$(UV) pip sync --quiet --python $(VENV)/bin/python $(BACKEND) requirements/$(LOCK).txt
+	$(UV) pip install --quiet --python $(VENV)/bin/python --no-deps --no-build-isolation --editable .
+	touch $@
+
+lock:
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	test -x $(UV) || $(VENV)/bin/python -m pip install --quiet uv==$(UV_VERSION)
+	$(COMPILE) $(if $(PIP_FIND_LINKS),,--torch-backend=cpu) --overrides requirements/overrides.txt requirements/cpu.in -o requirements/cpu.txt
+	UV_FIND_LINKS= $(COMPILE) requirements/gpu.in -o requirements/gpu.txt

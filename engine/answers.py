@@ -1,0 +1,122 @@
+r"""The final answer inside a text, per task, in a form that compares exactly.
+
+`curate` compares a teacher's answer with the reference, `evaluate` scores every model: both mean the same thing by "equal".
+The rules read text only; they do no algebra: `\frac{1}{2}` equals 0.5, but `2x` equals only `2x`.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
+
+FinalAnswer = Fraction | str
+
+_NUMBER_PATTERN = (
+    r"(?<![A-Za-z0-9])(?:(?<![)\]])-)?[$€£]?"  # -5 and -$5; but 10-5 and (a)-5 end in 5
+    r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+|(?=\.\d))"  # 1,234  1234  and the nothing before .5
+    r"(?:\.\d+)?(?:/\d+)?"
+)
+_NUMBER = re.compile(_NUMBER_PATTERN)
+_MARKED_NUMBER = re.compile(rf"####[\s*]*({_NUMBER_PATTERN})")  # without a number it is a Markdown heading
+_FRACTION = re.compile(r"\\[dt]?frac\{(-?\d+)\}\{(\d+)\}")
+_MARKUP = re.compile(r"\\(?:text|mathrm|mbox)\{([^{}]*)\}|\\[!,;: ]|\\left|\\right|[*`]|\\(?=[%$])")
+_UNIT = re.compile(r"(?:[\s$€£%°.,:]|(?<![A-Za-z])[A-Za-z]{2,}(?![A-Za-z]))*")
+
+# Words that name the label anywhere in a text, and words that do so only as the first word of a text that names none.
+_NLI_WORDS = {
+    "entailment": r"entail(?:ment|s|ed)?",
+    "neutral": r"neutral",
+    "contradiction": r"contradict(?:ion|s|ed|ory)?",
+}
+_NLI_FIRST_WORDS = {
+    "entailment": {"yes", "true"},
+    "neutral": {"maybe", "unknown", "undetermined", "unrelated", "possibly"},
+    "contradiction": {"no", "false"},
+}
+_NLI_MENTION = re.compile(
+    "|".join(rf"(?P<{label}>(?<!not )(?<!not_)(?<!non-)\b{words}\b)" for label, words in _NLI_WORDS.items())
+)
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+
+
+def final_answer(task: str, text: str) -> FinalAnswer | None:
+    """The text's final answer, normalised; None where the text has none, or the task has nothing exact to compare."""
+    extract = _EXTRACTORS.get(task)
+    return extract(text) if extract else None
+
+
+def same_final_answer(task: str, text: str, reference: str | None) -> bool | None:
+    """Whether both texts end in the same answer; None when the task or the reference has none to compare."""
+    wanted = final_answer(task, reference) if reference is not None else None
+    return None if wanted is None else final_answer(task, text) == wanted
+
+
+def normalise_qa(text: str) -> str:
+    """Lower case, no punctuation, no articles, single spaces (official SQuAD v1.1 evaluation script)."""
+    plain = "".join(c for c in text.lower() if c not in string.punctuation)
+    return " ".join(_ARTICLES.sub(" ", plain).split())
+
+
+def _math(text: str) -> FinalAnswer | None:
+    """The last of GSM8K's `#### 5` and `\\boxed{x}`, else the last number."""
+    text = _FRACTION.sub(r" \1/\2", text.replace("−", "-"))
+    *_, marked = [None, *_MARKED_NUMBER.finditer(text)]
+    boxed_at = text.rfind("\\boxed{")
+    if marked and marked.start() > boxed_at:
+        text = marked[1]
+    elif boxed := _braced(text, boxed_at):
+        return _value(boxed)
+    numbers = _numbers(text)
+    return numbers[-1][1] if numbers else None
+
+
+def _value(boxed: str) -> FinalAnswer:
+    """A boxed answer as a number, where it is one with at most a unit beside it; else its text without spaces."""
+    plain = _MARKUP.sub(r" \1", boxed).strip()
+    plain = re.sub(r"^[A-Za-z]\s*=\s*", "", plain).rstrip(". ")
+    numbers = _numbers(plain)
+    if len(numbers) == 1 and _UNIT.fullmatch(plain.replace(numbers[0][0], " ", 1)):
+        return numbers[0][1]
+    return re.sub(r"[\s$]", "", plain).lower()
+
+
+def _numbers(text: str) -> list[tuple[str, Fraction]]:
+    """Numbers in order of appearance: as written, and exact."""
+    found = []
+    for written in (match.group() for match in _NUMBER.finditer(text)):
+        above, _, below = re.sub(r"[\s,$€£]", "", written).partition("/")
+        # Decimal first: unlike int() it takes digits beyond Python's limit, which looping models do write.
+        divisor = Fraction(Decimal(below or 1))
+        if divisor:
+            found.append((written, Fraction(Decimal(above)) / divisor))
+    return found
+
+
+def _braced(text: str, boxed_at: int) -> str | None:
+    """What stands in the braces of the `\\boxed{` at this place; None for -1, and where they are empty or never close."""
+    start, depth = boxed_at + len("\\boxed{"), 1
+    for end in range(start, len(text) if boxed_at >= 0 else 0):
+        depth += {"{": 1, "}": -1}.get(text[end], 0)
+        if depth == 0:
+            return text[start:end].strip() or None
+    return None
+
+
+def _nli(text: str) -> str | None:
+    """The label that the text starts with, else the last one that it mentions, else what a first yes, no or maybe means."""
+    text = text.lower()
+    word = re.search(r"\w+", text)
+    mentions = list(_NLI_MENTION.finditer(text))
+    if word and mentions:
+        return (mentions[0] if mentions[0].start() == word.start() else mentions[-1]).lastgroup
+    return next((label for label, words in _NLI_FIRST_WORDS.items() if word and word[0] in words), None)
+
+
+def _qa(text: str) -> str | None:
+    return normalise_qa(text) or text.strip().lower() or None
+
+
+_EXTRACTORS: dict[str, Callable[[str], FinalAnswer | None]] = {"math": _math, "nli": _nli, "qa": _qa}

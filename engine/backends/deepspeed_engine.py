@@ -1,0 +1,182 @@
+"""DeepSpeed ZeRO as a training engine: TrainSpec -> configuration, and step, validate, save, load, export on top of it.
+
+The optimizer is torch's fused AdamW at every stage and on every device, so its state has one form and a checkpoint moves
+between ZeRO stages, world sizes and offload. Loss functions, files and schedules are the caller's.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from itertools import chain
+from typing import Any
+
+from engine.spec import TrainSpec
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def zero_config(spec: TrainSpec, device: str) -> dict[str, Any]:
+    """DeepSpeed's configuration of a TrainSpec."""
+    zero: dict[str, Any] = {"stage": spec.zero_stage}
+    if spec.offload == "cpu" and spec.zero_stage:
+        place = {"device": "cpu", "pin_memory": device == "gpu"}
+        zero["offload_optimizer"] = place
+        if spec.zero_stage == 3:
+            zero["offload_param"] = place
+    config = {
+        # The loop feeds as many micro-batches as a step has, and step() ends it. 2 only tells ZeRO-2 with offload that
+        # gradients accumulate; losses are scaled by the loop's token counts, not by this.
+        "train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 2, "managed_gradient_accumulation": False,
+        "optimizer": {
+            "type": "AdamW",
+            "params": {"lr": spec.learning_rate, "weight_decay": spec.weight_decay, "torch_adam": True, "fused": True},
+        },
+        "gradient_clipping": spec.max_grad_norm, "zero_optimization": zero, "bf16": {"enabled": spec.precision == "bf16"},
+        "steps_per_print": 10**9,
+    }
+    if spec.precision == "bf16" and spec.zero_stage >= 2:
+        config["data_types"] = {"grad_accum_dtype": "fp32"}
+    return config
+
+
+def build(spec: TrainSpec, student: Any, *, device: str) -> DeepSpeedEngine:
+    """Wrap `student` (a module whose forward gives a summed loss, with the model to save as `.model`).
+
+    torch.distributed must be initialised: gloo on CPU, nccl on GPU.
+    """
+    if device == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    os.environ.setdefault("LOCAL_RANK", "0")
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    import deepspeed
+
+    # A shared-memory all-reduce that only DeepSpeed's inference uses; here it would cost a compilation per machine.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.utils.logger.setLevel(logging.WARNING)
+    engine, *_ = deepspeed.initialize(model=student, model_parameters=student.parameters(), config=zero_config(spec, device))
+    return DeepSpeedEngine(engine, student.model)
+
+
+class DeepSpeedEngine:
+    """One rank of a ZeRO job. Every method is collective."""
+
+    def __init__(self, engine: Any, model: Any) -> None:
+        from torch import distributed
+
+        self._engine, self._model = engine, model
+        self._named = dict(model.named_parameters())
+        self._stage = engine.zero_optimization_stage()
+        self._rank, self._workers = distributed.get_rank(), distributed.get_world_size()
+        zero = engine.optimizer
+        self._adam = getattr(zero, "optimizer", zero)
+        # Stage 0 has no ZeRO optimizer: the fp32 copies are DeepSpeed's bf16 wrapper's, or the parameters themselves.
+        self._copies = {p: p for p in self._named.values()}
+        if not self._stage and hasattr(zero, "fp32_groups"):
+            self._copies = dict(zip(*(list(chain(*groups)) for groups in (zero.fp16_groups, zero.fp32_groups)), strict=True))
+
+    def step(self, batches: Iterable[Any], tokens: int, learning_rate: float) -> tuple[float, float]:
+        """One optimizer step; mean loss over `tokens` target tokens of all ranks, and the gradients' norm."""
+        import torch
+
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+        total = torch.zeros((), device=self._engine.device)
+        for batch in batches:
+            loss = self._engine(batch.to(self._engine.device))
+            # DeepSpeed averages gradients over workers; the objective is one sum over all of them.
+            self._engine.backward(loss * (self._workers / tokens), scale_wrt_gas=False)
+            total += loss.detach()
+        self._engine.step()
+        norm = self._engine.get_global_grad_norm()
+        return self._summed(total) / tokens, float(norm)
+
+    def validate(self, batches: Iterable[Any], tokens: int) -> float:
+        """Mean loss over `tokens` target tokens of all ranks."""
+        import torch
+
+        self._engine.eval()
+        total = torch.zeros((), device=self._engine.device)
+        with torch.no_grad():
+            for batch in batches:
+                total += self._engine(batch.to(self._engine.device))
+        self._engine.train()
+        return self._summed(total) / tokens
+
+    def _summed(self, value: Any) -> float:
+        from torch import distributed
+
+        distributed.all_reduce(value)
+        return float(value)
+
+    def save(self) -> dict[str, Any]:
+        """Whole fp32 tensors of every n-th parameter: "weight/…", "exp_avg/…", "exp_avg_sq/…"."""
+        share = {}
+        for number, (name, param) in enumerate(self._named.items()):
+            # Gathering is collective, so every rank gathers what one of them keeps.
+            whole = {"weight": self._gather(param, None)} | {key: self._gather(param, key) for key in _MOMENTS}
+            if number % self._workers == self._rank:
+                share |= {f"{part}/{name}": tensor.detach().float().cpu().clone() for part, tensor in whole.items()}
+        return share
+
+    def _gather(self, param: Any, moment: str | None) -> Any:
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        if self._stage:
+            return safe_get_full_optimizer_state(param, moment) if moment else safe_get_full_fp32_param(param)
+        copy = self._copies[param]
+        return self._adam.state[copy][moment] if moment else copy
+
+    def load(self, tensors: Mapping[str, Any], step: int) -> None:
+        """Go on as after `step` steps, from tensors that any ZeRO stage and number of workers saved."""
+        import deepspeed
+
+        self._make_adam_state(step)
+        for name, param in self._named.items():
+            weight = tensors[f"weight/{name}"].to(self._engine.device)
+            with deepspeed.zero.GatheredParameters([param], modifier_rank=0, enabled=self._stage == 3):
+                if self._stage < 3 or self._rank == 0:
+                    param.data.copy_(weight)
+            self._scatter(param, None, weight)
+            for key in _MOMENTS:
+                self._scatter(param, key, tensors[f"{key}/{name}"].to(self._engine.device))
+
+    def _make_adam_state(self, step: int) -> None:
+        """AdamW makes its state at the first step; setting it earlier needs the same tensors there."""
+        import torch
+
+        zero = self._engine.optimizer
+        flat = {0: list(self._copies.values())}.get(self._stage)
+        if flat is None:
+            flat = zero.fp32_partitioned_groups_flat if self._stage == 3 else zero.single_partition_of_fp32_groups
+        for tensor in flat:
+            moments = {key: torch.zeros_like(tensor, requires_grad=False) for key in _MOMENTS}
+            self._adam.state[tensor] = {"step": torch.tensor(float(step), device=tensor.device), **moments}
+        if self._stage in (1, 2):
+            zero._hp_optimizer_states_linked = False
+            zero._lazy_init_hp_params_optimizer_state()
+
+    def _scatter(self, param: Any, moment: str | None, value: Any) -> None:
+        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+
+        if not self._stage:
+            copy = self._copies[param]
+            (self._adam.state[copy][moment] if moment else copy.data).copy_(value)
+        elif moment:
+            safe_set_full_optimizer_state(param, value, moment)
+        else:
+            safe_set_full_fp32_param(param, value)
+
+    def export(self) -> dict[str, Any] | None:
+        """The model's state dict in its compute type, on the CPU of rank 0; None elsewhere."""
+        import deepspeed
+
+        weights = self._model.state_dict() if self._rank == 0 else {}
+        for name, param in self._named.items():
+            with deepspeed.zero.GatheredParameters([param], enabled=self._stage == 3):
+                if self._rank == 0:
+                    weights[name] = param.detach().cpu().clone()
+        # Names that share a parameter (tied heads) hold nothing of their own under ZeRO-3.
+        tied = set(weights) - set(self._named) - {name for name, _ in self._model.named_buffers()}
+        return {name: weights[name] for name in weights if name not in tied} if self._rank == 0 else None

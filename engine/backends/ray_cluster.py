@@ -1,0 +1,136 @@
+"""Connect to Ray, compare what a job wants with what the cluster has, and submit a job to a running cluster."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+from ray.job_submission import JobStatus, JobSubmissionClient
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from engine.clusterfile import Cluster
+from engine.errors import CapacityError, EngineError, StageError
+
+# Chosen by us, inherited by every process of the job: no prompts in Serve's logs, no usage reports, no hub when offline.
+JOB_ENVIRONMENT = {"RAYLLM_ENABLE_REQUEST_PROMPT_LOGS": "0", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+
+
+@contextmanager
+def connected(address: str | None, *, shared: Path) -> Iterator[None]:
+    """Ray for the length of the block: this process's own connection if it has one, else `address`, else a local cluster.
+
+    A connection made here is closed here. CapacityError if no cluster answers or a node does not see `shared`.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    address = address or os.environ.get("RAY_ADDRESS")
+    environment = JOB_ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(_package_path())}
+    local = {} if address else {"include_dashboard": False, "object_store_memory": _object_store_bytes()}
+    try:
+        ray.init(address=address, namespace="distill", log_to_driver=True, runtime_env={"env_vars": environment}, **local)
+    except (ConnectionError, RuntimeError) as error:
+        raise CapacityError(
+            f"no Ray cluster answers at {address or 'this machine'}: {error}; start one with `ray start --head`, or leave --cluster out"
+            " (a cluster with token authentication also needs RAY_AUTH_MODE=token)"
+        ) from error
+    try:
+        require_shared(shared)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _package_path() -> list[str]:
+    return [str(Path(__file__).resolve().parents[2]), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+
+
+def _object_store_bytes() -> int:
+    """A fifth of the free shared memory, at most 2 GB: receipts and manifests travel through Ray, rows do not."""
+    stat = os.statvfs("/dev/shm") if os.path.isdir("/dev/shm") else os.statvfs("/tmp")
+    return max(100_000_000, min(2_000_000_000, stat.f_bavail * stat.f_frsize // 5))
+
+
+def require(stage: str, device: str, count: int, what: str) -> None:
+    """Raise CapacityError at once if the cluster has fewer than `count` GPUs (or CPUs, with device: cpu)."""
+    name = "GPU" if device == "gpu" else "CPU"
+    have = int(ray.cluster_resources().get(name, 0))
+    if count > have:
+        instead = "; with device: cpu the engines run on CPUs" if device == "gpu" and not have else ""
+        raise CapacityError(
+            f"{stage} wants {count} {name}s ({what}); the cluster has {have}. Lower {what.split('=')[0].strip()}"
+            f" or use a larger --cluster{instead}."
+        )
+
+
+def require_shared(folder: Path) -> None:
+    """Raise CapacityError if a node of the cluster does not see `folder`."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if len(nodes) < 2:
+        return
+    probe = folder / f".probe-{os.getpid()}-{time.time_ns()}"
+    probe.write_text("probe")
+
+    @ray.remote(num_cpus=0)
+    def sees(path: str) -> bool:
+        return Path(path).exists()
+
+    def on(node: dict) -> ray.ObjectRef:
+        return sees.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(str(probe))
+
+    try:
+        for node, seen in zip(nodes, ray.get([on(node) for node in nodes]), strict=True):
+            if not seen:
+                raise CapacityError(
+                    f"node {node['NodeManagerHostname']} does not see {folder}; give --runs a folder that every node shares"
+                )
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def submit(cluster: Cluster, entrypoint: str, *, secrets: Mapping[str, str], on_log: Callable[[str], None]) -> None:
+    """Run `entrypoint` as a Ray job, pass its log to `on_log`, and return when it has succeeded.
+
+    Works with token authentication (RAY_AUTH_MODE=token, or a token in RAY_AUTH_TOKEN or under the home directory).
+    Raises CapacityError if the cluster does not answer and StageError if the job fails or is stopped.
+    """
+    try:
+        client = JobSubmissionClient(cluster.address)
+        runtime_env: dict = {"env_vars": dict(cluster.env) | dict(secrets)}
+        if cluster.working_dir:
+            runtime_env |= {"working_dir": cluster.working_dir, "excludes": [".venv", ".git", "runs"]}
+        job_id = client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env)
+    except (ConnectionError, RuntimeError) as error:
+        raise CapacityError(
+            f"cluster '{cluster.name}' at {cluster.address} did not take the job: {error}; is `ray start --head` running there,"
+            " and is RAY_AUTH_MODE=token set if it wants a token?"
+        ) from error
+    on_log(f"submitted {job_id}\n")
+    shown = 0
+    while True:
+        status = client.get_job_status(job_id)
+        log = client.get_job_logs(job_id)
+        on_log(log[shown:])
+        shown = len(log)
+        if status.is_terminal():
+            break
+        time.sleep(2)
+    if status != JobStatus.SUCCEEDED:
+        message = client.get_job_info(job_id).message or ""
+        raise StageError(f"job {job_id} {status.value.lower()}: {message.strip()[-2000:]}; its log: ray job logs {job_id}")
+
+
+def root_cause(error: BaseException) -> EngineError | BaseException:
+    """The innermost error of ours inside Ray's wrappers, else the innermost cause."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, EngineError):
+            return seen
+        error, seen = seen, getattr(seen, "cause", None) or seen.__cause__
+    return error

@@ -1,0 +1,150 @@
+"""Deploy models behind one OpenAI-compatible endpoint: Ray Serve LLM under our own FastAPI ingress, and remove it again.
+
+The ingress is Serve LLM's public builder with one layer more: a bearer key on every route. The same layer goes around
+Serve's HTTP proxy, whose own `/-/` routes never reach an ingress. Only the key's sha256 leaves this process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from ray import serve
+from ray.llm._internal.serve.core.configs.openai_api_models import to_model_metadata  # as Ray's own documentation of `ingress` does
+from ray.llm._internal.serve.core.ingress.ingress import init as llm_fastapi_app
+from ray.serve.config import HTTPOptions
+from ray.serve.llm import LLMConfig, build_llm_deployment
+from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
+from ray.serve.schema import ApplicationStatus
+from starlette.middleware import Middleware
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from engine.backends.ray_cluster import require
+from engine.backends.vllm_engine import engine_arguments, engine_environment
+from engine.errors import CapacityError, StageError
+from engine.spec import TeacherSpec
+
+APPLICATION = "distill"
+KEY_VARIABLE = "DISTILL_KEY_SHA256"
+PROXY_HOOK = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "engine.backends.ray_serve.proxy_middlewares"}
+
+
+class BearerGuard:
+    """ASGI layer: 401 unless `Authorization: Bearer` carries the key whose sha256 (hex) it was given."""
+
+    def __init__(self, app: ASGIApp, key_sha256: str) -> None:
+        self._app, self._key_sha256 = app, key_sha256
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket") or self._admits(dict(scope["headers"])):
+            await self._app(scope, receive, send)
+            return
+        error = {"message": "missing or wrong API key", "type": "invalid_request_error", "code": "invalid_api_key"}
+        await JSONResponse({"error": error}, 401, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
+
+    def _admits(self, headers: Mapping[bytes, bytes]) -> bool:
+        kind, _, key = headers.get(b"authorization", b"").partition(b" ")
+        return kind.lower() == b"bearer" and hmac.compare_digest(hashlib.sha256(key.strip()).hexdigest(), self._key_sha256)
+
+
+def proxy_middlewares() -> list[Middleware]:
+    """Serve calls this in each HTTP proxy (see PROXY_HOOK)."""
+    key_sha256 = os.environ.get(KEY_VARIABLE)
+    return [Middleware(BearerGuard, key_sha256=key_sha256)] if key_sha256 else []
+
+
+def key_environment(key: str | None) -> dict[str, str]:
+    """Environment that Ray's processes need so that every route is guarded; empty without a key."""
+    return PROXY_HOOK | {KEY_VARIABLE: hashlib.sha256(key.encode()).hexdigest()} if key else {}
+
+
+def llm_config(name: str, model: TeacherSpec, device: str, replicas: int) -> LLMConfig:
+    """One served model: its engine arguments, its devices, and Serve settings that do not hide latency."""
+    arguments = engine_arguments(model, device)
+    bundles = {"CPU": model.tensor_parallel} if device == "cpu" else {"CPU": 1, "GPU": model.tensor_parallel}
+    return LLMConfig(
+        model_loading_config={"model_id": name, "model_source": arguments.pop("model")},
+        deployment_config={
+            "num_replicas": replicas,
+            "max_ongoing_requests": 1024,
+            "max_constructor_retry_count": 1,  # an engine that cannot start says so within minutes
+            "ray_actor_options": {"num_cpus": 0},
+        },
+        engine_kwargs=arguments,
+        placement_group_config={"bundles": [bundles]},
+        runtime_env={"env_vars": engine_environment(model.tensor_parallel, device)},
+        # The default batches streamed tokens for 50 ms: a constant added to every time to first token.
+        experimental_configs={"stream_batching_interval_ms": 0},
+        log_engine_metrics=False,
+    )
+
+
+def application(configs: list[LLMConfig], key_sha256: str | None) -> serve.Application:
+    """All models in one application, behind one ingress."""
+    app = llm_fastapi_app()
+    if key_sha256:
+        app.add_middleware(BearerGuard, key_sha256=key_sha256)  # added last, so it runs first
+    options = OpenAiIngress.get_deployment_options(configs) | {"ray_actor_options": {"num_cpus": 0}}
+    ingress = serve.deployment(make_fastapi_ingress(OpenAiIngress, app=app), **options)
+    return ingress.bind(
+        llm_deployments={config.model_id: build_llm_deployment(config) for config in configs},
+        model_cards={config.model_id: to_model_metadata(config.model_id, config) for config in configs},
+    )
+
+
+@contextmanager
+def deployed(
+    models: Mapping[str, TeacherSpec], *, device: str, replicas: int, host: str, port: int, key: str | None, start_timeout_s: float,
+    on_wait: Callable[[str], None],
+) -> Iterator[None]:
+    """Serve `models` at http://host:port/v1 for the length of the block.
+
+    CapacityError if the devices or the port are not free, StageError with the engine's own words if it cannot start.
+    """
+    wanted = {name: replicas * model.tensor_parallel for name, model in models.items()}
+    layout = " + ".join(f"{name}: replicas={replicas} x tensor_parallel={model.tensor_parallel}" for name, model in models.items())
+    require("serve", device, sum(wanted.values()), layout)
+    require_free_port(host, port)
+    configs = [llm_config(name, model, device, replicas) for name, model in models.items()]
+    serve.start(http_options=HTTPOptions(host=host, port=port))
+    try:
+        app = application(configs, key_environment(key).get(KEY_VARIABLE))
+        serve.run_many([serve.RunTarget(app, name=APPLICATION, route_prefix="/")], wait_for_applications_running=False)
+        _wait_until_running(start_timeout_s, on_wait)
+        yield
+    finally:
+        serve.shutdown()
+
+
+def require_free_port(host: str, port: int) -> None:
+    """CapacityError if something listens on the port already."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise CapacityError(f"serve: port {port} on {host} cannot be used ({error.strerror}); choose another with --set serve.port=N") from error
+
+
+def _wait_until_running(timeout_s: float, on_wait: Callable[[str], None]) -> None:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        state: Any = serve.status().applications.get(APPLICATION)
+        if state and state.status == ApplicationStatus.RUNNING:
+            return
+        if state and state.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
+            reasons = [state.message, *(deployment.message for deployment in state.deployments.values())]
+            words = "\n".join(dict.fromkeys(line for reason in reasons if reason for line in reason.strip().splitlines()[-4:]))
+            raise StageError(f"serve: an engine could not start: {words}")
+        if time.monotonic() > deadline:
+            raise StageError(f"serve: not ready after {timeout_s:g} s; raise serve.start_timeout_s, or look at `serve status`")
+        waiting = [name for name, deployment in (state.deployments if state else {}).items() if deployment.status != "HEALTHY"]
+        on_wait(f"waiting for {', '.join(waiting) or 'Serve'}")
+        time.sleep(1)

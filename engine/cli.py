@@ -1,0 +1,261 @@
+"""The command `distill`: load the job, call the pipeline, print. No logic."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from engine.errors import EngineError, SpecError
+from engine.spec import JobSpec
+
+JOB = click.argument("job", type=click.Path(path_type=Path))
+SETS = click.option("--set", "sets", multiple=True, metavar="FIELD=VALUE", help="Override one field, e.g. train.learning_rate=3e-5.")
+RUNS = click.option("--runs", default="runs", show_default=True, help="Folder that holds the runs.")
+CLUSTER = click.option("--cluster", type=click.Path(path_type=Path), help="Cluster file; none: a local Ray.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(importlib.metadata.version("distill-engine"), prog_name="distill")
+def main() -> None:
+    """Distil a large teacher into a small student, and prove what was gained."""
+
+
+def _load(job: Path, sets: tuple[str, ...]) -> JobSpec:
+    from engine.jobfile import load_job
+
+    return load_job(job, list(sets))
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """Engine errors become one message on stderr and an exit code; Ctrl-C says how to go on."""
+    try:
+        yield
+    except EngineError as error:
+        Console(stderr=True).print(f"[bold red]{type(error).__name__}[/]: ", end="")
+        click.echo(str(error), err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        click.echo("interrupted; what is finished is kept, the same command resumes", err=True)
+        sys.exit(130)
+
+
+@contextmanager
+def _quiet(log: Path) -> Iterator[Console]:
+    """Send everything that libraries and their processes print to `log`; yields a console on the real terminal."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    with log.open("ab") as sink, os.fdopen(os.dup(saved[0]), "w", buffering=1) as terminal:
+        os.dup2(sink.fileno(), 1)
+        os.dup2(sink.fileno(), 2)
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        try:
+            yield Console(file=terminal, width=None if os.isatty(saved[0]) else 130)
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for stream, copy in zip((1, 2), saved, strict=True):
+                os.dup2(copy, stream)
+                os.close(copy)
+
+
+def _log_path(job: JobSpec, runs: str, what: str) -> Path:
+    from engine.rundir import local_runs
+
+    return local_runs(runs) / job.name / "logs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{what}.log"
+
+
+def _ray_address(cluster: Path | None) -> str | None:
+    from engine.clusterfile import load_cluster
+
+    return load_cluster(cluster).ray_address or "auto" if cluster else None
+
+
+@main.command()
+@JOB
+@SETS
+@RUNS
+def check(job: Path, sets: tuple[str, ...], runs: str) -> None:
+    """Validate a job file and what it names, and print the plan. Starts nothing."""
+    with _errors():
+        from engine import pipeline, planner, preflight
+
+        spec = _load(job, sets)
+        preflight.check(spec)
+        click.echo(f"{spec.name}: {spec.task}, device {spec.device}")
+        for stage in pipeline.plan(spec, runs):
+            click.echo(f"  {stage.stage:<9} {stage.state:<7}{stage.folder.name if stage.folder else ''}")
+        wants = planner.plan(spec)
+        click.echo(f"GPUs wanted: {wants.devices if spec.device == 'gpu' else 0}")
+        for line in wants.lines():
+            click.echo(f"  {line}")
+
+
+@main.command()
+@JOB
+@SETS
+@RUNS
+@CLUSTER
+@click.option("--only", metavar="STAGE", help="Run this stage alone.")
+@click.option("--from", "from_", metavar="STAGE", help="Run from this stage on; earlier ones must be finished.")
+@click.option("--until", metavar="STAGE", help="Run up to this stage.")
+@click.option("--force", is_flag=True, help="Make the chosen stages again, in new folders.")
+@click.option("--strict", is_flag=True, help="Bad input lines end the run instead of going to quarantine.")
+def run(job: Path, sets: tuple[str, ...], runs: str, cluster: Path | None, **options: Any) -> None:
+    """Run a job: skip what is finished, resume what is not."""
+    with _errors():
+        spec = _load(job, sets)
+        log = _log_path(spec, runs, "run")
+        with _quiet(log) as console:
+            console.print(f"{spec.name}: third-party output goes to {log}", highlight=False, soft_wrap=True)
+            from engine import pipeline
+            from engine.progress import Progress
+
+            done = pipeline.run(spec, runs, cluster=_ray_address(cluster), progress=Progress(console), log=log, **options)
+            for name, manifest in done.manifests.items():
+                for warning in manifest.info.get("warnings", []):
+                    console.print(f"[yellow]warning[/] {name}: {warning}", highlight=False)
+            if "report" in done.folders:
+                _print_report(console, done)
+
+
+def _print_report(console: Console, done: Any) -> None:
+    from engine.stages.report import summary_tables
+
+    folder = done.folders["report"]
+    report = json.loads((folder / "report.json").read_text())
+    for table in summary_tables(report):
+        console.print(table)
+    for path in sorted(done.root.glob("report.*")):
+        console.print(str(path), highlight=False, soft_wrap=True)
+
+
+@main.command()
+@JOB
+@SETS
+@RUNS
+def status(job: Path, sets: tuple[str, ...], runs: str) -> None:
+    """How far a job is, from its files alone."""
+    with _errors():
+        from engine import pipeline
+        from engine.rundir import PROGRESS, load_manifest
+
+        spec = _load(job, sets)
+        table = Table("stage", "state", "progress", "folder", title=spec.name, title_justify="left")
+        for stage in pipeline.plan(spec, runs):
+            manifest = load_manifest(stage.folder) if stage.folder else None
+            state, text = {"reuse": "done", "resume": "unfinished", "run": "not started"}[stage.state], ""
+            if manifest:
+                text = f"{manifest.rows_out:,} rows in {manifest.seconds:,.0f} s"
+            elif stage.folder and (stage.folder / PROGRESS).exists():
+                seen = json.loads((stage.folder / PROGRESS).read_text())
+                figures = "  ".join(f"{name} {value:.4g}" for name, value in seen.get("figures", {}).items() if value is not None)
+                age = time.time() - seen["updated"]
+                state = "running" if age < 30 else f"unfinished, last seen {age:,.0f} s ago"
+                text = f"{seen['done']:,}/{seen['total'] or '?'} {seen['unit']}  {figures}"
+            table.add_row(stage.stage, state, text, stage.folder.name if stage.folder else "")
+        Console().print(table)
+
+
+@main.command()
+@JOB
+@SETS
+@RUNS
+@CLUSTER
+@click.option("--model", "models", multiple=True, type=click.Choice(["student", "teacher", "baseline"]), help="Default: student.")
+def serve(job: Path, sets: tuple[str, ...], runs: str, cluster: Path | None, models: tuple[str, ...]) -> None:
+    """Put the student (or teacher, or baseline) behind an OpenAI-compatible endpoint until Ctrl-C."""
+    with _errors():
+        spec = _load(job, sets)
+        log = _log_path(spec, runs, "serve")
+        with _quiet(log) as console:
+            console.print(f"starting {', '.join(models or ['student'])}; third-party output goes to {log}", highlight=False, soft_wrap=True)
+            from engine import pipeline
+
+            with pipeline.serving(spec, list(models) or ["student"], runs, cluster=_ray_address(cluster)) as endpoint:
+                guard = f", Authorization: Bearer ${spec.serve.api_key_env}" if endpoint.api_key else ""
+                console.print(f"serving {', '.join(endpoint.models)} at {endpoint.base_url}{guard}; Ctrl-C stops it", highlight=False)
+                while True:
+                    time.sleep(3600)
+
+
+@main.command()
+@JOB
+@SETS
+@RUNS
+@click.option("--url", help="Base URL of any OpenAI-compatible server (ends in /v1); none: serve the job's models.")
+@click.option("--model", help="Model name at --url.")
+def loadtest(job: Path, sets: tuple[str, ...], runs: str, url: str | None, model: str | None) -> None:
+    """Load an endpoint with the job's validation prompts and print the curve."""
+    with _errors():
+        spec = _load(job, sets)
+        log = _log_path(spec, runs, "loadtest")
+        with _quiet(log) as console:
+            from engine import pipeline
+            from engine.progress import Progress
+            from engine.stages.report import serving_table
+
+            progress = Progress(console)
+            if url:
+                serving = pipeline.load_url(spec, url, model or "student", runs, progress=progress)
+            else:
+                done = pipeline.run(spec, runs, until="loadtest", progress=progress, log=log)
+                serving = done.manifests["loadtest"].info["serving"]
+            console.print(serving_table(serving))
+
+
+@main.command()
+@JOB
+@SETS
+@RUNS
+@click.option("--cluster", type=click.Path(path_type=Path), required=True, help="Cluster file of a running Ray cluster.")
+def submit(job: Path, sets: tuple[str, ...], runs: str, cluster: Path) -> None:
+    """Run a job on a running cluster: submit it, follow its log, exit with its result."""
+    with _errors():
+        from engine import preflight
+        from engine.clusterfile import load_cluster
+        from engine.rundir import local_runs
+
+        preflight.check(_load(job, sets))
+        target = load_cluster(cluster)
+        secrets = {name: os.environ[name] for name in target.secret_env if name in os.environ}
+        if missing := set(target.secret_env) - secrets.keys():
+            raise SpecError(f"{cluster}: secret_env names {sorted(missing)}, which is not set in this shell; export it")
+        from engine.backends import ray_cluster
+
+        where = str(job) if target.working_dir else str(job.resolve())
+        command = [target.python or "python", "-m", "engine.cli", "run", where, "--runs", target.runs or str(local_runs(runs))]
+        for setting in sets:
+            command += ["--set", setting]
+        here = "" if target.working_dir else f"cd {shlex.quote(os.getcwd())} && "
+        ray_cluster.submit(target, here + shlex.join(command), secrets=secrets, on_log=lambda text: click.echo(text, nl=False))
+
+
+@main.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion script of a shell, e.g. eval "$(distill completion bash)"."""
+    from click.shell_completion import get_completion_class
+
+    source = get_completion_class(shell)
+    assert source is not None, shell
+    click.echo(source(main, {}, "distill", "_DISTILL_COMPLETE").source())
+
+
+if __name__ == "__main__":
+    main()

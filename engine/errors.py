@@ -1,0 +1,34 @@
+"""The errors that a user can meet. Each message says what was given, what is allowed and what to do next.
+
+    EngineError
+    ├── SpecError       the job file, or a file that it names, is wrong; found before anything runs   (exit 2)
+    ├── InputError      a row or file of the user's data is wrong                                     (exit 1)
+    ├── CapacityError   the job wants more than the cluster has                                       (exit 1)
+    └── StageError      a stage could not do its work; what it finished is kept                       (exit 1)
+
+They carry one string and no other constructor argument, so that they survive pickling between Ray processes.
+"""
+
+
+class EngineError(Exception):
+    """Base of all errors that the engine raises on purpose."""
+
+    exit_code = 1
+
+
+class SpecError(EngineError):
+    """The job description cannot be run as written."""
+
+    exit_code = 2
+
+
+class InputError(EngineError):
+    """The user's data cannot be used as they are."""
+
+
+class CapacityError(EngineError):
+    """The cluster, node or port cannot hold what the job asks for."""
+
+
+class StageError(EngineError):
+    """A stage stopped; the same command resumes it."""

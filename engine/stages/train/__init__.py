@@ -1,0 +1,117 @@
+"""Stage 4, examples -> checkpoint: tokenise and pack once, train on workers, export the student.
+
+    out/blocks        packed examples, memory-mapped by the workers     out/state.json     the global batch, kept for ever
+    out/checkpoints   resumable state, independent of the layout        out/metrics.jsonl  one line per step
+    out/baseline      the untrained student, with init: random          out/student        the result
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from engine.backends import deepspeed_engine, ray_train
+from engine.errors import StageError
+from engine.progress import Context
+from engine.rundir import Counts, load_manifest, stage_files, write_atomic
+from engine.spec import TrainSpec
+from engine.stages.train.data import load_sequences
+from engine.stages.train.loop import Engine, TrainTask, run_in_process, train_worker
+from engine.stages.train.metrics import follow, load_metrics
+from engine.stages.train.packing import Blocks, Packed, write_blocks
+from engine.stages.train.plain import TorchEngine
+from engine.stages.train.schedule import Schedule
+from engine.stages.train.student import load_tokenizer, vocabulary_size, write_untrained
+
+__all__ = ["TorchEngine", "run", "run_in_process"]
+
+
+def run(
+    spec: TrainSpec, inputs: dict[str, Path], out: Path, ctx: Context,
+    *, launch: Callable[..., Any] = ray_train.run_workers, build_engine: Callable[..., Engine] = deepspeed_engine.build,
+) -> Counts:
+    """Train the student on the curated examples; resumes from what `out` holds.
+
+    `launch` runs the worker function (run_in_process needs no cluster), `build_engine` makes what moves the weights.
+    """
+    tokenizer = load_tokenizer(spec)
+    ctx.progress.update(note="packing examples")
+    packed = _pack(spec, inputs["curate"], out, tokenizer, ctx.seed)
+    start = spec.student
+    if spec.init == "random":
+        start = str(out / "baseline")
+        if not Path(start).exists():
+            write_untrained(spec, tokenizer, ctx.seed, Path(start))
+    task = TrainTask(spec, out.resolve(), start, ctx.seed, ctx.device, _global_batch(spec, out))
+    steps = Schedule(len(Blocks(out / "blocks", "train")), task.global_batch, ctx.seed, spec).steps
+    ctx.progress.update(note=f"starting {spec.workers} workers")
+    with follow(out / "metrics.jsonl", ctx.progress, steps):
+        launch(
+            functools.partial(train_worker, build_engine=build_engine), task,
+            workers=spec.workers, device=ctx.device, folder=out / "ray_train", max_failures=spec.max_failures,
+        )
+    return _counts(spec, out, packed, task.global_batch)
+
+
+def _pack(spec: TrainSpec, curated: Path, out: Path, tokenizer: Any, seed: int) -> Packed:
+    vocab_size = vocabulary_size(spec)
+    packed = {}
+    for split in ("train", "validation"):
+        sequences = load_sequences(stage_files(curated, f"data/{split}-"), spec, tokenizer, vocab_size)
+        packed[split] = write_blocks(
+            sequences, out / "blocks", split, room=spec.block_tokens, truncate=spec.long_examples == "truncate", seed=seed
+        )
+    if not packed["train"].shards:
+        manifest = load_manifest(curated)
+        dropped = dict(manifest.dropped) if manifest else {}
+        raise StageError(
+            f"train: no training examples are left (curate dropped {dropped}, packing dropped {packed['train'].dropped});"
+            f" loosen the curate block, or raise train.block_tokens={spec.block_tokens} if examples are too long"
+        )
+    return packed["train"]
+
+
+def _global_batch(spec: TrainSpec, out: Path) -> int:
+    """Blocks per optimizer step: decided at the first start, then kept whatever the placement."""
+    path = out / "state.json"
+    if not path.exists():
+        chosen = spec.global_batch or spec.batch_size * spec.workers * spec.accumulation
+        write_atomic(path, json.dumps({"global_batch": chosen}))
+    return int(json.loads(path.read_text())["global_batch"])
+
+
+def _counts(spec: TrainSpec, out: Path, packed: Packed, global_batch: int) -> Counts:
+    lines = load_metrics(out / "metrics.jsonl")
+    steps = [line for line in lines if "loss" in line]
+    validations = [line["validation_loss"] for line in lines if "validation_loss" in line]
+    tokens, seconds = sum(line["tokens"] for line in steps), sum(line["seconds"] for line in steps)
+    models = [name for name in ("student", "baseline") if (out / name).exists()]
+    files = {f"{name}/{file.name}": 0 for name in models for file in sorted((out / name).iterdir()) if file.is_file()}
+    return Counts(
+        rows_in=packed.rows, rows_out=packed.rows - sum(packed.dropped.values()), dropped=packed.dropped,
+        files=files | {"metrics.jsonl": len(lines)},
+        info={
+            "steps": len(steps), "tokens": tokens, "tokens_per_second": tokens / seconds if seconds else None,
+            "final_loss": steps[-1]["loss"], "validation_loss": validations[-1] if validations else None,
+            "zero_stage": spec.zero_stage, "workers": spec.workers, "global_batch": global_batch,
+            "packing_efficiency": packed.efficiency, "student": "student",
+            "baseline": "baseline" if spec.init == "random" else spec.student, "parameters": _count_parameters(out / "student"),
+        },
+    )
+
+
+def _count_parameters(folder: Path) -> int:
+    total = 0
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "pt") as handle:
+            for name in handle.keys():  # noqa: SIM118  (a safetensors handle is no mapping)
+                size = 1
+                for length in handle.get_slice(name).get_shape():
+                    size *= length
+                total += size
+    return total

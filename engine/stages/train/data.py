@@ -1,0 +1,136 @@
+"""Examples -> token sequences with target masks: the teacher's own ids, or the student's chat template.
+
+Equal tokenizer fingerprints mean equal ids, so the teacher's tokens (and its signal) are used as they are. Otherwise the
+answer's text is tokenised as the student will see it when it is served: template up to the answer, then the answer.
+This module does not pack and does not train.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from engine.errors import StageError
+from engine.records import Signal, file_metadata, read_tables, signal_of, tokenizer_fingerprint
+from engine.spec import TrainSpec
+
+_GENERATION_BLOCK = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """One example: ids (n,), is_target (n,) for tokens that the loss learns, and the signal at those targets."""
+
+    ids: np.ndarray
+    is_target: np.ndarray
+    signal: Signal | None = None
+
+    def first(self, length: int) -> TokenSequence:
+        """Its first `length` tokens."""
+        targets = int(self.is_target[:length].sum())
+        signal = self.signal and Signal(self.signal.ids[:targets], self.signal.logprobs[:targets], self.signal.tail[:targets])
+        return TokenSequence(self.ids[:length], self.is_target[:length], signal)
+
+
+def load_sequences(files: list[Path], spec: TrainSpec, tokenizer: Any, vocab_size: int) -> Iterator[TokenSequence]:
+    """All rows of EXAMPLE files, in order.
+
+    Raises StageError where KL has no usable signal, or where ids lie outside the student's vocabulary.
+    """
+    needs_signal = spec.loss != "sft"
+    fingerprint = tokenizer_fingerprint(tokenizer.get_vocab())
+    if needs_signal:
+        for file in files:
+            _check_signal(file, spec.loss, fingerprint)
+    for file, table in zip(files, read_tables(files), strict=True):
+        same_ids = file_metadata(file).get("tokenizer_fingerprint") == fingerprint
+        rows = _teacher_sequences(table, needs_signal) if same_ids else _chat_sequences(table, tokenizer)
+        for row in rows:
+            largest = max(row.ids.max(initial=0), row.signal.ids.max(initial=0) if row.signal else 0)
+            if largest >= vocab_size:
+                raise StageError(
+                    f"train: token id {largest} in {file.name} lies outside the student's vocabulary of {vocab_size};"
+                    " set train.student to a model whose vocabulary holds the tokenizer's"
+                )
+            yield row
+
+
+def _check_signal(file: Path, loss: str, fingerprint: str) -> None:
+    metadata = file_metadata(file)
+    if metadata.get("tokenizer_fingerprint") != fingerprint:
+        raise StageError(
+            f"train: loss {loss} compares distributions over the same tokens, but the teacher of {file.name} has another"
+            " tokenizer than the student; set train.loss: sft, or take a student with the teacher's tokenizer"
+        )
+    top_k = metadata.get("top_k", 0)
+    (table,) = read_tables([file], ["token_ids", "topk_ids", "topk_logprobs", "tail"])
+    tokens, *parts = (_lengths(table, name) for name in ("token_ids", "topk_ids", "topk_logprobs", "tail"))
+    whole = [part == tokens * width for part, width in zip(parts, (top_k, top_k, 1), strict=True)]
+    missing = int((~np.logical_and.reduce(whole)).sum()) if top_k else table.num_rows
+    if missing:
+        raise StageError(
+            f"train: {missing} of {table.num_rows} examples in {file.name} lack the top-k signal that loss {loss} learns from;"
+            " set generate.capture.top_k to 16 or more and generate again, or set train.loss: sft"
+        )
+
+
+def _lengths(table: pa.Table, name: str) -> np.ndarray:
+    return np.diff(_flat(table, name)[0])
+
+
+def _flat(table: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Offsets (rows + 1,) and flat values of a list column."""
+    lists = table[name].combine_chunks()
+    lists = lists.chunk(0) if isinstance(lists, pa.ChunkedArray) else lists
+    offsets = lists.offsets.to_numpy()
+    return offsets - offsets[0], lists.flatten().to_numpy(zero_copy_only=False)
+
+
+def _teacher_sequences(table: pa.Table, with_signal: bool) -> Iterator[TokenSequence]:
+    (prompt_at, prompts), (answer_at, answers) = _flat(table, "prompt_token_ids"), _flat(table, "token_ids")
+    if with_signal:
+        columns = [_flat(table, name) for name in ("topk_ids", "topk_logprobs", "tail")]
+    for row in range(table.num_rows):
+        prompt, answer = prompts[prompt_at[row] : prompt_at[row + 1]], answers[answer_at[row] : answer_at[row + 1]]
+        is_target = np.arange(len(prompt) + len(answer)) >= len(prompt)
+        signal = signal_of(*(values[at[row] : at[row + 1]] for at, values in columns)) if with_signal else None
+        yield TokenSequence(np.concatenate([prompt, answer]), is_target, signal)
+
+
+def _chat_sequences(table: pa.Table, tokenizer: Any) -> Iterator[TokenSequence]:
+    if not tokenizer.chat_template:
+        raise StageError("train: the student's tokenizer has no chat template; set train.tokenizer to one that has")
+    encode = _marked_chat if _GENERATION_BLOCK.search(str(tokenizer.chat_template)) else _answer_after_prompt
+    for messages in table["messages"].to_pylist():
+        yield encode(messages, tokenizer)
+
+
+def _marked_chat(messages: list[dict[str, str]], tokenizer: Any) -> TokenSequence:
+    """Templates with {% generation %} say themselves which tokens are the assistant's, in every turn."""
+    encoded = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
+    return TokenSequence(np.array(encoded["input_ids"], np.int32), np.array(encoded["assistant_masks"], bool))
+
+
+def _answer_after_prompt(messages: list[dict[str, str]], tokenizer: Any) -> TokenSequence:
+    """The last answer is what the template adds to its own generation prompt, up to the end-of-sequence token."""
+    prompt = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
+    whole = tokenizer.apply_chat_template(messages, tokenize=False)
+    if not whole.startswith(prompt):
+        raise StageError(
+            "train: the student's chat template rewrites the conversation when it adds the answer, so the answer cannot be told"
+            " from the prompt; give train.tokenizer a template with {% generation %} markers"
+        )
+    context = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    answer = tokenizer(whole[len(prompt) :], add_special_tokens=False)["input_ids"]
+    eos = tokenizer.eos_token_id
+    if eos in answer:  # templates often add a line break after it, which no server ever generates
+        answer = answer[: len(answer) - answer[::-1].index(eos)]
+    elif eos is not None:  # without it the student would never learn to stop
+        answer = [*answer, eos]
+    return TokenSequence(np.array(context + answer, np.int32), np.arange(len(context) + len(answer)) >= len(context))

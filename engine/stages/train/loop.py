@@ -1,0 +1,152 @@
+"""The training loop, and the function that each worker runs. Pure torch: it knows engines only by five methods.
+
+An engine moves the weights: `step` and `validate` take micro-batches and the number of target tokens of the whole global
+batch, `save` and `load` exchange named fp32 tensors, `export` gives whole weights. All are collective calls: each rank makes
+them in the same order, with equally many micro-batches.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from engine.errors import StageError
+from engine.records import derive_seed
+from engine.spec import TrainSpec
+from engine.stages.train import checkpoints
+from engine.stages.train.metrics import Metrics
+from engine.stages.train.packing import Batch, Blocks, rank_batches
+from engine.stages.train.schedule import Schedule
+from engine.stages.train.student import Student, export, load_model, load_tokenizer
+
+
+class Engine(Protocol):
+    """What the loop needs of DeepSpeed, of plain torch and of the fake."""
+
+    def step(self, batches: Iterable[Batch], tokens: int, learning_rate: float) -> tuple[float, float]:
+        """One optimizer step; mean loss over `tokens` (of all ranks), and the gradients' norm before clipping."""
+
+    def validate(self, batches: Iterable[Batch], tokens: int) -> float:
+        """Mean loss over `tokens`, without a gradient."""
+
+    def save(self) -> dict[str, torch.Tensor]:
+        """This rank's share of weight/…, exp_avg/… and exp_avg_sq/…: fp32, whole tensors, by parameter name."""
+
+    def load(self, tensors: Mapping[str, torch.Tensor], step: int) -> None:
+        """Go on from these tensors as after `step` steps."""
+
+    def export(self) -> dict[str, torch.Tensor] | None:
+        """The model's state dict in its compute type on rank 0, None elsewhere."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step of one rank; `number` counts from 1."""
+
+    number: int
+    batches: Iterable[Batch]
+    tokens: int
+    learning_rate: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class TrainTask:
+    """All that a worker is told."""
+
+    spec: TrainSpec
+    out: Path
+    start: str  # folder or hub name of the weights to start from
+    seed: int
+    device: str
+    global_batch: int
+
+
+def fit(
+    engine: Engine, steps: Iterable[Step], report: Callable[..., None],
+    *, validate: Callable[[int], None] = lambda step: None, checkpoint: Callable[[int], None] = lambda step: None,
+) -> None:
+    """Take every step; `report(step, loss=…, …)` after each, then `validate` and `checkpoint`, which know when they are due."""
+    for step in steps:
+        began = time.perf_counter()
+        torch.manual_seed(step.seed)
+        loss, grad_norm = engine.step(step.batches, step.tokens, step.learning_rate)
+        if not math.isfinite(loss):
+            raise StageError(
+                f"train: the loss of step {step.number} is {loss}; lower train.learning_rate (now {step.learning_rate:g}) or"
+                " train.max_grad_norm"
+            )
+        report(
+            step.number, loss=loss, lr=step.learning_rate, grad_norm=grad_norm, tokens=step.tokens,
+            seconds=time.perf_counter() - began,
+        )
+        validate(step.number)
+        checkpoint(step.number)
+
+
+def remaining_steps(blocks: Blocks, schedule: Schedule, start: int, *, rank: int, workers: int) -> Iterator[Step]:
+    """The steps after the first `start`, as one rank sees them."""
+    for at in range(start, schedule.steps):
+        numbers = schedule.block_numbers(at)
+        yield Step(
+            number=at + 1, tokens=int(blocks.targets[numbers].sum()), learning_rate=schedule.learning_rate(at),
+            batches=(blocks.batch(mine) for mine in rank_batches(numbers, rank, workers, schedule.spec.batch_size)),
+            seed=derive_seed(schedule.seed, "step", at),
+        )
+
+
+def train_worker(task: TrainTask, rank: int, workers: int, *, build_engine: Callable[..., Engine]) -> None:
+    """Train from the newest checkpoint to the end and export; run by each of `workers` ranks."""
+    spec, out = task.spec, task.out
+    blocks = Blocks(out / "blocks", "train")
+    held_out = Blocks(out / "blocks", "validation")
+    schedule = Schedule(len(blocks), task.global_batch, task.seed, spec)
+    model = load_model(task.start, spec)
+    engine = build_engine(spec, Student(model, spec), device=task.device)
+    latest = checkpoints.newest(out / "checkpoints")
+    start = latest.step if latest else 0
+    if latest:
+        tensors = checkpoints.Tensors(latest)
+        engine.load(tensors, start)
+        tensors.close()
+    metrics = Metrics(out, start) if rank == 0 else None
+
+    def report(step: int, **values: float) -> None:
+        if metrics:
+            metrics.write(step, **values)
+
+    def due(step: int, every: int) -> bool:
+        return step % every == 0 or step == schedule.steps
+
+    def validate(step: int) -> None:
+        if len(held_out) and due(step, spec.validate_steps):
+            mine = rank_batches(np.arange(len(held_out)), rank, workers, spec.batch_size)
+            loss = engine.validate((held_out.batch(numbers) for numbers in mine), int(held_out.targets.sum()))
+            report(step, validation_loss=loss)
+
+    def checkpoint(step: int) -> None:
+        if due(step, spec.checkpoint_steps):
+            facts = {"global_batch": task.global_batch, "seed": task.seed, "workers": workers}
+            checkpoints.save(
+                out / "checkpoints", step, engine.save(), facts, rank=rank, workers=workers, keep=spec.keep_checkpoints
+            )
+
+    steps = remaining_steps(blocks, schedule, start, rank=rank, workers=workers)
+    fit(engine, steps, report, validate=validate, checkpoint=checkpoint)
+    weights = engine.export()
+    if metrics and weights is not None:
+        metrics.close()
+        export(model, weights, load_tokenizer(spec), out / "student")
+
+
+def run_in_process(work: Callable[[TrainTask, int, int], None], task: TrainTask, **placement: object) -> None:
+    """A launcher without a cluster: one worker, in this process, whatever the placement asks for."""
+    work(dataclasses.replace(task, spec=task.spec.model_copy(update={"workers": 1})), 0, 1)

@@ -1,0 +1,60 @@
+"""The engine for one process and plain torch: what trains the quickstart's teacher, and the reference in tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+
+from engine.errors import StageError
+from engine.spec import TrainSpec
+from engine.stages.train.packing import Batch
+from engine.stages.train.student import Student
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class TorchEngine:
+    """fp32 AdamW on one device; see loop.Engine for the methods."""
+
+    def __init__(self, spec: TrainSpec, student: Student, *, device: str) -> None:
+        if spec.precision != "fp32":
+            raise StageError("train: plain torch trains in fp32 only; set train.precision: fp32, or use DeepSpeed")
+        self._device = "cuda" if device == "gpu" else "cpu"
+        self._student = student.to(self._device)
+        self._named = dict(student.model.named_parameters())
+        self._clip = spec.max_grad_norm
+        self._optimizer = torch.optim.AdamW(self._named.values(), weight_decay=spec.weight_decay, fused=True)
+
+    def step(self, batches: Iterable[Batch], tokens: int, learning_rate: float) -> tuple[float, float]:
+        self._optimizer.param_groups[0]["lr"] = learning_rate
+        total = torch.zeros((), device=self._device)
+        for batch in batches:
+            loss = self._student(batch.to(self._device)) / tokens
+            loss.backward()
+            total += loss.detach()
+        norm = torch.nn.utils.clip_grad_norm_(self._named.values(), self._clip)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        return float(total), float(norm)
+
+    def validate(self, batches: Iterable[Batch], tokens: int) -> float:
+        self._student.eval()
+        with torch.inference_mode():
+            total = sum(float(self._student(batch.to(self._device))) for batch in batches)
+        self._student.train()
+        return total / tokens
+
+    def save(self) -> dict[str, torch.Tensor]:
+        state = self._optimizer.state
+        weights = {f"weight/{name}": param.detach().cpu() for name, param in self._named.items()}
+        return weights | {f"{key}/{name}": state[param][key].cpu() for name, param in self._named.items() for key in _MOMENTS}
+
+    def load(self, tensors: Mapping[str, torch.Tensor], step: int) -> None:
+        for name, param in self._named.items():
+            param.data.copy_(tensors[f"weight/{name}"])
+            moments = {key: tensors[f"{key}/{name}"].to(param.device) for key in _MOMENTS}
+            self._optimizer.state[param] = {"step": torch.tensor(float(step), device=param.device), **moments}
+
+    def export(self) -> dict[str, torch.Tensor]:
+        return self._student.model.state_dict()

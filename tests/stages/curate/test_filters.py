@@ -1,0 +1,55 @@
+import pytest
+
+from engine.records import Completion, Prompt
+from engine.spec import CurateSpec
+from engine.stages.curate.filters import FILTERS, Drop, Keep
+
+
+def ask(task="math", reference="#### 4"):
+    return Prompt(1, "ab", "a:1", [{"role": "user", "content": "2+2?"}], task, "a", "train", reference)
+
+
+def answer(text="It is #### 4", status="ok", tokens=5):
+    return Completion(1, "t", 0, "train", 0, status, text=text, completion_tokens=tokens)
+
+
+def judge(name, completion, prompt=None, **spec):
+    rule, settings_of = FILTERS[name]
+    settings = settings_of(CurateSpec(**spec))
+    return None if settings is None else rule(completion, prompt or ask(), **settings)
+
+
+@pytest.mark.parametrize("status", ["empty", "loop", "too_long", "refused", "error"])
+def test_what_is_no_answer_is_dropped_under_its_status(status):
+    assert judge("status", answer(status=status)) == Drop(status)
+
+
+def test_truncated_answers_are_dropped_unless_wanted():
+    assert judge("status", answer(status="truncated")) == Keep()
+    assert judge("truncated", answer(status="truncated")) == Drop("truncated")
+    assert judge("truncated", answer(status="truncated"), keep_truncated=True) == Keep()
+
+
+@pytest.mark.parametrize(
+    ("tokens", "verdict"),
+    [(1, Drop("too_few_tokens")), (2, Keep()), (9, Keep()), (10, Drop("too_many_tokens"))],
+)
+def test_length_bounds_include_their_ends(tokens, verdict):
+    assert judge("length", answer(tokens=tokens), min_tokens=2, max_tokens=9) == verdict
+
+
+def test_wrong_answers_are_dropped_where_there_is_a_reference():
+    assert judge("reference", answer("#### 5")) == Drop("wrong_answer")
+    assert judge("reference", answer("#### 4.0")) == Keep()
+    assert judge("reference", answer("#### 5"), ask(reference=None)) == Keep()
+    assert judge("reference", answer("a summary"), ask("summarization", "another")) == Keep()
+    assert judge("reference", answer("#### 5"), check_reference=False) is None
+
+
+def test_an_equal_second_answer_is_dropped():
+    rule, settings_of = FILTERS["duplicate"]
+    settings = settings_of(CurateSpec())
+    assert rule(answer("a"), ask(), **settings) == Keep()
+    assert rule(answer("b"), ask(), **settings) == Keep()
+    assert rule(answer("a"), ask(), **settings) == Drop("duplicate_answer")
+    assert settings_of(CurateSpec(dedup="none")) is None

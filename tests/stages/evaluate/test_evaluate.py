@@ -1,0 +1,119 @@
+import json
+
+import pyarrow.parquet as pq
+import pytest
+
+from engine.errors import StageError
+from engine.progress import Context
+from engine.records import ANSWER, PROMPT, Completion, Prompt, completion_schema, to_table, write_parquet
+from engine.rundir import Counts, publish
+from engine.spec import EvaluateSpec, GenerateSpec, SamplingSpec, TeacherSpec
+from engine.stages import evaluate
+
+GENERATE = GenerateSpec(
+    teachers=[TeacherSpec(name="big", kind="fake", model="m"), TeacherSpec(name="other", kind="fake", model="m")],
+    sampling=SamplingSpec(max_tokens=77),
+)
+
+
+def ask(number, reference):
+    messages = [{"role": "user", "content": f"q{number}"}]
+    return Prompt(number, f"{number:064x}", f"a:{number}", messages, "math", "a", "validation", reference)
+
+
+def reply(number, text, model="big", split="validation", status="ok"):
+    return Completion(number, model, 0, split, 0, status, text=text)
+
+
+def publish_table(folder, stage, name, table, info=None):
+    (folder / "data").mkdir(parents=True)
+    write_parquet(table, folder / name)
+    publish(folder, stage, {}, Counts(len(table), len(table), {name: len(table)}, info=info or {}), 0.0)
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path):
+    def run_stage(prompts, teacher, student, baseline=None, task="math", **spec):
+        stored = [reply(p.prompt_id, text) for p, text in zip(prompts, teacher, strict=True)]
+        stored += [reply(p.prompt_id, "999", "other") for p in prompts] + [reply(5000, "1", split="train")]
+        inputs = {
+            "prompts": publish_table(tmp_path / "1", "prompts", "data/validation-00000.parquet", to_table(prompts, PROMPT)),
+            "generate": publish_table(tmp_path / "2", "generate", "data/p.parquet", to_table(stored, completion_schema())),
+            "train": publish_table(
+                tmp_path / "4", "train", "data/x.parquet", to_table([], ANSWER), {"student": "student", "baseline": "hub/tiny"}
+            ),
+        }
+        (tmp_path / "4/student").mkdir()
+        asked = {}
+
+        def answer(*, models, prompts, max_tokens, spec, ctx):
+            asked.update(models=models, max_tokens=max_tokens)
+            said = {"student": student, "baseline": baseline}
+            pairs = {model: list(zip(prompts, said[model], strict=True))[::-1] for model in models}
+            return {model: [reply(p.prompt_id, text, model) for p, text in pairs[model] if text is not None] for model in models}
+
+        out = tmp_path / "5"
+        out.mkdir()
+        ctx = Context(job="t", task=task, seed=0)
+        spec = EvaluateSpec(baseline=baseline is not None, **spec)
+        counts = evaluate.run(spec, inputs, out, ctx, generate=GENERATE, answer=answer)
+        publish(out, "evaluate", {}, counts, 0.0)
+        json.dumps(dict(counts.info), allow_nan=False)
+        return counts, asked, pq.read_table(out / "data/answers.parquet").to_pylist()
+
+    return run_stage
+
+
+def test_teacher_baseline_and_student_are_scored_against_the_gold_answers(run, tmp_path):
+    prompts = [ask(n, f"#### {n}") for n in range(10)]
+    counts, asked, rows = run(
+        prompts, [str(n) for n in range(9)] + ["x"], [str(n) for n in range(6)] + [""] * 4, ["0"] * 10, max_tokens=None
+    )
+    assert asked == {"models": {"student": str(tmp_path / "4/student"), "baseline": "hub/tiny"}, "max_tokens": 77}
+    quality = counts.info["quality"]
+    assert [quality[key] for key in ("metric", "n", "teacher", "baseline", "student")] == ["exact_match", 10, 0.9, 0.1, 0.6]
+    assert quality["retention"] == pytest.approx(6 / 9)
+    assert set(quality["ci95"]) == {"teacher", "baseline", "student", "retention"}
+    assert all(low <= quality[name] <= high for name, (low, high) in quality["ci95"].items())
+    assert counts.info["metrics"] == {"exact_match": {"teacher": 0.9, "baseline": 0.1, "student": 0.6}}
+    assert counts.info["reference"] == "gold"
+    assert (counts.rows_in, counts.rows_out) == (30, 30)
+    assert {
+        "prompt_id": 7, "model": "student", "status": "ok", "text": "", "reference": "#### 7", "scores": '{"exact_match": 0.0}',
+    } in rows
+
+
+def test_without_gold_answers_the_teacher_is_the_reference(run):
+    prompts = [ask(n, None) for n in range(4)]
+    said = ["the cat sat on the mat", "dogs bark at night", "birds sing", "fish swim in water"]
+    counts, _, _ = run(prompts, said, [*said[:3], "no idea"], task="summarization", bootstrap_samples=100)
+    quality = counts.info["quality"]
+    assert counts.info["reference"] == "teacher"
+    assert (quality["metric"], quality["teacher"], quality["baseline"], quality["student"]) == ("rougeL", None, None, 0.75)
+    assert quality["retention"] == 0.75
+    assert quality["ci95"]["teacher"] is None
+    assert quality["ci95"]["retention"] == quality["ci95"]["student"]
+    assert counts.info["metrics"]["bleu"]["teacher"] == pytest.approx(1)
+
+
+def test_prompts_without_gold_answer_among_others_are_called_mixed(run, caplog):
+    counts, _, _ = run([ask(1, "1"), ask(2, "a proof")], ["1", "2"], ["1", "2"])
+    assert counts.info["reference"] == "mixed"
+    assert counts.info["quality"]["student"] == 1
+    assert "1 of 2 prompts have no gold answer" in caplog.text
+
+
+def test_a_useless_teacher_gives_no_retention(run):
+    quality = run([ask(1, "1")], ["none"], ["1"])[0].info["quality"]
+    assert (quality["teacher"], quality["student"], quality["retention"], quality["ci95"]["retention"]) == (0, 1, None, None)
+
+
+def test_no_validation_prompts_are_an_error(run):
+    with pytest.raises(StageError, match="no validation prompts"):
+        run([], [], [])
+
+
+def test_a_model_that_skips_a_prompt_is_an_error(run):
+    with pytest.raises(StageError, match=r"student gave no answer to 1 of 2 validation prompts, e.g. id 2"):
+        run([ask(1, "1"), ask(2, "2")], ["1", "2"], ["1", None])

@@ -1,0 +1,248 @@
+import json
+import random
+import subprocess
+import sys
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from engine.errors import InputError
+from engine.progress import Context
+from engine.records import PROMPT, Prompt, prompt_hash, prompt_id_of, read_tables, to_rows
+from engine.rundir import load_manifest, publish, stage_files
+from engine.spec import FieldMap, PromptsSpec
+from engine.stages import prompts
+
+CTX = Context(job="t", task="math", seed=0)
+
+
+def write(path, *rows):
+    path.write_bytes(b"\n".join(row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows) + b"\n")
+    return str(path)
+
+
+def run(tmp_path, ctx=CTX, **spec):
+    """The published stage: its counts, its prompts by split and its folder."""
+    out = tmp_path / "out"
+    out.mkdir(exist_ok=True)
+    counts = prompts.run(PromptsSpec(**{"validation_fraction": 0.0, **spec}), {}, out, ctx)
+    publish(out, "prompts", {}, counts, 0.0)
+    assert counts.rows_in == counts.rows_out + sum(counts.dropped.values())
+    return counts, {split: load(out, split) for split in ("train", "validation")}, out
+
+
+def load(out, split):
+    return [row for table in read_tables(stage_files(out, f"data/{split}-")) for row in to_rows(table, Prompt)]
+
+
+def many(count):
+    return [{"prompt": f"What is {n} + 1?", "reference": f"#### {n + 1}"} for n in range(count)]
+
+
+def test_a_prompt_gets_a_stable_id_from_its_messages(tmp_path):
+    _, split, out = run(tmp_path, train=write(tmp_path / "a.jsonl", {"prompt": "Hi", "reference": 3, "level": "easy"}))
+    messages = [{"role": "user", "content": "Hi"}]
+    sha256 = prompt_hash(messages)
+    assert split["train"] == [
+        Prompt(prompt_id_of(sha256), sha256, "a.jsonl:1", messages, "math", "a.jsonl", "train", "3", '{"level": "easy"}')
+    ]
+    assert pq.read_schema(stage_files(out, "data/train-")[0]).equals(PROMPT)
+
+
+def test_gsm8k_columns_are_mapped_and_the_reference_is_kept_whole(tmp_path):
+    source = write(tmp_path / "a.jsonl", {"question": "How many?", "answer": "2+2=4\n#### 4"})
+    _, split, _ = run(tmp_path, train=source, fields=FieldMap(prompt="question", reference="answer"))
+    assert split["train"][0].messages == [{"role": "user", "content": "How many?"}]
+    assert split["train"][0].reference == "2+2=4\n#### 4"
+
+
+def test_jsonl_csv_and_parquet_give_the_same_prompts(tmp_path):
+    rows = [{"prompt": 'Say "a,b"\nand c', "reference": "x"}, {"prompt": "Grüße", "reference": "y"}]
+    write(tmp_path / "a.jsonl", *rows)
+    (tmp_path / "a.csv").write_text('\ufeffprompt,reference\n"Say ""a,b""\nand c",x\nGrüße,y\n', encoding="utf-8")
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    read = {}
+    for kind in ("jsonl", "csv", "parquet"):
+        (tmp_path / kind).mkdir()
+        read[kind] = [(p.messages, p.reference) for p in run(tmp_path / kind, train=str(tmp_path / f"a.{kind}"))[1]["train"]]
+    assert read["jsonl"] == read["csv"] == read["parquet"]
+    assert len(read["jsonl"]) == 2
+
+
+def test_a_folder_and_a_list_are_read_in_order(tmp_path):
+    (tmp_path / "d").mkdir()
+    write(tmp_path / "d/b.jsonl", {"prompt": "two"})
+    write(tmp_path / "d/a.jsonl", {"prompt": "one"})
+    last = write(tmp_path / "c.jsonl", {"prompt": "three"})
+    _, split, _ = run(tmp_path, train=[str(tmp_path / "d"), last])
+    assert [p.messages[0]["content"] for p in split["train"]] == ["one", "two", "three"]
+
+
+def test_conversations_and_system_messages(tmp_path):
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+    own = [{"role": "system", "content": "own"}, {"role": "user", "content": "d"}]
+    rows = [{"messages": chat, "prompt": "ignored"}, {"messages": own}, {"messages": None, "prompt": "e", "sys": "row"}]
+    _, split, _ = run(tmp_path, train=write(tmp_path / "a.jsonl", *rows), system="all", fields=FieldMap(system="sys"))
+    first, second, third = (p.messages for p in split["train"])
+    assert first == [{"role": "system", "content": "all"}, *chat]
+    assert second == own
+    assert third == [{"role": "system", "content": "row"}, {"role": "user", "content": "e"}]
+
+
+BAD_LINES = [
+    (b'{"prompt": "cut', "broken_json"),
+    (b"[" * 200_000, "broken_json"),
+    (b'{"prompt": "\xff"}', "invalid_utf8"),
+    (b'{"prompt": "\\ud800"}', "invalid_utf8"),
+    ({"text": "no such column"}, "missing_field"),
+    (["not", "an object"], "wrong_type"),
+    ({"prompt": 7}, "wrong_type"),
+    ({"prompt": "p", "reference": [1]}, "wrong_type"),
+    ({"messages": [{"role": "user"}]}, "wrong_type"),
+    ({"prompt": " \n"}, "empty_prompt"),
+    ({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}, "last_message_not_user"),
+    ({"messages": [{"role": "user", "content": "q", "name": "bob"}]}, "unsupported_message_field"),
+]
+
+
+@pytest.mark.parametrize(("line", "reason"), BAD_LINES)
+def test_a_bad_line_goes_to_quarantine_and_the_others_are_kept(tmp_path, line, reason):
+    source = write(tmp_path / "a.jsonl", {"prompt": "good"}, line, {"prompt": "good too"})
+    counts, split, out = run(tmp_path, train=source)
+    assert len(split["train"]) == 2
+    assert counts.dropped == {reason: 1}
+    assert pq.read_table(out / "data/quarantine.parquet").to_pylist() == [{"file": source, "line": 2, "reason": reason}]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"), [("one,two,three", "wrong_column_count"), ('"a"b,c', "broken_csv"), ("caf\xe9,r", "invalid_utf8")]
+)
+def test_a_bad_csv_line_goes_to_quarantine(tmp_path, line, reason):
+    (tmp_path / "a.csv").write_bytes(f"prompt,reference\ngood,1\n{line}\n".encode("latin-1"))
+    counts, split, _ = run(tmp_path, train=str(tmp_path / "a.csv"))
+    assert len(split["train"]) == 1
+    assert counts.dropped == {reason: 1}
+
+
+def test_invalid_utf8_in_parquet_costs_one_row(tmp_path):
+    column = pa.array([b"good", b"\xff", b"fine"]).view(pa.string())
+    pq.write_table(pa.table({"prompt": column}), tmp_path / "a.parquet")
+    counts, split, _ = run(tmp_path, train=str(tmp_path / "a.parquet"))
+    assert len(split["train"]) == 2
+    assert counts.dropped == {"invalid_utf8": 1}
+
+
+def test_strict_turns_bad_lines_into_an_error_that_names_them(tmp_path):
+    source = write(tmp_path / "a.jsonl", {"prompt": "good"}, b"{", {"prompt": 1})
+    with pytest.raises(InputError, match=r"2 of 3 lines.*'broken_json': 1.*a.jsonl:2: broken_json.*quarantine.parquet"):
+        run(tmp_path, Context(job="t", task="math", seed=0, strict=True), train=source)
+    assert load_manifest(tmp_path / "out") is None
+    assert pq.read_metadata(tmp_path / "out/data/quarantine.parquet").num_rows == 2
+
+
+def test_repeated_prompts_are_dropped_and_counted(tmp_path):
+    counts, split, _ = run(tmp_path, train=write(tmp_path / "a.jsonl", *[{"prompt": "same", "reference": "1"}] * 3))
+    assert len(split["train"]) == 1
+    assert counts.dropped == {"duplicate": 2}
+
+
+def test_equal_messages_with_other_references_stop_or_keep_the_first(tmp_path):
+    source = write(tmp_path / "a.jsonl", {"prompt": "q", "reference": "1"}, {"prompt": "q", "reference": "2"})
+    with pytest.raises(InputError, match=r"a.jsonl:1 and .*a.jsonl:2: equal messages, different references.*on_conflict: first"):
+        run(tmp_path, train=source)
+    counts, split, _ = run(tmp_path, train=source, on_conflict="first")
+    assert [p.reference for p in split["train"]] == ["1"]
+    assert counts.dropped == {"other_reference": 1}
+
+
+def test_a_duplicate_id_with_other_content_names_both_places(tmp_path):
+    source = write(tmp_path / "a.jsonl", {"prompt": "a", "id": 7}, {"prompt": "a", "id": 7}, {"prompt": "b", "id": 7})
+    with pytest.raises(InputError, match=r"a.jsonl:1 and .*a.jsonl:3: a duplicate id with other content \(id='7'\)"):
+        run(tmp_path, train=source, fields=FieldMap(id="id"))
+
+
+def test_a_validation_prompt_is_taken_out_of_train(tmp_path):
+    train = write(tmp_path / "t.jsonl", {"prompt": "a"}, {"prompt": "b"})
+    validation = write(tmp_path / "v.jsonl", {"prompt": "b"})
+    counts, split, _ = run(tmp_path, train=train, validation=validation)
+    assert [[p.messages[0]["content"] for p in split[name]] for name in ("train", "validation")] == [["a"], ["b"]]
+    assert counts.dropped == {"in_validation": 1}
+    assert counts.info == {"train": 1, "validation": 1, "quarantined": 0}
+
+
+def test_the_seeded_split_does_not_depend_on_order_or_on_other_rows(tmp_path):
+    rows = many(2000)
+    held_out = []
+    for name, chosen in (("all", rows), ("shuffled", random.Random(1).sample(rows, 2000)), ("half", rows[:1000])):
+        (tmp_path / name).mkdir()
+        _, split, _ = run(tmp_path / name, train=write(tmp_path / f"{name}.jsonl", *chosen), validation_fraction=0.1)
+        assert {p.split for p in split["validation"]} == {"validation"}
+        held_out.append({p.prompt_id for p in split["validation"]})
+    everything, shuffled, half = held_out
+    assert everything == shuffled
+    assert half < everything
+    assert 150 < len(everything) < 250  # 200 expected, sigma 13
+
+
+def test_shards_hold_shard_rows_and_a_rerun_writes_the_same_bytes(tmp_path):
+    source = write(tmp_path / "a.jsonl", *many(25))
+    counts, _, out = run(tmp_path, train=source, shard_rows=10)
+    assert dict(counts.files) == {"data/train-00000.parquet": 10, "data/train-00001.parquet": 10, "data/train-00002.parquet": 5}
+    before = {name: entry.sha256 for name, entry in load_manifest(out).files.items()}
+    run(tmp_path, train=source, shard_rows=10)
+    assert {name: entry.sha256 for name, entry in load_manifest(out).files.items()} == before
+
+
+def test_limit_reads_the_first_rows_of_each_file(tmp_path):
+    sources = [write(tmp_path / f"{n}.jsonl", {"prompt": f"{n}a"}, {"prompt": f"{n}b"}) for n in range(2)]
+    _, split, _ = run(tmp_path, train=sources, limit=1)
+    assert [p.messages[0]["content"] for p in split["train"]] == ["0a", "1a"]
+
+
+def test_missing_empty_and_useless_sources_are_errors(tmp_path):
+    (tmp_path / "empty.jsonl").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "cut.parquet").write_bytes(b"PAR1 and nothing more")
+    (tmp_path / "a.txt").write_text("hello")
+    useless = write(tmp_path / "useless.jsonl", {"question": "q"})
+    for source, message in [
+        (tmp_path / "none.jsonl", "prompts.train: .*none.jsonl does not exist"),
+        (tmp_path / "empty.jsonl", "empty.jsonl:1: the file is empty"),
+        (tmp_path / "folder", "holds no .jsonl, .parquet, .csv file"),
+        (tmp_path / "cut.parquet", "cut.parquet:1: unreadable Parquet"),
+        (tmp_path / "a.txt", "a.txt is not one of"),
+        (useless, r"none of 1 rows is a training prompt \(dropped: {'missing_field': 1}\)"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            run(tmp_path, train=str(source))
+    with pytest.raises(InputError, match=r"correct prompts.validation"):
+        run(tmp_path, train=write(tmp_path / "t.jsonl", {"prompt": "a"}), validation=useless)
+
+
+def test_the_head_of_good_files_has_no_problems(tmp_path):
+    (tmp_path / "v.csv").write_text("prompt,reference\na,1\n")
+    train = write(tmp_path / "a.jsonl", *many(300), b"{broken below the head")
+    assert prompts.head_problems(PromptsSpec(train=train, validation=str(tmp_path / "v.csv"))) == []
+
+
+def test_the_head_tells_what_is_wrong_with_place_and_remedy(tmp_path):
+    (tmp_path / "empty.jsonl").touch()
+    twice = [{"prompt": "a", "id": 1}, {"prompt": "b", "id": 1}]
+    cases = [
+        ({"train": str(tmp_path / "none.jsonl")}, "none.jsonl does not exist; correct"),
+        ({"train": str(tmp_path / "empty.jsonl")}, "empty.jsonl:1: the file is empty; fill it"),
+        ({"train": write(tmp_path / "q.jsonl", {"question": "q"})}, "q.jsonl:1: no column 'prompt' or 'messages'; map them"),
+        ({"train": write(tmp_path / "b.jsonl", b"{", b"}")}, "b.jsonl:1: broken_json, and none of the first 100 rows"),
+        ({"train": write(tmp_path / "r.jsonl", {"prompt": "q"}), "fields": FieldMap(reference="gold")}, "no column 'gold', but"),
+        ({"train": write(tmp_path / "d.jsonl", *twice), "fields": FieldMap(id="id")}, "a duplicate id with other content"),
+    ]
+    for spec, message in cases:
+        problems = prompts.head_problems(PromptsSpec(**spec))
+        assert len(problems) == 1
+        assert message in problems[0]
+
+
+def test_the_head_is_read_without_heavy_imports():
+    code = "import sys, engine.stages.prompts; print(sorted({'torch', 'ray', 'vllm', 'scipy'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

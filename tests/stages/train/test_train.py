@@ -1,0 +1,140 @@
+"""The stage as a whole, in process with plain torch; the real workers are in test_train_on_workers.py."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from engine.errors import StageError
+from engine.progress import Context
+from engine.rundir import Counts
+from engine.spec import TrainSpec
+from engine.stages import train
+from engine.stages.train.checkpoints import MARKER
+from engine.stages.train.metrics import load_metrics
+
+
+def run_here(spec: TrainSpec, curated: Path, out: Path, ctx: Context) -> Counts:
+    out.mkdir(exist_ok=True)
+    return train.run(spec, {"curate": curated}, out, ctx, launch=train.run_in_process, build_engine=train.TorchEngine)
+
+
+def losses(out: Path) -> list[float]:
+    return [line["loss"] for line in load_metrics(out / "metrics.jsonl") if "loss" in line]
+
+
+@pytest.mark.parametrize(("loss", "top_k"), [("sft", 0), ("forward_kl", 4)])
+def test_training_lowers_the_loss_and_exports_a_student_that_loads(
+    loss: str, top_k: int, spec: TrainSpec, write_curated: Callable[..., Path], tmp_path: Path, ctx: Context
+) -> None:
+    spec = spec.model_copy(update={"loss": loss, "epochs": 4})
+    counts = run_here(spec, write_curated(top_k=top_k), tmp_path / "out", ctx)
+    curve = losses(tmp_path / "out")
+    assert curve[-1] < 0.8 * curve[0]
+    assert counts.rows_in == counts.rows_out == 60
+    assert counts.info["steps"] == len(curve)
+    assert counts.info["final_loss"] == curve[-1]
+    assert counts.info["tokens"] == 4 * 60 * 6
+    assert counts.info["packing_efficiency"] > 0.7
+    assert counts.info["validation_loss"] is not None
+    assert {"student/model.safetensors", "baseline/model.safetensors", "metrics.jsonl"} <= counts.files.keys()
+    assert all((tmp_path / "out" / name).exists() for name in counts.files)
+    student = AutoModelForCausalLM.from_pretrained(tmp_path / "out/student")
+    baseline = AutoModelForCausalLM.from_pretrained(tmp_path / "out/baseline")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out/student")
+    assert tokenizer.chat_template
+    assert student.generation_config.eos_token_id == tokenizer.eos_token_id
+    assert student.num_parameters() == counts.info["parameters"]
+    assert not torch.equal(student.model.embed_tokens.weight, baseline.model.embed_tokens.weight)
+    assert list((tmp_path / "out/tensorboard").iterdir())
+
+
+def test_a_resume_ends_with_the_same_weights(
+    spec: TrainSpec, write_curated: Callable[..., Path], tmp_path: Path, ctx: Context
+) -> None:
+    curated = write_curated()
+    run_here(spec, curated, tmp_path / "whole", ctx)
+    # Two workers at the first start fix the global batch; the resume has one, with other micro-batches.
+    broken = tmp_path / "broken"
+    run_here(spec, curated, broken, ctx)
+    newest = max((broken / "checkpoints").iterdir())
+    (newest / MARKER).unlink()  # as if the last save had been killed
+    (broken / "student/config.json").unlink()
+    run_here(spec.model_copy(update={"batch_size": 1, "accumulation": 2, "workers": 1}), curated, broken, ctx)
+    assert losses(broken) == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
+    ours, theirs = (
+        AutoModelForCausalLM.from_pretrained(folder / "student").state_dict() for folder in (tmp_path / "whole", broken)
+    )
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-5)
+
+
+def test_the_global_batch_of_the_first_start_is_kept(
+    spec: TrainSpec, write_curated: Callable[..., Path], tmp_path: Path, ctx: Context
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "state.json").write_text(json.dumps({"global_batch": 4}))
+    counts = run_here(spec.model_copy(update={"epochs": 1, "batch_size": 1}), write_curated(), out, ctx)
+    assert counts.info["global_batch"] == 4
+
+
+@pytest.mark.parametrize("loss", ["sft", "forward_kl"])
+def test_micro_batches_do_not_change_the_curve(
+    loss: str, spec: TrainSpec, write_curated: Callable[..., Path], tmp_path: Path, ctx: Context
+) -> None:
+    curated = write_curated(top_k=4)
+    curves = []
+    for batch_size in (1, 3, 8):
+        out = tmp_path / f"b{batch_size}"
+        run_here(spec.model_copy(update={"loss": loss, "batch_size": batch_size, "global_batch": 6}), curated, out, ctx)
+        curves.append(losses(out))
+    assert curves[0] == pytest.approx(curves[1], rel=1e-4)
+    assert curves[0] == pytest.approx(curves[2], rel=1e-4)
+
+
+def test_an_empty_training_set_says_what_curate_dropped(
+    spec: TrainSpec, write_curated: Callable[..., Path], tmp_path: Path, ctx: Context
+) -> None:
+    with pytest.raises(StageError, match=r"no training examples are left .*wrong_answer.*loosen the curate block"):
+        run_here(spec, write_curated(train=[]), tmp_path / "out", ctx)
+
+
+def test_long_examples_are_counted(
+    spec: TrainSpec, write_curated: Callable[..., Path], tmp_path: Path, ctx: Context
+) -> None:
+    short = spec.model_copy(update={"block_tokens": 16, "max_grad_norm": 1.0, "epochs": 1})
+    curated = write_curated()
+    counts = run_here(short, curated, tmp_path / "fits", ctx)
+    assert counts.dropped == {}
+    with pytest.raises(StageError, match=r"too_long.*60.*raise train\.block_tokens"):
+        run_here(short.model_copy(update={"block_tokens": 4}), curated, tmp_path / "dropped", ctx)
+
+
+def test_kl_with_another_tokenizer_is_refused_before_any_worker(
+    spec: TrainSpec, write_curated: Callable[..., Path], tmp_path: Path, ctx: Context
+) -> None:
+    curated = write_curated(top_k=4, fingerprint="another")
+    with pytest.raises(StageError, match=r"another tokenizer than the student; set train\.loss: sft"):
+        run_here(spec.model_copy(update={"loss": "forward_kl"}), curated, tmp_path / "out", ctx)
+
+
+def test_kl_without_signal_names_the_rows(
+    spec: TrainSpec, write_curated: Callable[..., Path], tmp_path: Path, ctx: Context
+) -> None:
+    with pytest.raises(StageError, match=r"60 of 60 examples .* lack the top-k signal"):
+        run_here(spec.model_copy(update={"loss": "forward_kl"}), write_curated(), tmp_path / "out", ctx)
+
+
+def test_a_vocabulary_that_is_too_small_is_refused(
+    spec: TrainSpec, student_folder: Path, write_curated: Callable[..., Path], tmp_path: Path, ctx: Context
+) -> None:
+    config = json.loads((student_folder / "config.json").read_text())
+    (student_folder / "config.json").write_text(json.dumps(config | {"vocab_size": 12}))
+    with pytest.raises(StageError, match=r"outside the student's vocabulary of 12"):
+        run_here(spec, write_curated(), tmp_path / "out", ctx)

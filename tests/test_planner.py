@@ -1,0 +1,107 @@
+import json
+
+import pytest
+
+from engine.models import facts
+from engine.planner import host_gb, plan, signal_bytes_per_token, state_gb
+from engine.spec import CaptureSpec, JobSpec, TrainSpec
+
+LLAMA_8B, PHI_4 = facts("meta-llama/Llama-3.1-8B-Instruct"), facts("microsoft/Phi-4-mini-instruct")
+
+
+@pytest.mark.parametrize(("model", "tensor_parallel", "expected"), [
+    ("deepseek-ai/DeepSeek-V3", 1, 70_272), ("deepseek-ai/DeepSeek-V3", 8, 70_272),  # the latent is whole on every device
+    ("meta-llama/Llama-3.1-405B-Instruct", 1, 516_096), ("meta-llama/Llama-3.1-405B-Instruct", 8, 64_512),
+    ("meta-llama/Llama-3.1-405B-Instruct", 16, 64_512),  # 8 KV heads: copied beyond 8 devices
+    ("microsoft/Phi-4-mini-instruct", 1, 131_072), ("microsoft/Phi-3.5-mini-instruct", 1, 393_216),
+    ("meta-llama/Meta-Llama-3.1-8B", 1, 131_072),
+])
+def test_kv_cache_per_token_matches_the_published_table(model, tensor_parallel, expected):
+    assert facts(model).kv_bytes_per_token(tensor_parallel) == expected
+
+
+@pytest.mark.parametrize(("workers", "zero_stage", "bytes_per_parameter"), [
+    (1, 0, 20), (8, 0, 20), (8, 1, 4 + 16 / 8), (1, 2, 20), (8, 2, 2 + 18 / 8),
+])
+def test_model_state_follows_the_zero_stage(workers, zero_stage, bytes_per_parameter):
+    spec = TrainSpec(student="s", workers=workers, zero_stage=zero_stage)
+    assert state_gb(spec, LLAMA_8B) == pytest.approx(8.03 * bytes_per_parameter)
+
+
+def test_zero_3_adds_the_largest_tensor_to_its_share():
+    largest_gb = 4 * 128_256 * 4096 / 1e9
+    assert state_gb(TrainSpec(student="s", workers=8, zero_stage=3), LLAMA_8B) == pytest.approx(18.07 + largest_gb, abs=0.01)
+    assert state_gb(TrainSpec(student="s", workers=8, zero_stage=3, offload="cpu"), LLAMA_8B) == pytest.approx(largest_gb)
+
+
+def test_published_example_of_a_small_student_on_eight_gpus():
+    assert state_gb(TrainSpec(student="s", workers=8, zero_stage=2), PHI_4) == pytest.approx(16.3, abs=0.1)
+
+
+def test_offloading_moves_the_optimizer_to_the_host():
+    spec = TrainSpec(student="s", workers=8, zero_stage=2, offload="cpu")
+    assert state_gb(spec, LLAMA_8B) == pytest.approx(16.06)
+    assert host_gb(spec, LLAMA_8B) == pytest.approx(8.03 * 32 * 1.5)
+
+
+def test_full_precision_doubles_weights_and_gradients_only():
+    assert state_gb(TrainSpec(student="s", zero_stage=2, precision="fp32"), LLAMA_8B) == pytest.approx(8.03 * 24)
+
+
+def test_signal_costs_six_bytes_per_entry_in_half_precision():
+    assert signal_bytes_per_token(CaptureSpec(top_k=20)) == 20 * 6 + 8
+    assert signal_bytes_per_token(CaptureSpec(top_k=20, dtype="float32")) == 20 * 8 + 8
+
+
+def a_job(**changes):
+    teacher = {"name": "v3", "model": "deepseek-ai/DeepSeek-V3", "tensor_parallel": 8, "replicas": 4}
+    return JobSpec(**{
+        "name": "j", "task": "math", "prompts": {"train": "a.jsonl"}, "generate": {"teachers": [teacher]},
+        "train": {"student": "microsoft/Phi-4-mini-instruct", "workers": 8},
+        "loadtest": {"models": ["student", "teacher"], "rates": [1]},
+    } | changes)
+
+
+def test_devices_per_stage_and_the_widest_stage():
+    found = plan(a_job(serve={"replicas": 2}, evaluate={"replicas": 3, "tensor_parallel": 2}))
+    wanted = [("generate", 32), ("train", 8), ("evaluate", 6), ("loadtest", 2 * (1 + 8))]
+    assert [(need.stage, need.devices) for need in found.needs] == wanted
+    assert found.devices == 32
+
+
+def test_an_api_teacher_wants_no_device_and_no_load_test_no_line():
+    teacher = {"name": "gpt", "kind": "openai", "model": "gpt-4", "api_key_env": "KEY", "replicas": 2}
+    found = plan(a_job(generate={"teachers": [teacher]}, loadtest={"models": []}))
+    assert [(need.stage, need.devices) for need in found.needs] == [("generate", 0), ("train", 8), ("evaluate", 1)]
+
+
+def test_the_printed_plan_has_weights_and_cache_per_device():
+    assert plan(a_job()).lines()[0] == (
+        "generate    32 GPU  v3: 4 x tensor_parallel 8; weights 83.9 GB per device; KV cache 70,272 bytes per token and device"
+    )
+
+
+def test_unknown_hub_models_are_said_to_be_unknown():
+    assert "unknown" in plan(a_job(train={"student": "org/new"})).lines()[1]
+
+
+def test_a_local_folder_speaks_for_itself(tmp_path):
+    config = {
+        "model_type": "llama", "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 100, "intermediate_size": 128, "tie_word_embeddings": True,
+        "max_position_embeddings": 1024, "torch_dtype": "float32",
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    shape = facts(str(tmp_path))
+    assert (shape.head_dim, shape.kv_heads, shape.max_context, shape.kv_bytes_per_token()) == (16, 2, 1024, 2 * 2 * 2 * 16 * 2)
+    assert shape.params_b * 1e9 == pytest.approx(100 * 64 + 2 * (64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 128))
+    (tmp_path / "model.safetensors").write_bytes(b"0" * 4000)
+    assert facts(str(tmp_path)).params_b * 1e9 == pytest.approx(1000)
+
+
+def test_a_stretched_rope_extends_the_context(tmp_path):
+    shape = {"num_hidden_layers": 1, "hidden_size": 8, "num_attention_heads": 1, "vocab_size": 9}
+    context = {"max_position_embeddings": 4096, "rope_scaling": {"type": "yarn", "factor": 4.0}}
+    (tmp_path / "config.json").write_text(json.dumps(shape | context))
+    assert facts(str(tmp_path)).max_context == 16384

@@ -1,0 +1,184 @@
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from engine.errors import SpecError
+from engine.preflight import check, problems
+from engine.spec import JobSpec
+
+CONFIG = {
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "num_hidden_layers": 2, "hidden_size": 64,
+    "num_attention_heads": 12, "num_key_value_heads": 4, "vocab_size": 100, "intermediate_size": 128,
+    "max_position_embeddings": 1024, "torch_dtype": "float32",
+}
+WEIGHTS = (2).to_bytes(8, "little") + b"{}"
+
+
+def a_model(folder, **config):
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(CONFIG | config))
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(WEIGHTS)
+    return folder
+
+
+@pytest.fixture
+def place(tmp_path):
+    a_model(tmp_path / "teacher")
+    a_model(tmp_path / "student")
+    for name in ("train", "validation"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"prompt": name, "reference": "2"}) + "\n")
+    return tmp_path
+
+
+def a_job(place, teacher=(), train=(), **blocks):
+    return JobSpec(**{
+        "name": "j", "task": "math", "prompts": {"train": f"{place}/train.jsonl", "validation": f"{place}/validation.jsonl"},
+        "generate": {"teachers": [{"name": "t", "model": f"{place}/teacher"} | dict(teacher)], "sampling": {"max_tokens": 64}},
+        "train": {"student": f"{place}/student"} | dict(train),
+    } | blocks)
+
+
+def the_problem(job):
+    found = problems(job)
+    assert len(found) == 1, found
+    return found[0]
+
+
+def test_a_good_job_has_no_problems(place):
+    assert problems(a_job(place)) == []
+    check(a_job(place))
+
+
+def test_check_raises_all_problems_one_per_line(place):
+    (place / "train.jsonl").unlink()
+    (place / "student" / "config.json").unlink()
+    with pytest.raises(SpecError) as caught:
+        check(a_job(place))
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 2
+    assert "train.jsonl" in lines[0]
+    assert "config.json" in lines[1]
+
+
+@pytest.mark.parametrize("content", [None, ""])
+def test_a_missing_or_empty_prompt_file_is_found(place, content):
+    (place / "train.jsonl").unlink()
+    if content is not None:
+        (place / "train.jsonl").write_text(content)
+    assert f"{place}/train.jsonl" in the_problem(a_job(place))
+
+
+def test_a_folder_without_weights_is_found_and_a_random_student_needs_none(place):
+    (place / "student" / "model.safetensors").unlink()
+    assert the_problem(a_job(place)).endswith("/student has no weights (*.safetensors); train.init: random needs none")
+    assert problems(a_job(place, train={"init": "random"})) == []
+
+
+def test_pickled_weights_are_refused(place):
+    (place / "teacher" / "model.safetensors").rename(place / "teacher" / "pytorch_model.bin")
+    assert "only pickled weights (pytorch_model.bin)" in the_problem(a_job(place))
+
+
+def test_a_pointer_instead_of_weights_and_a_missing_shard_are_found(place):
+    (place / "teacher" / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    assert "no safetensors file; is the download complete?" in the_problem(a_job(place))
+    (place / "teacher" / "model.safetensors").write_bytes(WEIGHTS)
+    index = {"weight_map": {"a": "model.safetensors", "b": "model-00002.safetensors"}}
+    (place / "teacher" / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "lacks 1 of its weight files, the first is model-00002.safetensors" in the_problem(a_job(place))
+
+
+def test_remote_code_is_refused_unless_trusted(place):
+    auto_map = {"AutoConfig": "configuration_mine.MineConfig", "AutoModelForCausalLM": "modeling_mine.MineForCausalLM"}
+    (place / "teacher" / "config.json").write_text(json.dumps(CONFIG | {"model_type": "mine", "auto_map": auto_map}))
+    assert "set trust_remote_code: true" in the_problem(a_job(place))
+    assert problems(a_job(place, teacher={"trust_remote_code": True})) == []
+    (place / "student" / "config.json").write_text(json.dumps(CONFIG | {"auto_map": auto_map}))
+    assert "choose a student that needs none" in the_problem(a_job(place, teacher={"trust_remote_code": True}))
+
+
+def test_code_that_transformers_has_built_in_is_not_asked_for(place):
+    auto_map = {"AutoModelForCausalLM": "modeling_deepseek.DeepseekV3ForCausalLM"}
+    (place / "teacher" / "config.json").write_text(json.dumps(CONFIG | {"model_type": "deepseek_v3", "auto_map": auto_map}))
+    assert problems(a_job(place)) == []
+
+
+def test_a_missing_tokenizer_is_found(place):
+    (place / "student" / "tokenizer.json").unlink()
+    assert "has no tokenizer" in the_problem(a_job(place))
+    assert problems(a_job(place, train={"tokenizer": f"{place}/teacher"})) == []
+    assert "train.tokenizer: there is no folder" in the_problem(a_job(place, train={"tokenizer": f"{place}/nowhere"}))
+
+
+@pytest.mark.parametrize(("model", "part"), [
+    ("{place}/nowhere", "there is no folder"), ("{place}/train.jsonl", "is a file"),
+    ("jobs/x/teacher", "no hub name"), ("org/na me", "no hub name"),
+])
+def test_a_model_that_is_neither_folder_nor_hub_name_is_found(place, model, part):
+    assert part in the_problem(a_job(place, teacher={"model": model.format(place=place)}))
+
+
+def test_a_hub_name_is_believed(place):
+    assert problems(a_job(place, teacher={"model": "org/teacher"})) == []
+
+
+def test_a_broken_config_is_found(place):
+    (place / "teacher" / "config.json").write_text("{")
+    assert the_problem(a_job(place)).endswith("config.json is not valid JSON; the folder must be a Hugging Face model")
+
+
+@pytest.mark.parametrize("tensor_parallel", [5, 8, 3])  # 12 heads; 3 divides them, but not the 4 KV heads
+def test_a_split_that_does_not_fit_the_heads_is_found(place, tensor_parallel):
+    assert the_problem(a_job(place, teacher={"tensor_parallel": tensor_parallel})) == (
+        f"generate.teachers.0.tensor_parallel={tensor_parallel} cannot split the model's 12 attention heads"
+        " (4 KV heads); choose one of 1, 2, 4, 12"
+    )
+
+
+def test_a_split_of_a_known_hub_model_is_checked_without_its_files(place):
+    assert "128 attention heads" in the_problem(a_job(place, teacher={"model": "deepseek-ai/DeepSeek-V3", "tensor_parallel": 6}))
+    assert "serve.tensor_parallel=7" in the_problem(a_job(place, serve={"tensor_parallel": 7}))
+
+
+def test_a_length_beyond_the_model_is_found(place):
+    assert "has 1024 positions; choose at most 1024" in the_problem(a_job(place, teacher={"max_model_len": 2048}))
+    assert "loadtest.max_tokens=128 leaves no room" in the_problem(a_job(place, serve={"max_model_len": 100}))
+    message = the_problem(a_job(place, teacher={"max_model_len": 64}))
+    assert message == "generate.sampling.max_tokens=64 leaves no room for a prompt in 64 tokens; lower it"
+
+
+def test_a_key_that_is_named_but_not_set_is_found(place, monkeypatch):
+    monkeypatch.delenv("MY_KEY", raising=False)
+    teacher = {"kind": "openai", "model": "gpt-4", "api_key_env": "MY_KEY"}
+    assert "teachers.0.api_key_env: the environment variable MY_KEY is not set" in the_problem(a_job(place, teacher=teacher))
+    assert "serve.api_key_env: the environment variable MY_KEY" in the_problem(a_job(place, serve={"api_key_env": "MY_KEY"}))
+    monkeypatch.setenv("MY_KEY", "sk-secret")
+    assert problems(a_job(place, teacher=teacher, serve={"api_key_env": "MY_KEY"})) == []
+
+
+def test_checking_and_planning_import_no_heavy_library():
+    root = Path(__file__).parents[1]
+    code = """
+import sys
+from pathlib import Path
+from engine.jobfile import load_job
+from engine.planner import plan
+from engine.preflight import problems
+job = load_job(Path("jobs/gpt-4-to-phi-3.5-mini.yaml"))
+plan(job).lines(), problems(job)
+print(sorted({"torch", "ray", "vllm", "transformers", "deepspeed"} & sys.modules.keys()))
+"""
+    out = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True, timeout=120)
+    assert out.stdout.strip() == "[]"
+
+
+def test_the_work_of_a_check_takes_a_fraction_of_a_second(place):
+    problems(a_job(place))  # imports
+    started = time.perf_counter()
+    problems(a_job(place, teacher={"model": "deepseek-ai/DeepSeek-V3", "tensor_parallel": 8}))
+    assert time.perf_counter() - started < 0.5

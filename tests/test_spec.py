@@ -1,0 +1,198 @@
+"""Each field with its default and another valid value: one table for defaults, roles, descriptions and identity."""
+
+import pytest
+from pydantic import ValidationError
+
+from engine import spec
+from engine.spec import (
+    Block,
+    CaptureSpec,
+    CurateSpec,
+    EvaluateSpec,
+    FieldMap,
+    GenerateSpec,
+    JobSpec,
+    LoadtestSpec,
+    PromptsSpec,
+    ReportSpec,
+    SamplingSpec,
+    ServeSpec,
+    TeacherSpec,
+    TrainSpec,
+)
+
+GIVEN = object()  # the field has no default: BASE gives it
+TEACHER = {"name": "t", "model": "m", "api_key_env": "KEY"}
+API_TEACHER = TEACHER | {"kind": "openai"}
+BASE = {
+    FieldMap: {}, PromptsSpec: {"train": "a.jsonl"}, TeacherSpec: TEACHER, SamplingSpec: {}, CaptureSpec: {},
+    GenerateSpec: {"teachers": [TEACHER]}, CurateSpec: {}, TrainSpec: {"student": "s"}, EvaluateSpec: {}, ServeSpec: {},
+    LoadtestSpec: {"concurrency": [1]}, ReportSpec: {},
+    JobSpec: {
+        "name": "j", "task": "math", "prompts": {"train": "a.jsonl"}, "train": {"student": "s"},
+        "generate": {"teachers": [TEACHER]},
+    },
+}
+# block -> field -> (role, default, another valid value)
+I, P = "identity", "placement"  # noqa: E741
+FIELDS = {
+    FieldMap: {
+        "id": (I, None, "key"), "prompt": (I, "prompt", "question"), "messages": (I, "messages", "turns"),
+        "reference": (I, "reference", "answer"), "system": (I, None, "sys"),
+    },
+    PromptsSpec: {
+        "train": (P, GIVEN, ["b.jsonl"]), "validation": (P, None, "v.jsonl"), "validation_fraction": (I, 0.05, 0.1),
+        "fields": (I, FieldMap(), {"id": "key"}), "system": (I, None, "Be brief."), "on_conflict": (I, "error", "first"),
+        "limit": (I, None, 10), "shard_rows": (P, 4096, 8),
+    },
+    TeacherSpec: {
+        "name": (I, GIVEN, "other"), "kind": (I, "vllm", "openai"), "model": (P, GIVEN, "/elsewhere"),
+        "revision": (I, None, "abc"),
+        "dtype": (I, "auto", "bfloat16"), "max_model_len": (I, None, 1024), "system": (I, None, "Be brief."),
+        "trust_remote_code": (I, False, True), "tensor_parallel": (P, 1, 8), "replicas": (P, 1, 4), "max_num_seqs": (P, 128, 64),
+        "kv_cache_gib": (P, None, 2), "gpu_memory_utilization": (P, 0.9, 0.5), "base_url": (P, None, "http://127.0.0.1:1/v1"),
+        "api_key_env": (P, GIVEN, "OTHER_KEY"), "fake": (I, {}, {"fail": 1}),
+    },
+    SamplingSpec: {
+        "temperature": (I, 0.7, 0), "top_p": (I, 1.0, 0.9), "max_tokens": (I, 512, 64), "samples": (I, 1, 4),
+        "reproducible": (I, True, False),
+    },
+    CaptureSpec: {"top_k": (I, 0, 16), "dtype": (I, "float16", "float32")},
+    GenerateSpec: {
+        "teachers": (I, GIVEN, [{"name": "u", "model": "m"}]), "sampling": (I, SamplingSpec(), {"samples": 2}),
+        "capture": (I, CaptureSpec(), {"top_k": 4}), "shard_rows": (P, 512, 16), "shards_in_flight": (P, 3, 2),
+        "part_rows": (P, 512, 16), "part_seconds": (P, 60, 5), "request_timeout_s": (P, 600, 5), "max_attempts": (P, 3, 5),
+        "concurrency": (P, 16, 2), "max_failed_fraction": (P, 0.0, 0.5),
+    },
+    CurateSpec: {
+        "min_tokens": (I, 1, 0), "max_tokens": (I, None, 100), "keep_truncated": (I, False, True), "dedup": (I, "exact", "none"),
+        "check_reference": (I, True, False),
+    },
+    TrainSpec: {
+        "student": (P, GIVEN, "/elsewhere"), "revision": (I, None, "abc"), "init": (I, "pretrained", "random"),
+        "tokenizer": (P, None, "/elsewhere"), "loss": (I, "sft", "forward_kl"), "temperature": (I, 1.0, 2),
+        "tail": (I, "bucket", "renormalize"), "learning_rate": (I, 2e-5, 1e-3), "min_learning_rate_ratio": (I, 0.1, 0),
+        "warmup_ratio": (I, 0.03, 0), "weight_decay": (I, 0.0, 0.1), "max_grad_norm": (I, 1.0, 0.5), "epochs": (I, 3, 1),
+        "block_tokens": (I, 2048, 128), "long_examples": (I, "drop", "truncate"), "global_batch": (I, None, 64),
+        "precision": (I, "bf16", "fp32"), "batch_size": (P, 2, 4), "accumulation": (P, 1, 2), "workers": (P, 1, 8),
+        "zero_stage": (P, 2, 3), "offload": (P, "none", "cpu"), "gradient_checkpointing": (P, False, True),
+        "checkpoint_steps": (P, 200, 10), "validate_steps": (P, 200, 10), "keep_checkpoints": (P, 2, 1),
+        "max_failures": (P, 3, 0),
+    },
+    EvaluateSpec: {
+        "metrics": (I, "auto", ["accuracy"]), "baseline": (I, True, False), "max_tokens": (I, None, 64),
+        "bootstrap_samples": (I, 1000, 200), "tensor_parallel": (P, 1, 2), "replicas": (P, 1, 2), "max_num_seqs": (P, 128, 8),
+        "kv_cache_gib": (P, None, 2), "dtype": (I, "auto", "float32"),
+    },
+    ServeSpec: {
+        "host": (P, "127.0.0.1", "::1"), "port": (P, 8000, 9000), "api_key_env": (P, None, "KEY"), "replicas": (P, 1, 2),
+        "tensor_parallel": (P, 1, 2), "max_num_seqs": (P, 128, 8), "max_model_len": (P, None, 512), "kv_cache_gib": (P, None, 2),
+        "dtype": (I, "auto", "float32"), "start_timeout_s": (P, 900, 60),
+    },
+    LoadtestSpec: {
+        "models": (I, ["student"], ["teacher", "student"]), "arrivals": (I, "poisson", "constant"),
+        "concurrency": (I, GIVEN, [2]),
+        "rates": (I, [], [0.5]), "seconds": (I, 30, 5), "warmup_seconds": (I, 5, 0), "max_tokens": (I, 128, 16),
+        "temperature": (I, 0.0, 1), "timeout_s": (I, 120, 5),
+    },
+    ReportSpec: {"html": (I, True, False)},
+    JobSpec: {
+        "version": (I, 1, None), "name": (P, GIVEN, "other"), "task": (I, GIVEN, "qa"), "seed": (I, 0, 7),
+        "device": (P, "gpu", "cpu"),
+        "prompts": (I, GIVEN, {"train": "a.jsonl", "limit": 5}),
+        "generate": (I, GIVEN, {"teachers": [{"name": "u", "model": "m"}]}),
+        "curate": (I, CurateSpec(), {"dedup": "none"}), "train": (I, GIVEN, {"student": "s", "epochs": 1}),
+        "evaluate": (I, EvaluateSpec(), {"baseline": False}), "serve": (I, ServeSpec(), {"dtype": "float32"}),
+        "loadtest": (I, LoadtestSpec(concurrency=[1, 4, 16]), {"models": []}), "report": (I, ReportSpec(), {"html": False}),
+    },
+}
+CASES = [
+    pytest.param(block, name, *case, id=f"{block.__name__}.{name}")
+    for block, fields in FIELDS.items() for name, case in fields.items()
+]
+
+
+def test_the_table_above_knows_every_field_of_every_block():
+    blocks = {value for value in vars(spec).values() if isinstance(value, type) and issubclass(value, Block)} - {Block}
+    assert {block: set(block.model_fields) for block in blocks} == {block: set(fields) for block, fields in FIELDS.items()}
+
+
+@pytest.mark.parametrize(("block", "name", "role", "default", "other"), CASES)
+def test_field_has_its_role_its_default_and_a_description(block, name, role, default, other):
+    field = block.model_fields[name]
+    assert field.json_schema_extra == {"role": role}
+    assert len(field.description) > 5
+    if default is not GIVEN:
+        assert getattr(block(**BASE[block]), name) == default
+
+
+@pytest.mark.parametrize(("block", "name", "role", "default", "other"), [case for case in CASES if case.id != "JobSpec.version"])
+def test_identity_fields_change_the_identity_and_placement_fields_do_not(block, name, role, default, other):
+    before, after = block(**BASE[block]), block(**BASE[block] | {name: other})
+    assert before != after
+    assert (before.identity_fields() != after.identity_fields()) == (role == I)
+
+
+def test_placement_inside_nested_blocks_leaves_the_identity_of_the_job_alone():
+    bigger = {
+        "prompts": {"train": "a.jsonl", "shard_rows": 9}, "generate": {"teachers": [TEACHER | {"replicas": 8}], "part_rows": 7},
+        "train": {"student": "s", "workers": 8, "zero_stage": 3, "batch_size": 1}, "serve": {"replicas": 3}, "device": "cpu",
+    }
+    assert JobSpec(**BASE[JobSpec] | bigger).identity_fields() == JobSpec(**BASE[JobSpec]).identity_fields()
+
+
+def test_specs_are_frozen():
+    with pytest.raises(ValidationError, match="frozen"):
+        TrainSpec(student="s").epochs = 5
+
+
+BAD = {
+    PromptsSpec: [
+        {"train": 3}, {"train": None}, {"validation_fraction": 1}, {"validation_fraction": -0.1}, {"limit": 0}, {"shard_rows": 0},
+        {"on_conflict": "last"}, {"fields": {"text": "x"}},
+    ],
+    TeacherSpec: [
+        {"name": "a/b"}, {"name": "x" * 65}, {"kind": "hf"}, {"tensor_parallel": 0}, {"replicas": 0}, {"replicas": "2"},
+        {"gpu_memory_utilization": 1.1}, {"max_model_len": 8}, {"api_key_env": "sk-123"}, {"kind": "openai", "api_key_env": None},
+    ],
+    SamplingSpec: [
+        {"temperature": 2.1}, {"temperature": -0.1}, {"temperature": float("nan")}, {"top_p": 0}, {"max_tokens": 0},
+        {"samples": 0}, {"reproducible": 1},
+    ],
+    CaptureSpec: [{"top_k": -1}, {"top_k": 1025}, {"dtype": "bfloat16"}],
+    GenerateSpec: [{"teachers": []}, {"teachers": [TEACHER, TEACHER]}, {"max_failed_fraction": 1.1}, {"part_seconds": 0}],
+    CurateSpec: [{"min_tokens": -1}, {"dedup": "near"}],
+    TrainSpec: [
+        {"learning_rate": 0}, {"learning_rate": "2e-5"}, {"epochs": 0}, {"epochs": 1.5}, {"zero_stage": 4}, {"workers": 0},
+        {"batch_size": 0}, {"warmup_ratio": 1}, {"loss": "reverse_kl"}, {"temperature": 0}, {"precision": "fp16"},
+        {"lerning_rate": 1},
+    ],
+    EvaluateSpec: [{"metrics": "bleu"}, {"bootstrap_samples": 10}],
+    ServeSpec: [{"port": 70000}, {"port": 0}, {"api_key_env": "a key"}],
+    LoadtestSpec: [{"concurrency": []}, {"concurrency": [0]}, {"rates": [-1.0]}, {"models": ["gpt"]}, {"seconds": 0}],
+    ReportSpec: [{"html": "yes"}],
+    JobSpec: [{"version": 2}, {"task": "maths"}, {"seed": 2**31}, {"name": ""}, {"name": "../up"}, {"device": "tpu"}],
+}
+
+
+@pytest.mark.parametrize(("block", "values"), [(block, values) for block, many in BAD.items() for values in many])
+def test_a_bad_value_is_refused(block, values):
+    with pytest.raises(ValidationError):
+        block(**BASE[block] | values)
+
+
+@pytest.mark.parametrize("block", [block for block in BASE if any(field.is_required() for field in block.model_fields.values())])
+def test_a_required_field_has_no_default(block):
+    with pytest.raises(ValidationError, match="Field required"):
+        block()
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"train": {"student": "s", "loss": "forward_kl"}}, r"generate\.capture\.top_k=0 stores none"),
+    ({"generate": {"teachers": [API_TEACHER]}, "loadtest": {"models": ["teacher"], "rates": [1]}}, "not load-tested"),
+    ({"generate": {"teachers": [API_TEACHER], "capture": {"top_k": 4}}}, "kind vllm"),
+    ({"serve": {"host": "0.0.0.0"}}, "not loopback"),
+])
+def test_blocks_that_contradict_each_other_are_refused_with_the_way_out(changes, message):
+    with pytest.raises(ValidationError, match=message):
+        JobSpec(**BASE[JobSpec] | changes)
