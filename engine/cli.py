@@ -184,12 +184,13 @@ def serve(job: Path, sets: tuple[str, ...], runs: str, cluster: Path | None, mod
         spec = _load(job, sets)
         log = _log_path(spec, runs, "serve")
         with _quiet(log) as console:
-            console.print(f"starting {', '.join(models or ['student'])}; third-party output goes to {log}", highlight=False, soft_wrap=True)
+            names = list(models) or ["student"]
+            console.print(f"starting {', '.join(names)}; third-party output goes to {log}", highlight=False, soft_wrap=True)
             from engine import pipeline
 
-            with pipeline.serving(spec, list(models) or ["student"], runs, cluster=_ray_address(cluster)) as endpoint:
+            with pipeline.serving(spec, names, runs, cluster=_ray_address(cluster)) as endpoint:
                 guard = f", Authorization: Bearer ${spec.serve.api_key_env}" if endpoint.api_key else ""
-                console.print(f"serving {', '.join(endpoint.models)} at {endpoint.base_url}{guard}; Ctrl-C stops it", highlight=False)
+                console.print(f"serving {', '.join(names)} at {endpoint.base_url}{guard}; Ctrl-C stops it", highlight=False)
                 while True:
                     time.sleep(3600)
 

@@ -53,10 +53,14 @@ def open_epoch(folder: Path) -> int:
     for path in (commits, folder / "data", folder / "attempts"):
         path.mkdir(parents=True, exist_ok=True)
     accepted = [record.name for record in accepted_records(folder)]
-    number = _last_epoch(commits) + 1
+    return claim_epoch(commits, _last_epoch(commits) + 1, accepted)
+
+
+def claim_epoch(commits: Path, number: int, accepted: Sequence[str]) -> int:
+    """Write the epoch file, then look: StageError if another driver claimed the same number."""
     write_atomic(commits / f"epoch-{number:05d}-{uuid.uuid4().hex}.json", json.dumps({"accepted": accepted}))
     if len(list(commits.glob(f"epoch-{number:05d}-*.json"))) > 1:
-        raise StageError(f"two drivers opened epoch {number} in {folder} at the same time; both stop: run the command again, once")
+        raise StageError(f"two drivers opened epoch {number} in {commits} at the same time; both stop: run the command again, once")
     return number
 
 

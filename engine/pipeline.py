@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -89,7 +90,7 @@ def run(
                 ctx.progress.reused(stage.name, folder)
             if manifest is None and stage.name in chosen:
                 if stage.cluster:
-                    stack.enter_context(_connected(ctx, root))
+                    stack.enter_context(_connected(job, ctx, root))
                 manifest = _run_stage(stage, job, folders, folder, identity, ctx)
             if manifest is not None:
                 folders[stage.name], manifests[stage.name] = folder, manifest
@@ -108,10 +109,19 @@ def _run_stage(stage: Stage, job: JobSpec, folders: dict[str, Path], folder: Pat
         return rundir.publish(folder, stage.name, identity, counts, time.monotonic() - started)
 
 
-def _connected(ctx: Context, root: Path) -> Any:
+def _connected(job: JobSpec, ctx: Context, root: Path) -> Any:
     from engine.backends import ray_cluster
 
-    return ray_cluster.connected(ctx.cluster, shared=root)
+    return ray_cluster.connected(ctx.cluster, shared=root, environment=_guard(job))
+
+
+def _guard(job: JobSpec) -> dict[str, str]:
+    """Serve's processes learn at their start which key they guard."""
+    if not job.serve.api_key_env:
+        return {}
+    from engine.stages import serve
+
+    return serve.guard_environment(job.serve)
 
 
 def _endpoint(job: JobSpec, train: Path, models: list[str], ctx: Context) -> Any:
@@ -128,8 +138,20 @@ def serving(job: JobSpec, models: list[str], runs: str | Path = "runs", *, clust
     if train is None and set(models) != {"teacher"}:
         raise StageError(f"job '{job.name}' has no finished student in {root}; make it first: distill run JOB --until train")
     ctx = Context(job.name, job.task, job.seed, job.device, cluster=cluster)
-    with _connected(ctx, root), _endpoint(job, train or root, models, ctx) as endpoint:
+    with _connected(job, ctx, root), _endpoint(job, train or root, models, ctx) as endpoint:
         yield endpoint
+
+
+def load_url(job: JobSpec, url: str, model: str, runs: str | Path = "runs", *, progress: Progress | None = None) -> dict[str, Any]:
+    """Load-test any OpenAI-compatible server with the job's validation prompts: {model: {"levels": [...]}}."""
+    from engine.records import read_tables
+    from engine.stages import loadtest
+
+    prompts = run(job, runs, until="prompts", progress=progress).folders["prompts"]
+    tables = read_tables(rundir.stage_files(prompts, "data/validation"), ["messages"])
+    messages = [row for table in tables for row in table["messages"].to_pylist()]
+    key = os.environ.get(job.serve.api_key_env or "")
+    return {model: {"levels": loadtest.measure_url(url, model, job.loadtest, messages, job.seed, key)}}
 
 
 @dataclass(frozen=True)

@@ -73,10 +73,11 @@ class Progress:
 
     def update(self, done: int | None = None, total: int | None = None, note: str | None = None, **figures: Any) -> None:
         """Rows done so far, their total, and figures worth showing (tokens/s, loss, …); None leaves a value as it is."""
+        announce = note is not None and note != self._state.get("note")
         changes = {"done": done, "total": total, "note": note}
         self._state |= {key: value for key, value in changes.items() if value is not None}
         self._state["figures"] = self._state.get("figures", {}) | figures
-        self._show(announce=note is not None)
+        self._show(announce)
         self._write()
 
     def _show(self, announce: bool) -> None:

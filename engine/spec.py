@@ -233,6 +233,8 @@ class TrainSpec(Block):
     """Fraction of the steps in which the learning rate rises linearly."""
     weight_decay: float = identity(0.0, ge=0, le=1)
     """AdamW's decoupled weight decay."""
+    adam_beta2: float = identity(0.999, gt=0, lt=1)
+    """AdamW's second-moment decay; 0.95 is steadier in short runs from random weights."""
     max_grad_norm: float = identity(1.0, gt=0)
     """Gradients are clipped to this global norm."""
     epochs: int = identity(3, ge=1, le=1000)

@@ -17,9 +17,12 @@ make_tokenizer = importlib.import_module("make_tokenizer")
 
 Row = dict[str, str]
 PATTERNS = {
-    template: re.compile(re.escape(text).replace(r"\{", "{").replace(r"\}", "}").format_map(
-        {"name": "[A-Z][a-z]+", "other": "[A-Z][a-z]+", "things": "[a-z]+", "a": r"\d+", "b": r"\d+"}
-    ))
+    template: re.compile(
+        re.escape(text)
+        .replace(r"\{", "{")
+        .replace(r"\}", "}")
+        .format_map({"name": "[A-Z][a-z]+", "other": "[A-Z][a-z]+", "things": "[a-z]+", "a": r"\d+", "b": r"\d+"})
+    )
     for template, (_, text) in make_data.TEMPLATES.items()
 }
 

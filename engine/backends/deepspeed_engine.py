@@ -31,14 +31,19 @@ def zero_config(spec: TrainSpec, device: str) -> dict[str, Any]:
         "train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 2, "managed_gradient_accumulation": False,
         "optimizer": {
             "type": "AdamW",
-            "params": {"lr": spec.learning_rate, "weight_decay": spec.weight_decay, "torch_adam": True, "fused": True},
+            "params": {"lr": spec.learning_rate, "betas": [0.9, spec.adam_beta2], "weight_decay": spec.weight_decay, "torch_adam": True, "fused": True},
         },
-        "gradient_clipping": spec.max_grad_norm, "zero_optimization": zero, "bf16": {"enabled": spec.precision == "bf16"},
+        "gradient_clipping": 0.0 if _is_plain(spec) else spec.max_grad_norm, "zero_optimization": zero, "bf16": {"enabled": spec.precision == "bf16"},
         "steps_per_print": 10**9,
     }
     if spec.precision == "bf16" and spec.zero_stage >= 2:
         config["data_types"] = {"grad_accum_dtype": "fp32"}
     return config
+
+
+def _is_plain(spec: TrainSpec) -> bool:
+    """Stage 0 in fp32 has no optimizer of DeepSpeed's, and then it clips without telling the norm: we clip ourselves."""
+    return spec.zero_stage == 0 and spec.precision == "fp32"
 
 
 def build(spec: TrainSpec, student: Any, *, device: str) -> DeepSpeedEngine:
@@ -56,14 +61,14 @@ def build(spec: TrainSpec, student: Any, *, device: str) -> DeepSpeedEngine:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.utils.logger.setLevel(logging.WARNING)
     engine, *_ = deepspeed.initialize(model=student, model_parameters=student.parameters(), config=zero_config(spec, device))
-    return DeepSpeedEngine(engine, student.model)
+    return DeepSpeedEngine(engine, student.model, clip_here=spec.max_grad_norm if _is_plain(spec) else None)
 
 
 class DeepSpeedEngine:
     """One rank of a ZeRO job. Every method is collective."""
 
-    def __init__(self, engine: Any, model: Any) -> None:
-        from torch import distributed
+    def __init__(self, engine: Any, model: Any, *, clip_here: float | None) -> None:
+        from torch import distributed, nn
 
         self._engine, self._model = engine, model
         self._named = dict(model.named_parameters())
@@ -71,6 +76,13 @@ class DeepSpeedEngine:
         self._rank, self._workers = distributed.get_rank(), distributed.get_world_size()
         zero = engine.optimizer
         self._adam = getattr(zero, "optimizer", zero)
+        self._norm: Any = None
+        if clip_here is not None:
+
+            def clip(*_: Any) -> None:  # between the gradients' all-reduce and the update
+                self._norm = nn.utils.clip_grad_norm_(self._named.values(), clip_here)
+
+            self._adam.register_step_pre_hook(clip)
         # Stage 0 has no ZeRO optimizer: the fp32 copies are DeepSpeed's bf16 wrapper's, or the parameters themselves.
         self._copies = {p: p for p in self._named.values()}
         if not self._stage and hasattr(zero, "fp32_groups"):
@@ -89,7 +101,7 @@ class DeepSpeedEngine:
             self._engine.backward(loss * (self._workers / tokens), scale_wrt_gas=False)
             total += loss.detach()
         self._engine.step()
-        norm = self._engine.get_global_grad_norm()
+        norm = self._engine.get_global_grad_norm() if self._norm is None else self._norm
         return self._summed(total) / tokens, float(norm)
 
     def validate(self, batches: Iterable[Any], tokens: int) -> float:

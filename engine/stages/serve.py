@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from engine.backends import ray_serve
 from engine.errors import SpecError
@@ -18,13 +18,11 @@ from engine.rundir import load_manifest
 from engine.spec import ServeSpec, TeacherSpec
 
 
-@dataclass(frozen=True)
-class Endpoint:
+class Endpoint(NamedTuple):
     """Where the models answer: `base_url` ends in /v1; `api_key` is None when the endpoint is open."""
 
     base_url: str
     api_key: str | None
-    models: tuple[str, ...]
 
 
 def models_of(spec: ServeSpec, teacher: TeacherSpec, train: Path, names: Sequence[str]) -> dict[str, TeacherSpec]:
@@ -41,15 +39,25 @@ def _student(spec: ServeSpec, train: Path, name: str) -> TeacherSpec:
     return TeacherSpec(name=name, model=str(folder) if folder.exists() else str(manifest.info[name]), **shared)
 
 
-@contextmanager
-def endpoint(spec: ServeSpec, models: dict[str, TeacherSpec], ctx: Context) -> Iterator[Endpoint]:
-    """Serve `models` for the length of the block; every route wants the key if `api_key_env` names one."""
+def guard_environment(spec: ServeSpec) -> dict[str, str]:
+    """What Ray's processes must have in their environment before Serve starts."""
+    return ray_serve.key_environment(_key(spec))
+
+
+def _key(spec: ServeSpec) -> str | None:
     key = os.environ.get(spec.api_key_env) if spec.api_key_env else None
     if spec.api_key_env and not key:
         raise SpecError(f"serve.api_key_env names {spec.api_key_env}, which is not set; export it, or take api_key_env out")
+    return key
+
+
+@contextmanager
+def endpoint(spec: ServeSpec, models: dict[str, TeacherSpec], ctx: Context) -> Iterator[Endpoint]:
+    """Serve `models` for the length of the block; every route wants the key if `api_key_env` names one."""
+    key = _key(spec)
     with ray_serve.deployed(
         models, device=ctx.device, replicas=spec.replicas, host=spec.host, port=spec.port, key=key,
         start_timeout_s=spec.start_timeout_s, on_wait=lambda note: ctx.progress.update(note=note),
     ):
         host = f"[{spec.host}]" if ":" in spec.host else spec.host
-        yield Endpoint(f"http://{host}:{spec.port}/v1", key, tuple(models))
+        yield Endpoint(f"http://{host}:{spec.port}/v1", key)

@@ -75,7 +75,8 @@ class PromptIndex:
 
     def __init__(self, folder: Path) -> None:
         files = [file for split in ("train", "validation") for file in stage_files(folder, f"data/{split}-")]
-        self._table = pa.concat_tables(read_tables(files))  # never empty: prompts without a training prompt is an error
+        # Never empty: no training prompt is an error of prompts. One chunk, because `take` would join the chunks each time.
+        self._table = pa.concat_tables(read_tables(files)).combine_chunks()
         ids = self._table["prompt_id"].to_numpy()
         self._order = np.argsort(ids)
         self._sorted = ids[self._order]

@@ -22,6 +22,7 @@ from engine.progress import Context
 from engine.records import ANSWER, Answer, Completion, Prompt, derive_seed, read_tables, to_rows, to_table, write_parquet
 from engine.rundir import Counts, load_manifest, stage_files
 from engine.spec import EvaluateSpec, GenerateSpec
+from engine.stages.evaluate.engines import answer_with_engines
 from engine.stages.evaluate.metrics import METRICS, TASK_METRICS, interval_of, resolve_metrics, retention_interval, score_of
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ Statistics = dict[str, dict[str, np.ndarray]]  # metric -> model -> (N, C)
 
 def run(
     spec: EvaluateSpec, inputs: dict[str, Path], out: Path, ctx: Context, *, generate: GenerateSpec,
-    answer: Callable[..., Answers],  # the seam to the engines: (models, prompts, max_tokens, spec, ctx) -> Answers
+    answer: Callable[..., Answers] = answer_with_engines,
 ) -> Counts:
     """Score all models on the validation prompts. StageError without such prompts, or where an answer is missing."""
     names = resolve_metrics(ctx.task, spec.metrics)
@@ -43,7 +44,7 @@ def run(
     models = _model_paths(inputs["train"], spec.baseline)
     limit = spec.max_tokens or generate.sampling.max_tokens
     given = {"teacher": _stored_answers(inputs["generate"], generate.teachers[0].name)}
-    given |= answer(models=models, prompts=prompts, max_tokens=limit, spec=spec, ctx=ctx)
+    given |= answer(models=models, files=files, out=out / "answers", max_tokens=limit, spec=spec, ctx=ctx)
     answers = {model: _in_order(model, given.get(model, []), prompts) for model in ("teacher", *models)}
 
     references, kind = _references(ctx.task, prompts, answers["teacher"])

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from engine.errors import StageError
 from engine.progress import Context
@@ -23,21 +23,33 @@ from engine.stages.loadtest.client import Measurement, measure
 from engine.stages.loadtest.summary import summarise
 
 SAMPLES = "data/samples.parquet"
-Endpoint = Callable[[list[str]], AbstractContextManager[tuple[str, str | None]]]  # models -> (base URL, API key)
 OnLevel = Callable[[Measurement, float], None]  # the running level's requests so far, seconds left in all levels
 
 
-def run(spec: LoadtestSpec, inputs: dict[str, Path], out: Path, ctx: Context, *, endpoint: Endpoint, **also: Any) -> Counts:
+class Endpoint(Protocol):
+    """Where models answer."""
+
+    @property
+    def base_url(self) -> str: ...
+    @property
+    def api_key(self) -> str | None: ...
+
+
+OpenEndpoint = Callable[[list[str]], AbstractContextManager[Endpoint]]  # serves these models for the length of the block
+
+
+def run(spec: LoadtestSpec, inputs: dict[str, Path], out: Path, ctx: Context, *, endpoint: OpenEndpoint, **also: Any) -> Counts:
     """Load every model of the job at every level with the validation prompts; `endpoint` keeps them served meanwhile."""
     tables = read_tables(stage_files(inputs["prompts"], "data/validation"), ["messages"])
     prompts = [messages for table in tables for messages in table["messages"].to_pylist()]
     samples: list[RequestSample] = []
     serving: dict[str, Any] = {}
     if spec.models:
-        with endpoint(list(spec.models)) as (url, api_key):
+        with endpoint(list(spec.models)) as live:
             for model in spec.models:
+                ctx.progress.update(note=f"loading {model}")
                 show = functools.partial(_show, ctx, model, len(samples))
-                levels, measured = _measure_levels(url, model, spec, prompts, ctx.seed, api_key, show)
+                levels, measured = _measure_levels(live.base_url, model, spec, prompts, ctx.seed, live.api_key, show)
                 serving[model] = {"levels": levels}
                 samples += measured
     (out / SAMPLES).parent.mkdir(exist_ok=True)

@@ -124,7 +124,7 @@ class Shards:
         self.rows = 0
 
     def add(self, prompt: Prompt) -> None:
-        self._waiting.append(dataclasses.replace(prompt, split=self._split))
+        self._waiting.append(prompt if prompt.split == self._split else dataclasses.replace(prompt, split=self._split))
         self.rows += 1
         if len(self._waiting) == self._shard_rows:
             self._write()

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.table import Table as RichTable
 
 from engine.errors import StageError
@@ -66,16 +67,33 @@ def build_html(report: dict[str, Any], metrics: list[dict[str, Any]]) -> str:
     )
 
 
-def summary_table(report: dict[str, Any]) -> RichTable:
-    """Quality and serving of a report.json in one table for the terminal."""
+def summary_tables(report: dict[str, Any]) -> list[RichTable]:
+    """Quality and serving of a report.json for the terminal: one table, or none if there is neither."""
+    rows = tables.summary_rows(report)
     quality = report["quality"]
     metric = tables.words(quality["metric"]) if quality else "score"
-    shown = RichTable(title=f"{report['job']}: quality and serving", caption=" ".join(tables.headline(report)), title_justify="left")
-    shown.add_column("model", style="bold")
-    for name in (metric, "95 % interval", "best load", "output tok/s", "TTFT p50 ms", "TTFT p95 ms", "failed"):
-        shown.add_column(name, justify="right")
-    for row in tables.summary_rows(report):
-        shown.add_row(*row)
+    header = ["model", metric, "95 % interval", "best at", "tok/s", "TTFT p50", "TTFT p95", "failed"]
+    return [_terminal_table(f"{report['job']}: quality and serving", header, rows, tables.headline(report))] if rows else []
+
+
+_SHOWN = (0, 2, 3, 4, 5, 6, 9, 10)  # of a level's columns, those that 80 characters have room for
+
+
+def serving_table(serving: dict[str, Any]) -> RichTable:
+    """Every level of every model for the terminal; `serving` as in report.json."""
+    built = dict(zip(serving, tables.serving({"serving": serving}), strict=True))
+    rows = [[model, *(row[i] for i in _SHOWN)] for model, table in built.items() for row in table.rows]
+    header = ["model", *(table.header[i] for table in list(built.values())[:1] for i in _SHOWN)]
+    return _terminal_table("serving", header, rows, [f"{model}: {table.note}" for model, table in built.items()])
+
+
+def _terminal_table(title: str, header: list[str], rows: list[list[str]], notes: list[str]) -> RichTable:
+    shown = RichTable(title=title, caption="\n".join(notes), box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
+    shown.title_justify = shown.caption_justify = "left"
+    for name in header:
+        shown.add_column(name, justify="left" if name in ("model", "load") else "right", no_wrap=True)
+    for row in rows:
+        shown.add_row(*(cell.replace("concurrency ", "c=") for cell in row))
     return shown
 
 

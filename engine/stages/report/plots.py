@@ -21,7 +21,7 @@ STYLE = {
     "axes.titlelocation": "left", "axes.titleweight": "bold", "axes.spines.top": False, "axes.spines.right": False,
     "axes.edgecolor": "#8a94a0", "axes.labelcolor": "#3c4650", "xtick.color": "#3c4650", "ytick.color": "#3c4650",
     "text.color": "#1f2730", "axes.grid": True, "axes.axisbelow": True, "grid.color": "#e6eaee", "legend.frameon": False,
-    "lines.linewidth": 1.8, "lines.markersize": 5, "legend.fontsize": 9,
+    "lines.linewidth": 1.8, "lines.markersize": 5, "legend.fontsize": 9, "legend.handlelength": 3.4,
 }
 
 
@@ -29,25 +29,23 @@ def plots(report: dict[str, Any], metrics: list[dict[str, Any]]) -> list[tuple[s
     """(what it shows, SVG) of each plot that has data; `metrics` are the lines of the training's metrics.jsonl."""
     drawn = []
     if report["quality"]:
-        drawn.append(("Scores on the validation prompts with 95 % intervals", _svg(lambda axes: _quality(axes, report["quality"]))))
+        drawn.append(("Scores on the validation prompts with 95 % intervals", _svg(_quality, report["quality"])))
     if any("loss" in line for line in metrics):
-        drawn.append(("Training and validation loss by step", _svg(lambda axes: _training(axes, metrics))))
+        drawn.append(("Training and validation loss by step", _svg(_training, metrics)))
     for load in ("concurrency", "rate"):
-        lines = {
-            model: [level for level in found["levels"] if load in level] for model, found in report["serving"].items()
-        }
-        if any(lines.values()):
-            drawn.append((f"Output tokens per second against {load}", _svg(lambda axes: _throughput(axes, load, lines))))
-            drawn.append((f"Time to first token against {load}", _svg(lambda axes: _latency(axes, load, lines))))
+        loaded = {model: [level for level in found["levels"] if load in level] for model, found in report["serving"].items()}
+        if lines := {model: levels for model, levels in loaded.items() if levels}:
+            drawn.append((f"Output tokens per second against {load}", _svg(_throughput, load, lines)))
+            drawn.append((f"Time to first token against {load}", _svg(_latency, load, lines)))
     if report["curate"] and report["curate"]["funnel"]:
-        drawn.append(("Rows left after each filter", _svg(lambda axes: _funnel(axes, report["curate"]["funnel"]))))
+        drawn.append(("Rows left after each filter", _svg(_funnel, report["curate"]["funnel"])))
     return drawn
 
 
-def _svg(draw: Callable[[Axes], None]) -> str:
+def _svg(draw: Callable[..., None], *data: Any) -> str:
     with matplotlib.rc_context(STYLE):
         page = Figure(figsize=(4.6, 2.9), layout="constrained")
-        draw(page.subplots())
+        draw(page.subplots(), *data)
         out = io.StringIO()
         page.savefig(out, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     text = out.getvalue()
@@ -59,9 +57,10 @@ def _quality(axes: Axes, quality: dict[str, Any]) -> None:
     shown = [model for model in reversed(MODELS) if quality[model] is not None]
     scores = [quality[model] for model in shown]
     bounds = [quality["ci95"].get(model) or (quality[model], quality[model]) for model in shown]
-    errors = [[max(0.0, s - b[0]) for s, b in zip(scores, bounds, strict=True)], [max(0.0, b[1] - s) for s, b in zip(scores, bounds, strict=True)]]
+    below = [max(0.0, score - low) for score, (low, _) in zip(scores, bounds, strict=True)]
+    above = [max(0.0, high - score) for score, (_, high) in zip(scores, bounds, strict=True)]
     style = {"ecolor": "#1f2730", "elinewidth": 1.2, "capsize": 4}
-    axes.barh(shown, scores, xerr=errors, color=[COLOURS[model] for model in shown], height=0.55, error_kw=style)
+    axes.barh(shown, scores, xerr=[below, above], color=[COLOURS[model] for model in shown], height=0.55, error_kw=style)
     end = max([high for _, high in bounds] + [1e-9])
     for row, (score, (_, high)) in enumerate(zip(scores, bounds, strict=True)):
         axes.text(high + 0.025 * end, row, figure(score), va="center")
@@ -71,7 +70,8 @@ def _quality(axes: Axes, quality: dict[str, Any]) -> None:
 
 
 def _training(axes: Axes, metrics: list[dict[str, Any]]) -> None:
-    for key, label, colour, marker in (("loss", "training", COLOURS["student"], ""), ("validation_loss", "validation", "#c2571a", "o")):
+    series = (("loss", "training", COLOURS["student"], ""), ("validation_loss", "validation", "#c2571a", "o"))
+    for key, label, colour, marker in series:
         points = [(line["step"], line[key]) for line in metrics if line.get(key) is not None]
         if points:
             axes.plot(*zip(*points, strict=True), color=colour, marker=marker, label=label, linewidth=1.4)
@@ -94,10 +94,17 @@ def _against_load(axes: Axes, load: str, lines: dict[str, list[dict[str, Any]]])
     axes.legend()
 
 
+def _line(axes: Axes, model: str, load: str, levels: list[dict[str, Any]], y: list[float], **style: Any) -> None:
+    x, colour = [level[load] for level in levels], COLOURS[model]
+    axes.plot(x, y, color=colour, marker=MARKERS[model], **style)
+    doubtful = [(at, value) for at, value, level in zip(x, y, levels, strict=True) if not level["valid"]]
+    if doubtful:  # hollow, as † in the tables
+        axes.plot(*zip(*doubtful, strict=True), MARKERS[model], color=colour, markerfacecolor="white", zorder=3)
+
+
 def _throughput(axes: Axes, load: str, lines: dict[str, list[dict[str, Any]]]) -> None:
     for model, levels in lines.items():
-        x, y = [level[load] for level in levels], [level["output_tokens_per_second"] for level in levels]
-        axes.plot(x, y, color=COLOURS[model], marker=MARKERS[model], label=model)
+        _line(axes, model, load, levels, [level["output_tokens_per_second"] for level in levels], label=model)
     _against_load(axes, load, lines)
     axes.set_title("Throughput (output tokens/s)")
 
@@ -106,7 +113,7 @@ def _latency(axes: Axes, load: str, lines: dict[str, list[dict[str, Any]]]) -> N
     for model, levels in lines.items():
         for name, line in (("p50", "-"), ("p95", "--")):
             y = [float("nan") if level["ttft_ms"][name] is None else level["ttft_ms"][name] for level in levels]
-            axes.plot([level[load] for level in levels], y, line, color=COLOURS[model], marker=MARKERS[model], label=f"{model} {name}")
+            _line(axes, model, load, levels, y, label=f"{model} {name}", linestyle=line)
     _against_load(axes, load, lines)
     axes.set_title("Time to first token (ms)")
 

@@ -66,26 +66,26 @@ def quality(report: dict[str, Any]) -> Table:
 
 def serving(report: dict[str, Any]) -> list[Table]:
     """Per model, one row per level."""
-    header = ["load", "requests", "failed", "req/s", "tok/s", "TTFT p50", "p95", "p99", "TPOT p50", "p95", "E2E p50", "p95", "p99"]
+    header = ["load", "requests", "failed", "req/s", "tok/s", *(f"{kind.upper()} {p}" for kind, p in _TIMES)]
     return [
-        Table(f"Serving: {model}", header, [_level_row(name, level) for name, level in _levels(report, model).items()], _serving_note(report, model))
+        Table(f"Serving: {model}", header, list(map(_level_row, _levels(report, model).items())), _serving_note(report, model))
         for model in report["serving"]
     ]
 
 
-def _level_row(name: str, level: dict[str, Any]) -> list[str]:
-    times = [
-        milliseconds(level[kind][p], level["failed"])
-        for kind, ps in (("ttft_ms", ("p50", "p95", "p99")), ("tpot_ms", ("p50", "p95")), ("e2e_ms", ("p50", "p95", "p99")))
-        for p in ps
-    ]
-    speeds = [figure(level["request_throughput"]), figure(level["output_tokens_per_second"])]
+_TIMES = [*(("ttft", p) for p in ("p50", "p95", "p99")), ("tpot", "p50"), *(("e2e", p) for p in ("p50", "p95", "p99"))]
+
+
+def _level_row(named: tuple[str, dict[str, Any]]) -> list[str]:
+    name, level = named
+    times = [milliseconds(level[f"{kind}_ms"][p], level["failed"]) for kind, p in _TIMES]
+    speeds = [f"{level['request_throughput']:,.2f}", figure(level["output_tokens_per_second"])]
     return [name + ("" if level["valid"] else " †"), f"{level['requests']:,}", f"{level['failed']:,}", *speeds, *times]
 
 
 def _serving_note(report: dict[str, Any], model: str) -> str:
     broken = [f"{name}: {level['invalid_reason']}" for name, level in _levels(report, model).items() if not level["valid"]]
-    doubts = f" † Not valid. {'. '.join(broken)}." if broken else ""
+    doubts = f" † Not valid: {'; '.join(broken)}." if broken else ""
     return f"Times in ms from the moment a request was due; a failed request counts as infinitely slow (∞).{doubts}"
 
 
@@ -96,7 +96,7 @@ def curation(report: dict[str, Any]) -> Table:
         return Table("Curation", (), ())
     start = max(1, found["rows_in"])
     rows = [[words(name), f"{left:,}", f"{left / start:.1%}"] for name, left in found["funnel"]]
-    reasons = ", ".join(f"{reason} {n:,}" for reason, n in sorted(found["dropped"].items(), key=lambda item: -item[1]))
+    reasons = ", ".join(f"{words(reason)} {n:,}" for reason, n in sorted(found["dropped"].items(), key=lambda item: -item[1]))
     note = f"{found['rows_kept']:,} of {found['rows_in']:,} kept. Dropped: {reasons or 'nothing'}."
     return Table("Curation", ["after", "rows", "of all"], rows or [["kept", f"{found['rows_kept']:,}", ""]], note)
 
@@ -104,7 +104,7 @@ def curation(report: dict[str, Any]) -> Table:
 def stages(report: dict[str, Any]) -> Table:
     """Time and rows of each stage."""
     rows = [
-        [name, f"{entry['seconds']:,.1f}", f"{entry['rows_in']:,}", f"{entry['rows_out']:,}", f"{sum(entry['dropped'].values()):,}"]
+        [name, *map(figure, (entry["seconds"], entry["rows_in"], entry["rows_out"], sum(entry["dropped"].values())))]
         for name, entry in report["stages"].items()
     ]
     total = sum(entry["seconds"] for entry in report["stages"].values())
@@ -195,4 +195,6 @@ def interval(found: dict[str, Any], name: str) -> str:
 
 def milliseconds(value: float | None, failed: int) -> str:
     """A latency in ms; null is infinite if requests failed, else not measured."""
-    return figure(value) if value is not None else "∞" if failed else "–"
+    if value is None:
+        return "∞" if failed else "–"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}"

@@ -24,7 +24,9 @@ class TorchEngine:
         self._student = student.to(self._device)
         self._named = dict(student.model.named_parameters())
         self._clip = spec.max_grad_norm
-        self._optimizer = torch.optim.AdamW(self._named.values(), weight_decay=spec.weight_decay, fused=True)
+        self._optimizer = torch.optim.AdamW(
+            self._named.values(), betas=(0.9, spec.adam_beta2), weight_decay=spec.weight_decay, fused=True
+        )
 
     def step(self, batches: Iterable[Batch], tokens: int, learning_rate: float) -> tuple[float, float]:
         self._optimizer.param_groups[0]["lr"] = learning_rate

@@ -68,6 +68,9 @@ def write_untrained(spec: TrainSpec, tokenizer: Any, seed: int, folder: Path) ->
     """The baseline of `init: random`: the student's config with seeded random weights."""
     config = AutoConfig.from_pretrained(spec.student, revision=spec.revision)
     config.dtype = DTYPES[spec.precision]
+    # An architecture's default special ids belong to its own tokenizer; with another one they end answers at random words.
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        setattr(config, name, getattr(tokenizer, name))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "init"))
         # Weights are drawn in fp32, so that precision does not change the draw.
@@ -84,11 +87,6 @@ def export(model: PreTrainedModel, weights: dict[str, torch.Tensor], tokenizer: 
     """Write `weights` with config, generation config and tokenizer; the folder appears whole or not at all."""
     staged = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(staged, ignore_errors=True)
-    generation = model.generation_config
-    if generation.eos_token_id is None:
-        generation.eos_token_id = tokenizer.eos_token_id
-    if generation.pad_token_id is None:
-        generation.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(staged, state_dict=weights)
     tokenizer.save_pretrained(staged)
     _check_tokenizer(staged, tokenizer)

@@ -5,7 +5,7 @@ import pytest
 
 from engine.errors import StageError
 from engine.progress import Context
-from engine.records import ANSWER, PROMPT, Completion, Prompt, completion_schema, to_table, write_parquet
+from engine.records import ANSWER, PROMPT, Completion, Prompt, completion_schema, read_tables, to_rows, to_table, write_parquet
 from engine.rundir import Counts, publish
 from engine.spec import EvaluateSpec, GenerateSpec, SamplingSpec, TeacherSpec
 from engine.stages import evaluate
@@ -47,8 +47,9 @@ def run(tmp_path):
         (tmp_path / "4/student").mkdir()
         asked = {}
 
-        def answer(*, models, prompts, max_tokens, spec, ctx):
+        def answer(*, models, files, out, max_tokens, spec, ctx):
             asked.update(models=models, max_tokens=max_tokens)
+            assert [row for table in read_tables(files) for row in to_rows(table, Prompt)] == prompts
             said = {"student": student, "baseline": baseline}
             pairs = {model: list(zip(prompts, said[model], strict=True))[::-1] for model in models}
             return {model: [reply(p.prompt_id, text, model) for p, text in pairs[model] if text is not None] for model in models}

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -42,7 +43,7 @@ def endpoint_of(server):
     @contextlib.contextmanager
     def endpoint(models):
         endpoint.models = models
-        yield server.url, None
+        yield SimpleNamespace(base_url=server.url, api_key="key")
 
     return endpoint
 

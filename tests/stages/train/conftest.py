@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, PreTrainedTokenizerFast, Qwen2Config
 
@@ -15,6 +16,8 @@ from engine.progress import Context
 from engine.records import EXAMPLE, Example, to_table, tokenizer_fingerprint, write_parquet
 from engine.rundir import Counts, publish
 from engine.spec import TrainSpec
+
+torch.set_num_threads(1)  # models this small only lose time to more threads
 
 WORDS = ["<pad>", "<eos>", "<user>", "<assistant>", "plus", "is", *(str(n) for n in range(42))]
 PLAIN_TEMPLATE = (

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import ray
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -138,3 +139,30 @@ def test_a_vocabulary_that_is_too_small_is_refused(
     (student_folder / "config.json").write_text(json.dumps(config | {"vocab_size": 12}))
     with pytest.raises(StageError, match=r"outside the student's vocabulary of 12"):
         run_here(spec, write_curated(), tmp_path / "out", ctx)
+
+
+@pytest.mark.slow
+def test_two_real_workers_give_the_curve_of_one_process(
+    spec: TrainSpec, write_curated: Callable[..., Path], tmp_path: Path, ctx: Context
+) -> None:
+    """Ray Train, gloo and ZeRO-2 on two workers; then ZeRO-3 on one worker continues their checkpoint."""
+    curated, out = write_curated(top_k=4), tmp_path / "out"
+    spec = spec.model_copy(update={"loss": "forward_kl", "global_batch": 5, "workers": 2, "batch_size": 2, "epochs": 4})
+    run_here(spec, curated, tmp_path / "alone", ctx)
+    out.mkdir()
+    ray.init(num_cpus=4, include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parents[3])}})
+    try:
+        counts = train.run(spec, {"curate": curated}, out, ctx)
+        assert losses(out) == pytest.approx(losses(tmp_path / "alone"), rel=1e-4)
+        assert counts.info["steps"] == len(losses(out))
+        newest = max((out / "checkpoints").iterdir())
+        (newest / MARKER).unlink()  # back to the one before
+        train.run(spec.model_copy(update={"workers": 1, "zero_stage": 3, "batch_size": 1}), {"curate": curated}, out, ctx)
+    finally:
+        ray.shutdown()
+    assert losses(out) == pytest.approx(losses(tmp_path / "alone"), rel=1e-4)
+    ours, theirs = (
+        AutoModelForCausalLM.from_pretrained(folder / "student").state_dict() for folder in (tmp_path / "alone", out)
+    )
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-4)

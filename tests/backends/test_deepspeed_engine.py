@@ -1,0 +1,129 @@
+"""ZeRO stages, world sizes and offload are placement: the same numbers come out, and a checkpoint moves between them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from engine.backends.deepspeed_engine import zero_config
+from engine.spec import TrainSpec
+from engine.stages.train.data import TokenSequence
+from engine.stages.train.packing import write_blocks
+
+HALF, WHOLE = 3, 6
+ROOT = Path(__file__).parents[2]
+
+
+def run_ranks(folder: Path, name: str, workers: int, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Fresh processes, one per rank; rank 0's results."""
+    plan = {
+        "store": str(folder / f"{name}.store"), "workers": workers, "model": str(folder / "model"),
+        "blocks": str(folder / "blocks"), "result": str(folder / f"{name}.json"), "runs": runs,
+    }
+    (folder / f"{name}.plan").write_text(json.dumps(plan))
+    command = [sys.executable, str(Path(__file__).with_name("zero_rank.py")), str(folder / f"{name}.plan")]
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    ranks = [
+        subprocess.Popen([*command, str(rank)], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for rank in range(workers)
+    ]
+    try:
+        said = [rank.communicate(timeout=300)[0] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert [rank.returncode for rank in ranks] == [0] * workers, "\n".join(said)[-4000:]
+    return json.loads((folder / f"{name}.json").read_text())
+
+
+def run(zero_stage: int, *, load: Path | None = None, save: Path | None = None, first: int = 0, last: int = WHOLE, **spec: Any) -> dict:
+    fields = {"precision": "fp32", "batch_size": 2, "epochs": 4, "learning_rate": 1e-2, "weight_decay": 0.01, "max_grad_norm": 0.5}
+    return {
+        "spec": fields | {"zero_stage": zero_stage} | spec, "load": load and str(load), "save": save and str(save),
+        "first": first, "last": last,
+    }
+
+
+LAYOUTS = [
+    *({"zero_stage": stage} for stage in (0, 1, 2, 3)),
+    {"zero_stage": 2, "offload": "cpu", "batch_size": 1}, {"zero_stage": 3, "offload": "cpu"},
+    {"zero_stage": 3, "gradient_checkpointing": True, "batch_size": 3},
+    *({"zero_stage": stage, "precision": "bf16"} for stage in (0, 1, 2, 3)),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("zero")
+    torch.manual_seed(1)
+    config = LlamaConfig(
+        vocab_size=48, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        tie_word_embeddings=True,
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder / "model")
+    rng = np.random.default_rng(0)
+    rows = [TokenSequence(rng.integers(0, 48, n, dtype=np.int32), np.arange(n) >= n // 2) for n in rng.integers(4, 30, 40)]
+    write_blocks(rows, folder / "blocks", "train", room=32, truncate=False, seed=0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> list[dict[str, Any]]:
+    """One process, ZeRO-2: the whole way in fp32 and bf16, with a checkpoint half way."""
+    return run_ranks(folder, "alone", 1, [
+        run(2, last=HALF, save=folder / "half"), run(2, save=folder / "end"),
+        run(2, precision="bf16"), run(2, precision="bf16", last=HALF, save=folder / "half-bf16"),
+    ])
+
+
+@pytest.fixture(scope="module")
+def resumed(folder: Path, alone: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Two processes go on from that checkpoint in every layout."""
+    return run_ranks(folder, "resumed", 2, [
+        run(layout["zero_stage"], first=HALF, save=folder / f"resumed-{at}",
+            load=folder / ("half-bf16" if "precision" in layout else "half"),
+            **{key: value for key, value in layout.items() if key != "zero_stage"})
+        for at, layout in enumerate(LAYOUTS)
+    ])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at", range(len(LAYOUTS)), ids=[" ".join(map(str, layout.values())) for layout in LAYOUTS])
+def test_two_workers_in_any_layout_continue_one_workers_checkpoint(
+    at: int, folder: Path, alone: list[dict[str, Any]], resumed: list[dict[str, Any]]
+) -> None:
+    bf16 = "precision" in LAYOUTS[at]
+    reference = alone[2 if bf16 else 1]
+    tolerance = 2e-2 if bf16 else 1e-4
+    assert resumed[at]["losses"] == pytest.approx(reference["losses"][HALF:], rel=tolerance)
+    assert resumed[at]["norms"] == pytest.approx(reference["norms"][HALF:], rel=5 * tolerance)
+    assert resumed[at]["validation"] == pytest.approx(reference["validation"], rel=tolerance)
+    exported = torch.load(folder / f"resumed-{at}.pt")
+    assert {tensor.dtype for tensor in exported.values()} == {torch.bfloat16 if bf16 else torch.float32}
+    assert exported.keys() == torch.load(folder / "alone-1.pt").keys()
+    if not bf16:
+        whole = load_file(folder / f"end/step-{WHOLE:06d}/share-00000-of-00001.safetensors")
+        shares = [load_file(file) for file in sorted((folder / f"resumed-{at}/step-{WHOLE:06d}").glob("share-*"))]
+        assert len(shares) == 2
+        assert not shares[0].keys() & shares[1].keys()
+        merged = shares[0] | shares[1]
+        assert merged.keys() == whole.keys()
+        for name, tensor in whole.items():
+            torch.testing.assert_close(merged[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+def test_offload_and_precision_reach_deepspeed() -> None:
+    config = zero_config(TrainSpec(student="x", zero_stage=3, offload="cpu", precision="bf16"), "gpu")
+    assert config["zero_optimization"]["offload_param"] == {"device": "cpu", "pin_memory": True}
+    assert config["bf16"] == {"enabled": True}
+    assert config["data_types"] == {"grad_accum_dtype": "fp32"}

@@ -1,0 +1,56 @@
+"""A worker function on real Ray Train workers with a gloo process group."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+import torch
+from torch import distributed
+
+from engine.backends.ray_train import root_cause, run_workers
+from engine.errors import StageError
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    ray.init(num_cpus=4, include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}})
+    yield
+    ray.shutdown()
+
+
+def test_workers_share_a_group_and_a_dead_one_restarts_them(tmp_path: Path) -> None:
+    def work(folder: Path, rank: int, workers: int) -> float:
+        if rank == 1 and not (folder / "died").exists():
+            (folder / "died").touch()
+            os._exit(1)
+        total = torch.tensor(float(rank + 1))
+        distributed.all_reduce(total)
+        assert torch.get_num_threads() == max(1, (os.cpu_count() or 1) // workers)
+        return float(total)
+
+    assert run_workers(work, tmp_path, workers=2, device="cpu", folder=tmp_path / "ray", max_failures=1) == 3.0
+    assert (tmp_path / "died").exists()
+
+
+def test_a_worker_that_keeps_failing_ends_with_its_own_words(tmp_path: Path) -> None:
+    def work(folder: Path, rank: int, workers: int) -> None:
+        if rank == 1:
+            raise ValueError("block 17 is made of cheese")
+        distributed.barrier()
+
+    with pytest.raises(StageError, match=r"(?s)failed 1 times.*rank 1.*block 17 is made of cheese"):
+        run_workers(work, tmp_path, workers=2, device="cpu", folder=tmp_path / "ray", max_failures=0)
+
+
+def test_the_root_cause_is_not_the_peer_that_lost_its_connection() -> None:
+    class Failed(Exception):
+        worker_failures = {0: RuntimeError("gloo: Connection closed by peer"), 1: StageError("the loss is nan")}  # noqa: RUF012
+
+    assert root_cause(Failed()) == "the loss is nan"

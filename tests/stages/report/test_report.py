@@ -1,0 +1,171 @@
+"""The report says what the manifests say, in three forms, and nothing else."""
+
+import html.parser
+import io
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+from pydantic import ValidationError
+from rich.console import Console
+
+from engine import rundir
+from engine.errors import StageError
+from engine.progress import Context
+from engine.spec import ReportSpec
+from engine.stages import report as report_stage
+from engine.stages.report.contract import Report
+
+CTX = Context(job="quick <b>&", task="math", seed=0)
+
+
+@pytest.fixture
+def written(inputs, out):
+    counts = report_stage.run(ReportSpec(), inputs, out, CTX)
+    rundir.publish(out, "report", {}, counts, 1.0)
+    return out
+
+
+@pytest.fixture
+def report(written):
+    return json.loads((written / "report.json").read_text())
+
+
+def test_report_json_is_the_contract(report, inputs):
+    Report.model_validate(report)
+    assert list(report)[:5] == ["schema_version", "job", "git_commit", "versions", "stages"]
+    stage = report["stages"]["curate"]
+    assert (stage["seconds"], stage["rows_in"], stage["rows_out"]) == (37.5, 3000, 2874)
+    assert stage["dropped"] == {"truncated": 20, "wrong_answer": 106}
+    assert report["curate"]["rows_kept"] == 2874
+    assert report["generate"]["status"] == {"ok": 3480, "truncated": 20}
+    assert (report["train"]["zero_stage"], report["train"]["workers"]) == (2, 2)
+    assert report["quality"]["ci95"]["student"] == [0.84, 0.898]
+    assert report["lineage"]["train"] == {
+        "folder": "4-train-0a1b2c3d", "manifest_sha256": rundir.manifest_sha256(inputs["train"]),
+    }
+
+
+def test_a_level_has_its_own_load_and_null_for_infinite(report):
+    levels = report["serving"]["student"]["levels"]
+    assert [("concurrency" in level, "rate" in level) for level in levels] == [(True, False)] * 3 + [(False, True)] * 2
+    assert levels[2]["ttft_ms"]["p99"] is None
+    assert levels[4]["valid"] is False
+
+
+def test_stages_without_findings_are_null(publish, out):
+    inputs = {"prompts": publish("prompts", 1), "loadtest": publish("loadtest", 7, info={"serving": {}}, rows=(0, 0, {}))}
+    report_stage.run(ReportSpec(), inputs, out, CTX)
+    report = json.loads((out / "report.json").read_text())
+    assert [report[name] for name in ("generate", "curate", "train", "quality")] == [None] * 4
+    assert report["serving"] == {}
+    assert report_stage.tables.headline(report) == []
+    assert report_stage.summary_tables(report) == []
+
+
+def test_a_teacher_that_is_the_reference_has_no_score_of_its_own(publish, out):
+    quality = {
+        "metric": "rouge_l", "n": 50, "teacher": None, "baseline": 0.1, "student": 0.6, "retention": 0.6,
+        "ci95": {"teacher": None, "baseline": None, "student": [0.5, 0.7], "retention": [0.5, 0.7]},
+    }
+    report_stage.run(ReportSpec(), {"evaluate": publish("evaluate", 5, info={"quality": quality, "metrics": {}})}, out, CTX)
+    page = (out / "report.md").read_text()
+    assert "| student | 0.600 | [0.500, 0.700] |" in page
+    assert "| baseline | 0.100 | – |" in page
+    assert "| teacher |" not in page
+
+
+def test_a_stage_that_is_not_finished_is_named(tmp_path, out):
+    with pytest.raises(StageError, match="train is not finished"):
+        report_stage.run(ReportSpec(), {"train": tmp_path}, out, CTX)
+
+
+def test_a_manifest_that_breaks_the_contract_is_not_published(publish, out):
+    with pytest.raises(ValidationError, match="final_loss"):
+        report_stage.run(ReportSpec(), {"train": publish("train", 4, info={"steps": 1})}, out, CTX)
+    assert not (out / "report.json").exists()
+
+
+def test_markdown_has_every_table(written):
+    page = (written / "report.md").read_text()
+    titles = re.findall(r"^## (.*)$", page, re.MULTILINE)
+    assert titles == [
+        "Quality", "Serving: teacher", "Serving: student", "Curation", "Stages", "Generation and training", "Lineage",
+    ]
+    assert "| student | 0.872 | [0.840, 0.898] | 0.910 |" in page
+    assert "| retention | 91.4% | [88.5%, 94.1%] |  |" in page
+    assert "| concurrency 16 | 120 | 2 | 66.00 | 2,640 | 88.0 | 184.8 | ∞ |" in page
+    assert "| 64 req/s † |" in page
+    assert "client lagged: p99 lag 61.0 ms" in page
+    assert "| check reference | 2,874 | 95.8% |" in page
+
+
+def test_headline_compares_models_at_the_same_load(report):
+    sentences = report_stage.tables.headline(report)
+    assert sentences[0].startswith("The student keeps 91.4% of the teacher's exact match (0.872 against 0.954)")
+    assert sentences[1] == "At concurrency 16 it serves 2.4 times the teacher's output tokens per second."
+    assert sentences[2] == "2 of 960 measured requests failed."
+
+
+def text_of(*tables):
+    console = Console(width=160, file=io.StringIO())
+    console.print(*tables)
+    return console.file.getvalue()
+
+
+def test_serving_table_shows_every_level_of_every_model(report):
+    shown = text_of(report_stage.serving_table(report["serving"]))
+    models = [line.split()[0] for line in shown.splitlines() if " c=" in line or " req/s " in line]
+    assert models == ["model", *["teacher"] * 3, *["student"] * 5]
+    assert "64 req/s †" in shown
+    assert "client lagged" in shown
+    assert report_stage.serving_table({}).row_count == 0
+
+
+def test_summary_table_shows_each_model_at_its_best_valid_level(report):
+    shown = text_of(*report_stage.summary_tables(report))
+    student = next(line for line in shown.splitlines() if line.split()[:2] == ["student", "0.872"])
+    assert student.split() == ["student", "0.872", "[0.840,", "0.898]", "c=16", "2,640", "88.0", "184.8", "2"]
+    assert "baseline" in shown
+
+
+def test_html_needs_no_network_and_no_script(written):
+    page = (written / "report.html").read_text()
+    assert "<script" not in page
+    references = re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)""", page) + re.findall(r"url\(([^)]*)\)", page)
+    assert all(reference.startswith("#") for reference in references)
+    assert "@import" not in page
+    assert "<!DOCTYPE svg" not in page
+    assert len(page) < 400_000
+
+
+def test_html_escapes_what_the_user_wrote(written):
+    page = (written / "report.html").read_text()
+    assert "quick &lt;b&gt;&amp;" in page
+    assert "<b>" not in page
+
+
+def test_html_plots_what_there_is(written):
+    page = (written / "report.html").read_text()
+    labels = re.findall(r'<figure role="img" aria-label="([^"]*)"', page)
+    assert labels == [
+        "Scores on the validation prompts with 95 % intervals", "Training and validation loss by step",
+        "Output tokens per second against concurrency", "Time to first token against concurrency",
+        "Output tokens per second against rate", "Time to first token against rate", "Rows left after each filter",
+    ]
+    for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
+        ElementTree.fromstring(svg)
+    html.parser.HTMLParser().feed(page)
+
+
+def test_the_same_run_gives_the_same_page(inputs, out, written):
+    before = {file.name: file.read_bytes() for file in written.glob("report.*")}
+    report_stage.run(ReportSpec(), inputs, out, CTX)
+    assert {file.name: file.read_bytes() for file in written.glob("report.*")} == before
+
+
+def test_html_can_be_left_out(inputs, out):
+    counts = report_stage.run(ReportSpec(html=False), inputs, out, CTX)
+    assert set(counts.files) == {"report.json", "report.md"}
+    assert not (out / "report.html").exists()

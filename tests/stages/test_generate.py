@@ -1,0 +1,93 @@
+"""Rows, statuses and resumption, with the fake teacher in this process."""
+
+import pytest
+
+from engine import parts, pipeline
+from engine.backends import fake
+from engine.errors import StageError
+from engine.progress import Context
+from engine.records import Completion, file_metadata, read_tables, signal_of, to_rows
+from engine.stages import generate
+
+
+@pytest.fixture
+def answer(fake_job, tmp_path):
+    """Run the stage on fresh or existing prompts; returns (counts, rows, folder)."""
+
+    def run(count: int = 40, knobs: dict | None = None, **changes):
+        teacher = {"name": "t", "kind": "fake", "model": "fake", "fake": knobs or {}}
+        job = fake_job(count, generate={"teachers": [teacher], **changes})
+        prompts = pipeline.run(job, tmp_path / "runs", until="prompts").folders["prompts"]
+        out = tmp_path / "generate"
+        (out / "data").mkdir(parents=True, exist_ok=True)
+        counts = generate.run(job.generate, {"prompts": prompts}, out, Context("job", "math", 0), stream=fake.stream)
+        return counts, [row for table in read_tables([out / f for f in counts.files]) for row in to_rows(table, Completion)], out
+
+    return run
+
+
+def test_every_prompt_and_sample_ends_in_one_row(answer):
+    counts, rows, _ = answer(40, sampling={"temperature": 0.7, "samples": 3})
+    keys = [(row.prompt_id, row.teacher, row.sample_index) for row in rows]
+    assert counts.rows_in == counts.rows_out == len(set(keys)) == len(keys) == 40 * 3 + 8
+    assert {row.sample_index for row in rows if row.split == "validation"} == {0}
+    assert counts.info["status"] == {"ok": 128}
+
+
+def test_validation_is_greedy_and_samples_differ_by_seed_alone(answer):
+    _, rows, _ = answer(20, sampling={"temperature": 0.7, "samples": 2})
+    assert all(row.text == "What is" + row.text[7:] for row in rows if row.split == "validation")
+    first, second = ({r.prompt_id: r.text for r in rows if r.sample_index == s and r.split == "train"} for s in (0, 1))
+    assert any(first[i] != second[i] for i in first)
+
+
+def test_the_draws_do_not_depend_on_shards_and_parts(answer, tmp_path):
+    _, rows, out = answer(30, sampling={"temperature": 0.7}, shard_rows=32)
+    out.rename(tmp_path / "first")
+    _, again, _ = answer(30, sampling={"temperature": 0.7}, shard_rows=500, part_rows=3)
+    assert {(r.prompt_id, r.text) for r in rows} == {(r.prompt_id, r.text) for r in again}
+
+
+def test_the_signal_is_stored_flat_with_its_metadata(answer):
+    counts, rows, out = answer(10, capture={"top_k": 4})
+    signal = signal_of(rows[0].topk_ids, rows[0].topk_logprobs, rows[0].tail)
+    assert signal.ids.shape == signal.logprobs.shape == (len(rows[0].token_ids), 4)
+    assert signal.tail == pytest.approx(0.5**4)
+    metadata = file_metadata(out / next(iter(counts.files)))
+    assert (metadata["top_k"], metadata["vocab_size"], metadata["codec"], metadata["teacher"]) == (4, 256, "plain", "t")
+
+
+def test_a_prompt_longer_than_the_context_is_too_long_and_the_rest_finishes(answer):
+    counts, rows, _ = answer(40, {"max_model_len": 30})
+    long = [row for row in rows if row.status == "too_long"]
+    assert 0 < len(long) < 48
+    assert all(row.completion_tokens == 0 and "in a context of 30" in row.error for row in long)
+    assert counts.rows_in == 48
+
+
+def test_an_answer_that_runs_into_max_tokens_is_truncated(answer):
+    counts, _, _ = answer(10, sampling={"temperature": 0.0, "max_tokens": 5})
+    assert counts.info["status"] == {"truncated": 18}
+
+
+def test_failed_rows_fail_the_stage_and_the_next_run_tries_only_them(answer, tmp_path):
+    calls = tmp_path / "calls"
+    with pytest.raises(StageError, match=r"of 48 rows failed \(first: RuntimeError: the fake teacher failed this request\)"):
+        answer(40, {"error_fraction": 0.3, "calls": str(calls)})
+    failed = [key for key, status in parts.committed(tmp_path / "generate").items() if status == "error"]
+    assert 0 < len(failed) < 48
+    calls.unlink()
+    counts, rows, _ = answer(40, {"calls": str(calls)})
+    assert len(calls.read_bytes().splitlines()) == len(failed)
+    assert {row.status for row in rows} == {"ok"}
+    assert counts.rows_out == 48
+
+
+def test_failed_rows_are_published_within_the_declared_tolerance(answer):
+    counts, rows, _ = answer(40, {"error_fraction": 0.3}, max_failed_fraction=0.9)
+    assert counts.info["status"]["error"] == sum(row.status == "error" for row in rows) > 0
+
+
+def test_a_request_past_its_deadline_is_an_error(answer):
+    with pytest.raises(StageError, match="no answer within 0.2 s"):
+        answer(10, {"hang_fraction": 0.4}, request_timeout_s=0.2)

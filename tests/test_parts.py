@@ -1,0 +1,99 @@
+import asyncio
+import json
+
+import pytest
+
+from engine import parts
+from engine.errors import StageError
+from engine.records import Completion, completion_schema, read_tables
+
+
+def commit(folder, epoch, rows, teacher="t"):
+    """Commit (prompt_id, sample, status) rows as one part."""
+    async def work():
+        writer = parts.PartWriter(
+            folder, epoch, teacher, completion_schema(), {"top_k": 0},
+            lambda items: [Completion(i, teacher, s, "train", 0, status, text=status, prompt_tokens=2, completion_tokens=3) for i, s, status in items],
+            max_rows=1000, max_seconds=60,
+        )
+        for row in rows:
+            await writer.add(row)
+        await writer.commit()
+
+    asyncio.run(work())
+
+
+def rows_of(folder, settled):
+    return [(r["prompt_id"], r["sample_index"], r["status"]) for t in read_tables([folder / f for f in settled.files]) for r in t.to_pylist()]
+
+
+def test_a_file_without_a_record_does_not_exist(tmp_path):
+    epoch = parts.open_epoch(tmp_path)
+    commit(tmp_path, epoch, [(1, 0, "ok"), (2, 0, "ok")])
+    commit(tmp_path, epoch, [(3, 0, "ok")])
+    last = sorted((tmp_path / "commits").glob("record-*"))[-1]
+    last.unlink()
+    assert set(parts.committed(tmp_path)) == {("t", 1, 0), ("t", 2, 0)}
+    assert sum(parts.settle(tmp_path).files.values()) == 2
+
+
+def test_a_late_writer_of_an_older_epoch_is_ignored_for_ever(tmp_path):
+    old = parts.open_epoch(tmp_path)
+    commit(tmp_path, old, [(1, 0, "ok")])
+    new = parts.open_epoch(tmp_path)
+    commit(tmp_path, old, [(2, 0, "ok")])
+    commit(tmp_path, new, [(3, 0, "ok")])
+    assert set(parts.committed(tmp_path)) == {("t", 1, 0), ("t", 3, 0)}
+    parts.open_epoch(tmp_path)
+    assert set(parts.committed(tmp_path)) == {("t", 1, 0), ("t", 3, 0)}
+
+
+def test_a_driver_stops_when_another_claimed_its_epoch(tmp_path):
+    epoch = parts.open_epoch(tmp_path)
+    with pytest.raises(StageError, match=f"two drivers opened epoch {epoch}"):
+        parts.claim_epoch(tmp_path / "commits", epoch, [])
+
+
+def test_a_row_answered_twice_counts_once_and_the_part_is_rewritten(tmp_path):
+    epoch = parts.open_epoch(tmp_path)
+    commit(tmp_path, epoch, [(1, 0, "ok"), (2, 0, "ok")])
+    commit(tmp_path, epoch, [(2, 0, "ok"), (3, 0, "truncated")])
+    settled = parts.settle(tmp_path)
+    assert sorted(rows_of(tmp_path, settled)) == [(1, 0, "ok"), (2, 0, "ok"), (3, 0, "truncated")]
+    assert settled.status == {"ok": 2, "truncated": 1}
+    assert (settled.tokens_in, settled.tokens_out) == (6, 9)
+
+
+def test_an_answer_supersedes_an_error_and_an_error_never_an_answer(tmp_path):
+    epoch = parts.open_epoch(tmp_path)
+    commit(tmp_path, epoch, [(1, 0, "error"), (2, 0, "ok")])
+    commit(tmp_path, epoch, [(1, 0, "ok"), (2, 0, "error")])
+    settled = parts.settle(tmp_path)
+    assert sorted(rows_of(tmp_path, settled)) == [(1, 0, "ok"), (2, 0, "ok")]
+    assert settled.errors == []
+
+
+def test_an_unreadable_record_is_named(tmp_path):
+    epoch = parts.open_epoch(tmp_path)
+    commit(tmp_path, epoch, [(1, 0, "ok")])
+    record = next((tmp_path / "commits").glob("record-*"))
+    record.write_text(record.read_text()[:20])
+    with pytest.raises(StageError, match=record.name):
+        parts.committed(tmp_path)
+
+
+def test_old_rows_are_committed_without_waiting_for_a_full_part(tmp_path):
+    epoch = parts.open_epoch(tmp_path)
+
+    async def work():
+        writer = parts.PartWriter(
+            tmp_path, epoch, "t", completion_schema(), {}, lambda items: [Completion(i, "t", 0, "train", 0, "ok") for i in items],
+            max_rows=1000, max_seconds=0.1,
+        )
+        timer = asyncio.create_task(writer.commit_old())
+        await writer.add(7)
+        await asyncio.sleep(0.5)
+        timer.cancel()
+
+    asyncio.run(work())
+    assert set(parts.committed(tmp_path)) == {("t", 7, 0)}

@@ -1,0 +1,161 @@
+"""The loop over the stages, with the fake teacher and without Ray where the stages allow it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from engine import parts, pipeline
+from engine.errors import SpecError, StageError
+from engine.jobfile import dump_job
+from engine.pipeline import STAGES, identity_of
+from engine.rundir import MANIFEST, load_manifest, stage_files
+
+
+def run(job, tmp_path, **options):
+    return pipeline.run(job, tmp_path / "runs", **options)
+
+
+def test_a_finished_stage_is_reused_and_changes_no_byte(fake_job, tmp_path):
+    first = run(fake_job(), tmp_path, until="prompts")
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in first.folders["prompts"].rglob("*") if path.is_file()}
+    second = run(fake_job(), tmp_path, until="prompts")
+    assert second.reused == ("prompts",)
+    assert before == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in before}
+
+
+def test_force_opens_a_new_folder_and_keeps_the_old_one(fake_job, tmp_path):
+    first = run(fake_job(), tmp_path, until="prompts").folders["prompts"]
+    second = run(fake_job(), tmp_path, until="prompts", force=True).folders["prompts"]
+    assert second.name == f"{first.name}-2"
+    assert load_manifest(first) is not None
+    assert run(fake_job(), tmp_path, until="prompts").folders["prompts"] == second
+
+
+def test_a_stage_without_its_inputs_names_them(fake_job, tmp_path):
+    with pytest.raises(StageError, match="generate needs \\['prompts'\\]"):
+        run(fake_job(), tmp_path, only="generate")
+
+
+def test_an_unknown_stage_names_the_choices():
+    with pytest.raises(SpecError, match="--until generates: no such stage; choose one of prompts, generate"):
+        pipeline.choose(None, None, "generates")
+    with pytest.raises(SpecError, match="comes after"):
+        pipeline.choose(None, "train", "prompts")
+    assert pipeline.choose(None, "curate", "train") == ("curate", "train")
+
+
+def test_a_damaged_file_of_a_finished_stage_is_named(fake_job, tmp_path):
+    folder = run(fake_job(), tmp_path, until="prompts").folders["prompts"]
+    victim = stage_files(folder, "data/train")[0]
+    victim.write_bytes(victim.read_bytes()[:-10])
+    with pytest.raises(StageError, match=f"{victim.name}.*--only prompts --force"):
+        run(fake_job(), tmp_path, until="prompts")
+
+
+def test_moving_the_sources_reuses_and_changing_them_does_not(fake_job, tmp_path):
+    first = run(fake_job(), tmp_path, until="prompts").folders["prompts"]
+    moved = (tmp_path / "train.jsonl").rename(tmp_path / "moved.jsonl")
+    job = fake_job().model_copy(update={"prompts": fake_job().prompts.model_copy(update={"train": str(moved)})})
+    assert run(job, tmp_path, until="prompts").folders["prompts"] == first
+    moved.write_text(moved.read_text() + json.dumps({"prompt": "one more", "reference": "1"}) + "\n")
+    assert run(job, tmp_path, until="prompts").folders["prompts"] != first
+
+
+PLACEMENTS = {
+    "generate": {"shard_rows": 7, "part_rows": 9, "part_seconds": 3.0, "request_timeout_s": 9.0, "max_attempts": 5, "concurrency": 2,
+                 "max_failed_fraction": 0.5, "shards_in_flight": 1},
+    "train": {"batch_size": 9, "accumulation": 2, "workers": 3, "zero_stage": 3, "offload": "cpu", "gradient_checkpointing": True,
+              "checkpoint_steps": 7, "validate_steps": 7, "keep_checkpoints": 9, "max_failures": 9},
+    "evaluate": {"replicas": 3, "tensor_parallel": 4, "max_num_seqs": 3, "kv_cache_gib": 9.0},
+    "serve": {"port": 9999, "replicas": 4, "max_num_seqs": 7, "kv_cache_gib": 2.0, "tensor_parallel": 2, "max_model_len": 99},
+    "prompts": {"shard_rows": 3},
+}
+
+
+@pytest.mark.parametrize(("block", "field", "value"), [(b, f, v) for b, fields in PLACEMENTS.items() for f, v in fields.items()])
+def test_placement_never_changes_a_folder(fake_job, tmp_path, block, field, value):
+    job = fake_job()
+    changed = job.model_copy(update={block: getattr(job, block).model_copy(update={field: value})})
+    folders = dict.fromkeys(pipeline.NAMES, tmp_path)
+    (tmp_path / MANIFEST).write_text("{}")
+    for stage in STAGES:
+        assert identity_of(stage, job, folders, tmp_path) == identity_of(stage, changed, folders, tmp_path)
+
+
+def test_a_teachers_replicas_are_placement_and_its_dtype_is_not(fake_job, tmp_path):
+    (tmp_path / MANIFEST).write_text("{}")
+    folders = dict.fromkeys(pipeline.NAMES, tmp_path)
+    generate = next(stage for stage in STAGES if stage.name == "generate")
+
+    def identity(**change):
+        return identity_of(generate, fake_job(generate={"teachers": [{"name": "t", "kind": "fake", "model": "fake"} | change]}), folders, tmp_path)
+
+    assert identity() == identity(replicas=4, tensor_parallel=2, max_num_seqs=3, kv_cache_gib=2.0)
+    assert identity() != identity(dtype="float32")
+    assert identity() != identity(model="another")
+
+
+def test_two_drivers_in_one_run_folder_exclude_each_other(fake_job, tmp_path):
+    from engine.rundir import run_lock
+
+    with run_lock(tmp_path / "runs/fake"), pytest.raises(StageError, match="another process"):
+        run(fake_job(), tmp_path, until="prompts")
+
+
+def generate_command(tmp_path, job) -> list[str]:
+    (tmp_path / "job.yaml").write_text(dump_job(job))
+    return [sys.executable, "-m", "engine.cli", "run", str(tmp_path / "job.yaml"), "--runs", str(tmp_path / "runs"), "--until", "generate"]
+
+
+@pytest.mark.slow
+def test_a_killed_driver_resumes_and_nothing_committed_is_answered_again(fake_job, tmp_path):
+    calls = tmp_path / "calls"
+    teacher = {"name": "t", "kind": "fake", "model": "fake", "fake": {"latency_s": 0.05, "calls": str(calls)}}
+    job = fake_job(400, generate={"teachers": [teacher], "concurrency": 4, "part_rows": 10, "shard_rows": 40})
+    command = generate_command(tmp_path, job)
+    driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    folder, deadline = None, time.monotonic() + 120
+    while time.monotonic() < deadline:
+        folder = next((tmp_path / "runs/fake").glob("2-generate-*"), None)
+        if folder and len(list((folder / "commits").glob("record-*"))) >= 4:
+            break
+        time.sleep(0.05)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    assert folder is not None
+    assert not (folder / MANIFEST).exists()
+    time.sleep(3)  # the dead driver's replicas may still finish what they hold
+    committed = parts.committed(folder)
+    kept = {name: (folder / "data" / name).read_bytes() for name in os.listdir(folder / "data")}
+    calls_before = len(calls.read_bytes().splitlines())
+
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    manifest = load_manifest(folder)
+    assert manifest.rows_in == manifest.rows_out == 408
+    assert len(parts.committed(folder)) == 408
+    assert sum(entry.rows for entry in manifest.files.values()) == 408
+    assert len(calls.read_bytes().splitlines()) - calls_before == 408 - len(committed)
+    for name, content in kept.items():
+        assert (folder / "data" / name).read_bytes() == content
+
+    total = len(calls.read_bytes().splitlines())
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    assert len(calls.read_bytes().splitlines()) == total, "a second run of a finished job calls no teacher"
+
+
+@pytest.mark.slow
+def test_a_teacher_that_cannot_start_ends_the_job_with_its_own_words(fake_job, tmp_path, ray_cluster):
+    job = fake_job(generate={"teachers": [{"name": "t", "kind": "fake", "model": "fake", "fake": {"cannot_start": True}}]})
+    with pytest.raises(StageError, match="the fake teacher was told not to start"):
+        run(job, tmp_path, until="generate")
+
+
+def test_every_stage_name_is_documented_in_the_module_docstring():
+    flow = Path(pipeline.__file__).read_text().split('"""')[1]
+    assert all(name in flow for name in pipeline.NAMES)
