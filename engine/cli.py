@@ -225,7 +225,8 @@ def loadtest(job: Path, sets: tuple[str, ...], runs: str, url: str | None, model
 @SETS
 @RUNS
 @click.option("--cluster", type=click.Path(path_type=Path), required=True, help="Cluster file of a running Ray cluster.")
-def submit(job: Path, sets: tuple[str, ...], runs: str, cluster: Path) -> None:
+@click.option("--until", metavar="STAGE", help="Run up to this stage.")
+def submit(job: Path, sets: tuple[str, ...], runs: str, cluster: Path, until: str | None) -> None:
     """Run a job on a running cluster: submit it, follow its log, exit with its result."""
     with _errors():
         from engine import preflight
@@ -241,8 +242,7 @@ def submit(job: Path, sets: tuple[str, ...], runs: str, cluster: Path) -> None:
 
         where = str(job) if target.working_dir else str(job.resolve())
         command = [target.python or "python", "-m", "engine.cli", "run", where, "--runs", target.runs or str(local_runs(runs))]
-        for setting in sets:
-            command += ["--set", setting]
+        command += [word for setting in sets for word in ("--set", setting)] + (["--until", until] if until else [])
         here = "" if target.working_dir else f"cd {shlex.quote(os.getcwd())} && "
         ray_cluster.submit(target, here + shlex.join(command), secrets=secrets, on_log=lambda text: click.echo(text, nl=False))
 

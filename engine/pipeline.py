@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -94,6 +95,8 @@ def run(
                 manifest = _run_stage(stage, job, folders, folder, identity, ctx)
             if manifest is not None:
                 folders[stage.name], manifests[stage.name] = folder, manifest
+        for name in manifests["report"].files if "report" in manifests else ():
+            shutil.copyfile(folders["report"] / name, root / Path(name).name)
     return Run(root, folders, manifests, tuple(reused))
 
 

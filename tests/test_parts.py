@@ -1,5 +1,4 @@
 import asyncio
-import json
 
 import pytest
 
@@ -13,7 +12,9 @@ def commit(folder, epoch, rows, teacher="t"):
     async def work():
         writer = parts.PartWriter(
             folder, epoch, teacher, completion_schema(), {"top_k": 0},
-            lambda items: [Completion(i, teacher, s, "train", 0, status, text=status, prompt_tokens=2, completion_tokens=3) for i, s, status in items],
+            lambda items: [
+                Completion(i, teacher, s, "train", 0, status, text=status, prompt_tokens=2, completion_tokens=3) for i, s, status in items
+            ],
             max_rows=1000, max_seconds=60,
         )
         for row in rows:
@@ -24,7 +25,8 @@ def commit(folder, epoch, rows, teacher="t"):
 
 
 def rows_of(folder, settled):
-    return [(r["prompt_id"], r["sample_index"], r["status"]) for t in read_tables([folder / f for f in settled.files]) for r in t.to_pylist()]
+    rows = [row for table in read_tables([folder / name for name in settled.files]) for row in table.to_pylist()]
+    return [(row["prompt_id"], row["sample_index"], row["status"]) for row in rows]
 
 
 def test_a_file_without_a_record_does_not_exist(tmp_path):

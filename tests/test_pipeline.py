@@ -94,7 +94,8 @@ def test_a_teachers_replicas_are_placement_and_its_dtype_is_not(fake_job, tmp_pa
     generate = next(stage for stage in STAGES if stage.name == "generate")
 
     def identity(**change):
-        return identity_of(generate, fake_job(generate={"teachers": [{"name": "t", "kind": "fake", "model": "fake"} | change]}), folders, tmp_path)
+        job = fake_job(generate={"teachers": [{"name": "t", "kind": "fake", "model": "fake"} | change]})
+        return identity_of(generate, job, folders, tmp_path)
 
     assert identity() == identity(replicas=4, tensor_parallel=2, max_num_seqs=3, kv_cache_gib=2.0)
     assert identity() != identity(dtype="float32")

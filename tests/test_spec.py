@@ -71,7 +71,8 @@ FIELDS = {
     TrainSpec: {
         "student": (P, GIVEN, "/elsewhere"), "revision": (I, None, "abc"), "init": (I, "pretrained", "random"),
         "tokenizer": (P, None, "/elsewhere"), "loss": (I, "sft", "forward_kl"), "temperature": (I, 1.0, 2),
-        "tail": (I, "bucket", "renormalize"), "learning_rate": (I, 2e-5, 1e-3), "min_learning_rate_ratio": (I, 0.1, 0),
+        "tail": (I, "bucket", "renormalize"), "learning_rate": (I, 2e-5, 1e-3), "adam_beta2": (I, 0.999, 0.95),
+        "min_learning_rate_ratio": (I, 0.1, 0),
         "warmup_ratio": (I, 0.03, 0), "weight_decay": (I, 0.0, 0.1), "max_grad_norm": (I, 1.0, 0.5), "epochs": (I, 3, 1),
         "block_tokens": (I, 2048, 128), "long_examples": (I, "drop", "truncate"), "global_batch": (I, None, 64),
         "precision": (I, "bf16", "fp32"), "batch_size": (P, 2, 4), "accumulation": (P, 1, 2), "workers": (P, 1, 8),

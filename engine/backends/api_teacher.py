@@ -79,7 +79,8 @@ class AnthropicTeacher(_ApiTeacher):
         async with self._gate:
             reply = await self._client.messages.create(
                 model=self._model, messages=[m for m in prompt if m["role"] != "system"], max_tokens=sampling.max_tokens,
-                temperature=sampling.temperature, **({"system": system} if system else {}),
+                # The client has no argument for it any more; the protocol still takes it.
+                extra_body={"temperature": sampling.temperature}, **({"system": system} if system else {}),
             )
         text = "".join(block.text for block in reply.content if block.type == "text")
         return Generation(

@@ -31,9 +31,13 @@ def zero_config(spec: TrainSpec, device: str) -> dict[str, Any]:
         "train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 2, "managed_gradient_accumulation": False,
         "optimizer": {
             "type": "AdamW",
-            "params": {"lr": spec.learning_rate, "betas": [0.9, spec.adam_beta2], "weight_decay": spec.weight_decay, "torch_adam": True, "fused": True},
+            "params": {
+                "lr": spec.learning_rate, "betas": [0.9, spec.adam_beta2], "weight_decay": spec.weight_decay,
+                "torch_adam": True, "fused": True,
+            },
         },
-        "gradient_clipping": 0.0 if _is_plain(spec) else spec.max_grad_norm, "zero_optimization": zero, "bf16": {"enabled": spec.precision == "bf16"},
+        "gradient_clipping": 0.0 if _is_plain(spec) else spec.max_grad_norm, "zero_optimization": zero,
+        "bf16": {"enabled": spec.precision == "bf16"},
         "steps_per_print": 10**9,
     }
     if spec.precision == "bf16" and spec.zero_stage >= 2:

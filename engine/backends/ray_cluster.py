@@ -24,7 +24,8 @@ JOB_ENVIRONMENT = {"RAYLLM_ENABLE_REQUEST_PROMPT_LOGS": "0", "VLLM_NO_USAGE_STAT
 def connected(address: str | None, *, shared: Path, environment: Mapping[str, str] | None = None, **local: Any) -> Iterator[None]:
     """Ray for the length of the block: this process's own connection if it has one, else `address`, else a local cluster.
 
-    `environment` reaches every process of the job; `local` are arguments of ray.init for a local cluster. A connection made here is closed here. CapacityError if no cluster answers or a node does not see `shared`.
+    `environment` reaches every process of the job; `local` are arguments of ray.init for a local cluster. A connection
+    made here is closed here. CapacityError if no cluster answers or a node does not see `shared`.
     """
     if ray.is_initialized():
         yield
@@ -32,11 +33,13 @@ def connected(address: str | None, *, shared: Path, environment: Mapping[str, st
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     address = address or os.environ.get("RAY_ADDRESS")
-    environment = JOB_ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(_package_path())} | dict(environment or {})
-    os.environ.update(environment if environment and not address else {})
+    variables = JOB_ENVIRONMENT | dict(environment or {})
+    if not address:
+        os.environ.update(variables)  # the cluster's own processes start here and inherit it
+    variables["PYTHONPATH"] = os.pathsep.join(_package_path())
     local = {} if address else {"include_dashboard": False, "object_store_memory": _object_store_bytes()} | local
     try:
-        ray.init(address=address, namespace="distill", log_to_driver=True, runtime_env={"env_vars": environment}, **local)
+        ray.init(address=address, namespace="distill", log_to_driver=True, runtime_env={"env_vars": variables}, **local)
     except (ConnectionError, RuntimeError) as error:
         raise CapacityError(
             f"no Ray cluster answers at {address or 'this machine'}: {error}; start one with `ray start --head`, or leave --cluster out"

@@ -16,7 +16,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from ray import serve
-from ray.llm._internal.serve.core.configs.openai_api_models import to_model_metadata  # as Ray's own documentation of `ingress` does
+from ray.llm._internal.serve.core.configs.openai_api_models import (
+    to_model_metadata,  # as Ray's own documentation of `ingress` does
+)
 from ray.llm._internal.serve.core.ingress.ingress import init as llm_fastapi_app
 from ray.serve.config import HTTPOptions
 from ray.serve.llm import LLMConfig, build_llm_deployment
@@ -130,7 +132,9 @@ def require_free_port(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise CapacityError(f"serve: port {port} on {host} cannot be used ({error.strerror}); choose another with --set serve.port=N") from error
+            raise CapacityError(
+                f"serve: port {port} on {host} cannot be used ({error.strerror}); choose another with --set serve.port=N"
+            ) from error
 
 
 def _wait_until_running(timeout_s: float, on_wait: Callable[[str], None]) -> None:

@@ -23,6 +23,7 @@ def run_workers(
     """Call work(task, rank, workers) on every worker; rank 0's return value.
 
     A worker that dies restarts all of them, up to `max_failures` times; then StageError with the cause's last lines.
+    CapacityError if the cluster has too few devices: Ray Train itself would wait for them without a word.
     """
     # The controller is an actor: it takes these from the driver's environment.
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
@@ -31,7 +32,10 @@ def run_workers(
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
+    from engine.backends.ray_cluster import require
+
     on_gpu = device == "gpu"
+    require("train", device, workers, f"workers={workers}")
     trainer = TorchTrainer(
         _enter,
         train_loop_config={"work": work, "task": task, "on_gpu": on_gpu},
@@ -47,7 +51,7 @@ def run_workers(
     try:
         return trainer.fit().return_value
     except TrainingFailedError as error:
-        raise StageError(f"workers failed {max_failures + 1} times, the last time with:\n{root_cause(error)}") from error
+        raise StageError(f"train: workers failed {max_failures + 1} times, the last time with:\n{root_cause(error)}") from error
 
 
 def _enter(config: dict[str, Any]) -> Any:

@@ -12,7 +12,7 @@ import torch
 from torch import distributed
 
 from engine.backends.ray_train import root_cause, run_workers
-from engine.errors import StageError
+from engine.errors import CapacityError, StageError
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -47,6 +47,11 @@ def test_a_worker_that_keeps_failing_ends_with_its_own_words(tmp_path: Path) -> 
 
     with pytest.raises(StageError, match=r"(?s)failed 1 times.*rank 1.*block 17 is made of cheese"):
         run_workers(work, tmp_path, workers=2, device="cpu", folder=tmp_path / "ray", max_failures=0)
+
+
+def test_more_workers_than_the_cluster_has_is_a_capacity_error(tmp_path: Path) -> None:
+    with pytest.raises(CapacityError, match=r"train wants 5 CPUs \(workers=5\); the cluster has 4"):
+        run_workers(print, tmp_path, workers=5, device="cpu", folder=tmp_path, max_failures=0)
 
 
 def test_the_root_cause_is_not_the_peer_that_lost_its_connection() -> None:

@@ -89,5 +89,5 @@ def test_failed_rows_are_published_within_the_declared_tolerance(answer):
 
 
 def test_a_request_past_its_deadline_is_an_error(answer):
-    with pytest.raises(StageError, match="no answer within 0.2 s"):
+    with pytest.raises(StageError, match=r"no answer within 0\.2 s"):
         answer(10, {"hang_fraction": 0.4}, request_timeout_s=0.2)

@@ -51,7 +51,8 @@ def load_tokenizer(spec: TrainSpec) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(source, revision=revision)
     except (OSError, ValueError) as error:
-        raise StageError(f"train: no tokenizer in {source} ({error}); set train.tokenizer to one that has it") from error
+        reason = str(error).splitlines()[0]
+        raise StageError(f"train: no tokenizer in {source} ({reason}); set train.tokenizer to one that has it") from error
 
 
 def load_model(source: str, spec: TrainSpec) -> PreTrainedModel:

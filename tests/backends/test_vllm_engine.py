@@ -1,0 +1,87 @@
+"""Engine arguments as pure functions, and one real engine: a tiny DeepSeek-V3 (MLA and MoE) split over two devices."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine import pipeline
+from engine.backends.vllm_engine import engine_arguments, engine_environment, split_flat_logprobs
+from engine.records import Completion, file_metadata, read_tables, signal_of, to_rows
+from engine.spec import TeacherSpec
+
+
+class Flat:
+    def __init__(self, token_ids, logprobs):
+        self.token_ids, self.logprobs = token_ids, logprobs
+
+
+def test_the_sampled_token_is_dropped_before_the_mass_is_summed():
+    half, quarter = np.log(0.5), np.log(0.25)
+    sampled, ids, logprobs, tail = split_flat_logprobs(Flat([7, 7, 3, 9, 1, 2], [half, half, quarter, -9.0, quarter, quarter]), 2, 2)
+    assert sampled == pytest.approx([half, -9.0])
+    assert ids.tolist() == [7, 3, 1, 2]
+    assert logprobs == pytest.approx([half, quarter, quarter, quarter])
+    assert tail == pytest.approx([0.25, 0.5])
+
+
+def test_a_signal_cut_short_is_refused():
+    with pytest.raises(ValueError, match="5 log-probabilities for 2 tokens"):
+        split_flat_logprobs(Flat([1] * 5, [0.0] * 5), 2, 2)
+
+
+def test_a_cpu_engine_gets_what_keeps_it_alive():
+    arguments = engine_arguments(TeacherSpec(name="t", model="m", max_model_len=16384), "cpu", top_k=64)
+    assert arguments["enable_chunked_prefill"] is False
+    assert arguments["max_num_batched_tokens"] >= 16384
+    assert arguments["kv_cache_memory_bytes"] == 2**30
+    assert arguments["max_logprobs"] == 64
+    assert arguments["logprobs_mode"] == "raw_logprobs"
+
+
+def test_a_gpu_engine_keeps_vllms_own_scheduling():
+    arguments = engine_arguments(TeacherSpec(name="t", model="m", tensor_parallel=8), "gpu")
+    assert not {"enforce_eager", "enable_chunked_prefill", "kv_cache_memory_bytes"} & arguments.keys()
+    assert (arguments["tensor_parallel_size"], arguments["distributed_executor_backend"]) == (8, "mp")
+    assert engine_environment(8, "gpu") == {}
+
+
+@pytest.fixture(scope="session")
+def tiny_deepseek(tmp_path_factory):
+    """A random DeepSeek-V3 of three layers with the quickstart's tokenizer."""
+    import torch
+    from transformers import AutoTokenizer, DeepseekV3Config, DeepseekV3ForCausalLM
+
+    folder = tmp_path_factory.mktemp("deepseek")
+    tokenizer = AutoTokenizer.from_pretrained(Path(__file__).parents[2] / "jobs/quickstart/teacher")
+    config = DeepseekV3Config(
+        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=256, moe_intermediate_size=64, num_hidden_layers=3,
+        num_attention_heads=4, num_key_value_heads=4, n_shared_experts=1, n_routed_experts=8, num_experts_per_tok=2, n_group=2,
+        topk_group=1, topk_method="noaux_tc", first_k_dense_replace=1, kv_lora_rank=512, q_lora_rank=64, qk_rope_head_dim=64,
+        v_head_dim=128, qk_nope_head_dim=128, max_position_embeddings=1024, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id, bos_token_id=None,
+    )
+    torch.manual_seed(0)
+    DeepseekV3ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_a_tiny_deepseek_v3_answers_at_tensor_parallel_two(fake_job, tmp_path, ray_cluster, tiny_deepseek):
+    teacher = {"name": "v3", "model": str(tiny_deepseek), "dtype": "bfloat16", "tensor_parallel": 2, "kv_cache_gib": 0.25}
+    job = fake_job(
+        24, generate={"teachers": [teacher], "sampling": {"temperature": 0.7, "max_tokens": 12}, "capture": {"top_k": 8}},
+    )
+    run = pipeline.run(job, tmp_path / "runs", until="generate")
+    manifest = run.manifests["generate"]
+    assert manifest.rows_out == 32
+    assert set(manifest.info["status"]) <= {"ok", "truncated", "empty"}
+    files = [run.folders["generate"] / name for name in manifest.files]
+    assert file_metadata(files[0])["top_k"] == 8
+    for row in (row for table in read_tables(files) for row in to_rows(table, Completion)):
+        signal = signal_of(row.topk_ids, row.topk_logprobs, row.tail)
+        assert signal.ids.shape == (len(row.token_ids), 8)
+        assert len(row.token_logprobs) == len(row.token_ids) > 0
+        mass = np.exp(signal.logprobs).sum(axis=1) + signal.tail
+        assert mass == pytest.approx(np.ones(len(mass)), abs=5e-3)

@@ -1,0 +1,137 @@
+"""The commands as a user types them."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import REPOSITORY
+
+from engine.jobfile import dump_job
+
+
+def distill(*arguments, cwd=None, **options):
+    command = [sys.executable, "-m", "engine.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, **options)
+
+
+@pytest.fixture
+def job_file(fake_job, tmp_path):
+    def write(*arguments, **changes):
+        (tmp_path / "job.yaml").write_text(dump_job(fake_job(*arguments, **changes)))
+        return tmp_path / "job.yaml"
+
+    return write
+
+
+def test_check_prints_the_plan_of_the_quickstart():
+    result = distill("check", REPOSITORY / "jobs/quickstart.yaml", "--runs", "/nonexistent")
+    assert result.returncode == 0, result.stderr
+    assert "GPUs wanted: 0" in result.stdout
+    for stage in ("prompts", "generate", "curate", "train", "evaluate", "loadtest", "report"):
+        assert stage in result.stdout
+
+
+def test_check_is_quick_and_imports_nothing_heavy():
+    code = (
+        "import sys\nfrom engine import cli\ntry: cli.main(sys.argv[1:])\nexcept SystemExit as e: code = e.code\n"
+        "print(sorted(set(sys.modules) & {'torch', 'ray', 'vllm', 'transformers', 'deepspeed'}), code)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, "check", str(REPOSITORY / "jobs/quickstart.yaml")], capture_output=True, text=True, check=True,
+    )
+    assert result.stdout.strip().splitlines()[-1] == "[] 0"
+
+
+def test_a_bad_job_exits_2_with_place_and_remedy(job_file):
+    path = job_file()
+    path.write_text(path.read_text().replace("learning_rate:", "lerning_rate:"))
+    result = distill("run", path)
+    assert result.returncode == 2
+    assert "lerning_rate" in result.stderr
+    assert "learning_rate" in result.stderr.replace("lerning_rate", "")
+    assert str(path) in result.stderr
+
+
+def test_bad_lines_warn_and_strict_exits_1(job_file, tmp_path):
+    path = job_file()
+    with (tmp_path / "train.jsonl").open("ab") as file:
+        file.write(b'{"prompt": "cut\n' + b'{"prompt": "\xff\xfe"}\n' + b'{"question": "no such field"}\n')
+    relaxed = distill("run", path, "--until", "prompts", "--runs", tmp_path / "runs")
+    assert relaxed.returncode == 0, relaxed.stderr
+    assert "quarantine" in relaxed.stdout
+    strict = distill("run", path, "--until", "prompts", "--runs", tmp_path / "strict", "--strict")
+    assert strict.returncode == 1
+    assert "quarantine" in strict.stderr
+
+
+def test_noise_goes_to_a_log_whose_path_is_shown(job_file, tmp_path):
+    result = distill("run", job_file(), "--until", "prompts", "--runs", tmp_path / "runs")
+    (log,) = (tmp_path / "runs/fake/logs").glob("*-run.log")
+    assert str(log) in result.stdout
+
+
+def test_status_reads_files_alone(job_file, tmp_path):
+    path = job_file()
+    distill("run", path, "--until", "prompts", "--runs", tmp_path / "runs")
+    result = distill("status", path, "--runs", tmp_path / "runs")
+    assert result.returncode == 0, result.stderr
+    assert "done" in result.stdout
+    assert "not started" in result.stdout
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts_name_the_command(shell):
+    assert "distill" in distill("completion", shell).stdout
+
+
+def test_object_stores_are_refused_with_the_way_out(job_file):
+    result = distill("run", job_file(), "--runs", "s3://bucket/runs")
+    assert result.returncode == 2
+    assert "local or shared folder" in result.stderr
+
+
+@pytest.mark.slow
+def test_submit_follows_a_job_on_a_cluster_with_token_authentication(job_file, tmp_path):
+    """`ray start --head` with token auth, one job that succeeds and one that fails."""
+    with socket.socket() as first, socket.socket() as second:
+        first.bind(("127.0.0.1", 0))
+        second.bind(("127.0.0.1", 0))
+        gcs, dashboard = first.getsockname()[1], second.getsockname()[1]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | {
+        "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef0123456789abcdef", "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    ray = [sys.executable, "-m", "ray.scripts.scripts"]
+    head = subprocess.Popen(
+        [*ray, "start", "--head", "--block", "--port", str(gcs), "--dashboard-port", str(dashboard), "--num-cpus", "2",
+         "--temp-dir", str(tmp_path / "ray"), "--ray-client-server-port", "0", "--dashboard-agent-listen-port", "0"],
+        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )
+    cluster = tmp_path / "cluster.yaml"
+    cluster.write_text(f"name: here\naddress: http://127.0.0.1:{dashboard}\nray_address: auto\npython: {sys.executable}\n")
+    try:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", dashboard)) == 0:
+                    break
+            time.sleep(0.5)
+        path = job_file()
+        arguments = ("submit", path, "--cluster", cluster, "--runs", tmp_path / "runs", "--set", "train.epochs=1")
+        good = distill(*arguments, "--until", "curate", env=environment)
+        assert good.returncode == 0, good.stdout + good.stderr
+        assert "curate" in good.stdout
+        bad = job_file(generate={"teachers": [{"name": "t", "kind": "fake", "model": "fake", "fake": {"cannot_start": True}}]})
+        failed = distill("submit", bad, "--cluster", cluster, "--runs", tmp_path / "runs", "--until", "curate", env=environment)
+        assert failed.returncode != 0
+        assert "the fake teacher was told not to start" in failed.stdout + failed.stderr
+    finally:
+        head.terminate()
+        head.wait(60)
+
+
+def test_a_set_on_the_command_line_reaches_the_job(job_file, tmp_path):
+    distill("run", job_file(), "--until", "prompts", "--runs", tmp_path / "runs", "--set", "train.learning_rate=3e-5")
+    assert "learning_rate: 3.0e-05" in (tmp_path / "runs/fake/job.yaml").read_text()

@@ -1,0 +1,166 @@
+"""The whole way on the real components: the quickstart with fewer rows, then its endpoint as a stranger would use it."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import httpx
+import openai
+import pytest
+import torch
+from conftest import KEY, REPOSITORY
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from engine import pipeline
+from engine.jobfile import load_job
+from engine.records import Example, Prompt, read_tables, to_rows
+from engine.rundir import stage_files
+from engine.stages.report.contract import Report
+
+pytestmark = pytest.mark.slow
+TIE = 2e-3  # a gap between the two best logits below which engines may choose differently
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def job():
+    os.environ["DISTILL_TEST_KEY"] = KEY
+    sets = [
+        "prompts.limit=160", "train.epochs=2", "train.checkpoint_steps=5",
+        f"serve.port={free_port()}", "serve.api_key_env=DISTILL_TEST_KEY",
+        "loadtest.concurrency=[2]", "loadtest.rates=[4.0]", "loadtest.seconds=2", "loadtest.warmup_seconds=0.5",
+    ]
+    return load_job(REPOSITORY / "jobs/quickstart.yaml", sets)
+
+
+@pytest.fixture(scope="session")
+def run(job, ray_cluster, tmp_path_factory):
+    return pipeline.run(job, tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="session")
+def endpoint(job, run):
+    with pipeline.serving(job, ["student"], run.root.parent) as endpoint:
+        yield endpoint
+
+
+def test_every_stage_accounts_for_its_rows(run):
+    assert tuple(run.manifests) == pipeline.NAMES
+    for manifest in run.manifests.values():
+        assert manifest.rows_in == manifest.rows_out + sum(manifest.dropped.values())
+    assert run.manifests["prompts"].rows_out == run.manifests["generate"].rows_out == 320
+    assert run.manifests["curate"].rows_in == 160
+
+
+def test_the_report_keeps_its_contract_and_needs_no_network(run):
+    report = Report.model_validate_json((run.root / "report.json").read_text())
+    assert report.quality.n == 160
+    assert report.quality.teacher >= 0.9
+    assert report.quality.baseline <= 0.1
+    assert set(report.serving) == {"teacher", "student"}
+    for model in report.serving.values():
+        assert len(model.levels) == 2
+        assert all(level.requests > 0 and level.failed == 0 for level in model.levels)
+    page = (run.root / "report.html").read_text()
+    assert "<svg" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "<script" not in page
+    assert "teacher" in (run.root / "report.md").read_text()
+
+
+def test_training_reads_nothing_but_curated_teacher_answers(run):
+    examples = [row for t in read_tables(stage_files(run.folders["curate"], "data/train")) for row in to_rows(t, Example)]
+    train_ids = {row.prompt_id for t in read_tables(stage_files(run.folders["prompts"], "data/train")) for row in to_rows(t, Prompt)}
+    assert {example.prompt_id for example in examples} <= train_ids
+    assert {example.teacher for example in examples} == {"teacher"}
+    assert run.manifests["train"].rows_in == len(examples)
+
+
+def test_training_lowers_the_loss_and_writes_tensorboard_events(run):
+    lines = [json.loads(line) for line in (run.folders["train"] / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert losses[-1] < 0.7 * losses[0]
+    assert any("validation_loss" in line for line in lines)
+    assert list((run.folders["train"] / "tensorboard").glob("events*"))
+
+
+def test_a_second_run_reuses_every_stage_and_changes_no_byte(job, run):
+    files = {path: path.read_bytes() for folder in run.folders.values() for path in folder.rglob("*.parquet")}
+    again = pipeline.run(job, run.root.parent)
+    assert again.reused == pipeline.NAMES
+    assert all(path.read_bytes() == content for path, content in files.items())
+
+
+def test_other_replicas_workers_and_zero_stage_continue_in_the_same_folders(job, run):
+    teacher = job.generate.teachers[0].model_copy(update={"replicas": 2})
+    other = job.model_copy(update={
+        "generate": job.generate.model_copy(update={"teachers": [teacher]}),
+        "train": job.train.model_copy(update={"workers": 1, "zero_stage": 3}),
+    })
+    assert [plan.folder for plan in pipeline.plan(other, run.root.parent)] == list(run.folders.values())
+
+
+def test_the_student_gives_the_reports_answers_in_transformers(run):
+    folder = run.folders["train"] / "student"
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder).eval()
+    answers = [r for t in read_tables(stage_files(run.folders["evaluate"], "data/")) for r in t.to_pylist() if r["model"] == "student"]
+    messages = {
+        row.prompt_id: row.messages
+        for table in read_tables(stage_files(run.folders["prompts"], "data/validation")) for row in to_rows(table, Prompt)
+    }
+    for answer in answers[:20]:
+        ids = tokenizer.apply_chat_template(
+            messages[answer["prompt_id"]], add_generation_prompt=True, return_tensors="pt", return_dict=False
+        )
+        with torch.inference_mode():
+            out = model.generate(ids, max_new_tokens=64, do_sample=False, output_logits=True, return_dict_in_generate=True)
+        text = tokenizer.decode(out.sequences[0, ids.shape[1]:], skip_special_tokens=True)
+        if text != answer["text"]:
+            gaps = [float(torch.diff(step[0].topk(2).values.flip(0))) for step in out.logits]
+            assert min(gaps) < TIE, f"{answer['prompt_id']}: {text!r} != {answer['text']!r} without a tie (smallest gap {min(gaps):.2g})"
+
+
+def client(endpoint) -> openai.OpenAI:
+    return openai.OpenAI(base_url=endpoint.base_url, api_key=endpoint.api_key)
+
+
+QUESTION = [{"role": "user", "content": "Mia has 47 apples and buys 35 more. How many apples does Mia have?"}]
+
+
+def test_the_openai_client_gets_an_answer_and_a_stream(endpoint):
+    plain = client(endpoint).chat.completions.create(model="student", messages=QUESTION, max_tokens=24, temperature=0)
+    assert plain.usage.completion_tokens > 0
+    chunks = client(endpoint).chat.completions.create(model="student", messages=QUESTION, max_tokens=24, temperature=0, stream=True)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == plain.choices[0].message.content
+
+
+ROUTES = ["/v1/models", "/v1/chat/completions", "/v1/completions", "/docs", "/openapi.json", "/-/routes", "/-/healthz", "/x"]
+
+
+@pytest.mark.parametrize("path", ROUTES)
+@pytest.mark.parametrize("header", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {KEY}"}])
+def test_a_missing_or_wrong_key_gets_401_on_every_route(endpoint, path, header):
+    root = endpoint.base_url.removesuffix("/v1")
+    assert httpx.get(root + path, headers=header).status_code == 401
+    assert httpx.get(root + path, headers={"Authorization": f"Bearer {KEY}"}).status_code != 401
+
+
+def test_vllms_own_benchmark_works_against_the_endpoint(endpoint, run, tmp_path):
+    arguments = [
+        "--backend", "openai-chat", "--base-url", endpoint.base_url.removesuffix("/v1"), "--endpoint", "/v1/chat/completions",
+        "--model", "student", "--tokenizer", str(run.folders["train"] / "student"), "--dataset-name", "random", "--random-input-len", "16",
+        "--random-output-len", "8", "--num-prompts", "8", "--save-result", "--result-dir", str(tmp_path), "--result-filename", "bench.json",
+    ]
+    code = (
+        "import argparse, asyncio, sys; from vllm.benchmarks.serve import add_cli_args, main_async;"
+        "parser = argparse.ArgumentParser(); add_cli_args(parser); asyncio.run(main_async(parser.parse_args(sys.argv[1:])))"
+    )
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True, env=os.environ | {"OPENAI_API_KEY": KEY}, timeout=300)
+    assert json.loads((tmp_path / "bench.json").read_text())["completed"] == 8
