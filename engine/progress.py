@@ -46,10 +46,10 @@ class Progress:
         return self._stage
 
     @contextmanager
-    def stage(self, name: str, folder: Path, unit: str = "rows") -> Iterator[None]:
+    def stage(self, name: str, folder: Path) -> Iterator[None]:
         """Show one stage while the block runs."""
         self._stage, self._file = name, folder / PROGRESS
-        self._state = {"stage": name, "done": 0, "total": None, "unit": unit, "started": time.time()}
+        self._state = {"stage": name, "done": 0, "total": None, "unit": "rows", "started": time.time()}
         self._last_line = time.monotonic()
         self._last_file = 0.0
         if self.console and self.console.is_terminal:
@@ -72,10 +72,14 @@ class Progress:
         if self.console:
             self.console.print(f"{name:<9} reused  {folder.name}", highlight=False)
 
-    def update(self, done: int | None = None, total: int | None = None, note: str | None = None, **figures: Any) -> None:
-        """Rows done so far, their total, and figures worth showing (tokens/s, loss, …); None leaves a value as it is."""
+    def update(
+        self, done: int | None = None, total: int | None = None, note: str | None = None, unit: str | None = None, **figures: Any
+    ) -> None:
+        """Units done so far, their total, and figures worth showing (tokens/s, loss, …); None leaves a value as it is."""
+        if done is not None and self._state.get("done", 0) == 0:
+            self._state |= {"first": done, "started": time.time()}  # start-up is no part of the ETA
         announce = note is not None and note != self._state.get("note")
-        changes = {"done": done, "total": total, "note": note}
+        changes = {"done": done, "total": total, "note": note, "unit": unit}
         self._state |= {key: value for key, value in changes.items() if value is not None}
         self._state["figures"] = self._state.get("figures", {}) | figures
         self._show(announce)
@@ -98,8 +102,8 @@ class Progress:
         done, total = self._state["done"], self._state["total"]
         if not total:
             return "  ".join(part for part in (self._state.get("note", ""), text) if part)
-        elapsed = time.time() - self._state["started"]
-        eta = f"  ETA {elapsed / done * (total - done):.0f} s" if 0 < done < total else ""
+        new, elapsed = done - self._state.get("first", 0), time.time() - self._state["started"]
+        eta = f"  ETA {elapsed / new * (total - done):.0f} s" if new > 0 and done < total else ""
         return f"{done:,}/{total:,} {self._state['unit']}  {text}{eta}"
 
     def _write(self, force: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import uuid
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import EngineError, StageError
+
+_log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 900  # workers import torch and deepspeed, which takes minutes on a busy machine
 _ERROR_LINES = 15
@@ -30,28 +33,34 @@ def run_workers(
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_TIMEOUT_S))
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
-    from ray.train.v2.api.exceptions import TrainingFailedError
+    from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
 
     from engine.backends.ray_cluster import require
 
     on_gpu = device == "gpu"
     require("train", device, workers, f"workers={workers}")
-    trainer = TorchTrainer(
-        _enter,
-        train_loop_config={"work": work, "task": task, "on_gpu": on_gpu},
-        scaling_config=ScalingConfig(
-            num_workers=workers, use_gpu=on_gpu, resources_per_worker={"GPU": 1} if on_gpu else {"CPU": 1}
-        ),
-        torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
-        # The same name would make Ray restore its own idea of the run; ours lies in the task's folder.
-        run_config=RunConfig(
-            name=uuid.uuid4().hex[:8], storage_path=str(folder.resolve()), failure_config=FailureConfig(max_failures=max_failures)
-        ),
-    )
-    try:
-        return trainer.fit().return_value
-    except TrainingFailedError as error:
-        raise StageError(f"train: workers failed {max_failures + 1} times, the last time with:\n{root_cause(error)}") from error
+    for attempt in range(1, max_failures + 2):
+        trainer = TorchTrainer(
+            _enter,
+            train_loop_config={"work": work, "task": task, "on_gpu": on_gpu},
+            scaling_config=ScalingConfig(
+                num_workers=workers, use_gpu=on_gpu, resources_per_worker={"GPU": 1} if on_gpu else {"CPU": 1}
+            ),
+            torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
+            # The same name would make Ray restore its own idea of the run; ours lies in the task's folder.
+            run_config=RunConfig(
+                name=uuid.uuid4().hex[:8], storage_path=str(folder.resolve()),
+                failure_config=FailureConfig(max_failures=max_failures + 1 - attempt),
+            ),
+        )
+        try:
+            return trainer.fit().return_value
+        except TrainingFailedError as error:
+            # Ray gives up at once when a worker dies while the group still starts, whatever max_failures says.
+            if not isinstance(error, ControllerError) or attempt > max_failures:
+                raise StageError(f"train: workers failed {max_failures + 1} times, the last time with:\n{root_cause(error)}") from error
+            _log.warning("workers died while starting (attempt %d of %d): %s", attempt, max_failures + 1, root_cause(error))
+    raise AssertionError("unreachable: the last attempt returns or raises")
 
 
 def _enter(config: dict[str, Any]) -> Any:

@@ -69,7 +69,7 @@ def main() -> None:
         context = Context("make_teacher", "math", SEED, progress=Progress(Console()))
         out = work / "train"
         out.mkdir()
-        with context.progress.stage("teacher", out, unit="steps"):
+        with context.progress.stage("teacher", out):
             train.run(spec, {"curate": work / "curate"}, out, context, launch=train.run_in_process, build_engine=train.TorchEngine)
         shutil.rmtree(FOLDER, ignore_errors=True)
         shutil.copytree(out / "student", FOLDER)

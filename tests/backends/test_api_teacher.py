@@ -14,7 +14,8 @@ from engine.spec import CaptureSpec, TeacherSpec
 
 CONVERSATION = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is 2 + 3?"}]
 OPENAI = {
-    "id": "1", "object": "chat.completion", "created": 0, "model": "m", "usage": {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13},
+    "id": "1", "object": "chat.completion", "created": 0, "model": "m",
+    "usage": {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13},
     "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "#### 5"}}],
 }
 ANTHROPIC = {

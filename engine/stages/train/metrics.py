@@ -64,7 +64,7 @@ def follow(path: Path, progress: Progress, total: int) -> Iterator[None]:
                 progress.update(done=last["step"], total=total, loss=float(last["loss"]), **{"tok/s": rate})
 
     watcher = threading.Thread(target=watch, name="train-progress", daemon=True)
-    progress.update(done=0, total=total)
+    progress.update(done=0, total=total, unit="steps")
     watcher.start()
     try:
         yield

@@ -1,0 +1,55 @@
+"""Run the quickstart from nothing and compare it with the figures that it promises. See README.md beside this file."""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from engine.rundir import git_commit, versions
+
+REPOSITORY = Path(__file__).parents[2]
+LIMIT_S, SECOND_LIMIT_S = 900, 30
+
+
+def timed_run(runs: Path) -> float:
+    """Seconds of one `distill run`; CalledProcessError if it fails."""
+    command = [sys.executable, "-m", "engine.cli", "run", str(REPOSITORY / "jobs/quickstart.yaml"), "--runs", str(runs)]
+    started = time.monotonic()
+    subprocess.run(command, check=True)
+    return round(time.monotonic() - started, 1)
+
+
+def main() -> int:
+    """Exit 1 if a figure is missed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, required=True)
+    target = parser.parse_args().json
+    with tempfile.TemporaryDirectory() as temporary:
+        first, second = timed_run(Path(temporary)), timed_run(Path(temporary))
+        report = json.loads((Path(temporary) / "quickstart/report.json").read_text())
+    quality = report["quality"]
+    failed = sum(level["failed"] for model in report["serving"].values() for level in model["levels"])
+    figures = {
+        "teacher": (quality["teacher"], ">=", 0.90), "baseline": (quality["baseline"], "<=", 0.10),
+        "student": (quality["student"], ">=", 0.80), "retention": (quality["retention"], ">=", 0.85),
+        "failed_requests": (failed, "<=", 0), "seconds": (first, "<=", LIMIT_S), "second_run_seconds": (second, "<=", SECOND_LIMIT_S),
+    }
+    ratios = {
+        name: {"value": value, "bound": f"{sign} {bound}", "ok": value >= bound if sign == ">=" else value <= bound}
+        for name, (value, sign, bound) in figures.items()
+    }
+    stages = {name: stage["seconds"] for name, stage in report["stages"].items()}
+    machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "system": platform.platform()}
+    result = {"machine": machine, "versions": versions(), "git_commit": git_commit(), "ratios": ratios, "stage_seconds": stages}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(result | {"quality": quality, "serving": report["serving"]}, indent=1) + "\n")
+    return 0 if all(ratio["ok"] for ratio in ratios.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
