@@ -20,25 +20,22 @@ _NUMBER_PATTERN = (
     r"(?:\.\d+)?(?:/\d+)?"
 )
 _NUMBER = re.compile(_NUMBER_PATTERN)
-_MARKED_NUMBER = re.compile(rf"####[\s*]*({_NUMBER_PATTERN})")  # without a number it is a Markdown heading
+_MARKED = re.compile(
+    rf"####[\s*]*(?P<number>{_NUMBER_PATTERN})"  # without a number it is a Markdown heading
+    r"|\\boxed\{(?!\s*\})(?P<boxed>(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})+)\}"  # not empty; braces in it up to two deep
+)
 _FRACTION = re.compile(r"\\[dt]?frac\{(-?\d+)\}\{(\d+)\}")
 _MARKUP = re.compile(r"\\(?:text|mathrm|mbox)\{([^{}]*)\}|\\[!,;: ]|\\left|\\right|[*`]|\\(?=[%$])")
 _UNIT = re.compile(r"(?:[\s$€£%°.,:]|(?<![A-Za-z])[A-Za-z]{2,}(?![A-Za-z]))*")
 
-# Words that name the label anywhere in a text, and words that do so only as the first word of a text that names none.
-_NLI_WORDS = {
-    "entailment": r"entail(?:ment|s|ed)?",
-    "neutral": r"neutral",
-    "contradiction": r"contradict(?:ion|s|ed|ory)?",
-}
-_NLI_FIRST_WORDS = {
-    "entailment": {"yes", "true"},
-    "neutral": {"maybe", "unknown", "undetermined", "unrelated", "possibly"},
-    "contradiction": {"no", "false"},
-}
 _NLI_MENTION = re.compile(
-    "|".join(rf"(?P<{label}>(?<!not )(?<!not_)(?<!non-)\b{words}\b)" for label, words in _NLI_WORDS.items())
+    r"(?<!not )(?<!not_)(?<!non-)\b"
+    r"(?:(?P<entailment>entail(?:ment|s|ed)?)|(?P<neutral>neutral)|(?P<contradiction>contradict(?:ion|s|ed|ory)?))\b"
 )
+# What the first word means in a text that mentions no label.
+_NLI_FIRST_WORD = {
+    "yes": "entailment", "true": "entailment", "maybe": "neutral", "unknown": "neutral", "no": "contradiction", "false": "contradiction",
+}
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
@@ -63,13 +60,10 @@ def normalise_qa(text: str) -> str:
 def _math(text: str) -> FinalAnswer | None:
     """The last of GSM8K's `#### 5` and `\\boxed{x}`, else the last number."""
     text = _FRACTION.sub(r" \1/\2", text.replace("−", "-"))
-    *_, marked = [None, *_MARKED_NUMBER.finditer(text)]
-    boxed_at = text.rfind("\\boxed{")
-    if marked and marked.start() > boxed_at:
-        text = marked[1]
-    elif boxed := _braced(text, boxed_at):
-        return _value(boxed)
-    numbers = _numbers(text)
+    *_, marked = [None, *_MARKED.finditer(text)]
+    if marked and marked["boxed"]:
+        return _value(marked["boxed"])
+    numbers = _numbers(marked["number"] if marked else text)
     return numbers[-1][1] if numbers else None
 
 
@@ -95,24 +89,14 @@ def _numbers(text: str) -> list[tuple[str, Fraction]]:
     return found
 
 
-def _braced(text: str, boxed_at: int) -> str | None:
-    """What stands in the braces of the `\\boxed{` at this place; None for -1, and where they are empty or never close."""
-    start, depth = boxed_at + len("\\boxed{"), 1
-    for end in range(start, len(text) if boxed_at >= 0 else 0):
-        depth += {"{": 1, "}": -1}.get(text[end], 0)
-        if depth == 0:
-            return text[start:end].strip() or None
-    return None
-
-
 def _nli(text: str) -> str | None:
     """The label that the text starts with, else the last one that it mentions, else what a first yes, no or maybe means."""
     text = text.lower()
     word = re.search(r"\w+", text)
     mentions = list(_NLI_MENTION.finditer(text))
-    if word and mentions:
+    if mentions:
         return (mentions[0] if mentions[0].start() == word.start() else mentions[-1]).lastgroup
-    return next((label for label, words in _NLI_FIRST_WORDS.items() if word and word[0] in words), None)
+    return _NLI_FIRST_WORD.get(word[0]) if word else None
 
 
 def _qa(text: str) -> str | None:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import SpecError
-from engine.spec import API_KINDS, JobSpec
-from engine.yamlfile import Document, FieldPath, dotted, dump_yaml, read_document
+from engine.spec import JobSpec
+from engine.yamlfile import Document, FieldPath, dump_yaml, read_document
 
 
 def load_job(path: Path, sets: Sequence[str] = ()) -> JobSpec:
@@ -21,8 +21,7 @@ def load_job(path: Path, sets: Sequence[str] = ()) -> JobSpec:
     document = read_document(Path(path))
     for setting in sets:
         _apply_set(document, setting)
-    _resolve_paths(document)
-    return document.build(JobSpec)
+    return _with_absolute_paths(document.build(JobSpec), document)
 
 
 def dump_job(job: JobSpec) -> str:
@@ -31,70 +30,56 @@ def dump_job(job: JobSpec) -> str:
 
 
 def _apply_set(document: Document, setting: str) -> None:
+    """Put the value of `train.epochs=1` or `generate.teachers.0.replicas=2` into the document; missing blocks are opened."""
     name, equals, text = setting.partition("=")
-    if not equals or not all(name.split(".")):
+    if not equals:
         raise SpecError(f"--set {setting}: write field=value, such as --set train.epochs=1")
-    path: FieldPath = ()
     here: Any = document.data
+    path: FieldPath = ()
     *blocks, last = name.split(".")
-    for part in blocks:
-        key = _key(here, part, path, setting)
-        path = (*path, key)
-        if isinstance(here, dict) and here.get(key) is None:
-            here[key] = {}
-            document.places[path] = f"--set {setting}"
-        here = here[key]
-    key = _key(here, last, path, setting)
-    path = (*path, key)
-    for old in [old for old in document.places if old[: len(path)] == path]:
-        del document.places[old]
-    here[key] = document.read_value(text, path, lambda line: f"--set {setting}")
+    try:
+        for part in blocks:
+            path = (*path, int(part) if isinstance(here, list) else part)
+            if isinstance(here, dict) and here.get(part) is None:
+                here[part] = {}
+                document.places[path] = f"--set {setting}"
+            here = here[path[-1]]
+        path = (*path, int(last) if isinstance(here, list) else last)
+        for old in [old for old in document.places if old[: len(path)] == path]:
+            del document.places[old]
+        here[path[-1]] = document.read_value(text, path, lambda line: f"--set {setting}")
+    except (LookupError, TypeError, ValueError):
+        raise SpecError(f"--set {setting}: {name} is no field; list items go by number, as in generate.teachers.0.name") from None
 
 
-def _key(here: Any, part: str, around: FieldPath, setting: str) -> str | int:
-    """`part` of a dotted name as a key of `here`: a field of a block or an index of a list."""
-    if isinstance(here, dict):
-        return part
-    if not isinstance(here, list):
-        raise SpecError(f"--set {setting}: {dotted(around)} is a plain value; it has no field {part}")
-    if not part.isdecimal() or int(part) >= len(here):
-        raise SpecError(f"--set {setting}: {dotted(around)} is a list of {len(here)}; give an index from 0 to {len(here) - 1}")
-    return int(part)
+def _with_absolute_paths(job: JobSpec, document: Document) -> JobSpec:
+    """The name of an API model is no path, and of a fake teacher neither."""
+    prompts = {name: _files(getattr(job.prompts, name), ("prompts", name), document) for name in ("train", "validation")}
+    train = {name: _model(getattr(job.train, name), ("train", name), document) for name in ("student", "tokenizer")}
+    teachers = [
+        teacher.model_copy(update={"model": _model(teacher.model, ("generate", "teachers", number, "model"), document)})
+        if teacher.kind == "vllm" else teacher
+        for number, teacher in enumerate(job.generate.teachers)
+    ]
+    return job.model_copy(update={
+        "prompts": job.prompts.model_copy(update=prompts),
+        "train": job.train.model_copy(update=train),
+        "generate": job.generate.model_copy(update={"teachers": teachers}),
+    })
 
 
-def _resolve_paths(document: Document) -> None:
-    """Make the paths among the job's fields absolute; fields of a wrong type are left for validation to report."""
-    prompts, train, generate = (_block(document.data.get(name)) for name in ("prompts", "train", "generate"))
-    for name in ("train", "validation"):
-        value = prompts.get(name)
-        if isinstance(value, str):
-            prompts[name] = _absolute(document, ("prompts", name), value)
-        elif isinstance(value, list):
-            prompts[name] = [
-                _absolute(document, ("prompts", name, number), item) if isinstance(item, str) else item
-                for number, item in enumerate(value)
-            ]
-    for name in ("student", "tokenizer"):
-        _resolve_model(document, train, ("train", name))
-    teachers = generate.get("teachers")
-    for number, teacher in enumerate(teachers if isinstance(teachers, list) else []):
-        if isinstance(teacher, dict) and teacher.get("kind") not in (*API_KINDS, "fake"):
-            _resolve_model(document, teacher, ("generate", "teachers", number, "model"))
+def _files(value: str | list[str] | None, path: FieldPath, document: Document) -> str | list[str] | None:
+    if isinstance(value, list):
+        return [_absolute(item, (*path, number), document) for number, item in enumerate(value)]
+    return _absolute(value, path, document) if value else value
 
 
-def _resolve_model(document: Document, block: dict[str, Any], path: FieldPath) -> None:
+def _model(value: str | None, path: FieldPath, document: Document) -> str | None:
     """A model is a path if it exists or looks like one; otherwise it is a hub name and stays."""
-    value = block.get(str(path[-1]))
-    if isinstance(value, str) and value:
-        absolute = _absolute(document, path, value)
-        if value.startswith(("./", "../", "/", "~")) or os.path.exists(absolute):
-            block[str(path[-1])] = absolute
+    folder = _absolute(value or "", path, document)
+    return folder if value and (value.startswith(("./", "../", "/", "~")) or os.path.exists(folder)) else value
 
 
-def _absolute(document: Document, path: FieldPath, value: str) -> str:
+def _absolute(value: str, path: FieldPath, document: Document) -> str:
     base = Path.cwd() if document.place(path).startswith("--set ") else document.file.absolute().parent
-    return os.path.normpath(base / os.path.expanduser(value)) if value else value
-
-
-def _block(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
+    return os.path.normpath(base / os.path.expanduser(value))

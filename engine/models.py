@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-_BYTES = {"float32": 4.0, "float16": 2.0, "bfloat16": 2.0}
 
 
 @dataclass(frozen=True)
@@ -20,7 +17,6 @@ class Architecture:
     """One model. Parameters are in billions; `mla_rank` is the width of a latent (MLA) cache entry, 0 for plain KV heads."""
 
     params_b: float
-    active_params_b: float
     layers: int
     hidden: int
     heads: int
@@ -30,44 +26,33 @@ class Architecture:
     vocab: int
     max_context: int
     bytes_per_param: float
-    source: str
 
     @property
     def weights_gb(self) -> float:
         """Stored weights in GB (1e9 bytes)."""
         return self.params_b * self.bytes_per_param
 
-    def kv_bytes_per_token(self, tensor_parallel: int = 1, value_bytes: int = 2) -> float:
-        """KV cache of one token on one device in bytes; a latent cache is whole on each device (serving sizing B6.2)."""
+    def kv_bytes_per_token(self, tensor_parallel: int = 1) -> float:
+        """16-bit KV cache of one token on one device in bytes; a latent cache is whole on each device (serving sizing B6.2)."""
         if self.mla_rank:
-            return self.layers * self.mla_rank * value_bytes
-        return 2 * self.layers * self.kv_heads * self.head_dim * value_bytes * max(1 / tensor_parallel, 1 / self.kv_heads)
+            return 2 * self.layers * self.mla_rank
+        return 4 * self.layers * self.kv_heads * self.head_dim * max(1 / tensor_parallel, 1 / self.kv_heads)
 
 
-_PHI_3 = "transformers configuration_phi3.py defaults; model cards for the context"
 # Keys are hub names without owner, lower case, without `meta-` in front and `-instruct` behind.
 KNOWN: dict[str, Architecture] = {
-    "deepseek-v3": Architecture(
-        671, 37, 61, 7168, 128, 128, 128, 576, 129_280, 163_840, 1,
-        "deepseek-ai/DeepSeek-V3 README and config.json; MLA rank 512 + 64 rope; native FP8 without the 14B MTP head",
-    ),
-    "llama-3.1-405b": Architecture(
-        405, 405, 126, 16384, 128, 8, 128, 0, 128_256, 131_072, 2, "vLLM blog 2024-07-23; config.json copies",
-    ),
-    "llama-3.1-405b-instruct-fp8": Architecture(
-        405, 405, 126, 16384, 128, 8, 128, 0, 128_256, 131_072, 1.19,
-        "as Llama-3.1-405B; FP8 in the MLP only, about 482 GB, computed for Meta's FBGEMM checkpoint",
-    ),
-    "llama-3.1-8b": Architecture(
-        8.03, 8.03, 32, 4096, 32, 8, 128, 0, 128_256, 131_072, 2, "config.json as copied by public recipes",
-    ),
-    "phi-4-mini": Architecture(
-        3.84, 3.84, 32, 3072, 24, 8, 128, 0, 200_064, 131_072, 2,
-        "microsoft/Phi-4-mini-instruct model card; apxml.com for the shape",
-    ),
-    "phi-3-mini-4k": Architecture(3.82, 3.82, 32, 3072, 32, 32, 96, 0, 32_064, 4096, 2, _PHI_3),
-    "phi-3-mini-128k": Architecture(3.82, 3.82, 32, 3072, 32, 32, 96, 0, 32_064, 131_072, 2, _PHI_3),
-    "phi-3.5-mini": Architecture(3.82, 3.82, 32, 3072, 32, 32, 96, 0, 32_064, 131_072, 2, _PHI_3 + "; shape of Phi-3-mini"),
+    # deepseek-ai/DeepSeek-V3 README and config.json; MLA rank 512 + 64 rope; native FP8 without the 14B MTP head
+    "deepseek-v3": Architecture(671, 61, 7168, 128, 128, 128, 576, 129_280, 163_840, 1),
+    # vLLM blog 2024-07-23; config.json copies
+    "llama-3.1-405b": Architecture(405, 126, 16384, 128, 8, 128, 0, 128_256, 131_072, 2),
+    # as Llama-3.1-405B; FP8 in the MLP only, about 482 GB, computed for Meta's FBGEMM checkpoint
+    "llama-3.1-405b-instruct-fp8": Architecture(405, 126, 16384, 128, 8, 128, 0, 128_256, 131_072, 1.19),
+    # config.json as copied by public recipes
+    "llama-3.1-8b": Architecture(8.03, 32, 4096, 32, 8, 128, 0, 128_256, 131_072, 2),
+    # microsoft/Phi-4-mini-instruct model card; apxml.com for the shape
+    "phi-4-mini": Architecture(3.84, 32, 3072, 24, 8, 128, 0, 200_064, 131_072, 2),
+    # transformers configuration_phi3.py defaults; model card for the context
+    "phi-3.5-mini": Architecture(3.82, 32, 3072, 32, 32, 96, 0, 32_064, 131_072, 2),
 }
 
 
@@ -91,27 +76,25 @@ def load_config(folder: Path) -> dict[str, Any] | None:
 def _local_facts(folder: Path) -> Architecture | None:
     config = load_config(folder)
     shape = ("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size")
-    if config is None or not all(isinstance(config.get(name), int) and config[name] > 0 for name in shape):
+    if config is None or not set(shape) <= config.keys():
         return None
     layers, hidden, heads, vocab = (config[name] for name in shape)
     kv_heads = config.get("num_key_value_heads") or heads
     head_dim = config.get("head_dim") or hidden // heads
     rank = config["kv_lora_rank"] + config.get("qk_rope_head_dim", 0) if config.get("kv_lora_rank") else 0
-    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     per_param = _bytes_per_param(config)
-    ffn = config.get("intermediate_size", 4 * hidden)
-    embeddings = vocab * hidden * (1 if config.get("tie_word_embeddings") else 2)
-    dense = embeddings + layers * hidden * (2 * head_dim * (heads + kv_heads) + 3 * ffn)
-    params_b = size / per_param / 1e9 if size else dense / 1e9
-    return Architecture(
-        params_b, params_b, layers, hidden, heads, kv_heads, head_dim, rank, vocab, _max_context(config), per_param, str(folder)
-    )
+    params_b = sum(file.stat().st_size for file in folder.glob("*.safetensors")) / per_param / 1e9
+    if not params_b:  # no weights yet: a dense transformer of this shape
+        embeddings = vocab * hidden * (1 if config.get("tie_word_embeddings") else 2)
+        ffn = config.get("intermediate_size", 4 * hidden)
+        params_b = (embeddings + layers * hidden * (2 * head_dim * (heads + kv_heads) + 3 * ffn)) / 1e9
+    return Architecture(params_b, layers, hidden, heads, kv_heads, head_dim, rank, vocab, _max_context(config), per_param)
 
 
 def _bytes_per_param(config: dict[str, Any]) -> float:
-    if "fp8" in json.dumps(config.get("quantization_config") or {}).lower():
+    if "fp8" in json.dumps(config.get("quantization_config")):
         return 1.0
-    return _BYTES.get(re.sub(r"^torch\.", "", str(config.get("dtype") or config.get("torch_dtype"))), 4.0)
+    return 2.0 if (config.get("dtype") or config.get("torch_dtype")) in ("float16", "bfloat16") else 4.0
 
 
 def _max_context(config: dict[str, Any]) -> int:

@@ -92,8 +92,10 @@ def stream(shards: Sequence[dict[str, Any]], build: Callable[[], Any], **_: Any)
         for shard in shards:
             yield loop.run_until_complete(worker(shard))
     finally:
-        for task in asyncio.all_tasks(loop):
+        left = asyncio.all_tasks(loop)
+        for task in left:
             task.cancel()
+        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
         loop.close()
 
 

@@ -131,11 +131,10 @@ def submit(cluster: Cluster, entrypoint: str, *, secrets: Mapping[str, str], on_
         raise StageError(f"job {job_id} {status.value.lower()}: {message.strip()[-2000:]}; its log: ray job logs {job_id}")
 
 
-def root_cause(error: BaseException) -> EngineError | BaseException:
-    """The innermost error of ours inside Ray's wrappers, else the innermost cause."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, EngineError):
-            return seen
-        error, seen = seen, getattr(seen, "cause", None) or seen.__cause__
-    return error
+def root_cause(error: BaseException) -> BaseException:
+    """The error of ours inside Ray's wrappers, if there is one, else the innermost error that says something."""
+    chain = [error]
+    while following := getattr(chain[-1], "cause", None) or chain[-1].__cause__:
+        chain.append(following)
+    telling = [link for link in chain if str(link)] or chain
+    return next((link for link in chain if isinstance(link, EngineError)), telling[-1])

@@ -7,11 +7,13 @@ engine's batch never drains between shards. Rows never travel through Ray: a rep
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 import ray
 import ray.data
+from ray.util.annotations import RayDeprecationWarning
 
 from engine.backends import ray_cluster
 from engine.errors import EngineError, StageError
@@ -46,11 +48,14 @@ def stream(
     # One block per shard in, one small block out: nothing is split, merged or retried as a larger unit.
     rows = ray.data.from_items([{"shard": json.dumps(shard)} for shard in shards], override_num_blocks=len(shards))
     resources = {"num_gpus": devices, "num_cpus": 0} if device == "gpu" else {"num_cpus": devices}
-    receipts = rows.map_batches(
-        _Replica, fn_constructor_args=(build,), batch_size=None, zero_copy_batch=True,
-        compute=ray.data.ActorPoolStrategy(size=min(replicas, len(shards)), max_tasks_in_flight_per_actor=2 * shards_in_flight),
-        max_concurrency=shards_in_flight, **resources,
-    )
+    with warnings.catch_warnings():
+        # Ray 2.60 deprecates free remote arguments, but has no named one for tasks at a time per actor yet.
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        receipts = rows.map_batches(
+            _Replica, fn_constructor_args=(build,), batch_size=None, zero_copy_batch=True,
+            compute=ray.data.ActorPoolStrategy(size=min(replicas, len(shards)), max_tasks_in_flight_per_actor=2 * shards_in_flight),
+            max_concurrency=shards_in_flight, **resources,
+        )
     try:
         for row in receipts.iter_rows():
             yield json.loads(row["receipt"])

@@ -7,8 +7,6 @@ prompt counts: an answer that was cut or failed is scored on the text that it ha
 from __future__ import annotations
 
 import json
-import logging
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,19 +14,34 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
+from engine import parts
 from engine.answers import final_answer
+from engine.backends import ray_data
+from engine.backends.answering import answer_prompts
 from engine.errors import StageError
 from engine.progress import Context
 from engine.records import ANSWER, Answer, Completion, Prompt, derive_seed, read_tables, to_rows, to_table, write_parquet
 from engine.rundir import Counts, load_manifest, stage_files
-from engine.spec import EvaluateSpec, GenerateSpec
-from engine.stages.evaluate.engines import answer_with_engines
-from engine.stages.evaluate.metrics import METRICS, TASK_METRICS, interval_of, resolve_metrics, retention_interval, score_of
-
-logger = logging.getLogger(__name__)
+from engine.spec import EvaluateSpec, GenerateSpec, SamplingSpec, TeacherSpec
+from engine.stages.evaluate import metrics
 
 Answers = dict[str, list[Completion]]  # model -> one per validation prompt
 Statistics = dict[str, dict[str, np.ndarray]]  # metric -> model -> (N, C)
+
+
+def answer_with_engines(
+    *, models: Mapping[str, str], files: Sequence[Path], out: Path, max_tokens: int, spec: EvaluateSpec, ctx: Context,
+) -> Answers:
+    """One greedy answer per prompt of `files` and model (name -> folder or hub name); parts under `out` make it resumable."""
+    placed = {name: getattr(spec, name) for name in ("tensor_parallel", "replicas", "max_num_seqs", "kv_cache_gib", "dtype")}
+    wanted = GenerateSpec(
+        teachers=[TeacherSpec(name=name, model=model, **placed) for name, model in models.items()],
+        sampling=SamplingSpec(temperature=0.0, max_tokens=max_tokens),
+    )
+    answer_prompts(wanted, files, out, ctx, stream=ray_data.stream)
+    tables = read_tables([out / name for name in parts.settle(out).files])
+    rows = [row for table in tables for row in to_rows(table, Completion)]
+    return {name: [row for row in rows if row.teacher == name] for name in models}
 
 
 def run(
@@ -36,7 +49,7 @@ def run(
     answer: Callable[..., Answers] = answer_with_engines,
 ) -> Counts:
     """Score all models on the validation prompts. StageError without such prompts, or where an answer is missing."""
-    names = resolve_metrics(ctx.task, spec.metrics)
+    names = metrics.resolve_metrics(ctx.task, spec.metrics)
     files = stage_files(inputs["prompts"], "data/validation-")
     prompts: list[Prompt] = [row for table in read_tables(files) for row in to_rows(table, Prompt)]
     if not prompts:
@@ -47,19 +60,21 @@ def run(
     given |= answer(models=models, files=files, out=out / "answers", max_tokens=limit, spec=spec, ctx=ctx)
     answers = {model: _in_order(model, given.get(model, []), prompts) for model in ("teacher", *models)}
 
-    references, kind = _references(ctx.task, prompts, answers["teacher"])
-    texts = {model: [row.text for row in rows] for model, rows in answers.items()}
+    references, missing = _references(ctx.task, prompts, answers["teacher"])
+    kind = "gold" if not missing else "teacher" if missing == len(prompts) else "mixed"
     statistics: Statistics = {
-        name: {model: METRICS[name].statistics(ctx.task, said, references) for model, said in texts.items()} for name in names
+        name: {model: metrics.statistics_of(name, ctx.task, [row.text for row in rows], references) for model, rows in answers.items()}
+        for name in names
     }
     rows = _answer_rows(answers, references, statistics)
     (out / "data").mkdir(parents=True, exist_ok=True)
     write_parquet(to_table(rows, ANSWER), out / "data/answers.parquet")
+    warning = f"{missing} of {len(prompts)} prompts have no gold answer; the teacher's is their reference"
     info = {
         "quality": _quality(names[0], statistics[names[0]], kind, spec.bootstrap_samples, derive_seed(ctx.seed, "evaluate")),
-        "metrics": {name: {model: score_of(name, found) for model, found in by.items()} for name, by in statistics.items()},
+        "metrics": {name: {model: metrics.score_of(name, found) for model, found in by.items()} for name, by in statistics.items()},
         "reference": kind,
-        "status": {model: dict(Counter(row.status for row in done)) for model, done in answers.items()},
+        "warnings": [warning] if missing else [],
     }
     return Counts(len(rows), len(rows), {"data/answers.parquet": len(rows)}, info=info)
 
@@ -67,8 +82,7 @@ def run(
 def _model_paths(train: Path, baseline: bool) -> dict[str, str]:
     """Student and baseline as the train stage published them: a folder of its own, or a model elsewhere."""
     manifest = load_manifest(train)
-    if manifest is None:
-        raise StageError(f"{train.name} is not finished; run the job without --only to finish it")
+    assert manifest is not None, f"{train} is not finished"
     wanted = ("student", "baseline") if baseline else ("student",)
     inside = {model: train / manifest.info[model] for model in wanted}
     return {model: str(folder) if folder.exists() else manifest.info[model] for model, folder in inside.items()}
@@ -91,39 +105,32 @@ def _in_order(model: str, rows: Sequence[Completion], prompts: Sequence[Prompt])
     return [by_id[prompt.prompt_id] for prompt in prompts]
 
 
-def _references(task: str, prompts: Sequence[Prompt], teacher: Sequence[Completion]) -> tuple[list[str], str]:
-    """A reference per prompt, and their kind: `gold`, `teacher` where no prompt has a usable gold answer, or `mixed`."""
-    compares_final = METRICS[TASK_METRICS[task][0]].is_proportion
+def _references(task: str, prompts: Sequence[Prompt], teacher: Sequence[Completion]) -> tuple[list[str], int]:
+    """A reference per prompt, and how many of them are the teacher's answer because there is no usable gold one."""
+    compares_final = metrics.METRICS[metrics.TASK_METRICS[task][0]].is_proportion
     gold = [p.reference if not compares_final or final_answer(task, p.reference or "") is not None else None for p in prompts]
-    missing = sum(reference is None for reference in gold)
-    kind = "gold" if not missing else "teacher" if missing == len(gold) else "mixed"
-    if missing:
-        logger.warning("evaluate: %d of %d prompts have no gold answer; the teacher's is their reference", missing, len(gold))
-    return [row.text if reference is None else reference for reference, row in zip(gold, teacher, strict=True)], kind
+    references = [row.text if reference is None else reference for reference, row in zip(gold, teacher, strict=True)]
+    return references, gold.count(None)
 
 
 def _answer_rows(answers: Answers, references: Sequence[str], statistics: Statistics) -> list[Answer]:
     rows = []
     for model, completions in answers.items():
         for at, (done, reference) in enumerate(zip(completions, references, strict=True)):
-            scores = {name: round(score_of(name, by[model][at : at + 1]), 6) for name, by in statistics.items()}
+            scores = {name: round(metrics.score_of(name, by[model][at : at + 1]), 6) for name, by in statistics.items()}
             rows.append(Answer(done.prompt_id, model, done.status, done.text, reference, json.dumps(scores)))
     return rows
 
 
 def _quality(metric: str, statistics: Mapping[str, np.ndarray], kind: str, samples: int, seed: int) -> dict[str, Any]:
     """The headline: scores, retention and their intervals. None where there is nothing to say."""
-    scores: dict[str, float | None] = {model: score_of(metric, found) for model, found in statistics.items()}
-    ci95 = {model: interval_of(metric, found, samples, seed) for model, found in statistics.items()}
+    nothing = dict.fromkeys(("teacher", "baseline", "student"))
+    scores = nothing | {model: metrics.score_of(metric, found) for model, found in statistics.items()}
+    ci95 = nothing | {model: metrics.interval_of(metric, found, samples, seed) for model, found in statistics.items()}
     if kind == "teacher":  # the teacher against itself says nothing; the student's score already is a ratio to it
         retention, ci95["retention"] = scores["student"], ci95["student"]
         scores["teacher"] = ci95["teacher"] = None
     else:
         retention = scores["student"] / scores["teacher"] if scores["teacher"] else None
-        ci95["retention"] = None
-        if retention is not None:
-            ci95["retention"] = retention_interval(metric, statistics["student"], statistics["teacher"], samples, seed)
-    models = {model: scores.get(model) for model in ("teacher", "baseline", "student")}
-    return {
-        "metric": metric, "n": len(statistics["student"]), **models, "retention": retention, "ci95": {"baseline": None} | ci95,
-    }
+        ci95["retention"] = metrics.retention_interval(metric, statistics["student"], statistics["teacher"], samples, seed)
+    return {"metric": metric, "n": len(statistics["student"]), **scores, "retention": retention, "ci95": ci95}

@@ -6,11 +6,14 @@ sum, so that means, corpus BLEU and the paired bootstrap of `retention = student
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import sacrebleu
 
 from engine.answers import normalise_qa, same_final_answer
 from engine.errors import SpecError
@@ -20,9 +23,9 @@ Interval = list[float] | None
 
 @dataclass(frozen=True)
 class Metric:
-    """Statistics (N, C) of answers, and the score of summed statistics (C,) of n answers."""
+    """Statistics (C,) of one answer, and the score of their sums (C,) over n answers."""
 
-    statistics: Callable[[str, Sequence[str], Sequence[str]], np.ndarray]  # task, texts, references
+    statistics: Callable[[str, str, str], list[float]]  # task, text, reference
     score: Callable[[np.ndarray, int], float]
     is_proportion: bool = False
 
@@ -36,6 +39,11 @@ def resolve_metrics(task: str, wanted: str | Sequence[str]) -> list[str]:
     return names or allowed
 
 
+def statistics_of(metric: str, task: str, texts: Sequence[str], references: Sequence[str]) -> np.ndarray:
+    """Statistics (N, C) of all answers."""
+    return np.array([METRICS[metric].statistics(task, text, ref) for text, ref in zip(texts, references, strict=True)])
+
+
 def score_of(metric: str, statistics_NC: np.ndarray) -> float:
     """The score of all answers."""
     return float(METRICS[metric].score(statistics_NC.sum(0), len(statistics_NC)))
@@ -46,82 +54,71 @@ def interval_of(metric: str, statistics_NC: np.ndarray, samples: int, seed: int)
     if METRICS[metric].is_proportion:
         from scipy.stats import binomtest  # seconds to import, wanted once per run
 
-        found = binomtest(round(statistics_NC.sum()), len(statistics_NC)).proportion_ci(method="wilson")
-        return [float(found.low), float(found.high)]
-    score = METRICS[metric].score
-    return _percentiles([score(sums, len(statistics_NC)) for sums in _resampled(statistics_NC, samples, seed)])
+        return list(binomtest(round(statistics_NC.sum()), len(statistics_NC)).proportion_ci(method="wilson"))
+    return _bootstrap(lambda sums_C: METRICS[metric].score(sums_C, len(statistics_NC)), statistics_NC, samples, seed)
 
 
 def retention_interval(metric: str, student_NC: np.ndarray, teacher_NC: np.ndarray, samples: int, seed: int) -> Interval:
     """95 % interval of student / teacher: percentile bootstrap over prompts, both models on the same resample."""
-    score, columns = METRICS[metric].score, student_NC.shape[1]
-    ratios = []
-    for sums in _resampled(np.hstack([student_NC, teacher_NC]), samples, seed):
-        if teacher := score(sums[columns:], len(student_NC)):
-            ratios.append(score(sums[:columns], len(student_NC)) / teacher)
-    return _percentiles(ratios) if ratios else None
+    score, count, columns = METRICS[metric].score, *student_NC.shape
+
+    def ratio(sums: np.ndarray) -> float | None:
+        teacher = score(sums[columns:], count)
+        return score(sums[:columns], count) / teacher if teacher else None
+
+    return _bootstrap(ratio, np.hstack([student_NC, teacher_NC]), samples, seed)
 
 
-def f1_of(text: str, reference: str) -> float:
-    """Harmonic mean of precision and recall of normalised words (official SQuAD v1.1 evaluation script)."""
-    said, wanted = normalise_qa(text).split(), normalise_qa(reference).split()
-    common = sum((Counter(said) & Counter(wanted)).values())
-    return 2 * common / (len(said) + len(wanted)) if common else 0.0
-
-
-def _resampled(statistics_NC: np.ndarray, samples: int, seed: int) -> Iterator[np.ndarray]:
-    """Sums (C,) over N rows drawn with replacement, `samples` times."""
+def _bootstrap(score: Callable[[np.ndarray], float | None], statistics_NC: np.ndarray, samples: int, seed: int) -> Interval:
+    """Percentiles of the scores of sums (C,) over N rows drawn with replacement; a resample without score is left out."""
     draws, rows = np.random.default_rng(seed), len(statistics_NC)
-    for _ in range(samples):
-        yield np.bincount(draws.integers(rows, size=rows), minlength=rows) @ statistics_NC
-
-
-def _percentiles(values: Sequence[float]) -> Interval:
-    low, high = np.percentile(values, [2.5, 97.5])
-    return [float(low), float(high)]
+    resampled = (np.bincount(draws.integers(rows, size=rows), minlength=rows) @ statistics_NC for _ in range(samples))
+    scores = [found for found in map(score, resampled) if found is not None]
+    return np.percentile(scores, [2.5, 97.5]).tolist() if scores else None
 
 
 def _mean(sums: np.ndarray, count: int) -> float:
     return sums[0] / count
 
 
-def _per_answer(score: Callable[[str, str, str], float]) -> Callable[[str, Sequence[str], Sequence[str]], np.ndarray]:
-    def statistics(task: str, texts: Sequence[str], references: Sequence[str]) -> np.ndarray:
-        return np.array([[float(score(task, text, ref))] for text, ref in zip(texts, references, strict=True)])
-
-    return statistics
+def _same_answer(task: str, text: str, reference: str) -> list[float]:
+    return [float(same_final_answer(task, text, reference) is True)]
 
 
-def _rouge_l(task: str, texts: Sequence[str], references: Sequence[str]) -> np.ndarray:
+def _f1(task: str, text: str, reference: str) -> list[float]:
+    """Harmonic mean of precision and recall of normalised words (official SQuAD v1.1 evaluation script)."""
+    said, wanted = normalise_qa(text).split(), normalise_qa(reference).split()
+    common = sum((Counter(said) & Counter(wanted)).values())
+    return [2 * common / (len(said) + len(wanted)) if common else 0.0]
+
+
+def _rouge_l(task: str, text: str, reference: str) -> list[float]:
     """F of the longest common subsequence of words (rouge-score, no stemming)."""
+    return [_rouge_scorer().score(reference, text)["rougeL"].fmeasure]
+
+
+@functools.cache
+def _rouge_scorer() -> Any:
     from rouge_score.rouge_scorer import RougeScorer  # imports NLTK, which only text tasks need
 
-    scorer = RougeScorer(["rougeL"])
-    return np.array([[scorer.score(ref, text)["rougeL"].fmeasure] for text, ref in zip(texts, references, strict=True)])
+    return RougeScorer(["rougeL"])
 
 
-def _bleu_counts(task: str, texts: Sequence[str], references: Sequence[str]) -> np.ndarray:
+def _bleu_counts(task: str, text: str, reference: str) -> list[float]:
     """Matched 1- to 4-grams, all 1- to 4-grams, length and reference length: C = 10 (sacrebleu, tokenizer 13a)."""
-    from sacrebleu.metrics import BLEU
-
-    bleu = BLEU(effective_order=True)  # the counts are the same; without it sacrebleu warns about single sentences
-    scored = [bleu.sentence_score(text, [ref]) for text, ref in zip(texts, references, strict=True)]
-    return np.array([[*one.counts, *one.totals, one.sys_len, one.ref_len] for one in scored])
+    found = sacrebleu.sentence_bleu(text, [reference])
+    return [*found.counts, *found.totals, found.sys_len, found.ref_len]
 
 
 def _bleu(sums: np.ndarray, count: int) -> float:
-    from sacrebleu.metrics import BLEU
-
     matched, total, (length, reference_length) = sums[:4].tolist(), sums[4:8].tolist(), sums[8:].tolist()
-    return BLEU.compute_bleu(matched, total, length, reference_length, smooth_method="exp").score / 100
+    return sacrebleu.BLEU.compute_bleu(matched, total, length, reference_length, smooth_method="exp").score / 100
 
-
-_same = _per_answer(lambda task, text, reference: same_final_answer(task, text, reference) is True)
 
 METRICS: dict[str, Metric] = {
-    "exact_match": Metric(_same, _mean, is_proportion=True),
-    "accuracy": Metric(_same, _mean, is_proportion=True),
-    "f1": Metric(_per_answer(lambda task, text, reference: f1_of(text, reference)), _mean),
+    "exact_match": Metric(_same_answer, _mean, is_proportion=True),
+    "accuracy": Metric(_same_answer, _mean, is_proportion=True),
+    "f1": Metric(_f1, _mean),
     "bleu": Metric(_bleu_counts, _bleu),
     "rougeL": Metric(_rouge_l, _mean),
 }

@@ -36,12 +36,8 @@ def levels_of(spec: LoadtestSpec) -> list[Level]:
 
 
 def poisson(rng: np.random.Generator, rate_rps: float, seconds: float) -> np.ndarray:
-    """Times (s) of a Poisson process on [0, seconds): independent exponential gaps; the count is left to chance."""
-    times = np.zeros(0)
-    while not len(times) or times[-1] < seconds:
-        gaps = rng.exponential(1 / rate_rps, size=int(rate_rps * seconds) + 16)
-        times = np.concatenate([times, gaps.cumsum() + (times[-1] if len(times) else 0)])
-    return times[times < seconds]
+    """Times (s) of a Poisson process on [0, seconds): given their number, which is left to chance, they are uniform."""
+    return np.sort(rng.uniform(0, seconds, size=rng.poisson(rate_rps * seconds)))
 
 
 def constant(rng: np.random.Generator, rate_rps: float, seconds: float) -> np.ndarray:

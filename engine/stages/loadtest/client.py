@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
@@ -25,7 +24,6 @@ from engine.stages.loadtest.arrivals import ARRIVALS, Level
 
 FAILURE_PAUSE_S = 0.1  # a closed-loop slot that is refused at once would otherwise send thousands of requests a second
 HEARTBEAT_S = 0.01
-REPORT_S = 1.0
 CHUNKS = openai.AsyncStream[Any]
 
 
@@ -40,19 +38,9 @@ class Measurement:
     loop_lag_ms: list[float] = field(default_factory=list)  # how late the client's event loop woke up, every 10 ms
     cpu_fraction: float = 0.0  # of the window, spent computing by the client's one thread
 
-    @property
-    def tokens_per_second(self) -> float:
-        """A running figure for the progress display, not the level's result."""
-        last_ms = max((s.intended_ms + (s.e2e_ms or 0.0) for s in self.samples), default=0.0)
-        return sum(s.output_tokens for s in self.samples) / (last_ms / 1000) if last_ms else 0.0
-
-
-OnProgress = Callable[[Measurement, float], None]  # what is there so far, and the seconds of this level that are left
-
 
 async def measure(
-    base_url: str, model: str, prompts: Sequence[Messages], level: Level, spec: LoadtestSpec, seed: int,
-    api_key: str | None = None, on_progress: OnProgress | None = None,
+    base_url: str, model: str, prompts: Sequence[Messages], level: Level, spec: LoadtestSpec, seed: int, api_key: str | None = None
 ) -> Measurement:
     """Run one level against an OpenAI-compatible endpoint and wait for its last answer.
 
@@ -66,9 +54,7 @@ async def measure(
     open_loop_s = ARRIVALS[spec.arrivals](rng, level.rate, spec.warmup_seconds + spec.seconds) if level.rate else None
     transport = openai.DefaultAsyncHttpx2Client(limits=httpx.Limits(max_connections=None, max_keepalive_connections=None))
     # An explicit key: without one the client would send the environment's OPENAI_API_KEY to whatever the URL is.
-    client = openai.AsyncOpenAI(
-        base_url=api_root(base_url), api_key=api_key or "none", max_retries=0, timeout=None, http_client=transport
-    )
+    client = openai.AsyncOpenAI(base_url=base_url, api_key=api_key or "none", max_retries=0, timeout=None, http_client=transport)
     zero = time.perf_counter() + spec.warmup_seconds
 
     def now_ms() -> float:
@@ -94,29 +80,16 @@ async def measure(
                 requests.create_task(send(intended_ms))
 
     async with client:
-        watchers = [asyncio.create_task(_watch_self(found, spec, now_ms))]
-        if on_progress:
-            watchers.append(asyncio.create_task(_report(found, spec, now_ms, on_progress)))
-        try:
-            if open_loop_s is not None:
-                await follow_schedule(open_loop_s)
-            else:
-                await asyncio.gather(*(keep_one_in_flight() for _ in range(level.concurrency)))
-        finally:
-            for watcher in watchers:
-                watcher.cancel()
-            await asyncio.gather(*watchers, return_exceptions=True)
+        watcher = asyncio.create_task(_watch_self(found, now_ms))
+        if open_loop_s is not None:
+            await follow_schedule(open_loop_s)
+        else:
+            await asyncio.gather(*(keep_one_in_flight() for _ in range(level.concurrency)))
+        await watcher
     return found
 
 
-def api_root(url: str) -> str:
-    """An address without a path means its /v1."""
-    return url.rstrip("/") if urlsplit(url).path.strip("/") else url.rstrip("/") + "/v1"
-
-
-def _split(
-    prompts: Sequence[Messages], spec: LoadtestSpec, rng: np.random.Generator
-) -> tuple[Iterator[Messages], Iterator[Messages]]:
+def _split(prompts: Sequence[Messages], spec: LoadtestSpec, rng: np.random.Generator) -> tuple[Iterator[Messages], Iterator[Messages]]:
     """Warm-up and measured prompts, cycled in seeded order; disjoint, or a prefix cache would flatter the numbers."""
     order = [prompts[i] for i in rng.permutation(len(prompts))]
     share = spec.warmup_seconds / (spec.warmup_seconds + spec.seconds)
@@ -130,7 +103,8 @@ async def _request(
 ) -> RequestSample:
     """One streamed answer; every way in which it can fail becomes a status, never an exception."""
     sent_ms = now_ms()
-    first = last = finished = usage = error = None
+    content_ms: list[float] = []
+    finished_ms = usage = error = None
     body = {
         "model": model, "messages": messages, "max_tokens": spec.max_tokens, "temperature": spec.temperature,
         "stream": True, "stream_options": {"include_usage": True},
@@ -140,45 +114,35 @@ async def _request(
             # Plain dicts: building the client's typed chunks takes three quarters of its time, which a load test needs.
             stream = await client.post("/chat/completions", body=body, cast_to=object, stream=True, stream_cls=CHUNKS)
             async for chunk in stream:
-                at = now_ms()
                 usage = chunk.get("usage") or usage
                 for choice in chunk["choices"]:
                     if choice["delta"].get("content"):
-                        first, last = at if first is None else first, at
+                        content_ms.append(now_ms())
                     if choice.get("finish_reason"):
-                        finished = at
-        status = "cut_stream" if finished is None else "no_usage" if usage is None else "ok"
-    except (TimeoutError, openai.APITimeoutError):
+                        finished_ms = now_ms()
+        status = "cut_stream" if finished_ms is None else "no_usage" if usage is None else "ok"
+    except TimeoutError:
         status, error = "timeout", f"no end within {spec.timeout_s:g} s"
     except openai.APIStatusError as failure:
         status, error = f"http_{failure.status_code}", failure.message
     except openai.APIConnectionError as failure:
-        status, error = "connection" if first is None else "cut_stream", repr(failure.__cause__ or failure)
+        status, error = "cut_stream" if content_ms else "connection", repr(failure.__cause__ or failure)
     except (openai.APIError, ValueError, LookupError, TypeError) as failure:  # an error event, or no chunk at all
         status, error = "bad_stream", str(failure)
     if status != "ok":
         return RequestSample(model, level, intended_ms, sent_ms, status, None, None, None, 0, 0, error and error[:300])
-    if first is None:
-        first = last = finished
-    tokens = usage["completion_tokens"]
+    times_ms, tokens = content_ms or [finished_ms], usage["completion_tokens"]
+    first, last = times_ms[0], times_ms[-1]
     tpot_ms = (last - first) / (tokens - 1) if tokens > 1 and last > first else None
     return RequestSample(
         model, level, intended_ms, sent_ms, "ok", first - intended_ms, tpot_ms, last - intended_ms, usage["prompt_tokens"], tokens
     )
 
 
-async def _watch_self(found: Measurement, spec: LoadtestSpec, now_ms: Callable[[], float]) -> None:
-    await asyncio.sleep(max(0.0, -now_ms() / 1000))
+async def _watch_self(found: Measurement, now_ms: Callable[[], float]) -> None:
+    await asyncio.sleep(-now_ms() / 1000)
     busy_s, began_ms = time.thread_time(), now_ms()
-    while now_ms() < spec.seconds * 1000:
-        before_ms = now_ms()
+    while (before_ms := now_ms()) < found.window_s * 1000:
         await asyncio.sleep(HEARTBEAT_S)
         found.loop_lag_ms.append(now_ms() - before_ms - HEARTBEAT_S * 1000)
         found.cpu_fraction = (time.thread_time() - busy_s) / ((now_ms() - began_ms) / 1000)
-
-
-async def _report(found: Measurement, spec: LoadtestSpec, now_ms: Callable[[], float], on_progress: OnProgress) -> None:
-    while True:
-        await asyncio.sleep(REPORT_S)
-        # In a thread: showing progress flushes a file to disk, which must not hold up requests.
-        await asyncio.to_thread(on_progress, found, max(0.0, spec.seconds - now_ms() / 1000))

@@ -9,9 +9,8 @@ from typing import Any
 from rich import box
 from rich.table import Table as RichTable
 
-from engine.errors import StageError
 from engine.progress import Context
-from engine.rundir import Counts, Manifest, git_commit, load_manifest, manifest_sha256, stage_files, versions, write_atomic
+from engine.rundir import Counts, git_commit, load_manifest, manifest_sha256, versions, write_atomic
 from engine.spec import ReportSpec
 from engine.stages.report import tables
 from engine.stages.report.contract import Report
@@ -19,36 +18,34 @@ from engine.stages.report.contract import Report
 
 def run(spec: ReportSpec, inputs: dict[str, Path], out: Path, ctx: Context, **also: Any) -> Counts:
     """Write the three reports of a finished run; one row per stage read."""
-    report = build_report(ctx.job, inputs).to_json()
+    report = build_report(ctx.job, inputs)
     pages = {
         "report.json": json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
-        "report.md": tables.markdown(f"{ctx.job}: distillation report", tables.headline(report), tables.tables(report)),
+        "report.md": tables.markdown(report),
     }
     if spec.html:
-        pages["report.html"] = build_html(report, _training_metrics(inputs))
+        metrics = (inputs["train"] / "metrics.jsonl").read_text().splitlines()
+        pages["report.html"] = build_html(report, list(map(json.loads, metrics)))
     for name, text in pages.items():
         write_atomic(out / name, text)
     return Counts(rows_in=len(inputs), rows_out=len(inputs), files=dict.fromkeys(pages, 1))
 
 
-def build_report(job: str, inputs: dict[str, Path]) -> Report:
-    """report.json of the finished stages in `inputs`; a block whose stage is not among them is null."""
-    manifests = {stage: _finished(stage, folder) for stage, folder in inputs.items()}
-    info = {stage: manifest.info for stage, manifest in manifests.items()}
-    curate = manifests.get("curate")
-    return Report(
-        job=job,
-        git_commit=git_commit(),
-        versions=versions(),
+def build_report(job: str, inputs: dict[str, Path]) -> dict[str, Any]:
+    """report.json of a finished run, held to its contract."""
+    manifests = {stage: load_manifest(folder) for stage, folder in inputs.items()}
+    curate, evaluate = manifests["curate"], manifests["evaluate"].info
+    report = Report(
+        schema_version=1, job=job, git_commit=git_commit(), versions=versions(),
         stages={stage: manifest.model_dump() for stage, manifest in manifests.items()},
-        generate=info.get("generate"),
-        curate=curate and curate.info | {"rows_in": curate.rows_in, "rows_kept": curate.rows_out, "dropped": curate.dropped},
-        train=info.get("train"),
-        quality=info.get("evaluate", {}).get("quality"),
-        metrics=info.get("evaluate", {}).get("metrics", {}),
-        serving=info.get("loadtest", {}).get("serving", {}),
+        generate=manifests["generate"].info,
+        curate=curate.info | {"rows_in": curate.rows_in, "rows_kept": curate.rows_out, "dropped": curate.dropped},
+        train=manifests["train"].info,
+        quality=evaluate["quality"], metrics=evaluate["metrics"],
+        serving=manifests["loadtest"].info["serving"],
         lineage={stage: {"folder": folder.name, "manifest_sha256": manifest_sha256(folder)} for stage, folder in inputs.items()},
     )
+    return report.model_dump(mode="json", exclude_unset=True)
 
 
 def build_html(report: dict[str, Any], metrics: list[dict[str, Any]]) -> str:
@@ -60,51 +57,27 @@ def build_html(report: dict[str, Any], metrics: list[dict[str, Any]]) -> str:
     pages = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    finished = max((entry["finished_at"] for entry in report["stages"].values()), default="")
+    finished = max(entry["finished_at"] for entry in report["stages"].values())
     return pages.get_template("page.html.jinja").render(
-        report=report, sentences=tables.headline(report), tables=tables.tables(report), plots=plots(report, metrics),
-        finished=finished.replace("T", " ").replace("Z", " UTC"),
+        report=report, sentences=tables.headline(report), tables=tables.tables(report), plots=plots(report, metrics), finished=finished,
     )
 
 
 def summary_tables(report: dict[str, Any]) -> list[RichTable]:
-    """Quality and serving of a report.json for the terminal: one table, or none if there is neither."""
-    rows = tables.summary_rows(report)
-    quality = report["quality"]
-    metric = tables.words(quality["metric"]) if quality else "score"
-    header = ["model", metric, "95 % interval", "best at", "tok/s", "TTFT p50", "TTFT p95", "failed"]
-    return [_terminal_table(f"{report['job']}: quality and serving", header, rows, tables.headline(report))] if rows else []
-
-
-_SHOWN = (0, 2, 3, 4, 5, 6, 9, 10)  # of a level's columns, those that 80 characters have room for
+    """Quality and serving of a report.json for the terminal."""
+    return [_terminal_table(tables.summary(report))]
 
 
 def serving_table(serving: dict[str, Any]) -> RichTable:
     """Every level of every model for the terminal; `serving` as in report.json."""
-    built = dict(zip(serving, tables.serving({"serving": serving}), strict=True))
-    rows = [[model, *(row[i] for i in _SHOWN)] for model, table in built.items() for row in table.rows]
-    header = ["model", *(table.header[i] for table in list(built.values())[:1] for i in _SHOWN)]
-    return _terminal_table("serving", header, rows, [f"{model}: {table.note}" for model, table in built.items()])
+    return _terminal_table(tables.levels(serving))
 
 
-def _terminal_table(title: str, header: list[str], rows: list[list[str]], notes: list[str]) -> RichTable:
-    shown = RichTable(title=title, caption="\n".join(notes), box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
+def _terminal_table(table: tables.Table) -> RichTable:
+    shown = RichTable(title=table.title, caption=table.note, box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
     shown.title_justify = shown.caption_justify = "left"
-    for name in header:
+    for name in table.header:
         shown.add_column(name, justify="left" if name in ("model", "load") else "right", no_wrap=True)
-    for row in rows:
+    for row in table.rows:
         shown.add_row(*(cell.replace("concurrency ", "c=") for cell in row))
     return shown
-
-
-def _finished(stage: str, folder: Path) -> Manifest:
-    manifest = load_manifest(folder)
-    if manifest is None:
-        raise StageError(f"report: {stage} is not finished in {folder}; run the job without --only to finish it")
-    return manifest
-
-
-def _training_metrics(inputs: dict[str, Path]) -> list[dict[str, Any]]:
-    files = stage_files(inputs["train"]) if "train" in inputs else []
-    lines = [line for file in files if file.name == "metrics.jsonl" for line in file.read_text().splitlines()]
-    return [json.loads(line) for line in lines if line.strip()]

@@ -1,16 +1,14 @@
 """report.json as a type: the contract that other tools may rely on.
 
-New fields may be added; none changes its meaning. A block is null where its stage had nothing to say, a percentile is
-null where it is infinite (more requests failed than it leaves out) or where nothing was measured.
+New fields may be added; none changes its meaning. A percentile is null where it is infinite (more requests failed than
+it leaves out) or where nothing was measured.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
-
-Interval = tuple[float, float]
 
 
 class _Block(BaseModel):
@@ -44,7 +42,7 @@ class Curate(_Block):
     rows_in: int
     rows_kept: int
     dropped: dict[str, int]
-    funnel: list[tuple[str, int]] = []
+    funnel: list[tuple[str, int]]
 
 
 class Train(_Block):
@@ -54,7 +52,7 @@ class Train(_Block):
     tokens: int
     tokens_per_second: float | None
     final_loss: float | None
-    validation_loss: float | None = None
+    validation_loss: float | None
     zero_stage: int
     workers: int
 
@@ -68,7 +66,7 @@ class Quality(_Block):
     baseline: float | None
     student: float | None
     retention: float | None
-    ci95: dict[str, Interval | None]
+    ci95: dict[str, tuple[float, float] | None]
 
 
 class Percentiles(_Block):
@@ -92,42 +90,28 @@ class Level(_Block):
     tpot_ms: Percentiles
     e2e_ms: Percentiles
     valid: bool
-    invalid_reason: str | None = None
+    invalid_reason: str | None
 
 
 class Serving(_Block):
-    """The levels of one model."""
+    """The levels of one model, in the order of the job."""
 
     levels: list[Level]
-
-
-class Lineage(_Block):
-    """Where a stage's files lie (folder under the run's root), and what they were."""
-
-    folder: str
-    manifest_sha256: str
 
 
 class Report(_Block):
     """The whole of report.json."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1]
     job: str
     git_commit: str | None
     versions: dict[str, str]
     stages: dict[str, StageEntry]
-    generate: Generate | None
-    curate: Curate | None
-    train: Train | None
-    quality: Quality | None
-    metrics: dict[str, dict[str, float | None]] = {}
+    generate: Generate
+    curate: Curate
+    train: Train
+    quality: Quality
+    metrics: dict[str, dict[str, float | None]]
     serving: dict[str, Serving]
-    lineage: dict[str, Lineage]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON; of a level's two keys only the one that it has."""
-        plain = self.model_dump(mode="json")
-        for serving in plain["serving"].values():
-            for level in serving["levels"]:
-                del level["rate" if level["rate"] is None else "concurrency"]
-        return plain
+    lineage: dict[str, dict[str, str]]
+    """By stage: `folder` under the run's root, and `manifest_sha256`."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 MODELS = ("teacher", "baseline", "student")
+_TERMINAL = ("load", "failed", "req/s", "tok/s", "TTFT p50", "TTFT p95", "E2E p50", "E2E p95")  # what 80 characters have room for
 
 
 @dataclass(frozen=True)
@@ -22,37 +23,30 @@ class Table:
 def headline(report: dict[str, Any]) -> list[str]:
     """What a reader should take away, one sentence each; empty where a stage had nothing."""
     found = []
-    quality = report["quality"]
-    if quality and quality["retention"] is not None:
+    quality, serving = report["quality"], report["serving"]
+    if quality["retention"] is not None:
         scores = f" ({figure(quality['student'])} against {figure(quality['teacher'])})" if quality["teacher"] is not None else ""
         found.append(
-            f"The student keeps {quality['retention']:.1%} of the teacher's {quality['metric'].replace('_', ' ')}{scores},"
+            f"The student keeps {quality['retention']:.1%} of the teacher's {words(quality['metric'])}{scores},"
             f" measured on {quality['n']:,} validation prompts."
         )
-    teacher, student = (_levels(report, model) for model in ("teacher", "student"))
-    shared = [name for name in teacher if name in student and teacher[name]["output_tokens_per_second"]]
-    if shared:
-        name = max(shared, key=lambda at: teacher[at]["output_tokens_per_second"])
-        ratio = student[name]["output_tokens_per_second"] / teacher[name]["output_tokens_per_second"]
-        found.append(f"At {name} it serves {ratio:.2g} times the teacher's output tokens per second.")
-    failed = sum(level["failed"] for model in report["serving"] for level in _levels(report, model).values())
-    requests = sum(level["requests"] for model in report["serving"] for level in _levels(report, model).values())
-    if requests:
-        found.append(f"{failed:,} of {requests:,} measured requests failed.")
+    if {"teacher", "student"} <= serving.keys():
+        pairs = zip(serving["teacher"]["levels"], serving["student"]["levels"], strict=False)  # both models meet the same levels
+        teacher, student = max(pairs, key=lambda pair: pair[0]["output_tokens_per_second"])
+        if teacher["output_tokens_per_second"]:
+            ratio = student["output_tokens_per_second"] / teacher["output_tokens_per_second"]
+            found.append(f"At {load_name(teacher)} it serves {ratio:.2g} times the teacher's output tokens per second.")
     return found
 
 
 def tables(report: dict[str, Any]) -> list[Table]:
-    """All tables that have rows, in reading order."""
-    built = [quality(report), *serving(report), curation(report), stages(report), training(report), lineage(report)]
-    return [table for table in built if table.rows]
+    """All tables in reading order."""
+    return [quality(report), *serving(report), curation(report), stages(report), training(report), lineage(report)]
 
 
 def quality(report: dict[str, Any]) -> Table:
     """Score and 95 % interval of each model, and every other metric."""
     found = report["quality"]
-    if not found:
-        return Table("Quality", (), ())
     others = [name for name in report["metrics"] if name != found["metric"]]
     rows = [
         [model, figure(found[model]), interval(found, model), *(figure(report["metrics"][name].get(model)) for name in others)]
@@ -66,39 +60,47 @@ def quality(report: dict[str, Any]) -> Table:
 
 def serving(report: dict[str, Any]) -> list[Table]:
     """Per model, one row per level."""
-    header = ["load", "requests", "failed", "req/s", "tok/s", *(f"{kind.upper()} {p}" for kind, p in _TIMES)]
-    return [
-        Table(f"Serving: {model}", header, list(map(_level_row, _levels(report, model).items())), _serving_note(report, model))
-        for model in report["serving"]
+    built = []
+    for model, found in report["serving"].items():
+        rows = list(map(level_cells, found["levels"]))
+        built.append(Table(f"Serving: {model}", list(rows[0]), [list(row.values()) for row in rows], _serving_note({model: found})))
+    return built
+
+
+def levels(serving: dict[str, Any]) -> Table:
+    """Every level of every model in one table, with the most telling columns."""
+    rows = [[model, *map(level_cells(level).get, _TERMINAL)] for model, found in serving.items() for level in found["levels"]]
+    return Table("serving", ["model", *_TERMINAL], rows, _serving_note(serving))
+
+
+def level_cells(level: dict[str, Any]) -> dict[str, str]:
+    """A level by column; a time of null is infinite if requests failed, else not measured."""
+    cells = {
+        "load": load_name(level) + ("" if level["valid"] else " †"),
+        "requests": figure(level["requests"]), "failed": figure(level["failed"]),
+        "req/s": f"{level['request_throughput']:,.2f}", "tok/s": figure(level["output_tokens_per_second"]),
+    }
+    for kind in ("ttft", "tpot", "e2e"):
+        for name, value in level[f"{kind}_ms"].items():
+            cells[f"{kind.upper()} {name}"] = "∞" if value is None and level["failed"] else figure(value)
+    return cells
+
+
+def _serving_note(serving: dict[str, Any]) -> str:
+    doubts = [
+        f"\n† Not valid: {model}, {load_name(level)}: {level['invalid_reason']}."
+        for model, found in serving.items() for level in found["levels"] if not level["valid"]
     ]
-
-
-_TIMES = [*(("ttft", p) for p in ("p50", "p95", "p99")), ("tpot", "p50"), *(("e2e", p) for p in ("p50", "p95", "p99"))]
-
-
-def _level_row(named: tuple[str, dict[str, Any]]) -> list[str]:
-    name, level = named
-    times = [milliseconds(level[f"{kind}_ms"][p], level["failed"]) for kind, p in _TIMES]
-    speeds = [f"{level['request_throughput']:,.2f}", figure(level["output_tokens_per_second"])]
-    return [name + ("" if level["valid"] else " †"), f"{level['requests']:,}", f"{level['failed']:,}", *speeds, *times]
-
-
-def _serving_note(report: dict[str, Any], model: str) -> str:
-    broken = [f"{name}: {level['invalid_reason']}" for name, level in _levels(report, model).items() if not level["valid"]]
-    doubts = f" † Not valid: {'; '.join(broken)}." if broken else ""
-    return f"Times in ms from the moment a request was due; a failed request counts as infinitely slow (∞).{doubts}"
+    return "Times in ms from the moment a request was due; a failed request counts as infinitely slow (∞)." + "".join(doubts)
 
 
 def curation(report: dict[str, Any]) -> Table:
     """What each filter left."""
     found = report["curate"]
-    if not found:
-        return Table("Curation", (), ())
-    start = max(1, found["rows_in"])
-    rows = [[words(name), f"{left:,}", f"{left / start:.1%}"] for name, left in found["funnel"]]
+    rows = [[words(name), f"{left:,}", f"{left / max(1, found['rows_in']):.1%}"] for name, left in found["funnel"]]
     reasons = ", ".join(f"{words(reason)} {n:,}" for reason, n in sorted(found["dropped"].items(), key=lambda item: -item[1]))
     note = f"{found['rows_kept']:,} of {found['rows_in']:,} kept. Dropped: {reasons or 'nothing'}."
-    return Table("Curation", ["after", "rows", "of all"], rows or [["kept", f"{found['rows_kept']:,}", ""]], note)
+    return Table("Curation", ["after", "rows", "of all"], rows, note)
 
 
 def stages(report: dict[str, Any]) -> Table:
@@ -113,13 +115,9 @@ def stages(report: dict[str, Any]) -> Table:
 
 
 def training(report: dict[str, Any]) -> Table:
-    """The figures of generation and training."""
-    rows = []
-    for stage, names in (
-        ("generate", ("prompts", "completions", "tokens_in", "tokens_out", "tokens_per_second")),
-        ("train", ("steps", "tokens", "tokens_per_second", "final_loss", "validation_loss", "zero_stage", "workers")),
-    ):
-        rows += [[f"{stage}: {words(name)}", figure(report[stage][name])] for name in names if report[stage]]
+    """All single figures of generation and training."""
+    found = [(stage, name, value) for stage in ("generate", "train") for name, value in report[stage].items()]
+    rows = [[f"{stage}: {words(name)}", figure(value)] for stage, name, value in found if isinstance(value, int | float)]
     return Table("Generation and training", ["", "value"], rows)
 
 
@@ -129,29 +127,23 @@ def lineage(report: dict[str, Any]) -> Table:
     return Table("Lineage", ["", "folder", "manifest sha256"], rows, f"Code: commit {report['git_commit'] or 'unknown'}.")
 
 
-def summary_rows(report: dict[str, Any]) -> list[list[str]]:
-    """Per model: name, score, interval, best level, tokens per second, TTFT p50 and p95 there, failed requests in all."""
-    rows = []
+def summary(report: dict[str, Any]) -> Table:
+    """Each model's score, and how it is served at its best valid level; failed requests of all levels."""
+    found, shown, rows = report["quality"], ("load", "tok/s", "TTFT p50", "TTFT p95"), []
     for model in MODELS:
-        levels, found = _levels(report, model), report["quality"] or {}
-        if not levels and found.get(model) is None:
-            continue
-        score = [figure(found.get(model)), interval(found, model) if found.get(model) is not None else "–"]
-        if not levels:
-            rows.append([model, *score, "–", "–", "–", "–", "–"])
-            continue
-        name, best = max(levels.items(), key=lambda item: (item[1]["valid"], item[1]["output_tokens_per_second"]))
-        times = [milliseconds(best["ttft_ms"][p], best["failed"]) for p in ("p50", "p95")]
-        failed = sum(level["failed"] for level in levels.values())
-        mark = "" if best["valid"] else " †"
-        rows.append([model, *score, name + mark, figure(best["output_tokens_per_second"]), *times, f"{failed:,}"])
-    return rows
+        loads = report["serving"].get(model, {"levels": []})["levels"]
+        best = max(loads, key=lambda level: (level["valid"], level["output_tokens_per_second"]), default=None)
+        failed = sum(level["failed"] for level in loads)
+        serves = [*map(level_cells(best).get, shown), f"{failed:,}"] if best else ["–"] * 5
+        rows.append([model, figure(found[model]), interval(found, model), *serves])
+    header = ["model", words(found["metric"]), "95 % interval", "best at", *shown[1:], "failed"]
+    return Table(f"{report['job']}: quality and serving", header, rows, "\n".join(headline(report)))
 
 
-def markdown(title: str, sentences: Iterable[str], built: Iterable[Table]) -> str:
+def markdown(report: dict[str, Any]) -> str:
     """The report as GitHub Markdown."""
-    lines = [f"# {title}", "", *(f"- {sentence}" for sentence in sentences)]
-    for table in built:
+    lines = [f"# {report['job']}: distillation report", "", *(f"- {sentence}" for sentence in headline(report))]
+    for table in tables(report):
         lines += ["", f"## {table.title}", ""]
         lines += [_markdown_row(row) for row in (table.header, ["---", *["---:"] * (len(table.header) - 1)], *table.rows)]
         lines += ["", table.note] if table.note else []
@@ -159,14 +151,10 @@ def markdown(title: str, sentences: Iterable[str], built: Iterable[Table]) -> st
 
 
 def _markdown_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def _levels(report: dict[str, Any], model: str) -> dict[str, dict[str, Any]]:
-    return {level_name(level): level for level in report["serving"].get(model, {"levels": []})["levels"]}
-
-
-def level_name(level: dict[str, Any]) -> str:
+def load_name(level: dict[str, Any]) -> str:
     """`concurrency 4` or `2.5 req/s`."""
     return f"concurrency {level['concurrency']}" if "concurrency" in level else f"{level['rate']:g} req/s"
 
@@ -191,10 +179,3 @@ def interval(found: dict[str, Any], name: str) -> str:
     if bounds is None:
         return "–"
     return "[{:.1%}, {:.1%}]".format(*bounds) if name == "retention" else "[{}, {}]".format(*map(figure, bounds))
-
-
-def milliseconds(value: float | None, failed: int) -> str:
-    """A latency in ms; null is infinite if requests failed, else not measured."""
-    if value is None:
-        return "∞" if failed else "–"
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}"

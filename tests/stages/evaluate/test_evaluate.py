@@ -98,11 +98,11 @@ def test_without_gold_answers_the_teacher_is_the_reference(run):
     assert counts.info["metrics"]["bleu"]["teacher"] == pytest.approx(1)
 
 
-def test_prompts_without_gold_answer_among_others_are_called_mixed(run, caplog):
+def test_prompts_without_gold_answer_among_others_are_called_mixed(run):
     counts, _, _ = run([ask(1, "1"), ask(2, "a proof")], ["1", "2"], ["1", "2"])
     assert counts.info["reference"] == "mixed"
     assert counts.info["quality"]["student"] == 1
-    assert "1 of 2 prompts have no gold answer" in caplog.text
+    assert counts.info["warnings"] == ["1 of 2 prompts have no gold answer; the teacher's is their reference"]
 
 
 def test_a_useless_teacher_gives_no_retention(run):

@@ -6,11 +6,11 @@ import time
 
 import pytest
 
-from engine.backends.fake_server import Behaviour, serve
 from engine.spec import LoadtestSpec
 from engine.stages.loadtest.arrivals import Level
-from engine.stages.loadtest.client import api_root, measure
+from engine.stages.loadtest.client import measure
 from engine.stages.loadtest.summary import summarise
+from tests.fake_server import Behaviour, serve
 
 PROMPTS = [[{"role": "user", "content": f"question {i}"}] for i in range(40)]
 
@@ -155,8 +155,3 @@ def test_a_server_that_is_not_there_is_a_failure_not_a_crash_and_is_not_hammered
     found = asyncio.run(measure("http://127.0.0.1:9", "student", PROMPTS, Level(concurrency=2), spec(seconds=0.5), seed=3))
     assert {s.status for s in found.samples} == {"connection"}
     assert len(found.samples) <= 12
-
-
-def test_an_address_without_a_path_means_v1():
-    assert api_root("http://host:8000/") == "http://host:8000/v1"
-    assert api_root("http://host:8000/api/v3") == "http://host:8000/api/v3"

@@ -8,12 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine import rundir
-from engine.backends.fake_server import Behaviour, serve
 from engine.errors import StageError
 from engine.progress import Context, Progress
 from engine.records import PROMPT, REQUEST_SAMPLE, Prompt, prompt_hash, prompt_id_of, to_table, write_parquet
 from engine.spec import LoadtestSpec
 from engine.stages import loadtest
+from tests.fake_server import Behaviour, serve
 
 CTX = Context(job="job", task="math", seed=5)
 

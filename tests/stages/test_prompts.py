@@ -102,7 +102,7 @@ BAD_LINES = [
     ({"messages": [{"role": "user"}]}, "wrong_type"),
     ({"prompt": " \n"}, "empty_prompt"),
     ({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}, "last_message_not_user"),
-    ({"messages": [{"role": "user", "content": "q", "name": "bob"}]}, "unsupported_message_field"),
+    ({"messages": [{"role": "user", "content": "q", "name": "bob"}]}, "wrong_type"),
 ]
 
 
@@ -113,6 +113,16 @@ def test_a_bad_line_goes_to_quarantine_and_the_others_are_kept(tmp_path, line, r
     assert len(split["train"]) == 2
     assert counts.dropped == {reason: 1}
     assert pq.read_table(out / "data/quarantine.parquet").to_pylist() == [{"file": source, "line": 2, "reason": reason}]
+
+
+def test_warnings_say_how_many_lines_are_in_quarantine_and_that_nothing_validates(tmp_path):
+    counts, _, out = run(tmp_path, train=write(tmp_path / "a.jsonl", {"prompt": "good"}, b"{", {"prompt": 1}, b"}"))
+    quarantine, validation = counts.info["warnings"]
+    assert quarantine == (
+        "3 of 4 lines went to quarantine (broken_json 2, wrong_type 1):"
+        f" {out / 'data/quarantine.parquet'}; --strict makes this an error"
+    )
+    assert validation.startswith("none of 4 rows is a validation prompt")
 
 
 @pytest.mark.parametrize(
@@ -135,7 +145,7 @@ def test_invalid_utf8_in_parquet_costs_one_row(tmp_path):
 
 def test_strict_turns_bad_lines_into_an_error_that_names_them(tmp_path):
     source = write(tmp_path / "a.jsonl", {"prompt": "good"}, b"{", {"prompt": 1})
-    with pytest.raises(InputError, match=r"2 of 3 lines.*'broken_json': 1.*a.jsonl:2: broken_json.*quarantine.parquet"):
+    with pytest.raises(InputError, match=r"2 of 3 lines.*broken_json 1.*quarantine.parquet.*a.jsonl:2: broken_json"):
         run(tmp_path, Context(job="t", task="math", seed=0, strict=True), train=source)
     assert load_manifest(tmp_path / "out") is None
     assert pq.read_metadata(tmp_path / "out/data/quarantine.parquet").num_rows == 2
@@ -156,6 +166,13 @@ def test_equal_messages_with_other_references_stop_or_keep_the_first(tmp_path):
     assert counts.dropped == {"other_reference": 1}
 
 
+def test_a_file_named_twice_is_read_once(tmp_path):
+    source = write(tmp_path / "a.jsonl", {"prompt": "a"}, {"prompt": "b"})
+    counts, split, _ = run(tmp_path, train=[source, source])
+    assert len(split["train"]) == 2
+    assert counts.dropped == {"duplicate": 2}
+
+
 def test_a_duplicate_id_with_other_content_names_both_places(tmp_path):
     source = write(tmp_path / "a.jsonl", {"prompt": "a", "id": 7}, {"prompt": "a", "id": 7}, {"prompt": "b", "id": 7})
     with pytest.raises(InputError, match=r"a.jsonl:1 and .*a.jsonl:3: a duplicate id with other content \(id='7'\)"):
@@ -168,7 +185,7 @@ def test_a_validation_prompt_is_taken_out_of_train(tmp_path):
     counts, split, _ = run(tmp_path, train=train, validation=validation)
     assert [[p.messages[0]["content"] for p in split[name]] for name in ("train", "validation")] == [["a"], ["b"]]
     assert counts.dropped == {"in_validation": 1}
-    assert counts.info == {"train": 1, "validation": 1, "quarantined": 0}
+    assert counts.info == {"train": 1, "validation": 1, "warnings": []}
 
 
 def test_the_seeded_split_does_not_depend_on_order_or_on_other_rows(tmp_path):
@@ -209,14 +226,14 @@ def test_missing_empty_and_useless_sources_are_errors(tmp_path):
     for source, message in [
         (tmp_path / "none.jsonl", "prompts.train: .*none.jsonl does not exist"),
         (tmp_path / "empty.jsonl", "empty.jsonl:1: the file is empty"),
-        (tmp_path / "folder", "holds no .jsonl, .parquet, .csv file"),
-        (tmp_path / "cut.parquet", "cut.parquet:1: unreadable Parquet"),
+        (tmp_path / "folder", "folder is not one of .jsonl, .parquet, .csv and holds none"),
+        (tmp_path / "cut.parquet", "cut.parquet: unreadable Parquet"),
         (tmp_path / "a.txt", "a.txt is not one of"),
-        (useless, r"none of 1 rows is a training prompt \(dropped: {'missing_field': 1}\)"),
+        (useless, r"none of 1 rows is a train prompt \(dropped: missing_field 1\)"),
     ]:
         with pytest.raises(InputError, match=message):
             run(tmp_path, train=str(source))
-    with pytest.raises(InputError, match=r"correct prompts.validation"):
+    with pytest.raises(InputError, match=r"prompts.validation: none of 2 rows is a validation prompt"):
         run(tmp_path, train=write(tmp_path / "t.jsonl", {"prompt": "a"}), validation=useless)
 
 
@@ -232,9 +249,9 @@ def test_the_head_tells_what_is_wrong_with_place_and_remedy(tmp_path):
     cases = [
         ({"train": str(tmp_path / "none.jsonl")}, "none.jsonl does not exist; correct"),
         ({"train": str(tmp_path / "empty.jsonl")}, "empty.jsonl:1: the file is empty; fill it"),
-        ({"train": write(tmp_path / "q.jsonl", {"question": "q"})}, "q.jsonl:1: no column 'prompt' or 'messages'; map them"),
+        ({"train": write(tmp_path / "q.jsonl", {"question": "q"})}, "q.jsonl:1: missing_field, and none of the first"),
         ({"train": write(tmp_path / "b.jsonl", b"{", b"}")}, "b.jsonl:1: broken_json, and none of the first 100 rows"),
-        ({"train": write(tmp_path / "r.jsonl", {"prompt": "q"}), "fields": FieldMap(reference="gold")}, "no column 'gold', but"),
+        ({"train": write(tmp_path / "r.jsonl", {"prompt": "q"}), "fields": FieldMap(reference="gold")}, "no row has a 'gold'"),
         ({"train": write(tmp_path / "d.jsonl", *twice), "fields": FieldMap(id="id")}, "a duplicate id with other content"),
     ]
     for spec, message in cases:

@@ -1,0 +1,297 @@
+"""Stage 1, source files -> prompts: normalised, with stable ids, de-duplicated, split and sharded.
+
+Every good line is kept, every other one counted by reason. The stage writes prompts only; it asks no model anything.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from engine.errors import InputError
+from engine.progress import Context
+from engine.records import PROMPT, Messages, Prompt, derive_seed, prompt_hash, prompt_id_of, to_table, write_parquet
+from engine.rundir import Counts
+from engine.spec import FieldMap, PromptsSpec
+
+_SPLITS = ("validation", "train")  # in the order of reading: a prompt that is in both stays in validation
+_HEAD_FILES = 8  # a folder may hold thousands
+_HEAD_ROWS = 100
+_ROLES = ("system", "user", "assistant")
+
+
+def run(spec: PromptsSpec, inputs: dict[str, Path], out: Path, ctx: Context) -> Counts:
+    """Read all sources once. InputError: nothing usable, contradictory rows, or (`ctx.strict`) any bad line."""
+    (out / "data").mkdir(parents=True, exist_ok=True)
+    ledger = Ledger(spec)
+    waiting: dict[str, list[Prompt]] = {"train": [], "validation": []}
+    files: dict[str, int] = {}
+    quarantine: list[dict[str, str | int]] = []  # places and reasons, never the content
+    dropped: Counter[str] = Counter()
+    rows_in = 0
+    for source, path in [(split, path) for split in _SPLITS for path in source_files(spec, split)]:
+        for line, prompt in load_prompts(path, spec, ctx.task, source):
+            rows_in += 1
+            if rows_in % 1000 == 0:
+                ctx.progress.update(done=rows_in)
+            if isinstance(prompt, BadRow):
+                quarantine.append({"file": str(path), "line": line, "reason": str(prompt)})
+            elif reason := ledger.reason_to_drop(prompt, path, line):
+                dropped[reason] += 1
+            else:
+                prompts = waiting[split := _split_of(prompt, spec, ctx.seed)]
+                prompts.append(replace(prompt, split=split))
+                if len(prompts) == spec.shard_rows:
+                    _write_shard(prompts, out, files)
+    for prompts in waiting.values():
+        _write_shard(prompts, out, files)
+    kept = {split: sum(rows for name, rows in files.items() if split in name) for split in waiting}
+    warnings = []
+    if quarantine:
+        path = out / "data/quarantine.parquet"
+        write_parquet(pa.Table.from_pylist(quarantine), path)
+        files["data/quarantine.parquet"] = len(quarantine)
+        reasons = Counter(str(row["reason"]) for row in quarantine)
+        dropped += reasons
+        message = f"{len(quarantine)} of {rows_in} lines went to quarantine ({_listed(reasons)}): {path}"
+        if ctx.strict:
+            first = "{file}:{line}: {reason}".format(**quarantine[0])
+            raise InputError(f"prompts: {message}; correct them (first {first}), or run without --strict to leave them out")
+        warnings.append(f"{message}; --strict makes this an error")
+    for split in waiting:
+        if not kept[split]:
+            message = f"none of {rows_in} rows is a {split} prompt (dropped: {_listed(dropped)})"
+            if split == "train" or spec.validation:
+                raise InputError(f"prompts.{split}: {message}; correct the files, or map their columns in prompts.fields")
+            warnings.append(f"{message}, so evaluate has nothing to score; raise prompts.validation_fraction")
+    return Counts(rows_in, sum(kept.values()), files, dropped, {**kept, "warnings": warnings})
+
+
+def head_problems(spec: PromptsSpec) -> list[str]:
+    """What is wrong with the sources, as far as their first rows tell; each message has place and remedy."""
+    problems: list[str] = []
+    prompts: list[Prompt] = []
+    ledger, fields = Ledger(spec), spec.fields
+    head = spec.model_copy(update={"limit": min(_HEAD_ROWS, spec.limit or _HEAD_ROWS)})
+    for split in _SPLITS:
+        try:
+            for path in source_files(spec, split)[:_HEAD_FILES]:
+                rows = list(load_prompts(path, head, "", split))
+                good = [(line, prompt) for line, prompt in rows if isinstance(prompt, Prompt)]
+                for line, prompt in good:
+                    ledger.reason_to_drop(prompt, path, line)
+                prompts += [prompt for _, prompt in good]
+                if not good:
+                    line, reason = rows[0] if rows else (1, "no rows")
+                    problems.append(
+                        f"{path}:{line}: {reason}, and none of the first {_HEAD_ROWS} rows can be used; correct the file, or map"
+                        f" its columns in prompts.fields (now {fields.prompt!r} or {fields.messages!r})"
+                    )
+        except InputError as error:
+            problems.append(str(error))
+    if not problems and fields.reference != FieldMap().reference and all(prompt.reference is None for prompt in prompts):
+        problems.append(f"prompts.fields.reference: no row has a {fields.reference!r}; correct the name of the column")
+    return problems
+
+
+class Seen(NamedTuple):
+    """What is remembered of a row: enough to compare it with a later one."""
+
+    sha256: str
+    reference: int  # hash
+    split: str
+    place: str
+
+
+class Ledger:
+    """What was read so far: finds repeated prompts and rows that contradict each other."""
+
+    def __init__(self, spec: PromptsSpec) -> None:
+        self._spec = spec
+        self._by_prompt: dict[int, Seen] = {}
+        self._by_source_id: dict[tuple[str, str], Seen] = {}
+
+    def reason_to_drop(self, prompt: Prompt, path: Path, line: int) -> str | None:
+        """None for a new prompt. InputError where this row contradicts an earlier one."""
+        mine = Seen(prompt.prompt_sha256, hash(prompt.reference), prompt.split, f"{path}:{line}")
+        if column := self._spec.fields.id:
+            first = self._by_source_id.setdefault((prompt.split, prompt.source_id), mine)
+            if first[:2] != mine[:2]:
+                raise InputError(
+                    f"{first.place} and {mine.place}: a duplicate id with other content ({column}={prompt.source_id!r});"
+                    " make the ids unique, or leave prompts.fields.id out"
+                )
+        first = self._by_prompt.setdefault(prompt.prompt_id, mine)
+        if first is mine:
+            return None
+        places = f"{first.place} and {mine.place}"
+        if first.sha256 != mine.sha256:
+            raise InputError(f"{places}: two prompts share the 63-bit id {prompt.prompt_id}; change one of them by a space")
+        if first.reference != mine.reference and self._spec.on_conflict == "error":
+            raise InputError(f"{places}: equal messages, different references; correct one, or set prompts.on_conflict: first")
+        if first.split != mine.split:
+            return "in_validation"
+        return "duplicate" if first.reference == mine.reference else "other_reference"
+
+
+def _write_shard(prompts: list[Prompt], out: Path, files: dict[str, int]) -> None:
+    """Empty `prompts`, all of one split, into its next file."""
+    if prompts:
+        split = prompts[0].split
+        name = f"data/{split}-{sum(split in file for file in files):05d}.parquet"
+        write_parquet(to_table(prompts, PROMPT), out / name)
+        files[name] = len(prompts)
+        prompts.clear()
+
+
+def _split_of(prompt: Prompt, spec: PromptsSpec, seed: int) -> str:
+    """Without validation files the prompt alone decides, so that neither order nor number of rows moves it."""
+    if spec.validation:
+        return prompt.split
+    return "validation" if derive_seed(seed, "validation", prompt.prompt_id) < spec.validation_fraction * 2**31 else "train"
+
+
+def _listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items())) or "none"
+
+
+class BadRow(Exception):
+    """A line that cannot be used; its text is the reason. Readers yield it, so that the next line is still read."""
+
+
+Row = dict[str, Any] | bytes | pa.RecordBatch | BadRow  # columns, a line of JSON, one row of Arrow, or what is wrong
+
+
+def source_files(spec: PromptsSpec, split: str) -> list[Path]:
+    """The data files of a split in order, folders expanded. InputError for what is missing, empty or of another kind."""
+    source = getattr(spec, split) or []
+    files = []
+    for path in map(Path, [source] if isinstance(source, str) else source):
+        found = sorted(p for p in path.rglob("*") if p.suffix in _READERS and p.is_file()) if path.is_dir() else [path]
+        files += found or [path]
+    for path in files:
+        if not path.exists():
+            raise InputError(f"prompts.{split}: {path} does not exist; correct the path")
+        if path.suffix not in _READERS:
+            raise InputError(f"prompts.{split}: {path} is not one of {', '.join(_READERS)} and holds none; convert or rename it")
+        if path.stat().st_size == 0:
+            raise InputError(f"prompts.{split}: {path}:1: the file is empty; fill it, or take it out of prompts.{split}")
+    return files
+
+
+def load_prompts(path: Path, spec: PromptsSpec, task: str, split: str) -> Iterator[tuple[int, Prompt | BadRow]]:
+    """The prompts of one file with their lines (rows of Parquet count from 1), and a BadRow for every line that gives none."""
+    for line, row in islice(_READERS[path.suffix](path), spec.limit):
+        try:
+            yield line, _prompt(_columns(row), path, line, spec, task, split)
+        except BadRow as bad:
+            yield line, bad
+        except UnicodeError:  # also a lone surrogate: `\ud800` in JSON, or a byte of a CSV file that is not UTF-8
+            yield line, BadRow("invalid_utf8")
+        except (json.JSONDecodeError, RecursionError):
+            yield line, BadRow("broken_json")
+
+
+def _columns(row: Row) -> dict[str, Any]:
+    if isinstance(row, BadRow):
+        raise row
+    if isinstance(row, pa.RecordBatch):
+        return row.to_pylist()[0]
+    values = json.loads(row) if isinstance(row, bytes) else row
+    if not isinstance(values, dict):
+        raise BadRow("wrong_type")
+    return values
+
+
+def _prompt(values: dict[str, Any], path: Path, line: int, spec: PromptsSpec, task: str, split: str) -> Prompt:
+    fields = spec.fields
+    messages = _messages(values, fields, spec.system)
+    source_id = f"{path.name}:{line}" if fields.id is None else _scalar(values.get(fields.id))
+    if source_id is None:
+        raise BadRow("missing_field")
+    reference = _scalar(values.get(fields.reference))
+    mapped = fields.model_dump().values()
+    rest = {key: value for key, value in values.items() if key not in mapped}
+    meta = json.dumps(rest, sort_keys=True, ensure_ascii=False, default=str)
+    f"{source_id}{reference}{meta}".encode()  # the hash does the same for the messages
+    sha256 = prompt_hash(messages)
+    return Prompt(prompt_id_of(sha256), sha256, source_id, messages, task, path.name, split, reference, meta)
+
+
+def _messages(values: dict[str, Any], fields: FieldMap, system: str | None) -> Messages:
+    messages = values.get(fields.messages)
+    if messages in (None, ""):
+        prompt = values.get(fields.prompt)
+        if prompt is None:
+            raise BadRow("missing_field")
+        own_system = values.get(fields.system) if fields.system else None
+        messages = [{"role": "system", "content": own_system}] if own_system else []
+        messages.append({"role": "user", "content": prompt})
+    elif isinstance(messages, str):  # CSV, and Parquet written from it
+        messages = json.loads(messages)
+    if not isinstance(messages, list) or not all(_is_message(message) for message in messages):
+        raise BadRow("wrong_type")
+    if not messages or messages[-1]["role"] != "user":
+        raise BadRow("last_message_not_user")
+    if not messages[-1]["content"].strip():
+        raise BadRow("empty_prompt")
+    if system and messages[0]["role"] != "system":
+        messages = [{"role": "system", "content": system}, *messages]
+    return [{"role": message["role"], "content": message["content"]} for message in messages]
+
+
+def _is_message(message: Any) -> bool:
+    """Role and content and nothing else: leaving out a tool call or a name would silently make another conversation."""
+    given = {key: value for key, value in message.items() if value is not None} if isinstance(message, dict) else {}
+    return given.keys() == {"role", "content"} and given["role"] in _ROLES and isinstance(given["content"], str)
+
+
+def _scalar(value: Any) -> str | None:
+    """A text or number as text; None and blank text are None."""
+    if not isinstance(value, str | int | float | None):
+        raise BadRow("wrong_type")
+    return None if value is None or not str(value).strip() else str(value)
+
+
+def _read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
+    with path.open("rb") as lines:
+        yield from ((line, text) for line, text in enumerate(lines, 1) if text.strip())
+
+
+def _read_csv(path: Path) -> Iterator[tuple[int, Row]]:
+    csv.field_size_limit(2**31 - 1)  # the default of 128 KiB is shorter than a long prompt
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
+        reader = csv.reader(lines, strict=True)
+        header: list[str] | None = None
+        while True:
+            line = reader.line_num + 1
+            try:
+                cells = next(reader, None)
+            except csv.Error:
+                yield line, BadRow("broken_csv")
+                continue
+            if cells is None:
+                return
+            if header is None:
+                header = cells
+            elif cells:  # not a blank line
+                yield line, dict(zip(header, cells, strict=True)) if len(cells) == len(header) else BadRow("wrong_column_count")
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[int, Row]]:
+    try:
+        yield from enumerate((batch.slice(row, 1) for batch in pq.ParquetFile(path).iter_batches() for row in range(len(batch))), 1)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: unreadable Parquet ({error}); copy or write the file again") from None
+
+
+_READERS = {".jsonl": _read_jsonl, ".parquet": _read_parquet, ".csv": _read_csv}
