@@ -153,6 +153,7 @@ def status(job: Path, sets: tuple[str, ...], runs: str) -> None:
     """How far a job is, from its files alone."""
     with _errors():
         from engine import pipeline
+        from engine.progress import figures_text
         from engine.rundir import PROGRESS, load_manifest
 
         spec = _load(job, sets)
@@ -164,10 +165,9 @@ def status(job: Path, sets: tuple[str, ...], runs: str) -> None:
                 text = f"{manifest.rows_out:,} rows in {manifest.seconds:,.0f} s"
             elif stage.folder and (stage.folder / PROGRESS).exists():
                 seen = json.loads((stage.folder / PROGRESS).read_text())
-                figures = "  ".join(f"{name} {value:.4g}" for name, value in seen.get("figures", {}).items() if value is not None)
                 age = time.time() - seen["updated"]
                 state = "running" if age < 30 else f"unfinished, last seen {age:,.0f} s ago"
-                text = f"{seen['done']:,}/{seen['total'] or '?'} {seen['unit']}  {figures}"
+                text = f"{seen['done']:,}/{seen['total'] or '?'} {seen['unit']}  {figures_text(seen.get('figures', {}))}"
             table.add_row(stage.stage, state, text, stage.folder.name if stage.folder else "")
         Console().print(table)
 

@@ -23,8 +23,13 @@ PLAIN_SECONDS = 10.0
 FILE_SECONDS = 1.0
 
 
-def _figures(values: dict[str, Any]) -> str:
-    return "  ".join(f"{name} {value:,.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items())
+def figures_text(values: dict[str, Any]) -> str:
+    """Named figures in one line: `loss 0.25  tok/s 1,234`."""
+    return "  ".join(f"{name} {_short(value)}" for name, value in values.items())
+
+
+def _short(value: Any) -> str:
+    return (f"{value:,.0f}" if abs(value) >= 100 else f"{value:.4g}") if isinstance(value, float) else str(value)
 
 
 @dataclass
@@ -88,7 +93,7 @@ class Progress:
     def _show(self, announce: bool) -> None:
         if self.console is None:
             return
-        text = _figures(self._state["figures"])
+        text = figures_text(self._state["figures"])
         if self._bar:
             note = self._state.get("note", "")
             self._bar.update(self._task, completed=self._state["done"], total=self._state["total"], figures=text or note)
@@ -96,7 +101,7 @@ class Progress:
         now = time.monotonic()
         if announce or now - self._last_line >= PLAIN_SECONDS:
             self._last_line = now
-            self.console.print(f"{self._stage:<9} {self._line(text)}", highlight=False)
+            self.console.print(f"{self._stage:<9} {self._state['note'] if announce else self._line(text)}", highlight=False)
 
     def _line(self, text: str) -> str:
         done, total = self._state["done"], self._state["total"]

@@ -1,10 +1,12 @@
 """The commands as a user types them."""
 
+import contextlib
 import os
+import shutil
 import socket
 import subprocess
 import sys
-import time
+import tempfile
 
 import pytest
 from conftest import REPOSITORY
@@ -94,30 +96,27 @@ def test_object_stores_are_refused_with_the_way_out(job_file):
 
 
 @pytest.mark.slow
-def test_submit_follows_a_job_on_a_cluster_with_token_authentication(job_file, tmp_path):
+def test_submit_follows_a_job_on_a_cluster_with_token_authentication(job_file, tmp_path, request):
     """`ray start --head` with token auth, one job that succeeds and one that fails."""
-    with socket.socket() as first, socket.socket() as second:
-        first.bind(("127.0.0.1", 0))
-        second.bind(("127.0.0.1", 0))
-        gcs, dashboard = first.getsockname()[1], second.getsockname()[1]
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(4)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        gcs, dashboard, client, agent = (str(probe.getsockname()[1]) for probe in probes)
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | {
         "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef0123456789abcdef", "RAY_USAGE_STATS_ENABLED": "0",
     }
+    short = tempfile.mkdtemp(prefix="ray-")  # its sockets need a short path
+    request.addfinalizer(lambda: shutil.rmtree(short, ignore_errors=True))
     ray = [sys.executable, "-m", "ray.scripts.scripts"]
     head = subprocess.Popen(
-        [*ray, "start", "--head", "--block", "--port", str(gcs), "--dashboard-port", str(dashboard), "--num-cpus", "2",
-         "--temp-dir", str(tmp_path / "ray"), "--ray-client-server-port", "0", "--dashboard-agent-listen-port", "0"],
+        [*ray, "start", "--head", "--block", "--port", gcs, "--dashboard-port", dashboard, "--num-cpus", "2",
+         "--temp-dir", short, "--ray-client-server-port", client, "--dashboard-agent-listen-port", agent],
         env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )
     cluster = tmp_path / "cluster.yaml"
-    cluster.write_text(f"name: here\naddress: http://127.0.0.1:{dashboard}\nray_address: auto\npython: {sys.executable}\n")
+    cluster.write_text(f"name: here\naddress: http://127.0.0.1:{dashboard}\nray_address: auto\npython: {sys.executable}\nwait_s: 120\n")
     try:
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", dashboard)) == 0:
-                    break
-            time.sleep(0.5)
         path = job_file()
         arguments = ("submit", path, "--cluster", cluster, "--runs", tmp_path / "runs", "--set", "train.epochs=1")
         good = distill(*arguments, "--until", "curate", env=environment)

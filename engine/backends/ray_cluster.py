@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from engine.errors import CapacityError, EngineError, StageError
 
 # Chosen by us, inherited by every process of the job: no prompts in Serve's logs, no usage reports, no hub when offline.
 JOB_ENVIRONMENT = {"RAYLLM_ENABLE_REQUEST_PROMPT_LOGS": "0", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+
+CONNECT_TIMEOUT_S = 10
 
 
 @contextmanager
@@ -39,8 +42,9 @@ def connected(address: str | None, *, shared: Path, environment: Mapping[str, st
     variables["PYTHONPATH"] = os.pathsep.join(_package_path())
     local = {} if address else {"include_dashboard": False, "object_store_memory": _object_store_bytes()} | local
     try:
+        _require_answer(address)  # ray.init itself would try for minutes
         ray.init(address=address, namespace="distill", log_to_driver=True, runtime_env={"env_vars": variables}, **local)
-    except (ConnectionError, RuntimeError) as error:
+    except (OSError, RuntimeError) as error:
         raise CapacityError(
             f"no Ray cluster answers at {address or 'this machine'}: {error}; start one with `ray start --head`, or leave --cluster out"
             " (a cluster with token authentication also needs RAY_AUTH_MODE=token)"
@@ -50,6 +54,12 @@ def connected(address: str | None, *, shared: Path, environment: Mapping[str, st
         yield
     finally:
         ray.shutdown()
+
+
+def _require_answer(address: str | None) -> None:
+    host, _, port = (address or "").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
 
 
 def _package_path() -> list[str]:
@@ -105,17 +115,14 @@ def submit(cluster: Cluster, entrypoint: str, *, secrets: Mapping[str, str], on_
     Works with token authentication (RAY_AUTH_MODE=token, or a token in RAY_AUTH_TOKEN or under the home directory).
     Raises CapacityError if the cluster does not answer and StageError if the job fails or is stopped.
     """
+    client = _job_client(cluster)
+    runtime_env: dict = {"env_vars": dict(cluster.env) | dict(secrets)}
+    if cluster.working_dir:
+        runtime_env |= {"working_dir": cluster.working_dir, "excludes": [".venv", ".git", "runs"]}
     try:
-        client = JobSubmissionClient(cluster.address)
-        runtime_env: dict = {"env_vars": dict(cluster.env) | dict(secrets)}
-        if cluster.working_dir:
-            runtime_env |= {"working_dir": cluster.working_dir, "excludes": [".venv", ".git", "runs"]}
         job_id = client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env)
-    except (ConnectionError, RuntimeError) as error:
-        raise CapacityError(
-            f"cluster '{cluster.name}' at {cluster.address} did not take the job: {error}; is `ray start --head` running there,"
-            " and is RAY_AUTH_MODE=token set if it wants a token?"
-        ) from error
+    except RuntimeError as error:
+        raise CapacityError(f"cluster '{cluster.name}' at {cluster.address} did not take the job: {error}") from error
     on_log(f"submitted {job_id}\n")
     shown = 0
     while True:
@@ -129,6 +136,21 @@ def submit(cluster: Cluster, entrypoint: str, *, secrets: Mapping[str, str], on_
     if status != JobStatus.SUCCEEDED:
         message = client.get_job_info(job_id).message or ""
         raise StageError(f"job {job_id} {status.value.lower()}: {message.strip()[-2000:]}; its log: ray job logs {job_id}")
+
+
+def _job_client(cluster: Cluster) -> JobSubmissionClient:
+    """Connect, for `wait_s` at most: a head that was just started needs some seconds."""
+    deadline = time.monotonic() + cluster.wait_s
+    while True:
+        try:
+            return JobSubmissionClient(cluster.address)
+        except (ConnectionError, RuntimeError) as error:
+            if time.monotonic() > deadline or "auth" in str(error).lower():
+                raise CapacityError(
+                    f"cluster '{cluster.name}' at {cluster.address} does not answer: {error}; is `ray start --head` running there,"
+                    " and is RAY_AUTH_MODE=token set if it wants a token?"
+                ) from error
+            time.sleep(2)
 
 
 def root_cause(error: BaseException) -> BaseException:

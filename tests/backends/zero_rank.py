@@ -36,8 +36,7 @@ def main(plan_file: str, rank: int) -> None:
         model = AutoModelForCausalLM.from_pretrained(plan["model"], dtype=DTYPES[spec.precision])
         engine = deepspeed_engine.build(spec, Student(model, spec), device="cpu")
         if run["load"]:
-            tensors = checkpoints.Tensors(checkpoints.newest(Path(run["load"])))
-            engine.load(tensors, run["first"])
+            engine.load(checkpoints.load(checkpoints.newest(Path(run["load"]))), run["first"])
         losses, norms = [], []
         for step in remaining_steps(blocks, Schedule(len(blocks), 6, 3, spec), run["first"], rank=rank, workers=workers):
             if step.number > run["last"]:

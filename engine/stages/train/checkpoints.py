@@ -9,14 +9,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import distributed
 
 from engine.rundir import write_atomic
@@ -34,23 +32,17 @@ class Checkpoint:
 
 def newest(root: Path) -> Checkpoint | None:
     """The newest complete checkpoint under `root`, if any."""
-    return next((Checkpoint(_step(folder), folder) for folder in reversed(_complete(root))), None)
+    return next(reversed(_complete(root)), None)
 
 
-def _complete(root: Path) -> list[Path]:
-    return [folder for folder in sorted(root.glob("step-*"), key=_step) if _is_complete(folder)]
-
-
-def _step(folder: Path) -> int:
-    return int(folder.name.removeprefix("step-"))
-
-
-def _is_complete(folder: Path) -> bool:
-    marker = folder / MARKER
-    if not marker.exists():
-        return False
-    sizes: dict[str, int] = json.loads(marker.read_text())["files"]
-    return all((folder / name).exists() and (folder / name).stat().st_size == size for name, size in sizes.items())
+def _complete(root: Path) -> list[Checkpoint]:
+    """Those whose marked files are all there in their sizes, oldest first."""
+    found = []
+    for marker in root.glob(f"step-*/{MARKER}"):
+        facts, folder = json.loads(marker.read_text()), marker.parent
+        if all((folder / name).exists() and (folder / name).stat().st_size == size for name, size in facts["files"].items()):
+            found.append(Checkpoint(facts["step"], folder))
+    return sorted(found, key=lambda checkpoint: checkpoint.step)
 
 
 def save(
@@ -60,39 +52,21 @@ def save(
     folder = root / f"step-{step:06d}"
     folder.mkdir(parents=True, exist_ok=True)
     names = [f"share-{number:05d}-of-{workers:05d}.safetensors" for number in range(workers)]
-    staged = folder / f".{names[rank]}"
-    save_file({name: tensor.contiguous() for name, tensor in share.items()}, staged)
-    with staged.open("rb") as handle:
+    save_file({name: tensor.contiguous() for name, tensor in share.items()}, folder / names[rank])
+    with (folder / names[rank]).open("rb") as handle:
         os.fsync(handle.fileno())
-    os.replace(staged, folder / names[rank])
     if distributed.is_initialized():
         distributed.barrier()
     if rank == 0:
         sizes = {name: (folder / name).stat().st_size for name in names}
         write_atomic(folder / MARKER, json.dumps({"step": step, **facts, "files": sizes}, indent=1))
         for old in _complete(root)[:-keep]:
-            shutil.rmtree(old)
+            shutil.rmtree(old.folder)
 
 
-class Tensors(Mapping[str, torch.Tensor]):
-    """A checkpoint's tensors by "<part>/<parameter>", read one by one when asked for."""
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        files = json.loads((checkpoint.folder / MARKER).read_text())["files"]
-        self._stack = ExitStack()
-        self._where = {}
-        for file in files:
-            handle = self._stack.enter_context(safe_open(checkpoint.folder / file, "pt"))
-            self._where |= dict.fromkeys(handle.keys(), handle)
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        return self._where[name].get_tensor(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._where)
-
-    def __len__(self) -> int:
-        return len(self._where)
-
-    def close(self) -> None:
-        self._stack.close()
+def load(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    """A checkpoint's tensors by "<part>/<parameter>": views of mapped files, so only what is read takes memory."""
+    tensors = {}
+    for name in json.loads((checkpoint.folder / MARKER).read_text())["files"]:
+        tensors |= load_file(checkpoint.folder / name)
+    return tensors

@@ -7,6 +7,7 @@ This module does not pack and does not train.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from engine.errors import StageError
 from engine.records import Signal, file_metadata, read_tables, signal_of, tokenizer_fingerprint
@@ -45,11 +47,11 @@ def load_sequences(files: list[Path], spec: TrainSpec, tokenizer: Any, vocab_siz
     """
     needs_signal = spec.loss != "sft"
     fingerprint = tokenizer_fingerprint(tokenizer.get_vocab())
-    if needs_signal:
-        for file in files:
-            _check_signal(file, spec.loss, fingerprint)
     for file, table in zip(files, read_tables(files), strict=True):
-        same_ids = file_metadata(file).get("tokenizer_fingerprint") == fingerprint
+        metadata = file_metadata(file)
+        same_ids = metadata.get("tokenizer_fingerprint") == fingerprint
+        if needs_signal:
+            _check_signal(table, file.name, spec.loss, metadata.get("top_k", 0), same_ids)
         rows = _teacher_sequences(table, needs_signal) if same_ids else _chat_sequences(table, tokenizer)
         for row in rows:
             largest = max(row.ids.max(initial=0), row.signal.ids.max(initial=0) if row.signal else 0)
@@ -61,45 +63,32 @@ def load_sequences(files: list[Path], spec: TrainSpec, tokenizer: Any, vocab_siz
             yield row
 
 
-def _check_signal(file: Path, loss: str, fingerprint: str) -> None:
-    metadata = file_metadata(file)
-    if metadata.get("tokenizer_fingerprint") != fingerprint:
+def _check_signal(table: pa.Table, file: str, loss: str, top_k: int, same_ids: bool) -> None:
+    if not same_ids:
         raise StageError(
-            f"train: loss {loss} compares distributions over the same tokens, but the teacher of {file.name} has another"
+            f"train: loss {loss} compares distributions over the same tokens, but the teacher of {file} has another"
             " tokenizer than the student; set train.loss: sft, or take a student with the teacher's tokenizer"
         )
-    top_k = metadata.get("top_k", 0)
-    (table,) = read_tables([file], ["token_ids", "topk_ids", "topk_logprobs", "tail"])
-    tokens, *parts = (_lengths(table, name) for name in ("token_ids", "topk_ids", "topk_logprobs", "tail"))
-    whole = [part == tokens * width for part, width in zip(parts, (top_k, top_k, 1), strict=True)]
-    missing = int((~np.logical_and.reduce(whole)).sum()) if top_k else table.num_rows
+    tokens, ids, tails = (pc.list_value_length(table[name]).to_numpy() for name in ("token_ids", "topk_ids", "tail"))
+    missing = int(((ids != tokens * top_k) | (tails != tokens)).sum())
     if missing:
         raise StageError(
-            f"train: {missing} of {table.num_rows} examples in {file.name} lack the top-k signal that loss {loss} learns from;"
+            f"train: {missing} of {table.num_rows} examples in {file} lack the top-k signal that loss {loss} learns from;"
             " set generate.capture.top_k to 16 or more and generate again, or set train.loss: sft"
         )
 
 
-def _lengths(table: pa.Table, name: str) -> np.ndarray:
-    return np.diff(_flat(table, name)[0])
-
-
-def _flat(table: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Offsets (rows + 1,) and flat values of a list column."""
-    lists = table[name].combine_chunks()
-    lists = lists.chunk(0) if isinstance(lists, pa.ChunkedArray) else lists
-    offsets = lists.offsets.to_numpy()
-    return offsets - offsets[0], lists.flatten().to_numpy(zero_copy_only=False)
+def _arrays(table: pa.Table, name: str) -> Iterator[np.ndarray]:
+    """The rows of a list column."""
+    return (row.values.to_numpy() for row in table[name])
 
 
 def _teacher_sequences(table: pa.Table, with_signal: bool) -> Iterator[TokenSequence]:
-    (prompt_at, prompts), (answer_at, answers) = _flat(table, "prompt_token_ids"), _flat(table, "token_ids")
+    signals = itertools.repeat(None, table.num_rows)
     if with_signal:
-        columns = [_flat(table, name) for name in ("topk_ids", "topk_logprobs", "tail")]
-    for row in range(table.num_rows):
-        prompt, answer = prompts[prompt_at[row] : prompt_at[row + 1]], answers[answer_at[row] : answer_at[row + 1]]
+        signals = map(signal_of, *(_arrays(table, name) for name in ("topk_ids", "topk_logprobs", "tail")))
+    for prompt, answer, signal in zip(_arrays(table, "prompt_token_ids"), _arrays(table, "token_ids"), signals, strict=True):
         is_target = np.arange(len(prompt) + len(answer)) >= len(prompt)
-        signal = signal_of(*(values[at[row] : at[row + 1]] for at, values in columns)) if with_signal else None
         yield TokenSequence(np.concatenate([prompt, answer]), is_target, signal)
 
 

@@ -33,7 +33,6 @@ def test_shares_of_several_ranks_read_as_one(tmp_path: Path) -> None:
     for rank in (1, 0):  # rank 0 completes the checkpoint, so here it goes last
         share = {f"weight/{rank}": torch.full((3,), float(rank))}
         checkpoints.save(tmp_path, 5, share, {}, rank=rank, workers=2, keep=2)
-    tensors = checkpoints.Tensors(checkpoints.newest(tmp_path))
+    tensors = checkpoints.load(checkpoints.newest(tmp_path))
     assert sorted(tensors) == ["weight/0", "weight/1"]
     assert tensors["weight/1"].tolist() == [1, 1, 1]
-    tensors.close()

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fake_trainer import FakeEngine
 
-from engine.backends.fake_trainer import FakeEngine
 from engine.errors import StageError
 from engine.spec import TrainSpec
 from engine.stages.train import checkpoints
@@ -51,9 +51,7 @@ def test_a_death_and_a_resume_end_where_one_run_ends(blocks: Blocks, tmp_path: P
     latest = checkpoints.newest(tmp_path / "broken")
     assert latest.step == 6
     again = FakeEngine()
-    tensors = checkpoints.Tensors(latest)
-    again.load(tensors, latest.step)
-    tensors.close()
+    again.load(checkpoints.load(latest), latest.step)
     rest = train(again, blocks, tmp_path / "broken", start=latest.step)
     assert [line["step"] for line in rest] == list(range(7, 17))
     assert again.weight == pytest.approx(whole.weight, rel=1e-12)

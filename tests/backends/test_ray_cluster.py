@@ -1,0 +1,31 @@
+import pytest
+
+from engine.backends import ray_cluster as backend
+from engine.errors import CapacityError, StageError
+
+
+def test_our_own_error_is_found_inside_rays_wrappers():
+    inner = StageError("the cause")
+    outer = RuntimeError("wrapper")
+    outer.cause = inner
+    assert backend.root_cause(outer) is inner
+
+
+def test_the_innermost_error_that_says_something_is_the_cause():
+    outer, inner, empty = RuntimeError("outer"), ValueError("why"), KeyError()
+    outer.__cause__, inner.__cause__ = inner, empty
+    assert backend.root_cause(outer) is inner
+
+
+@pytest.mark.slow
+def test_a_job_that_wants_more_than_the_cluster_has_says_the_numbers_and_the_way_out(ray_cluster):
+    backend.require("generate", "cpu", 4, "replicas=4 x tensor_parallel=1")
+    with pytest.raises(CapacityError, match=r"generate wants 8 CPUs \(replicas=4 x tensor_parallel=2\); the cluster has 4"):
+        backend.require("generate", "cpu", 8, "replicas=4 x tensor_parallel=2")
+    with pytest.raises(CapacityError, match=r"the cluster has 0\. Lower replicas or use a larger --cluster; with device: cpu"):
+        backend.require("generate", "gpu", 1, "replicas=1 x tensor_parallel=1")
+
+
+def test_a_cluster_that_does_not_answer_is_named(tmp_path):
+    with pytest.raises(CapacityError, match="ray start --head"), backend.connected("127.0.0.1:1", shared=tmp_path):
+        pass

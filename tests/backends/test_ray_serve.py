@@ -1,0 +1,71 @@
+"""The key's guard and the port's check, without Serve; the live endpoint is tested in test_end_to_end.py."""
+
+import hashlib
+import socket
+
+import pytest
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from engine.backends import ray_serve
+from engine.errors import CapacityError, SpecError
+from engine.progress import Context
+from engine.spec import ServeSpec, TeacherSpec
+from engine.stages import serve
+
+
+@pytest.fixture
+def guarded():
+    app = Starlette(routes=[Route("/", lambda request: PlainTextResponse("in"))])
+    return TestClient(ray_serve.BearerGuard(app, hashlib.sha256(b"right").hexdigest()))
+
+
+@pytest.mark.parametrize("header", [None, "", "right", "Bearer", "Bearer wrong", "Basic right", "Bearer right2"])
+def test_anything_but_the_key_gets_401(guarded, header):
+    reply = guarded.get("/", headers={"Authorization": header} if header is not None else {})
+    assert reply.status_code == 401
+    assert reply.json()["error"]["code"] == "invalid_api_key"
+
+
+@pytest.mark.parametrize("header", ["Bearer right", "bearer right", "Bearer  right"])
+def test_the_key_gets_in(guarded, header):
+    assert guarded.get("/", headers={"Authorization": header}).text == "in"
+
+
+def test_only_the_keys_hash_leaves_the_process():
+    assert "secret" not in str(ray_serve.key_environment("secret"))
+    assert ray_serve.key_environment(None) == {}
+
+
+def test_the_proxy_hook_guards_only_where_a_key_is_set(monkeypatch):
+    monkeypatch.delenv(ray_serve.KEY_VARIABLE, raising=False)
+    assert ray_serve.proxy_middlewares() == []
+    monkeypatch.setenv(ray_serve.KEY_VARIABLE, "00")
+    assert len(ray_serve.proxy_middlewares()) == 1
+
+
+def test_a_port_in_use_is_named_with_the_way_out():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(CapacityError, match=f"port {port} on 127.0.0.1 cannot be used.*--set serve.port"):
+            ray_serve.require_free_port("127.0.0.1", port)
+
+
+def test_a_served_model_gets_its_devices_and_no_token_batching():
+    config = ray_serve.llm_config("student", TeacherSpec(name="student", model="m", tensor_parallel=4, max_model_len=512), "gpu", 2)
+    assert config.placement_group_config == {"bundles": [{"CPU": 1, "GPU": 4}]}
+    assert config.experimental_configs["stream_batching_interval_ms"] == 0
+    assert config.deployment_config["num_replicas"] == 2
+
+
+def test_a_key_that_is_not_set_is_named(monkeypatch):
+    monkeypatch.delenv("DISTILL_NO_KEY", raising=False)
+    with (
+        pytest.raises(SpecError, match="DISTILL_NO_KEY, which is not set"),
+        serve.endpoint(ServeSpec(api_key_env="DISTILL_NO_KEY"), {}, Context("j", "math", 0)),
+    ):
+        pass
