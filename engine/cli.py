@@ -7,10 +7,11 @@ import json
 import logging
 import os
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,19 @@ JOB = click.argument("job", type=click.Path(path_type=Path))
 SETS = click.option("--set", "sets", multiple=True, metavar="FIELD=VALUE", help="Override one field, e.g. train.learning_rate=3e-5.")
 RUNS = click.option("--runs", default="runs", show_default=True, help="Folder that holds the runs.")
 CLUSTER = click.option("--cluster", type=click.Path(path_type=Path), help="Cluster file; none: a local Ray.")
+
+
+def stage_options(command: Any) -> Any:
+    """The options that choose what a run does."""
+    for option in (
+        click.option("--strict", is_flag=True, help="Bad input lines end the run instead of going to quarantine."),
+        click.option("--force", is_flag=True, help="Make the chosen stages again, in new folders."),
+        click.option("--until", metavar="STAGE", help="Run up to this stage."),
+        click.option("--from", "from_", metavar="STAGE", help="Run from this stage on; earlier ones must be finished."),
+        click.option("--only", metavar="STAGE", help="Run this stage alone."),
+    ):
+        command = option(command)
+    return command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -50,7 +64,7 @@ def _errors() -> Iterator[None]:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         click.echo("interrupted; what is finished is kept, the same command resumes", err=True)
-        sys.exit(130)
+        sys.exit(1)
 
 
 @contextmanager
@@ -111,11 +125,7 @@ def check(job: Path, sets: tuple[str, ...], runs: str) -> None:
 @SETS
 @RUNS
 @CLUSTER
-@click.option("--only", metavar="STAGE", help="Run this stage alone.")
-@click.option("--from", "from_", metavar="STAGE", help="Run from this stage on; earlier ones must be finished.")
-@click.option("--until", metavar="STAGE", help="Run up to this stage.")
-@click.option("--force", is_flag=True, help="Make the chosen stages again, in new folders.")
-@click.option("--strict", is_flag=True, help="Bad input lines end the run instead of going to quarantine.")
+@stage_options
 def run(job: Path, sets: tuple[str, ...], runs: str, cluster: Path | None, **options: Any) -> None:
     """Run a job: skip what is finished, resume what is not."""
     with _errors():
@@ -154,7 +164,7 @@ def status(job: Path, sets: tuple[str, ...], runs: str) -> None:
     with _errors():
         from engine import pipeline
         from engine.progress import figures_text
-        from engine.rundir import PROGRESS, load_manifest
+        from engine.rundir import PROGRESS, is_running, load_manifest, local_runs
 
         spec = _load(job, sets)
         table = Table("stage", "state", "progress", "folder", title=spec.name, title_justify="left")
@@ -166,7 +176,7 @@ def status(job: Path, sets: tuple[str, ...], runs: str) -> None:
             elif stage.folder and (stage.folder / PROGRESS).exists():
                 seen = json.loads((stage.folder / PROGRESS).read_text())
                 age = time.time() - seen["updated"]
-                state = "running" if age < 30 else f"unfinished, last seen {age:,.0f} s ago"
+                state = "running" if is_running(local_runs(runs) / spec.name) else f"unfinished, last seen {age:,.0f} s ago"
                 text = f"{seen['done']:,}/{seen['total'] or '?'} {seen['unit']}  {figures_text(seen.get('figures', {}))}"
             table.add_row(stage.stage, state, text, stage.folder.name if stage.folder else "")
         Console().print(table)
@@ -191,17 +201,18 @@ def serve(job: Path, sets: tuple[str, ...], runs: str, cluster: Path | None, mod
             with pipeline.serving(spec, names, runs, cluster=_ray_address(cluster)) as endpoint:
                 guard = f", Authorization: Bearer ${spec.serve.api_key_env}" if endpoint.api_key else ""
                 console.print(f"serving {', '.join(names)} at {endpoint.base_url}{guard}; Ctrl-C stops it", highlight=False)
-                while True:
-                    time.sleep(3600)
+                with suppress(KeyboardInterrupt):
+                    signal.pause()
 
 
 @main.command()
 @JOB
 @SETS
 @RUNS
+@CLUSTER
 @click.option("--url", help="Base URL of any OpenAI-compatible server (ends in /v1); none: serve the job's models.")
 @click.option("--model", help="Model name at --url.")
-def loadtest(job: Path, sets: tuple[str, ...], runs: str, url: str | None, model: str | None) -> None:
+def loadtest(job: Path, sets: tuple[str, ...], runs: str, cluster: Path | None, url: str | None, model: str | None) -> None:
     """Load an endpoint with the job's validation prompts and print the curve."""
     with _errors():
         spec = _load(job, sets)
@@ -215,7 +226,7 @@ def loadtest(job: Path, sets: tuple[str, ...], runs: str, url: str | None, model
             if url:
                 serving = pipeline.load_url(spec, url, model or "student", runs, progress=progress)
             else:
-                done = pipeline.run(spec, runs, until="loadtest", progress=progress, log=log)
+                done = pipeline.run(spec, runs, until="loadtest", cluster=_ray_address(cluster), progress=progress, log=log)
                 serving = done.manifests["loadtest"].info["serving"]
             console.print(serving_table(serving))
 
@@ -225,25 +236,30 @@ def loadtest(job: Path, sets: tuple[str, ...], runs: str, url: str | None, model
 @SETS
 @RUNS
 @click.option("--cluster", type=click.Path(path_type=Path), required=True, help="Cluster file of a running Ray cluster.")
-@click.option("--until", metavar="STAGE", help="Run up to this stage.")
-def submit(job: Path, sets: tuple[str, ...], runs: str, cluster: Path, until: str | None) -> None:
+@stage_options
+def submit(job: Path, sets: tuple[str, ...], runs: str, cluster: Path, **options: Any) -> None:
     """Run a job on a running cluster: submit it, follow its log, exit with its result."""
     with _errors():
         from engine import preflight
         from engine.clusterfile import load_cluster
         from engine.rundir import local_runs
 
-        preflight.check(_load(job, sets))
-        target = load_cluster(cluster)
-        secrets = {name: os.environ[name] for name in target.secret_env if name in os.environ}
-        if missing := set(target.secret_env) - secrets.keys():
+        spec, target = _load(job, sets), load_cluster(cluster)
+        preflight.check(spec)
+        keys = [spec.serve.api_key_env, *(teacher.api_key_env for teacher in spec.generate.teachers)]
+        names = {*target.secret_env, *filter(None, keys)}
+        if missing := names - os.environ.keys():
             raise SpecError(f"{cluster}: secret_env names {sorted(missing)}, which is not set in this shell; export it")
         from engine.backends import ray_cluster
 
         where = str(job) if target.working_dir else str(job.resolve())
         command = [target.python or "python", "-m", "engine.cli", "run", where, "--runs", target.runs or str(local_runs(runs))]
-        command += [word for setting in sets for word in ("--set", setting)] + (["--until", until] if until else [])
+        command += [word for setting in sets for word in ("--set", setting)]
+        for name, value in options.items():
+            flag = f"--{name.rstrip('_')}"
+            command += [flag] if value is True else [flag, value] if value else []
         here = "" if target.working_dir else f"cd {shlex.quote(os.getcwd())} && "
+        secrets = {name: os.environ[name] for name in names}
         ray_cluster.submit(target, here + shlex.join(command), secrets=secrets, on_log=lambda text: click.echo(text, nl=False))
 
 

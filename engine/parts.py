@@ -76,7 +76,7 @@ def accepted_records(folder: Path) -> list[Record]:
     for path in commits.glob(f"epoch-{newest:05d}-*.json"):
         listed |= set(json.loads(path.read_text())["accepted"])
     own = {path.name for path in commits.glob(f"record-{newest:05d}-*.json")}
-    return [_load_record(commits / name) for name in sorted(listed | own)]
+    return [_load_record(commits / name) for name in sorted(listed | own) if (commits / name).exists()]
 
 
 def _load_record(path: Path) -> Record:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import rundir
-from engine.errors import SpecError, StageError
+from engine.errors import InputError, SpecError, StageError
 from engine.progress import Context, Progress
 from engine.rundir import Manifest
 from engine.spec import JobSpec
@@ -35,7 +35,7 @@ class Stage:
 
 
 STAGES = (
-    Stage(1, "prompts", reads=lambda job: job.prompts.files()),
+    Stage(1, "prompts", reads=lambda job: job.prompts.sources()),
     Stage(2, "generate", needs=("prompts",), reads=lambda job: [t.model for t in job.generate.teachers], cluster=True),
     Stage(3, "curate", needs=("prompts", "generate")),
     Stage(4, "train", needs=("curate",), reads=lambda job: [job.train.student, job.train.tokenizer or ""], cluster=True),
@@ -87,8 +87,11 @@ def run(
             folder = rundir.stage_folder(root, stage.order, stage.name, identity, force=force and stage.name in chosen)
             manifest = rundir.load_manifest(folder)
             if manifest is not None and stage.name in chosen:
+                bad = "data/quarantine.parquet"
+                if strict and bad in manifest.files:
+                    raise InputError(f"--strict: {manifest.files[bad].rows} lines are in quarantine: {folder / bad}; mend the sources")
                 reused.append(stage.name)
-                ctx.progress.reused(stage.name, folder)
+                ctx.progress.say(f"{stage.name:<9} reused  {folder.name}")
             if manifest is None and stage.name in chosen:
                 if stage.cluster:
                     stack.enter_context(_connected(job, ctx, root))
@@ -109,7 +112,9 @@ def _run_stage(stage: Stage, job: JobSpec, folders: dict[str, Path], folder: Pat
     started = time.monotonic()
     with ctx.progress.stage(stage.name, folder):
         counts = function(getattr(job, stage.name), {name: folders[name] for name in stage.needs}, folder, ctx, **more)
-        return rundir.publish(folder, stage.name, identity, counts, time.monotonic() - started)
+        manifest = rundir.publish(folder, stage.name, identity, counts, time.monotonic() - started)
+    ctx.progress.say(f"{stage.name:<9} done    {folder.name}  {manifest.rows_out:,} rows in {manifest.seconds:,.0f} s")
+    return manifest
 
 
 def _connected(job: JobSpec, ctx: Context, root: Path) -> Any:
@@ -150,6 +155,8 @@ def load_url(job: JobSpec, url: str, model: str, runs: str | Path = "runs", *, p
     from engine.records import read_tables
     from engine.stages import loadtest
 
+    if not (job.loadtest.concurrency or job.loadtest.rates):
+        raise SpecError("loadtest has no levels; give --set 'loadtest.concurrency=[1, 4]' or --set 'loadtest.rates=[1.0]'")
     prompts = run(job, runs, until="prompts", progress=progress).folders["prompts"]
     tables = read_tables(rundir.stage_files(prompts, "data/validation"), ["messages"])
     messages = [row for table in tables for row in table["messages"].to_pylist()]
@@ -200,6 +207,8 @@ def choose(only: str | None, from_: str | None, until: str | None) -> tuple[str,
     for option, name in (("--only", only), ("--from", from_), ("--until", until)):
         if name is not None and name not in NAMES:
             raise SpecError(f"{option} {name}: no such stage; choose one of {', '.join(NAMES)}")
+    if only and (from_ or until):
+        raise SpecError("--only names the one stage to run; take it, or --from and --until")
     if only:
         return (only,)
     first, last = NAMES.index(from_ or NAMES[0]), NAMES.index(until or NAMES[-1])

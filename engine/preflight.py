@@ -42,6 +42,8 @@ def _teacher_problems(job: JobSpec) -> Iterator[str]:
             yield from _model_problems(f"{field}.model", teacher.model, trust=teacher.trust_remote_code)
             yield from _tokenizer_problems(f"{field}.model", teacher.model)
             yield from _layout_problems(field, shape, teacher.tensor_parallel, teacher.max_model_len)
+            if shape and job.generate.capture.top_k > shape.vocab:
+                yield f"generate.capture.top_k={job.generate.capture.top_k}, but the model has {shape.vocab} tokens; choose fewer"
 
 
 def _student_problems(job: JobSpec) -> Iterator[str]:
@@ -50,6 +52,8 @@ def _student_problems(job: JobSpec) -> Iterator[str]:
     if tokenizer:
         yield from _name_problems("train.tokenizer", tokenizer)
     yield from _tokenizer_problems("train.tokenizer" if tokenizer else "train.student", tokenizer or student)
+    if shape and 0 < shape.max_context < job.train.block_tokens:
+        yield f"train.block_tokens={job.train.block_tokens}, but the model has {shape.max_context} positions; choose at most that many"
     yield from _layout_problems("evaluate", shape, job.evaluate.tensor_parallel)
     yield from _layout_problems("serve", shape, job.serve.tensor_parallel, job.serve.max_model_len)
 

@@ -72,10 +72,10 @@ class Progress:
                 self._bar = None
             self._write(force=True)
 
-    def reused(self, name: str, folder: Path) -> None:
-        """Say that a finished stage is taken as it is."""
+    def say(self, line: str) -> None:
+        """One line for people."""
         if self.console:
-            self.console.print(f"{name:<9} reused  {folder.name}", highlight=False)
+            self.console.print(line, highlight=False)
 
     def update(
         self, done: int | None = None, total: int | None = None, note: str | None = None, unit: str | None = None, **figures: Any
@@ -101,7 +101,7 @@ class Progress:
         now = time.monotonic()
         if announce or now - self._last_line >= PLAIN_SECONDS:
             self._last_line = now
-            self.console.print(f"{self._stage:<9} {self._state['note'] if announce else self._line(text)}", highlight=False)
+            self.say(f"{self._stage:<9} {self._state['note'] if announce else self._line(text)}")
 
     def _line(self, text: str) -> str:
         done, total = self._state["done"], self._state["total"]

@@ -197,6 +197,18 @@ def git_commit() -> str | None:
         return None
 
 
+def is_running(root: Path) -> bool:
+    """Whether a process holds the run's lock now."""
+    try:
+        with (root / ".lock").open("r+") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
 @contextmanager
 def run_lock(root: Path) -> Iterator[None]:
     """One driver per run folder: the kernel drops the lock when its process ends, however it ends."""

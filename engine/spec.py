@@ -86,10 +86,12 @@ class PromptsSpec(Block):
     shard_rows: int = placement(4096, ge=1)
     """Rows per Parquet file."""
 
-    def files(self) -> list[str]:
-        """All source files, training first."""
-        several = [self.train, self.validation or []]
-        return [path for paths in several for path in ([paths] if isinstance(paths, str) else paths)]
+    def sources(self) -> list[str]:
+        """The source files behind a mark of their split, which is no file: a file that changes sides changes the identity."""
+        found = []
+        for split, paths in (("train", self.train), ("validation", self.validation or [])):
+            found += [f"{split}:", *([paths] if isinstance(paths, str) else paths)]
+        return found
 
 
 class TeacherSpec(Block):
@@ -178,8 +180,8 @@ class GenerateSpec(Block):
     """Age after which a part is closed and committed."""
     request_timeout_s: float = placement(600, gt=0)
     """Deadline of one answer in seconds; past it the row is `error` and the next run tries again."""
-    max_attempts: int = placement(3, ge=1)
-    """Tries per request for transient failures of an API."""
+    max_attempts: int = placement(5, ge=1)
+    """Tries of an API request that fails for the moment, and of a shard whose replica dies, before rows are `error`."""
     concurrency: int = placement(16, ge=1)
     """Requests to an API at a time, per replica."""
     max_failed_fraction: float = placement(0.0, ge=0, le=1)
@@ -240,9 +242,7 @@ class TrainSpec(Block):
     epochs: int = identity(3, ge=1, le=1000)
     """Passes over the examples."""
     block_tokens: int = identity(2048, ge=16)
-    """Length of a packed block; also the longest example."""
-    long_examples: Literal["drop", "truncate"] = identity("drop")
-    """Examples longer than a block."""
+    """Length of a packed block; longer examples are dropped."""
     global_batch: int | None = identity(None, ge=1)
     """Blocks per optimizer step; none: batch_size x workers x accumulation at the first start, then kept."""
     precision: Literal["fp32", "bf16"] = identity("bf16")
@@ -268,11 +268,17 @@ class TrainSpec(Block):
     max_failures: int = placement(3, ge=0)
     """Worker-group restarts before the stage fails."""
 
+    @model_validator(mode="after")
+    def _offload_has_a_zero_stage(self) -> TrainSpec:
+        if self.offload == "cpu" and self.zero_stage == 0:
+            raise ValueError("train.offload=cpu moves what ZeRO shards, but train.zero_stage=0 shards nothing; set zero_stage: 1, 2 or 3")
+        return self
+
 
 class EvaluateSpec(Block):
     """Checkpoint + validation prompts -> scores of teacher, untrained baseline and student."""
 
-    metrics: Literal["auto"] | list[str] = identity("auto")
+    metrics: Literal["auto"] | list[Literal["exact_match", "f1", "accuracy", "bleu", "rougeL"]] = identity("auto")
     """`auto`: the metrics of the job's task."""
     baseline: bool = identity(True)
     """Also score the student as it was before training."""
@@ -343,6 +349,8 @@ class LoadtestSpec(Block):
     def _levels_are_positive(self) -> LoadtestSpec:
         if any(level <= 0 for level in [*self.concurrency, *self.rates]):
             raise ValueError("concurrency and rates must be greater than 0")
+        if len(set(self.models)) < len(self.models):
+            raise ValueError(f"models names one twice: {self.models}")
         if self.models and not (self.concurrency or self.rates):
             raise ValueError("a load test needs levels: give concurrency: [1, 4], or rates: [1.0], or models: []")
         return self

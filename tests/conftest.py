@@ -38,7 +38,7 @@ def fake_job(tmp_path):
                 "validation": str(write_prompts(tmp_path / "validation.jsonl", 8, first=1000)),
             },
             "generate": {"teachers": [{"name": "t", "kind": "fake", "model": "fake"}], "sampling": {"temperature": 0.0}},
-            "train": {"student": str(REPOSITORY / "jobs/quickstart/student"), "init": "random",
+            "train": {"student": str(REPOSITORY / "jobs/quickstart/student"), "init": "random", "block_tokens": 256,
                       "tokenizer": str(REPOSITORY / "jobs/quickstart/teacher")},
             "loadtest": {"models": []},
         }

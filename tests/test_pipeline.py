@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from engine import parts, pipeline
-from engine.errors import SpecError, StageError
+from engine.errors import InputError, SpecError, StageError
 from engine.jobfile import dump_job
 from engine.pipeline import STAGES, identity_of
 from engine.rundir import MANIFEST, load_manifest, stage_files
@@ -102,6 +102,23 @@ def test_a_teachers_replicas_are_placement_and_its_dtype_is_not(fake_job, tmp_pa
     assert identity() != identity(model="another")
 
 
+def test_a_file_that_changes_its_split_changes_the_folder(fake_job, tmp_path):
+    job = fake_job()
+    train, validation = job.prompts.train, job.prompts.validation
+    one = job.model_copy(update={"prompts": job.prompts.model_copy(update={"train": [train, validation], "validation": None})})
+    prompts = STAGES[0]
+    assert identity_of(prompts, job, {}, tmp_path) != identity_of(prompts, one, {}, tmp_path)
+
+
+def test_strict_refuses_reused_prompts_with_quarantined_lines(fake_job, tmp_path):
+    job = fake_job()
+    with Path(job.prompts.train).open("a") as file:
+        file.write("{broken\n")
+    assert run(job, tmp_path, until="prompts").manifests["prompts"].info["warnings"]
+    with pytest.raises(InputError, match="1 lines are in quarantine"):
+        run(job, tmp_path, until="prompts", strict=True)
+
+
 def test_two_drivers_in_one_run_folder_exclude_each_other(fake_job, tmp_path):
     from engine.rundir import run_lock
 
@@ -148,6 +165,20 @@ def test_a_killed_driver_resumes_and_nothing_committed_is_answered_again(fake_jo
     total = len(calls.read_bytes().splitlines())
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     assert len(calls.read_bytes().splitlines()) == total, "a second run of a finished job calls no teacher"
+
+
+@pytest.mark.slow
+def test_ctrl_c_exits_1_and_says_how_to_go_on(fake_job, tmp_path):
+    teacher = {"name": "t", "kind": "fake", "model": "fake", "fake": {"latency_s": 60}}
+    command = generate_command(tmp_path, fake_job(generate={"teachers": [teacher]}))
+    driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "runs/fake").glob("2-generate-*/attempts/*")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    driver.send_signal(signal.SIGINT)
+    _, said = driver.communicate(timeout=60)
+    assert driver.returncode == 1
+    assert "the same command resumes" in said
 
 
 @pytest.mark.slow

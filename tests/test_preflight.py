@@ -39,7 +39,7 @@ def a_job(place, teacher=(), train=(), **blocks):
     return JobSpec(**{
         "name": "j", "task": "math", "prompts": {"train": f"{place}/train.jsonl", "validation": f"{place}/validation.jsonl"},
         "generate": {"teachers": [{"name": "t", "model": f"{place}/teacher"} | dict(teacher)], "sampling": {"max_tokens": 64}},
-        "train": {"student": f"{place}/student"} | dict(train),
+        "train": {"student": f"{place}/student", "block_tokens": 256} | dict(train),
     } | blocks)
 
 
@@ -171,3 +171,13 @@ def test_the_work_of_a_check_takes_a_fraction_of_a_second(place):
     started = time.perf_counter()
     problems(a_job(place, teacher={"model": "deepseek-ai/DeepSeek-V3", "tensor_parallel": 8}))
     assert time.perf_counter() - started < 0.5
+
+
+def test_more_captured_tokens_than_the_vocabulary_and_longer_blocks_than_positions_are_found(place):
+    assert "generate.capture.top_k=1000, but the model has" in the_problem(a_job(place, **a_capture(place, 1000)))
+    assert "train.block_tokens=4096, but the model has 1024 positions" in the_problem(a_job(place, train={"block_tokens": 4096}))
+
+
+def a_capture(place, top_k):
+    teacher = {"name": "t", "model": f"{place}/teacher"}
+    return {"generate": {"teachers": [teacher], "sampling": {"max_tokens": 64}, "capture": {"top_k": top_k}}}

@@ -61,7 +61,7 @@ FIELDS = {
     GenerateSpec: {
         "teachers": (I, GIVEN, [{"name": "u", "model": "m"}]), "sampling": (I, SamplingSpec(), {"samples": 2}),
         "capture": (I, CaptureSpec(), {"top_k": 4}), "shard_rows": (P, 512, 16), "shards_in_flight": (P, 3, 2),
-        "part_rows": (P, 512, 16), "part_seconds": (P, 60, 5), "request_timeout_s": (P, 600, 5), "max_attempts": (P, 3, 5),
+        "part_rows": (P, 512, 16), "part_seconds": (P, 60, 5), "request_timeout_s": (P, 600, 5), "max_attempts": (P, 5, 7),
         "concurrency": (P, 16, 2), "max_failed_fraction": (P, 0.0, 0.5),
     },
     CurateSpec: {
@@ -74,7 +74,7 @@ FIELDS = {
         "tail": (I, "bucket", "renormalize"), "learning_rate": (I, 2e-5, 1e-3), "adam_beta2": (I, 0.999, 0.95),
         "min_learning_rate_ratio": (I, 0.1, 0),
         "warmup_ratio": (I, 0.03, 0), "weight_decay": (I, 0.0, 0.1), "max_grad_norm": (I, 1.0, 0.5), "epochs": (I, 3, 1),
-        "block_tokens": (I, 2048, 128), "long_examples": (I, "drop", "truncate"), "global_batch": (I, None, 64),
+        "block_tokens": (I, 2048, 128), "global_batch": (I, None, 64),
         "precision": (I, "bf16", "fp32"), "batch_size": (P, 2, 4), "accumulation": (P, 1, 2), "workers": (P, 1, 8),
         "zero_stage": (P, 2, 3), "offload": (P, "none", "cpu"), "gradient_checkpointing": (P, False, True),
         "checkpoint_steps": (P, 200, 10), "validate_steps": (P, 200, 10), "keep_checkpoints": (P, 2, 1),
@@ -166,7 +166,7 @@ BAD = {
     TrainSpec: [
         {"learning_rate": 0}, {"learning_rate": "2e-5"}, {"epochs": 0}, {"epochs": 1.5}, {"zero_stage": 4}, {"workers": 0},
         {"batch_size": 0}, {"warmup_ratio": 1}, {"loss": "reverse_kl"}, {"temperature": 0}, {"precision": "fp16"},
-        {"lerning_rate": 1},
+        {"lerning_rate": 1}, {"offload": "cpu", "zero_stage": 0},
     ],
     EvaluateSpec: [{"metrics": "bleu"}, {"bootstrap_samples": 10}],
     ServeSpec: [{"port": 70000}, {"port": 0}, {"api_key_env": "a key"}],
@@ -193,6 +193,7 @@ def test_a_required_field_has_no_default(block):
     ({"generate": {"teachers": [API_TEACHER]}, "loadtest": {"models": ["teacher"], "rates": [1]}}, "not load-tested"),
     ({"generate": {"teachers": [API_TEACHER], "capture": {"top_k": 4}}}, "kind vllm"),
     ({"serve": {"host": "0.0.0.0"}}, "not loopback"),
+    ({"train": {"student": "s", "offload": "cpu", "zero_stage": 0}}, r"train\.offload=cpu .* zero_stage: 1, 2 or 3"),
 ])
 def test_blocks_that_contradict_each_other_are_refused_with_the_way_out(changes, message):
     with pytest.raises(ValidationError, match=message):

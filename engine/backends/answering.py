@@ -35,7 +35,7 @@ ENGINES = {
     "fake": "engine.backends.fake:FakeTeacher",
 }
 STATUS_OF_FINISH = {"stop": "ok", "length": "truncated", "content_filter": "refused", "repetition": "loop"}
-SMALLEST_SHARD = 32
+SMALLEST_SHARD, SHARDS_PER_REPLICA = 32, 16
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,11 @@ class Generation:
     text: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the answer, by the server's count where it gives no ids."""
+        return len(self.token_ids) if self.completion_tokens is None else self.completion_tokens
 
 
 class AnswerEngine(Protocol):
@@ -109,11 +114,16 @@ class AnswerJob:
     max_attempts: int
     concurrency: int
 
+    @property
+    def requests_in_flight(self) -> int:
+        """Requests that one replica has open; twice the batch of a local engine, so that it never drains."""
+        return 2 * self.teacher.max_num_seqs if self.teacher.kind == "vllm" else self.concurrency
+
 
 def build_answerer(job: AnswerJob) -> Answerer:
     """Build the engine of `job.teacher` in this process and an Answerer around it."""
     module, name = ENGINES[job.teacher.kind].split(":")
-    engine = getattr(importlib.import_module(module), name)(job.teacher, job.capture, device=job.device, concurrency=job.concurrency)
+    engine = getattr(importlib.import_module(module), name)(job.teacher, job.capture, device=job.device, attempts=job.max_attempts)
     return Answerer(engine, job)
 
 
@@ -130,6 +140,7 @@ class Answerer:
             job.folder, job.epoch, job.teacher.name, completion_schema(job.capture.dtype), metadata, self._finish,
             max_rows=job.part_rows, max_seconds=job.part_seconds,
         )
+        self._gate = asyncio.Semaphore(job.requests_in_flight)
         self._timer: asyncio.Task[None] | None = None
 
     async def __call__(self, shard: dict[str, Any]) -> dict[str, Any]:
@@ -161,7 +172,7 @@ class Answerer:
     async def _answer(self, request: _Pending) -> int:
         finished = await self._ask(request) if request.status is None else request
         await self._writer.add(finished)
-        return len(finished.generation.token_ids) if finished.generation else 0
+        return finished.generation.tokens if finished.generation else 0
 
     async def _ask(self, request: _Pending) -> _Pending:
         settings, room = self._job.sampling, settings_room(self._engine.max_model_len, request.prompt)
@@ -174,8 +185,9 @@ class Answerer:
             max_tokens=min(settings.max_tokens, room), seed=request.seed if settings.reproducible and not greedy else None,
         )
         try:
-            answer = self._engine.generate(request.prompt, sampling)
-            return replace(request, generation=await asyncio.wait_for(answer, self._job.request_timeout_s))
+            async with self._gate:  # the deadline is that of an open request, not of one that waits its turn
+                answer = self._engine.generate(request.prompt, sampling)
+                return replace(request, generation=await asyncio.wait_for(answer, self._job.request_timeout_s))
         except TimeoutError:
             return replace(request, status="error", error=f"no answer within {self._job.request_timeout_s:g} s")
         except Exception as error:  # noqa: BLE001 - one request's failure is a row status, counted and shown
@@ -203,7 +215,7 @@ class Answerer:
             topk_logprobs=generation.topk_logprobs, tail=generation.tail,
             error=f"unknown finish reason {generation.finish_reason}" if status == "error" else None,
             prompt_tokens=len(ids) if generation.prompt_tokens is None else generation.prompt_tokens,
-            completion_tokens=len(generation.token_ids) if generation.completion_tokens is None else generation.completion_tokens,
+            completion_tokens=generation.tokens,
         )
 
 
@@ -228,8 +240,8 @@ def missing_shards(
 ) -> tuple[list[dict[str, Any]], int]:
     """Shards of the rows that have no final answer yet, and the number of rows wanted in all.
 
-    A shard holds at most rows / (8 x replicas) rows, so that replicas finish together; training prompts are answered
-    `samples` times, validation prompts once.
+    A shard holds at most rows / (16 x replicas) rows, so that replicas finish together and progress is smooth; training
+    prompts are answered `samples` times, validation prompts once.
     """
     missing: list[tuple[str, list[list[int]]]] = []
     wanted = 0
@@ -240,7 +252,7 @@ def missing_shards(
             [row, sample] for row, sample in rows if done.get((teacher, int(ids[row]), sample), "error") == "error"
         ]))
     total = sum(len(rows) for _, rows in missing)
-    size = max(SMALLEST_SHARD, min(shard_rows, -(-total // (8 * replicas))))
+    size = max(SMALLEST_SHARD, min(shard_rows, -(-total // (SHARDS_PER_REPLICA * replicas))))
     shards = [
         {"id": f"{teacher}-{number:03d}-{start:07d}", "file": file, "rows": rows[start : start + size]}
         for number, (file, rows) in enumerate(missing)

@@ -5,7 +5,6 @@ Retries with backoff and Retry-After are the clients' own. Keys come from the en
 
 from __future__ import annotations
 
-import asyncio
 import os
 from typing import Any
 
@@ -14,20 +13,18 @@ from engine.errors import SpecError
 from engine.records import Messages
 from engine.spec import CaptureSpec, TeacherSpec
 
-CLIENT_RETRIES = 6
-
 
 class _ApiTeacher:
-    """What both protocols share: no token ids, lengths checked by the server, a bound on requests in flight."""
+    """What both protocols share: no token ids, and lengths that the server checks."""
 
     max_model_len = None
 
-    def __init__(self, teacher: TeacherSpec, capture: CaptureSpec, *, device: str, concurrency: int) -> None:
+    def __init__(self, teacher: TeacherSpec, capture: CaptureSpec, *, device: str, attempts: int) -> None:
         key = os.environ.get(teacher.api_key_env or "")
         if not key:
             raise SpecError(f"teacher '{teacher.name}': the environment variable {teacher.api_key_env} is not set on this node")
-        self._model, self._gate, self.metadata = teacher.model, asyncio.Semaphore(concurrency), {"top_k": 0}
-        self._client = self._connect(api_key=key, base_url=teacher.base_url, max_retries=CLIENT_RETRIES)
+        self._model, self.metadata = teacher.model, {"top_k": 0}
+        self._client = self._connect(api_key=key, base_url=teacher.base_url, max_retries=attempts - 1)
 
     def _connect(self, **arguments: Any) -> Any:
         raise NotImplementedError
@@ -51,11 +48,10 @@ class OpenAITeacher(_ApiTeacher):
 
     async def generate(self, prompt: Messages, sampling: Sampling) -> Generation:
         """One chat completion."""
-        async with self._gate:
-            reply = await self._client.chat.completions.create(
-                model=self._model, messages=prompt, temperature=sampling.temperature, top_p=sampling.top_p,
-                max_completion_tokens=sampling.max_tokens, **({} if sampling.seed is None else {"seed": sampling.seed}),
-            )
+        reply = await self._client.chat.completions.create(
+            model=self._model, messages=prompt, temperature=sampling.temperature, top_p=sampling.top_p,
+            max_completion_tokens=sampling.max_tokens, **({} if sampling.seed is None else {"seed": sampling.seed}),
+        )
         choice, usage = reply.choices[0], reply.usage
         reason = "content_filter" if choice.message.refusal else choice.finish_reason
         return Generation(
@@ -76,12 +72,11 @@ class AnthropicTeacher(_ApiTeacher):
     async def generate(self, prompt: Messages, sampling: Sampling) -> Generation:
         """One message; system messages go where this protocol wants them."""
         system = "\n\n".join(message["content"] for message in prompt if message["role"] == "system")
-        async with self._gate:
-            reply = await self._client.messages.create(
-                model=self._model, messages=[m for m in prompt if m["role"] != "system"], max_tokens=sampling.max_tokens,
-                # The client has no argument for it any more; the protocol still takes it.
-                extra_body={"temperature": sampling.temperature}, **({"system": system} if system else {}),
-            )
+        reply = await self._client.messages.create(
+            model=self._model, messages=[m for m in prompt if m["role"] != "system"], max_tokens=sampling.max_tokens,
+            # The client has no argument for it any more; the protocol still takes it.
+            extra_body={"temperature": sampling.temperature}, **({"system": system} if system else {}),
+        )
         text = "".join(block.text for block in reply.content if block.type == "text")
         return Generation(
             self._REASONS.get(reply.stop_reason, str(reply.stop_reason)), text=text, prompt_tokens=reply.usage.input_tokens,

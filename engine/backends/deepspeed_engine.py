@@ -12,42 +12,36 @@ from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import Any
 
+import torch
+from torch import distributed, nn
+
 from engine.spec import TrainSpec
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+_PARTS = ("weight", *_MOMENTS)
 
 
 def zero_config(spec: TrainSpec, device: str) -> dict[str, Any]:
     """DeepSpeed's configuration of a TrainSpec."""
     zero: dict[str, Any] = {"stage": spec.zero_stage}
-    if spec.offload == "cpu" and spec.zero_stage:
-        place = {"device": "cpu", "pin_memory": device == "gpu"}
-        zero["offload_optimizer"] = place
+    if spec.offload == "cpu":
+        zero["offload_optimizer"] = place = {"device": "cpu", "pin_memory": device == "gpu"}
         if spec.zero_stage == 3:
             zero["offload_param"] = place
+    adam = {"lr": spec.learning_rate, "betas": [0.9, spec.adam_beta2], "weight_decay": spec.weight_decay}
+    adam |= {"torch_adam": True, "fused": True}
     config = {
         # The loop feeds as many micro-batches as a step has, and step() ends it. 2 only tells ZeRO-2 with offload that
         # gradients accumulate; losses are scaled by the loop's token counts, not by this.
         "train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 2, "managed_gradient_accumulation": False,
-        "optimizer": {
-            "type": "AdamW",
-            "params": {
-                "lr": spec.learning_rate, "betas": [0.9, spec.adam_beta2], "weight_decay": spec.weight_decay,
-                "torch_adam": True, "fused": True,
-            },
-        },
-        "gradient_clipping": 0.0 if _is_plain(spec) else spec.max_grad_norm, "zero_optimization": zero,
-        "bf16": {"enabled": spec.precision == "bf16"},
-        "steps_per_print": 10**9,
+        "optimizer": {"type": "AdamW", "params": adam},
+        # At stage 0 DeepSpeed clips without telling the norm: we clip ourselves.
+        "gradient_clipping": spec.max_grad_norm if spec.zero_stage else 0.0, "zero_optimization": zero,
+        "bf16": {"enabled": spec.precision == "bf16"}, "steps_per_print": 10**9,
     }
     if spec.precision == "bf16" and spec.zero_stage >= 2:
         config["data_types"] = {"grad_accum_dtype": "fp32"}
     return config
-
-
-def _is_plain(spec: TrainSpec) -> bool:
-    """Stage 0 in fp32 has no optimizer of DeepSpeed's, and then it clips without telling the norm: we clip ourselves."""
-    return spec.zero_stage == 0 and spec.precision == "fp32"
 
 
 def build(spec: TrainSpec, student: Any, *, device: str) -> DeepSpeedEngine:
@@ -58,22 +52,19 @@ def build(spec: TrainSpec, student: Any, *, device: str) -> DeepSpeedEngine:
     if device == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"
     os.environ.setdefault("LOCAL_RANK", "0")
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     import deepspeed
 
     # A shared-memory all-reduce that only DeepSpeed's inference uses; here it would cost a compilation per machine.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.utils.logger.setLevel(logging.WARNING)
     engine, *_ = deepspeed.initialize(model=student, model_parameters=student.parameters(), config=zero_config(spec, device))
-    return DeepSpeedEngine(engine, student.model, clip_here=spec.max_grad_norm if _is_plain(spec) else None)
+    return DeepSpeedEngine(engine, student.model, spec.max_grad_norm)
 
 
 class DeepSpeedEngine:
     """One rank of a ZeRO job. Every method is collective."""
 
-    def __init__(self, engine: Any, model: Any, *, clip_here: float | None) -> None:
-        from torch import distributed, nn
-
+    def __init__(self, engine: Any, model: nn.Module, max_grad_norm: float) -> None:
         self._engine, self._model = engine, model
         self._named = dict(model.named_parameters())
         self._stage = engine.zero_optimization_stage()
@@ -81,21 +72,19 @@ class DeepSpeedEngine:
         zero = engine.optimizer
         self._adam = getattr(zero, "optimizer", zero)
         self._norm: Any = None
-        if clip_here is not None:
+        if not self._stage:
+            # No ZeRO optimizer: the fp32 copies are DeepSpeed's bf16 wrapper's, or the parameters themselves.
+            params = [self._named.values()]
+            used, copies = getattr(zero, "fp16_groups", params), getattr(zero, "fp32_groups", params)
+            self._copies = dict(zip(chain(*used), chain(*copies), strict=True))
 
             def clip(*_: Any) -> None:  # between the gradients' all-reduce and the update
-                self._norm = nn.utils.clip_grad_norm_(self._named.values(), clip_here)
+                self._norm = nn.utils.clip_grad_norm_(self._copies.values(), max_grad_norm)
 
             self._adam.register_step_pre_hook(clip)
-        # Stage 0 has no ZeRO optimizer: the fp32 copies are DeepSpeed's bf16 wrapper's, or the parameters themselves.
-        self._copies = {p: p for p in self._named.values()}
-        if not self._stage and hasattr(zero, "fp32_groups"):
-            self._copies = dict(zip(*(list(chain(*groups)) for groups in (zero.fp16_groups, zero.fp32_groups)), strict=True))
 
     def step(self, batches: Iterable[Any], tokens: int, learning_rate: float) -> tuple[float, float]:
         """One optimizer step; mean loss over `tokens` target tokens of all ranks, and the gradients' norm."""
-        import torch
-
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
         total = torch.zeros((), device=self._engine.device)
@@ -110,8 +99,6 @@ class DeepSpeedEngine:
 
     def validate(self, batches: Iterable[Any], tokens: int) -> float:
         """Mean loss over `tokens` target tokens of all ranks."""
-        import torch
-
         self._engine.eval()
         total = torch.zeros((), device=self._engine.device)
         with torch.no_grad():
@@ -120,9 +107,7 @@ class DeepSpeedEngine:
         self._engine.train()
         return self._summed(total) / tokens
 
-    def _summed(self, value: Any) -> float:
-        from torch import distributed
-
+    def _summed(self, value: torch.Tensor) -> float:
         distributed.all_reduce(value)
         return float(value)
 
@@ -131,18 +116,21 @@ class DeepSpeedEngine:
         share = {}
         for number, (name, param) in enumerate(self._named.items()):
             # Gathering is collective, so every rank gathers what one of them keeps.
-            whole = {"weight": self._gather(param, None)} | {key: self._gather(param, key) for key in _MOMENTS}
+            whole = {part: self._gather(param, part) for part in _PARTS}
             if number % self._workers == self._rank:
                 share |= {f"{part}/{name}": tensor.detach().float().cpu().clone() for part, tensor in whole.items()}
         return share
 
-    def _gather(self, param: Any, moment: str | None) -> Any:
+    def _gather(self, param: nn.Parameter, part: str) -> torch.Tensor:
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
-        if self._stage:
-            return safe_get_full_optimizer_state(param, moment) if moment else safe_get_full_fp32_param(param)
+        if not self._stage:
+            return self._copy(param, part)
+        return safe_get_full_fp32_param(param) if part == "weight" else safe_get_full_optimizer_state(param, part)
+
+    def _copy(self, param: nn.Parameter, part: str) -> torch.Tensor:
         copy = self._copies[param]
-        return self._adam.state[copy][moment] if moment else copy
+        return copy.data if part == "weight" else self._adam.state[copy][part]
 
     def load(self, tensors: Mapping[str, Any], step: int) -> None:
         """Go on as after `step` steps, from tensors that any ZeRO stage and number of workers saved."""
@@ -150,39 +138,32 @@ class DeepSpeedEngine:
 
         self._make_adam_state(step)
         for name, param in self._named.items():
-            weight = tensors[f"weight/{name}"].to(self._engine.device)
             with deepspeed.zero.GatheredParameters([param], modifier_rank=0, enabled=self._stage == 3):
                 if self._stage < 3 or self._rank == 0:
-                    param.data.copy_(weight)
-            self._scatter(param, None, weight)
-            for key in _MOMENTS:
-                self._scatter(param, key, tensors[f"{key}/{name}"].to(self._engine.device))
+                    param.data.copy_(tensors[f"weight/{name}"])
+            for part in _PARTS:
+                self._scatter(param, part, tensors[f"{part}/{name}"].to(self._engine.device))
 
     def _make_adam_state(self, step: int) -> None:
         """AdamW makes its state at the first step; setting it earlier needs the same tensors there."""
-        import torch
-
         zero = self._engine.optimizer
-        flat = {0: list(self._copies.values())}.get(self._stage)
-        if flat is None:
-            flat = zero.fp32_partitioned_groups_flat if self._stage == 3 else zero.single_partition_of_fp32_groups
-        for tensor in flat:
+        partitions = {1: "single_partition_of_fp32_groups", 2: "single_partition_of_fp32_groups", 3: "fp32_partitioned_groups_flat"}
+        for tensor in getattr(zero, partitions[self._stage]) if self._stage else self._copies.values():
             moments = {key: torch.zeros_like(tensor, requires_grad=False) for key in _MOMENTS}
             self._adam.state[tensor] = {"step": torch.tensor(float(step), device=tensor.device), **moments}
         if self._stage in (1, 2):
             zero._hp_optimizer_states_linked = False
             zero._lazy_init_hp_params_optimizer_state()
 
-    def _scatter(self, param: Any, moment: str | None, value: Any) -> None:
+    def _scatter(self, param: nn.Parameter, part: str, value: torch.Tensor) -> None:
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
         if not self._stage:
-            copy = self._copies[param]
-            (self._adam.state[copy][moment] if moment else copy.data).copy_(value)
-        elif moment:
-            safe_set_full_optimizer_state(param, value, moment)
-        else:
+            self._copy(param, part).copy_(value)
+        elif part == "weight":
             safe_set_full_fp32_param(param, value)
+        else:
+            safe_set_full_optimizer_state(param, value, part)
 
     def export(self) -> dict[str, Any] | None:
         """The model's state dict in its compute type, on the CPU of rank 0; None elsewhere."""

@@ -28,11 +28,10 @@ class FakeTeacher:
     request), `cannot_start`, `calls` (a file that gets one fsynced line per request), `max_model_len`.
     """
 
-    def __init__(self, teacher: TeacherSpec, capture: CaptureSpec, *, device: str, concurrency: int) -> None:
+    def __init__(self, teacher: TeacherSpec, capture: CaptureSpec, *, device: str, attempts: int) -> None:
         self._knobs, self._top_k, self._count = teacher.fake, capture.top_k, 0
         if self._knobs.get("cannot_start"):
             raise RuntimeError("the fake teacher was told not to start")
-        self._gate = asyncio.Semaphore(concurrency)
         self.max_model_len = int(self._knobs.get("max_model_len", teacher.max_model_len or 4096))
         vocabulary = {chr(code): code for code in range(VOCABULARY)}
         self.metadata = {"vocab_size": VOCABULARY, "tokenizer_fingerprint": tokenizer_fingerprint(vocabulary)}
@@ -52,8 +51,7 @@ class FakeTeacher:
         if self._count == self._knobs.get("die_at"):
             os._exit(1)
         draw = random.Random(hashlib.sha256(bytes(prompt)).digest())
-        async with self._gate:
-            await asyncio.sleep(self._knobs.get("latency_s", 0.0))
+        await asyncio.sleep(self._knobs.get("latency_s", 0.0))
         if draw.random() < self._knobs.get("error_fraction", 0.0):
             raise RuntimeError("the fake teacher failed this request")
         if draw.random() < self._knobs.get("hang_fraction", 0.0):

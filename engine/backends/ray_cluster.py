@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from ray.job_submission import JobStatus, JobSubmissionClient
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -44,7 +45,7 @@ def connected(address: str | None, *, shared: Path, environment: Mapping[str, st
     try:
         _require_answer(address)  # ray.init itself would try for minutes
         ray.init(address=address, namespace="distill", log_to_driver=True, runtime_env={"env_vars": variables}, **local)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, RayError) as error:
         raise CapacityError(
             f"no Ray cluster answers at {address or 'this machine'}: {error}; start one with `ray start --head`, or leave --cluster out"
             " (a cluster with token authentication also needs RAY_AUTH_MODE=token)"
@@ -72,15 +73,20 @@ def _object_store_bytes() -> int:
     return max(100_000_000, min(2_000_000_000, stat.f_bavail * stat.f_frsize // 5))
 
 
-def require(stage: str, device: str, count: int, what: str) -> None:
-    """Raise CapacityError at once if the cluster has fewer than `count` GPUs (or CPUs, with device: cpu)."""
+def require(stage: str, device: str, count: int, what: str, width: int = 1) -> None:
+    """Raise CapacityError at once if the cluster has fewer than `count` GPUs (or CPUs, with device: cpu), or no node has `width`."""
     name = "GPU" if device == "gpu" else "CPU"
+    widest = max((int(node["Resources"].get(name, 0)) for node in ray.nodes() if node["Alive"]), default=0)
     have = int(ray.cluster_resources().get(name, 0))
     if count > have:
         instead = "; with device: cpu the engines run on CPUs" if device == "gpu" and not have else ""
         raise CapacityError(
             f"{stage} wants {count} {name}s ({what}); the cluster has {have}. Lower {what.split('=')[0].strip()}"
             f" or use a larger --cluster{instead}."
+        )
+    if width > widest:
+        raise CapacityError(
+            f"{stage} wants {width} {name}s on one node ({what}); the widest node has {widest}. Lower tensor_parallel or use larger nodes."
         )
 
 
@@ -121,18 +127,22 @@ def submit(cluster: Cluster, entrypoint: str, *, secrets: Mapping[str, str], on_
         runtime_env |= {"working_dir": cluster.working_dir, "excludes": [".venv", ".git", "runs"]}
     try:
         job_id = client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env)
-    except RuntimeError as error:
+    except (RuntimeError, RayError) as error:
         raise CapacityError(f"cluster '{cluster.name}' at {cluster.address} did not take the job: {error}") from error
     on_log(f"submitted {job_id}\n")
     shown = 0
-    while True:
-        status = client.get_job_status(job_id)
-        log = client.get_job_logs(job_id)
-        on_log(log[shown:])
-        shown = len(log)
-        if status.is_terminal():
-            break
-        time.sleep(2)
+    try:
+        while True:
+            status = client.get_job_status(job_id)
+            log = client.get_job_logs(job_id)
+            on_log(log[shown:])
+            shown = len(log)
+            if status.is_terminal():
+                break
+            time.sleep(2)
+    except KeyboardInterrupt:
+        client.stop_job(job_id)
+        raise
     if status != JobStatus.SUCCEEDED:
         message = client.get_job_info(job_id).message or ""
         raise StageError(f"job {job_id} {status.value.lower()}: {message.strip()[-2000:]}; its log: ray job logs {job_id}")
@@ -144,7 +154,7 @@ def _job_client(cluster: Cluster) -> JobSubmissionClient:
     while True:
         try:
             return JobSubmissionClient(cluster.address)
-        except (ConnectionError, RuntimeError) as error:
+        except (ConnectionError, RuntimeError, RayError) as error:
             if time.monotonic() > deadline or "auth" in str(error).lower():
                 raise CapacityError(
                     f"cluster '{cluster.name}' at {cluster.address} does not answer: {error}; is `ray start --head` running there,"

@@ -41,7 +41,7 @@ def stream(
     it cannot be built or its work fails; a replica that dies is replaced, and its unfinished shards run again.
     """
     if devices:
-        ray_cluster.require(what, device, replicas * int(devices), f"replicas={replicas} x tensor_parallel={int(devices)}")
+        ray_cluster.require(what, device, replicas * int(devices), f"replicas={replicas} x tensor_parallel={int(devices)}", int(devices))
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False

@@ -112,9 +112,10 @@ def deployed(
     """
     wanted = {name: replicas * model.tensor_parallel for name, model in models.items()}
     layout = " + ".join(f"{name}: replicas={replicas} x tensor_parallel={model.tensor_parallel}" for name, model in models.items())
-    require("serve", device, sum(wanted.values()), layout)
+    require("serve", device, sum(wanted.values()), layout, max(model.tensor_parallel for model in models.values()))
     require_free_port(host, port)
     configs = [llm_config(name, model, device, replicas) for name, model in models.items()]
+    shared = bool(serve.status().applications)
     serve.start(http_options=HTTPOptions(host=host, port=port))
     try:
         app = application(configs, key_environment(key).get(KEY_VARIABLE))
@@ -122,7 +123,10 @@ def deployed(
         _wait_until_running(start_timeout_s, on_wait)
         yield
     finally:
-        serve.shutdown()
+        if shared:  # somebody else's applications stay
+            serve.delete(APPLICATION)
+        else:
+            serve.shutdown()
 
 
 def require_free_port(host: str, port: int) -> None:

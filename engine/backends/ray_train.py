@@ -25,15 +25,16 @@ def run_workers(
 ) -> Any:
     """Call work(task, rank, workers) on every worker; rank 0's return value.
 
-    A worker that dies restarts all of them, up to `max_failures` times; then StageError with the cause's last lines.
+    A worker that dies restarts all of them, up to `max_failures` times; then StageError with the cause's last lines. What
+    the work itself raises as an EngineError is not tried again.
     CapacityError if the cluster has too few devices: Ray Train itself would wait for them without a word.
     """
     # The controller is an actor: it takes these from the driver's environment.
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_TIMEOUT_S))
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
-    from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
+    from ray.train.v2.api.exceptions import TrainingFailedError
 
     from engine.backends.ray_cluster import require
 
@@ -47,20 +48,19 @@ def run_workers(
                 num_workers=workers, use_gpu=on_gpu, resources_per_worker={"GPU": 1} if on_gpu else {"CPU": 1}
             ),
             torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
-            # The same name would make Ray restore its own idea of the run; ours lies in the task's folder.
-            run_config=RunConfig(
-                name=uuid.uuid4().hex[:8], storage_path=str(folder.resolve()),
-                failure_config=FailureConfig(max_failures=max_failures + 1 - attempt),
-            ),
+            # The same name would make Ray restore its own idea of the run; ours lies in the task's folder. Ray is left no
+            # failures to retry: it would retry ours too, and it never retries deaths while the group starts.
+            run_config=RunConfig(name=uuid.uuid4().hex[:8], storage_path=str(folder.resolve())),
         )
         try:
             return trainer.fit().return_value
         except TrainingFailedError as error:
-            # Ray gives up at once when a worker dies while the group still starts, whatever max_failures says.
-            if not isinstance(error, ControllerError) or attempt > max_failures:
-                raise StageError(f"train: workers failed {max_failures + 1} times, the last time with:\n{root_cause(error)}") from error
-            _log.warning("workers died while starting (attempt %d of %d): %s", attempt, max_failures + 1, root_cause(error))
-    raise AssertionError("unreachable: the last attempt returns or raises")
+            rank, cause = root_cause(error)
+            if isinstance(cause, EngineError):
+                raise cause from error
+            last_lines = f"rank {rank}: " + "\n".join(str(cause).strip().splitlines()[-_ERROR_LINES:])
+            _log.warning("workers failed (attempt %d of %d): %s", attempt, max_failures + 1, last_lines)
+    raise StageError(f"train: workers failed {max_failures + 1} times, the last time with:\n{last_lines}")
 
 
 def _enter(config: dict[str, Any]) -> Any:
@@ -73,12 +73,9 @@ def _enter(config: dict[str, Any]) -> Any:
     return config["work"](config["task"], context.get_world_rank(), context.get_world_size())
 
 
-def root_cause(error: BaseException) -> str:
-    """The last lines of the failure that broke the others."""
+def root_cause(error: BaseException) -> tuple[int, BaseException]:
+    """The rank whose failure broke the others, and what it raised."""
     failures: dict[int, BaseException] = getattr(error, "worker_failures", None) or {0: error}
     first = min(failures, key=lambda rank: (bool(_PEER_LOST.search(str(failures[rank]))), rank))
-    cause = failures[first]
-    cause = getattr(cause, "_base_exc", cause)
-    if isinstance(cause, EngineError):
-        return str(cause)
-    return f"rank {first}: " + "\n".join(str(failures[first]).strip().splitlines()[-_ERROR_LINES:])
+    cause = getattr(failures[first], "_base_exc", failures[first])  # Ray wraps it to show its traceback
+    return first, cause if isinstance(cause, EngineError) else failures[first]

@@ -74,7 +74,7 @@ def context_length(model: str) -> int:
 class VllmEngine:
     """One vLLM engine in this process and its children; costly to build, kept until the process ends."""
 
-    def __init__(self, teacher: TeacherSpec, capture: CaptureSpec, *, device: str, concurrency: int = 0) -> None:
+    def __init__(self, teacher: TeacherSpec, capture: CaptureSpec, *, device: str, attempts: int = 1) -> None:
         os.environ.update(engine_environment(teacher.tensor_parallel, device))
         from transformers import AutoTokenizer
         from vllm import AsyncEngineArgs

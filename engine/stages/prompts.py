@@ -197,7 +197,7 @@ def load_prompts(path: Path, spec: PromptsSpec, task: str, split: str) -> Iterat
             yield line, bad
         except UnicodeError:  # also a lone surrogate: `\ud800` in JSON, or a byte of a CSV file that is not UTF-8
             yield line, BadRow("invalid_utf8")
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):  # not JSON, or a number too long for Python
             yield line, BadRow("broken_json")
 
 

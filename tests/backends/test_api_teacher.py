@@ -53,7 +53,7 @@ def server():
 def ask(kind, name, url, monkeypatch):
     monkeypatch.setenv("DISTILL_TEST_API_KEY", "k-123")
     teacher = TeacherSpec(name="api", kind=name, model="m", base_url=url, api_key_env="DISTILL_TEST_API_KEY")
-    engine = kind(teacher, CaptureSpec(), device="cpu", concurrency=2)
+    engine = kind(teacher, CaptureSpec(), device="cpu", attempts=3)
     return asyncio.run(engine.generate(engine.encode([CONVERSATION])[0], Sampling(0.7, 32, seed=5)))
 
 
@@ -82,4 +82,4 @@ def test_a_missing_key_is_named(monkeypatch):
     monkeypatch.delenv("DISTILL_TEST_API_KEY", raising=False)
     teacher = TeacherSpec(name="api", kind="openai", model="m", api_key_env="DISTILL_TEST_API_KEY")
     with pytest.raises(SpecError, match="DISTILL_TEST_API_KEY is not set"):
-        OpenAITeacher(teacher, CaptureSpec(), device="cpu", concurrency=1)
+        OpenAITeacher(teacher, CaptureSpec(), device="cpu", attempts=1)

@@ -73,7 +73,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     AutoModelForCausalLM.from_config(config).save_pretrained(folder / "model")
     rng = np.random.default_rng(0)
     rows = [TokenSequence(rng.integers(0, 48, n, dtype=np.int32), np.arange(n) >= n // 2) for n in rng.integers(4, 30, 40)]
-    write_blocks(rows, folder / "blocks", "train", room=32, truncate=False, seed=0)
+    write_blocks(rows, folder / "blocks", "train", room=32, seed=0)
     return folder
 
 

@@ -58,4 +58,15 @@ def test_the_root_cause_is_not_the_peer_that_lost_its_connection() -> None:
     class Failed(Exception):
         worker_failures = {0: RuntimeError("gloo: Connection closed by peer"), 1: StageError("the loss is nan")}  # noqa: RUF012
 
-    assert root_cause(Failed()) == "the loss is nan"
+    rank, cause = root_cause(Failed())
+    assert (rank, str(cause)) == (1, "the loss is nan")
+
+
+def test_what_the_work_itself_refuses_is_not_tried_again(tmp_path: Path) -> None:
+    def work(folder: Path, rank: int, workers: int) -> None:
+        (folder / f"rank{rank}").open("a").write("started\n")
+        raise StageError("the loss of step 3 is nan")
+
+    with pytest.raises(StageError, match=r"^the loss of step 3 is nan$"):
+        run_workers(work, tmp_path, workers=2, device="cpu", folder=tmp_path / "ray", max_failures=2)
+    assert (tmp_path / "rank0").read_text() == "started\n"

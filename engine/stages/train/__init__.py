@@ -13,8 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-
 from engine.backends import deepspeed_engine, ray_train
 from engine.errors import StageError
 from engine.progress import Context
@@ -63,12 +61,9 @@ def _pack(spec: TrainSpec, curated: Path, out: Path, tokenizer: Any, seed: int) 
     packed = {}
     for split in ("train", "validation"):
         sequences = load_sequences(stage_files(curated, f"data/{split}-"), spec, tokenizer, vocab_size)
-        packed[split] = write_blocks(
-            sequences, out / "blocks", split, room=spec.block_tokens, truncate=spec.long_examples == "truncate", seed=seed
-        )
+        packed[split] = write_blocks(sequences, out / "blocks", split, room=spec.block_tokens, seed=seed)
     if not packed["train"].shards:
-        manifest = load_manifest(curated)
-        dropped = dict(manifest.dropped) if manifest else {}
+        dropped = load_manifest(curated).dropped
         raise StageError(
             f"train: no training examples are left (curate dropped {dropped}, packing dropped {packed['train'].dropped});"
             f" loosen the curate block, or raise train.block_tokens={spec.block_tokens} if examples are too long"
@@ -99,19 +94,6 @@ def _counts(spec: TrainSpec, out: Path, packed: Packed, global_batch: int) -> Co
             "steps": len(steps), "tokens": tokens, "tokens_per_second": tokens / seconds if seconds else None,
             "final_loss": steps[-1]["loss"], "validation_loss": validations[-1] if validations else None,
             "zero_stage": spec.zero_stage, "workers": spec.workers, "global_batch": global_batch,
-            "packing_efficiency": packed.efficiency, "student": "student",
-            "baseline": "baseline" if spec.init == "random" else spec.student, "parameters": _count_parameters(out / "student"),
+            "student": "student", "baseline": "baseline" if spec.init == "random" else spec.student,
         },
     )
-
-
-def _count_parameters(folder: Path) -> int:
-    total = 0
-    for file in folder.glob("*.safetensors"):
-        with safe_open(file, "pt") as handle:
-            for name in handle.keys():  # noqa: SIM118  (a safetensors handle is no mapping)
-                size = 1
-                for length in handle.get_slice(name).get_shape():
-                    size *= length
-                total += size
-    return total

@@ -8,7 +8,6 @@ This module does not pack and does not train.
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +21,6 @@ from engine.errors import StageError
 from engine.records import Signal, file_metadata, read_tables, signal_of, tokenizer_fingerprint
 from engine.spec import TrainSpec
 
-_GENERATION_BLOCK = re.compile(r"\{%-?\s*generation\s*-?%\}")
-
 
 @dataclass(frozen=True)
 class TokenSequence:
@@ -32,12 +29,6 @@ class TokenSequence:
     ids: np.ndarray
     is_target: np.ndarray
     signal: Signal | None = None
-
-    def first(self, length: int) -> TokenSequence:
-        """Its first `length` tokens."""
-        targets = int(self.is_target[:length].sum())
-        signal = self.signal and Signal(self.signal.ids[:targets], self.signal.logprobs[:targets], self.signal.tail[:targets])
-        return TokenSequence(self.ids[:length], self.is_target[:length], signal)
 
 
 def load_sequences(files: list[Path], spec: TrainSpec, tokenizer: Any, vocab_size: int) -> Iterator[TokenSequence]:
@@ -95,15 +86,8 @@ def _teacher_sequences(table: pa.Table, with_signal: bool) -> Iterator[TokenSequ
 def _chat_sequences(table: pa.Table, tokenizer: Any) -> Iterator[TokenSequence]:
     if not tokenizer.chat_template:
         raise StageError("train: the student's tokenizer has no chat template; set train.tokenizer to one that has")
-    encode = _marked_chat if _GENERATION_BLOCK.search(str(tokenizer.chat_template)) else _answer_after_prompt
     for messages in table["messages"].to_pylist():
-        yield encode(messages, tokenizer)
-
-
-def _marked_chat(messages: list[dict[str, str]], tokenizer: Any) -> TokenSequence:
-    """Templates with {% generation %} say themselves which tokens are the assistant's, in every turn."""
-    encoded = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
-    return TokenSequence(np.array(encoded["input_ids"], np.int32), np.array(encoded["assistant_masks"], bool))
+        yield _answer_after_prompt(messages, tokenizer)
 
 
 def _answer_after_prompt(messages: list[dict[str, str]], tokenizer: Any) -> TokenSequence:
@@ -113,7 +97,7 @@ def _answer_after_prompt(messages: list[dict[str, str]], tokenizer: Any) -> Toke
     if not whole.startswith(prompt):
         raise StageError(
             "train: the student's chat template rewrites the conversation when it adds the answer, so the answer cannot be told"
-            " from the prompt; give train.tokenizer a template with {% generation %} markers"
+            " from the prompt; set train.tokenizer to one whose template keeps what came before"
         )
     context = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     answer = tokenizer(whole[len(prompt) :], add_special_tokens=False)["input_ids"]

@@ -7,7 +7,6 @@ them in the same order, with equally many micro-batches.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -70,11 +69,8 @@ class TrainTask:
     global_batch: int
 
 
-def fit(
-    engine: Engine, steps: Iterable[Step], report: Callable[..., None],
-    *, validate: Callable[[int], None] = lambda step: None, checkpoint: Callable[[int], None] = lambda step: None,
-) -> None:
-    """Take every step; `report(step, loss=…, …)` after each, then `validate` and `checkpoint`, which know when they are due."""
+def fit(engine: Engine, steps: Iterable[Step], report: Callable[..., None], after_step: Callable[[int], None]) -> None:
+    """Take every step; after each, `report(step, loss=…, …)` and then `after_step(step)`."""
     for step in steps:
         began = time.perf_counter()
         torch.manual_seed(step.seed)
@@ -88,8 +84,7 @@ def fit(
             step.number, loss=loss, lr=step.learning_rate, grad_norm=grad_norm, tokens=step.tokens,
             seconds=time.perf_counter() - began,
         )
-        validate(step.number)
-        checkpoint(step.number)
+        after_step(step.number)
 
 
 def remaining_steps(blocks: Blocks, schedule: Schedule, start: int, *, rank: int, workers: int) -> Iterator[Step]:
@@ -114,33 +109,24 @@ def train_worker(task: TrainTask, rank: int, workers: int, *, build_engine: Call
     latest = checkpoints.newest(out / "checkpoints")
     start = latest.step if latest else 0
     if latest:
-        tensors = checkpoints.Tensors(latest)
-        engine.load(tensors, start)
-        tensors.close()
+        engine.load(checkpoints.load(latest), start)
     metrics = Metrics(out, start) if rank == 0 else None
+    report = metrics.write if metrics else lambda step, **values: None
 
-    def report(step: int, **values: float) -> None:
-        if metrics:
-            metrics.write(step, **values)
-
-    def due(step: int, every: int) -> bool:
-        return step % every == 0 or step == schedule.steps
-
-    def validate(step: int) -> None:
-        if len(held_out) and due(step, spec.validate_steps):
+    def validate_and_save(step: int) -> None:
+        last = step == schedule.steps
+        if len(held_out) and (last or step % spec.validate_steps == 0):
             mine = rank_batches(np.arange(len(held_out)), rank, workers, spec.batch_size)
             loss = engine.validate((held_out.batch(numbers) for numbers in mine), int(held_out.targets.sum()))
             report(step, validation_loss=loss)
-
-    def checkpoint(step: int) -> None:
-        if due(step, spec.checkpoint_steps):
+        if last or step % spec.checkpoint_steps == 0:
             facts = {"global_batch": task.global_batch, "seed": task.seed, "workers": workers}
             checkpoints.save(
                 out / "checkpoints", step, engine.save(), facts, rank=rank, workers=workers, keep=spec.keep_checkpoints
             )
 
     steps = remaining_steps(blocks, schedule, start, rank=rank, workers=workers)
-    fit(engine, steps, report, validate=validate, checkpoint=checkpoint)
+    fit(engine, steps, report, validate_and_save)
     weights = engine.export()
     if metrics and weights is not None:
         metrics.close()
@@ -149,4 +135,4 @@ def train_worker(task: TrainTask, rank: int, workers: int, *, build_engine: Call
 
 def run_in_process(work: Callable[[TrainTask, int, int], None], task: TrainTask, **placement: object) -> None:
     """A launcher without a cluster: one worker, in this process, whatever the placement asks for."""
-    work(dataclasses.replace(task, spec=task.spec.model_copy(update={"workers": 1})), 0, 1)
+    work(task, 0, 1)

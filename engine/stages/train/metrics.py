@@ -15,7 +15,7 @@ from typing import Any
 from engine.progress import Progress
 from engine.rundir import write_atomic
 
-POLL_SECONDS = 0.5
+POLL_SECONDS = 1.0
 
 
 class Metrics:
@@ -52,16 +52,11 @@ def follow(path: Path, progress: Progress, total: int) -> Iterator[None]:
     stop = threading.Event()
 
     def watch() -> None:
-        position = 0
         while not stop.wait(POLL_SECONDS):
-            if not path.exists() or path.stat().st_size == position:
-                continue
-            position = path.stat().st_size
-            steps = [line for line in load_metrics(path)[-2:] if "loss" in line]
+            steps = [line for line in load_metrics(path) if "loss" in line]
             if steps:
                 last = steps[-1]
-                rate = last["tokens"] / max(last["seconds"], 1e-9)
-                progress.update(done=last["step"], total=total, loss=float(last["loss"]), **{"tok/s": rate})
+                progress.update(done=last["step"], loss=last["loss"], **{"tok/s": last["tokens"] / last["seconds"]})
 
     watcher = threading.Thread(target=watch, name="train-progress", daemon=True)
     progress.update(done=0, total=total, unit="steps")

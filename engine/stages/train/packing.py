@@ -33,6 +33,9 @@ _BLOCK = pa.schema([
     ("topk_ids", _INTS), ("topk_logprobs", _FLOATS), ("tail", _FLOATS),
 ])
 
+_NONE = np.zeros(0, np.int32)
+_PADDING = dict.fromkeys(_BLOCK.names, _NONE) | {"tokens": np.zeros(1, np.int32), "lengths": np.ones(1, np.int32)}
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -52,12 +55,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class Packed:
-    """What packing did to one split: rows read, rows dropped by reason, and how full the blocks are (0 to 1)."""
+    """What packing did to one split: rows read, rows dropped by reason, and the shards with the rest."""
 
     rows: int
     dropped: dict[str, int]
     shards: list[str]
-    efficiency: float
 
 
 def pack(lengths: Sequence[int], room: int) -> list[list[int]]:
@@ -77,50 +79,42 @@ def pack(lengths: Sequence[int], room: int) -> list[list[int]]:
 
 
 def write_blocks(
-    sequences: Iterable[TokenSequence], folder: Path, split: str,
-    *, room: int, truncate: bool, seed: int, shard_bytes: int = SHARD_BYTES,
+    sequences: Iterable[TokenSequence], folder: Path, split: str, *, room: int, seed: int, shard_bytes: int = SHARD_BYTES
 ) -> Packed:
     """Pack one split into shards `<split>-NNNNN.arrow`; `<split>.json` appears last and makes them valid.
 
-    An example longer than `room` is cut (`truncate`) or dropped as `too_long`; one without a target is `no_target`.
+    An example longer than `room` is dropped as `too_long`, one without a target as `no_target`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     done = folder / f"{split}.json"
     if done.exists():
         return Packed(**json.loads(done.read_text()))
     dropped: Counter[str] = Counter()
-    shards, rows, tokens, block_count = [], 0, 0, 0
-    for window in _windows(_fitting(sequences, room, truncate, dropped), shard_bytes):
+    rows, shards = 0, []
+    for window in _windows(sequences, room, shard_bytes, dropped):
         # The shuffle decides ties of equal length, so neighbours in the file do not share a block.
         order = np.random.default_rng(derive_seed(seed, "pack", split, len(shards))).permutation(len(window))
         blocks = [[window[order[i]] for i in block] for block in pack([len(window[i].ids) for i in order], room)]
         shards.append(f"{split}-{len(shards):05d}.arrow")
         _write_shard(blocks, folder / shards[-1])
         rows += len(window)
-        tokens += sum(len(sequence.ids) for sequence in window)
-        block_count += len(blocks)
-    packed = Packed(rows + dropped.total(), dict(dropped), shards, tokens / max(1, block_count * room))
+    packed = Packed(rows + dropped.total(), dict(dropped), shards)
     write_atomic(done, json.dumps(dataclasses.asdict(packed)))
     return packed
 
 
-def _fitting(
-    sequences: Iterable[TokenSequence], room: int, truncate: bool, dropped: Counter[str]
-) -> Iterator[TokenSequence]:
-    """What fits into a block and has something to learn; counts the others by reason."""
-    for sequence in sequences:
-        too_long = len(sequence.ids) > room
-        cut = sequence.first(room)
-        if (too_long and not truncate) or not cut.is_target.any():
-            dropped["too_long" if too_long else "no_target"] += 1
-        else:
-            yield cut
-
-
-def _windows(sequences: Iterable[TokenSequence], shard_bytes: int) -> Iterator[list[TokenSequence]]:
-    """Runs of sequences that fill one shard each."""
+def _windows(
+    sequences: Iterable[TokenSequence], room: int, shard_bytes: int, dropped: Counter[str]
+) -> Iterator[list[TokenSequence]]:
+    """Runs of sequences that fill one shard each; counts by reason what no block can take."""
     window, size_bytes = [], 0
     for sequence in sequences:
+        if len(sequence.ids) > room:
+            dropped["too_long"] += 1
+            continue
+        if not sequence.is_target.any():
+            dropped["no_target"] += 1
+            continue
         window.append(sequence)
         size_bytes += 4 * len(sequence.ids) + (8 * sequence.signal.ids.size if sequence.signal else 0)
         if size_bytes >= shard_bytes:
@@ -163,7 +157,7 @@ class Blocks:
     def batch(self, numbers: Sequence[int]) -> Batch:
         """These blocks, padded at their ends; no numbers give one padding token without a target."""
         rows = [{name: self._table[name][int(number)].values.to_numpy() for name in _BLOCK.names} for number in numbers]
-        rows = rows or [{name: np.zeros(name in ("tokens", "lengths"), np.int32) for name in _BLOCK.names}]
+        rows = rows or [_PADDING]
         length = max(len(row["tokens"]) for row in rows)
         ids, positions = np.zeros((len(rows), length), np.int64), np.zeros((len(rows), length), np.int64)
         for b, row in enumerate(rows):

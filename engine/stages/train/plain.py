@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
-from engine.errors import StageError
 from engine.spec import TrainSpec
 from engine.stages.train.packing import Batch
 from engine.stages.train.student import Student
@@ -18,8 +17,7 @@ class TorchEngine:
     """fp32 AdamW on one device; see loop.Engine for the methods."""
 
     def __init__(self, spec: TrainSpec, student: Student, *, device: str) -> None:
-        if spec.precision != "fp32":
-            raise StageError("train: plain torch trains in fp32 only; set train.precision: fp32, or use DeepSpeed")
+        assert spec.precision == "fp32", f"train.precision={spec.precision}; plain torch trains in fp32 only"
         self._device = "cuda" if device == "gpu" else "cpu"
         self._student = student.to(self._device)
         self._named = dict(student.model.named_parameters())

@@ -30,13 +30,10 @@ def test_the_teachers_own_ids_are_used_when_tokenizers_are_equal(write_curated: 
     assert rows[0].signal is None
 
 
-def test_a_signal_comes_with_its_targets_and_is_cut_with_them(write_curated: Callable[..., Path], tokenizer: Any) -> None:
+def test_a_signal_comes_with_its_targets(write_curated: Callable[..., Path], tokenizer: Any) -> None:
     row = load(write_curated(top_k=3), tokenizer, TrainSpec(student="x", loss="forward_kl"))[1]
     assert row.signal.ids.shape == row.signal.logprobs.shape == (6, 3)
     assert (row.signal.ids[:, 0] == row.ids[row.is_target]).all()
-    cut = row.first(len(row.ids) - 2)
-    assert cut.signal.ids.shape == (4, 3)
-    assert (cut.signal.ids[:, 0] == cut.ids[cut.is_target]).all()
 
 
 @pytest.mark.parametrize("marked", [False, True])

@@ -24,7 +24,7 @@ SPEC = TrainSpec(student="x", epochs=2, learning_rate=1.0, batch_size=2)
 def blocks(tmp_path: Path) -> Blocks:
     rng = np.random.default_rng(0)
     rows = [TokenSequence(rng.integers(0, 48, 12, dtype=np.int32), np.arange(12) >= 6) for _ in range(30)]
-    write_blocks(rows, tmp_path / "blocks", "train", room=16, truncate=False, seed=0)
+    write_blocks(rows, tmp_path / "blocks", "train", room=16, seed=0)
     return Blocks(tmp_path / "blocks", "train")
 
 
@@ -36,7 +36,7 @@ def train(engine: FakeEngine, blocks: Blocks, root: Path, start: int = 0, every:
             checkpoints.save(root, step, engine.save(), {}, rank=0, workers=1, keep=2)
 
     steps = remaining_steps(blocks, Schedule(len(blocks), 4, 1, SPEC), start, rank=0, workers=1)
-    fit(engine, steps, lambda step, **values: lines.append({"step": step, **values}), checkpoint=checkpoint)
+    fit(engine, steps, lambda step, **values: lines.append({"step": step, **values}), checkpoint)
     return lines
 
 

@@ -29,7 +29,7 @@ def sequences(count: int, seed: int = 0, k: int = 3) -> list[TokenSequence]:
 
 
 def write(folder: Path, rows: list[TokenSequence], **more: Any) -> Blocks:
-    write_blocks(rows, folder, "train", **({"room": 32, "truncate": False, "seed": 0} | more))
+    write_blocks(rows, folder, "train", **({"room": 32, "seed": 0} | more))
     return Blocks(folder, "train")
 
 
@@ -46,7 +46,7 @@ def test_packed_and_unpacked_losses_and_gradients_agree(loss: str, tiny_config: 
     rows = sequences(24)
     packed, alone = write(tmp_path / "packed", rows), write(tmp_path / "alone", rows, room=20)
     for at, row in enumerate(rows):  # one example per block, without packing or padding
-        write_blocks([row], tmp_path / f"row{at}", "train", room=20, truncate=False, seed=0)
+        write_blocks([row], tmp_path / f"row{at}", "train", room=20, seed=0)
     torch.manual_seed(0)
     student = Student(AutoModelForCausalLM.from_config(tiny_config, attn_implementation="sdpa"), TrainSpec(student="x", loss=loss))
 
@@ -87,14 +87,12 @@ def test_signal_rows_follow_their_targets(tmp_path: Path) -> None:
     assert blocks.targets.sum() == sum(row.is_target.sum() for row in rows)
 
 
-def test_long_examples_are_dropped_or_cut_and_those_without_targets_dropped(tmp_path: Path) -> None:
+def test_long_examples_and_those_without_targets_are_dropped(tmp_path: Path) -> None:
     ids = np.arange(40, dtype=np.int32)
-    long, late, plain = (TokenSequence(ids[:n], np.arange(n) >= t) for n, t in ((40, 10), (40, 35), (8, 8)))
-    packed = write_blocks([long, late, plain], tmp_path / "drop", "train", room=32, truncate=False, seed=0)
-    assert (packed.rows, packed.dropped) == (3, {"too_long": 2, "no_target": 1})
-    packed = write_blocks([long, late, plain], tmp_path / "cut", "train", room=32, truncate=True, seed=0)
-    assert packed.dropped == {"too_long": 1, "no_target": 1}
-    assert Blocks(tmp_path / "cut", "train").targets.tolist() == [22]
+    rows = [TokenSequence(ids[:n], np.arange(n) >= t) for n, t in ((40, 10), (40, 35), (8, 8), (32, 10))]
+    packed = write_blocks(rows, tmp_path, "train", room=32, seed=0)
+    assert (packed.rows, packed.dropped) == (4, {"too_long": 2, "no_target": 1})
+    assert Blocks(tmp_path, "train").targets.tolist() == [22]
 
 
 def test_finished_blocks_are_reused_and_unfinished_ones_made_again(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 
 from engine.errors import StageError
 from engine.spec import TrainSpec
-from engine.stages.train.student import export, load_model, load_tokenizer, write_untrained
+from engine.stages.train.student import export, load_model, write_untrained
 
 
 def test_the_untrained_student_is_seeded_and_ends_with_the_tokenizers_eos(spec: TrainSpec, tokenizer: Any, tmp_path: Path) -> None:
@@ -25,12 +25,6 @@ def test_bf16_students_are_stored_in_bf16(spec: TrainSpec, tokenizer: Any, tmp_p
     write_untrained(spec.model_copy(update={"precision": "bf16"}), tokenizer, 1, tmp_path / "a")
     assert load_model(str(tmp_path / "a"), spec.model_copy(update={"precision": "bf16"})).dtype == torch.bfloat16
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "a").dtype == torch.bfloat16
-
-
-def test_a_folder_without_a_tokenizer_says_where_to_name_one(tmp_path: Path) -> None:
-    (tmp_path / "bare").mkdir()
-    with pytest.raises(StageError, match=r"no tokenizer in .*; set train\.tokenizer"):
-        load_tokenizer(TrainSpec(student=str(tmp_path / "bare")))
 
 
 def test_a_tokenizer_that_would_load_as_another_is_refused(tokenizer: Any, tmp_path: Path) -> None:

@@ -41,7 +41,6 @@ def test_training_lowers_the_loss_and_exports_a_student_that_loads(
     assert counts.info["steps"] == len(curve)
     assert counts.info["final_loss"] == curve[-1]
     assert counts.info["tokens"] == 4 * 60 * 6
-    assert counts.info["packing_efficiency"] > 0.7
     assert counts.info["validation_loss"] is not None
     assert {"student/model.safetensors", "baseline/model.safetensors", "metrics.jsonl"} <= counts.files.keys()
     assert all((tmp_path / "out" / name).exists() for name in counts.files)
@@ -50,7 +49,6 @@ def test_training_lowers_the_loss_and_exports_a_student_that_loads(
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out/student")
     assert tokenizer.chat_template
     assert student.generation_config.eos_token_id == tokenizer.eos_token_id
-    assert student.num_parameters() == counts.info["parameters"]
     assert not torch.equal(student.model.embed_tokens.weight, baseline.model.embed_tokens.weight)
     assert list((tmp_path / "out/tensorboard").iterdir())
 
