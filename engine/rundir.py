@@ -158,6 +158,17 @@ def stage_files(folder: Path, prefix: str = "") -> list[Path]:
     return [folder / name for name in sorted(manifest.files) if name.startswith(prefix)]
 
 
+def trained_model(train: Path, name: str) -> dict[str, str | None]:
+    """`model` and `revision` of student or baseline: a folder of the finished train stage, or the hub model it started from."""
+    manifest = load_manifest(train)
+    if manifest is None or name not in manifest.info:
+        raise StageError(f"{train} has no {name}; finish training first: distill run JOB --until train")
+    folder = train / str(manifest.info[name])
+    if folder.exists():
+        return {"model": str(folder), "revision": None}
+    return {"model": str(manifest.info[name]), "revision": manifest.info.get(f"{name}_revision")}
+
+
 def publish(folder: Path, stage: str, identity: dict[str, Any], counts: Counts, seconds: float) -> Manifest:
     """Hash the files and write the manifest last: from here on the stage is done."""
     lost = counts.rows_in - counts.rows_out - sum(counts.dropped.values())

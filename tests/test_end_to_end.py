@@ -5,10 +5,12 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import httpx
 import openai
 import pytest
+import ray
 import torch
 from conftest import KEY, REPOSITORY
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -128,6 +130,18 @@ def test_the_student_gives_the_reports_answers_in_transformers(run):
             gap = float(torch.diff(out.logits[first][0].topk(2).values.flip(0)))
             assert gap < TIE, f"{answer['prompt_id']}: {text!r} != {answer['text']!r} at token {first} without a tie (gap {gap:.2g})"
             print(f"tie at token {first} of prompt {answer['prompt_id']}: {text!r} and {answer['text']!r}")  # noqa: T201
+
+
+def test_no_log_or_manifest_holds_the_key_and_no_log_a_prompt(run, endpoint):
+    client(endpoint).chat.completions.create(model="student", messages=QUESTION, max_tokens=4)
+    session = Path(ray._private.worker._global_node.get_session_dir_path())
+    logs = [path for path in (session / "logs").rglob("*") if path.is_file()]
+    published = [path for path in run.root.rglob("*.json") if path.is_file()]
+    assert len(logs) > 10
+    for path in (*logs, *published):
+        content = path.read_bytes()
+        assert KEY.encode() not in content, path
+        assert path in published or QUESTION[0]["content"].encode() not in content, path
 
 
 def client(endpoint) -> openai.OpenAI:

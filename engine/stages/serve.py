@@ -14,7 +14,7 @@ from typing import NamedTuple
 from engine.backends import ray_serve
 from engine.errors import SpecError
 from engine.progress import Context
-from engine.rundir import load_manifest
+from engine.rundir import trained_model
 from engine.spec import ServeSpec, TeacherSpec
 
 
@@ -31,12 +31,8 @@ def models_of(spec: ServeSpec, teacher: TeacherSpec, train: Path, names: Sequenc
 
 
 def _student(spec: ServeSpec, train: Path, name: str) -> TeacherSpec:
-    manifest = load_manifest(train)
-    if manifest is None or name not in manifest.info:
-        raise SpecError(f"serve: {train} has no {name}; choose student, baseline or teacher, and train first")
-    folder = train / str(manifest.info[name])
     shared = {field: getattr(spec, field) for field in ("tensor_parallel", "max_num_seqs", "max_model_len", "kv_cache_gib", "dtype")}
-    return TeacherSpec(name=name, model=str(folder) if folder.exists() else str(manifest.info[name]), **shared)
+    return TeacherSpec(name=name, **trained_model(train, name), **shared)
 
 
 def guard_environment(spec: ServeSpec) -> dict[str, str]:

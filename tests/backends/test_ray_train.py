@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import ray
 import torch
 from torch import distributed
 
 from engine.backends.ray_train import root_cause, run_workers
 from engine.errors import CapacityError, StageError
 
-pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    ray.init(num_cpus=4, include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}})
-    yield
-    ray.shutdown()
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
 
 def test_workers_share_a_group_and_a_dead_one_restarts_them(tmp_path: Path) -> None:

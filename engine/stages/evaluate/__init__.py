@@ -21,7 +21,7 @@ from engine.backends.answering import answer_prompts
 from engine.errors import StageError
 from engine.progress import Context
 from engine.records import ANSWER, Answer, Completion, Prompt, derive_seed, read_tables, to_rows, to_table, write_parquet
-from engine.rundir import Counts, load_manifest, stage_files
+from engine.rundir import Counts, stage_files, trained_model
 from engine.spec import EvaluateSpec, GenerateSpec, SamplingSpec, TeacherSpec
 from engine.stages.evaluate import metrics
 
@@ -30,12 +30,12 @@ Statistics = dict[str, dict[str, np.ndarray]]  # metric -> model -> (N, C)
 
 
 def answer_with_engines(
-    *, models: Mapping[str, str], files: Sequence[Path], out: Path, max_tokens: int, spec: EvaluateSpec, ctx: Context,
+    *, models: Mapping[str, Mapping[str, str | None]], files: Sequence[Path], out: Path, max_tokens: int, spec: EvaluateSpec, ctx: Context,
 ) -> Answers:
-    """One greedy answer per prompt of `files` and model (name -> folder or hub name); parts under `out` make it resumable."""
+    """One greedy answer per prompt of `files` and model (name -> its model and revision); parts under `out` make it resumable."""
     placed = {name: getattr(spec, name) for name in ("tensor_parallel", "replicas", "max_num_seqs", "kv_cache_gib", "dtype")}
     wanted = GenerateSpec(
-        teachers=[TeacherSpec(name=name, model=model, **placed) for name, model in models.items()],
+        teachers=[TeacherSpec(name=name, **model, **placed) for name, model in models.items()],
         sampling=SamplingSpec(temperature=0.0, max_tokens=max_tokens),
     )
     answer_prompts(wanted, files, out, ctx, stream=ray_data.stream)
@@ -54,7 +54,7 @@ def run(
     prompts: list[Prompt] = [row for table in read_tables(files) for row in to_rows(table, Prompt)]
     if not prompts:
         raise StageError("evaluate: there are no validation prompts; set prompts.validation or prompts.validation_fraction")
-    models = _model_paths(inputs["train"], spec.baseline)
+    models = {name: trained_model(inputs["train"], name) for name in (("student", "baseline") if spec.baseline else ("student",))}
     limit = spec.max_tokens or generate.sampling.max_tokens
     given = {"teacher": _stored_answers(inputs["generate"], generate.teachers[0].name)}
     given |= answer(models=models, files=files, out=out / "answers", max_tokens=limit, spec=spec, ctx=ctx)
@@ -77,15 +77,6 @@ def run(
         "warnings": [warning] if missing else [],
     }
     return Counts(len(rows), len(rows), {"data/answers.parquet": len(rows)}, info=info)
-
-
-def _model_paths(train: Path, baseline: bool) -> dict[str, str]:
-    """Student and baseline as the train stage published them: a folder of its own, or a model elsewhere."""
-    manifest = load_manifest(train)
-    assert manifest is not None, f"{train} is not finished"
-    wanted = ("student", "baseline") if baseline else ("student",)
-    inside = {model: train / manifest.info[model] for model in wanted}
-    return {model: str(folder) if folder.exists() else manifest.info[model] for model, folder in inside.items()}
 
 
 def _stored_answers(generate: Path, teacher: str) -> list[Completion]:

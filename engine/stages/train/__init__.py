@@ -95,5 +95,6 @@ def _counts(spec: TrainSpec, out: Path, packed: Packed, global_batch: int) -> Co
             "final_loss": steps[-1]["loss"], "validation_loss": validations[-1] if validations else None,
             "zero_stage": spec.zero_stage, "workers": spec.workers, "global_batch": global_batch,
             "student": "student", "baseline": "baseline" if spec.init == "random" else spec.student,
+            "baseline_revision": spec.revision,
         },
     )

@@ -71,7 +71,12 @@ def test_teacher_baseline_and_student_are_scored_against_the_gold_answers(run, t
     counts, asked, rows = run(
         prompts, [str(n) for n in range(9)] + ["x"], [str(n) for n in range(6)] + [""] * 4, ["0"] * 10, max_tokens=None
     )
-    assert asked == {"models": {"student": str(tmp_path / "4/student"), "baseline": "hub/tiny"}, "max_tokens": 77}
+    assert asked == {
+        "models": {
+            "student": {"model": str(tmp_path / "4/student"), "revision": None}, "baseline": {"model": "hub/tiny", "revision": None},
+        },
+        "max_tokens": 77,
+    }
     quality = counts.info["quality"]
     assert [quality[key] for key in ("metric", "n", "teacher", "baseline", "student")] == ["exact_match", 10, 0.9, 0.1, 0.6]
     assert quality["retention"] == pytest.approx(6 / 9)

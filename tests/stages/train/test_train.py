@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import ray
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -140,6 +139,7 @@ def test_a_vocabulary_that_is_too_small_is_refused(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
 def test_two_real_workers_give_the_curve_of_one_process(
     spec: TrainSpec, write_curated: Callable[..., Path], tmp_path: Path, ctx: Context
 ) -> None:
@@ -148,16 +148,12 @@ def test_two_real_workers_give_the_curve_of_one_process(
     spec = spec.model_copy(update={"loss": "forward_kl", "global_batch": 5, "workers": 2, "batch_size": 2, "epochs": 4})
     run_here(spec, curated, tmp_path / "alone", ctx)
     out.mkdir()
-    ray.init(num_cpus=4, include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parents[3])}})
-    try:
-        counts = train.run(spec, {"curate": curated}, out, ctx)
-        assert losses(out) == pytest.approx(losses(tmp_path / "alone"), rel=1e-4)
-        assert counts.info["steps"] == len(losses(out))
-        newest = max((out / "checkpoints").iterdir())
-        (newest / MARKER).unlink()  # back to the one before
-        train.run(spec.model_copy(update={"workers": 1, "zero_stage": 3, "batch_size": 1}), {"curate": curated}, out, ctx)
-    finally:
-        ray.shutdown()
+    counts = train.run(spec, {"curate": curated}, out, ctx)
+    assert losses(out) == pytest.approx(losses(tmp_path / "alone"), rel=1e-4)
+    assert counts.info["steps"] == len(losses(out))
+    newest = max((out / "checkpoints").iterdir())
+    (newest / MARKER).unlink()  # back to the one before
+    train.run(spec.model_copy(update={"workers": 1, "zero_stage": 3, "batch_size": 1}), {"curate": curated}, out, ctx)
     assert losses(out) == pytest.approx(losses(tmp_path / "alone"), rel=1e-4)
     ours, theirs = (
         AutoModelForCausalLM.from_pretrained(folder / "student").state_dict() for folder in (tmp_path / "alone", out)
