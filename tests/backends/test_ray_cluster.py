@@ -1,6 +1,10 @@
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
 import pytest
 
 from engine.backends import ray_cluster as backend
+from engine.clusterfile import Cluster
 from engine.errors import CapacityError, StageError
 
 
@@ -29,3 +33,19 @@ def test_a_job_that_wants_more_than_the_cluster_has_says_the_numbers_and_the_way
 def test_a_cluster_that_does_not_answer_is_named(tmp_path):
     with pytest.raises(CapacityError, match="ray start --head"), backend.connected("127.0.0.1:1", shared=tmp_path):
         pass
+
+
+def test_a_cluster_that_wants_a_token_says_so(monkeypatch):
+    class Refuses(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(401)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Refuses)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    cluster = Cluster(name="closed", address=f"http://127.0.0.1:{server.server_port}", wait_s=0.1)
+    with pytest.raises(CapacityError, match="RAY_AUTH_MODE=token"):
+        backend.submit(cluster, "true", secrets={}, on_log=print)
+    server.shutdown()

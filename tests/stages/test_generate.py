@@ -91,3 +91,8 @@ def test_failed_rows_are_published_within_the_declared_tolerance(answer):
 def test_a_request_past_its_deadline_is_an_error(answer):
     with pytest.raises(StageError, match=r"no answer within 0\.2 s"):
         answer(10, {"hang_fraction": 0.4}, request_timeout_s=0.2)
+
+
+def test_the_deadline_counts_from_the_opening_of_a_request_and_not_from_its_turn(answer):
+    counts, _, _ = answer(30, {"latency_s": 0.2}, concurrency=4, request_timeout_s=1.0)
+    assert counts.info["status"] == {"ok": 38}
