@@ -22,11 +22,13 @@ from engine.errors import CapacityError, EngineError, StageError
 JOB_ENVIRONMENT = {"RAYLLM_ENABLE_REQUEST_PROMPT_LOGS": "0", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 
 CONNECT_TIMEOUT_S = 10
+LOCAL = "local"  # without it ray.init would join whatever cluster was started last on this machine
 
 
 @contextmanager
 def connected(address: str | None, *, shared: Path, environment: Mapping[str, str] | None = None, **local: Any) -> Iterator[None]:
-    """Ray for the length of the block: this process's own connection if it has one, else `address`, else a local cluster.
+    """Ray for the length of the block: this process's own connection if it has one, else `address`,
+    else RAY_ADDRESS, else a new local cluster.
 
     `environment` reaches every process of the job; `local` are arguments of ray.init for a local cluster. A connection
     made here is closed here. CapacityError if no cluster answers or a node does not see `shared`.
@@ -36,18 +38,18 @@ def connected(address: str | None, *, shared: Path, environment: Mapping[str, st
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    address = address or os.environ.get("RAY_ADDRESS")
+    address = address or os.environ.get("RAY_ADDRESS") or LOCAL
     variables = JOB_ENVIRONMENT | dict(environment or {})
-    if not address:
+    if address == LOCAL:
         os.environ.update(variables)  # the cluster's own processes start here and inherit it
     variables["PYTHONPATH"] = os.pathsep.join(_package_path())
-    local = {} if address else {"include_dashboard": False, "object_store_memory": _object_store_bytes()} | local
+    local = {"include_dashboard": False, "object_store_memory": _object_store_bytes()} | local if address == LOCAL else {}
     try:
         _require_answer(address)  # ray.init itself would try for minutes
         ray.init(address=address, namespace="distill", log_to_driver=True, runtime_env={"env_vars": variables}, **local)
     except (OSError, RuntimeError, RayError) as error:
         raise CapacityError(
-            f"no Ray cluster answers at {address or 'this machine'}: {error}; start one with `ray start --head`, or leave --cluster out"
+            f"no Ray cluster answers at {address}: {error}; start one with `ray start --head`, or leave --cluster out"
             " (a cluster with token authentication also needs RAY_AUTH_MODE=token)"
         ) from error
     try:
@@ -57,8 +59,8 @@ def connected(address: str | None, *, shared: Path, environment: Mapping[str, st
         ray.shutdown()
 
 
-def _require_answer(address: str | None) -> None:
-    host, _, port = (address or "").rpartition(":")
+def _require_answer(address: str) -> None:
+    host, _, port = address.rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
 
