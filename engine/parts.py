@@ -174,7 +174,11 @@ class PartWriter:
         async with self._lock:
             items, self._items = self._items, []
             if items:
-                await asyncio.to_thread(self._write, items)
+                try:
+                    await asyncio.to_thread(self._write, items)
+                except BaseException:
+                    self._items = [*items, *self._items]  # a full disk loses no answer that the next commit can write
+                    raise
 
     async def commit_old(self) -> None:
         """Commit what is older than `max_seconds`, again and again; runs beside the work until cancelled."""

@@ -99,3 +99,23 @@ def test_old_rows_are_committed_without_waiting_for_a_full_part(tmp_path):
 
     asyncio.run(work())
     assert set(parts.committed(tmp_path)) == {("t", 7, 0)}
+
+
+def test_a_commit_that_fails_keeps_its_rows_for_the_next_one(tmp_path):
+    epoch = parts.open_epoch(tmp_path)
+    (tmp_path / "data").rmdir()
+
+    async def work():
+        writer = parts.PartWriter(
+            tmp_path, epoch, "t", completion_schema(), {}, lambda items: [Completion(i, "t", 0, "train", 0, "ok") for i in items],
+            max_rows=1000, max_seconds=60,
+        )
+        await writer.add(1)
+        with pytest.raises(OSError):  # noqa: PT011
+            await writer.commit()
+        (tmp_path / "data").mkdir()
+        await writer.add(2)
+        await writer.commit()
+
+    asyncio.run(work())
+    assert set(parts.committed(tmp_path)) == {("t", 1, 0), ("t", 2, 0)}

@@ -305,7 +305,7 @@ def answer_prompts(spec: GenerateSpec, prompt_files: Sequence[Path], folder: Pat
         shards, _ = plans[teacher.name]
         if not shards:
             continue
-        ctx.progress.update(note=f"starting teacher '{teacher.name}' ({teacher.replicas} x {teacher.kind})")
+        ctx.progress.update(note=f"starting '{teacher.name}' ({teacher.replicas} x {teacher.kind})")
         job = AnswerJob(
             teacher, spec.sampling, spec.capture, folder, epoch, ctx.seed, ctx.device, spec.part_rows, spec.part_seconds,
             spec.request_timeout_s, spec.max_attempts, spec.concurrency,
