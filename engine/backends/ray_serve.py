@@ -70,6 +70,7 @@ def key_environment(key: str | None) -> dict[str, str]:
 def llm_config(name: str, model: TeacherSpec, device: str, replicas: int) -> LLMConfig:
     """One served model: its engine arguments, its devices, and Serve settings that do not hide latency."""
     arguments = engine_arguments(model, device)
+    arguments.pop("distributed_executor_backend", None)  # Serve LLM's own choice: ray on GPUs, processes on a CPU
     bundles = {"CPU": model.tensor_parallel} if device == "cpu" else {"CPU": 1, "GPU": model.tensor_parallel}
     return LLMConfig(
         model_loading_config={"model_id": name, "model_source": arguments.pop("model")},

@@ -60,6 +60,7 @@ def test_a_served_model_gets_its_devices_and_no_token_batching():
     assert config.placement_group_config == {"bundles": [{"CPU": 1, "GPU": 4}]}
     assert config.experimental_configs["stream_batching_interval_ms"] == 0
     assert config.deployment_config["num_replicas"] == 2
+    assert "distributed_executor_backend" not in config.engine_kwargs
 
 
 def test_a_key_that_is_not_set_is_named(monkeypatch):
