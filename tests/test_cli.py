@@ -95,6 +95,15 @@ def test_object_stores_are_refused_with_the_way_out(job_file):
     assert "local or shared folder" in result.stderr
 
 
+def test_a_cluster_that_does_not_answer_is_named(job_file, tmp_path):
+    cluster = tmp_path / "cluster.yaml"
+    cluster.write_text("name: gone\naddress: http://127.0.0.1:1\nray_address: 127.0.0.1:1\n")
+    result = distill("run", job_file(), "--until", "generate", "--runs", tmp_path / "runs", "--cluster", cluster)
+    assert result.returncode == 1
+    assert "no Ray cluster answers at 127.0.0.1:1" in result.stderr
+    assert "ray start --head" in result.stderr
+
+
 @pytest.mark.slow
 def test_submit_follows_a_job_on_a_cluster_with_token_authentication(job_file, tmp_path, request):
     """`ray start --head` with token auth, one job that succeeds and one that fails."""
