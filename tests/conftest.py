@@ -14,9 +14,9 @@ KEY = "a-key-for-tests"
 @pytest.fixture(scope="session")
 def ray_cluster(tmp_path_factory):
     """One local Ray cluster for the whole session; its processes guard every Serve route with KEY."""
-    from engine.backends import ray_cluster, ray_serve
+    from engine.backends import bearer_guard, ray_cluster
 
-    with ray_cluster.connected(None, shared=tmp_path_factory.getbasetemp(), environment=ray_serve.key_environment(KEY), num_cpus=4):
+    with ray_cluster.connected(None, shared=tmp_path_factory.getbasetemp(), environment=bearer_guard.key_environment(KEY), num_cpus=4):
         yield
 
 

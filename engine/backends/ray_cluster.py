@@ -19,7 +19,10 @@ from engine.clusterfile import Cluster
 from engine.errors import CapacityError, EngineError, StageError
 
 # Chosen by us, inherited by every process of the job: no prompts in Serve's logs, no usage reports, no hub when offline.
-JOB_ENVIRONMENT = {"RAYLLM_ENABLE_REQUEST_PROMPT_LOGS": "0", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+JOB_ENVIRONMENT = {
+    "RAYLLM_ENABLE_REQUEST_PROMPT_LOGS": "0", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # 5 s, three times, kills proxies on a busy machine
+}
 
 CONNECT_TIMEOUT_S = 10
 LOCAL = "local"  # without it ray.init would join whatever cluster was started last on this machine

@@ -1,14 +1,10 @@
 """Deploy models behind one OpenAI-compatible endpoint: Ray Serve LLM under our own FastAPI ingress, and remove it again.
 
-The ingress is Serve LLM's public builder with one layer more: a bearer key on every route. The same layer goes around
-Serve's HTTP proxy, whose own `/-/` routes never reach an ingress. Only the key's sha256 leaves this process.
+The ingress is Serve LLM's public builder with one layer more: a bearer key on every route (bearer_guard.py).
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -24,47 +20,14 @@ from ray.serve.config import HTTPOptions
 from ray.serve.llm import LLMConfig, build_llm_deployment
 from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
 from ray.serve.schema import ApplicationStatus
-from starlette.middleware import Middleware
-from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
 
+from engine.backends.bearer_guard import KEY_VARIABLE, BearerGuard, key_environment
 from engine.backends.ray_cluster import require
 from engine.backends.vllm_engine import engine_arguments, engine_environment
 from engine.errors import CapacityError, StageError
 from engine.spec import TeacherSpec
 
 APPLICATION = "distill"
-KEY_VARIABLE = "DISTILL_KEY_SHA256"
-PROXY_HOOK = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "engine.backends.ray_serve.proxy_middlewares"}
-
-
-class BearerGuard:
-    """ASGI layer: 401 unless `Authorization: Bearer` carries the key whose sha256 (hex) it was given."""
-
-    def __init__(self, app: ASGIApp, key_sha256: str) -> None:
-        self._app, self._key_sha256 = app, key_sha256
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket") or self._admits(dict(scope["headers"])):
-            await self._app(scope, receive, send)
-            return
-        error = {"message": "missing or wrong API key", "type": "invalid_request_error", "code": "invalid_api_key"}
-        await JSONResponse({"error": error}, 401, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
-
-    def _admits(self, headers: Mapping[bytes, bytes]) -> bool:
-        kind, _, key = headers.get(b"authorization", b"").partition(b" ")
-        return kind.lower() == b"bearer" and hmac.compare_digest(hashlib.sha256(key.strip()).hexdigest(), self._key_sha256)
-
-
-def proxy_middlewares() -> list[Middleware]:
-    """Serve calls this in each HTTP proxy (see PROXY_HOOK)."""
-    key_sha256 = os.environ.get(KEY_VARIABLE)
-    return [Middleware(BearerGuard, key_sha256=key_sha256)] if key_sha256 else []
-
-
-def key_environment(key: str | None) -> dict[str, str]:
-    """Environment that Ray's processes need so that every route is guarded; empty without a key."""
-    return PROXY_HOOK | {KEY_VARIABLE: hashlib.sha256(key.encode()).hexdigest()} if key else {}
 
 
 def llm_config(name: str, model: TeacherSpec, device: str, replicas: int) -> LLMConfig:

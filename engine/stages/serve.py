@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from engine.backends import ray_serve
+from engine.backends import bearer_guard, ray_serve
 from engine.errors import SpecError
 from engine.progress import Context
 from engine.rundir import trained_model
@@ -37,7 +37,7 @@ def _student(spec: ServeSpec, train: Path, name: str) -> TeacherSpec:
 
 def guard_environment(spec: ServeSpec) -> dict[str, str]:
     """What Ray's processes must have in their environment before Serve starts."""
-    return ray_serve.key_environment(_key(spec))
+    return bearer_guard.key_environment(_key(spec))
 
 
 def _key(spec: ServeSpec) -> str | None:

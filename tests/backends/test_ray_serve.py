@@ -2,6 +2,8 @@
 
 import hashlib
 import socket
+import subprocess
+import sys
 
 import pytest
 from starlette.applications import Starlette
@@ -9,7 +11,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from engine.backends import ray_serve
+from engine.backends import bearer_guard, ray_serve
 from engine.errors import CapacityError, SpecError
 from engine.progress import Context
 from engine.spec import ServeSpec, TeacherSpec
@@ -19,7 +21,7 @@ from engine.stages import serve
 @pytest.fixture
 def guarded():
     app = Starlette(routes=[Route("/", lambda request: PlainTextResponse("in"))])
-    return TestClient(ray_serve.BearerGuard(app, hashlib.sha256(b"right").hexdigest()))
+    return TestClient(bearer_guard.BearerGuard(app, hashlib.sha256(b"right").hexdigest()))
 
 
 @pytest.mark.parametrize("header", [None, "", "right", "Bearer", "Bearer wrong", "Basic right", "Bearer right2"])
@@ -35,15 +37,15 @@ def test_the_key_gets_in(guarded, header):
 
 
 def test_only_the_keys_hash_leaves_the_process():
-    assert "secret" not in str(ray_serve.key_environment("secret"))
-    assert ray_serve.key_environment(None) == {}
+    assert "secret" not in str(bearer_guard.key_environment("secret"))
+    assert bearer_guard.key_environment(None) == {}
 
 
 def test_the_proxy_hook_guards_only_where_a_key_is_set(monkeypatch):
-    monkeypatch.delenv(ray_serve.KEY_VARIABLE, raising=False)
-    assert ray_serve.proxy_middlewares() == []
-    monkeypatch.setenv(ray_serve.KEY_VARIABLE, "00")
-    assert len(ray_serve.proxy_middlewares()) == 1
+    monkeypatch.delenv(bearer_guard.KEY_VARIABLE, raising=False)
+    assert bearer_guard.proxy_middlewares() == []
+    monkeypatch.setenv(bearer_guard.KEY_VARIABLE, "00")
+    assert len(bearer_guard.proxy_middlewares()) == 1
 
 
 def test_a_port_in_use_is_named_with_the_way_out():
@@ -70,3 +72,8 @@ def test_a_key_that_is_not_set_is_named(monkeypatch):
         serve.endpoint(ServeSpec(api_key_env="DISTILL_NO_KEY"), {}, Context("j", "math", 0)),
     ):
         pass
+
+
+def test_the_proxys_hook_imports_nothing_heavy():
+    code = "import sys, engine.backends.bearer_guard; print(sorted(set(sys.modules) & {'torch', 'ray', 'vllm', 'transformers'}))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
