@@ -88,8 +88,12 @@ def _load_record(path: Path) -> Record:
 
 def committed(folder: Path) -> dict[Key, str]:
     """Status of every visible row; where a row was answered twice, an answer wins over `error`, then the earliest."""
+    return _winners(accepted_records(folder))
+
+
+def _winners(records: Iterable[Record]) -> dict[Key, str]:
     statuses: dict[Key, str] = {}
-    for record in accepted_records(folder):
+    for record in records:
         for key, status in zip(record.keys(), record.status, strict=True):
             if statuses.get(key, "error") == "error":
                 statuses[key] = status
@@ -110,7 +114,7 @@ class Settled:
 def settle(folder: Path) -> Settled:
     """Fix the result: each row once. A part with rows that lost is rewritten without them, under a new name."""
     records = accepted_records(folder)
-    winners = committed(folder)
+    winners = _winners(records)
     taken: set[Key] = set()
     files: dict[str, int] = {}
     status: Counter[str] = Counter()
@@ -205,10 +209,9 @@ class PartWriter:
         write_atomic(self._folder / "commits" / f"record-{unique}.json", json.dumps(record))
 
 
-def prompt_keys(files: Sequence[Path]) -> list[tuple[np.ndarray, np.ndarray]]:
+def prompt_keys(files: Sequence[Path]) -> dict[Path, tuple[np.ndarray, np.ndarray]]:
     """Per prompt file: prompt_id (rows,) and whether the row is of the validation split (rows,)."""
-    keys = []
-    for file in files:
-        table = pq.read_table(file, columns=["prompt_id", "split"])
-        keys.append((table["prompt_id"].to_numpy(), np.asarray(table["split"].to_pylist()) == "validation"))
-    return keys
+    tables = {file: pq.read_table(file, columns=["prompt_id", "split"]) for file in files}
+    return {
+        file: (table["prompt_id"].to_numpy(), np.asarray(table["split"].to_pylist()) == "validation") for file, table in tables.items()
+    }

@@ -11,7 +11,7 @@ import asyncio
 import functools
 import importlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -236,16 +236,17 @@ def _prompt_table(file: str) -> Any:
 
 
 def missing_shards(
-    prompt_files: Sequence[Path], teacher: str, samples: int, done: dict[parts.Key, str], shard_rows: int, replicas: int
+    keys: Mapping[Path, tuple[np.ndarray, np.ndarray]], teacher: str, samples: int, done: dict[parts.Key, str],
+    shard_rows: int, replicas: int,
 ) -> tuple[list[dict[str, Any]], int]:
-    """Shards of the rows that have no final answer yet, and the number of rows wanted in all.
+    """Shards of the rows of `keys` (parts.prompt_keys) that have no final answer yet, and the number of rows wanted in all.
 
     A shard holds at most rows / (16 x replicas) rows, so that replicas finish together and progress is smooth; training
     prompts are answered `samples` times, validation prompts once.
     """
     missing: list[tuple[str, list[list[int]]]] = []
     wanted = 0
-    for file, (ids, validation) in zip(prompt_files, parts.prompt_keys(prompt_files), strict=True):
+    for file, (ids, validation) in keys.items():
         rows = [(row, sample) for row in range(len(ids)) for sample in range(1 if validation[row] else samples)]
         wanted += len(rows)
         missing.append((str(file), [
@@ -293,12 +294,13 @@ def answer_prompts(spec: GenerateSpec, prompt_files: Sequence[Path], folder: Pat
     """
     epoch = parts.open_epoch(folder)
     done = parts.committed(folder)
+    keys = parts.prompt_keys(prompt_files)
     plans = {
-        teacher.name: missing_shards(prompt_files, teacher.name, spec.sampling.samples, done, spec.shard_rows, teacher.replicas)
+        teacher.name: missing_shards(keys, teacher.name, spec.sampling.samples, done, spec.shard_rows, teacher.replicas)
         for teacher in spec.teachers
     }
     missing = sum(len(shard["rows"]) for shards, _ in plans.values() for shard in shards)
-    tally = Tally(prompts=sum(len(ids) for ids, _ in parts.prompt_keys(prompt_files)), wanted=sum(wanted for _, wanted in plans.values()))
+    tally = Tally(prompts=sum(len(ids) for ids, _ in keys.values()), wanted=sum(wanted for _, wanted in plans.values()))
     tally.done = tally.wanted - missing
     ctx.progress.update(done=tally.done, total=tally.wanted)
     for teacher in spec.teachers:

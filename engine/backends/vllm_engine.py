@@ -125,10 +125,6 @@ class VllmEngine:
             return Generation(str(answer.finish_reason), token_ids)
         return Generation(str(answer.finish_reason), token_ids, *split_flat_logprobs(answer.logprobs, len(token_ids), self._top_k))
 
-    def shutdown(self) -> None:
-        """Stop the engine's processes."""
-        self._engine.shutdown()
-
 
 def split_flat_logprobs(flat: Any, tokens: int, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """vLLM's flat log-probabilities -> (sampled (T,), ids (T*k,), logprobs (T*k,), tail (T,)).
