@@ -55,7 +55,7 @@ def plan(job: JobSpec) -> Plan:
 
 def _generate(teacher: TeacherSpec, capture: CaptureSpec) -> Need:
     if teacher.kind != "vllm":
-        return Need("generate", 0, (f"{teacher.name}: {teacher.kind}, {teacher.model}, {teacher.replicas} clients",))
+        return Need("generate", 0, (f"{teacher.name}: {teacher.kind}, {teacher.model}, at most {teacher.concurrency} requests at a time",))
     signal = (f"signal {signal_bytes_per_token(capture):,} bytes per answer token",) if capture.top_k else ()
     return _engines("generate", f"{teacher.name}: ", teacher, teacher.model, *signal)
 

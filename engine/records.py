@@ -58,6 +58,7 @@ class Completion:
     status: str
     finish_reason: str | None = None
     text: str = ""
+    reasoning: str | None = None  # what the teacher wrote before its answer, where a parser or the API tells them apart
     prompt_token_ids: Any = field(default_factory=lambda: _NO_INTS)
     token_ids: Any = field(default_factory=lambda: _NO_INTS)
     prompt_tokens: int = 0
@@ -68,6 +69,8 @@ class Completion:
     topk_ids: Any = field(default_factory=lambda: _NO_INTS)  # (T*k,)
     topk_logprobs: Any = field(default_factory=lambda: _NO_FLOATS)  # (T*k,)
     tail: Any = field(default_factory=lambda: _NO_FLOATS)  # (T,)
+    topk_packed: bytes = b""  # the three columns above in one (codec: packed); they are empty then
+    topk_tokens: Any = field(default_factory=list)  # (T*k,) texts in place of topk_ids, from an API that gives no ids
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,7 @@ def completion_schema(capture_dtype: str = "float16") -> pa.Schema:
     return _schema(
         Completion, sample_index=pa.int32(), attempt=pa.int32(), prompt_tokens=pa.int32(), completion_tokens=pa.int32(),
         prompt_token_ids=_INTS, token_ids=_INTS, token_logprobs=_FLOATS, topk_ids=_INTS, topk_logprobs=values, tail=_FLOATS,
+        topk_packed=pa.binary(), topk_tokens=pa.list_(pa.string()),
     )
 
 

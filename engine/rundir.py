@@ -89,6 +89,14 @@ def write_atomic(path: Path, text: str) -> None:
         raise
 
 
+def write_durable(path: Path, data: bytes | memoryview) -> None:
+    """Write a file that no record names yet: flushed to the disk, in one piece where the store knows pieces."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def content_identity(source: str, cache: Path) -> str:
     """sha256 over a file's or model folder's content; a name that is no path here stands for itself (a hub id).
 

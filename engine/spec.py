@@ -94,6 +94,32 @@ class PromptsSpec(Block):
         return found
 
 
+class SamplingSpec(Block):
+    """How training prompts are answered. Validation prompts are always answered greedily, once."""
+
+    temperature: float = identity(0.7, ge=0, le=2)
+    """0 is greedy."""
+    top_p: float = identity(1.0, gt=0, le=1)
+    """Nucleus: smallest set of tokens with this much probability."""
+    max_tokens: int = identity(512, ge=1)
+    """Longest answer in tokens."""
+    samples: int = identity(1, ge=1, le=1024)
+    """Answers per training prompt."""
+    stop_loops: bool = identity(True)
+    """End an answer that repeats itself (status `loop`): 4 to 64 tokens, eight times in a row. Teachers of kind vllm."""
+    reproducible: bool = identity(True)
+    """A seed per request, from (job seed, prompt, teacher, sample). Off is faster in large batches."""
+
+
+class PriceSpec(Block):
+    """What an API charges, in US dollars per million tokens."""
+
+    input: float = placement(ge=0)
+    """Prompt tokens."""
+    output: float = placement(ge=0)
+    """Generated tokens, reasoning included."""
+
+
 class TeacherSpec(Block):
     """One teacher: what it is (identity) and how it is spread over devices (placement)."""
 
@@ -107,16 +133,38 @@ class TeacherSpec(Block):
     """Hub commit; pin it for a reproducible run."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = identity("auto")
     """Type in which the engine computes."""
+    quantization: str | None = identity(None)
+    """vLLM's name of a quantisation method; none: what the checkpoint says."""
+    kv_cache_dtype: str = identity("auto")
+    """Type of the KV cache, e.g. fp8; auto: that of the model."""
     max_model_len: int | None = identity(None, ge=16)
     """Longest prompt plus answer in tokens; none: the model's own limit."""
     system: str | None = identity(None)
     """System message for this teacher alone, put before conversations that have none."""
+    sampling: SamplingSpec | None = identity(None)
+    """How this teacher answers, in place of generate.sampling."""
+    reasoning_parser: str | None = identity(None)
+    """vLLM's name of the parser that tells reasoning from answer, e.g. deepseek_r1; none: the text is all answer."""
+    weight: float = identity(1.0, gt=0)
+    """Share of the prompts under `route: split`, relative to the other teachers."""
+    routes: list[str] = identity([])
+    """Under `route: by`, the values of `route_by` that this teacher answers; a teacher without any takes what no other one names."""
     trust_remote_code: bool = identity(False)
     """Run Python code that comes with the model. Only for models that you have read."""
+    engine_args: dict[str, Any] = identity({})
+    """Further engine arguments, handed to vLLM as they are; for what has no field here."""
     tensor_parallel: int = placement(1, ge=1)
     """Devices that one replica's tensors are split over."""
-    replicas: int = placement(1, ge=1)
-    """Copies of the engine that share the prompts."""
+    pipeline_parallel: int = placement(1, ge=1)
+    """Groups of such devices that one replica's layers are split over; may span nodes."""
+    data_parallel: int = placement(1, ge=1)
+    """Copies of the attention layers inside one replica, each with its own share of the batch (large MoE models)."""
+    expert_parallel: bool = placement(False)
+    """Spread whole experts over a replica's devices in place of slices of each (MoE models)."""
+    replicas: int | list[int] = placement(1)
+    """Copies of the engine that share the prompts: a number, or [fewest, most] that grow as the cluster has room."""
+    accelerator_type: str | None = placement(None)
+    """Ray's name of the GPU that replicas must get, e.g. H200."""
     max_num_seqs: int = placement(128, ge=1)
     """Sequences that one engine decodes at a time."""
     kv_cache_gib: float | None = placement(None, gt=0)
@@ -125,31 +173,43 @@ class TeacherSpec(Block):
     """Fraction of a GPU's memory that the engine may take."""
     base_url: str | None = placement(None)
     """Address of the API, if it is not the vendor's own."""
+    api_version: str | None = placement(None)
+    """Version of an Azure OpenAI endpoint; with it, `base_url` is the resource's address."""
     api_key_env: EnvironmentVariable | None = placement(None)
     """Name of the environment variable that holds the API key; never the key."""
+    extra_body: dict[str, Any] = identity({})
+    """Further fields of each API request, e.g. {return_tokens_as_token_ids: true} where the server is vLLM."""
+    concurrency: int = placement(16, ge=1)
+    """Most requests to an API at a time; fewer while it answers 429."""
+    requests_per_minute: int | None = placement(None, ge=1)
+    """Budget of requests that the API grants."""
+    tokens_per_minute: int | None = placement(None, ge=1)
+    """Budget of tokens, in and out, that the API grants."""
+    prices: PriceSpec | None = placement(None)
+    """What the API charges; with it, cost is shown, kept in the manifest and bounded by generate.max_cost_usd."""
     fake: dict[str, Any] = identity({})
     """Knobs of the `fake` kind (see backends/fake.py)."""
 
     @model_validator(mode="after")
-    def _api_needs_key(self) -> TeacherSpec:
+    def _fields_fit_the_kind(self) -> TeacherSpec:
         if self.kind in API_KINDS and not self.api_key_env:
             raise ValueError(f"kind {self.kind} needs api_key_env, the name of an environment variable that holds the key")
+        if self.kind in API_KINDS and self.replicas != 1:
+            raise ValueError(f"replicas={self.replicas}, but an API teacher has one client; raise its concurrency instead")
+        numbers = self.replicas if isinstance(self.replicas, list) else [self.replicas]
+        if len(numbers) not in (1, 2) or numbers != sorted(numbers) or numbers[0] < 1:
+            raise ValueError(f"replicas={self.replicas}; give a number from 1, or [fewest, most] such as [2, 8]")
         return self
 
+    @property
+    def replica_range(self) -> tuple[int, int]:
+        """Fewest and most replicas."""
+        return (self.replicas[0], self.replicas[-1]) if isinstance(self.replicas, list) else (self.replicas, self.replicas)
 
-class SamplingSpec(Block):
-    """How training prompts are answered. Validation prompts are always answered greedily, once."""
-
-    temperature: float = identity(0.7, ge=0, le=2)
-    """0 is greedy."""
-    top_p: float = identity(1.0, gt=0, le=1)
-    """Nucleus: smallest set of tokens with this much probability."""
-    max_tokens: int = identity(512, ge=1)
-    """Longest answer in tokens."""
-    samples: int = identity(1, ge=1, le=1024)
-    """Answers per training prompt."""
-    reproducible: bool = identity(True)
-    """A seed per request, from (job seed, prompt, teacher, sample). Off is faster in large batches."""
+    @property
+    def devices(self) -> int:
+        """Devices of one replica."""
+        return self.tensor_parallel * self.pipeline_parallel * self.data_parallel
 
 
 class CaptureSpec(Block):
@@ -158,41 +218,58 @@ class CaptureSpec(Block):
     top_k: int = identity(0, ge=0, le=1024)
     """Log-probabilities stored per generated token; 0 stores none."""
     dtype: Literal["float32", "float16"] = identity("float16")
-    """Type of the stored log-probabilities."""
+    """Type of the stored log-probabilities (codec: plain)."""
+    codec: Literal["plain", "packed"] = identity("plain")
+    """`plain`: flat Arrow lists; `packed`: a quarter of the size, a little less exact (engine/codec.py)."""
+    packed_bits: int = identity(8, ge=4, le=8)
+    """Bits of one packed log-probability: 8 is near exact, 5 is a quarter smaller again."""
 
 
 class GenerateSpec(Block):
-    """Prompts -> completions: every teacher answers every prompt."""
+    """Prompts -> completions: who answers which prompt, and how."""
 
     teachers: list[TeacherSpec] = identity(min_length=1)
-    """The teachers; the first one is the reference for retention."""
+    """The teachers; with `route: all` the first one is the reference for retention."""
+    route: Literal["all", "split", "by"] = identity("all")
+    """`all`: every teacher answers every prompt; `split`: one each, drawn by `weight`; `by`: one each, by the prompt's `route_by`."""
+    route_by: str | None = identity(None)
+    """What `route: by` looks at: task, source, or a field of the source rows such as language."""
     sampling: SamplingSpec = identity(SamplingSpec())
     """How training prompts are answered."""
     capture: CaptureSpec = identity(CaptureSpec())
     """Top-k log-probabilities of the answers."""
     shard_rows: int = placement(512, ge=1)
     """Most rows in one scheduling unit; shards are smaller when there are few rows."""
-    shards_in_flight: int = placement(3, ge=1)
-    """Shards that one replica works on at a time, so that its batch never drains."""
+    rows_in_flight: int | None = placement(None, ge=1)
+    """Rows that one replica holds at a time, so that its batch never drains; none: four times what it answers at a time."""
     part_rows: int = placement(512, ge=1)
     """Rows after which a part is closed and committed."""
     part_seconds: float = placement(60, gt=0)
     """Age after which a part is closed and committed."""
     request_timeout_s: float = placement(600, gt=0)
-    """Deadline of one answer in seconds; past it the row is `error` and the next run tries again."""
+    """Deadline of one answer in seconds (of one try, for an API); past it the row is `error` and the next run tries again."""
     max_attempts: int = placement(5, ge=1)
-    """Tries of an API request that fails for the moment, and of a shard whose replica dies, before rows are `error`."""
-    concurrency: int = placement(16, ge=1)
-    """Requests to an API at a time, per replica."""
+    """Tries of a request that fails for the moment, before its row is `error`."""
+    max_cost_usd: float | None = placement(None, gt=0)
+    """Stop asking, resumably, before the answers of all teachers with `prices` cost more than this."""
     max_failed_fraction: float = placement(0.0, ge=0, le=1)
     """Rows that may end in `error` before the stage counts as failed."""
 
     @model_validator(mode="after")
-    def _teacher_names_differ(self) -> GenerateSpec:
+    def _teachers_agree(self) -> GenerateSpec:
         names = [teacher.name for teacher in self.teachers]
         if len(set(names)) < len(names):
             raise ValueError(f"teachers share a name: {names}; each row is stored under its teacher's name")
+        if (self.route == "by") != bool(self.route_by):
+            raise ValueError(f"route={self.route}, route_by={self.route_by}; `route: by` and `route_by: <field>` come together")
+        values = [value for teacher in self.teachers for value in teacher.routes]
+        if self.route == "by" and (len(set(values)) < len(values) or sum(not teacher.routes for teacher in self.teachers) > 1):
+            raise ValueError(f"routes of the teachers overlap: {values}; each value goes to one teacher, and one teacher may take the rest")
         return self
+
+    def sampling_of(self, teacher: TeacherSpec) -> SamplingSpec:
+        """How `teacher` answers training prompts."""
+        return teacher.sampling or self.sampling
 
 
 class CurateSpec(Block):
@@ -406,8 +483,15 @@ class JobSpec(Block):
                 f"loadtest.models lists the teacher, but teacher '{teacher.name}' is kind {teacher.kind}: other people's servers"
                 " are not load-tested; take teacher out of loadtest.models"
             )
-        if self.generate.capture.top_k and any(t.kind in API_KINDS for t in self.generate.teachers):
-            raise ValueError("generate.capture.top_k > 0 needs teachers of kind vllm; set it to 0 for an API teacher")
+        for number, other in enumerate(self.generate.teachers):
+            most = {"openai": 20, "anthropic": 0}.get(other.kind, 1024)
+            if self.generate.capture.top_k > most:
+                raise ValueError(
+                    f"generate.capture.top_k={self.generate.capture.top_k}, but generate.teachers.{number} is kind {other.kind}, whose API"
+                    f" gives at most {most}; lower it"
+                )
+            if self.train.loss != "sft" and other.kind in API_KINDS:
+                raise ValueError(f"train.loss={self.train.loss} wants token ids, which teacher '{other.name}' does not give; set train.loss: sft")
         if self.serve.host not in ("127.0.0.1", "localhost", "::1") and not self.serve.api_key_env:
             raise ValueError(f"serve.host={self.serve.host} is not loopback: serve.api_key_env must name a key's environment variable")
         return self

@@ -68,8 +68,8 @@ def test_moving_the_sources_reuses_and_changing_them_does_not(fake_job, tmp_path
 
 
 PLACEMENTS = {
-    "generate": {"shard_rows": 7, "part_rows": 9, "part_seconds": 3.0, "request_timeout_s": 9.0, "max_attempts": 5, "concurrency": 2,
-                 "max_failed_fraction": 0.5, "shards_in_flight": 1},
+    "generate": {"shard_rows": 7, "part_rows": 9, "part_seconds": 3.0, "request_timeout_s": 9.0, "max_attempts": 5,
+                 "max_failed_fraction": 0.5, "rows_in_flight": 20},
     "train": {"batch_size": 9, "accumulation": 2, "workers": 3, "zero_stage": 3, "offload": "cpu", "gradient_checkpointing": True,
               "checkpoint_steps": 7, "validate_steps": 7, "keep_checkpoints": 9, "max_failures": 9},
     "evaluate": {"replicas": 3, "tensor_parallel": 4, "max_num_seqs": 3, "kv_cache_gib": 9.0},
@@ -134,8 +134,9 @@ def generate_command(tmp_path, job) -> list[str]:
 @pytest.mark.slow
 def test_a_killed_driver_resumes_and_nothing_committed_is_answered_again(fake_job, tmp_path):
     calls = tmp_path / "calls"
-    teacher = {"name": "t", "kind": "fake", "model": "fake", "fake": {"latency_s": 0.05, "calls": str(calls)}}
-    job = fake_job(400, generate={"teachers": [teacher], "concurrency": 4, "part_rows": 10, "shard_rows": 40})
+    teacher = {"name": "t", "kind": "fake", "model": "fake", "fake": {"latency_s": 0.05, "calls": str(calls)},
+               "concurrency": 4}
+    job = fake_job(400, generate={"teachers": [teacher], "part_rows": 10, "shard_rows": 40})
     command = generate_command(tmp_path, job)
     driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     folder, deadline = None, time.monotonic() + 120

@@ -13,6 +13,7 @@ from engine.spec import (
     GenerateSpec,
     JobSpec,
     LoadtestSpec,
+    PriceSpec,
     PromptsSpec,
     ReportSpec,
     SamplingSpec,
@@ -27,7 +28,7 @@ API_TEACHER = TEACHER | {"kind": "openai"}
 BASE = {
     FieldMap: {}, PromptsSpec: {"train": "a.jsonl"}, TeacherSpec: TEACHER, SamplingSpec: {}, CaptureSpec: {},
     GenerateSpec: {"teachers": [TEACHER]}, CurateSpec: {}, TrainSpec: {"student": "s"}, EvaluateSpec: {}, ServeSpec: {},
-    LoadtestSpec: {"concurrency": [1]}, ReportSpec: {},
+    LoadtestSpec: {"concurrency": [1]}, ReportSpec: {}, PriceSpec: {"input": 1, "output": 1},
     JobSpec: {
         "name": "j", "task": "math", "prompts": {"train": "a.jsonl"}, "train": {"student": "s"},
         "generate": {"teachers": [TEACHER]},
@@ -52,17 +53,26 @@ FIELDS = {
         "trust_remote_code": (I, False, True), "tensor_parallel": (P, 1, 8), "replicas": (P, 1, 4), "max_num_seqs": (P, 128, 64),
         "kv_cache_gib": (P, None, 2), "gpu_memory_utilization": (P, 0.9, 0.5), "base_url": (P, None, "http://127.0.0.1:1/v1"),
         "api_key_env": (P, GIVEN, "OTHER_KEY"), "fake": (I, {}, {"fail": 1}),
+        "quantization": (I, None, "fp8"), "kv_cache_dtype": (I, "auto", "fp8"), "sampling": (I, None, {"samples": 2}),
+        "reasoning_parser": (I, None, "deepseek_r1"), "weight": (I, 1.0, 2), "routes": (I, [], ["qa"]),
+        "engine_args": (I, {}, {"block_size": 32}), "pipeline_parallel": (P, 1, 2), "data_parallel": (P, 1, 2),
+        "expert_parallel": (P, False, True), "accelerator_type": (P, None, "H200"), "api_version": (P, None, "2025-01-01"),
+        "extra_body": (I, {}, {"top_k": 5}), "concurrency": (P, 16, 2), "requests_per_minute": (P, None, 60),
+        "tokens_per_minute": (P, None, 1000), "prices": (P, None, {"input": 1, "output": 2}),
     },
+    PriceSpec: {"input": (P, GIVEN, 2), "output": (P, GIVEN, 3)},
     SamplingSpec: {
         "temperature": (I, 0.7, 0), "top_p": (I, 1.0, 0.9), "max_tokens": (I, 512, 64), "samples": (I, 1, 4),
-        "reproducible": (I, True, False),
+        "reproducible": (I, True, False), "stop_loops": (I, True, False),
     },
-    CaptureSpec: {"top_k": (I, 0, 16), "dtype": (I, "float16", "float32")},
+    CaptureSpec: {
+        "top_k": (I, 0, 16), "dtype": (I, "float16", "float32"), "codec": (I, "plain", "packed"), "packed_bits": (I, 8, 5),
+    },
     GenerateSpec: {
         "teachers": (I, GIVEN, [{"name": "u", "model": "m"}]), "sampling": (I, SamplingSpec(), {"samples": 2}),
-        "capture": (I, CaptureSpec(), {"top_k": 4}), "shard_rows": (P, 512, 16), "shards_in_flight": (P, 3, 2),
+        "capture": (I, CaptureSpec(), {"top_k": 4}), "shard_rows": (P, 512, 16), "rows_in_flight": (P, None, 64),
         "part_rows": (P, 512, 16), "part_seconds": (P, 60, 5), "request_timeout_s": (P, 600, 5), "max_attempts": (P, 5, 7),
-        "concurrency": (P, 16, 2), "max_failed_fraction": (P, 0.0, 0.5),
+        "route": (I, "all", "split"), "route_by": (I, None, GIVEN),  "max_cost_usd": (P, None, 5), "max_failed_fraction": (P, 0.0, 0.5),
     },
     CurateSpec: {
         "min_tokens": (I, 1, 0), "max_tokens": (I, None, 100), "keep_truncated": (I, False, True), "dedup": (I, "exact", "none"),
@@ -127,7 +137,9 @@ def test_field_has_its_role_its_default_and_a_description(block, name, role, def
         assert getattr(block(**BASE[block]), name) == default
 
 
-@pytest.mark.parametrize(("block", "name", "role", "default", "other"), [case for case in CASES if case.id != "JobSpec.version"])
+@pytest.mark.parametrize(("block", "name", "role", "default", "other"), [
+    case for case in CASES if case.id not in ("JobSpec.version", "GenerateSpec.route_by")  # one value; goes with route alone
+])
 def test_identity_fields_change_the_identity_and_placement_fields_do_not(block, name, role, default, other):
     before, after = block(**BASE[block]), block(**BASE[block] | {name: other})
     assert before != after
@@ -153,7 +165,8 @@ BAD = {
         {"on_conflict": "last"}, {"fields": {"text": "x"}},
     ],
     TeacherSpec: [
-        {"name": "a/b"}, {"name": "x" * 65}, {"kind": "hf"}, {"tensor_parallel": 0}, {"replicas": 0}, {"replicas": "2"},
+        {"name": "a/b"}, {"name": "x" * 65}, {"kind": "hf"}, {"tensor_parallel": 0}, {"replicas": 0}, {"replicas": "2"}, {"replicas": [3, 2]}, {"replicas": [0, 2]},
+        {"kind": "openai", "replicas": 2},
         {"gpu_memory_utilization": 1.1}, {"max_model_len": 8}, {"api_key_env": "sk-123"}, {"kind": "openai", "api_key_env": None},
     ],
     SamplingSpec: [
@@ -161,7 +174,10 @@ BAD = {
         {"samples": 0}, {"reproducible": 1},
     ],
     CaptureSpec: [{"top_k": -1}, {"top_k": 1025}, {"dtype": "bfloat16"}],
-    GenerateSpec: [{"teachers": []}, {"teachers": [TEACHER, TEACHER]}, {"max_failed_fraction": 1.1}, {"part_seconds": 0}],
+    GenerateSpec: [{"teachers": []}, {"teachers": [TEACHER, TEACHER]}, {"max_failed_fraction": 1.1}, {"part_seconds": 0},
+        {"route": "by"}, {"route_by": "task"},
+        {"route": "by", "route_by": "task", "teachers": [TEACHER, TEACHER | {"name": "u"}]},
+        {"route": "by", "route_by": "task", "teachers": [TEACHER | {"routes": ["qa"]}, TEACHER | {"name": "u", "routes": ["qa"]}]}],
     CurateSpec: [{"min_tokens": -1}, {"dedup": "near"}],
     TrainSpec: [
         {"learning_rate": 0}, {"learning_rate": "2e-5"}, {"epochs": 0}, {"epochs": 1.5}, {"zero_stage": 4}, {"workers": 0},
@@ -191,7 +207,8 @@ def test_a_required_field_has_no_default(block):
 @pytest.mark.parametrize(("changes", "message"), [
     ({"train": {"student": "s", "loss": "forward_kl"}}, r"generate\.capture\.top_k=0 stores none"),
     ({"generate": {"teachers": [API_TEACHER]}, "loadtest": {"models": ["teacher"], "rates": [1]}}, "not load-tested"),
-    ({"generate": {"teachers": [API_TEACHER], "capture": {"top_k": 4}}}, "kind vllm"),
+    ({"generate": {"teachers": [API_TEACHER], "capture": {"top_k": 21}}}, "gives at most 20"),
+    ({"generate": {"teachers": [API_TEACHER], "capture": {"top_k": 4}}, "train": {"student": "s", "loss": "forward_kl"}}, "wants token ids"),
     ({"serve": {"host": "0.0.0.0"}}, "not loopback"),
     ({"train": {"student": "s", "offload": "cpu", "zero_stage": 0}}, r"train\.offload=cpu .* zero_stage: 1, 2 or 3"),
 ])

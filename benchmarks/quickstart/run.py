@@ -2,17 +2,16 @@
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from engine.rundir import git_commit, versions
-
 REPOSITORY = Path(__file__).parents[2]
+sys.path.append(str(REPOSITORY / "benchmarks"))
+from result import bounded, write_result  # noqa: E402
+
 LIMIT_S, SECOND_LIMIT_S = 900, 30
 
 
@@ -39,16 +38,9 @@ def main() -> int:
         "student": (quality["student"], ">=", 0.80), "retention": (quality["retention"], ">=", 0.85),
         "failed_requests": (failed, "<=", 0), "seconds": (first, "<=", LIMIT_S), "second_run_seconds": (second, "<=", SECOND_LIMIT_S),
     }
-    ratios = {
-        name: {"value": value, "bound": f"{sign} {bound}", "ok": value >= bound if sign == ">=" else value <= bound}
-        for name, (value, sign, bound) in figures.items()
-    }
+    ratios = {name: bounded(*figure) for name, figure in figures.items()}
     stages = {name: stage["seconds"] for name, stage in report["stages"].items()}
-    machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "system": platform.platform()}
-    result = {"machine": machine, "versions": versions(), "git_commit": git_commit(), "ratios": ratios, "stage_seconds": stages}
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(result | {"quality": quality, "serving": report["serving"]}, indent=1) + "\n")
-    return 0 if all(ratio["ok"] for ratio in ratios.values()) else 1
+    return write_result(target, ratios, stage_seconds=stages, quality=quality, serving=report["serving"])
 
 
 if __name__ == "__main__":

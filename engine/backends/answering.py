@@ -52,7 +52,8 @@ class Sampling:
 class Generation:
     """One finished answer: token ids (T,), sampled log-probabilities (T,), top-k (T*k,) flat, tail mass (T,).
 
-    An engine that gives text and no ids (an API) sets `text` and the token counts.
+    An engine that gives text and no ids (an API) sets `text` and the token counts, and the texts of its top log-probabilities
+    as `topk_tokens` (T*k,).
     """
 
     finish_reason: str
@@ -62,6 +63,8 @@ class Generation:
     topk_logprobs: Any = field(default_factory=lambda: np.zeros(0, np.float32))
     tail: Any = field(default_factory=lambda: np.zeros(0, np.float32))
     text: str | None = None
+    reasoning: str | None = None
+    topk_tokens: list[str] = field(default_factory=list)
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
 
@@ -72,13 +75,18 @@ class Generation:
 
 
 class AnswerEngine(Protocol):
-    """What a kind of teacher offers; `max_model_len` None means that the server checks lengths itself."""
+    """What a kind of teacher offers. Built as `Kind(teacher, capture, device=..., timeout_s=..., attempts=...)`.
+
+    `max_model_len` None means a server that checks lengths, keeps deadlines and retries itself, through its client. An
+    EngineError from `generate` ends the stage (a refused key, say); any other error is one row's status.
+    """
 
     max_model_len: int | None
     metadata: dict[str, Any]
 
     def encode(self, conversations: list[Messages]) -> list[Any]: ...
     def decode(self, token_ids: list[Any]) -> list[str]: ...
+    async def open(self) -> None: ...  # before the first request: the last chance to fail for free
     async def generate(self, prompt: Any, sampling: Sampling) -> Generation: ...
 
 
@@ -296,7 +304,7 @@ def answer_prompts(spec: GenerateSpec, prompt_files: Sequence[Path], folder: Pat
     done = parts.committed(folder)
     keys = parts.prompt_keys(prompt_files)
     plans = {
-        teacher.name: missing_shards(keys, teacher.name, spec.sampling.samples, done, spec.shard_rows, teacher.replicas)
+        teacher.name: missing_shards(keys, teacher.name, spec.sampling.samples, done, spec.shard_rows, teacher.replica_range[1])
         for teacher in spec.teachers
     }
     missing = sum(len(shard["rows"]) for shards, _ in plans.values() for shard in shards)
@@ -307,16 +315,16 @@ def answer_prompts(spec: GenerateSpec, prompt_files: Sequence[Path], folder: Pat
         shards, _ = plans[teacher.name]
         if not shards:
             continue
-        ctx.progress.update(note=f"starting '{teacher.name}' ({teacher.replicas} x {teacher.kind})")
+        ctx.progress.update(note=f"starting '{teacher.name}' ({teacher.replica_range[0]} x {teacher.kind})")
         job = AnswerJob(
             teacher, spec.sampling, spec.capture, folder, epoch, ctx.seed, ctx.device, spec.part_rows, spec.part_seconds,
-            spec.request_timeout_s, spec.max_attempts, spec.concurrency,
+            spec.request_timeout_s, spec.max_attempts, teacher.concurrency,
         )
         local = teacher.kind == "vllm"
         for receipt in stream(
             shards, functools.partial(build_answerer, job), what=f"{ctx.progress.name}: model '{teacher.name}' ({teacher.model})",
-            replicas=teacher.replicas, devices=teacher.tensor_parallel if local else 0, device=ctx.device if local else "cpu",
-            shards_in_flight=spec.shards_in_flight,
+            replicas=teacher.replica_range[0], devices=teacher.devices if local else 0, device=ctx.device if local else "cpu",
+            shards_in_flight=3,
         ):
             tally.add(receipt)
             ctx.progress.update(done=tally.done, **{"tok/s": tally.tokens_per_second or 0.0})

@@ -14,8 +14,8 @@ from engine.stages import generate
 def answer(fake_job, tmp_path):
     """Run the stage on fresh or existing prompts; returns (counts, rows, folder)."""
 
-    def run(count: int = 40, knobs: dict | None = None, **changes):
-        teacher = {"name": "t", "kind": "fake", "model": "fake", "fake": knobs or {}}
+    def run(count: int = 40, knobs: dict | None = None, concurrency: int = 16, **changes):
+        teacher = {"name": "t", "kind": "fake", "model": "fake", "fake": knobs or {}, "concurrency": concurrency}
         job = fake_job(count, generate={"teachers": [teacher], **changes})
         prompts = pipeline.run(job, tmp_path / "runs", until="prompts").folders["prompts"]
         out = tmp_path / "generate"
