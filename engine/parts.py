@@ -2,14 +2,15 @@
 
 A part is an attempt-unique Parquet file. The small JSON record written after it names the part's exact rows and makes
 them visible; a file without a record does not exist. Fencing: a starting driver writes an epoch file that lists every
-earlier record that it accepts, so a late writer of an older epoch is ignored for ever.
+earlier record that it accepts, so a late writer of an older epoch is ignored for ever. Rows of many parts are handled as
+columns, never one by one: a run may have millions.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
-import os
 import time
 import uuid
 from collections import Counter
@@ -20,31 +21,30 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from engine.errors import StageError
-from engine.records import STATUSES, Completion, read_tables, to_table, write_parquet
-from engine.rundir import write_atomic
+from engine.records import STATUSES, Completion, parquet_bytes, read_tables, to_table, write_parquet
+from engine.rundir import write_atomic, write_durable
 
-Key = tuple[str, int, int]  # teacher, prompt_id, sample_index
+Key = tuple[int, int]  # prompt_id, sample_index
+_ERROR = STATUSES.index("error")
 
 
 @dataclass(frozen=True)
 class Record:
-    """One committed part and its rows, column by column."""
+    """One committed part: its file, and its rows column by column."""
 
     name: str
     file: str
     epoch: int
     teacher: str
+    size_bytes: int
+    sha256: str
     prompt_id: list[int]
     sample_index: list[int]
     status: list[str]
     tokens_in: list[int]
     tokens_out: list[int]
-
-    def keys(self) -> Iterable[Key]:
-        return zip([self.teacher] * len(self.prompt_id), self.prompt_id, self.sample_index, strict=True)
 
 
 def open_epoch(folder: Path) -> int:
@@ -52,8 +52,7 @@ def open_epoch(folder: Path) -> int:
     commits = folder / "commits"
     for path in (commits, folder / "data", folder / "attempts"):
         path.mkdir(parents=True, exist_ok=True)
-    accepted = [record.name for record in accepted_records(folder)]
-    return claim_epoch(commits, _last_epoch(commits) + 1, accepted)
+    return claim_epoch(commits, _last_epoch(commits) + 1, _accepted_names(commits))
 
 
 def claim_epoch(commits: Path, number: int, accepted: Sequence[str]) -> int:
@@ -68,150 +67,243 @@ def _last_epoch(commits: Path) -> int:
     return max((int(path.name.split("-")[1]) for path in commits.glob("epoch-*.json")), default=0)
 
 
-def accepted_records(folder: Path) -> list[Record]:
-    """Records that count: those that the newest epoch lists, and its own; by name, so by epoch and then by time."""
-    commits = folder / "commits"
+def _accepted_names(commits: Path) -> list[str]:
     newest = _last_epoch(commits)
     listed: set[str] = set()
     for path in commits.glob(f"epoch-{newest:05d}-*.json"):
-        listed |= set(json.loads(path.read_text())["accepted"])
-    own = {path.name for path in commits.glob(f"record-{newest:05d}-*.json")}
-    return [_load_record(commits / name) for name in sorted(listed | own) if (commits / name).exists()]
+        listed |= set(_load_json(path)["accepted"])
+    existing = {path.name for path in commits.glob("record-*.json")}
+    return sorted((listed & existing) | {name for name in existing if name.startswith(f"record-{newest:05d}-")})
+
+
+def accepted_records(folder: Path) -> list[Record]:
+    """Records that count: those that the newest epoch lists, and its own; by name, so by epoch and then by time."""
+    commits = folder / "commits"
+    return [_load_record(commits / name) for name in _accepted_names(commits)]
+
+
+def _load_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise StageError(f"{path} cannot be read ({error}); delete it to have its rows made again") from error
 
 
 def _load_record(path: Path) -> Record:
     try:
-        return Record(name=path.name, **json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise StageError(f"commit record {path} cannot be read ({error}); delete it to have its rows made again") from error
+        return Record(name=path.name, **_load_json(path))
+    except TypeError as error:
+        raise StageError(f"commit record {path} is damaged ({error}); delete it to have its rows made again") from error
 
 
-def committed(folder: Path) -> dict[Key, str]:
-    """Status of every visible row; where a row was answered twice, an answer wins over `error`, then the earliest."""
-    return _winners(accepted_records(folder))
+@dataclass(frozen=True)
+class Rows:
+    """The one row that counts of every (teacher, prompt, sample), as columns of equal length in no order."""
+
+    teachers: list[str]
+    teacher: np.ndarray  # index into teachers
+    prompt_id: np.ndarray
+    sample_index: np.ndarray
+    status: np.ndarray  # index into records.STATUSES
+    record: np.ndarray  # index of the accepted record
+    row: np.ndarray  # row in the record's part
+
+    def answered(self, teacher: str) -> tuple[np.ndarray, np.ndarray]:
+        """prompt_id and sample_index of the teacher's rows that need no further try."""
+        wanted = (self.status != _ERROR) & (self.teacher == (self.teachers.index(teacher) if teacher in self.teachers else -1))
+        return self.prompt_id[wanted], self.sample_index[wanted]
+
+    def failed(self) -> int:
+        """Rows that ended in `error`."""
+        return int((self.status == _ERROR).sum())
 
 
-def _winners(records: Iterable[Record]) -> dict[Key, str]:
-    statuses: dict[Key, str] = {}
-    for record in records:
-        for key, status in zip(record.keys(), record.status, strict=True):
-            if statuses.get(key, "error") == "error":
-                statuses[key] = status
-    return statuses
+def final_rows(records: Sequence[Record]) -> Rows:
+    """Each row once: where it was answered twice, an answer wins over `error`, then the earliest."""
+    teachers = sorted({record.teacher for record in records})
+    codes = {status: code for code, status in enumerate(STATUSES)}
+    lengths = [len(record.prompt_id) for record in records]
+
+    def joined(columns: Iterable[Any], dtype: Any) -> np.ndarray:
+        return np.concatenate([np.zeros(0, dtype), *(np.asarray(column, dtype) for column in columns)])
+
+    columns = {
+        "teacher": np.repeat([teachers.index(record.teacher) for record in records], lengths).astype(np.int16),
+        "prompt_id": joined((record.prompt_id for record in records), np.int64),
+        "sample_index": joined((record.sample_index for record in records), np.int32),
+        "status": joined(([codes[status] for status in record.status] for record in records), np.int8),
+        "record": np.repeat(np.arange(len(records)), lengths).astype(np.int32),
+        "row": joined((np.arange(length) for length in lengths), np.int32),
+    }
+    key = (columns["sample_index"], columns["prompt_id"], columns["teacher"])
+    order = np.lexsort((columns["record"], columns["status"] == _ERROR, *key))
+    first = np.ones(len(order), bool)
+    first[1:] = np.any([column[order][1:] != column[order][:-1] for column in key], axis=0)
+    return Rows(teachers, **{name: column[order[first]] for name, column in columns.items()})
 
 
 @dataclass(frozen=True)
 class Settled:
-    """The final rows of a folder: disjoint files with their rows, and sums over the rows."""
+    """The final rows of a folder: disjoint files with their rows, and sums over the rows, also by teacher."""
 
     files: dict[str, int]
     status: dict[str, int]
     tokens_in: int
     tokens_out: int
-    errors: list[Key]
+    teachers: dict[str, dict[str, Any]]
+    failed: int
 
 
 def settle(folder: Path) -> Settled:
     """Fix the result: each row once. A part with rows that lost is rewritten without them, under a new name."""
     records = accepted_records(folder)
-    winners = _winners(records)
-    taken: set[Key] = set()
+    rows = final_rows(records)
+    by_record = np.argsort(rows.record, kind="stable")
+    edges = np.searchsorted(rows.record[by_record], np.arange(len(records) + 1))
     files: dict[str, int] = {}
-    status: Counter[str] = Counter()
-    tokens_in = tokens_out = 0
-    for record in records:
-        keys = list(record.keys())
-        keep = [
-            row for row, (key, state) in enumerate(zip(keys, record.status, strict=True))
-            if key not in taken and winners[key] == state and not taken.add(key)  # type: ignore[func-returns-value]
-        ]
+    teachers: dict[str, dict[str, Any]] = {}
+    for number, record in enumerate(records):
+        keep = np.sort(rows.row[by_record[edges[number] : edges[number + 1]]]).tolist()
         if not keep:
             continue
         name = record.file
-        if len(keep) < len(keys):
-            name = name.replace("/part-", "/kept-")
+        if len(keep) < len(record.prompt_id):
+            name = f"data/kept-{len(keep)}-{name.removeprefix('data/part-')}"
             (table,) = read_tables([folder / record.file])
             write_parquet(table.take(pa.array(keep)), folder / name)
         files[name] = len(keep)
-        status.update(record.status[row] for row in keep)
-        tokens_in += sum(record.tokens_in[row] for row in keep)
-        tokens_out += sum(record.tokens_out[row] for row in keep)
-    errors = [key for key, state in winners.items() if state == "error"]
-    return Settled(files, {s: status[s] for s in STATUSES if status[s]}, tokens_in, tokens_out, errors)
+        sums = teachers.setdefault(record.teacher, {"rows": 0, "tokens_in": 0, "tokens_out": 0, "status": Counter()})
+        sums["rows"] += len(keep)
+        sums["status"].update(record.status[row] for row in keep)
+        for tokens in ("tokens_in", "tokens_out"):
+            sums[tokens] += sum(getattr(record, tokens)[row] for row in keep)
+    status: Counter[str] = sum((sums["status"] for sums in teachers.values()), Counter())
+    return Settled(
+        files, {name: status[name] for name in STATUSES if status[name]}, sum(sums["tokens_in"] for sums in teachers.values()),
+        sum(sums["tokens_out"] for sums in teachers.values()), teachers, rows.failed(),
+    )
 
 
-def begin_attempt(folder: Path, epoch: int, shard: str) -> int:
-    """Note that a shard's rows are about to enter an engine; returns which attempt of this epoch it is, from 1."""
-    attempts = folder / "attempts"
-    number = len(list(attempts.glob(f"{epoch:05d}-{shard}-*"))) + 1
-    (attempts / f"{epoch:05d}-{shard}-{uuid.uuid4().hex[:8]}").touch()
-    return number
+def begin_attempt(folder: Path, epoch: int, shard: str, keys: Sequence[Key]) -> None:
+    """Note which rows of a shard are about to enter an engine. The driver ends the attempt when it has the receipt."""
+    write_atomic(folder / "attempts" / f"open-{epoch:05d}-{shard}-{uuid.uuid4().hex}.json", json.dumps(keys))
+
+
+def end_attempts(folder: Path, epoch: int, shard: str) -> None:
+    """The shard is done."""
+    for path in (folder / "attempts").glob(f"open-{epoch:05d}-{shard}-*.json"):
+        path.unlink()
+
+
+def take_over(folder: Path, epoch: int, shard: str, teacher: str, prompt_ids: Sequence[int]) -> set[Key]:
+    """Rows of the shard that are done already. An open attempt tells that its replica died: that counts for the rows not done.
+
+    What a killed driver leaves open is not the rows' fault and stays uncounted.
+    """
+    attempts = list((folder / "attempts").glob(f"open-{epoch:05d}-{shard}-*.json"))
+    if not attempts:
+        return set()
+    ids, samples = final_rows(accepted_records(folder)).answered(teacher)
+    mine = np.isin(ids, np.asarray(prompt_ids, np.int64))
+    done = set(zip(ids[mine].tolist(), samples[mine].tolist(), strict=True))
+    for path in attempts:
+        left = [[teacher, *key] for key in json.loads(path.read_text()) if tuple(key) not in done]
+        write_atomic(path.with_name(path.name.replace("open-", "dead-")), json.dumps(left))
+        path.unlink()
+    return done
+
+
+def deaths(folder: Path, teacher: str) -> Counter[Key]:
+    """How often each row of a teacher was in an engine when it died."""
+    rows = (row for path in (folder / "attempts").glob("dead-*.json") for row in json.loads(path.read_text()))
+    return Counter((prompt_id, sample) for name, prompt_id, sample in rows if name == teacher)
 
 
 class PartWriter:
-    """Collects finished answers of one replica and commits them: at `max_rows`, at `max_seconds`, or when asked to.
+    """Collects finished answers of one replica and commits them: at `max_rows`, `max_bytes` or `max_seconds`, or when asked to.
 
-    `finish` turns collected items into Completions in bulk (decoding is cheaper that way).
+    `finish` turns collected items into Completions in bulk (decoding is cheaper that way); `on_step` is told where in a
+    commit the writer is, for fault tests.
     """
 
     def __init__(
         self, folder: Path, epoch: int, teacher: str, schema: pa.Schema, metadata: dict[str, Any],
-        finish: Callable[[Sequence[Any]], list[Completion]], *, max_rows: int, max_seconds: float,
+        finish: Callable[[Sequence[Any]], list[Completion]], *, max_rows: int, max_seconds: float, max_bytes: int = 128_000_000,
+        on_step: Callable[[str, Path, bytes], None] = lambda step, path, data: None,
     ) -> None:
         self._folder, self._epoch, self._teacher = folder, epoch, teacher
-        self._schema, self._metadata, self._finish = schema, metadata, finish
-        self._max_rows, self._max_seconds = max_rows, max_seconds
+        self._schema, self._metadata, self._finish, self._on_step = schema, metadata, finish, on_step
+        self._max_rows, self._max_seconds, self._max_bytes = max_rows, max_seconds, max_bytes
         self._items: list[Any] = []
+        self._size_bytes = 0
         self._oldest = 0.0
+        self._added = self._committed = 0
+        self._failure: BaseException | None = None
         self._lock = asyncio.Lock()
+        self._news = asyncio.Condition()
 
-    async def add(self, item: Any) -> None:
+    @property
+    def committed(self) -> int:
+        """Rows that this writer has made visible."""
+        return self._committed
+
+    async def add(self, item: Any, size_bytes: int = 0) -> None:
         """Take one finished answer; returns before it is committed unless it fills the part."""
         if not self._items:
-            self._oldest = time.monotonic()
+            self._oldest, self._size_bytes = time.monotonic(), 0
         self._items.append(item)
-        if len(self._items) >= self._max_rows:
+        self._added += 1
+        self._size_bytes += size_bytes
+        if len(self._items) >= self._max_rows or self._size_bytes >= self._max_bytes:
             await self.commit()
+
+    async def visible(self) -> None:
+        """Wait until everything added before the call is committed; raises what a commit raised."""
+        mark = self._added
+        async with self._news:
+            await self._news.wait_for(lambda: self._committed >= mark or self._failure)
+        if self._failure and self._committed < mark:
+            raise self._failure
 
     async def commit(self) -> None:
         """When this returns, everything added before the call is visible."""
         async with self._lock:
             items, self._items = self._items, []
-            if items:
-                try:
-                    await asyncio.to_thread(self._write, items)
-                except BaseException:
-                    self._items = [*items, *self._items]  # a full disk loses no answer that the next commit can write
-                    raise
+            if not items:
+                return
+            try:
+                await asyncio.to_thread(self._write, items)
+                self._failure = None
+                self._committed += len(items)
+            except BaseException as error:
+                self._items = [*items, *self._items]  # a full disk loses no answer that the next commit can write
+                self._failure = error
+                raise
+            finally:
+                async with self._news:
+                    self._news.notify_all()
 
-    async def commit_old(self) -> None:
-        """Commit what is older than `max_seconds`, again and again; runs beside the work until cancelled."""
-        while True:
-            await asyncio.sleep(min(1.0, self._max_seconds / 4))
-            if self._items and time.monotonic() - self._oldest >= self._max_seconds:
-                await self.commit()
+    def is_old(self) -> bool:
+        """Whether an answer has waited `max_seconds` to become visible."""
+        return bool(self._items) and time.monotonic() - self._oldest >= self._max_seconds
 
     def _write(self, items: Sequence[Any]) -> None:
         rows = self._finish(items)
         # Time first, so that names sort by it; random last, so that no two attempts share a name.
         unique = f"{self._epoch:05d}-{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
         file = f"data/part-{unique}.parquet"
-        path = self._folder / file
-        write_parquet(to_table(rows, self._schema, self._metadata), path)
-        with path.open("rb") as handle:
-            os.fsync(handle.fileno())
+        data = parquet_bytes(to_table(rows, self._schema, self._metadata))
         record = {
-            "file": file, "epoch": self._epoch, "teacher": self._teacher,
+            "file": file, "epoch": self._epoch, "teacher": self._teacher, "size_bytes": len(data),
+            "sha256": hashlib.sha256(data).hexdigest(),
             "prompt_id": [row.prompt_id for row in rows], "sample_index": [row.sample_index for row in rows],
             "status": [row.status for row in rows], "tokens_in": [row.prompt_tokens for row in rows],
             "tokens_out": [row.completion_tokens for row in rows],
         }
+        path = self._folder / file
+        for step in ("before_part", "mid_part"):
+            self._on_step(step, path, data)
+        write_durable(path, data)
+        self._on_step("before_record", path, data)
         write_atomic(self._folder / "commits" / f"record-{unique}.json", json.dumps(record))
-
-
-def prompt_keys(files: Sequence[Path]) -> dict[Path, tuple[np.ndarray, np.ndarray]]:
-    """Per prompt file: prompt_id (rows,) and whether the row is of the validation split (rows,)."""
-    tables = {file: pq.read_table(file, columns=["prompt_id", "split"]) for file in files}
-    return {
-        file: (table["prompt_id"].to_numpy(), np.asarray(table["split"].to_pylist()) == "validation") for file, table in tables.items()
-    }
+        self._on_step("after_record", path, data)

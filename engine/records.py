@@ -156,9 +156,16 @@ def to_table(rows: Sequence[Any], schema: pa.Schema, metadata: Mapping[str, Any]
     return pa.Table.from_arrays([column(f) for f in schema], schema=schema.with_metadata(encoded))
 
 
+def parquet_bytes(table: pa.Table) -> bytes:
+    """A table as the bytes of a Parquet file with page checksums."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    return sink.getvalue().to_pybytes()
+
+
 def write_parquet(table: pa.Table, path: Path) -> None:
     """Write with page checksums; the caller decides when the file becomes visible."""
-    pq.write_table(table, path, compression="zstd", write_page_checksum=True)
+    path.write_bytes(parquet_bytes(table))
 
 
 def read_tables(paths: Iterable[Path], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:

@@ -1,8 +1,7 @@
-"""Prompts -> Completions, whoever answers: the one path that generate and evaluate share.
+"""Prompts -> Completions inside a replica, whoever answers: build the engine, ask it, commit the answers (engine/parts.py).
 
-The driver works out which rows are missing, cuts them into shards and streams those through replicas; a replica builds
-its engine, answers, and commits parts (engine/parts.py). An engine is any class with the five members of `AnswerEngine`;
-a new kind of teacher is one such class and one line in ENGINES.
+An engine is any class with the members of `AnswerEngine`; a new kind of teacher is one such class and one line in
+ENGINES. Which rows are asked, and where, is the driver's business (dispatch.py).
 """
 
 from __future__ import annotations
@@ -10,23 +9,24 @@ from __future__ import annotations
 import asyncio
 import functools
 import importlib
+import math
+import os
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import pyarrow.parquet as pq
 
-from engine import parts
-from engine.errors import StageError
-from engine.progress import Context
-from engine.records import Completion, Messages, completion_schema, derive_seed
+from engine import codec, parts
+from engine.backends.admission import Budget, Room
+from engine.errors import EngineError
+from engine.records import Completion, Messages, completion_schema, derive_seed, read_tables
 from engine.rundir import versions
 from engine.spec import CaptureSpec, GenerateSpec, SamplingSpec, TeacherSpec
-
-Stream = Callable[..., Iterator[dict[str, Any]]]
 
 ENGINES = {
     "vllm": "engine.backends.vllm_engine:VllmEngine",
@@ -35,7 +35,11 @@ ENGINES = {
     "fake": "engine.backends.fake:FakeTeacher",
 }
 STATUS_OF_FINISH = {"stop": "ok", "length": "truncated", "content_filter": "refused", "repetition": "loop"}
-SMALLEST_SHARD, SHARDS_PER_REPLICA = 32, 16
+DEATHS_OF_A_POISON = 3  # a row that was in so many engines when they died is not asked again
+
+
+class PromptTooLong(Exception):
+    """The server says that prompt and answer do not fit its context."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class Sampling:
     max_tokens: int
     top_p: float = 1.0
     seed: int | None = None
+    stop_loops: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,11 @@ class Generation:
     completion_tokens: int | None = None
 
     @property
+    def size_bytes(self) -> int:
+        """About what it adds to a part."""
+        return sum(array.nbytes for array in (self.token_ids, self.token_logprobs, self.topk_ids, self.topk_logprobs, self.tail))
+
+    @property
     def tokens(self) -> int:
         """Tokens of the answer, by the server's count where it gives no ids."""
         return len(self.token_ids) if self.completion_tokens is None else self.completion_tokens
@@ -85,14 +95,14 @@ class AnswerEngine(Protocol):
     metadata: dict[str, Any]
 
     def encode(self, conversations: list[Messages]) -> list[Any]: ...
-    def decode(self, token_ids: list[Any]) -> list[str]: ...
+    def decode(self, token_ids: list[Any]) -> list[tuple[str, str | None]]: ...  # answer, and reasoning where it is told apart
     async def open(self) -> None: ...  # before the first request: the last chance to fail for free
     async def generate(self, prompt: Any, sampling: Sampling) -> Generation: ...
 
 
 @dataclass(frozen=True)
 class _Pending:
-    """A finished request that has not been decoded yet."""
+    """A row on its way: first a request, then with an answer or a final status."""
 
     prompt_id: int
     sample_index: int
@@ -104,34 +114,44 @@ class _Pending:
     status: str | None = None
     error: str | None = None
 
+    @property
+    def key(self) -> parts.Key:
+        return self.prompt_id, self.sample_index
+
 
 @dataclass(frozen=True)
 class AnswerJob:
     """What a replica must know besides its shards; small and picklable."""
 
     teacher: TeacherSpec
-    sampling: SamplingSpec
-    capture: CaptureSpec
+    spec: GenerateSpec
+    prompt_files: tuple[Path, ...]
     folder: Path
     epoch: int
     seed: int
     device: str
-    part_rows: int
-    part_seconds: float
-    request_timeout_s: float
-    max_attempts: int
-    concurrency: int
+    spent_usd: float
+
+    @property
+    def sampling(self) -> SamplingSpec:
+        return self.spec.sampling_of(self.teacher)
 
     @property
     def requests_in_flight(self) -> int:
         """Requests that one replica has open; twice the batch of a local engine, so that it never drains."""
-        return 2 * self.teacher.max_num_seqs if self.teacher.kind == "vllm" else self.concurrency
+        return 2 * self.teacher.max_num_seqs if self.teacher.kind == "vllm" else self.teacher.concurrency
+
+    @property
+    def rows_in_flight(self) -> int:
+        """Rows that one replica holds, open or waiting for their turn."""
+        return self.spec.rows_in_flight or 2 * max(self.requests_in_flight, 128)
 
 
 def build_answerer(job: AnswerJob) -> Answerer:
     """Build the engine of `job.teacher` in this process and an Answerer around it."""
     module, name = ENGINES[job.teacher.kind].split(":")
-    engine = getattr(importlib.import_module(module), name)(job.teacher, job.capture, device=job.device, attempts=job.max_attempts)
+    kind = getattr(importlib.import_module(module), name)
+    engine = kind(job.teacher, job.spec.capture, device=job.device, timeout_s=job.spec.request_timeout_s, attempts=job.spec.max_attempts)
     return Answerer(engine, job)
 
 
@@ -140,50 +160,104 @@ class Answerer:
 
     def __init__(self, engine: AnswerEngine, job: AnswerJob) -> None:
         self._engine, self._job = engine, job
-        metadata = {
-            "schema_version": 1, "codec": "plain", "top_k": job.capture.top_k, "teacher": job.teacher.name,
-            "teacher_revision": job.teacher.revision, "engine": job.teacher.kind, "versions": versions(),
+        capture = job.spec.capture
+        self._metadata = {
+            "schema_version": 2, "codec": capture.codec, "packed_bits": capture.packed_bits, "top_k": capture.top_k,
+            "teacher": job.teacher.name, "teacher_revision": job.teacher.revision, "engine": job.teacher.kind, "versions": versions(),
         } | engine.metadata
         self._writer = parts.PartWriter(
-            job.folder, job.epoch, job.teacher.name, completion_schema(job.capture.dtype), metadata, self._finish,
-            max_rows=job.part_rows, max_seconds=job.part_seconds,
+            job.folder, job.epoch, job.teacher.name, completion_schema(capture.dtype), self._metadata, self._finish,
+            max_rows=job.spec.part_rows, max_seconds=job.spec.part_seconds, on_step=getattr(engine, "on_step", lambda *_: None),
         )
-        self._gate = asyncio.Semaphore(job.requests_in_flight)
-        self._timer: asyncio.Task[None] | None = None
+        self._requests_open = asyncio.Semaphore(job.requests_in_flight)
+        self._room = Room(job.rows_in_flight)
+        self._budget = Budget(job.teacher.prices, job.spec.max_cost_usd, job.spent_usd)
+        self._counts: Counter[str] = Counter()
+        self._background: asyncio.Task[None] | None = None
+        self._opened: asyncio.Future[None] | None = None
+
+    def figures(self) -> dict[str, float]:
+        """How far this replica is: rows and tokens so far, by status too, rows open now, dollars spent."""
+        more = self._engine.figures() if hasattr(self._engine, "figures") else {}
+        cost = {"cost_usd": self._budget.spent_usd - self._job.spent_usd} if self._job.teacher.prices else {}
+        return {**self._counts, "open": self._room.held, "committed": self._writer.committed, **cost, **more}
 
     async def __call__(self, shard: dict[str, Any]) -> dict[str, Any]:
-        """Answer `{"id", "file", "rows": [[row, sample], …]}`; when this returns, all its rows are visible."""
-        self._timer = self._timer or asyncio.get_running_loop().create_task(self._writer.commit_old())
-        attempt, started = parts.begin_attempt(self._job.folder, self._job.epoch, shard["id"]), time.time()
-        requests = await asyncio.to_thread(self._requests, shard, attempt)
-        tokens = await asyncio.gather(*(self._answer(request) for request in requests))
-        await self._writer.commit()
-        return {"shard": shard["id"], "rows": len(shard["rows"]), "tokens": sum(tokens), "started": started, "finished": time.time()}
+        """Answer `{"id", "file", "rows": [[from, to, sample], …]}` of a prompt file; when this returns, its rows are visible.
 
-    def _requests(self, shard: dict[str, Any], attempt: int) -> list[_Pending]:
-        job, rows, samples = self._job, *zip(*shard["rows"], strict=True)
-        table = _prompt_table(shard["file"]).take(list(rows))
-        conversations = [_with_system(messages, job.teacher.system) for messages in table["messages"].to_pylist()]
+        Rows that were in an engine when it died run in small groups with nothing beside them, then alone.
+        """
+        self._background = self._background or asyncio.ensure_future(self._commit_in_time())
+        self._opened = self._opened or asyncio.ensure_future(self._engine.open())
+        await self._opened
+        started = time.time()
+        requests, suspects = await asyncio.to_thread(self._requests, shard)
+        told = await self._answer_group(shard["id"], requests)
+        for group in suspects:
+            told += await self._answer_group(shard["id"], group, alone=True)
+        return {
+            "shard": shard["id"], "rows": len(told), "tokens": sum(told), "started": started, "finished": time.time(),
+            "over_budget": self._budget.is_spent,
+        }
+
+    async def _answer_group(self, shard: str, requests: list[_Pending], alone: bool = False) -> list[int]:
+        """Tokens of each request of a group that enters the engine together; without those that the budget refused."""
+        if not requests:
+            return []
+        async with self._room.hold(len(requests), alone=alone) as give_back:
+            await asyncio.to_thread(parts.begin_attempt, self._job.folder, self._job.epoch, shard, [request.key for request in requests])
+            try:
+                answered = await asyncio.gather(*(self._answer(request, give_back) for request in requests))
+            except EngineError:
+                await self._writer.commit()  # what others had answered is kept
+                raise
+            if alone or self._room.held == 0:
+                await self._writer.commit()
+        await self._writer.visible()
+        return [tokens for tokens in answered if tokens is not None]
+
+    async def _commit_in_time(self) -> None:
+        """Commit what is old, and, when nothing is open, what is left; a commit that fails ends the replica's work loudly."""
+        while True:
+            await asyncio.sleep(min(0.5, self._job.spec.part_seconds / 4))
+            if self._writer.is_old() or self._room.held == 0:
+                await self._writer.commit()
+
+    def _requests(self, shard: dict[str, Any]) -> tuple[list[_Pending], list[list[_Pending]]]:
+        """The shard's requests, and apart from them groups of rows that were in an engine when it died."""
+        job, name = self._job, self._job.teacher.name
+        rows, samples = zip(*[(row, sample) for start, stop, sample in shard["rows"] for row in range(start, stop)], strict=True)
+        table = _prompt_table(job.prompt_files[shard["file"]]).take(list(rows))
         ids, splits = table["prompt_id"].to_pylist(), table["split"].to_pylist()
-        # Only a shard that runs again, because its replica died, can hold rows that are committed already.
-        done = parts.committed(job.folder) if attempt > 1 else {}
-        return [
-            _Pending(
-                prompt_id, sample, split, derive_seed(job.seed, prompt_id, job.teacher.name, sample), prompt, attempt,
-                status="error" if attempt > job.max_attempts else None,
-                error=f"its replica died {attempt - 1} times" if attempt > job.max_attempts else None,
-            )
+        done = parts.take_over(job.folder, job.epoch, shard["id"], name, ids)
+        deaths = parts.deaths(job.folder, name)
+        conversations = [_with_system(messages, job.teacher.system) for messages in table["messages"].to_pylist()]
+        requests = [
+            _Pending(prompt_id, sample, split, derive_seed(job.seed, prompt_id, name, sample), prompt, deaths[prompt_id, sample] + 1)
             for prompt_id, sample, split, prompt in zip(ids, samples, splits, self._engine.encode(conversations), strict=True)
-            if done.get((job.teacher.name, prompt_id, sample), "error") == "error"
+            if (prompt_id, sample) not in done
         ]
+        return _set_apart(requests)
 
-    async def _answer(self, request: _Pending) -> int:
+    async def _answer(self, request: _Pending, give_back: Callable[[], Awaitable[None]]) -> int | None:
+        """Tokens of the answer, which is with the writer then; None where the budget refused the request."""
         finished = await self._ask(request) if request.status is None else request
-        await self._writer.add(finished)
-        return finished.generation.tokens if finished.generation else 0
+        generation = finished.generation
+        if finished.status is None and generation is None:
+            await give_back()
+            return None
+        await self._writer.add(finished, 0 if generation is None else generation.size_bytes)
+        self._counts["rows"] += 1
+        self._counts[f"rows_{finished.status or self._status_of(generation)}"] += 1
+        tokens_in, tokens_out = self._tokens(finished)
+        self._counts["tokens_in"] += tokens_in
+        self._counts["tokens_out"] += tokens_out
+        await give_back()
+        return tokens_out
 
     async def _ask(self, request: _Pending) -> _Pending:
-        settings, room = self._job.sampling, settings_room(self._engine.max_model_len, request.prompt)
+        """The request with its answer or final status, or unchanged where the budget refused it."""
+        settings, room = self._job.sampling, _room_for_answer(self._engine.max_model_len, request.prompt)
         if room < 1:
             problem = f"{len(request.prompt)} prompt tokens in a context of {self._engine.max_model_len}"
             return replace(request, status="too_long", error=problem)
@@ -191,43 +265,94 @@ class Answerer:
         sampling = Sampling(
             temperature=0.0 if greedy else settings.temperature, top_p=1.0 if greedy else settings.top_p,
             max_tokens=min(settings.max_tokens, room), seed=request.seed if settings.reproducible and not greedy else None,
+            stop_loops=settings.stop_loops,
         )
+        async with self._requests_open:  # the deadline is that of an open request, not of one that waits its turn
+            reserved = await self._budget.reserve(request.prompt, sampling.max_tokens)
+            if reserved is None:
+                return request
+            finished = await self._ask_engine(request, sampling)
+            await self._budget.settle(reserved, *self._tokens(finished))
+            return finished
+
+    async def _ask_engine(self, request: _Pending, sampling: Sampling) -> _Pending:
+        deadline_s = self._job.spec.request_timeout_s if self._engine.max_model_len is not None else None
         try:
-            async with self._gate:  # the deadline is that of an open request, not of one that waits its turn
-                answer = self._engine.generate(request.prompt, sampling)
-                return replace(request, generation=await asyncio.wait_for(answer, self._job.request_timeout_s))
+            return replace(request, generation=await asyncio.wait_for(self._engine.generate(request.prompt, sampling), deadline_s))
+        except EngineError:
+            raise
+        except PromptTooLong as error:
+            return replace(request, status="too_long", error=str(error)[:500])
         except TimeoutError:
-            return replace(request, status="error", error=f"no answer within {self._job.request_timeout_s:g} s")
+            self._leave_if_stuck()
+            return replace(request, status="error", error=f"no answer within {self._job.spec.request_timeout_s:g} s")
         except Exception as error:  # noqa: BLE001 - one request's failure is a row status, counted and shown
             return replace(request, status="error", error=f"{type(error).__name__}: {error}"[:500])
 
-    def _finish(self, pending: Sequence[_Pending]) -> list[Completion]:
-        answered = [item.generation for item in pending if item.generation is not None and item.generation.text is None]
-        texts = iter(self._engine.decode([generation.token_ids for generation in answered]) if answered else [])
-        return [self._completion(item, texts) for item in pending]
+    def _leave_if_stuck(self) -> None:
+        """A slow answer is one row's affair; an engine that did not take one step since the request was opened is replaced."""
+        if getattr(self._engine, "silent_s", lambda: 0.0)() >= self._job.spec.request_timeout_s:
+            print(f"the engine took no step for {self._job.spec.request_timeout_s:g} s: this replica ends", file=sys.stderr, flush=True)
+            os._exit(1)
 
-    def _completion(self, item: _Pending, texts: Iterator[str]) -> Completion:
-        ids = item.prompt if self._engine.max_model_len is not None else []
+    def _tokens(self, item: _Pending) -> tuple[int, int]:
+        """Tokens in and out."""
+        generation, ids = item.generation, item.prompt if self._engine.max_model_len is not None else ()
+        if generation is None:
+            return len(ids), 0
+        return len(ids) if generation.prompt_tokens is None else generation.prompt_tokens, generation.tokens
+
+    def _status_of(self, generation: Generation) -> str:
+        status = STATUS_OF_FINISH.get(generation.finish_reason, "error")
+        wrote = generation.tokens > 1 if generation.text is None else generation.text.strip()  # a lone token is the end mark
+        return "empty" if status == "ok" and not wrote else status
+
+    def _finish(self, pending: Sequence[_Pending]) -> list[Completion]:
+        """Decode and pack in bulk."""
+        answered = [item.generation for item in pending if item.generation is not None]
+        texts = iter(self._engine.decode([generation.token_ids for generation in answered if generation.text is None]))
+        signals: Iterator[bytes] = iter(())
+        if self._metadata["codec"] == "packed" and self._metadata["top_k"]:
+            rows = [(generation.topk_ids, generation.topk_logprobs, generation.tail) for generation in answered]
+            signals = iter(codec.pack_rows(rows, self._metadata["top_k"], self._metadata["vocab_size"], self._metadata["packed_bits"]))
+        return [self._completion(item, texts, signals) for item in pending]
+
+    def _completion(self, item: _Pending, texts: Iterator[tuple[str, str | None]], signals: Iterator[bytes]) -> Completion:
+        generation = item.generation
+        tokens_in, tokens_out = self._tokens(item)
         known = {
             "prompt_id": item.prompt_id, "teacher": self._job.teacher.name, "sample_index": item.sample_index, "split": item.split,
-            "seed": item.seed, "attempt": item.attempt, "prompt_token_ids": np.asarray(ids, np.int32),
+            "seed": item.seed, "attempt": item.attempt, "prompt_tokens": tokens_in, "completion_tokens": tokens_out,
+            "prompt_token_ids": np.asarray(item.prompt if self._engine.max_model_len is not None else [], np.int32),
         }
-        generation = item.generation
         if generation is None:
-            return Completion(**known, status=item.status or "error", error=item.error, prompt_tokens=len(ids))
-        text = next(texts) if generation.text is None else generation.text
+            return Completion(**known, status=item.status or "error", error=item.error)
+        text, reasoning = next(texts) if generation.text is None else (generation.text, generation.reasoning)
         status = STATUS_OF_FINISH.get(generation.finish_reason, "error")
+        packed = next(signals, None)
+        signal = {"topk_packed": packed} if packed is not None else {
+            "topk_ids": generation.topk_ids, "topk_logprobs": generation.topk_logprobs, "tail": generation.tail,
+        }
         return Completion(
-            **known, status="empty" if status == "ok" and not text.strip() else status, finish_reason=generation.finish_reason, text=text,
-            token_ids=generation.token_ids, token_logprobs=generation.token_logprobs, topk_ids=generation.topk_ids,
-            topk_logprobs=generation.topk_logprobs, tail=generation.tail,
+            **known, **signal, status="empty" if status == "ok" and not text.strip() else status,
+            finish_reason=generation.finish_reason, text=text, reasoning=reasoning, token_ids=generation.token_ids,
+            token_logprobs=generation.token_logprobs, topk_tokens=generation.topk_tokens,
             error=f"unknown finish reason {generation.finish_reason}" if status == "error" else None,
-            prompt_tokens=len(ids) if generation.prompt_tokens is None else generation.prompt_tokens,
-            completion_tokens=generation.tokens,
         )
 
 
-def settings_room(max_model_len: int | None, prompt: Any) -> int:
+def _set_apart(requests: list[_Pending]) -> tuple[list[_Pending], list[list[_Pending]]]:
+    """Requests that run together, and groups of suspects: about the square root of them after one death, one each after two."""
+    poisoned = f"its engine died {DEATHS_OF_A_POISON} times while it was asked, the last time alone"
+    together = [request for request in requests if request.attempt == 1]
+    together += [replace(request, status="error", error=poisoned) for request in requests if request.attempt > DEATHS_OF_A_POISON]
+    once = [request for request in requests if request.attempt == 2]
+    size = math.isqrt(len(once)) or 1
+    groups = [once[start : start + size] for start in range(0, len(once), size)]
+    return together, groups + [[request] for request in requests if 2 < request.attempt <= DEATHS_OF_A_POISON]
+
+
+def _room_for_answer(max_model_len: int | None, prompt: Any) -> int:
     """Tokens left for the answer; an engine that checks lengths itself always has room."""
     return 2**31 if max_model_len is None else max_model_len - len(prompt)
 
@@ -239,95 +364,6 @@ def _with_system(messages: Messages, system: str | None) -> Messages:
 
 
 @functools.lru_cache(maxsize=2)
-def _prompt_table(file: str) -> Any:
-    return pq.read_table(file, columns=["prompt_id", "split", "messages"])
-
-
-def missing_shards(
-    keys: Mapping[Path, tuple[np.ndarray, np.ndarray]], teacher: str, samples: int, done: dict[parts.Key, str],
-    shard_rows: int, replicas: int,
-) -> tuple[list[dict[str, Any]], int]:
-    """Shards of the rows of `keys` (parts.prompt_keys) that have no final answer yet, and the number of rows wanted in all.
-
-    A shard holds at most rows / (16 x replicas) rows, so that replicas finish together and progress is smooth; training
-    prompts are answered `samples` times, validation prompts once.
-    """
-    missing: list[tuple[str, list[list[int]]]] = []
-    wanted = 0
-    for file, (ids, validation) in keys.items():
-        rows = [(row, sample) for row in range(len(ids)) for sample in range(1 if validation[row] else samples)]
-        wanted += len(rows)
-        missing.append((str(file), [
-            [row, sample] for row, sample in rows if done.get((teacher, int(ids[row]), sample), "error") == "error"
-        ]))
-    total = sum(len(rows) for _, rows in missing)
-    size = max(SMALLEST_SHARD, min(shard_rows, -(-total // (SHARDS_PER_REPLICA * replicas))))
-    shards = [
-        {"id": f"{teacher}-{number:03d}-{start:07d}", "file": file, "rows": rows[start : start + size]}
-        for number, (file, rows) in enumerate(missing)
-        for start in range(0, len(rows), size)
-    ]
-    return shards, wanted
-
-
-@dataclass
-class Tally:
-    """What one call of `answer_prompts` wanted and did; `answered`, tokens and seconds are of this run alone."""
-
-    prompts: int = 0
-    wanted: int = 0
-    done: int = 0
-    answered: int = 0
-    tokens: int = 0
-    started: float = float("inf")
-    finished: float = 0.0
-
-    def add(self, receipt: dict[str, Any]) -> None:
-        self.done += receipt["rows"]
-        self.answered += receipt["rows"]
-        self.tokens += receipt["tokens"]
-        self.started = min(self.started, receipt["started"])
-        self.finished = max(self.finished, receipt["finished"])
-
-    @property
-    def tokens_per_second(self) -> float | None:
-        """Generated tokens per second between the first request and the last commit, engine start-up excluded."""
-        return round(self.tokens / (self.finished - self.started), 1) if self.finished > self.started else None
-
-
-def answer_prompts(spec: GenerateSpec, prompt_files: Sequence[Path], folder: Path, ctx: Context, *, stream: Stream) -> Tally:
-    """Let every teacher of `spec` answer what it has not answered yet, into parts under `folder`; teachers take turns.
-
-    StageError if a replica cannot start or its answers do not come back; what was committed stays.
-    """
-    epoch = parts.open_epoch(folder)
-    done = parts.committed(folder)
-    keys = parts.prompt_keys(prompt_files)
-    plans = {
-        teacher.name: missing_shards(keys, teacher.name, spec.sampling.samples, done, spec.shard_rows, teacher.replica_range[1])
-        for teacher in spec.teachers
-    }
-    missing = sum(len(shard["rows"]) for shards, _ in plans.values() for shard in shards)
-    tally = Tally(prompts=sum(len(ids) for ids, _ in keys.values()), wanted=sum(wanted for _, wanted in plans.values()))
-    tally.done = tally.wanted - missing
-    ctx.progress.update(done=tally.done, total=tally.wanted)
-    for teacher in spec.teachers:
-        shards, _ = plans[teacher.name]
-        if not shards:
-            continue
-        ctx.progress.update(note=f"starting '{teacher.name}' ({teacher.replica_range[0]} x {teacher.kind})")
-        job = AnswerJob(
-            teacher, spec.sampling, spec.capture, folder, epoch, ctx.seed, ctx.device, spec.part_rows, spec.part_seconds,
-            spec.request_timeout_s, spec.max_attempts, teacher.concurrency,
-        )
-        local = teacher.kind == "vllm"
-        for receipt in stream(
-            shards, functools.partial(build_answerer, job), what=f"{ctx.progress.name}: model '{teacher.name}' ({teacher.model})",
-            replicas=teacher.replica_range[0], devices=teacher.devices if local else 0, device=ctx.device if local else "cpu",
-            shards_in_flight=3,
-        ):
-            tally.add(receipt)
-            ctx.progress.update(done=tally.done, **{"tok/s": tally.tokens_per_second or 0.0})
-    if tally.answered != missing:
-        raise StageError(f"{tally.answered} of {missing} rows came back; run the same command again to finish the rest")
-    return tally
+def _prompt_table(file: Path) -> Any:
+    (table,) = read_tables([file], columns=["prompt_id", "split", "messages"])
+    return table

@@ -1,67 +1,213 @@
 """Ray Data streams shards through a pool of replicas: what goes in are descriptors, what comes out are receipts.
 
-A replica is an actor that holds one costly thing (an engine) and works on several shards at a time, so that the
-engine's batch never drains between shards. Rows never travel through Ray: a replica writes them itself.
+A replica is an actor that holds one costly thing (an engine) and works on many shards at a time, so that the engine's
+batch never drains between shards. Rows never travel through Ray: a replica writes them itself. What each replica is
+doing goes to a board once a second; the driver reads it for the live view, and ends a replica that fell silent.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
+import os
+import signal
+import threading
+import time
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
 
 import ray
 import ray.data
+from ray.util import metrics
 from ray.util.annotations import RayDeprecationWarning
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from engine.backends import ray_cluster
+from engine.backends.ray_placement import Placements
 from engine.errors import EngineError, StageError
+from engine.layout import Layout
+
+_log = logging.getLogger(__name__)
 
 Receipt = dict[str, Any]
-ShardWorker = Callable[[dict[str, Any]], Awaitable[Receipt]]
+Figures = dict[str, float]
+
+SLOTS = 64  # shards that one replica may hold: most wait for their slowest answers and cost nothing
+BEAT_S = 1.0
+BARREN_DEATHS = 8  # a poison prompt costs three; more without one finished row is a broken engine
+
+
+class ShardWorker(Protocol):
+    """What runs inside a replica: answers shards, and says how far it is."""
+
+    async def __call__(self, shard: dict[str, Any]) -> Receipt: ...
+    def figures(self) -> Figures: ...
+
+
+class _Board:
+    """What every replica last said of itself, by actor and process."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, dict[int, dict[str, Any]]] = {}
+
+    def begin(self, actor: str, pid: int, node: str) -> str | None:
+        """A process of a replica starts; a text where it should rather give up."""
+        lives = self._said.setdefault(actor, {})
+        ready = any(life["figures"] is not None for said in self._said.values() for life in said.values())
+        barren = 0
+        for life in lives.values():
+            barren = 0 if (life["figures"] or {}).get("rows") else barren + 1
+        if barren and not ready:
+            return "its process died while the engine started; its last lines are in the log above, or in Ray's log of that process"
+        if barren >= BARREN_DEATHS:
+            return f"its process died {barren} times without finishing a row"
+        lives[pid] = {"node": node, "figures": None, "heard": time.monotonic(), "alive": True}
+        for other, life in lives.items():
+            life["alive"] = other == pid
+        return None
+
+    def tell(self, actor: str, pid: int, figures: Figures) -> None:
+        self._said[actor][pid] |= {"figures": figures, "heard": time.monotonic()}
+
+    def read(self) -> list[dict[str, Any]]:
+        """Every life of every replica: pid, node, figures, seconds since it was heard, whether it is its actor's last."""
+        now = time.monotonic()
+        return [
+            {"pid": pid, **life, "silent_s": now - life["heard"]} for lives in self._said.values() for pid, life in lives.items()
+        ]
+
+    def bury(self, pid: int) -> None:
+        for lives in self._said.values():
+            if pid in lives:
+                lives[pid]["alive"] = False
 
 
 class _Replica:
-    def __init__(self, build: Callable[[], ShardWorker]) -> None:
+    def __init__(self, build: Callable[[], ShardWorker], board: Any, tags: dict[str, str]) -> None:
+        context = ray.get_runtime_context()
+        self._board, self._me, self._tags = board, (context.get_actor_id(), os.getpid()), tags
+        if problem := ray.get(board.begin.remote(*self._me, context.get_node_id())):
+            raise StageError(problem)
         self._work = build()
+        self._beat: asyncio.Task[None] | None = None
 
     async def __call__(self, batch: dict[str, Any]) -> AsyncIterator[dict[str, list[str]]]:
+        self._beat = self._beat or asyncio.get_running_loop().create_task(self._tell())
         for shard in batch["shard"]:
             yield {"receipt": [json.dumps(await self._work(json.loads(shard)))]}
 
+    async def _tell(self) -> None:
+        gauges, last = _Metrics(self._tags), Counter[str]()
+        while True:
+            figures = self._work.figures()
+            await self._board.tell.remote(*self._me, figures)
+            gauges.show(figures, last)
+            last = Counter(figures)
+            await asyncio.sleep(BEAT_S)
+
+
+class _Metrics:
+    """A replica's figures as Prometheus metrics of Ray: counters of what only grows, gauges of the rest."""
+
+    GAUGES = ("open", "concurrency")
+
+    def __init__(self, tags: dict[str, str]) -> None:
+        self._tags, self._known = tags, {}
+
+    def show(self, figures: Figures, last: Figures) -> None:
+        for name, value in figures.items():
+            kind = metrics.Gauge if name in self.GAUGES else metrics.Counter
+            metric = self._known.get(name) or kind(f"distill_{name}", description=f"distill-engine: {name}", tag_keys=tuple(self._tags))
+            self._known[name] = metric
+            if name in self.GAUGES:
+                metric.set(value, tags=self._tags)
+            elif value > last.get(name, 0):
+                metric.inc(value - last.get(name, 0), tags=self._tags)
+
 
 def stream(
-    shards: Sequence[dict[str, Any]], build: Callable[[], ShardWorker], *, what: str, replicas: int, devices: float,
-    device: str, shards_in_flight: int,
+    shards: Sequence[dict[str, Any]], build: Callable[[], ShardWorker], *, what: str, layout: Layout, tags: dict[str, str],
+    silent_s: float, on_figures: Callable[[Figures], None],
 ) -> Iterator[Receipt]:
     """Yield the receipt of each shard as it finishes; `build` makes the worker inside each replica.
 
-    `devices` GPUs (or CPUs, with device: cpu) are reserved per replica. StageError with the replica's own last words if
-    it cannot be built or its work fails; a replica that dies is replaced, and its unfinished shards run again.
+    `on_figures` hears once a second the sums of what the replicas say; a replica that says nothing for `silent_s` is
+    ended. StageError with the replica's own last words if it cannot be built or its work fails; a replica that dies is
+    replaced, and its unfinished shards run again.
     """
-    if devices:
-        ray_cluster.require(what, device, replicas * int(devices), f"replicas={replicas} x tensor_parallel={int(devices)}", int(devices))
+    ray_cluster.require(what, layout)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False
     # One block per shard in, one small block out: nothing is split, merged or retried as a larger unit.
     rows = ray.data.from_items([{"shard": json.dumps(shard)} for shard in shards], override_num_blocks=len(shards))
-    resources = {"num_gpus": devices, "num_cpus": 0} if device == "gpu" else {"num_cpus": devices}
-    with warnings.catch_warnings():
-        # Ray 2.60 deprecates free remote arguments, but has no named one for tasks at a time per actor yet.
+    least, most = (min(count, len(shards)) for count in layout.replicas)
+    board = ray.remote(num_cpus=0)(_Board).remote()
+    with Placements(layout) as places, _watched(board, silent_s, on_figures), warnings.catch_warnings():
+        # Ray 2.60 deprecates free remote arguments, but has no named one for the function that makes them yet.
         warnings.simplefilter("ignore", RayDeprecationWarning)
         receipts = rows.map_batches(
-            _Replica, fn_constructor_args=(build,), batch_size=None, zero_copy_batch=True,
-            compute=ray.data.ActorPoolStrategy(size=min(replicas, len(shards)), max_tasks_in_flight_per_actor=2 * shards_in_flight),
-            max_concurrency=shards_in_flight, **resources,
+            _Replica, fn_constructor_args=(build, board, tags), batch_size=None, zero_copy_batch=True,
+            compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most, max_tasks_in_flight_per_actor=SLOTS),
+            max_concurrency=SLOTS, ray_remote_args_fn=places.remote_args,
         )
+        try:
+            for row in receipts.iter_rows():
+                yield json.loads(row["receipt"])
+        except Exception as error:
+            cause = ray_cluster.root_cause(error)
+            if isinstance(cause, EngineError):
+                raise type(cause)(f"{what}: {cause}") from error
+            last = "\n".join(str(cause).strip().splitlines()[-8:])
+            raise StageError(f"{what} failed: {type(cause).__name__}: {last}") from error
+
+
+@contextmanager
+def _watched(board: Any, silent_s: float, on_figures: Callable[[Figures], None]) -> Iterator[None]:
+    """Read the board in a thread of the driver while the block runs."""
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(BEAT_S):
+            try:
+                lives = ray.get(board.read.remote(), timeout=30)
+            except (ray.exceptions.RayError, ValueError) as error:  # the board or the connection is gone: the stream says why
+                _log.warning("no figures: %s", error)
+                continue
+            on_figures(_sums(lives))
+            for life in lives:
+                if life["alive"] and life["figures"] is not None and life["silent_s"] > silent_s:
+                    _log.warning("replica with pid %d said nothing for %.0f s: it is ended and replaced", life["pid"], life["silent_s"])
+                    ray.get([_kill.options(scheduling_strategy=NodeAffinitySchedulingStrategy(life["node"], soft=False)).remote(life["pid"]),
+                             board.bury.remote(life["pid"])])
+
+    thread = threading.Thread(target=watch, daemon=True, name="distill-watch")
+    thread.start()
     try:
-        for row in receipts.iter_rows():
-            yield json.loads(row["receipt"])
-    except Exception as error:
-        cause = ray_cluster.root_cause(error)
-        if isinstance(cause, EngineError):
-            raise cause from error
-        last = "\n".join(str(cause).strip().splitlines()[-8:])
-        raise StageError(f"{what} failed: {type(cause).__name__}: {last}") from error
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=60)
+        ray.kill(board)
+
+
+def _sums(lives: list[dict[str, Any]]) -> Figures:
+    """Sums over replicas; of a process that is gone only what it had committed counts."""
+    sums: Counter[str] = Counter()
+    for life in lives:
+        figures = life["figures"] or {}
+        sums.update(figures if life["alive"] else {"rows": figures.get("committed", 0)})
+    return dict(sums)
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _kill(pid: int) -> None:
+    """SIGKILL, because a stopped process takes no other signal and answers no call."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from engine import parts
 from engine.backends import ray_data
-from engine.backends.answering import Stream, Tally, answer_prompts
+from engine.backends.dispatch import Stream, Tally, answer_prompts, spent_usd
 from engine.errors import StageError
 from engine.progress import Context
 from engine.records import file_metadata, read_tables

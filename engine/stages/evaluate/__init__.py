@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from engine import parts
 from engine.answers import final_answer
 from engine.backends import ray_data
-from engine.backends.answering import answer_prompts
+from engine.backends.dispatch import answer_prompts
 from engine.errors import StageError
 from engine.progress import Context
 from engine.records import ANSWER, Answer, Completion, Prompt, derive_seed, read_tables, to_rows, to_table, write_parquet

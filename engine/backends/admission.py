@@ -1,0 +1,95 @@
+"""What a replica lets in: a bounded number of rows, groups that must run alone, and requests that the budget still allows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from engine.spec import PriceSpec
+
+_OVERHEAD_TOKENS = 16  # of a chat template, per message
+
+
+class Room:
+    """Holds up to `size` rows. A group that must be alone waits until the room is empty and keeps others out."""
+
+    def __init__(self, size: int) -> None:
+        self._size, self.held = size, 0
+        self._alone, self._waiting_alone = False, 0
+        self._changed = asyncio.Condition()
+
+    @asynccontextmanager
+    async def hold(self, rows: int, *, alone: bool) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+        """Room for a group; the block gets a function that gives one row's place back."""
+        left = rows
+
+        async def give_back(count: int = 1) -> None:
+            nonlocal left
+            async with self._changed:
+                left -= count
+                self.held -= count
+                self._changed.notify_all()
+
+        async with self._changed:
+            self._waiting_alone += alone
+            try:
+                await self._changed.wait_for(lambda: self._admits(rows, alone))
+            finally:
+                self._waiting_alone -= alone
+            self._alone = alone
+            self.held += rows
+        try:
+            yield give_back
+        finally:
+            self._alone = self._alone and not alone
+            await give_back(left)
+
+    def _admits(self, rows: int, alone: bool) -> bool:
+        if self._alone or (self._waiting_alone and not alone):
+            return False
+        return self.held == 0 or (not alone and self.held + rows <= self._size)
+
+
+class Budget:
+    """Dollars of an API. Each request reserves the most that it can cost, so that the limit is never passed."""
+
+    def __init__(self, prices: PriceSpec | None, limit_usd: float | None, spent_usd: float) -> None:
+        self._prices, self._limit_usd = prices, limit_usd
+        self.spent_usd, self._reserved_usd = spent_usd, 0.0
+        self.is_spent = False
+        self._changed = asyncio.Condition()
+
+    async def reserve(self, prompt: Any, max_tokens: int) -> float | None:
+        """Dollars set aside for one request; None where the budget does not hold it, now that all others are settled."""
+        if self._prices is None:
+            return 0.0
+        most = cost_usd(self._prices, _most_tokens(prompt), max_tokens)
+        async with self._changed:
+            if self._limit_usd is not None:
+                limit = self._limit_usd
+                await self._changed.wait_for(lambda: self.spent_usd + self._reserved_usd + most <= limit or not self._reserved_usd)
+                if self.spent_usd + most > limit:
+                    self.is_spent = True
+                    return None
+            self._reserved_usd += most
+        return most
+
+    async def settle(self, reserved_usd: float, tokens_in: int, tokens_out: int) -> None:
+        """What the request did cost, in place of what was set aside."""
+        if self._prices is not None:
+            async with self._changed:
+                self._reserved_usd = max(0.0, self._reserved_usd - reserved_usd)
+                self.spent_usd += cost_usd(self._prices, tokens_in, tokens_out)
+                self._changed.notify_all()
+
+
+def cost_usd(prices: PriceSpec | None, tokens_in: int, tokens_out: int) -> float:
+    """Price of so many tokens; prices are per million."""
+    return (tokens_in * prices.input + tokens_out * prices.output) / 1e6 if prices else 0.0
+
+
+def _most_tokens(prompt: Any) -> int:
+    """Tokens of a conversation at the most: no tokenizer makes more than one of a byte."""
+    return sum(len(message["content"].encode()) + _OVERHEAD_TOKENS for message in prompt)

@@ -1,0 +1,168 @@
+"""The driver's side of asking: which rows are missing, cut into shards, streamed through replicas, teacher by teacher.
+
+What happens inside a replica is answering.py. Generate and evaluate both come here.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine import parts
+from engine.backends.admission import cost_usd
+from engine.backends.answering import AnswerJob, build_answerer
+from engine.errors import EngineError, StageError
+from engine.layout import Layout
+from engine.progress import Context
+from engine.routing import Wanted, wanted_rows
+from engine.spec import GenerateSpec
+
+Stream = Callable[..., Iterator[dict[str, Any]]]
+
+SMALLEST_SHARD, SHARDS_PER_REPLICA = 32, 16
+
+
+def missing_shards(
+    wanted: Sequence[Wanted], teacher: str, answered: tuple[np.ndarray, np.ndarray], shard_rows: int, replicas: int
+) -> list[dict[str, Any]]:
+    """Shards of the wanted rows that have no final answer yet, as ranges [from, to, sample] of rows of a prompt file.
+
+    A shard holds at most rows / (16 x replicas) rows, so that replicas finish together and progress is smooth.
+    """
+    missing = [_without(rows, answered) for rows in wanted]
+    total = sum(len(rows) for rows, _ in missing)
+    size = min(shard_rows, max(SMALLEST_SHARD, -(-total // (SHARDS_PER_REPLICA * replicas))))
+    return [
+        {"id": f"{teacher}-{number:03d}-{start:07d}", "file": number, "count": len(rows[start : start + size]),
+         "rows": _ranges(rows[start : start + size], samples[start : start + size])}
+        for number, (rows, samples) in enumerate(missing)
+        for start in range(0, len(rows), size)
+    ]
+
+
+def _without(wanted: Wanted, answered: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Row and sample of what is wanted and not answered."""
+    ids, samples = answered
+    left = np.ones(len(wanted.row), bool)
+    for sample in np.unique(wanted.sample_index):
+        mine = wanted.sample_index == sample
+        left[mine] = ~np.isin(wanted.prompt_id[mine], ids[samples == sample])
+    return wanted.row[left], wanted.sample_index[left]
+
+
+def _ranges(rows: np.ndarray, samples: np.ndarray) -> list[list[int]]:
+    edges = np.flatnonzero((np.diff(rows) != 1) | (np.diff(samples) != 0)) + 1
+    starts, stops = [0, *edges], [*edges, len(rows)]
+    return [[int(rows[start]), int(rows[stop - 1]) + 1, int(samples[start])] for start, stop in zip(starts, stops, strict=True)]
+
+
+@dataclass
+class Tally:
+    """What one call of `answer_prompts` wanted and did; `answered`, tokens and seconds are of this run alone."""
+
+    wanted: int = 0
+    missing: int = 0
+    answered: int = 0
+    tokens: int = 0
+    started: float = float("inf")
+    finished: float = 0.0
+    over_budget: bool = False
+
+    def add(self, receipt: dict[str, Any]) -> None:
+        self.answered += receipt["rows"]
+        self.tokens += receipt["tokens"]
+        self.started = min(self.started, receipt["started"])
+        self.finished = max(self.finished, receipt["finished"])
+        self.over_budget |= receipt["over_budget"]
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Generated tokens per second between the first request and the last commit, engine start-up excluded."""
+        return round(self.tokens / (self.finished - self.started), 1) if self.finished > self.started else None
+
+
+def answer_prompts(spec: GenerateSpec, prompt_files: Sequence[Path], folder: Path, ctx: Context, *, stream: Stream) -> Tally:
+    """Let the teachers of `spec` answer what they have not answered yet, into parts under `folder`; they take turns.
+
+    StageError if a replica cannot start or its answers do not come back; what was committed stays, and so does what the
+    other teachers answer.
+    """
+    epoch = parts.open_epoch(folder)
+    rows = parts.final_rows(parts.accepted_records(folder))
+    wanted = wanted_rows(spec, prompt_files, ctx.seed)
+    jobs = {teacher.name: AnswerJob(teacher, spec, tuple(prompt_files), folder, epoch, ctx.seed, ctx.device) for teacher in spec.teachers}
+    plans = {
+        name: missing_shards(
+            wanted[name], name, rows.answered(name), min(spec.shard_rows, max(1, job.rows_in_flight // 4)), job.teacher.replica_range[1]
+        )
+        for name, job in jobs.items()
+    }
+    tally = Tally(
+        wanted=sum(len(one.row) for files in wanted.values() for one in files),
+        missing=sum(shard["count"] for shards in plans.values() for shard in shards),
+    )
+    del rows, wanted  # a million rows: what follows does not need them
+    failures: list[EngineError] = []
+    for name, job in jobs.items():
+        if plans[name]:
+            try:
+                _let_answer(replace(job, spent_usd=spent_usd(spec, folder)), plans[name], tally, ctx, stream)
+            except EngineError as error:  # the other teachers' work is theirs
+                failures.append(error)
+    if failures:
+        raise failures[0]
+    if tally.over_budget:
+        raise StageError(
+            f"{ctx.progress.name or 'generate'}: generate.max_cost_usd={spec.max_cost_usd:g} is used up: {tally.missing - tally.answered} of"
+            f" {tally.wanted} rows are not asked; raise it, and the same command goes on"
+        )
+    if tally.answered != tally.missing:
+        raise StageError(f"{tally.answered} of {tally.missing} rows came back; run the same command again to finish the rest")
+    return tally
+
+
+def spent_usd(spec: GenerateSpec, folder: Path) -> float:
+    """What the committed answers of all teachers with prices have cost; without prices nothing is read."""
+    prices = {teacher.name: teacher.prices for teacher in spec.teachers if teacher.prices}
+    return sum(
+        cost_usd(prices.get(record.teacher), sum(record.tokens_in), sum(record.tokens_out))
+        for record in (parts.accepted_records(folder) if prices else ())
+    )
+
+
+def _let_answer(job: AnswerJob, shards: list[dict[str, Any]], tally: Tally, ctx: Context, stream: Stream) -> None:
+    """One teacher's turn."""
+    teacher, layout = job.teacher, Layout.of(job.teacher, job.device)
+    before, first = tally.wanted - tally.missing + tally.answered, time.time()
+    ctx.progress.update(done=before, total=tally.wanted, note=f"starting '{teacher.name}' ({teacher.kind}: {layout.replicas[0]} replicas)")
+
+    def show(figures: Mapping[str, float]) -> None:
+        seconds, asked = time.time() - first, figures.get("rows", 0)
+        if not asked:
+            return
+        statuses = {name.removeprefix("rows_"): int(count) for name, count in figures.items() if name.startswith("rows_") and name != "rows_ok"}
+        cost = {}
+        if teacher.prices:
+            spent = job.spent_usd + figures.get("cost_usd", 0.0)
+            to_come = figures.get("cost_usd", 0.0) / asked * sum(shard["count"] for shard in shards)
+            cost = {"usd": round(spent, 4), "usd at end": round(job.spent_usd + to_come, 4)}
+        ctx.progress.update(
+            done=before + int(asked), **{"tok/s": figures.get("tokens_out", 0) / seconds, "tok/s in": figures.get("tokens_in", 0) / seconds},
+            **statuses, **cost, open=int(figures.get("open", 0)),
+        )
+
+    answered = 0
+    for receipt in stream(
+        shards, functools.partial(build_answerer, job), what=f"{ctx.progress.name}: model '{teacher.name}' ({teacher.model})",
+        layout=layout, tags={"job": ctx.job, "teacher": teacher.name}, silent_s=job.spec.request_timeout_s, on_figures=show,
+    ):
+        parts.end_attempts(job.folder, job.epoch, receipt["shard"])
+        tally.add(receipt)
+        answered += receipt["rows"]
+    ctx.progress.update(done=before + answered)
