@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from engine import parts
 from engine.errors import StageError
+from engine.layout import Layout
 from engine.progress import Context
 from engine.records import Completion, Messages, completion_schema, derive_seed
 from engine.rundir import versions
@@ -320,11 +321,9 @@ def answer_prompts(spec: GenerateSpec, prompt_files: Sequence[Path], folder: Pat
             teacher, spec.sampling, spec.capture, folder, epoch, ctx.seed, ctx.device, spec.part_rows, spec.part_seconds,
             spec.request_timeout_s, spec.max_attempts, teacher.concurrency,
         )
-        local = teacher.kind == "vllm"
         for receipt in stream(
             shards, functools.partial(build_answerer, job), what=f"{ctx.progress.name}: model '{teacher.name}' ({teacher.model})",
-            replicas=teacher.replica_range[0], devices=teacher.devices if local else 0, device=ctx.device if local else "cpu",
-            shards_in_flight=3,
+            layout=Layout.of(teacher, ctx.device), shards_in_flight=3,
         ):
             tally.add(receipt)
             ctx.progress.update(done=tally.done, **{"tok/s": tally.tokens_per_second or 0.0})

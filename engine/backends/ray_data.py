@@ -7,8 +7,10 @@ engine's batch never drains between shards. Rows never travel through Ray: a rep
 from __future__ import annotations
 
 import json
+import pickle
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -16,7 +18,9 @@ import ray.data
 from ray.util.annotations import RayDeprecationWarning
 
 from engine.backends import ray_cluster
+from engine.backends.ray_placement import PATIENCE_S, Placements
 from engine.errors import EngineError, StageError
+from engine.layout import Layout
 
 Receipt = dict[str, Any]
 ShardWorker = Callable[[dict[str, Any]], Awaitable[Receipt]]
@@ -26,39 +30,64 @@ class _Replica:
     def __init__(self, build: Callable[[], ShardWorker]) -> None:
         self._work = build()
 
-    async def __call__(self, batch: dict[str, Any]) -> AsyncIterator[dict[str, list[str]]]:
-        for shard in batch["shard"]:
-            yield {"receipt": [json.dumps(await self._work(json.loads(shard)))]}
+    async def __call__(self, batch: dict[str, Any]) -> AsyncIterator[dict[str, list[Any]]]:
+        for shard in map(json.loads, batch["shard"]):
+            try:
+                outcome = pickle.dumps(await self._work(shard))
+            except Exception as error:  # noqa: BLE001 - raised again in the driver; what Ray itself raises is a lost replica
+                outcome = pickle.dumps(error if isinstance(error, EngineError) else StageError(f"{type(error).__name__}: {error}"))
+            yield {"shard": [shard["id"]], "outcome": [outcome]}
 
 
 def stream(
-    shards: Sequence[dict[str, Any]], build: Callable[[], ShardWorker], *, what: str, replicas: int, devices: float,
-    device: str, shards_in_flight: int,
+    shards: Sequence[dict[str, Any]], build: Callable[[], ShardWorker], *, what: str, layout: Layout, shards_in_flight: int,
+    patience_s: float = PATIENCE_S,
 ) -> Iterator[Receipt]:
     """Yield the receipt of each shard as it finishes; `build` makes the worker inside each replica.
 
-    `devices` GPUs (or CPUs, with device: cpu) are reserved per replica. StageError with the replica's own last words if
-    it cannot be built or its work fails; a replica that dies is replaced, and its unfinished shards run again.
+    Replicas are placed by `layout`; one that dies is started again and its unfinished shards run again. One whose node
+    left, with no free devices elsewhere for `patience_s`, is given up, and its shards go to the others at the end.
+    CapacityError if the fewest replicas do not fit; StageError with the replica's last words if it cannot be built.
     """
-    if devices:
-        ray_cluster.require(what, device, replicas * int(devices), f"replicas={replicas} x tensor_parallel={int(devices)}", int(devices))
+    left = {shard["id"]: shard for shard in shards}
+    while left:
+        ray_cluster.require(what, layout)
+        before = len(left)
+        for name, receipt in _pass(list(left.values()), build, what, layout, shards_in_flight, patience_s):
+            del left[name]
+            yield receipt
+        if len(left) == before:
+            raise StageError(f"{what} lost all its replicas and finished none of {before} shards; run the same command again")
+        layout = replace(layout, replicas=(1, layout.replicas[1]))
+
+
+def _pass(
+    shards: list[dict[str, Any]], build: Callable[[], ShardWorker], what: str, layout: Layout, shards_in_flight: int, patience_s: float
+) -> Iterator[tuple[str, Receipt]]:
+    """Every shard once, without those of replicas that left for good."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False
+    context.max_errored_blocks = -1  # our own errors come as outcomes
     # One block per shard in, one small block out: nothing is split, merged or retried as a larger unit.
     rows = ray.data.from_items([{"shard": json.dumps(shard)} for shard in shards], override_num_blocks=len(shards))
-    resources = {"num_gpus": devices, "num_cpus": 0} if device == "gpu" else {"num_cpus": devices}
-    with warnings.catch_warnings():
-        # Ray 2.60 deprecates free remote arguments, but has no named one for tasks at a time per actor yet.
-        warnings.simplefilter("ignore", RayDeprecationWarning)
-        receipts = rows.map_batches(
-            _Replica, fn_constructor_args=(build,), batch_size=None, zero_copy_batch=True,
-            compute=ray.data.ActorPoolStrategy(size=min(replicas, len(shards)), max_tasks_in_flight_per_actor=2 * shards_in_flight),
-            max_concurrency=shards_in_flight, **resources,
-        )
+    fewest, most = (min(n, len(shards)) for n in layout.replicas)
     try:
-        for row in receipts.iter_rows():
-            yield json.loads(row["receipt"])
+        with Placements(layout, patience_s=patience_s) as places, warnings.catch_warnings():
+            # Ray 2.60 deprecates free remote arguments, but has no named one for tasks at a time per actor yet.
+            warnings.simplefilter("ignore", RayDeprecationWarning)
+            outcomes = rows.map_batches(
+                _Replica, fn_constructor_args=(build,), batch_size=None, zero_copy_batch=True,
+                compute=ray.data.ActorPoolStrategy(min_size=fewest, max_size=most, max_tasks_in_flight_per_actor=2 * shards_in_flight),
+                max_concurrency=shards_in_flight, ray_remote_args_fn=places.remote_args, **places.resources,
+            )
+            for row in outcomes.iter_rows():
+                outcome = pickle.loads(row["outcome"])
+                if isinstance(outcome, EngineError):
+                    raise outcome
+                yield row["shard"], outcome
+    except EngineError:
+        raise
     except Exception as error:
         cause = ray_cluster.root_cause(error)
         if isinstance(cause, EngineError):

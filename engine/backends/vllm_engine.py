@@ -12,25 +12,35 @@ from typing import Any
 import numpy as np
 
 from engine.backends.answering import Generation, Sampling
+from engine.layout import SPANNING
 from engine.records import Messages, tokenizer_fingerprint
 from engine.spec import CaptureSpec, TeacherSpec
 
 GIB = 1024**3
 
 
-def engine_arguments(spec: TeacherSpec, device: str, top_k: int = 0) -> dict[str, Any]:
-    """TeacherSpec -> vLLM's AsyncEngineArgs (also Serve LLM's engine_kwargs), with what a CPU needs."""
+def engine_arguments(spec: TeacherSpec, device: str, top_k: int = 0, *, spanning: bool = False) -> dict[str, Any]:
+    """TeacherSpec -> vLLM's AsyncEngineArgs (also Serve LLM's engine_kwargs), with what a CPU needs.
+
+    `spanning`: the replica lies on several nodes, so Ray starts its workers; `engine_args` of the spec wins over all else.
+    """
     arguments: dict[str, Any] = {
         "model": spec.model,
         "revision": spec.revision,
         "dtype": spec.dtype,
+        "quantization": spec.quantization,
+        "kv_cache_dtype": spec.kv_cache_dtype,
         "max_model_len": spec.max_model_len,
         "tensor_parallel_size": spec.tensor_parallel,
+        "pipeline_parallel_size": spec.pipeline_parallel,
+        "data_parallel_size": spec.data_parallel,
+        "enable_expert_parallel": spec.expert_parallel,
         "max_num_seqs": spec.max_num_seqs,
         "trust_remote_code": spec.trust_remote_code,
         "max_logprobs": max(20, top_k),
         "logprobs_mode": "raw_logprobs",
-        "distributed_executor_backend": "mp" if spec.tensor_parallel > 1 else None,
+        # Said outright: inside a placement group vLLM would choose Ray even where its own processes do.
+        "distributed_executor_backend": "ray" if spanning else "mp" if spec.devices > 1 else None,
         "disable_log_stats": True,
     }
     if device == "gpu":
@@ -46,18 +56,18 @@ def engine_arguments(spec: TeacherSpec, device: str, top_k: int = 0) -> dict[str
             "max_num_batched_tokens": max(8192, spec.max_model_len or context_length(spec.model)),
             "kv_cache_memory_bytes": int((spec.kv_cache_gib or 1.0) * GIB),
         }
-    return {key: value for key, value in arguments.items() if value is not None}
+    return {key: value for key, value in arguments.items() if value is not None} | spec.engine_args
 
 
-def engine_environment(tensor_parallel: int, device: str) -> dict[str, str]:
-    """Environment of the process that hosts the engine; must be set before vLLM is imported."""
+def engine_environment(devices: int, device: str) -> dict[str, str]:
+    """Environment of the process that hosts an engine on `devices` devices; must be set before vLLM is imported."""
     if device == "gpu":
         return {}
     cores = os.cpu_count() or 1
     # Half of the cores compute; the others tokenise, decode and write, or host the next replica.
-    threads = {"OMP_NUM_THREADS": str(max(1, cores // (2 * tensor_parallel)))}
-    if tensor_parallel > 1:
-        return threads | {"VLLM_CPU_OMP_THREADS_BIND": "|".join(str(rank % cores) for rank in range(tensor_parallel))}
+    threads = {"OMP_NUM_THREADS": str(max(1, cores // (2 * devices)))}
+    if devices > 1:
+        return threads | {"VLLM_CPU_OMP_THREADS_BIND": "|".join(str(rank % cores) for rank in range(devices))}
     # `nobind`: several replicas on one node must not pin themselves to the same cores. With multiprocessing off, the
     # engine core computes in its own process instead of starting a worker that imports vLLM once more (20 s).
     return threads | {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
@@ -75,7 +85,7 @@ class VllmEngine:
     """One vLLM engine in this process and its children; costly to build, kept until the process ends."""
 
     def __init__(self, teacher: TeacherSpec, capture: CaptureSpec, *, device: str, attempts: int = 1) -> None:
-        os.environ.update(engine_environment(teacher.tensor_parallel, device))
+        os.environ.update(engine_environment(teacher.devices, device))
         from transformers import AutoTokenizer
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
@@ -84,7 +94,7 @@ class VllmEngine:
         self.tokenizer = AutoTokenizer.from_pretrained(
             teacher.model, revision=teacher.revision, trust_remote_code=teacher.trust_remote_code
         )
-        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(teacher, device, capture.top_k)))
+        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(teacher, device, capture.top_k, spanning=SPANNING in os.environ)))
         self._requests = 0
         self.max_model_len = self._engine.model_config.max_model_len
         self.metadata = {
