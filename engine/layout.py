@@ -95,7 +95,8 @@ def shortfall(layouts: Sequence[Layout], nodes: Sequence[Node]) -> str | None:
     if missing := sorted(kinds - known):
         near = difflib.get_close_matches(missing[0], known, 1, 0.0)
         instead = f"Set accelerator_type: {near[0]}" if near else "Leave accelerator_type out"
-        return f"{_wanted(layouts)}; the cluster has {', '.join(sorted(known)) or 'none that is named'}. {instead} or use another --cluster."
+        kinds_there = ", ".join(sorted(known)) or "none that is named"
+        return f"{_wanted(layouts)}; the cluster has {kinds_there}. {instead} or use another --cluster."
     usable = [node for node in nodes if not kinds or kinds & node.accelerators]
     return f"{_wanted(layouts)}; the cluster has {_held(layouts, usable)}. {_advice(layouts, usable)}"
 
@@ -122,7 +123,8 @@ def _idle(nodes: Sequence[Node]) -> list[Node]:
 
 def _wanted(layouts: Sequence[Layout]) -> str:
     count = sum(layout.replicas[0] * layout.devices for layout in layouts)
-    kind = f"{layouts[0].accelerator_type} " if len({layout.accelerator_type for layout in layouts}) == 1 and layouts[0].accelerator_type else ""
+    kinds = {layout.accelerator_type for layout in layouts}
+    kind = f"{kinds.pop()} " if len(kinds) == 1 and kinds != {None} else ""
     return f"wants {count} {kind}{layouts[0].resource}s ({' + '.join(map(str, layouts))})"
 
 

@@ -150,7 +150,7 @@ def _engine_problems(field: str, teacher: TeacherSpec) -> Iterator[str]:
         given, allowed = getattr(teacher, name), _literal(vllm / file, of_vllm)
         if given not in (None, "auto", *allowed):
             yield f"{field}.{name}: vLLM has no {given}; {_nearest(given, allowed)}"
-    known = _fields(vllm / "engine/arg_utils.py", "EngineArgs", "AsyncEngineArgs")
+    known = fields_of(vllm / "engine/arg_utils.py", "EngineArgs", "AsyncEngineArgs")
     for key in teacher.engine_args:
         if own := ENGINE_FIELDS.get(key):
             yield f"{field}.engine_args.{key} has a place of its own; {own}"
@@ -178,7 +178,7 @@ def _literal(file: Path, name: str) -> list[str]:
     raise LookupError(f"{file} has no {name}; is this vLLM 0.31?")
 
 
-def _fields(file: Path, *classes: str) -> list[str]:
+def fields_of(file: Path, *classes: str) -> list[str]:
     """The annotated fields of classes in a source file."""
     bodies = [node.body for node in _tree(file).body if isinstance(node, ast.ClassDef) and node.name in classes]
     return [item.target.id for body in bodies for item in body if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)]

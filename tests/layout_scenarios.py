@@ -64,9 +64,10 @@ def answer(root, name, prompts, patience_s=60, latency_s=0.05, **teacher):
     """Run the generate stage with one fake teacher; rows by status."""
     path = root / f"{name}.jsonl"
     path.write_text("".join(json.dumps({"prompt": f"What is {n}?", "reference": "1"}) + "\n" for n in range(prompts)))
+    fake = {"name": "t", "kind": "fake", "model": "fake", "fake": {"latency_s": latency_s}, "concurrency": 2}
     job = JobSpec.model_validate({
         "name": name, "task": "math", "prompts": {"train": str(path), "validation_fraction": 0.0},
-        "generate": {"teachers": [{"name": "t", "kind": "fake", "model": "fake", "fake": {"latency_s": latency_s}, "concurrency": 2, **teacher}]},
+        "generate": {"teachers": [fake | teacher]},
         "train": {"student": "s"}, "loadtest": {"models": []},
     })
     folder = pipeline.run(job, root / "runs", until="prompts").folders["prompts"]
@@ -91,7 +92,7 @@ def main(root):
 
     def done(name, **values):
         facts[name] = values | {"seconds": round(time.monotonic() - started, 1)}
-        print(name, facts[name], file=sys.stderr, flush=True)
+        sys.stderr.write(f"{name} {facts[name]}\n")
 
     with watched() as seen:
         rows = answer(root, "eight", 320, tensor_parallel=8, replicas=8, accelerator_type="H200")
@@ -132,15 +133,17 @@ def main(root):
     for node in nodes[3:]:
         cluster.remove_node(node)
 
-    def remove_one(count, state={"grown": 0.0}):  # noqa: B006 - one per run of this script
-        state["grown"] = state["grown"] or (time.monotonic() if count == 3 else 0.0)
-        if state["grown"] and time.monotonic() - state["grown"] > 8 and len(nodes) == 8:  # the third replica is at work by then
+    grown = []
+
+    def remove_one(count):
+        grown.extend([time.monotonic()] * (count == 3 and not grown))
+        if grown and time.monotonic() - grown[0] > 8 and len(nodes) == 8:  # the third replica is at work by then
             cluster.remove_node(nodes.pop(0))
 
     with watched(remove_one) as seen:
         rows = answer(root, "growth", 1200, patience_s=3, latency_s=0.1, tensor_parallel=8, replicas=[1, 12])
     done("growth", rows=rows, left=left_after(), nodes_left=len(nodes), **{key: seen[key] for key in ("most", "bundles")})
-    print(json.dumps(facts))
+    sys.stdout.write(json.dumps(facts) + "\n")
     ray.shutdown()
     cluster.shutdown()
 

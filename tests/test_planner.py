@@ -99,7 +99,8 @@ def test_data_parallel_ranks_share_the_experts_and_repeat_the_rest():
 def test_a_served_teacher_brings_all_its_devices():
     teacher = {"name": "v3", "model": "deepseek-ai/DeepSeek-V3", "tensor_parallel": 8, "pipeline_parallel": 2, "replicas": 4}
     served = plan(a_job(generate={"teachers": [teacher]}, serve={"replicas": 2})).needs[-1]
-    assert (served.devices, served.notes) == (2 * (1 + 16), ("student 2 x tensor_parallel 1 + teacher 2 x tensor_parallel 8 x pipeline_parallel 2",))
+    assert served.devices == 2 * (1 + 16)
+    assert served.notes == ("student 2 x tensor_parallel 1 + teacher 2 x tensor_parallel 8 x pipeline_parallel 2",)
 
 
 def test_unknown_hub_models_are_said_to_be_unknown():

@@ -86,12 +86,13 @@ class Placements:
                 known = dict(self._groups)
             if not known:
                 continue
-            living, states = set(ray.util.list_named_actors()), {key: row["state"] for key, row in placement_group_table().items()}
+            living = set(ray.util.list_named_actors())
+            states = {key: row["state"] for key, row in placement_group_table().items()}
             for name, item in known.items():
                 homeless = states.get(item.group.id.hex()) == "RESCHEDULING"
                 item.homeless_since = (item.homeless_since or now) if homeless else None
                 if item.homeless_since and now - item.homeless_since > self._patience_s:
-                    _log.warning("%s: its node left and no other has %s for %.0f s; given up", name, item.group.bundle_specs, self._patience_s)
+                    _log.warning("%s: its node left, and for %.0f s no other has had %s; given up", name, self._patience_s, self._layout)
                     self._remove(name)
                 elif name in living:
                     item.seen = True

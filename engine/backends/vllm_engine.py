@@ -94,7 +94,8 @@ class VllmEngine:
         self.tokenizer = AutoTokenizer.from_pretrained(
             teacher.model, revision=teacher.revision, trust_remote_code=teacher.trust_remote_code
         )
-        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(teacher, device, capture.top_k, spanning=SPANNING in os.environ)))
+        arguments = engine_arguments(teacher, device, capture.top_k, spanning=SPANNING in os.environ)
+        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         self._requests = 0
         self.max_model_len = self._engine.model_config.max_model_len
         self.metadata = {
