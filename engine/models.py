@@ -14,7 +14,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Architecture:
-    """One model. Parameters are in billions; `mla_rank` is the width of a latent (MLA) cache entry, 0 for plain KV heads."""
+    """One model. Parameters are in billions; `mla_rank` is the width of a latent (MLA) cache entry, 0 for plain KV heads.
+
+    `experts` of a layer are routed to, and hold `experts_b` of the parameters; both 0 in a dense model.
+    """
 
     params_b: float
     layers: int
@@ -26,11 +29,18 @@ class Architecture:
     vocab: int
     max_context: int
     bytes_per_param: float
+    experts: int = 0
+    experts_b: float = 0.0
 
     @property
     def weights_gb(self) -> float:
         """Stored weights in GB (1e9 bytes)."""
         return self.params_b * self.bytes_per_param
+
+    def weights_gb_per_device(self, tensor_parallel: int, pipeline_parallel: int = 1, data_parallel: int = 1) -> float:
+        """Weights on one device in GB: data-parallel ranks repeat all but the experts, which vLLM spreads over them too."""
+        copies = self.params_b - self.experts_b + self.experts_b / data_parallel
+        return copies * self.bytes_per_param / (tensor_parallel * pipeline_parallel)
 
     def kv_bytes_per_token(self, tensor_parallel: int = 1) -> float:
         """16-bit KV cache of one token on one device in bytes; a latent cache is whole on each device (serving sizing B6.2)."""
@@ -42,7 +52,7 @@ class Architecture:
 # Keys are hub names without owner, lower case, without `meta-` in front and `-instruct` behind.
 KNOWN: dict[str, Architecture] = {
     # deepseek-ai/DeepSeek-V3 README and config.json; MLA rank 512 + 64 rope; native FP8 without the 14B MTP head
-    "deepseek-v3": Architecture(671, 61, 7168, 128, 128, 128, 576, 129_280, 163_840, 1),
+    "deepseek-v3": Architecture(671, 61, 7168, 128, 128, 128, 576, 129_280, 163_840, 1, 256, 653.9),
     # vLLM blog 2024-07-23; config.json copies
     "llama-3.1-405b": Architecture(405, 126, 16384, 128, 8, 128, 0, 128_256, 131_072, 2),
     # as Llama-3.1-405B; FP8 in the MLP only, about 482 GB, computed for Meta's FBGEMM checkpoint
@@ -54,6 +64,9 @@ KNOWN: dict[str, Architecture] = {
     # transformers configuration_phi3.py defaults; model card for the context
     "phi-3.5-mini": Architecture(3.82, 32, 3072, 32, 32, 96, 0, 32_064, 131_072, 2),
 }
+
+
+_EXPERTS = ("n_routed_experts", "num_local_experts", "num_experts")
 
 
 def facts(model: str) -> Architecture | None:
@@ -88,7 +101,12 @@ def _local_facts(folder: Path) -> Architecture | None:
         embeddings = vocab * hidden * (1 if config.get("tie_word_embeddings") else 2)
         ffn = config.get("intermediate_size", 4 * hidden)
         params_b = (embeddings + layers * hidden * (2 * head_dim * (heads + kv_heads) + 3 * ffn)) / 1e9
-    return Architecture(params_b, layers, hidden, heads, kv_heads, head_dim, rank, vocab, _max_context(config), per_param)
+    experts = next((config[name] for name in _EXPERTS if config.get(name)), 0)
+    width = config.get("moe_intermediate_size") or config.get("intermediate_size", 0)
+    experts_b = (layers - config.get("first_k_dense_replace", 0)) * experts * 3 * hidden * width / 1e9
+    return Architecture(
+        params_b, layers, hidden, heads, kv_heads, head_dim, rank, vocab, _max_context(config), per_param, experts, min(experts_b, params_b)
+    )
 
 
 def _bytes_per_param(config: dict[str, Any]) -> float:

@@ -5,10 +5,11 @@ Formulas are numbered as in the sizing notes, part B6; sizes are GB of 1e9 bytes
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from engine.layout import Layout
 from engine.models import Architecture, facts
-from engine.spec import CaptureSpec, EvaluateSpec, JobSpec, TeacherSpec, TrainSpec
+from engine.spec import CaptureSpec, JobSpec, TeacherSpec, TrainSpec
 
 ADAM_BYTES = 16  # fp32 master weight, two moments, and DeepSpeed's fp32 gradient
 
@@ -42,31 +43,48 @@ class Plan:
 def plan(job: JobSpec) -> Plan:
     """What each stage of the job wants."""
     needs = [
-        *(_generate(teacher, job.generate.capture) for teacher in job.generate.teachers),
+        *(_generate(teacher, job) for teacher in job.generate.teachers),
         _train(job.train),
-        _engines("evaluate", "", job.evaluate, job.train.student),
+        _engines("evaluate", "", _plain(job.evaluate.tensor_parallel, job.evaluate.replicas), job.train.student),
     ]
     if models := job.loadtest.models:
-        widths = [(job.generate.teachers[0] if model == "teacher" else job.serve).tensor_parallel for model in models]
-        layout = [f"{model} {job.serve.replicas} x tensor_parallel {width}" for model, width in zip(models, widths, strict=True)]
-        needs.append(Need("loadtest", job.serve.replicas * sum(widths), (" + ".join(layout),)))
+        student = _plain(job.serve.tensor_parallel, job.serve.replicas)
+        teacher = replace(Layout.of(job.generate.teachers[0], job.device), replicas=student.replicas)
+        layouts = {model: teacher if model == "teacher" else student for model in models}
+        text = " + ".join(f"{model} {_text(layout)}" for model, layout in layouts.items())
+        needs.append(Need("loadtest", sum(job.serve.replicas * layout.devices for layout in layouts.values()), (text,)))
     return Plan(job.device, tuple(needs))
 
 
-def _generate(teacher: TeacherSpec, capture: CaptureSpec) -> Need:
+def _generate(teacher: TeacherSpec, job: JobSpec) -> Need:
     if teacher.kind != "vllm":
-        return Need("generate", 0, (f"{teacher.name}: {teacher.kind}, {teacher.model}, at most {teacher.concurrency} requests at a time",))
+        price = f"; ${teacher.prices.input:g} in and ${teacher.prices.output:g} out per million tokens" if teacher.prices else ""
+        text = f"{teacher.name}: {teacher.kind}, {teacher.model}, at most {teacher.concurrency} requests at a time{price}"
+        return Need("generate", Layout.of(teacher, job.device).devices * teacher.replica_range[0], (text,))
+    capture = job.generate.capture
     signal = (f"signal {signal_bytes_per_token(capture):,} bytes per answer token",) if capture.top_k else ()
-    return _engines("generate", f"{teacher.name}: ", teacher, teacher.model, *signal)
+    return _engines("generate", f"{teacher.name}: ", Layout.of(teacher, job.device), teacher.model, *signal)
 
 
-def _engines(stage: str, label: str, spec: TeacherSpec | EvaluateSpec, model: str, *more: str) -> Need:
-    shape, width = facts(model), spec.tensor_parallel
+def _engines(stage: str, label: str, layout: Layout, model: str, *more: str) -> Need:
+    shape, splits = facts(model), (layout.tensor_parallel, layout.pipeline_parallel, layout.data_parallel)
     sizes = ("size unknown before the model is here",) if shape is None else (
-        f"weights {_size(shape.weights_gb / width)} per device",
-        f"KV cache {shape.kv_bytes_per_token(width):,.0f} bytes per token and device",
+        f"weights {_size(shape.weights_gb_per_device(*splits))} per device",
+        f"KV cache {shape.kv_bytes_per_token(layout.tensor_parallel) / layout.pipeline_parallel:,.0f} bytes per token and device",
     )
-    return Need(stage, spec.replicas * width, (f"{label}{spec.replicas} x tensor_parallel {width}", *sizes, *more))
+    return Need(stage, layout.replicas[0] * layout.devices, (label + _text(layout), *sizes, *more))
+
+
+def _plain(tensor_parallel: int, replicas: int) -> Layout:
+    return Layout(tensor_parallel, tensor_parallel, replicas=(replicas, replicas))
+
+
+def _text(layout: Layout) -> str:
+    fewest, most = layout.replicas
+    more = {"pipeline_parallel": layout.pipeline_parallel, "data_parallel": layout.data_parallel}
+    splits = "".join(f" x {name} {n}" for name, n in more.items() if n > 1)
+    kind = f" on {layout.accelerator_type}" if layout.accelerator_type else ""
+    return f"{fewest}{f' to {most}' if most > fewest else ''} x tensor_parallel {layout.tensor_parallel}{splits}{kind}"
 
 
 def _train(spec: TrainSpec) -> Need:

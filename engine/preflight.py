@@ -6,6 +6,9 @@ asks the network. A hub name is believed unless it cannot be one.
 
 from __future__ import annotations
 
+import ast
+import difflib
+import functools
 import importlib.util
 import os
 import re
@@ -15,7 +18,7 @@ from typing import Any
 
 from engine.errors import SpecError
 from engine.models import Architecture, facts, load_config
-from engine.spec import JobSpec
+from engine.spec import JobSpec, TeacherSpec
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _PICKLED = (".bin", ".pt", ".pth")
@@ -42,6 +45,8 @@ def _teacher_problems(job: JobSpec) -> Iterator[str]:
             yield from _model_problems(f"{field}.model", teacher.model, trust=teacher.trust_remote_code)
             yield from _tokenizer_problems(f"{field}.model", teacher.model)
             yield from _layout_problems(field, shape, teacher.tensor_parallel, teacher.max_model_len)
+            yield from _split_problems(field, shape, teacher, job)
+            yield from _engine_problems(field, teacher)
             if shape and job.generate.capture.top_k > shape.vocab:
                 yield f"generate.capture.top_k={job.generate.capture.top_k}, but the model has {shape.vocab} tokens; choose fewer"
 
@@ -115,6 +120,78 @@ def _layout_problems(field: str, shape: Architecture | None, tensor_parallel: in
     context = shape.max_context if shape else 0
     if context and max_model_len and max_model_len > context:
         yield f"{field}.max_model_len={max_model_len}, but the model has {context} positions; choose at most {context}"
+
+
+def _split_problems(field: str, shape: Architecture | None, teacher: TeacherSpec, job: JobSpec) -> Iterator[str]:
+    """The engine must be able to split the model's layers and experts, and have what does it on this device."""
+    stages, over = teacher.pipeline_parallel, teacher.tensor_parallel * teacher.data_parallel
+    if stages > 1 and job.device == "cpu":
+        yield f"{field}.pipeline_parallel={stages}, but vLLM's CPU engine has no pipeline; set pipeline_parallel: 1, or device: gpu"
+    if shape and stages > shape.layers:
+        yield f"{field}.pipeline_parallel={stages}, but the model has {shape.layers} layers; choose at most {shape.layers}"
+    if shape and teacher.expert_parallel and not shape.experts:
+        yield f"{field}.expert_parallel: the model has no experts to spread; leave it out"
+    elif shape and teacher.expert_parallel and over > shape.experts:
+        yield f"{field}.expert_parallel spreads {shape.experts} experts over {over} devices; lower tensor_parallel or data_parallel"
+    if teacher.data_parallel > 1 and "teacher" in job.loadtest.models and teacher is job.generate.teachers[0]:
+        yield f"{field}.data_parallel={teacher.data_parallel} cannot be served here; take teacher out of loadtest.models"
+
+
+def _engine_problems(field: str, teacher: TeacherSpec) -> Iterator[str]:
+    """Names that vLLM would refuse only after minutes; where vLLM is not installed, they are believed."""
+    found = importlib.util.find_spec("vllm")  # finds the folder, imports nothing
+    if found is None or not (teacher.engine_args or teacher.quantization or teacher.kv_cache_dtype != "auto"):
+        return
+    vllm = Path(found.submodule_search_locations[0])
+    for name, file, of_vllm in (
+        ("quantization", "model_executor/layers/quantization/__init__.py", "QuantizationMethods"),
+        ("kv_cache_dtype", "config/cache.py", "CacheDType"),
+    ):
+        given, allowed = getattr(teacher, name), _literal(vllm / file, of_vllm)
+        if given not in (None, "auto", *allowed):
+            yield f"{field}.{name}: vLLM has no {given}; {_nearest(given, allowed)}"
+    known = fields_of(vllm / "engine/arg_utils.py", "EngineArgs", "AsyncEngineArgs")
+    for key in teacher.engine_args:
+        if own := ENGINE_FIELDS.get(key):
+            yield f"{field}.engine_args.{key} has a place of its own; {own}"
+        elif key not in known:
+            yield f"{field}.engine_args.{key}: vLLM has no such argument; {_nearest(key, known)}"
+
+
+ENGINE_FIELDS = {
+    **{name: f"set the teacher's {name}" for name in (
+        "model", "revision", "dtype", "quantization", "kv_cache_dtype", "max_model_len", "max_num_seqs", "trust_remote_code",
+        "gpu_memory_utilization", "reasoning_parser",
+    )},
+    "tensor_parallel_size": "set the teacher's tensor_parallel", "pipeline_parallel_size": "set the teacher's pipeline_parallel",
+    "data_parallel_size": "set the teacher's data_parallel", "enable_expert_parallel": "set the teacher's expert_parallel",
+    "kv_cache_memory_bytes": "set the teacher's kv_cache_gib", "max_logprobs": "set generate.capture.top_k",
+    "logprobs_mode": "the signal is always raw log-probabilities", "distributed_executor_backend": "the layout decides it",
+}
+
+
+def _literal(file: Path, name: str) -> list[str]:
+    """The strings of `name = Literal[...]` in a source file."""
+    for node in _tree(file).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == name:
+            return [item.value for item in ast.walk(node.value) if isinstance(item, ast.Constant)]
+    raise LookupError(f"{file} has no {name}; is this vLLM 0.31?")
+
+
+def fields_of(file: Path, *classes: str) -> list[str]:
+    """The annotated fields of classes in a source file."""
+    bodies = [node.body for node in _tree(file).body if isinstance(node, ast.ClassDef) and node.name in classes]
+    return [item.target.id for body in bodies for item in body if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)]
+
+
+@functools.cache
+def _tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def _nearest(given: str, allowed: list[str]) -> str:
+    near = difflib.get_close_matches(given, allowed, 1)
+    return f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(allowed))}"
 
 
 def _fits(shape: Architecture, devices: int) -> bool:

@@ -47,3 +47,39 @@ def fake_job(tmp_path):
         return JobSpec.model_validate(job)
 
     return build
+
+
+def save_tiny(folder: Path, architecture: str, **config) -> Path:
+    """A random model of three narrow layers with the quickstart's tokenizer."""
+    import torch
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(REPOSITORY / "jobs/quickstart/teacher")
+    shape = {
+        "vocab_size": len(tokenizer), "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "max_position_embeddings": 1024, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": None,
+    }
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{architecture}ForCausalLM")(getattr(transformers, f"{architecture}Config")(**shape | config))
+    model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_deepseek(tmp_path_factory):
+    """DeepSeek-V3 in small: latent attention, and experts from the second layer on."""
+    return save_tiny(
+        tmp_path_factory.mktemp("deepseek"), "DeepseekV3", num_key_value_heads=4, moe_intermediate_size=64, n_shared_experts=1,
+        n_routed_experts=8, num_experts_per_tok=2, n_group=2, topk_group=1, topk_method="noaux_tc", first_k_dense_replace=1,
+        kv_lora_rank=512, q_lora_rank=64, qk_rope_head_dim=64, v_head_dim=128, qk_nope_head_dim=128,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory):
+    """Llama 3.1 in small: grouped heads, and its own stretched RoPE."""
+    rope = {"rope_type": "llama3", "rope_theta": 500_000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 256}
+    return save_tiny(tmp_path_factory.mktemp("llama"), "Llama", num_key_value_heads=2, rope_parameters=rope)

@@ -109,7 +109,7 @@ generate:
     - name: t
       model: m
       kind: opena
-      replicas: 0
+      concurrency: 0
   sampling: 3
 train:
   lerning_rate: 1e-5
@@ -128,8 +128,8 @@ loadtest: {models: [studnt]}
         " train, evaluate, serve, loadtest, report",
         "job.yaml:6: prompts.train.1: given 3; should be a valid string; put it in quotes",
         f'job.yaml:11: generate.teachers.0.kind: given "opena"; should be {kind}; did you mean openai?',
-        "job.yaml:12: generate.teachers.0.replicas: given 0; should be greater than or equal to 1",
-        "job.yaml:13: generate.sampling: given 3; should be a block with temperature, top_p, max_tokens, samples, reproducible",
+        "job.yaml:12: generate.teachers.0.concurrency: given 0; should be greater than or equal to 1",
+        "job.yaml:13: generate.sampling: given 3; should be a block with temperature, top_p, max_tokens, samples, stop_loops, reproducible",
         f"job.yaml:14: train.student: missing; give it: {student}",
         "job.yaml:15: train.lerning_rate: unknown field; did you mean learning_rate?",
         "job.yaml:16: train.epochs: given 3.0; should be a valid integer",

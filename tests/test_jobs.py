@@ -1,13 +1,20 @@
-"""Every YAML in jobs/ and clusters/ parses and plans."""
+"""Every YAML in jobs/ and clusters/ parses and plans; every job's teacher answers, with a stand-in for its engine."""
 
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import yaml
 
+from engine import pipeline
+from engine.backends import fake
 from engine.clusterfile import load_cluster
 from engine.jobfile import dump_job, load_job
 from engine.planner import plan
+from engine.progress import Context
+from engine.stages import generate
 
 ROOT = Path(__file__).parents[1]
 JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
@@ -15,8 +22,21 @@ CLUSTERS = sorted((ROOT / "clusters").glob("*.yaml"))
 KUBERAY = [path for path in CLUSTERS if "apiVersion" in path.read_text()]
 
 
+SPLITS = ("tensor_parallel", "pipeline_parallel", "data_parallel", "replicas")
+
+
 def name_of(path):
     return path.name
+
+
+def small(path, folder, **teacher):
+    """The job at `path` with a handful of prompts, short answers, and other values in its teacher."""
+    prompts = folder / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"What is {n} plus 1?", "reference": str(n + 1)}) + "\n" for n in range(12)))
+    values = {f"generate.teachers.0.{name}": value for name, value in teacher.items()} | {
+        "prompts.train": str(prompts), "prompts.validation": None, "prompts.limit": None, "generate.sampling.max_tokens": 8,
+    }
+    return load_job(path, [f"{name}={json.dumps(value)}" for name, value in values.items()])
 
 
 @pytest.mark.parametrize("path", JOBS, ids=name_of)
@@ -35,6 +55,76 @@ def test_the_customer_support_job_is_the_one_that_was_asked_for():
     assert (job.task, job.prompts.limit, job.generate.sampling.temperature) == ("conversation", 50_000, 0.7)
     assert (job.train.student, job.train.learning_rate, job.train.batch_size, job.train.epochs) == (
         "microsoft/Phi-4-mini-instruct", 2e-5, 2, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "tiny"), [
+    ("deepseek-v3-to-phi-4-mini", "tiny_deepseek"),
+    ("llama-3.1-405b-to-llama-3.1-8b", "tiny_llama"),
+    pytest.param("deepseek-v3-h100-to-phi-4-mini", "tiny_deepseek", marks=pytest.mark.proof),
+    pytest.param("llama-3.1-405b-bf16-to-llama-3.1-8b", "tiny_llama", marks=pytest.mark.proof),
+])
+def test_the_teacher_answers_as_a_tiny_model_of_its_architecture(name, tiny, request, tmp_path, ray_cluster):
+    one = dict.fromkeys(SPLITS, 1) | {"accelerator_type": None, "max_model_len": 512, "kv_cache_gib": 0.25}
+    job = small(ROOT / "jobs" / f"{name}.yaml", tmp_path, model=str(request.getfixturevalue(tiny)), **one)
+    run = pipeline.run(job.model_copy(update={"device": "cpu"}), tmp_path / "runs", until="generate")
+    manifest = run.manifests["generate"]
+    assert manifest.rows_out == 12
+    assert manifest.info["top_k"] == job.generate.capture.top_k
+    assert set(manifest.info["status"]) <= {"ok", "truncated", "empty", "loop"}
+
+
+class Answers(BaseHTTPRequestHandler):
+    """Both protocols, one sentence."""
+
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path.endswith("/messages"):
+            reply = {
+                "id": "1", "type": "message", "role": "assistant", "model": asked["model"], "stop_reason": "end_turn",
+                "stop_sequence": None, "content": [{"type": "text", "text": "It is 4."}], "usage": {"input_tokens": 9, "output_tokens": 5},
+            }
+        else:
+            message = {"role": "assistant", "content": "It is 4.", "refusal": None}
+            reply = {
+                "id": "1", "object": "chat.completion", "created": 0, "model": asked["model"],
+                "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+                "usage": {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14},
+            }
+        body = json.dumps(reply).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def api(monkeypatch):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("OPENAI_API_KEY", "x")
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "x")
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.mark.parametrize(("name", "suffix"), [("gpt-4-to-phi-3.5-mini", "/v1"), ("claude-to-phi-3.5-mini", "")])
+def test_the_teacher_answers_through_a_local_server_of_its_protocol(name, suffix, api, tmp_path):
+    job = small(ROOT / "jobs" / f"{name}.yaml", tmp_path, base_url=api + suffix)
+    prompts = pipeline.run(job, tmp_path / "runs", until="prompts").folders["prompts"]
+    (tmp_path / "out" / "data").mkdir(parents=True)
+    counts = generate.run(job.generate, {"prompts": prompts}, tmp_path / "out", Context("job", job.task, 0), stream=fake.stream)
+    assert counts.info["status"] == {"ok": 12}
+    assert counts.info["tokens_out"] == 12 * 5
+
+
+def test_every_job_has_its_teacher_tried():
+    here = Path(__file__).read_text()
+    assert [path.stem for path in JOBS if f'"{path.stem}"' not in here and path.stem != "quickstart"] == []
 
 
 @pytest.mark.parametrize("path", [path for path in CLUSTERS if path not in KUBERAY], ids=name_of)

@@ -69,15 +69,38 @@ def test_devices_per_stage_and_the_widest_stage():
 
 
 def test_an_api_teacher_wants_no_device_and_no_load_test_no_line():
-    teacher = {"name": "gpt", "kind": "openai", "model": "gpt-4", "api_key_env": "KEY", "replicas": 2}
+    teacher = {"name": "gpt", "kind": "openai", "model": "gpt-4", "api_key_env": "KEY", "prices": {"input": 30.0, "output": 60.0}}
     found = plan(a_job(generate={"teachers": [teacher]}, loadtest={"models": []}))
     assert [(need.stage, need.devices) for need in found.needs] == [("generate", 0), ("train", 8), ("evaluate", 1)]
+    assert found.lines()[0].endswith("gpt: openai, gpt-4, at most 16 requests at a time; $30 in and $60 out per million tokens")
 
 
 def test_the_printed_plan_has_weights_and_cache_per_device():
     assert plan(a_job()).lines()[0] == (
         "generate    32 GPU  v3: 4 x tensor_parallel 8; weights 83.9 GB per device; KV cache 70,272 bytes per token and device"
     )
+
+
+def test_pipeline_stages_divide_weights_and_cache_and_ranges_plan_the_fewest():
+    teacher = {"name": "v3", "model": "deepseek-ai/DeepSeek-V3", "tensor_parallel": 8, "pipeline_parallel": 2, "replicas": [2, 6],
+               "accelerator_type": "H100"}
+    found = plan(a_job(generate={"teachers": [teacher]})).needs[0]
+    assert found.devices == 32
+    assert found.notes[0] == "v3: 2 to 6 x tensor_parallel 8 x pipeline_parallel 2 on H100"
+    assert found.notes[1:] == ("weights 41.9 GB per device", "KV cache 35,136 bytes per token and device")
+
+
+def test_data_parallel_ranks_share_the_experts_and_repeat_the_rest():
+    shape = facts("deepseek-ai/DeepSeek-V3")
+    assert shape.weights_gb_per_device(1, data_parallel=8) == pytest.approx(671 - 653.9 + 653.9 / 8)
+    assert LLAMA_8B.weights_gb_per_device(1, data_parallel=8) == LLAMA_8B.weights_gb
+
+
+def test_a_served_teacher_brings_all_its_devices():
+    teacher = {"name": "v3", "model": "deepseek-ai/DeepSeek-V3", "tensor_parallel": 8, "pipeline_parallel": 2, "replicas": 4}
+    served = plan(a_job(generate={"teachers": [teacher]}, serve={"replicas": 2})).needs[-1]
+    assert served.devices == 2 * (1 + 16)
+    assert served.notes == ("student 2 x tensor_parallel 1 + teacher 2 x tensor_parallel 8 x pipeline_parallel 2",)
 
 
 def test_unknown_hub_models_are_said_to_be_unknown():

@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import subprocess
 import sys
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import SpecError
-from engine.preflight import check, problems
+from engine.preflight import ENGINE_FIELDS, check, fields_of, problems
 from engine.spec import JobSpec
 
 CONFIG = {
@@ -136,6 +137,50 @@ def test_a_split_of_a_known_hub_model_is_checked_without_its_files(place):
     assert "serve.tensor_parallel=7" in the_problem(a_job(place, serve={"tensor_parallel": 7}))
 
 
+@pytest.mark.parametrize(("teacher", "problem"), [
+    ({"pipeline_parallel": 3}, "generate.teachers.0.pipeline_parallel=3, but the model has 2 layers; choose at most 2"),
+    ({"expert_parallel": True}, "generate.teachers.0.expert_parallel: the model has no experts to spread; leave it out"),
+    ({"model": "deepseek-ai/DeepSeek-V3", "tensor_parallel": 128, "data_parallel": 4, "expert_parallel": True},
+     "generate.teachers.0.expert_parallel spreads 256 experts over 512 devices; lower tensor_parallel or data_parallel"),
+])
+def test_layers_and_experts_that_cannot_be_split_are_found(place, teacher, problem):
+    assert the_problem(a_job(place, teacher)) == problem
+
+
+def test_a_pipeline_wants_gpus(place):
+    assert "no pipeline; set pipeline_parallel: 1, or device: gpu" in the_problem(a_job(place, {"pipeline_parallel": 2}, device="cpu"))
+    assert problems(a_job(place, {"pipeline_parallel": 2})) == []
+
+
+def test_a_data_parallel_teacher_cannot_be_load_tested(place):
+    loadtest = {"models": ["student", "teacher"], "rates": [1.0]}
+    assert "take teacher out of loadtest.models" in the_problem(a_job(place, {"data_parallel": 2}, loadtest=loadtest))
+
+
+@pytest.mark.parametrize(("teacher", "problem"), [
+    ({"engine_args": {"enforce_eagr": True}}, "engine_args.enforce_eagr: vLLM has no such argument; did you mean enforce_eager?"),
+    ({"engine_args": {"tensor_parallel_size": 2}},
+     "engine_args.tensor_parallel_size has a place of its own; set the teacher's tensor_parallel"),
+    ({"engine_args": {"logprobs_mode": "x"}},
+     "engine_args.logprobs_mode has a place of its own; the signal is always raw log-probabilities"),
+    ({"quantization": "fp9"}, "quantization: vLLM has no fp9; did you mean fp8?"),
+    ({"kv_cache_dtype": "fp8_e4m4"}, "kv_cache_dtype: vLLM has no fp8_e4m4; did you mean fp8_e4m3?"),
+    ({"quantization": "zzz"}, "quantization: vLLM has no zzz; it has auto_awq, auto_gptq, awq,"),
+])
+def test_names_that_vllm_does_not_know_are_found_with_the_nearest(place, teacher, problem):
+    assert the_problem(a_job(place, teacher)).startswith(f"generate.teachers.0.{problem}")
+
+
+def test_names_that_vllm_knows_are_no_problem(place):
+    teacher = {"quantization": "fp8", "kv_cache_dtype": "fp8_e5m2", "engine_args": {"enforce_eager": True, "enable_log_requests": False}}
+    assert problems(a_job(place, teacher)) == []
+
+
+def test_every_engine_argument_with_a_field_of_its_own_is_one_of_vllms():
+    vllm = Path(importlib.util.find_spec("vllm").submodule_search_locations[0])
+    assert ENGINE_FIELDS.keys() <= set(fields_of(vllm / "engine/arg_utils.py", "EngineArgs"))
+
+
 def test_a_length_beyond_the_model_is_found(place):
     assert "has 1024 positions; choose at most 1024" in the_problem(a_job(place, teacher={"max_model_len": 2048}))
     assert "serve.max_model_len=2048" in the_problem(a_job(place, serve={"max_model_len": 2048}))
@@ -169,7 +214,8 @@ print(sorted({"torch", "ray", "vllm", "transformers", "deepspeed"} & sys.modules
 def test_the_work_of_a_check_takes_a_fraction_of_a_second(place):
     problems(a_job(place))  # imports
     started = time.perf_counter()
-    problems(a_job(place, teacher={"model": "deepseek-ai/DeepSeek-V3", "tensor_parallel": 8}))
+    engine = {"quantization": "fp8", "engine_args": {"enforce_eager": True}}
+    problems(a_job(place, teacher={"model": "deepseek-ai/DeepSeek-V3", "tensor_parallel": 8} | engine))
     assert time.perf_counter() - started < 0.5
 
 

@@ -9,7 +9,11 @@ import asyncio
 import hashlib
 import os
 import random
+import signal
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,50 +28,85 @@ VOCABULARY = 256
 class FakeTeacher:
     """Answers with the prompt's own words; one token per byte, EOS is id 0.
 
-    Knobs (`teacher.fake`): `latency_s`, `error_fraction`, `hang_fraction`, `die_at` (exit the process at the n-th
-    request), `cannot_start`, `calls` (a file that gets one fsynced line per request), `max_model_len`.
+    Knobs (`teacher.fake`): `latency_s`, `error_fraction`, `hang_fraction`, `die_at` (exit the process at the n-th request),
+    `poison` (exit when a prompt holds this text), `stuck` (take no step when a prompt holds this text), `cannot_start`
+    (raise) and `dies_at_start` (exit), `calls` (a file that gets one fsynced line `time pid sha256-of-the-prompt seed
+    start|end` at both ends of each request), `crash_point` (`before_part|mid_part|before_record|after_record:n`: SIGKILL there
+    at the n-th part; `crash_once`: a file that makes it happen once, and gets the pid), `max_model_len`.
     """
 
-    def __init__(self, teacher: TeacherSpec, capture: CaptureSpec, *, device: str, attempts: int) -> None:
+    def __init__(self, teacher: TeacherSpec, capture: CaptureSpec, *, device: str, timeout_s: float = 600, attempts: int = 1) -> None:
         self._knobs, self._top_k, self._count = teacher.fake, capture.top_k, 0
+        self._steps: Counter[str] = Counter()
+        self._stuck_since: float | None = None
         if self._knobs.get("cannot_start"):
             raise RuntimeError("the fake teacher was told not to start")
+        if self._knobs.get("dies_at_start"):
+            os._exit(1)
         self.max_model_len = int(self._knobs.get("max_model_len", teacher.max_model_len or 4096))
         vocabulary = {chr(code): code for code in range(VOCABULARY)}
         self.metadata = {"vocab_size": VOCABULARY, "tokenizer_fingerprint": tokenizer_fingerprint(vocabulary)}
+
+    async def open(self) -> None:
+        """Always open."""
 
     def encode(self, conversations: list[Messages]) -> list[list[int]]:
         """One id per byte of the last message."""
         return [list(messages[-1]["content"].encode()) for messages in conversations]
 
-    def decode(self, token_ids: list[Any]) -> list[str]:
+    def decode(self, token_ids: list[Any]) -> list[tuple[str, str | None]]:
         """Bytes back to text, EOS left out."""
-        return [bytes(int(i) for i in ids if i).decode(errors="replace") for ids in token_ids]
+        return [(np.asarray(ids, np.uint8).tobytes().replace(b"\0", b"").decode(errors="replace"), None) for ids in token_ids]
+
+    def silent_s(self) -> float:
+        """Seconds since a prompt made the engine stick."""
+        return time.monotonic() - self._stuck_since if self._stuck_since else 0.0
 
     async def generate(self, prompt: list[int], sampling: Sampling) -> Generation:
         """The prompt's words, shuffled by the request's seed, then EOS."""
         self._count += 1
-        self._note_call(prompt)
-        if self._count == self._knobs.get("die_at"):
+        self._note_call(prompt, sampling, "start")
+        text = bytes(prompt).decode(errors="replace")
+        if self._count == self._knobs.get("die_at") or self._knobs.get("poison", "\0") in text:
             os._exit(1)
+        if self._stuck_since or self._knobs.get("stuck", "\0") in text:
+            self._stuck_since = self._stuck_since or time.monotonic()
+            await asyncio.Event().wait()
         draw = random.Random(hashlib.sha256(bytes(prompt)).digest())
         await asyncio.sleep(self._knobs.get("latency_s", 0.0))
         if draw.random() < self._knobs.get("error_fraction", 0.0):
             raise RuntimeError("the fake teacher failed this request")
         if draw.random() < self._knobs.get("hang_fraction", 0.0):
             await asyncio.Event().wait()
-        words = bytes(prompt).decode(errors="replace").split()
+        words = text.split()
         if sampling.temperature:
             random.Random(sampling.seed).shuffle(words)
         ids = [*" ".join(words).encode(), 0][: sampling.max_tokens]
+        self._note_call(prompt, sampling, "end")
         return Generation("stop" if ids and ids[-1] == 0 else "length", np.asarray(ids, np.int32), *self._signal(ids))
 
-    def _note_call(self, prompt: list[int]) -> None:
+    def _note_call(self, prompt: list[int], sampling: Sampling, event: str) -> None:
         if path := self._knobs.get("calls"):
             with open(path, "ab") as file:
-                file.write(hashlib.sha256(bytes(prompt)).hexdigest().encode() + b"\n")
+                file.write(f"{time.time():.6f} {os.getpid()} {hashlib.sha256(bytes(prompt)).hexdigest()} {sampling.seed} {event}\n".encode())
                 file.flush()
                 os.fsync(file.fileno())
+
+    def on_step(self, step: str, path: Path, data: bytes) -> None:
+        """The writer's place in a commit: the named crash point kills this process there."""
+        name, _, count = self._knobs.get("crash_point", "").partition(":")
+        self._steps[step] += 1
+        if step != name or self._steps[step] < int(count or 1):
+            return
+        if once := self._knobs.get("crash_once"):
+            try:
+                with open(once, "x") as marker:
+                    marker.write(str(os.getpid()))
+            except FileExistsError:
+                return
+        if step == "mid_part":
+            path.write_bytes(data[: len(data) // 2])
+        os.kill(os.getpid(), signal.SIGKILL)
 
     def _signal(self, ids: list[int]) -> Sequence[np.ndarray]:
         """Half of the mass on the sampled token, halving from there: (T,), (T*k,), (T*k,), (T,)."""

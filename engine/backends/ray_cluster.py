@@ -7,24 +7,29 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private.state import available_resources_per_node  # vLLM reads free devices by it; Ray's public API has only totals
 from ray.exceptions import RayError
 from ray.job_submission import JobStatus, JobSubmissionClient
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from engine.clusterfile import Cluster
 from engine.errors import CapacityError, EngineError, StageError
+from engine.layout import Layout, Node, shortfall
 
 # Chosen by us, inherited by every process of the job: no prompts in Serve's logs, no usage reports, no hub when offline.
 JOB_ENVIRONMENT = {
     "RAYLLM_ENABLE_REQUEST_PROMPT_LOGS": "0", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1",
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # 5 s, three times, kills proxies on a busy machine
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # an engine over several nodes holds no GPU itself, yet must see what it drives
 }
 
 CONNECT_TIMEOUT_S = 10
+FREE_WAIT_S = 60
 LOCAL = "local"  # without it ray.init would join whatever cluster was started last on this machine
 
 
@@ -40,7 +45,6 @@ def connected(address: str | None, *, shared: Path, environment: Mapping[str, st
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     address = address or os.environ.get("RAY_ADDRESS") or LOCAL
     variables = JOB_ENVIRONMENT | dict(environment or {})
     if address == LOCAL:
@@ -78,21 +82,36 @@ def _object_store_bytes() -> int:
     return max(100_000_000, min(2_000_000_000, stat.f_bavail * stat.f_frsize // 5))
 
 
-def require(stage: str, device: str, count: int, what: str, width: int = 1) -> None:
-    """Raise CapacityError at once if the cluster has fewer than `count` GPUs (or CPUs, with device: cpu), or no node has `width`."""
-    name = "GPU" if device == "gpu" else "CPU"
-    widest = max((int(node["Resources"].get(name, 0)) for node in ray.nodes() if node["Alive"]), default=0)
-    have = int(ray.cluster_resources().get(name, 0))
-    if count > have:
-        instead = "; with device: cpu the engines run on CPUs" if device == "gpu" and not have else ""
-        raise CapacityError(
-            f"{stage} wants {count} {name}s ({what}); the cluster has {have}. Lower {what.split('=')[0].strip()}"
-            f" or use a larger --cluster{instead}."
+def nodes(device: str) -> list[Node]:
+    """The living nodes of the cluster with their GPUs (or CPUs, with device: cpu) and how many of those are free."""
+    free, name = available_resources_per_node(), device.upper()
+    return [
+        Node(
+            int(node["Resources"].get(name, 0)), int(free.get(node["NodeID"], {}).get(name, 0)),
+            frozenset(key.partition(":")[2] for key in node["Resources"] if key.startswith("accelerator_type:")),
         )
-    if width > widest:
-        raise CapacityError(
-            f"{stage} wants {width} {name}s on one node ({what}); the widest node has {widest}. Lower tensor_parallel or use larger nodes."
-        )
+        for node in ray.nodes() if node["Alive"]
+    ]
+
+
+def require(what: str, *layouts: Layout) -> None:
+    """CapacityError if the cluster cannot hold the fewest replicas of all `layouts` at once.
+
+    At once if it never could; after FREE_WAIT_S if something else holds the devices, such as a stage that just ended.
+    """
+    layouts = tuple(layout for layout in layouts if layout.devices)
+    if not layouts:
+        return
+    deadline = time.monotonic() + FREE_WAIT_S
+    found = nodes(layouts[0].device)
+    problem = shortfall(layouts, [replace(node, free=node.devices) for node in found])
+    while problem is None and (held := shortfall(layouts, found)):
+        if time.monotonic() > deadline:
+            problem = held
+        time.sleep(0.5)
+        found = nodes(layouts[0].device)
+    if problem:
+        raise CapacityError(f"{what} {problem}")
 
 
 def require_shared(folder: Path) -> None:

@@ -11,13 +11,15 @@ import asyncio
 import json
 import logging
 import os
+import pickle
 import signal
 import threading
 import time
 import warnings
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Protocol
 
 import ray
@@ -27,7 +29,7 @@ from ray.util.annotations import RayDeprecationWarning
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from engine.backends import ray_cluster
-from engine.backends.ray_placement import Placements
+from engine.backends.ray_placement import PATIENCE_S, Placements
 from engine.errors import EngineError, StageError
 from engine.layout import Layout
 
@@ -95,10 +97,14 @@ class _Replica:
         self._work = build()
         self._beat: asyncio.Task[None] | None = None
 
-    async def __call__(self, batch: dict[str, Any]) -> AsyncIterator[dict[str, list[str]]]:
-        self._beat = self._beat or asyncio.get_running_loop().create_task(self._tell())
-        for shard in batch["shard"]:
-            yield {"receipt": [json.dumps(await self._work(json.loads(shard)))]}
+    async def __call__(self, batch: dict[str, Any]) -> AsyncIterator[dict[str, list[Any]]]:
+        self._beat = self._beat or asyncio.ensure_future(self._tell())
+        for shard in map(json.loads, batch["shard"]):
+            try:
+                outcome: Any = await self._work(shard)
+            except Exception as error:  # noqa: BLE001 - raised again in the driver; what Ray itself raises is a lost replica
+                outcome = error if isinstance(error, EngineError) else StageError(f"{type(error).__name__}: {error}")
+            yield {"shard": [shard["id"]], "outcome": [pickle.dumps(outcome)]}
 
     async def _tell(self) -> None:
         gauges, last = _Metrics(self._tags), Counter[str]()
@@ -130,40 +136,63 @@ class _Metrics:
 
 
 def stream(
-    shards: Sequence[dict[str, Any]], build: Callable[[], ShardWorker], *, what: str, layout: Layout, tags: dict[str, str],
-    silent_s: float, on_figures: Callable[[Figures], None],
+    shards: Sequence[dict[str, Any]], build: Callable[[], ShardWorker], *, what: str, layout: Layout, tags: Mapping[str, str],
+    silent_s: float, on_figures: Callable[[Figures], None], patience_s: float = PATIENCE_S,
 ) -> Iterator[Receipt]:
     """Yield the receipt of each shard as it finishes; `build` makes the worker inside each replica.
 
-    `on_figures` hears once a second the sums of what the replicas say; a replica that says nothing for `silent_s` is
-    ended. StageError with the replica's own last words if it cannot be built or its work fails; a replica that dies is
-    replaced, and its unfinished shards run again.
+    Replicas are placed by `layout`; one that dies, or says nothing for `silent_s`, is replaced, and its unfinished shards
+    run again. One whose node left, with no free devices elsewhere for `patience_s`, is given up, and its shards go to the
+    others at the end. `on_figures` hears once a second the sums of what the replicas say.
+    CapacityError if the fewest replicas do not fit; StageError with the replica's last words if it cannot be built.
     """
-    ray_cluster.require(what, layout)
+    left = {shard["id"]: shard for shard in shards}
+    board = ray.remote(num_cpus=0)(_Board).remote()
+    with _watched(board, silent_s, on_figures):
+        while left:
+            ray_cluster.require(what, layout)
+            before = len(left)
+            for name, receipt in _pass(list(left.values()), (build, board, dict(tags)), what, layout, patience_s):
+                del left[name]
+                yield receipt
+            if len(left) == before:
+                raise StageError(f"{what} lost all its replicas and finished none of {before} shards; run the same command again")
+            layout = replace(layout, replicas=(1, layout.replicas[1]))
+
+
+def _pass(
+    shards: list[dict[str, Any]], replica: tuple[Any, ...], what: str, layout: Layout, patience_s: float
+) -> Iterator[tuple[str, Receipt]]:
+    """Every shard once, without those of replicas that left for good."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False
+    context.max_errored_blocks = -1  # our own errors come as outcomes
     # One block per shard in, one small block out: nothing is split, merged or retried as a larger unit.
     rows = ray.data.from_items([{"shard": json.dumps(shard)} for shard in shards], override_num_blocks=len(shards))
-    least, most = (min(count, len(shards)) for count in layout.replicas)
-    board = ray.remote(num_cpus=0)(_Board).remote()
-    with Placements(layout) as places, _watched(board, silent_s, on_figures), warnings.catch_warnings():
-        # Ray 2.60 deprecates free remote arguments, but has no named one for the function that makes them yet.
-        warnings.simplefilter("ignore", RayDeprecationWarning)
-        receipts = rows.map_batches(
-            _Replica, fn_constructor_args=(build, board, tags), batch_size=None, zero_copy_batch=True,
-            compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most, max_tasks_in_flight_per_actor=SLOTS),
-            max_concurrency=SLOTS, ray_remote_args_fn=places.remote_args,
-        )
-        try:
-            for row in receipts.iter_rows():
-                yield json.loads(row["receipt"])
-        except Exception as error:
-            cause = ray_cluster.root_cause(error)
-            if isinstance(cause, EngineError):
-                raise type(cause)(f"{what}: {cause}") from error
-            last = "\n".join(str(cause).strip().splitlines()[-8:])
-            raise StageError(f"{what} failed: {type(cause).__name__}: {last}") from error
+    fewest, most = (min(count, len(shards)) for count in layout.replicas)
+    try:
+        with Placements(layout, patience_s=patience_s) as places, warnings.catch_warnings():
+            # Ray 2.60 deprecates free remote arguments, but has no named one for calls at a time per async actor yet.
+            warnings.simplefilter("ignore", RayDeprecationWarning)
+            outcomes = rows.map_batches(
+                _Replica, fn_constructor_args=replica, batch_size=None, zero_copy_batch=True,
+                compute=ray.data.ActorPoolStrategy(min_size=fewest, max_size=most, max_tasks_in_flight_per_actor=SLOTS),
+                max_concurrency=SLOTS, ray_remote_args_fn=places.remote_args, **places.resources,
+            )
+            for row in outcomes.iter_rows():
+                outcome = pickle.loads(row["outcome"])
+                if isinstance(outcome, EngineError):
+                    raise type(outcome)(f"{what}: {outcome}")
+                yield row["shard"], outcome
+    except EngineError:
+        raise
+    except Exception as error:
+        cause = ray_cluster.root_cause(error)
+        if isinstance(cause, EngineError):
+            raise type(cause)(f"{what}: {cause}") from error
+        last = "\n".join(str(cause).strip().splitlines()[-8:])
+        raise StageError(f"{what} failed: {type(cause).__name__}: {last}") from error
 
 
 @contextmanager

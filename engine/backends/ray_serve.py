@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from ray import serve
@@ -25,6 +26,7 @@ from engine.backends.bearer_guard import KEY_VARIABLE, BearerGuard, key_environm
 from engine.backends.ray_cluster import require
 from engine.backends.vllm_engine import engine_arguments, engine_environment
 from engine.errors import CapacityError, StageError
+from engine.layout import Layout
 from engine.spec import TeacherSpec
 
 APPLICATION = "distill"
@@ -34,7 +36,7 @@ def llm_config(name: str, model: TeacherSpec, device: str, replicas: int) -> LLM
     """One served model: its engine arguments, its devices, and Serve settings that do not hide latency."""
     arguments = engine_arguments(model, device)
     arguments.pop("distributed_executor_backend", None)  # Serve LLM's own choice: ray on GPUs, processes on a CPU
-    bundles = {"CPU": model.tensor_parallel} if device == "cpu" else {"CPU": 1, "GPU": model.tensor_parallel}
+    layout = Layout.of(model, device)
     return LLMConfig(
         model_loading_config={"model_id": name, "model_source": arguments.pop("model")},
         deployment_config={
@@ -44,8 +46,11 @@ def llm_config(name: str, model: TeacherSpec, device: str, replicas: int) -> LLM
             "ray_actor_options": {"num_cpus": 0},
         },
         engine_kwargs=arguments,
-        placement_group_config={"bundles": [bundles]},
-        runtime_env={"env_vars": engine_environment(model.tensor_parallel, device)},
+        # vLLM's Ray executor takes bundles of one GPU only.
+        placement_group_config={
+            "bundles": layout.bundles(spanning=device == "gpu"), "strategy": "PACK" if layout.may_span else "STRICT_PACK",
+        },
+        runtime_env={"env_vars": engine_environment(model.devices, device)},
         # The default batches streamed tokens for 50 ms: a constant added to every time to first token.
         experimental_configs={"stream_batching_interval_ms": 0},
         log_engine_metrics=False,
@@ -74,9 +79,8 @@ def deployed(
 
     CapacityError if the devices or the port are not free, StageError with the engine's own words if it cannot start.
     """
-    wanted = {name: replicas * model.tensor_parallel for name, model in models.items()}
-    layout = " + ".join(f"{name}: replicas={replicas} x tensor_parallel={model.tensor_parallel}" for name, model in models.items())
-    require("serve", device, sum(wanted.values()), layout, max(model.tensor_parallel for model in models.values()))
+    layouts = [replace(Layout.of(model, device), replicas=(replicas, replicas)) for model in models.values()]
+    require(f"serve ({' + '.join(models)})", *layouts)
     require_free_port(host, port)
     configs = [llm_config(name, model, device, replicas) for name, model in models.items()]
     shared = bool(serve.status().applications)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import EngineError, StageError
+from engine.layout import Layout
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ def run_workers(
     from engine.backends.ray_cluster import require
 
     on_gpu = device == "gpu"
-    require("train", device, workers, f"workers={workers}")
+    require("train", Layout(replicas=(workers, workers), device=device, counted="workers"))
     for attempt in range(1, max_failures + 2):
         trainer = TorchTrainer(
             _enter,

@@ -6,31 +6,54 @@ a dict per token, and one output per request. Shapes: T generated tokens, k capt
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import os
-from typing import Any
+import queue
+import re
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
 import numpy as np
 
 from engine.backends.answering import Generation, Sampling
+from engine.errors import StageError
+from engine.layout import SPANNING
 from engine.records import Messages, tokenizer_fingerprint
 from engine.spec import CaptureSpec, TeacherSpec
 
 GIB = 1024**3
+_TELLING = re.compile(r"(Error|Exception|error):")
 
 
-def engine_arguments(spec: TeacherSpec, device: str, top_k: int = 0) -> dict[str, Any]:
-    """TeacherSpec -> vLLM's AsyncEngineArgs (also Serve LLM's engine_kwargs), with what a CPU needs."""
+def engine_arguments(spec: TeacherSpec, device: str, top_k: int = 0, *, spanning: bool = False) -> dict[str, Any]:
+    """TeacherSpec -> vLLM's AsyncEngineArgs (also Serve LLM's engine_kwargs), with what a CPU needs.
+
+    `spanning`: the replica lies on several nodes, so Ray starts its workers; `engine_args` of the spec wins over all else.
+    """
     arguments: dict[str, Any] = {
         "model": spec.model,
         "revision": spec.revision,
         "dtype": spec.dtype,
+        "quantization": spec.quantization,
+        "kv_cache_dtype": spec.kv_cache_dtype,
         "max_model_len": spec.max_model_len,
         "tensor_parallel_size": spec.tensor_parallel,
+        "pipeline_parallel_size": spec.pipeline_parallel,
+        "data_parallel_size": spec.data_parallel,
+        "enable_expert_parallel": spec.expert_parallel,
         "max_num_seqs": spec.max_num_seqs,
         "trust_remote_code": spec.trust_remote_code,
         "max_logprobs": max(20, top_k),
         "logprobs_mode": "raw_logprobs",
-        "distributed_executor_backend": "mp" if spec.tensor_parallel > 1 else None,
+        # Said outright: inside a placement group vLLM would choose Ray even where its own processes do.
+        "distributed_executor_backend": "ray" if spanning else "mp" if spec.devices > 1 else None,
         "disable_log_stats": True,
     }
     if device == "gpu":
@@ -46,18 +69,18 @@ def engine_arguments(spec: TeacherSpec, device: str, top_k: int = 0) -> dict[str
             "max_num_batched_tokens": max(8192, spec.max_model_len or context_length(spec.model)),
             "kv_cache_memory_bytes": int((spec.kv_cache_gib or 1.0) * GIB),
         }
-    return {key: value for key, value in arguments.items() if value is not None}
+    return {key: value for key, value in arguments.items() if value is not None} | spec.engine_args
 
 
-def engine_environment(tensor_parallel: int, device: str) -> dict[str, str]:
-    """Environment of the process that hosts the engine; must be set before vLLM is imported."""
+def engine_environment(devices: int, device: str) -> dict[str, str]:
+    """Environment of the process that hosts an engine on `devices` devices; must be set before vLLM is imported."""
     if device == "gpu":
         return {}
     cores = os.cpu_count() or 1
     # Half of the cores compute; the others tokenise, decode and write, or host the next replica.
-    threads = {"OMP_NUM_THREADS": str(max(1, cores // (2 * tensor_parallel)))}
-    if tensor_parallel > 1:
-        return threads | {"VLLM_CPU_OMP_THREADS_BIND": "|".join(str(rank % cores) for rank in range(tensor_parallel))}
+    threads = {"OMP_NUM_THREADS": str(max(1, cores // (2 * devices)))}
+    if devices > 1:
+        return threads | {"VLLM_CPU_OMP_THREADS_BIND": "|".join(str(rank % cores) for rank in range(devices))}
     # `nobind`: several replicas on one node must not pin themselves to the same cores. With multiprocessing off, the
     # engine core computes in its own process instead of starting a worker that imports vLLM once more (20 s).
     return threads | {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
@@ -74,23 +97,27 @@ def context_length(model: str) -> int:
 class VllmEngine:
     """One vLLM engine in this process and its children; costly to build, kept until the process ends."""
 
-    def __init__(self, teacher: TeacherSpec, capture: CaptureSpec, *, device: str, attempts: int = 1) -> None:
-        os.environ.update(engine_environment(teacher.tensor_parallel, device))
+    def __init__(self, teacher: TeacherSpec, capture: CaptureSpec, *, device: str, timeout_s: float = 600, attempts: int = 1) -> None:
+        os.environ.update(engine_environment(teacher.devices, device))
         from transformers import AutoTokenizer
         from vllm import AsyncEngineArgs
-        from vllm.v1.engine.async_llm import AsyncLLM
 
         self._top_k = capture.top_k
         self.tokenizer = AutoTokenizer.from_pretrained(
             teacher.model, revision=teacher.revision, trust_remote_code=teacher.trust_remote_code
         )
-        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(teacher, device, capture.top_k)))
-        self._requests = 0
-        self.max_model_len = self._engine.model_config.max_model_len
+        arguments = AsyncEngineArgs(**engine_arguments(teacher, device, capture.top_k, spanning=SPANNING in os.environ))
+        with last_words("the engine did not start"):
+            self._engine = (_AsyncEngine if teacher.data_parallel > 1 else _SteppedEngine)(arguments)
+        self._split_reasoning = _reasoning_splitter(teacher.reasoning_parser, self.tokenizer)
+        self.max_model_len = self._engine.config.model_config.max_model_len
         self.metadata = {
-            "vocab_size": self._engine.model_config.get_vocab_size(),
+            "vocab_size": self._engine.config.model_config.get_vocab_size(),
             "tokenizer_fingerprint": tokenizer_fingerprint(self.tokenizer.get_vocab()),
         }
+
+    async def open(self) -> None:
+        """Nothing is left to find out: the model is loaded."""
 
     def encode(self, conversations: list[Messages]) -> list[list[int]]:
         """Token ids of each conversation with the chat template's opening of the assistant's turn."""
@@ -100,30 +127,174 @@ class VllmEngine:
         texts = self.tokenizer.apply_chat_template(conversations, add_generation_prompt=True, tokenize=False)
         return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
 
-    def decode(self, token_ids: list[Any]) -> list[str]:
-        """Texts of finished answers, special tokens left out."""
-        return self.tokenizer.batch_decode(token_ids, skip_special_tokens=True)
+    def decode(self, token_ids: list[Any]) -> list[tuple[str, str | None]]:
+        """Texts of finished answers, special tokens left out, each with the reasoning before it where a parser tells them apart."""
+        return [self._split_reasoning(text) for text in self.tokenizer.batch_decode(token_ids, skip_special_tokens=True)]
+
+    def silent_s(self) -> float:
+        """Seconds since the engine last took a step, while it has something to do."""
+        return self._engine.silent_s()
 
     async def generate(self, prompt: list[int], sampling: Sampling) -> Generation:
         """Answer one prompt (token ids). The process ends when the engine is gone."""
         from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-        from vllm.v1.engine.exceptions import EngineDeadError
+        from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind
 
-        self._requests += 1
+        loops = RepetitionDetectionParams(max_pattern_size=32, min_pattern_size=4, min_count=8) if sampling.stop_loops else None
         parameters = SamplingParams(
             temperature=sampling.temperature, top_p=sampling.top_p, max_tokens=sampling.max_tokens, seed=sampling.seed,
             logprobs=self._top_k or None, flat_logprobs=True, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY,
+            repetition_detection=loops,
         )
-        try:
-            async for output in self._engine.generate({"prompt_token_ids": prompt}, parameters, f"{os.getpid()}-{self._requests}"):
-                answer = output.outputs[0]  # FINAL_ONLY: there is exactly one
-        except EngineDeadError:
-            os._exit(1)  # a live actor around a dead engine would get every retry; Ray replaces a dead actor
+        answer = (await self._engine.generate({"prompt_token_ids": prompt}, parameters)).outputs[0]  # FINAL_ONLY: there is exactly one
         token_ids = np.asarray(answer.token_ids, np.int32)
         if not self._top_k or not len(token_ids):
             return Generation(str(answer.finish_reason), token_ids)
         return Generation(str(answer.finish_reason), token_ids, *split_flat_logprobs(answer.logprobs, len(token_ids), self._top_k))
+
+
+class _SteppedEngine:
+    """vLLM's LLMEngine, stepped in a thread that takes requests between steps: the pace of `LLM.generate`, fed without pause."""
+
+    def __init__(self, arguments: Any) -> None:
+        from vllm.v1.engine.llm_engine import LLMEngine
+
+        self._engine = LLMEngine.from_engine_args(arguments)
+        self.config = self._engine.vllm_config
+        self._inbox: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        self._open: dict[str, asyncio.Future[Any]] = {}
+        self._numbers = itertools.count()
+        self._stepped = time.monotonic()
+        threading.Thread(target=self._work, name="engine-steps", daemon=True).start()
+
+    async def generate(self, prompt: Any, parameters: Any) -> Any:
+        """The finished request; a caller that is cancelled takes it back."""
+        loop, name = asyncio.get_running_loop(), str(next(self._numbers))
+        answer: asyncio.Future[Any] = loop.create_future()
+        self._inbox.put((name, (prompt, parameters, answer)))
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            self._inbox.put((name, None))
+            raise
+
+    def silent_s(self) -> float:
+        return time.monotonic() - self._stepped if self._open else 0.0
+
+    def _work(self) -> None:
+        try:
+            while True:
+                self._take_requests()
+                done: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
+                for output in self._engine.step():
+                    if output.finished and (answer := self._open.pop(output.request_id, None)):
+                        done.setdefault(answer.get_loop(), []).append((answer, output))
+                self._stepped = time.monotonic()
+                for loop, answers in done.items():
+                    loop.call_soon_threadsafe(_settle, answers)
+        except BaseException:
+            _leave("the engine died")
+
+    def _take_requests(self) -> None:
+        """Everything that waits; with nothing to step, wait for more."""
+        while not (self._open and self._inbox.empty()):
+            name, request = self._inbox.get()
+            if not self._open:
+                self._stepped = time.monotonic()
+            if request is None:
+                if self._open.pop(name, None):
+                    self._engine.abort_request([name])
+                continue
+            prompt, parameters, answer = request
+            try:
+                self._engine.add_request(name, prompt, parameters)
+                self._open[name] = answer
+            except (ValueError, TypeError) as error:  # this request alone is wrong
+                answer.get_loop().call_soon_threadsafe(_settle, [(answer, error)])
+
+
+def _settle(answers: list[tuple[asyncio.Future[Any], Any]]) -> None:
+    for answer, outcome in answers:
+        if not answer.done():  # else its caller was cancelled
+            answer.set_exception(outcome) if isinstance(outcome, Exception) else answer.set_result(outcome)
+
+
+class _AsyncEngine:
+    """vLLM's AsyncLLM, which alone spreads requests over data-parallel engine cores."""
+
+    def __init__(self, arguments: Any) -> None:
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        self._engine = AsyncLLM.from_engine_args(arguments)
+        self.config = self._engine.vllm_config
+        self._numbers = itertools.count()
+
+    async def generate(self, prompt: Any, parameters: Any) -> Any:
+        """The finished request."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            async for output in self._engine.generate(prompt, parameters, str(next(self._numbers))):
+                last = output
+        except EngineDeadError:
+            _leave("the engine died")
+        return last
+
+    def silent_s(self) -> float:
+        return 0.0  # its cores watch each other
+
+
+def _leave(why: str) -> NoReturn:
+    """End this process: a live actor around a dead engine would get every retry; Ray replaces a dead actor."""
+    traceback.print_exc()
+    print(f"{why}: this replica ends", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+@contextmanager
+def last_words(what: str) -> Iterator[None]:
+    """While the block runs, keep the end of what this process and its children write to stderr; it becomes the error's text.
+
+    vLLM's own error says "see above" where a child of it failed.
+    """
+    kept: deque[str] = deque(maxlen=400)
+    saved = os.dup(2)
+    reader, writer = os.pipe()
+    os.dup2(writer, 2)
+    os.close(writer)
+
+    def copy() -> None:
+        with os.fdopen(reader, "rb") as lines:
+            for line in lines:
+                os.write(saved, line)
+                kept.append(line.decode(errors="replace").rstrip())
+
+    threading.Thread(target=copy, daemon=True).start()  # lives as long as a child holds the pipe
+    try:
+        yield
+    except Exception as error:
+        time.sleep(0.5)  # the last lines are still on their way
+        telling = [line for line in kept if _TELLING.search(line)] or list(kept)
+        raise StageError(f"{what}: {type(error).__name__}: {error}\n" + "\n".join(telling[-6:])) from error
+    finally:
+        os.dup2(saved, 2)
+
+
+def _reasoning_splitter(parser: str | None, tokenizer: Any) -> Callable[[str], tuple[str, str | None]]:
+    """text -> (answer, reasoning), by vLLM's own parser of that name."""
+    if parser is None:
+        return lambda text: (text, None)
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.reasoning import ReasoningParserManager
+
+    split = ReasoningParserManager.get_reasoning_parser(parser)(tokenizer).extract_reasoning
+    request = ChatCompletionRequest(messages=[])
+
+    def apart(text: str) -> tuple[str, str | None]:
+        reasoning, answer = split(text, request)
+        return answer or "", reasoning
+
+    return apart
 
 
 def split_flat_logprobs(flat: Any, tokens: int, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -1,7 +1,5 @@
 """Engine arguments as pure functions, and one real engine: a tiny DeepSeek-V3 (MLA and MoE) split over two devices."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -46,25 +44,26 @@ def test_a_gpu_engine_keeps_vllms_own_scheduling():
     assert engine_environment(8, "gpu") == {}
 
 
-@pytest.fixture(scope="session")
-def tiny_deepseek(tmp_path_factory):
-    """A random DeepSeek-V3 of three layers with the quickstart's tokenizer."""
-    import torch
-    from transformers import AutoTokenizer, DeepseekV3Config, DeepseekV3ForCausalLM
+def test_a_replica_over_two_nodes_is_started_by_ray_and_one_inside_a_node_by_vllm():
+    teacher = TeacherSpec(name="t", model="m", tensor_parallel=8, pipeline_parallel=2, quantization="fp8", kv_cache_dtype="fp8")
+    arguments = engine_arguments(teacher, "gpu", spanning=True)
+    assert (arguments["tensor_parallel_size"], arguments["pipeline_parallel_size"]) == (8, 2)
+    assert (arguments["distributed_executor_backend"], arguments["quantization"], arguments["kv_cache_dtype"]) == ("ray", "fp8", "fp8")
+    assert engine_arguments(teacher, "gpu")["distributed_executor_backend"] == "mp"
+    assert "distributed_executor_backend" not in engine_arguments(TeacherSpec(name="t", model="m"), "gpu")
 
-    folder = tmp_path_factory.mktemp("deepseek")
-    tokenizer = AutoTokenizer.from_pretrained(Path(__file__).parents[2] / "jobs/quickstart/teacher")
-    config = DeepseekV3Config(
-        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=256, moe_intermediate_size=64, num_hidden_layers=3,
-        num_attention_heads=4, num_key_value_heads=4, n_shared_experts=1, n_routed_experts=8, num_experts_per_tok=2, n_group=2,
-        topk_group=1, topk_method="noaux_tc", first_k_dense_replace=1, kv_lora_rank=512, q_lora_rank=64, qk_rope_head_dim=64,
-        v_head_dim=128, qk_nope_head_dim=128, max_position_embeddings=1024, eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id, bos_token_id=None,
-    )
-    torch.manual_seed(0)
-    DeepseekV3ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+
+def test_data_parallel_ranks_and_experts_reach_the_engine_and_each_rank_gets_a_core():
+    teacher = TeacherSpec(name="t", model="m", data_parallel=4, expert_parallel=True)
+    arguments = engine_arguments(teacher, "gpu")
+    assert (arguments["data_parallel_size"], arguments["enable_expert_parallel"]) == (4, True)
+    assert len(engine_environment(teacher.devices, "cpu")["VLLM_CPU_OMP_THREADS_BIND"].split("|")) == 4
+
+
+def test_free_engine_arguments_win():
+    free = {"enforce_eager": False, "swap_space": 8}
+    arguments = engine_arguments(TeacherSpec(name="t", model="m", max_model_len=64, engine_args=free), "cpu")
+    assert (arguments["enforce_eager"], arguments["swap_space"]) == (False, 8)
 
 
 @pytest.mark.slow
