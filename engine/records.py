@@ -3,6 +3,27 @@
 Shapes in this file: T generated tokens of one answer, k captured log-probabilities per token. Per-token arrays are flat
 lists in Parquet; a signal of shape (T, k) is stored as T*k values in row order. Log-probabilities are natural
 logarithms of the raw distribution at temperature 1. The module touches no cluster and no model.
+
+Completions, schema version 1. `curate` hands the signal's columns and the metadata on as they are. `read_signal` reads both codecs.
+
+| column | type | content |
+|---|---|---|
+| prompt_id, teacher, sample_index | int64, string, int32 | the key: one final row each |
+| split, seed, status, finish_reason, error, attempt | | where the row belongs, how it ended (STATUSES), how often it was tried |
+| text, reasoning | string | the answer, and what was written before it where that is told apart |
+| prompt_token_ids, token_ids | list<int32> | (P,) and (T,); empty from an API without ids; prompt_tokens, completion_tokens count them |
+| token_logprobs | list<float32> | (T,), of the generated tokens |
+| topk_ids, topk_logprobs, tail | list<int32>, list<float16 or float32>, list<float32> | codec plain: (T*k,), (T*k,) and (T,) |
+| topk_packed | binary | codec packed: T * codec.token_bytes(top_k, vocab_size, packed_bits) bytes (engine/codec.py) |
+| topk_tokens | list<string> | (T*k,), in place of topk_ids from an API that gives texts |
+
+| metadata key (values are JSON) | content |
+|---|---|
+| schema_version | version of these tables; a reader refuses any other |
+| codec, packed_bits | plain or packed, and the bits of a packed value |
+| top_k, vocab_size | k, 0 without a signal, and the number of ids that the teacher knows |
+| tokenizer_fingerprint | `tokenizer_fingerprint` of the teacher's tokenizer: equal where ids mean the same |
+| teacher, teacher_revision, engine, versions | who answered, and with what |
 """
 
 from __future__ import annotations
@@ -17,8 +38,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from engine import codec
+from engine.errors import InputError
+
+SCHEMA_VERSION = 1  # of the tables above
 Messages = list[dict[str, str]]
 
 # Final states of a completion. `error` alone is transient: a later run may try it again.
@@ -87,6 +113,7 @@ class Example:
     topk_ids: Any = field(default_factory=lambda: _NO_INTS)
     topk_logprobs: Any = field(default_factory=lambda: _NO_FLOATS)
     tail: Any = field(default_factory=lambda: _NO_FLOATS)
+    topk_packed: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -128,7 +155,7 @@ def _schema(row: type, **types: pa.DataType) -> pa.Schema:
 PROMPT = _schema(Prompt, messages=_MESSAGES)
 EXAMPLE = _schema(
     Example, messages=_MESSAGES, sample_index=pa.int32(), prompt_token_ids=_INTS, token_ids=_INTS,
-    topk_ids=_INTS, topk_logprobs=_FLOATS, tail=_FLOATS,
+    topk_ids=_INTS, topk_logprobs=_FLOATS, tail=_FLOATS, topk_packed=pa.binary(),
 )
 ANSWER = _schema(Answer)
 REQUEST_SAMPLE = _schema(RequestSample)
@@ -195,8 +222,69 @@ class Signal:
     tail: np.ndarray
 
 
+@dataclass(frozen=True)
+class AnswerSignal:
+    """The signal of one completion, with its key and its tokens: token_ids and token_logprobs of shape (T,)."""
+
+    prompt_id: int
+    teacher: str
+    sample_index: int
+    token_ids: np.ndarray
+    token_logprobs: np.ndarray
+    ids: np.ndarray
+    logprobs: np.ndarray
+    tail: np.ndarray
+
+
+def read_signal(path: Path) -> Iterator[AnswerSignal]:
+    """The signal of each completion that has tokens, in file order, whichever the codec.
+
+    InputError if the file has no signal, another schema, or rows whose signal does not fit their tokens.
+    """
+    metadata = file_metadata(path)
+    if metadata.get("schema_version") != SCHEMA_VERSION or not metadata.get("top_k"):
+        found = f"schema version {metadata.get('schema_version')} and top_k {metadata.get('top_k', 0)}"
+        wanted = f"schema version {SCHEMA_VERSION} and generate.capture.top_k > 0"
+        raise InputError(f"{path} has {found}; give a file of completions made with {wanted}")
+    key = ["prompt_id", "teacher", "sample_index"]
+    (table,) = read_tables([path], [*key, "token_ids", "token_logprobs", "topk_ids", "topk_logprobs", "tail", "topk_packed"])
+    if broken := count_unsigned(table, metadata):
+        raise InputError(
+            f"{path}: {broken} of {table.num_rows} rows have no whole signal over token ids (cut short, or texts of an API);"
+            " `distill verify` tells whether the file is damaged"
+        )
+    tokens, logprobs = arrays(table, "token_ids"), arrays(table, "token_logprobs")
+    for row, ids, sampled, signal in zip(table.select(key).to_pylist(), tokens, logprobs, signals(table, metadata), strict=True):
+        if len(ids):
+            yield AnswerSignal(**row, token_ids=ids, token_logprobs=sampled, **vars(signal))
+
+
+def signals(table: pa.Table, metadata: Mapping[str, Any]) -> Iterator[Signal]:
+    """The signal of each row of completions or examples; `metadata` of their file says the codec."""
+    if metadata.get("codec") == "packed":
+        for row in table["topk_packed"]:
+            yield Signal(*codec.unpack(row.as_buffer(), metadata["top_k"], metadata["vocab_size"], metadata["packed_bits"]))
+    else:
+        yield from map(signal_of, *(arrays(table, name) for name in ("topk_ids", "topk_logprobs", "tail")))
+
+
+def count_unsigned(table: pa.Table, metadata: Mapping[str, Any]) -> int:
+    """Rows whose signal does not have `top_k` log-probabilities for each of their tokens."""
+    tokens, k = pc.list_value_length(table["token_ids"]).to_numpy(), metadata.get("top_k", 0)
+    if metadata.get("codec") == "packed":
+        size = codec.token_bytes(k, metadata["vocab_size"], metadata["packed_bits"])
+        return int((pc.binary_length(table["topk_packed"]).to_numpy() != tokens * size).sum())
+    ids, logprobs, tails = (pc.list_value_length(table[name]).to_numpy() for name in ("topk_ids", "topk_logprobs", "tail"))
+    return int(((ids != tokens * k) | (logprobs != ids) | (tails != tokens)).sum())
+
+
+def arrays(table: pa.Table, name: str) -> Iterator[np.ndarray]:
+    """The rows of a list column."""
+    return (row.values.to_numpy() for row in table[name])
+
+
 def signal_of(topk_ids: Any, topk_logprobs: Any, tail: Any) -> Signal:
-    """Flat stored columns of one row -> arrays of shape (T, k); k follows from the lengths."""
+    """Flat plain columns of one row -> arrays of shape (T, k); k follows from the lengths."""
     tail = np.asarray(tail, np.float32)
     ids, logprobs = np.asarray(topk_ids, np.int32), np.asarray(topk_logprobs, np.float32)
     if len(tail) and (len(ids) % len(tail) or len(ids) != len(logprobs)):

@@ -14,7 +14,7 @@ from engine.spec import JobSpec
 ROOT = Path(__file__).parents[1] / "engine"
 MODULES = sorted(ROOT.rglob("*.py"))
 CLUSTER_LIBRARIES = {"ray", "vllm", "deepspeed"}
-EVERYONE = {"spec", "records", "rundir", "errors", "progress", "parts", "answers", "models", "layout"}
+EVERYONE = {"spec", "records", "codec", "rundir", "errors", "progress", "parts", "answers", "models", "layout", "routing"}
 MAY_IMPORT = {
     "cli": {"pipeline", "jobfile", "clusterfile", "preflight", "planner", "stages", "backends"},
     "pipeline": {"preflight", "jobfile", "stages", "backends"},

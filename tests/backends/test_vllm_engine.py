@@ -1,12 +1,32 @@
 """Engine arguments as pure functions, and one real engine: a tiny DeepSeek-V3 (MLA and MoE) split over two devices."""
 
+import asyncio
+import json
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from engine import pipeline
-from engine.backends.vllm_engine import engine_arguments, engine_environment, split_flat_logprobs
-from engine.records import Completion, file_metadata, read_tables, signal_of, to_rows
-from engine.spec import TeacherSpec
+from engine import codec, pipeline
+from engine.backends.answering import Generation, Sampling
+from engine.backends.vllm_engine import VllmEngine, engine_arguments, engine_environment, split_flat_logprobs
+from engine.records import (
+    SCHEMA_VERSION,
+    Completion,
+    completion_schema,
+    file_metadata,
+    read_signal,
+    read_tables,
+    signal_of,
+    to_rows,
+    to_table,
+    write_parquet,
+)
+from engine.spec import CaptureSpec, TeacherSpec
+
+QUICKSTART = Path(__file__).parents[2] / "jobs/quickstart"
 
 
 class Flat:
@@ -84,3 +104,62 @@ def test_a_tiny_deepseek_v3_answers_at_tensor_parallel_two(fake_job, tmp_path, r
         assert len(row.token_logprobs) == len(row.token_ids) > 0
         mass = np.exp(signal.logprobs).sum(axis=1) + signal.tail
         assert mass == pytest.approx(np.ones(len(mass)), abs=5e-3)
+
+
+K = 16
+
+
+def capture(questions: list[str]) -> tuple[int, list[tuple[list[int], Generation]]]:
+    """(vocabulary, sampled answers with their prompts) of a real float32 engine around the quickstart's teacher."""
+    engine = VllmEngine(TeacherSpec(name="t", model=str(QUICKSTART / "teacher"), dtype="float32"), CaptureSpec(top_k=K), device="cpu")
+
+    async def answer(prompts: list[list[int]]) -> list[Generation]:
+        sampling = [Sampling(temperature=1.0, top_p=1.0, max_tokens=40, seed=seed) for seed in range(len(prompts))]
+        return await asyncio.gather(*map(engine.generate, prompts, sampling))
+
+    prompts = engine.encode([[{"role": "user", "content": question}] for question in questions])
+    return engine.metadata["vocab_size"], list(zip(prompts, asyncio.run(answer(prompts)), strict=True))
+
+
+@pytest.fixture(scope="session")
+def captured():
+    """`capture` of 24 questions in a process of its own, because an engine leaves its environment behind."""
+    questions = [json.loads(line)["prompt"] for line in (QUICKSTART / "data/validation.jsonl").read_text().splitlines()[:24]]
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(capture, questions).result()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["plain", "packed"])
+def test_the_captured_signal_is_that_of_a_float32_forward_pass(captured, tmp_path, name):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    vocab_size, answers = captured
+    flat = [(answer.topk_ids, answer.topk_logprobs, answer.tail) for _, answer in answers]
+    columns = [dict(zip(("topk_ids", "topk_logprobs", "tail"), signal, strict=True)) for signal in flat]
+    if name == "packed":
+        columns = [{"topk_packed": data} for data in codec.pack_rows(flat, K, vocab_size, 8)]
+    rows = [
+        Completion(n, "t", 0, "train", 0, "ok", token_ids=answer.token_ids, token_logprobs=answer.token_logprobs, **columns[n])
+        for n, (_, answer) in enumerate(answers)
+    ]
+    metadata = {"schema_version": SCHEMA_VERSION, "codec": name, "top_k": K, "vocab_size": vocab_size, "packed_bits": 8}
+    write_parquet(to_table(rows, completion_schema(), metadata), tmp_path / "part.parquet")
+
+    model = AutoModelForCausalLM.from_pretrained(QUICKSTART / "teacher", dtype=torch.float32).eval()
+    read = list(read_signal(tmp_path / "part.parquet"))
+    assert len(read) == len(answers)
+    assert sum(len(row.token_ids) for row in read) > 300
+    for (prompt, _), row in zip(answers, read, strict=True):
+        with torch.no_grad():
+            logits = model(torch.tensor([[*prompt, *row.token_ids]])).logits[0, len(prompt) - 1 : -1]
+        expected = torch.log_softmax(logits, dim=-1).numpy()
+        at_ids = np.take_along_axis(expected, row.ids.astype(np.int64), 1)
+        sampled = np.take_along_axis(expected, row.token_ids[:, None].astype(np.int64), 1)[:, 0]
+        span = np.ptp(at_ids, axis=1, keepdims=True)
+        packing = 2 * span / 255 if name == "packed" else 0.0  # the widest step of 8 bits
+        assert (abs(row.logprobs - at_ids) <= 1e-3 + 1e-3 * abs(at_ids) + packing).all()
+        assert (abs(row.token_logprobs - sampled) <= 1e-3 + 1e-3 * abs(sampled)).all()
+        assert (abs(row.tail - (1 - np.exp(at_ids).sum(axis=1))) <= 2e-3).all()
+        assert (at_ids.min(axis=1) >= np.sort(expected, axis=1)[:, -K] - 1e-3).all(), "an id that is not among the k most likely"

@@ -21,7 +21,7 @@ from engine.rundir import Counts, stage_files
 from engine.spec import CurateSpec
 from engine.stages.curate.filters import FILTERS, Drop, Verdict
 
-_LIGHT = [field.name for field in completion_schema() if not pa.types.is_list(field.type)]
+_LIGHT = [field.name for field in completion_schema() if not (pa.types.is_list(field.type) or pa.types.is_binary(field.type))]
 _CARRIED = [name for name in EXAMPLE.names if name != "messages"]
 
 Filters = dict[str, Callable[[Completion, Prompt], Verdict]]

@@ -15,10 +15,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from engine.errors import StageError
-from engine.records import Signal, file_metadata, read_tables, signal_of, tokenizer_fingerprint
+from engine.records import Signal, arrays, count_unsigned, file_metadata, read_tables, signals, tokenizer_fingerprint
 from engine.spec import TrainSpec
 
 
@@ -42,8 +41,8 @@ def load_sequences(files: list[Path], spec: TrainSpec, tokenizer: Any, vocab_siz
         metadata = file_metadata(file)
         same_ids = metadata.get("tokenizer_fingerprint") == fingerprint
         if needs_signal:
-            _check_signal(table, file.name, spec.loss, metadata.get("top_k", 0), same_ids)
-        rows = _teacher_sequences(table, needs_signal) if same_ids else _chat_sequences(table, tokenizer)
+            _check_signal(table, file.name, spec.loss, metadata, same_ids)
+        rows = _teacher_sequences(table, metadata if needs_signal else None) if same_ids else _chat_sequences(table, tokenizer)
         for row in rows:
             largest = max(row.ids.max(initial=0), row.signal.ids.max(initial=0) if row.signal else 0)
             if largest >= vocab_size:
@@ -54,31 +53,23 @@ def load_sequences(files: list[Path], spec: TrainSpec, tokenizer: Any, vocab_siz
             yield row
 
 
-def _check_signal(table: pa.Table, file: str, loss: str, top_k: int, same_ids: bool) -> None:
+def _check_signal(table: pa.Table, file: str, loss: str, metadata: dict[str, Any], same_ids: bool) -> None:
     if not same_ids:
         raise StageError(
             f"train: loss {loss} compares distributions over the same tokens, but the teacher of {file} has another"
             " tokenizer than the student; set train.loss: sft, or take a student with the teacher's tokenizer"
         )
-    tokens, ids, tails = (pc.list_value_length(table[name]).to_numpy() for name in ("token_ids", "topk_ids", "tail"))
-    missing = int(((ids != tokens * top_k) | (tails != tokens)).sum())
-    if missing:
+    if missing := count_unsigned(table, metadata):
         raise StageError(
             f"train: {missing} of {table.num_rows} examples in {file} lack the top-k signal that loss {loss} learns from;"
             " set generate.capture.top_k to 16 or more and generate again, or set train.loss: sft"
         )
 
 
-def _arrays(table: pa.Table, name: str) -> Iterator[np.ndarray]:
-    """The rows of a list column."""
-    return (row.values.to_numpy() for row in table[name])
-
-
-def _teacher_sequences(table: pa.Table, with_signal: bool) -> Iterator[TokenSequence]:
-    signals = itertools.repeat(None, table.num_rows)
-    if with_signal:
-        signals = map(signal_of, *(_arrays(table, name) for name in ("topk_ids", "topk_logprobs", "tail")))
-    for prompt, answer, signal in zip(_arrays(table, "prompt_token_ids"), _arrays(table, "token_ids"), signals, strict=True):
+def _teacher_sequences(table: pa.Table, metadata: dict[str, Any] | None) -> Iterator[TokenSequence]:
+    """The teacher's own tokens; `metadata` of the file, if the signal is wanted, says how to read it."""
+    found = itertools.repeat(None, table.num_rows) if metadata is None else signals(table, metadata)
+    for prompt, answer, signal in zip(arrays(table, "prompt_token_ids"), arrays(table, "token_ids"), found, strict=True):
         is_target = np.arange(len(prompt) + len(answer)) >= len(prompt)
         yield TokenSequence(np.concatenate([prompt, answer]), is_target, signal)
 

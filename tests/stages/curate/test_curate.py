@@ -35,6 +35,7 @@ def reply(number, split="train", status="ok", text=None, tokens=3, sample=0, tea
         number, teacher, sample, split, 0, status, text=str(number + 1) if text is None else text, completion_tokens=tokens,
         prompt_token_ids=[1, 2], token_ids=rng.integers(0, 99, tokens), topk_ids=rng.integers(0, 99, tokens * k),
         topk_logprobs=-rng.random(tokens * k).astype(np.float16), tail=rng.random(tokens).astype(np.float32),
+        topk_packed=rng.bytes(tokens),
     )
 
 
@@ -80,7 +81,7 @@ def test_an_example_is_the_conversation_with_its_answer_and_its_untouched_signal
     counts, examples, out = run(tmp_path, [ask(4)], [[given]])
     (example,) = examples["train"]
     assert example["messages"] == [{"role": "user", "content": "4+1?"}, {"role": "assistant", "content": "5"}]
-    for name in ("prompt_token_ids", "token_ids", "topk_ids", "topk_logprobs", "tail"):
+    for name in ("prompt_token_ids", "token_ids", "topk_ids", "topk_logprobs", "tail", "topk_packed"):
         assert np.array_equal(example[name], getattr(given, name)), name
     (file,) = counts.files
     assert pq.read_schema(out / file).equals(EXAMPLE)

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from engine import codec
 from engine.errors import StageError
+from engine.records import EXAMPLE, Example, file_metadata, read_tables, to_rows, to_table, write_parquet
 from engine.rundir import stage_files
 from engine.spec import TrainSpec
 from engine.stages.train.data import TokenSequence, load_sequences
@@ -17,6 +20,21 @@ SFT = TrainSpec(student="x")
 
 def load(curated: Path, tokenizer: Any, spec: TrainSpec = SFT, vocab_size: int = 48) -> list[TokenSequence]:
     return list(load_sequences(stage_files(curated, "data/train-"), spec, tokenizer, vocab_size))
+
+
+def packed_file(curated: Path, cut: bool = False) -> Path:
+    """The training examples with their plain signal replaced by a packed one; `cut` takes a byte from the last example."""
+    (file,) = stage_files(curated, "data/train-")
+    (table,), metadata = read_tables([file]), file_metadata(file)
+    rows, k, bits = to_rows(table, Example), metadata["top_k"], 8
+    found = codec.pack_rows([(row.topk_ids, row.topk_logprobs, row.tail) for row in rows], k, metadata["vocab_size"], bits)
+    if cut:
+        found[-1] = found[-1][:-1]
+    empty = {"topk_ids": [], "topk_logprobs": [], "tail": []}
+    rows = [replace(row, topk_packed=signal, **empty) for row, signal in zip(rows, found, strict=True)]
+    target = curated / "packed.parquet"
+    write_parquet(to_table(rows, EXAMPLE, metadata | {"codec": "packed", "packed_bits": bits}), target)
+    return target
 
 
 def target_words(sequence: TokenSequence, tokenizer: Any) -> str:
@@ -34,6 +52,23 @@ def test_a_signal_comes_with_its_targets(write_curated: Callable[..., Path], tok
     row = load(write_curated(top_k=3), tokenizer, TrainSpec(student="x", loss="forward_kl"))[1]
     assert row.signal.ids.shape == row.signal.logprobs.shape == (6, 3)
     assert (row.signal.ids[:, 0] == row.ids[row.is_target]).all()
+
+
+def test_a_packed_signal_is_read_like_a_plain_one(write_curated: Callable[..., Path], tokenizer: Any) -> None:
+    spec, folder = TrainSpec(student="x", loss="forward_kl"), write_curated(top_k=3)
+    plain, found = load(folder, tokenizer, spec), list(load_sequences([packed_file(folder)], spec, tokenizer, 48))
+    assert len(found) == len(plain) == 60
+    for row, same in zip(found, plain, strict=True):
+        np.testing.assert_array_equal(row.ids, same.ids)
+        np.testing.assert_array_equal(np.sort(row.signal.ids), np.sort(same.signal.ids))
+        np.testing.assert_allclose(row.signal.logprobs, same.signal.logprobs, atol=1e-3)
+        np.testing.assert_allclose(row.signal.tail, same.signal.tail, atol=2e-4)
+
+
+def test_a_packed_signal_cut_short_is_refused(write_curated: Callable[..., Path], tokenizer: Any) -> None:
+    file = packed_file(write_curated(top_k=3), cut=True)
+    with pytest.raises(StageError, match=r"1 of 60 examples in packed\.parquet lack the top-k signal"):
+        list(load_sequences([file], TrainSpec(student="x", loss="forward_kl"), tokenizer, 48))
 
 
 @pytest.mark.parametrize("marked", [False, True])
