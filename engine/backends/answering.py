@@ -84,6 +84,10 @@ class Generation:
         return len(self.token_ids) if self.completion_tokens is None else self.completion_tokens
 
 
+class PromptTooLong(Exception):
+    """A server's word that a prompt does not fit its model; the row's status is `too_long`."""
+
+
 class AnswerEngine(Protocol):
     """What a kind of teacher offers. Built as `Kind(teacher, capture, device=..., timeout_s=..., attempts=...)`.
 

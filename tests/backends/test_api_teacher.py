@@ -1,85 +1,395 @@
-"""Both vendors' clients against a local server that speaks their protocols and fails now and then."""
+"""Both vendors' clients behind the gate, against a local API that misbehaves and keeps a history, and against a real vLLM server."""
 
 import asyncio
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import logging
+import math
+import time
+from email.utils import formatdate
 
+import httpx2
+import misbehaving_api
 import pytest
+from misbehaving_api import KEY, Faults
 
-from engine.backends.answering import Sampling
-from engine.backends.api_teacher import AnthropicTeacher, OpenAITeacher
-from engine.errors import SpecError
+from engine.backends.answering import PromptTooLong, Sampling
+from engine.backends.api_gate import retry_after_s
+from engine.backends.api_teacher import AnthropicTeacher, ApiError, OpenAITeacher
+from engine.errors import StageError
 from engine.spec import CaptureSpec, TeacherSpec
 
 CONVERSATION = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is 2 + 3?"}]
-OPENAI = {
-    "id": "1", "object": "chat.completion", "created": 0, "model": "m",
-    "usage": {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13},
-    "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "#### 5"}}],
-}
-ANTHROPIC = {
-    "id": "1", "type": "message", "role": "assistant", "model": "m", "stop_reason": "max_tokens", "stop_sequence": None,
-    "content": [{"type": "text", "text": "#### 5"}], "usage": {"input_tokens": 9, "output_tokens": 4},
-}
+KINDS = {"openai": OpenAITeacher, "anthropic": AnthropicTeacher}
+ONCE = Sampling(0.7, 32, seed=5)
+both_protocols = pytest.mark.parametrize("kind", list(KINDS))
 
 
 @pytest.fixture
-def server():
-    """Refuses the first request with 429, then answers; remembers what it was asked."""
-    seen = []
+def teacher(monkeypatch):
+    """Build an API teacher for a server's address."""
+    monkeypatch.setenv("DISTILL_TEST_API_KEY", KEY)
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            seen.append((self.path, {name.lower(): value for name, value in self.headers.items()}, body))
-            reply = json.dumps(OPENAI if "completions" in self.path else ANTHROPIC).encode()
-            self.send_response(429 if len(seen) == 1 else 200)
-            self.send_header("Retry-After", "0")
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(reply)))
-            self.end_headers()
-            self.wfile.write(reply)
+    def build(kind, url, *, top_k=0, timeout_s=20.0, attempts=5, **fields):
+        base_url = f"{url}/v1" if kind == "openai" and "api_version" not in fields else url
+        settings = {"name": "api", "kind": kind, "model": "m", "base_url": base_url, "api_key_env": "DISTILL_TEST_API_KEY"} | fields
+        spec = TeacherSpec(**settings)
+        return KINDS[kind](spec, CaptureSpec(top_k=top_k), device="cpu", timeout_s=timeout_s, attempts=attempts)
 
-        def log_message(self, *_):
-            pass
-
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=httpd.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{httpd.server_port}", seen
-    httpd.shutdown()
+    return build
 
 
-def ask(kind, name, url, monkeypatch):
-    monkeypatch.setenv("DISTILL_TEST_API_KEY", "k-123")
-    teacher = TeacherSpec(name="api", kind=name, model="m", base_url=url, api_key_env="DISTILL_TEST_API_KEY")
-    engine = kind(teacher, CaptureSpec(), device="cpu", attempts=3)
-    return asyncio.run(engine.generate(engine.encode([CONVERSATION])[0], Sampling(0.7, 32, seed=5)))
+def ask(engine, prompt=CONVERSATION, sampling=ONCE):
+    async def run():
+        async with engine._client:
+            return await engine.generate(engine.encode([prompt])[0], sampling)
+
+    return asyncio.run(run())
 
 
-def test_the_openai_protocol_is_retried_after_429_and_gives_text_and_usage(server, monkeypatch):
-    url, seen = server
-    answer = ask(OpenAITeacher, "openai", f"{url}/v1", monkeypatch)
-    assert (answer.text, answer.finish_reason, answer.prompt_tokens, answer.completion_tokens) == ("#### 5", "stop", 9, 4)
-    assert len(seen) == 2
-    path, headers, body = seen[-1]
-    assert path == "/v1/chat/completions"
-    assert headers["authorization"] == "Bearer k-123"
-    assert (body["seed"], body["max_completion_tokens"], body["temperature"]) == (5, 32, 0.7)
+def ask_all(engine, count):
+    """Answers of `count` prompts asked at once, exceptions in their place."""
+    prompts = [[{"role": "user", "content": f"prompt {number}"}] for number in range(count)]
+
+    async def run():
+        async with engine._client:
+            return await asyncio.gather(*(engine.generate(prompt, ONCE) for prompt in prompts), return_exceptions=True)
+
+    return asyncio.run(run())
 
 
-def test_the_anthropic_protocol_gets_the_system_message_apart(server, monkeypatch):
-    url, seen = server
-    answer = ask(AnthropicTeacher, "anthropic", url, monkeypatch)
-    assert (answer.text, answer.finish_reason, answer.completion_tokens) == ("#### 5", "length", 4)
-    path, _, body = seen[-1]
-    assert path == "/v1/messages"
-    assert body["system"] == "Be brief."
-    assert [message["role"] for message in body["messages"]] == ["user"]
+def replying(status, content):
+    return lambda path, body: (status, content)
 
 
-def test_a_missing_key_is_named(monkeypatch):
-    monkeypatch.delenv("DISTILL_TEST_API_KEY", raising=False)
-    teacher = TeacherSpec(name="api", kind="openai", model="m", api_key_env="DISTILL_TEST_API_KEY")
-    with pytest.raises(SpecError, match="DISTILL_TEST_API_KEY is not set"):
-        OpenAITeacher(teacher, CaptureSpec(), device="cpu", attempts=1)
+def openai_reply(message=None, **choice):
+    return {
+        "id": "1", "object": "chat.completion", "created": 0, "model": "m",
+        "usage": {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13},
+        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "5"} | (message or {})} | choice],
+    }
+
+
+# What is asked, and what comes back
+
+
+def test_the_openai_protocol_gives_text_and_usage(teacher):
+    with misbehaving_api.serve() as api:
+        answer = ask(teacher("openai", api.url))
+    assert (answer.text, answer.finish_reason, answer.prompt_tokens, answer.tokens) == ("echo: What is 2 + 3?", "stop", 9, 4)
+    call, = api.calls
+    assert (call.path, call.headers["authorization"]) == ("/v1/chat/completions", f"Bearer {KEY}")
+    assert call.body == {
+        "model": "m", "messages": CONVERSATION, "seed": 5, "max_completion_tokens": 32, "temperature": 0.7, "top_p": 1.0,
+    }
+
+
+def test_the_anthropic_protocol_gets_the_system_message_apart(teacher):
+    with misbehaving_api.serve() as api:
+        answer = ask(teacher("anthropic", api.url))
+    assert (answer.text, answer.finish_reason, answer.prompt_tokens, answer.tokens) == ("echo: What is 2 + 3?", "stop", 9, 4)
+    call, = api.calls
+    assert call.path == "/v1/messages"
+    assert call.body == {"model": "m", "system": "Be brief.", "messages": CONVERSATION[1:], "max_tokens": 32, "temperature": 0.7}
+
+
+def test_azure_is_asked_by_deployment_and_version(teacher):
+    with misbehaving_api.serve() as api:
+        engine = teacher("openai", api.url, api_version="2026-01-01")
+
+        async def run():
+            await engine.open()
+            return await engine.generate(CONVERSATION, ONCE)
+
+        assert asyncio.run(run()).text == "echo: What is 2 + 3?"
+    assert api.calls[0].path == "/openai/deployments/m/chat/completions"
+    assert api.calls[0].headers["api-key"] == KEY
+
+
+def test_extra_body_wins_and_a_null_takes_a_field_out(teacher):
+    with misbehaving_api.serve() as api:
+        ask(teacher("openai", api.url, extra_body={"max_completion_tokens": None, "max_tokens": 7, "return_token_ids": True}))
+        ask(teacher("anthropic", api.url, extra_body={"temperature": None, "thinking": {"type": "adaptive"}}))
+    first, second = (call.body for call in api.calls)
+    assert "max_completion_tokens" not in first
+    assert (first["max_tokens"], first["return_token_ids"]) == (7, True)
+    assert "temperature" not in second
+    assert second["thinking"] == {"type": "adaptive"}
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+def test_reasoning_is_kept_apart(teacher, name):
+    with misbehaving_api.serve(answer=replying(200, openai_reply({name: "2 and 3 are 5"}))) as api:
+        answer = ask(teacher("openai", api.url))
+    assert (answer.text, answer.reasoning) == ("5", "2 and 3 are 5")
+
+
+def test_thinking_blocks_are_reasoning(teacher):
+    _, reply = misbehaving_api.answer("/messages", {"model": "m", "messages": CONVERSATION})
+    reply["content"] = [{"type": "thinking", "thinking": "2 and 3 are 5", "signature": "s"}, {"type": "text", "text": "5"}]
+    with misbehaving_api.serve(answer=replying(200, reply | {"stop_reason": "max_tokens"})) as api:
+        answer = ask(teacher("anthropic", api.url))
+    assert (answer.text, answer.reasoning, answer.finish_reason) == ("5", "2 and 3 are 5", "length")
+
+
+def test_a_refusal_is_a_filtered_answer_whoever_says_it(teacher):
+    with misbehaving_api.serve(answer=replying(200, openai_reply({"content": None, "refusal": "no"}))) as api:
+        assert (ask(teacher("openai", api.url)).finish_reason, ask(teacher("openai", api.url)).text) == ("content_filter", "")
+    with misbehaving_api.serve(answer=replying(400, {"error": {"message": "filtered", "code": "content_filter"}})) as api:
+        assert ask(teacher("openai", api.url, api_version="2026-01-01")).finish_reason == "content_filter"
+
+
+def position(token, logprob, *top):
+    return {"token": token, "logprob": logprob, "bytes": None, "top_logprobs": [{"token": t, "logprob": p, "bytes": None} for t, p in top]}
+
+
+def test_top_logprobs_with_ids_become_the_arrays_of_a_local_engine(teacher):
+    half, quarter, little = math.log(0.5), math.log(0.25), math.log(0.01)
+    content = [
+        position("token_id:7", half, ("token_id:7", half), ("token_id:3", quarter), ("token_id:4", little)),
+        position("token_id:9", little, ("token_id:9", little), ("token_id:1", half), ("token_id:2", quarter)),  # the sampled one first
+    ]
+    with misbehaving_api.serve(answer=replying(200, openai_reply(logprobs={"content": content}))) as api:
+        answer = ask(teacher("openai", api.url, top_k=2))
+    assert (api.calls[0].body["logprobs"], api.calls[0].body["top_logprobs"]) == (True, 3)
+    assert answer.token_ids.tolist() == [7, 9]
+    assert answer.token_logprobs == pytest.approx([half, little])
+    assert answer.topk_ids.tolist() == [7, 3, 1, 2]
+    assert answer.topk_logprobs == pytest.approx([half, quarter, half, quarter])
+    assert answer.tail == pytest.approx([0.25, 0.25])
+    assert answer.topk_tokens == []
+
+
+def test_top_logprobs_without_ids_are_texts_filled_up_to_k(teacher):
+    half, quarter = math.log(0.5), math.log(0.25)
+    content = [position("5", half, ("5", half), ("6", quarter)), position("!", half, ("!", half))]
+    with misbehaving_api.serve(answer=replying(200, openai_reply(logprobs={"content": content}))) as api:
+        answer = ask(teacher("openai", api.url, top_k=2))
+    assert answer.topk_tokens == ["5", "6", "!", ""]
+    assert answer.topk_logprobs == pytest.approx([half, quarter, half, -math.inf])
+    assert answer.tail == pytest.approx([0.25, 0.5])
+    assert len(answer.token_ids) == len(answer.topk_ids) == 0
+
+
+def test_fewer_ids_than_k_are_refused(teacher):
+    content = [position("token_id:7", -1.0, ("token_id:7", -1.0))]
+    with (
+        misbehaving_api.serve(answer=replying(200, openai_reply(logprobs={"content": content}))) as api,
+        pytest.raises(ApiError, match=r"gives 1 log-probabilities at a position; capture\.top_k wants 2"),
+    ):
+        ask(teacher("openai", api.url, top_k=2))
+
+
+# Faults that pass
+
+
+@both_protocols
+def test_every_prompt_is_answered_by_an_api_that_misbehaves_in_a_third_of_its_calls(teacher, kind):
+    prompts, faults = 120, Faults(busy=0.30, error=0.05, hang=0.01, cut=0.005, retry_after="0.02", seed=5)
+    with misbehaving_api.serve(faults) as api:
+        engine = teacher(kind, api.url, timeout_s=0.8, concurrency=16)
+        answers = ask_all(engine, prompts)
+    assert [getattr(answer, "text", answer) for answer in answers] == [f"echo: prompt {number}" for number in range(prompts)]
+    assert len(api.statuses(200)) == prompts
+    assert len(api.calls) <= 1.6 * prompts
+    assert {call.status for call in api.calls} == {200, 429, 500, -1, -2}  # each fault was met
+    assert engine.figures()["refused"] == len(api.statuses(429))
+    assert engine.figures()["requests"] == len(api.calls)
+
+
+@both_protocols
+def test_nobody_calls_before_retry_after_has_passed(teacher, kind):
+    with misbehaving_api.serve(Faults(busy=0.3, retry_after="0.3", seed=1)) as api:
+        answers = ask_all(teacher(kind, api.url, concurrency=8), 12)
+    assert all(answer.finish_reason == "stop" for answer in answers)
+    assert len(api.statuses(429)) >= 3
+    assert api.early_calls(grace_s=0.15) == []
+
+
+def test_refusals_are_not_tries(teacher):
+    with misbehaving_api.serve(Faults(busy=0.8, retry_after="0.01", seed=1)) as api:
+        answers = ask_all(teacher("openai", api.url, attempts=1, concurrency=4), 6)
+    assert all(answer.finish_reason == "stop" for answer in answers)
+    assert len(api.calls) > 12
+
+
+@both_protocols
+def test_a_long_retry_after_is_waited_for_by_everybody_and_not_given_up(teacher, kind):
+    with misbehaving_api.serve(Faults(busy=1.0, retry_after="300")) as api:
+        engine = teacher(kind, api.url, concurrency=2)
+
+        async def run():
+            asking = [asyncio.create_task(engine.generate(CONVERSATION, ONCE)) for _ in range(3)]
+            _, waiting = await asyncio.wait(asking, timeout=0.8)
+            for task in asking:
+                task.cancel()
+            return len(waiting)
+
+        assert asyncio.run(run()) == 3
+    assert len(api.calls) <= 2
+    assert 290 < engine.figures()["pause_s"] <= 300
+
+
+@both_protocols
+def test_a_failure_is_tried_as_often_as_the_job_says(teacher, kind):
+    with misbehaving_api.serve(Faults(error=1.0)) as api, pytest.raises(ApiError, match="InternalServerError 500"):
+        ask(teacher(kind, api.url, attempts=2))
+    assert len(api.calls) == 2
+
+
+@both_protocols
+def test_silence_ends_at_the_deadline_of_each_try(teacher, kind):
+    started = time.monotonic()
+    with misbehaving_api.serve(Faults(hang=1.0)) as api, pytest.raises(ApiError, match=r"504: no answer within 0.3 s"):
+        ask(teacher(kind, api.url, attempts=2, timeout_s=0.3))
+    assert len(api.calls) == 2
+    assert time.monotonic() - started < 5
+
+
+@both_protocols
+def test_an_error_with_status_200_is_no_answer(teacher, kind):
+    reply = replying(200, {"error": {"message": "no capacity", "code": 502}})
+    with misbehaving_api.serve(answer=reply) as api, pytest.raises(ApiError, match="502: an error in place of an answer"):
+        ask(teacher(kind, api.url, attempts=1))
+    assert len(api.calls) == 1
+
+
+def test_as_many_requests_are_open_as_the_job_allows(teacher):
+    with misbehaving_api.serve(Faults(latency_s=0.2)) as api:
+        ask_all(teacher("openai", api.url, concurrency=8), 16)
+    assert api.most_open == 8
+
+
+def test_open_requests_settle_near_what_a_busy_api_can_take(teacher):
+    with misbehaving_api.serve(Faults(capacity=4, latency_s=0.02, retry_after="0.02")) as api:
+        engine = teacher("openai", api.url, concurrency=16)
+        answers = ask_all(engine, 100)
+    assert all(answer.finish_reason == "stop" for answer in answers)
+    refused = [call.status == 429 for call in api.calls]
+    assert sum(refused[:16]) >= 8  # it starts with what the job allows, and then asks as the API can answer
+    assert sum(refused[40:]) <= 0.25 * len(refused[40:])
+    assert 1 <= engine.figures()["concurrency"] <= 8
+
+
+# Budgets
+
+
+def test_requests_stay_within_the_budget(teacher):
+    with misbehaving_api.serve() as api:
+        ask_all(teacher("openai", api.url, requests_per_minute=1200), 40)
+    times = [call.arrived for call in api.calls]
+    assert len(times) == 40
+    for first in range(40):
+        for last in range(first, 40):
+            assert last - first + 1 <= 20 * (times[last] - times[first] + 1.1) + 2  # 20 a second, a burst of one second
+
+
+def test_tokens_stay_within_the_budget(teacher):
+    started = time.monotonic()
+    with misbehaving_api.serve() as api:
+        ask_all(teacher("anthropic", api.url, tokens_per_minute=12000, concurrency=2), 30)
+    assert len(api.calls) == 30
+    assert time.monotonic() - started > (30 * 13 - 200 - 2 * 13) / 200 - 0.2  # 13 tokens each, 200 a second, a burst of one second
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "2"}, 2), ({"retry-after": "7", "retry-after-ms": "1500"}, 1.5), ({}, 0), ({"retry-after": "soon"}, 0),
+        ({"retry-after": "-3"}, 0), ({"retry-after": "inf"}, 0),
+    ],
+    ids=str,
+)
+def test_retry_after_is_read_in_all_its_forms(headers, seconds):
+    assert retry_after_s(httpx2.Headers(headers)) == pytest.approx(seconds)
+    assert retry_after_s(httpx2.Headers({"retry-after": formatdate(time.time() + 60)})) == pytest.approx(60, abs=2)
+
+
+# Faults that do not pass
+
+
+@both_protocols
+def test_a_missing_key_is_named(teacher, kind, monkeypatch):
+    monkeypatch.delenv("DISTILL_TEST_API_KEY")
+    with pytest.raises(StageError, match=r"teacher 'api'.* DISTILL_TEST_API_KEY"):
+        teacher(kind, "http://127.0.0.1:9")
+
+
+@both_protocols
+def test_a_wrong_key_fails_before_the_first_paid_call(teacher, kind, monkeypatch):
+    with misbehaving_api.serve() as api:
+        monkeypatch.setattr(misbehaving_api, "KEY", "another")
+        with pytest.raises(StageError, match=r"teacher 'api'.*401.*DISTILL_TEST_API_KEY") as caught:
+            asyncio.run(teacher(kind, api.url).open())
+        with pytest.raises(StageError, match="401"):
+            ask(teacher(kind, api.url))
+    assert len(api.calls) == 1
+    assert KEY not in str(caught.value)
+
+
+@both_protocols
+@pytest.mark.parametrize("status", [200, 404, 405])
+def test_a_server_without_the_free_route_is_fine(teacher, kind, status):
+    with misbehaving_api.serve(Faults(models_status=status)) as api:
+        asyncio.run(teacher(kind, api.url).open())
+    assert api.calls == []
+
+
+@both_protocols
+def test_an_address_where_nobody_answers_is_named_before_the_first_paid_call(teacher, kind):
+    with pytest.raises(StageError, match=r"ConnectError.* base_url http://127.0.0.1:9"):
+        asyncio.run(teacher(kind, "http://127.0.0.1:9", attempts=1).open())
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "exception"),
+    [
+        (400, {"message": "bad field"}, ApiError),
+        (422, {"message": "bad field"}, ApiError),
+        (400, {"message": "This model's maximum context length is 1024 tokens."}, PromptTooLong),
+        (400, {"message": "too many", "code": "context_length_exceeded"}, PromptTooLong),
+        (400, {"message": "prompt is too long: 205000 tokens > 200000 maximum"}, PromptTooLong),
+        (413, {"message": "request too large"}, PromptTooLong),
+        (402, {"message": "Insufficient Balance"}, StageError),
+        (403, {"message": "not for you"}, StageError),
+        (404, {"message": "no such model"}, StageError),
+        (429, {"message": "You exceeded your quota", "code": "insufficient_quota"}, StageError),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+@both_protocols
+def test_what_trying_again_does_not_change_is_said_once(teacher, kind, status, error, exception):
+    with (
+        misbehaving_api.serve(answer=replying(status, {"type": "error", "error": error})) as api,
+        pytest.raises(exception, match=f"{status}: {error['message']}"),
+    ):
+        ask(teacher(kind, api.url))
+    assert len(api.calls) == 1
+
+
+def fails(engine, prompt):
+    with pytest.raises(ApiError) as caught:
+        ask(engine, prompt)
+    return caught.value
+
+
+@both_protocols
+def test_neither_key_nor_prompt_is_in_an_error_or_a_log(teacher, kind, caplog):
+    canary = "the canary sings at midnight"
+    prompt = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": f"Please say: {canary}"}]
+    caplog.set_level(logging.DEBUG)
+
+    def echo(path, body):
+        return 400, {"error": {"message": f"bad input {body['messages'][-1]['content']} from key {KEY}"}}
+
+    with misbehaving_api.serve(Faults(error=0.5), answer=echo) as api:
+        caught = [fails(teacher(kind, api.url, attempts=1), prompt) for _ in range(6)]
+    assert {call.status for call in api.calls} == {400, 500}
+    said = "(the message repeats the prompt)"
+    assert {str(error) for error in caught} == {f"BadRequestError 400: {said}", f"InternalServerError 500: {said}"}
+    assert all(error.__suppress_context__ for error in caught)
+    for text in (canary, KEY):
+        assert text not in caplog.text
+
+
+def test_the_key_is_masked_where_a_server_repeats_it(teacher):
+    with misbehaving_api.serve(answer=replying(400, {"error": {"message": f"key {KEY} may not do this"}})) as api:
+        assert str(fails(teacher("openai", api.url), CONVERSATION)) == "BadRequestError 400: key *** may not do this"

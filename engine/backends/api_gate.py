@@ -1,0 +1,138 @@
+"""When a request to an API may go, and what counts as a failure: the HTTP client under the vendors' own clients.
+
+It knows no protocol beyond HTTP, JSON and the token counts under `usage`. Trying again is left to the vendors' clients.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import math
+import time
+from contextvars import ContextVar
+from typing import Any
+
+import httpx2
+
+from engine.spec import TeacherSpec
+
+BUSY = (429, 503, 529)
+REFUSALS = 50  # times that one request may be told "later" (BUSY); its tries do not pay for them
+CLIENT_WAIT_S = 120.0  # the openai client gives up on a longer Retry-After
+BURST_S = 1.0  # seconds of unused budget that may be spent at once
+
+failures: ContextVar[int] = ContextVar("failures", default=0)
+"""Of the request that this task is about; set to 0 before each."""
+
+
+class Budget:
+    """What may be spent per minute, refilled evenly. What something cost is often known only afterwards: a debt delays the next."""
+
+    def __init__(self, per_minute: int | None) -> None:
+        self._per_minute, self.free_at = per_minute, -math.inf
+
+    def spend(self, amount: float) -> None:
+        """Take `amount`, or give it back if negative; `free_at` is when all of it is refilled (time.monotonic)."""
+        if self._per_minute:
+            self.free_at = max(self.free_at, time.monotonic() - BURST_S) + 60 * amount / self._per_minute
+
+
+class Gate(httpx2.AsyncClient):
+    """One teacher's HTTP client, where each try waits its turn: open requests, everybody's pause, budgets.
+
+    Open requests are halved when the API is busy and grow by one per round of successes, up to `teacher.concurrency`. A
+    Retry-After holds everybody. Silence, a cut body and an error with status 200 become a failure that the vendor's client
+    tries again; the request's last one, after `attempts` failures, tells it to stop. (A subclass and not a transport: a
+    client with a transport of its own ignores the proxies of the environment.)
+    """
+
+    def __init__(self, teacher: TeacherSpec, *, timeout_s: float, attempts: int) -> None:
+        limits = httpx2.Limits(max_connections=teacher.concurrency, max_keepalive_connections=teacher.concurrency)
+        super().__init__(limits=limits, timeout=timeout_s, follow_redirects=True)
+        self._timeout_s, self._attempts, self._most = timeout_s, attempts, teacher.concurrency
+        self.concurrency, self.sent, self.refused = float(teacher.concurrency), 0, 0
+        self._requests, self._tokens = Budget(teacher.requests_per_minute), Budget(teacher.tokens_per_minute)
+        self._line, self._left, self._open, self._answer_tokens = asyncio.Lock(), asyncio.Event(), 0, 0.0
+        self.resume_at = self._cut_at = -math.inf
+
+    async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        """One try, when it is its turn."""
+        prompt_tokens = len(request.content) / 4
+        spent = prompt_tokens + self._answer_tokens
+        async with self._line:
+            await self._turn()
+            self._open += 1
+            self.sent += 1
+            self._requests.spend(1)
+            self._tokens.spend(spent)
+        started = time.monotonic()
+        try:
+            response, tokens = await self._try(request, options)
+        finally:
+            self._open -= 1
+            self._left.set()
+        self._tokens.spend(tokens - spent)
+        if tokens:
+            self._answer_tokens += 0.1 * (max(0.0, tokens - prompt_tokens) - self._answer_tokens)
+        self._learn(response, started)
+        return response
+
+    async def _turn(self) -> None:
+        while True:
+            wait = max(self.resume_at, self._requests.free_at, self._tokens.free_at) - time.monotonic()
+            if self._open >= int(self.concurrency):
+                self._left.clear()
+                await self._left.wait()
+            elif wait > 0:
+                await asyncio.sleep(wait)
+            else:
+                return
+
+    async def _try(self, request: httpx2.Request, options: dict[str, Any]) -> tuple[httpx2.Response, int]:
+        """The response and the tokens that it cost."""
+        status = 502
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                response = await super().send(request, **options)
+            body = response.json() if response.is_success else {}
+            if not body.get("error"):
+                usage = body.get("usage") or {}
+                return response, usage.get("total_tokens") or usage.get("input_tokens", 0) + usage.get("output_tokens", 0)
+            problem = "an error in place of an answer"
+        except TimeoutError:
+            status, problem = 504, f"no answer within {self._timeout_s:g} s"
+        except httpx2.RequestError as error:
+            problem = type(error).__name__
+        except ValueError:
+            problem = "the answer is cut"
+        return httpx2.Response(status, json={"error": {"message": problem}}, request=request), 0
+
+    def _learn(self, response: httpx2.Response, started: float) -> None:
+        if response.status_code in BUSY:
+            self.refused += 1
+            pause = retry_after_s(response.headers)
+            self.resume_at = max(self.resume_at, time.monotonic() + pause)
+            if started >= self._cut_at:  # what was sent before the last cut says nothing about the new limit
+                self.concurrency, self._cut_at = max(1.0, self.concurrency / 2), time.monotonic()
+            if pause > CLIENT_WAIT_S:
+                response.headers.pop("retry-after", None)
+                response.headers.pop("retry-after-ms", None)
+            if b"insufficient_quota" in response.content:  # no credit: 429 as well, but it does not pass
+                response.headers["x-should-retry"] = "false"
+        elif response.is_error:
+            failures.set(failures.get() + 1)
+            if failures.get() >= self._attempts:
+                response.headers["x-should-retry"] = "false"
+        else:
+            self.concurrency = min(self._most, self.concurrency + 1 / self.concurrency)
+
+
+def retry_after_s(headers: httpx2.Headers) -> float:
+    """Seconds that a refusal asks for, as milliseconds, seconds or a date; 0 if it names none that can be read."""
+    value, unit = (headers["retry-after-ms"], 0.001) if "retry-after-ms" in headers else (headers.get("retry-after", ""), 1.0)
+    try:
+        seconds = float(value) * unit
+    except ValueError:
+        date = email.utils.parsedate_tz(value)
+        seconds = email.utils.mktime_tz(date) - time.time() if date else 0.0
+    return max(0.0, seconds) if math.isfinite(seconds) else 0.0
