@@ -491,7 +491,9 @@ class JobSpec(Block):
                     f" gives at most {most}; lower it"
                 )
             if self.train.loss != "sft" and other.kind in API_KINDS:
-                raise ValueError(f"train.loss={self.train.loss} wants token ids, which teacher '{other.name}' does not give; set train.loss: sft")
+                raise ValueError(
+                    f"train.loss={self.train.loss} wants token ids, which teacher '{other.name}' does not give; set train.loss: sft"
+                )
         if self.serve.host not in ("127.0.0.1", "localhost", "::1") and not self.serve.api_key_env:
             raise ValueError(f"serve.host={self.serve.host} is not loopback: serve.api_key_env must name a key's environment variable")
         return self

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from engine import parts
+from engine.records import STATUSES
 from engine.spec import JobSpec
 
 REPOSITORY = Path(__file__).parents[1]
@@ -18,6 +20,16 @@ def ray_cluster(tmp_path_factory):
 
     with ray_cluster.connected(None, shared=tmp_path_factory.getbasetemp(), environment=bearer_guard.key_environment(KEY), num_cpus=4):
         yield
+
+
+def statuses(folder: Path) -> dict[tuple[str, int, int], str]:
+    """(teacher, prompt_id, sample) -> status of every visible row of a generate folder."""
+    rows = parts.final_rows(parts.accepted_records(folder))
+    columns = (rows.teacher, rows.prompt_id, rows.sample_index, rows.status)
+    return {
+        (rows.teachers[teacher], prompt_id, sample): STATUSES[status]
+        for teacher, prompt_id, sample, status in zip(*(column.tolist() for column in columns), strict=True)
+    }
 
 
 def write_prompts(path: Path, count: int, first: int = 0) -> Path:

@@ -1,6 +1,7 @@
 import asyncio
 
 import pytest
+from conftest import statuses
 
 from engine import parts
 from engine.errors import StageError
@@ -35,7 +36,7 @@ def test_a_file_without_a_record_does_not_exist(tmp_path):
     commit(tmp_path, epoch, [(3, 0, "ok")])
     last = sorted((tmp_path / "commits").glob("record-*"))[-1]
     last.unlink()
-    assert set(parts.committed(tmp_path)) == {("t", 1, 0), ("t", 2, 0)}
+    assert set(statuses(tmp_path)) == {("t", 1, 0), ("t", 2, 0)}
     assert sum(parts.settle(tmp_path).files.values()) == 2
 
 
@@ -45,9 +46,9 @@ def test_a_late_writer_of_an_older_epoch_is_ignored_for_ever(tmp_path):
     new = parts.open_epoch(tmp_path)
     commit(tmp_path, old, [(2, 0, "ok")])
     commit(tmp_path, new, [(3, 0, "ok")])
-    assert set(parts.committed(tmp_path)) == {("t", 1, 0), ("t", 3, 0)}
+    assert set(statuses(tmp_path)) == {("t", 1, 0), ("t", 3, 0)}
     parts.open_epoch(tmp_path)
-    assert set(parts.committed(tmp_path)) == {("t", 1, 0), ("t", 3, 0)}
+    assert set(statuses(tmp_path)) == {("t", 1, 0), ("t", 3, 0)}
 
 
 def test_a_driver_stops_when_another_claimed_its_epoch(tmp_path):
@@ -72,7 +73,7 @@ def test_an_answer_supersedes_an_error_and_an_error_never_an_answer(tmp_path):
     commit(tmp_path, epoch, [(1, 0, "ok"), (2, 0, "error")])
     settled = parts.settle(tmp_path)
     assert sorted(rows_of(tmp_path, settled)) == [(1, 0, "ok"), (2, 0, "ok")]
-    assert settled.errors == []
+    assert settled.failed == 0
 
 
 def test_an_unreadable_record_is_named(tmp_path):
@@ -81,24 +82,7 @@ def test_an_unreadable_record_is_named(tmp_path):
     record = next((tmp_path / "commits").glob("record-*"))
     record.write_text(record.read_text()[:20])
     with pytest.raises(StageError, match=record.name):
-        parts.committed(tmp_path)
-
-
-def test_old_rows_are_committed_without_waiting_for_a_full_part(tmp_path):
-    epoch = parts.open_epoch(tmp_path)
-
-    async def work():
-        writer = parts.PartWriter(
-            tmp_path, epoch, "t", completion_schema(), {}, lambda items: [Completion(i, "t", 0, "train", 0, "ok") for i in items],
-            max_rows=1000, max_seconds=0.1,
-        )
-        timer = asyncio.create_task(writer.commit_old())
-        await writer.add(7)
-        await asyncio.sleep(0.5)
-        timer.cancel()
-
-    asyncio.run(work())
-    assert set(parts.committed(tmp_path)) == {("t", 7, 0)}
+        statuses(tmp_path)
 
 
 def test_a_commit_that_fails_keeps_its_rows_for_the_next_one(tmp_path):
@@ -118,4 +102,4 @@ def test_a_commit_that_fails_keeps_its_rows_for_the_next_one(tmp_path):
         await writer.commit()
 
     asyncio.run(work())
-    assert set(parts.committed(tmp_path)) == {("t", 1, 0), ("t", 2, 0)}
+    assert set(statuses(tmp_path)) == {("t", 1, 0), ("t", 2, 0)}

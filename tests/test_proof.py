@@ -9,9 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, statuses
 
-from engine import parts
 from engine.records import read_tables
 from engine.rundir import MANIFEST, load_manifest, stage_files
 
@@ -54,7 +53,7 @@ def test_a_killed_generate_resumes_with_other_replicas_and_repeats_nothing(runs)
     folder = only("2-generate-*", runs)
     assert folder is not None
     assert not (folder / MANIFEST).exists()
-    committed = parts.committed(folder)
+    committed = statuses(folder)
     kept = {name: (folder / "data" / name).read_bytes() for name in os.listdir(folder / "data")}
     assert 0 < len(committed) < 5500
 

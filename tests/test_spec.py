@@ -165,7 +165,8 @@ BAD = {
         {"on_conflict": "last"}, {"fields": {"text": "x"}},
     ],
     TeacherSpec: [
-        {"name": "a/b"}, {"name": "x" * 65}, {"kind": "hf"}, {"tensor_parallel": 0}, {"replicas": 0}, {"replicas": "2"}, {"replicas": [3, 2]}, {"replicas": [0, 2]},
+        {"name": "a/b"}, {"name": "x" * 65}, {"kind": "hf"}, {"tensor_parallel": 0}, {"replicas": 0}, {"replicas": "2"},
+        {"replicas": [3, 2]}, {"replicas": [0, 2]},
         {"kind": "openai", "replicas": 2},
         {"gpu_memory_utilization": 1.1}, {"max_model_len": 8}, {"api_key_env": "sk-123"}, {"kind": "openai", "api_key_env": None},
     ],
@@ -208,7 +209,10 @@ def test_a_required_field_has_no_default(block):
     ({"train": {"student": "s", "loss": "forward_kl"}}, r"generate\.capture\.top_k=0 stores none"),
     ({"generate": {"teachers": [API_TEACHER]}, "loadtest": {"models": ["teacher"], "rates": [1]}}, "not load-tested"),
     ({"generate": {"teachers": [API_TEACHER], "capture": {"top_k": 21}}}, "gives at most 20"),
-    ({"generate": {"teachers": [API_TEACHER], "capture": {"top_k": 4}}, "train": {"student": "s", "loss": "forward_kl"}}, "wants token ids"),
+    (
+        {"generate": {"teachers": [API_TEACHER], "capture": {"top_k": 4}}, "train": {"student": "s", "loss": "forward_kl"}},
+        "wants token ids",
+    ),
     ({"serve": {"host": "0.0.0.0"}}, "not loopback"),
     ({"train": {"student": "s", "offload": "cpu", "zero_stage": 0}}, r"train\.offload=cpu .* zero_stage: 1, 2 or 3"),
 ])

@@ -26,7 +26,7 @@ from engine.backends.admission import Budget, Room
 from engine.errors import EngineError
 from engine.records import Completion, Messages, completion_schema, derive_seed, read_tables
 from engine.rundir import versions
-from engine.spec import CaptureSpec, GenerateSpec, SamplingSpec, TeacherSpec
+from engine.spec import GenerateSpec, SamplingSpec, TeacherSpec
 
 ENGINES = {
     "vllm": "engine.backends.vllm_engine:VllmEngine",
@@ -36,10 +36,6 @@ ENGINES = {
 }
 STATUS_OF_FINISH = {"stop": "ok", "length": "truncated", "content_filter": "refused", "repetition": "loop"}
 DEATHS_OF_A_POISON = 3  # a row that was in so many engines when they died is not asked again
-
-
-class PromptTooLong(Exception):
-    """The server says that prompt and answer do not fit its context."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +130,7 @@ class AnswerJob:
     epoch: int
     seed: int
     device: str
-    spent_usd: float
+    spent_usd: float = 0.0
 
     @property
     def sampling(self) -> SamplingSpec:
@@ -296,7 +292,7 @@ class Answerer:
     def _leave_if_stuck(self) -> None:
         """A slow answer is one row's affair; an engine that did not take one step since the request was opened is replaced."""
         if getattr(self._engine, "silent_s", lambda: 0.0)() >= self._job.spec.request_timeout_s:
-            print(f"the engine took no step for {self._job.spec.request_timeout_s:g} s: this replica ends", file=sys.stderr, flush=True)
+            sys.stderr.write(f"the engine took no step for {self._job.spec.request_timeout_s:g} s: this replica ends\n")
             os._exit(1)
 
     def _tokens(self, item: _Pending) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from engine import parts
 from engine.backends.admission import cost_usd
@@ -66,6 +67,7 @@ def _ranges(rows: np.ndarray, samples: np.ndarray) -> list[list[int]]:
 class Tally:
     """What one call of `answer_prompts` wanted and did; `answered`, tokens and seconds are of this run alone."""
 
+    prompts: int = 0
     wanted: int = 0
     missing: int = 0
     answered: int = 0
@@ -104,6 +106,7 @@ def answer_prompts(spec: GenerateSpec, prompt_files: Sequence[Path], folder: Pat
         for name, job in jobs.items()
     }
     tally = Tally(
+        prompts=sum(pq.read_metadata(file).num_rows for file in prompt_files),
         wanted=sum(len(one.row) for files in wanted.values() for one in files),
         missing=sum(shard["count"] for shards in plans.values() for shard in shards),
     )
@@ -119,8 +122,8 @@ def answer_prompts(spec: GenerateSpec, prompt_files: Sequence[Path], folder: Pat
         raise failures[0]
     if tally.over_budget:
         raise StageError(
-            f"{ctx.progress.name or 'generate'}: generate.max_cost_usd={spec.max_cost_usd:g} is used up: {tally.missing - tally.answered} of"
-            f" {tally.wanted} rows are not asked; raise it, and the same command goes on"
+            f"generate.max_cost_usd={spec.max_cost_usd:g} is used up: {tally.missing - tally.answered} of {tally.wanted} rows are not"
+            " asked; raise it, and the same command goes on"
         )
     if tally.answered != tally.missing:
         raise StageError(f"{tally.answered} of {tally.missing} rows came back; run the same command again to finish the rest")
@@ -146,15 +149,16 @@ def _let_answer(job: AnswerJob, shards: list[dict[str, Any]], tally: Tally, ctx:
         seconds, asked = time.time() - first, figures.get("rows", 0)
         if not asked:
             return
-        statuses = {name.removeprefix("rows_"): int(count) for name, count in figures.items() if name.startswith("rows_") and name != "rows_ok"}
+        bad = [name for name in figures if name.startswith("rows_") and name != "rows_ok"]
+        statuses = {name.removeprefix("rows_"): int(figures[name]) for name in bad}
         cost = {}
         if teacher.prices:
             spent = job.spent_usd + figures.get("cost_usd", 0.0)
             to_come = figures.get("cost_usd", 0.0) / asked * sum(shard["count"] for shard in shards)
             cost = {"usd": round(spent, 4), "usd at end": round(job.spent_usd + to_come, 4)}
         ctx.progress.update(
-            done=before + int(asked), **{"tok/s": figures.get("tokens_out", 0) / seconds, "tok/s in": figures.get("tokens_in", 0) / seconds},
-            **statuses, **cost, open=int(figures.get("open", 0)),
+            done=before + int(asked), open=int(figures.get("open", 0)), **statuses, **cost,
+            **{"tok/s": figures.get("tokens_out", 0) / seconds, "tok/s in": figures.get("tokens_in", 0) / seconds},
         )
 
     answered = 0

@@ -87,8 +87,9 @@ class FakeTeacher:
 
     def _note_call(self, prompt: list[int], sampling: Sampling, event: str) -> None:
         if path := self._knobs.get("calls"):
+            line = f"{time.time():.6f} {os.getpid()} {hashlib.sha256(bytes(prompt)).hexdigest()} {sampling.seed} {event}\n"
             with open(path, "ab") as file:
-                file.write(f"{time.time():.6f} {os.getpid()} {hashlib.sha256(bytes(prompt)).hexdigest()} {sampling.seed} {event}\n".encode())
+                file.write(line.encode())
                 file.flush()
                 os.fsync(file.fileno())
 

@@ -211,8 +211,8 @@ def _watched(board: Any, silent_s: float, on_figures: Callable[[Figures], None])
             for life in lives:
                 if life["alive"] and life["figures"] is not None and life["silent_s"] > silent_s:
                     _log.warning("replica with pid %d said nothing for %.0f s: it is ended and replaced", life["pid"], life["silent_s"])
-                    ray.get([_kill.options(scheduling_strategy=NodeAffinitySchedulingStrategy(life["node"], soft=False)).remote(life["pid"]),
-                             board.bury.remote(life["pid"])])
+                    there = NodeAffinitySchedulingStrategy(life["node"], soft=False)
+                    ray.get([_kill.options(scheduling_strategy=there).remote(life["pid"]), board.bury.remote(life["pid"])])
 
     thread = threading.Thread(target=watch, daemon=True, name="distill-watch")
     thread.start()

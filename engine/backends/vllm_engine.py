@@ -192,7 +192,7 @@ class _SteppedEngine:
                 self._stepped = time.monotonic()
                 for loop, answers in done.items():
                     loop.call_soon_threadsafe(_settle, answers)
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - whatever it was, nothing steps this engine any more
             _leave("the engine died")
 
     def _take_requests(self) -> None:
@@ -247,7 +247,7 @@ class _AsyncEngine:
 def _leave(why: str) -> NoReturn:
     """End this process: a live actor around a dead engine would get every retry; Ray replaces a dead actor."""
     traceback.print_exc()
-    print(f"{why}: this replica ends", file=sys.stderr, flush=True)
+    sys.stderr.write(f"{why}: this replica ends\n")
     os._exit(1)
 
 

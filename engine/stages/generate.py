@@ -1,4 +1,4 @@
-"""Stage 2: every teacher answers every prompt, and every answer becomes exactly one row with a final status.
+"""Stage 2: the teachers answer the prompts, and every answer becomes exactly one row with a final status.
 
 Training prompts are sampled, validation prompts are answered greedily in the same engine session. Nothing is filtered
 here. What a replica finished is on disk within a minute; a second run issues only what is missing.
@@ -26,22 +26,27 @@ def run(spec: GenerateSpec, inputs: dict[str, Path], out: Path, ctx: Context, *,
     found = sum(settled.files.values())
     if found != tally.wanted:
         raise StageError(f"generate: {found} final rows for {tally.wanted} wanted; run the same command again to make the missing ones")
-    if len(settled.errors) > spec.max_failed_fraction * tally.wanted:
+    if settled.failed > spec.max_failed_fraction * tally.wanted:
         raise StageError(
-            f"generate: {len(settled.errors)} of {tally.wanted} rows failed (first: {_first_error(out, settled)}); everything else is"
+            f"generate: {settled.failed} of {tally.wanted} rows failed (first: {_first_error(out, settled)}); everything else is"
             " kept. Run the same command again to retry them, or allow some with generate.max_failed_fraction"
         )
     return Counts(rows_in=tally.wanted, rows_out=found, files=settled.files, info=_info(spec, settled, tally, out))
 
 
 def _info(spec: GenerateSpec, settled: parts.Settled, tally: Tally, out: Path) -> dict[str, object]:
-    stored = file_metadata(out / next(iter(settled.files))) if settled.files else {}
+    stored = {name: file_metadata(out / name) for name in list(settled.files)[:1]}
+    first = next(iter(stored.values()), {})
+    teachers = [
+        {"name": teacher.name, "kind": teacher.kind, "revision": teacher.revision, **settled.teachers.get(teacher.name, {"rows": 0})}
+        for teacher in spec.teachers
+    ]
+    cost = {"cost_usd": round(spent_usd(spec, out), 6)} if any(teacher.prices for teacher in spec.teachers) else {}
     return {
         "prompts": tally.prompts, "completions": tally.wanted, "answered_this_run": tally.answered, "status": settled.status,
-        "tokens_in": settled.tokens_in, "tokens_out": settled.tokens_out, "tokens_per_second": tally.tokens_per_second,
-        "teachers": [{"name": t.name, "kind": t.kind, "revision": t.revision} for t in spec.teachers],
-        "max_tokens": spec.sampling.max_tokens, "top_k": spec.capture.top_k,
-        "tokenizer_fingerprint": stored.get("tokenizer_fingerprint"), "vocab_size": stored.get("vocab_size"),
+        "tokens_in": settled.tokens_in, "tokens_out": settled.tokens_out, "tokens_per_second": tally.tokens_per_second, **cost,
+        "teachers": teachers, "route": spec.route, "max_tokens": spec.sampling.max_tokens, "top_k": spec.capture.top_k,
+        "tokenizer_fingerprint": first.get("tokenizer_fingerprint"), "vocab_size": first.get("vocab_size"),
     }
 
 
