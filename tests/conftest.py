@@ -1,8 +1,14 @@
-"""What several test modules share: one Ray cluster, small prompt files, a job with the fake teacher."""
+"""What several test modules share: one Ray cluster, one vLLM server, small prompt files, a job with the fake teacher."""
 
 import json
+import os
+import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import httpx
 import pytest
 
 from engine import parts
@@ -30,6 +36,45 @@ def statuses(folder: Path) -> dict[tuple[str, int, int], str]:
         (rows.teachers[teacher], prompt_id, sample): STATUSES[status]
         for teacher, prompt_id, sample, status in zip(*(column.tolist() for column in columns), strict=True)
     }
+
+
+@pytest.fixture(scope="session")
+def vllm_server(tmp_path_factory):
+    """Address of one vLLM server of the quickstart's teacher ("quickstart") for both API protocols, in float32; it wants no key."""
+    from engine.backends.vllm_engine import engine_environment
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    log = tmp_path_factory.mktemp("vllm") / "server.log"
+    command = [
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(REPOSITORY / "jobs/quickstart/teacher"),
+        "--served-model-name", "quickstart", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager",
+        "--no-enable-chunked-prefill", "--max-num-batched-tokens", "8192", "--max-num-seqs", "32", "--kv-cache-memory-bytes", str(2**28),
+        "--generation-config", "vllm", "--disable-log-stats",
+    ]
+    with log.open("wb") as output:
+        server = subprocess.Popen(command, env=os.environ | engine_environment(1, "cpu"), stdout=output, stderr=output)
+    try:
+        deadline = time.monotonic() + 300
+        while not _healthy(f"http://127.0.0.1:{port}/health"):
+            if server.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"the vLLM server did not start: {log.read_text()[-3000:]}")
+            time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        try:
+            server.wait(30)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+def _healthy(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=5).is_success
+    except httpx.TransportError:
+        return False
 
 
 def write_prompts(path: Path, count: int, first: int = 0) -> Path:

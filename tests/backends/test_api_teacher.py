@@ -5,6 +5,7 @@ import logging
 import math
 import time
 from email.utils import formatdate
+from pathlib import Path
 
 import httpx2
 import misbehaving_api
@@ -17,6 +18,7 @@ from engine.backends.api_teacher import AnthropicTeacher, ApiError, OpenAITeache
 from engine.errors import StageError
 from engine.spec import CaptureSpec, TeacherSpec
 
+REPOSITORY = Path(__file__).parents[2]
 CONVERSATION = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is 2 + 3?"}]
 KINDS = {"openai": OpenAITeacher, "anthropic": AnthropicTeacher}
 ONCE = Sampling(0.7, 32, seed=5)
@@ -45,13 +47,14 @@ def ask(engine, prompt=CONVERSATION, sampling=ONCE):
     return asyncio.run(run())
 
 
-def ask_all(engine, count):
+def ask_all(engine, count, prompt=None, samplings=None):
     """Answers of `count` prompts asked at once, exceptions in their place."""
-    prompts = [[{"role": "user", "content": f"prompt {number}"}] for number in range(count)]
+    prompts = [prompt or [{"role": "user", "content": f"prompt {number}"}] for number in range(count)]
 
     async def run():
         async with engine._client:
-            return await asyncio.gather(*(engine.generate(prompt, ONCE) for prompt in prompts), return_exceptions=True)
+            requests = zip(prompts, samplings or [ONCE] * count, strict=True)
+            return await asyncio.gather(*(engine.generate(*request) for request in requests), return_exceptions=True)
 
     return asyncio.run(run())
 
@@ -393,3 +396,81 @@ def test_neither_key_nor_prompt_is_in_an_error_or_a_log(teacher, kind, caplog):
 def test_the_key_is_masked_where_a_server_repeats_it(teacher):
     with misbehaving_api.serve(answer=replying(400, {"error": {"message": f"key {KEY} may not do this"}})) as api:
         assert str(fails(teacher("openai", api.url), CONVERSATION)) == "BadRequestError 400: key *** may not do this"
+
+
+# A real server of both protocols
+
+SUM = [{"role": "user", "content": "Tom has 12 apples and buys 7 more. How many apples has Tom now?"}]
+GREEDY = Sampling(0.0, 48)
+
+
+@pytest.fixture
+def quickstart(teacher, vllm_server):
+    """Build a teacher for the real server."""
+    return lambda kind, **settings: teacher(kind, vllm_server, model="quickstart", timeout_s=120.0, **settings)
+
+
+@pytest.mark.slow
+def test_a_real_server_answers_alike_in_both_protocols(quickstart):
+    first, second = ask(quickstart("openai"), SUM, GREEDY), ask(quickstart("anthropic"), SUM, GREEDY)
+    assert first.text.strip()
+    assert (first.text, first.finish_reason, first.prompt_tokens, first.tokens) == (
+        second.text, second.finish_reason, second.prompt_tokens, second.tokens
+    )
+    assert ask(quickstart("anthropic"), SUM, Sampling(0.0, 3)).finish_reason == "length"
+
+
+@pytest.mark.slow
+def test_a_real_servers_top_logprobs_are_those_of_a_transformers_forward(quickstart):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    k, folder = 2, REPOSITORY / "jobs/quickstart/teacher"
+    engine = quickstart("openai", top_k=k, extra_body={"return_tokens_as_token_ids": True})
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    prompt = tokenizer.apply_chat_template(SUM, add_generation_prompt=True, return_dict=True)["input_ids"]
+    answers = ask_all(engine, 6, SUM, [Sampling(2.0, 48, seed=seed) for seed in range(6)])
+    outside = 0
+    for answer in answers:
+        ids = answer.token_ids
+        assert tokenizer.decode(ids, skip_special_tokens=True) == answer.text
+        assert (len(ids), len(prompt)) == (answer.completion_tokens, answer.prompt_tokens)
+        with torch.no_grad():
+            logits = model(torch.tensor([[*prompt, *ids.tolist()]])).logits[0, len(prompt) - 1 : -1]
+        expected = torch.log_softmax(logits, dim=-1)
+        best = expected.topk(k)
+        sampled = expected[torch.arange(len(ids)), torch.tensor(ids).long()]
+        assert answer.token_logprobs == pytest.approx(sampled.numpy(), abs=1e-3, rel=1e-3)
+        assert answer.topk_logprobs == pytest.approx(best.values.flatten().numpy(), abs=1e-3, rel=1e-3)
+        at_ids = expected.gather(1, torch.tensor(answer.topk_ids).long().reshape(-1, k))
+        assert answer.topk_logprobs == pytest.approx(at_ids.flatten().numpy(), abs=1e-3, rel=1e-3)
+        assert answer.tail == pytest.approx(1 - best.values.exp().sum(1).numpy(), abs=2e-3)
+        outside += int((sampled < best.values[:, -1]).sum())
+    assert outside > 0  # the server then lists the sampled token in place of the k-th
+
+
+@pytest.mark.slow
+def test_a_real_server_gives_texts_where_ids_are_not_asked_for(quickstart):
+    answer = ask(quickstart("openai", top_k=4), SUM, GREEDY)
+    assert len(answer.topk_tokens) == len(answer.topk_logprobs) == 4 * len(answer.tail) == 4 * len(answer.token_logprobs)
+    assert answer.text.startswith(answer.topk_tokens[0])
+    assert len(answer.token_ids) == 0
+
+
+@pytest.mark.slow
+def test_a_real_server_draws_the_same_from_the_same_seed(quickstart):
+    texts = [ask(quickstart("openai"), SUM, Sampling(1.5, 48, seed=seed)).text for seed in (1, 1, 2, 3)]
+    assert texts[0] == texts[1]
+    assert len(set(texts)) > 1
+
+
+@pytest.mark.slow
+@both_protocols
+def test_a_real_servers_errors_are_understood(quickstart, teacher, vllm_server, kind):
+    asyncio.run(quickstart(kind).open())
+    with pytest.raises(PromptTooLong, match="maximum context length"):
+        ask(quickstart(kind), [{"role": "user", "content": "1 + " * 3000}], GREEDY)
+    with pytest.raises(StageError, match=r"404.*model 'no-such-model'"):
+        ask(teacher(kind, vllm_server, model="no-such-model"), SUM, GREEDY)
+    with pytest.raises(ApiError, match="400"):
+        ask(quickstart(kind, extra_body={"temperature": -3}), SUM, GREEDY)
