@@ -27,15 +27,17 @@ ShardWorker = Callable[[dict[str, Any]], Awaitable[Receipt]]
 
 
 class _Replica:
-    def __init__(self, build: Callable[[], ShardWorker]) -> None:
-        self._work = build()
+    def __init__(self, build: Callable[[], ShardWorker], what: str) -> None:
+        self._work, self._what = build(), what
 
     async def __call__(self, batch: dict[str, Any]) -> AsyncIterator[dict[str, list[Any]]]:
         for shard in map(json.loads, batch["shard"]):
             try:
                 outcome = pickle.dumps(await self._work(shard))
-            except Exception as error:  # noqa: BLE001 - raised again in the driver; what Ray itself raises is a lost replica
-                outcome = pickle.dumps(error if isinstance(error, EngineError) else StageError(f"{type(error).__name__}: {error}"))
+            except EngineError as error:  # raised again in the driver; an error that comes through Ray is a lost replica
+                outcome = pickle.dumps(error)
+            except Exception as error:  # noqa: BLE001 - likewise
+                outcome = pickle.dumps(StageError(f"{self._what} failed: {type(error).__name__}: {error}"))
             yield {"shard": [shard["id"]], "outcome": [outcome]}
 
 
@@ -77,7 +79,7 @@ def _pass(
             # Ray 2.60 deprecates free remote arguments, but has no named one for tasks at a time per actor yet.
             warnings.simplefilter("ignore", RayDeprecationWarning)
             outcomes = rows.map_batches(
-                _Replica, fn_constructor_args=(build,), batch_size=None, zero_copy_batch=True,
+                _Replica, fn_constructor_args=(build, what), batch_size=1, zero_copy_batch=True,
                 compute=ray.data.ActorPoolStrategy(min_size=fewest, max_size=most, max_tasks_in_flight_per_actor=2 * shards_in_flight),
                 max_concurrency=shards_in_flight, ray_remote_args_fn=places.remote_args, **places.resources,
             )

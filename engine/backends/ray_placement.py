@@ -38,8 +38,8 @@ class _Group:
 class Placements:
     """The groups of one stream's replicas: `with Placements(layout) as places: rows.map_batches(…, ray_remote_args_fn=places.remote_args)`.
 
-    A replica whose node left moves to free devices. Where there are none for `patience_s`, its group is given up and the
-    actor dies for good: Ray would let its work wait for ever. Without devices (an API's client) there are no groups.
+    A replica whose node left moves to free devices. Where there are none for `patience_s` while another replica works, its
+    group is given up and the actor dies for good: Ray would let its work wait. Without devices (an API) there are no groups.
     """
 
     def __init__(self, layout: Layout, *, patience_s: float = PATIENCE_S) -> None:
@@ -88,10 +88,11 @@ class Placements:
                 continue
             living = set(ray.util.list_named_actors())
             states = {key: row["state"] for key, row in placement_group_table().items()}
+            at_work = any(states.get(item.group.id.hex()) == "CREATED" for item in known.values())
             for name, item in known.items():
                 homeless = states.get(item.group.id.hex()) == "RESCHEDULING"
                 item.homeless_since = (item.homeless_since or now) if homeless else None
-                if item.homeless_since and now - item.homeless_since > self._patience_s:
+                if at_work and item.homeless_since and now - item.homeless_since > self._patience_s:
                     _log.warning("%s: its node left, and for %.0f s no other has had %s; given up", name, self._patience_s, self._layout)
                     self._remove(name)
                 elif name in living:
