@@ -123,6 +123,7 @@ def main(root):
         stays, leaves = (Replica.options(**places.remote_args()).remote() for _ in range(2))
         ray.get([stays.pid.remote(), leaves.pid.remote()])
         before = len(groups()[0])
+        time.sleep(3)  # a sweep sees both at work
         ray.kill(leaves)
         deadline = time.monotonic() + 20
         while len(groups()[0]) > 1 and time.monotonic() < deadline:

@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,13 +93,14 @@ class Placements:
             for name, item in known.items():
                 homeless = states.get(item.group.id.hex()) == "RESCHEDULING"
                 item.homeless_since = (item.homeless_since or now) if homeless else None
-                if at_work and item.homeless_since and now - item.homeless_since > self._patience_s:
+                if name not in living and (item.seen or now - item.made > REGISTER_S):
+                    self._remove(name)
+                elif at_work and item.homeless_since and now - item.homeless_since > self._patience_s:
                     _log.warning("%s: its node left, and for %.0f s no other has had %s; given up", name, self._patience_s, self._layout)
+                    with suppress(ValueError):  # it left by itself
+                        ray.kill(ray.get_actor(name))  # else it would stay "restarting" without a group
                     self._remove(name)
-                elif name in living:
-                    item.seen = True
-                elif item.seen or now - item.made > REGISTER_S:
-                    self._remove(name)
+                item.seen = item.seen or name in living
 
     def _remove(self, name: str) -> None:
         with self._lock:
