@@ -46,8 +46,11 @@ class Layout:
     def of(cls, teacher: TeacherSpec, device: str) -> Layout:
         """The layout that a teacher's fields ask for; only engines of ours take devices (the fake one takes GPUs alone)."""
         holds = teacher.kind == "vllm" or (teacher.kind == "fake" and device == "gpu")
-        split = (teacher.tensor_parallel, teacher.pipeline_parallel, teacher.data_parallel) if holds else (1, 1, 1)
-        return cls(teacher.devices if holds else 0, *split, teacher.replica_range, teacher.accelerator_type if holds else None, device)
+        if not holds:
+            return cls(0, replicas=teacher.replica_range, device=device)
+        kind = teacher.accelerator_type if device == "gpu" else None
+        split = (teacher.tensor_parallel, teacher.pipeline_parallel, teacher.data_parallel)
+        return cls(teacher.devices, *split, teacher.replica_range, kind, device)
 
     @property
     def resource(self) -> str:

@@ -1,4 +1,4 @@
-"""Layouts on eight raylets of eight declared GPUs each, with the fake teacher; prints what was seen as one JSON line.
+"""Layouts on eight raylets of eight declared GPUs each, with the fake teacher; what was seen goes to FOLDER/facts.json.
 
 Its own process, because a test session holds a connection to another cluster. Run by tests/backends/test_ray_placement.py.
 """
@@ -32,16 +32,17 @@ def groups():
 
 
 @contextmanager
-def watched(on_change=lambda count: None):
-    """The most groups at a time, their bundles per node, and the nodes that they were on."""
+def watched(on_look=lambda nodes: None):
+    """The most groups at a time, their bundles per node, and all nodes that groups were on."""
     seen, stop = {"most": 0, "bundles": [], "nodes": []}, threading.Event()
 
     def watch():
         while not stop.wait(0.2):
             bundles, nodes = groups()
             if len(bundles) > seen["most"]:
-                seen.update(most=len(bundles), bundles=sorted(bundles.values()), nodes=sorted(set(nodes)))
-            on_change(len(bundles))
+                seen.update(most=len(bundles), bundles=sorted(bundles.values()))
+            seen["nodes"] = sorted({*seen["nodes"], *nodes})
+            on_look(nodes)
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -50,6 +51,10 @@ def watched(on_change=lambda count: None):
     finally:
         stop.set()
         thread.join()
+
+
+def cluster_gpus():
+    return [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
 
 
 def left_after(seconds=10):
@@ -123,6 +128,7 @@ def main(root):
         stays, leaves = (Replica.options(**places.remote_args()).remote() for _ in range(2))
         ray.get([stays.pid.remote(), leaves.pid.remote()])
         before = len(groups()[0])
+        time.sleep(3)  # a sweep sees both at work
         ray.kill(leaves)
         deadline = time.monotonic() + 20
         while len(groups()[0]) > 1 and time.monotonic() < deadline:
@@ -133,17 +139,26 @@ def main(root):
     for node in nodes[3:]:
         cluster.remove_node(node)
 
-    grown = []
+    def leave_when(at_work):
+        """Remove a node with a replica, some seconds after so many nodes had one."""
+        since = []
 
-    def remove_one(count):
-        grown.extend([time.monotonic()] * (count == 3 and not grown))
-        if grown and time.monotonic() - grown[0] > 8 and len(nodes) == 8:  # the third replica is at work by then
-            cluster.remove_node(nodes.pop(0))
+        def look(hosts):
+            since.extend([time.monotonic()] * (len(hosts) == at_work and not since))
+            if since and time.monotonic() - since[0] > 8 and "left" not in since:
+                since.append("left")
+                cluster.remove_node(next(node for node in nodes if node.node_id in hosts))
 
-    with watched(remove_one) as seen:
+        return look
+
+    with watched(leave_when(3)) as seen:
         rows = answer(root, "growth", 1200, patience_s=3, latency_s=0.1, tensor_parallel=8, replicas=[1, 12])
-    done("growth", rows=rows, left=left_after(), nodes_left=len(nodes), **{key: seen[key] for key in ("most", "bundles")})
-    sys.stdout.write(json.dumps(facts) + "\n")
+    done("growth", rows=rows, left=left_after(), alive=len(cluster_gpus()), **seen)
+
+    with watched(leave_when(1)) as seen:
+        rows = answer(root, "moves", 300, latency_s=0.1, tensor_parallel=8)
+    done("moves", rows=rows, left=left_after(), alive=len(cluster_gpus()), **seen)
+    (root / "facts.json").write_text(json.dumps(facts))
     ray.shutdown()
     cluster.shutdown()
 

@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,8 +39,8 @@ class _Group:
 class Placements:
     """The groups of one stream's replicas: `with Placements(layout) as places: rows.map_batches(…, ray_remote_args_fn=places.remote_args)`.
 
-    A replica whose node left moves to free devices. Where there are none for `patience_s`, its group is given up and the
-    actor dies for good: Ray would let its work wait for ever. Without devices (an API's client) there are no groups.
+    A replica whose node left moves to free devices. Where there are none for `patience_s` while another replica works, its
+    group is given up and the actor dies for good: Ray would let its work wait. Without devices (an API) there are no groups.
     """
 
     def __init__(self, layout: Layout, *, patience_s: float = PATIENCE_S) -> None:
@@ -88,16 +89,18 @@ class Placements:
                 continue
             living = set(ray.util.list_named_actors())
             states = {key: row["state"] for key, row in placement_group_table().items()}
+            at_work = any(states.get(item.group.id.hex()) == "CREATED" for item in known.values())
             for name, item in known.items():
                 homeless = states.get(item.group.id.hex()) == "RESCHEDULING"
                 item.homeless_since = (item.homeless_since or now) if homeless else None
-                if item.homeless_since and now - item.homeless_since > self._patience_s:
+                if name not in living and (item.seen or now - item.made > REGISTER_S):
+                    self._remove(name)
+                elif at_work and item.homeless_since and now - item.homeless_since > self._patience_s:
                     _log.warning("%s: its node left, and for %.0f s no other has had %s; given up", name, self._patience_s, self._layout)
+                    with suppress(ValueError):  # it left by itself
+                        ray.kill(ray.get_actor(name))  # else it would stay "restarting" without a group
                     self._remove(name)
-                elif name in living:
-                    item.seen = True
-                elif item.seen or now - item.made > REGISTER_S:
-                    self._remove(name)
+                item.seen = item.seen or name in living
 
     def _remove(self, name: str) -> None:
         with self._lock:

@@ -2,10 +2,12 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+import ray
 
 from engine.backends import ray_cluster as backend
 from engine.clusterfile import Cluster
 from engine.errors import CapacityError, StageError
+from engine.layout import Layout
 
 
 def test_our_own_error_is_found_inside_rays_wrappers():
@@ -23,11 +25,23 @@ def test_the_innermost_error_that_says_something_is_the_cause():
 
 @pytest.mark.slow
 def test_a_job_that_wants_more_than_the_cluster_has_says_the_numbers_and_the_way_out(ray_cluster):
-    backend.require("generate", "cpu", 4, "replicas=4 x tensor_parallel=1")
-    with pytest.raises(CapacityError, match=r"generate wants 8 CPUs \(replicas=4 x tensor_parallel=2\); the cluster has 4"):
-        backend.require("generate", "cpu", 8, "replicas=4 x tensor_parallel=2")
-    with pytest.raises(CapacityError, match=r"the cluster has 0\. Lower replicas or use a larger --cluster; with device: cpu"):
-        backend.require("generate", "gpu", 1, "replicas=1 x tensor_parallel=1")
+    backend.require("generate", Layout(0, replicas=(99, 99), device="cpu"))  # an API's clients
+    backend.require("generate", Layout(replicas=(4, 4), device="cpu"))
+    with pytest.raises(CapacityError, match=r"generate wants 8 CPUs \(replicas=4 x tensor_parallel=2\); the cluster has 4\. Set repl.*: 2"):
+        backend.require("generate", Layout(2, 2, replicas=(4, 4), device="cpu"))
+    with pytest.raises(CapacityError, match=r"the cluster has 0\. Use a larger --cluster; with device: cpu"):
+        backend.require("generate", Layout())
+
+
+@pytest.mark.slow
+def test_devices_that_something_else_holds_are_waited_for_and_then_counted_as_missing(ray_cluster, monkeypatch):
+    monkeypatch.setattr(backend, "FREE_WAIT_S", 1.0)
+    holder = ray.util.placement_group([{"CPU": 3}])
+    ray.get(holder.ready(), timeout=60)
+    with pytest.raises(CapacityError, match=r"wants 2 CPUs .*; the cluster has 4 \(1 node of 4\), 1 of them free\. Set replicas: 1"):
+        backend.require("generate", Layout(replicas=(2, 2), device="cpu"))
+    ray.util.remove_placement_group(holder)
+    backend.require("generate", Layout(replicas=(2, 2), device="cpu"))
 
 
 def test_a_cluster_that_wants_a_token_says_so(monkeypatch):

@@ -17,10 +17,10 @@ pytestmark = pytest.mark.slow
 def facts(tmp_path_factory):
     environment = os.environ | {"PYTHONPATH": str(SCRIPT.parents[1]), "RAY_USAGE_STATS_ENABLED": "0"}
     environment.pop("RAY_ADDRESS", None)
-    command = [sys.executable, str(SCRIPT), str(tmp_path_factory.mktemp("layouts"))]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    folder = tmp_path_factory.mktemp("layouts")
+    done = subprocess.run([sys.executable, str(SCRIPT), str(folder)], env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads((folder / "facts.json").read_text())
 
 
 def test_eight_replicas_of_eight_gpus_take_a_node_each(facts):
@@ -36,7 +36,8 @@ def test_tensor_parallel_8_by_pipeline_parallel_2_takes_eight_gpus_on_each_of_tw
 
 
 def test_groups_are_gone_at_the_end(facts):
-    assert [facts[name]["left"] for name in ("eight", "two_nodes", "leaver", "growth")] == [0, 0, 0, 0]
+    assert {name: seen["left"] for name, seen in facts.items() if "left" in seen} == dict.fromkeys(
+        ("eight", "two_nodes", "leaver", "growth", "moves"), 0)
 
 
 def test_the_group_of_an_actor_that_left_is_gone_while_the_others_work(facts):
@@ -56,6 +57,12 @@ def test_a_job_that_is_too_big_fails_at_once_with_the_numbers(facts, name, messa
 
 def test_replicas_grow_to_what_is_free_and_a_node_that_leaves_costs_no_row(facts):
     growth = facts["growth"]
-    assert growth["most"] == 3, "three nodes were left of the eight, twelve replicas were allowed"
-    assert growth["nodes_left"] == 7, "a node was removed while three replicas worked"
+    assert growth["most"] == 3, "three of the nodes were left, and twelve replicas were allowed"
+    assert growth["alive"] == 2, "a node was removed while three replicas worked, and nothing else was free"
     assert growth["rows"] == {"ok": 1200}
+
+
+def test_a_replica_whose_node_leaves_moves_to_a_free_one(facts):
+    moves = facts["moves"]
+    assert (moves["most"], len(moves["nodes"]), moves["alive"]) == (1, 2, 1)
+    assert moves["rows"] == {"ok": 300}
