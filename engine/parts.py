@@ -8,8 +8,8 @@ earlier record that it accepts, so a late writer of an older epoch is ignored fo
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
-import os
 import time
 import uuid
 from collections import Counter
@@ -20,11 +20,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from engine.errors import StageError
-from engine.records import STATUSES, Completion, read_tables, to_table, write_parquet
-from engine.rundir import write_atomic
+from engine.records import STATUSES, Completion, parquet_bytes, read_tables, to_table, write_parquet
+from engine.rundir import write_atomic, write_durable
 
 Key = tuple[str, int, int]  # teacher, prompt_id, sample_index
 
@@ -42,6 +41,8 @@ class Record:
     status: list[str]
     tokens_in: list[int]
     tokens_out: list[int]
+    size_bytes: int
+    sha256: str
 
     def keys(self) -> Iterable[Key]:
         return zip([self.teacher] * len(self.prompt_id), self.prompt_id, self.sample_index, strict=True)
@@ -129,7 +130,8 @@ def settle(folder: Path) -> Settled:
             continue
         name = record.file
         if len(keep) < len(keys):
-            name = name.replace("/part-", "/kept-")
+            chosen = hashlib.sha256(str(keep).encode()).hexdigest()[:8]  # a later manifest may keep other rows: another file
+            name = name.replace("/part-", "/kept-").replace(".parquet", f"-{chosen}.parquet")
             (table,) = read_tables([folder / record.file])
             write_parquet(table.take(pa.array(keep)), folder / name)
         files[name] = len(keep)
@@ -144,7 +146,7 @@ def begin_attempt(folder: Path, epoch: int, shard: str) -> int:
     """Note that a shard's rows are about to enter an engine; returns which attempt of this epoch it is, from 1."""
     attempts = folder / "attempts"
     number = len(list(attempts.glob(f"{epoch:05d}-{shard}-*"))) + 1
-    (attempts / f"{epoch:05d}-{shard}-{uuid.uuid4().hex[:8]}").touch()
+    (attempts / f"{epoch:05d}-{shard}-{uuid.uuid4().hex[:8]}").write_text("")
     return number
 
 
@@ -196,12 +198,11 @@ class PartWriter:
         # Time first, so that names sort by it; random last, so that no two attempts share a name.
         unique = f"{self._epoch:05d}-{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
         file = f"data/part-{unique}.parquet"
-        path = self._folder / file
-        write_parquet(to_table(rows, self._schema, self._metadata), path)
-        with path.open("rb") as handle:
-            os.fsync(handle.fileno())
+        data = parquet_bytes(to_table(rows, self._schema, self._metadata))
+        write_durable(self._folder / file, data)
         record = {
             "file": file, "epoch": self._epoch, "teacher": self._teacher,
+            "size_bytes": data.size, "sha256": hashlib.sha256(data).hexdigest(),
             "prompt_id": [row.prompt_id for row in rows], "sample_index": [row.sample_index for row in rows],
             "status": [row.status for row in rows], "tokens_in": [row.prompt_tokens for row in rows],
             "tokens_out": [row.completion_tokens for row in rows],
@@ -211,7 +212,7 @@ class PartWriter:
 
 def prompt_keys(files: Sequence[Path]) -> dict[Path, tuple[np.ndarray, np.ndarray]]:
     """Per prompt file: prompt_id (rows,) and whether the row is of the validation split (rows,)."""
-    tables = {file: pq.read_table(file, columns=["prompt_id", "split"]) for file in files}
+    tables = dict(zip(files, read_tables(files, ["prompt_id", "split"]), strict=True))
     return {
         file: (table["prompt_id"].to_numpy(), np.asarray(table["split"].to_pylist()) == "validation") for file, table in tables.items()
     }

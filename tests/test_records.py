@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from engine import records
+from engine.errors import StageError
 from engine.records import Completion, completion_schema, signal_of, to_rows, to_table
 
 
@@ -46,7 +47,7 @@ def test_a_damaged_page_is_noticed(tmp_path):
     content = bytearray(path.read_bytes())
     content[200] ^= 0xFF
     path.write_bytes(content)
-    with pytest.raises(OSError, match="CRC"):
+    with pytest.raises(StageError, match=r"x\.parquet is missing or damaged .*CRC.*distill verify"):
         list(records.read_tables([path]))
 
 
