@@ -35,8 +35,9 @@ def load_run(folder: Folder) -> JobSpec:
 
 def check_owner(folder: Folder, name: str) -> None:
     """SpecError if `folder` belongs to a job of another name; a folder without job.yaml belongs to nobody."""
-    if (folder / "job.yaml").exists() and (owner := read_document(folder / "job.yaml").data.get("name")) != name:
-        raise SpecError(f"{folder} is the run folder of job '{owner}' (see its job.yaml), not of '{name}'; rename it, or use another --runs")
+    path = folder / "job.yaml"
+    if path.exists() and (owner := read_document(path).data.get("name")) != name:
+        raise SpecError(f"{folder} is the run folder of job '{owner}' (see {path}), not of '{name}'; rename it, or use another --runs")
 
 
 def dump_job(job: JobSpec) -> str:

@@ -33,7 +33,7 @@ def state_text(state: dict[str, Any]) -> str:
     """What a progress file says, in one line: `40/90 rows  tok/s 1,234  ETA 12 s`."""
     done, total = state["done"], state["total"]
     new, elapsed = done - state.get("first", 0), state["updated"] - state["started"]
-    eta = f"  ETA {elapsed / new * (total - done):,.0f} s" if total and 0 < new and done < total else ""
+    eta = f"  ETA {elapsed / new * (total - done):,.0f} s" if total and new > 0 and done < total else ""
     return f"{done:,}/{f'{total:,}' if total else '?'} {state['unit']}  {figures_text(state.get('figures', {}))}{eta}"
 
 

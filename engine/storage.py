@@ -28,11 +28,11 @@ class StorePath:
     """One object, or all objects below a name. `str()` is the URL that `run_folder` and pyarrow read back."""
 
     root: str  # s3://bucket
-    path: PurePosixPath = PurePosixPath()
+    path: PurePosixPath
     query: str = ""  # of pyarrow.fs.FileSystem.from_uri: endpoint_override, scheme, region, …
 
     def __str__(self) -> str:
-        return f"{self.root}/{quote('' if self.path == PurePosixPath() else str(self.path))}{'?' * bool(self.query)}{self.query}"
+        return f"{self.root}/{quote(str(self.path))}".removesuffix("/.") + f"?{self.query}".removesuffix("?")
 
     def __truediv__(self, name: str | PurePosixPath) -> StorePath:
         return replace(self, path=self.path / name)
@@ -118,7 +118,7 @@ class StorePath:
 
     def write_bytes(self, data: bytes | memoryview | pa.Buffer) -> None:
         store, inside = self.place
-        with store.open_output_stream(inside) as file:
+        with store.open_output_stream(inside, compression=None) as file:  # its default would compress what is called x.gz
             file.write(data)
 
     def write_text(self, text: str) -> None:

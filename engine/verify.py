@@ -206,7 +206,11 @@ def _row_problems(run: Folder, folder: Folder, manifest: Manifest, contents: dic
     for name, (said, held) in sums.items():
         if said != held:
             yield f"{folder}: {name} is {said} in the manifest and {held} in the files; {remedy}"
-    if (prompts := _prompts(run, manifest.identity["upstream"]["prompts"])) is None:
+    try:
+        prompts = _prompts(run, manifest.identity["upstream"]["prompts"])
+    except StageError:
+        return  # their damage is named with their own stage
+    if prompts is None:
         yield f"{folder}: the prompts that it answers are not in {run}; copy their 1-prompts-… folder back"
         return
     found = _count_keys(manifest.identity["blocks"]["generate"], *prompts, rows)

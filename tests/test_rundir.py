@@ -82,7 +82,7 @@ def test_a_published_file_never_changes(tmp_path):
 def test_a_manifest_in_the_folder_of_another_identity_is_named(tmp_path):
     folder = tmp_path / "3-curate-00000000"
     published(folder)
-    with pytest.raises(StageError, match="manifest.json is of another identity .* move the folder away"):
+    with pytest.raises(StageError, match=r"manifest\.json is of another identity .* move the folder away"):
         rundir.load_manifest(folder)
     folder.rename(own := rundir.stage_folder(tmp_path, 3, "curate", {"seed": 0}))
     assert rundir.load_manifest(own).rows_out == 2
