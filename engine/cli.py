@@ -24,7 +24,10 @@ from engine.spec import JobSpec
 
 JOB = click.argument("job", type=click.Path(path_type=Path))
 SETS = click.option("--set", "sets", multiple=True, metavar="FIELD=VALUE", help="Override one field, e.g. train.learning_rate=3e-5.")
-RUNS = click.option("--runs", default="runs", show_default=True, help="Folder that holds the runs.")
+RUNS = click.option(
+    "--runs", default="runs", show_default=True, help="Folder that holds the runs; up to curate also s3://bucket/folder, gs://…"
+)
+RUN = click.argument("run")
 CLUSTER = click.option("--cluster", type=click.Path(path_type=Path), help="Cluster file; none: a local Ray.")
 
 
@@ -33,6 +36,7 @@ def stage_options(command: Any) -> Any:
     for option in (
         click.option("--strict", is_flag=True, help="Bad input lines end the run instead of going to quarantine."),
         click.option("--force", is_flag=True, help="Make the chosen stages again, in new folders."),
+        click.option("--retry", type=click.Choice(["failed"]), help="Ask the teachers again for rows that ended in `error`."),
         click.option("--until", metavar="STAGE", help="Run up to this stage."),
         click.option("--from", "from_", metavar="STAGE", help="Run from this stage on; earlier ones must be finished."),
         click.option("--only", metavar="STAGE", help="Run this stage alone."),
@@ -89,9 +93,12 @@ def _quiet(log: Path) -> Iterator[Console]:
 
 
 def _log_path(job: JobSpec, runs: str, what: str) -> Path:
-    from engine.rundir import local_runs
+    """Beside the run; a log cannot grow in an object store, so there it stays here, under runs/."""
+    from engine.storage import run_folder
 
-    return local_runs(runs) / job.name / "logs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{what}.log"
+    folder = run_folder(runs)
+    folder = folder if isinstance(folder, Path) else Path("runs").resolve()
+    return folder / job.name / "logs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{what}.log"
 
 
 def _ray_address(cluster: Path | None) -> str | None:
@@ -156,19 +163,23 @@ def _print_report(console: Console, done: Any) -> None:
 
 
 @main.command()
-@JOB
+@click.argument("job")
 @SETS
 @RUNS
-def status(job: Path, sets: tuple[str, ...], runs: str) -> None:
-    """How far a job is, from its files alone."""
+def status(job: str, sets: tuple[str, ...], runs: str) -> None:
+    """How far a job is, from its files alone. JOB is a job file or a run folder."""
     with _errors():
         from engine import pipeline
-        from engine.progress import figures_text
-        from engine.rundir import PROGRESS, is_running, load_manifest, local_runs
+        from engine.jobfile import load_run
+        from engine.progress import state_text
+        from engine.rundir import PROGRESS, is_running, load_manifest
+        from engine.storage import run_folder
 
-        spec = _load(job, sets)
+        folder = run_folder(job)
+        is_run = not isinstance(folder, Path) or folder.is_dir()
+        spec, root = (load_run(folder), folder.parent) if is_run else (_load(Path(job), sets), run_folder(runs))
         table = Table("stage", "state", "progress", "folder", title=spec.name, title_justify="left")
-        for stage in pipeline.plan(spec, runs):
+        for stage in pipeline.plan(spec, root):
             manifest = load_manifest(stage.folder) if stage.folder else None
             state, text = {"reuse": "done", "resume": "unfinished", "run": "not started"}[stage.state], ""
             if manifest:
@@ -176,10 +187,40 @@ def status(job: Path, sets: tuple[str, ...], runs: str) -> None:
             elif stage.folder and (stage.folder / PROGRESS).exists():
                 seen = json.loads((stage.folder / PROGRESS).read_text())
                 age = time.time() - seen["updated"]
-                state = "running" if is_running(local_runs(runs) / spec.name) else f"unfinished, last seen {age:,.0f} s ago"
-                text = f"{seen['done']:,}/{seen['total'] or '?'} {seen['unit']}  {figures_text(seen.get('figures', {}))}"
+                state, text = "running" if is_running(root / spec.name) else f"unfinished, last seen {age:,.0f} s ago", state_text(seen)
             table.add_row(stage.stage, state, text, stage.folder.name if stage.folder else "")
         Console().print(table)
+
+
+@main.command()
+@RUN
+def verify(run: str) -> None:
+    """Recompute every checksum, id and count of a run folder; exit 1 with what is wrong and what to do."""
+    with _errors():
+        from engine.errors import StageError
+        from engine.storage import run_folder
+        from engine.verify import verify as check_run
+
+        report = check_run(run_folder(run))
+        for line in report.lines:
+            click.echo(line)
+        if report.problems:
+            raise StageError("\n".join([f"{len(report.problems)} problems", *report.problems]))
+
+
+@main.command()
+@RUN
+@click.option("--dry-run", is_flag=True, help="Show what would go; remove nothing.")
+def gc(run: str, dry_run: bool) -> None:
+    """Remove what no commit record and no manifest of a run folder names."""
+    with _errors():
+        from engine.storage import run_folder
+        from engine.verify import gc as collect
+
+        removed = collect(run_folder(run), dry_run=dry_run)
+        for path, size in removed:
+            click.echo(f"{size:>14,}  {path}")
+        click.echo(f"{'would free' if dry_run else 'freed'} {sum(size for _, size in removed):,} bytes in {len(removed):,} files")
 
 
 @main.command()
@@ -242,7 +283,7 @@ def submit(job: Path, sets: tuple[str, ...], runs: str, cluster: Path, **options
     with _errors():
         from engine import preflight
         from engine.clusterfile import load_cluster
-        from engine.rundir import local_runs
+        from engine.storage import run_folder
 
         spec, target = _load(job, sets), load_cluster(cluster)
         preflight.check(spec)
@@ -253,7 +294,7 @@ def submit(job: Path, sets: tuple[str, ...], runs: str, cluster: Path, **options
         from engine.backends import ray_cluster
 
         where = str(job) if target.working_dir else str(job.resolve())
-        command = [target.python or "python", "-m", "engine.cli", "run", where, "--runs", target.runs or str(local_runs(runs))]
+        command = [target.python or "python", "-m", "engine.cli", "run", where, "--runs", target.runs or str(run_folder(runs))]
         command += [word for setting in sets for word in ("--set", setting)]
         for name, value in options.items():
             flag = f"--{name.rstrip('_')}"

@@ -13,6 +13,7 @@ from typing import Any
 
 from engine.errors import SpecError
 from engine.spec import JobSpec
+from engine.storage import Folder
 from engine.yamlfile import Document, FieldPath, dump_yaml, read_document
 
 
@@ -22,6 +23,21 @@ def load_job(path: Path, sets: Sequence[str] = ()) -> JobSpec:
     for setting in sets:
         _apply_set(document, setting)
     return _with_absolute_paths(document.build(JobSpec), document)
+
+
+def load_run(folder: Folder) -> JobSpec:
+    """The job of a run folder, as it was run. SpecError where the folder is none, or was renamed."""
+    if not (folder / "job.yaml").exists():
+        raise SpecError(f"{folder} is no run folder: it has no job.yaml; give the folder of one job, such as runs/<job>")
+    check_owner(folder, folder.name)
+    return read_document(folder / "job.yaml").build(JobSpec)
+
+
+def check_owner(folder: Folder, name: str) -> None:
+    """SpecError if `folder` belongs to a job of another name; a folder without job.yaml belongs to nobody."""
+    path = folder / "job.yaml"
+    if path.exists() and (owner := read_document(path).data.get("name")) != name:
+        raise SpecError(f"{folder} is the run folder of job '{owner}' (see {path}), not of '{name}'; rename it, or use another --runs")
 
 
 def dump_job(job: JobSpec) -> str:

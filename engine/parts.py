@@ -16,7 +16,6 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ import pyarrow as pa
 from engine.errors import StageError
 from engine.records import STATUSES, Completion, parquet_bytes, read_tables, to_table, write_parquet
 from engine.rundir import write_atomic, write_durable
+from engine.storage import Folder
 
 Key = tuple[int, int]  # prompt_id, sample_index
 _ERROR = STATUSES.index("error")
@@ -38,16 +38,16 @@ class Record:
     file: str
     epoch: int
     teacher: str
-    size_bytes: int
-    sha256: str
     prompt_id: list[int]
     sample_index: list[int]
     status: list[str]
     tokens_in: list[int]
     tokens_out: list[int]
+    size_bytes: int
+    sha256: str
 
 
-def open_epoch(folder: Path) -> int:
+def open_epoch(folder: Folder) -> int:
     """Start a new epoch in `folder`: accept what is committed so far, shut out every older writer. Returns its number."""
     commits = folder / "commits"
     for path in (commits, folder / "data", folder / "attempts"):
@@ -55,7 +55,7 @@ def open_epoch(folder: Path) -> int:
     return claim_epoch(commits, _last_epoch(commits) + 1, _accepted_names(commits))
 
 
-def claim_epoch(commits: Path, number: int, accepted: Sequence[str]) -> int:
+def claim_epoch(commits: Folder, number: int, accepted: Sequence[str]) -> int:
     """Write the epoch file, then look: StageError if another driver claimed the same number."""
     write_atomic(commits / f"epoch-{number:05d}-{uuid.uuid4().hex}.json", json.dumps({"accepted": accepted}))
     if len(list(commits.glob(f"epoch-{number:05d}-*.json"))) > 1:
@@ -63,11 +63,11 @@ def claim_epoch(commits: Path, number: int, accepted: Sequence[str]) -> int:
     return number
 
 
-def _last_epoch(commits: Path) -> int:
+def _last_epoch(commits: Folder) -> int:
     return max((int(path.name.split("-")[1]) for path in commits.glob("epoch-*.json")), default=0)
 
 
-def _accepted_names(commits: Path) -> list[str]:
+def _accepted_names(commits: Folder) -> list[str]:
     newest = _last_epoch(commits)
     listed: set[str] = set()
     for path in commits.glob(f"epoch-{newest:05d}-*.json"):
@@ -76,20 +76,20 @@ def _accepted_names(commits: Path) -> list[str]:
     return sorted((listed & existing) | {name for name in existing if name.startswith(f"record-{newest:05d}-")})
 
 
-def accepted_records(folder: Path) -> list[Record]:
+def accepted_records(folder: Folder) -> list[Record]:
     """Records that count: those that the newest epoch lists, and its own; by name, so by epoch and then by time."""
     commits = folder / "commits"
     return [_load_record(commits / name) for name in _accepted_names(commits)]
 
 
-def _load_json(path: Path) -> dict[str, Any]:
+def _load_json(path: Folder) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise StageError(f"{path} cannot be read ({error}); delete it to have its rows made again") from error
 
 
-def _load_record(path: Path) -> Record:
+def _load_record(path: Folder) -> Record:
     try:
         return Record(name=path.name, **_load_json(path))
     except TypeError as error:
@@ -154,7 +154,7 @@ class Settled:
     failed: int
 
 
-def settle(folder: Path) -> Settled:
+def settle(folder: Folder) -> Settled:
     """Fix the result: each row once. A part with rows that lost is rewritten without them, under a new name."""
     records = accepted_records(folder)
     rows = final_rows(records)
@@ -168,7 +168,8 @@ def settle(folder: Path) -> Settled:
             continue
         name = record.file
         if len(keep) < len(record.prompt_id):
-            name = f"data/kept-{len(keep)}-{name.removeprefix('data/part-')}"
+            chosen = hashlib.sha256(str(keep).encode()).hexdigest()[:8]  # a later manifest may keep other rows: another file
+            name = name.replace("/part-", "/kept-").replace(".parquet", f"-{chosen}.parquet")
             (table,) = read_tables([folder / record.file])
             write_parquet(table.take(pa.array(keep)), folder / name)
         files[name] = len(keep)
@@ -184,18 +185,18 @@ def settle(folder: Path) -> Settled:
     )
 
 
-def begin_attempt(folder: Path, epoch: int, shard: str, keys: Sequence[Key]) -> None:
+def begin_attempt(folder: Folder, epoch: int, shard: str, keys: Sequence[Key]) -> None:
     """Note which rows of a shard are about to enter an engine. The driver ends the attempt when it has the receipt."""
     write_atomic(folder / "attempts" / f"open-{epoch:05d}-{shard}-{uuid.uuid4().hex}.json", json.dumps(keys))
 
 
-def end_attempts(folder: Path, epoch: int, shard: str) -> None:
+def end_attempts(folder: Folder, epoch: int, shard: str) -> None:
     """The shard is done."""
     for path in (folder / "attempts").glob(f"open-{epoch:05d}-{shard}-*.json"):
         path.unlink()
 
 
-def take_over(folder: Path, epoch: int, shard: str, teacher: str, prompt_ids: Sequence[int]) -> set[Key]:
+def take_over(folder: Folder, epoch: int, shard: str, teacher: str, prompt_ids: Sequence[int]) -> set[Key]:
     """Rows of the shard that are done already. An open attempt tells that its replica died: that counts for the rows not done.
 
     What a killed driver leaves open is not the rows' fault and stays uncounted.
@@ -213,7 +214,7 @@ def take_over(folder: Path, epoch: int, shard: str, teacher: str, prompt_ids: Se
     return done
 
 
-def deaths(folder: Path, teacher: str) -> Counter[Key]:
+def deaths(folder: Folder, teacher: str) -> Counter[Key]:
     """How often each row of a teacher was in an engine when it died."""
     rows = (row for path in (folder / "attempts").glob("dead-*.json") for row in json.loads(path.read_text()))
     return Counter((prompt_id, sample) for name, prompt_id, sample in rows if name == teacher)
@@ -227,9 +228,9 @@ class PartWriter:
     """
 
     def __init__(
-        self, folder: Path, epoch: int, teacher: str, schema: pa.Schema, metadata: dict[str, Any],
+        self, folder: Folder, epoch: int, teacher: str, schema: pa.Schema, metadata: dict[str, Any],
         finish: Callable[[Sequence[Any]], list[Completion]], *, max_rows: int, max_seconds: float, max_bytes: int = 128_000_000,
-        on_step: Callable[[str, Path, bytes], None] = lambda step, path, data: None,
+        on_step: Callable[[str, Folder, pa.Buffer], None] = lambda step, path, data: None,
     ) -> None:
         self._folder, self._epoch, self._teacher = folder, epoch, teacher
         self._schema, self._metadata, self._finish, self._on_step = schema, metadata, finish, on_step

@@ -20,6 +20,7 @@ from engine.errors import InputError, SpecError, StageError
 from engine.progress import Context, Progress
 from engine.rundir import Manifest
 from engine.spec import JobSpec
+from engine.storage import Folder, StorePath, run_folder
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,13 @@ class Stage:
     reads: Callable[[JobSpec], list[str]] = lambda job: []  # files and models whose content is part of the identity
     also: tuple[str, ...] = ()  # further blocks of the job that it is given by name
     cluster: bool = False
+    store: bool = False  # works in an object store too
 
 
 STAGES = (
-    Stage(1, "prompts", reads=lambda job: job.prompts.sources()),
-    Stage(2, "generate", needs=("prompts",), reads=lambda job: [t.model for t in job.generate.teachers], cluster=True),
-    Stage(3, "curate", needs=("prompts", "generate")),
+    Stage(1, "prompts", reads=lambda job: job.prompts.sources(), store=True),
+    Stage(2, "generate", needs=("prompts",), reads=lambda job: [t.model for t in job.generate.teachers], cluster=True, store=True),
+    Stage(3, "curate", needs=("prompts", "generate"), store=True),
     Stage(4, "train", needs=("curate",), reads=lambda job: [job.train.student, job.train.tokenizer or ""], cluster=True),
     Stage(5, "evaluate", needs=("prompts", "generate", "train"), also=("generate",), cluster=True),
     # 6 is serve: alive while loadtest or `distill serve` needs it, never a file (stages/serve.py)
@@ -51,32 +53,36 @@ NAMES = tuple(stage.name for stage in STAGES)
 class Run:
     """A finished (part of a) run: its folder, and folder and manifest of each stage that is done."""
 
-    root: Path
-    folders: dict[str, Path]
+    root: Folder
+    folders: dict[str, Folder]
     manifests: dict[str, Manifest]
     reused: tuple[str, ...]
 
 
 def run(
-    job: JobSpec, runs: str | Path = "runs", *, only: str | None = None, from_: str | None = None, until: str | None = None,
-    force: bool = False, strict: bool = False, cluster: str | None = None, progress: Progress | None = None, log: Path | None = None,
+    job: JobSpec, runs: str | Folder = "runs", *, only: str | None = None, from_: str | None = None, until: str | None = None,
+    force: bool = False, retry: str | None = None, strict: bool = False, cluster: str | None = None, progress: Progress | None = None,
+    log: Path | None = None,
 ) -> Run:
     """Run what is not finished of the chosen stages; `force` makes the chosen ones again in new folders.
 
+    `retry="failed"` asks again for the rows that ended in `error` and publishes a further manifest beside the first.
     `cluster` is a Ray address (none: this process's connection, RAY_ADDRESS, or a local cluster). Raises EngineError;
     whatever was finished before stays, and the same call resumes.
     """
     from engine import preflight
-    from engine.jobfile import dump_job
+    from engine.jobfile import check_owner, dump_job
 
     preflight.check(job)
     chosen = choose(only, from_, until)
-    root = rundir.local_runs(runs) / job.name
+    root = run_folder(runs) / job.name
+    _require_disk(root, [stage.name for stage in STAGES if stage.name in chosen and not stage.store])
     ctx = Context(job.name, job.task, job.seed, job.device, strict, cluster, log, progress or Progress())
-    folders: dict[str, Path] = {}
+    folders: dict[str, Folder] = {}
     manifests: dict[str, Manifest] = {}
     reused: list[str] = []
     with rundir.run_lock(root), ExitStack() as stack:
+        check_owner(root, job.name)
         rundir.write_atomic(root / "job.yaml", dump_job(job))
         for stage in STAGES:
             if missing := set(stage.needs) - folders.keys():
@@ -86,16 +92,17 @@ def run(
             identity = identity_of(stage, job, folders, root)
             folder = rundir.stage_folder(root, stage.order, stage.name, identity, force=force and stage.name in chosen)
             manifest = rundir.load_manifest(folder)
-            if manifest is not None and stage.name in chosen:
+            failed = retry == "failed" and stage.name in chosen and bool(manifest and manifest.info.get("status", {}).get("error"))
+            if manifest is not None and stage.name in chosen and not failed:
                 bad = "data/quarantine.parquet"
                 if strict and bad in manifest.files:
                     raise InputError(f"--strict: {manifest.files[bad].rows} lines are in quarantine: {folder / bad}; mend the sources")
                 reused.append(stage.name)
                 ctx.progress.say(f"{stage.name:<9} reused  {folder.name}")
-            if manifest is None and stage.name in chosen:
+            if (manifest is None or failed) and stage.name in chosen:
                 if stage.cluster:
                     stack.enter_context(_connected(job, ctx, root))
-                manifest = _run_stage(stage, job, folders, folder, identity, ctx)
+                manifest = _run_stage(stage, job, folders, folder, identity, ctx, manifest)
             if manifest is not None:
                 folders[stage.name], manifests[stage.name] = folder, manifest
         for name in manifests["report"].files if "report" in manifests else ():
@@ -103,7 +110,18 @@ def run(
     return Run(root, folders, manifests, tuple(reused))
 
 
-def _run_stage(stage: Stage, job: JobSpec, folders: dict[str, Path], folder: Path, identity: dict[str, Any], ctx: Context) -> Manifest:
+def _require_disk(root: Folder, stages: list[str]) -> None:
+    if stages and isinstance(root, StorePath):
+        raise SpecError(
+            f"--runs {root.parent}: {', '.join(stages)} cannot work in an object store. Run --until curate there, copy {root} to a"
+            " folder that every node shares, and go on with --runs there: the finished stages are reused"
+        )
+
+
+def _run_stage(
+    stage: Stage, job: JobSpec, folders: dict[str, Folder], folder: Folder, identity: dict[str, Any], ctx: Context, before: Manifest | None
+) -> Manifest:
+    """`before` is the manifest that this run's supersedes, if any row changed."""
     function = importlib.import_module(f"engine.stages.{stage.name}").run
     more: dict[str, Any] = {name: getattr(job, name) for name in stage.also}
     if stage.name == "loadtest":
@@ -112,12 +130,15 @@ def _run_stage(stage: Stage, job: JobSpec, folders: dict[str, Path], folder: Pat
     started = time.monotonic()
     with ctx.progress.stage(stage.name, folder):
         counts = function(getattr(job, stage.name), {name: folders[name] for name in stage.needs}, folder, ctx, **more)
-        manifest = rundir.publish(folder, stage.name, identity, counts, time.monotonic() - started)
+        if before and counts.files == {name: entry.rows for name, entry in before.files.items()}:
+            ctx.progress.say(f"{stage.name:<9} retried {folder.name}  nothing gained; the manifest stays")
+            return before
+        manifest = rundir.publish(folder, stage.name, identity, counts, time.monotonic() - started, supersede=before is not None)
     ctx.progress.say(f"{stage.name:<9} done    {folder.name}  {manifest.rows_out:,} rows in {manifest.seconds:,.0f} s")
     return manifest
 
 
-def _connected(job: JobSpec, ctx: Context, root: Path) -> Any:
+def _connected(job: JobSpec, ctx: Context, root: Folder) -> Any:
     from engine.backends import ray_cluster
 
     return ray_cluster.connected(ctx.cluster, shared=root, environment=_guard(job))
@@ -139,9 +160,10 @@ def _endpoint(job: JobSpec, train: Path, models: list[str], ctx: Context) -> Any
 
 
 @contextmanager
-def serving(job: JobSpec, models: list[str], runs: str | Path = "runs", *, cluster: str | None = None) -> Iterator[Any]:
+def serving(job: JobSpec, models: list[str], runs: str | Folder = "runs", *, cluster: str | None = None) -> Iterator[Any]:
     """The endpoint of a finished job for the length of the block; yields its base URL and key."""
-    root = rundir.local_runs(runs) / job.name
+    root = run_folder(runs) / job.name
+    _require_disk(root, ["serve"])
     train = next((state.folder for state in plan(job, runs) if state.stage == "train" and state.state == "reuse"), None)
     if train is None and set(models) != {"teacher"}:
         raise StageError(f"job '{job.name}' has no finished student in {root}; make it first: distill run JOB --until train")
@@ -150,7 +172,7 @@ def serving(job: JobSpec, models: list[str], runs: str | Path = "runs", *, clust
         yield endpoint
 
 
-def load_url(job: JobSpec, url: str, model: str, runs: str | Path = "runs", *, progress: Progress | None = None) -> dict[str, Any]:
+def load_url(job: JobSpec, url: str, model: str, runs: str | Folder = "runs", *, progress: Progress | None = None) -> dict[str, Any]:
     """Load-test any OpenAI-compatible server with the job's validation prompts: {model: {"levels": [...]}}."""
     from engine.records import read_tables
     from engine.stages import loadtest
@@ -170,13 +192,13 @@ class StagePlan:
 
     stage: str
     state: str
-    folder: Path | None
+    folder: Folder | None
 
 
-def plan(job: JobSpec, runs: str | Path = "runs") -> list[StagePlan]:
+def plan(job: JobSpec, runs: str | Folder = "runs") -> list[StagePlan]:
     """What `run` would do, from files alone."""
-    root = rundir.local_runs(runs) / job.name
-    folders: dict[str, Path] = {}
+    root = run_folder(runs) / job.name
+    folders: dict[str, Folder] = {}
     plans = []
     for stage in STAGES:
         if set(stage.needs) - folders.keys():
@@ -191,7 +213,7 @@ def plan(job: JobSpec, runs: str | Path = "runs") -> list[StagePlan]:
     return plans
 
 
-def identity_of(stage: Stage, job: JobSpec, folders: dict[str, Path], root: Path) -> dict[str, Any]:
+def identity_of(stage: Stage, job: JobSpec, folders: dict[str, Folder], root: Folder) -> dict[str, Any]:
     """All that decides a stage's result: its identity fields, the seed, upstream manifests and the content it reads."""
     cache = root.parent / ".cache" / "content.json"
     return {

@@ -18,14 +18,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as RichProgress
 
 from engine.rundir import PROGRESS, write_atomic
+from engine.storage import Folder, StorePath
 
 PLAIN_SECONDS = 10.0
-FILE_SECONDS = 1.0
+FILE_SECONDS, STORE_SECONDS = 1.0, 10.0  # each write to a store is a paid request
 
 
 def figures_text(values: dict[str, Any]) -> str:
     """Named figures in one line: `loss 0.25  tok/s 1,234`."""
     return "  ".join(f"{name} {_short(value)}" for name, value in values.items())
+
+
+def state_text(state: dict[str, Any]) -> str:
+    """What a progress file says, in one line: `40/90 rows  tok/s 1,234  ETA 12 s`."""
+    done, total = state["done"], state["total"]
+    new, elapsed = done - state.get("first", 0), state["updated"] - state["started"]
+    eta = f"  ETA {elapsed / new * (total - done):,.0f} s" if total and new > 0 and done < total else ""
+    return f"{done:,}/{f'{total:,}' if total else '?'} {state['unit']}  {figures_text(state.get('figures', {}))}{eta}"
 
 
 def _short(value: Any) -> str:
@@ -38,7 +47,7 @@ class Progress:
 
     console: Console | None = None
     _stage: str = ""
-    _file: Path | None = None
+    _file: Folder | None = None
     _bar: RichProgress | None = None
     _task: Any = None
     _state: dict[str, Any] = field(default_factory=dict)
@@ -51,7 +60,7 @@ class Progress:
         return self._stage
 
     @contextmanager
-    def stage(self, name: str, folder: Path) -> Iterator[None]:
+    def stage(self, name: str, folder: Folder) -> Iterator[None]:
         """Show one stage while the block runs."""
         self._stage, self._file = name, folder / PROGRESS
         self._state = {"stage": name, "done": 0, "total": None, "unit": "rows", "started": time.time()}
@@ -104,16 +113,14 @@ class Progress:
             self.say(f"{self._stage:<9} {self._state['note'] if announce else self._line(text)}")
 
     def _line(self, text: str) -> str:
-        done, total = self._state["done"], self._state["total"]
-        if not total:
+        if not self._state["total"]:
             return "  ".join(part for part in (self._state.get("note", ""), text) if part)
-        new, elapsed = done - self._state.get("first", 0), time.time() - self._state["started"]
-        eta = f"  ETA {elapsed / new * (total - done):.0f} s" if new > 0 and done < total else ""
-        return f"{done:,}/{total:,} {self._state['unit']}  {text}{eta}"
+        return state_text(self._state | {"updated": time.time()})
 
     def _write(self, force: bool = False) -> None:
         now = time.monotonic()
-        if self._file and self._file.parent.exists() and (force or now - self._last_file >= FILE_SECONDS):
+        due = STORE_SECONDS if isinstance(self._file, StorePath) else FILE_SECONDS
+        if self._file and (force or now - self._last_file >= due) and self._file.parent.exists():
             self._last_file = now
             write_atomic(self._file, json.dumps(self._state | {"updated": time.time()}))
 

@@ -33,7 +33,6 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,7 +41,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from engine import codec
-from engine.errors import InputError
+from engine.errors import InputError, StageError
+from engine.storage import Folder, parquet_place
 
 SCHEMA_VERSION = 1  # of the tables above
 Messages = list[dict[str, str]]
@@ -183,22 +183,28 @@ def to_table(rows: Sequence[Any], schema: pa.Schema, metadata: Mapping[str, Any]
     return pa.Table.from_arrays([column(f) for f in schema], schema=schema.with_metadata(encoded))
 
 
-def parquet_bytes(table: pa.Table) -> bytes:
-    """A table as the bytes of a Parquet file with page checksums."""
+def parquet_bytes(table: pa.Table) -> pa.Buffer:
+    """A Parquet file with page checksums, in memory."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    return sink.getvalue().to_pybytes()
+    return sink.getvalue()
 
 
-def write_parquet(table: pa.Table, path: Path) -> None:
+def write_parquet(table: pa.Table, path: Folder) -> None:
     """Write with page checksums; the caller decides when the file becomes visible."""
-    path.write_bytes(parquet_bytes(table))
+    with path.open("wb") as file:
+        file.write(parquet_bytes(table))
 
 
-def read_tables(paths: Iterable[Path], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """The tables of `paths` one by one, page checksums verified."""
+def read_tables(paths: Iterable[Folder], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """The tables of `paths` one by one, page checksums verified. StageError names a file that is damaged."""
     for path in paths:
-        yield pq.read_table(path, columns=list(columns) if columns else None, page_checksum_verification=True)
+        where, store = parquet_place(path)
+        try:
+            table = pq.read_table(where, columns=list(columns) if columns else None, filesystem=store, page_checksum_verification=True)
+        except (OSError, pa.ArrowException) as error:
+            raise StageError(f"{path} is missing or damaged ({error}); `distill verify RUN` says what to do") from error
+        yield table
 
 
 def to_rows(table: pa.Table, row: type) -> list[Any]:
@@ -207,9 +213,10 @@ def to_rows(table: pa.Table, row: type) -> list[Any]:
     return [row(**{k: v for k, v in item.items() if k in names}) for item in table.to_pylist()]
 
 
-def file_metadata(path: Path) -> dict[str, Any]:
+def file_metadata(path: Folder) -> dict[str, Any]:
     """The JSON metadata that `to_table` stored, of a Parquet file."""
-    raw = pq.read_schema(path).metadata or {}
+    where, store = parquet_place(path)
+    raw = pq.read_schema(where, filesystem=store).metadata or {}
     return {key.decode(): json.loads(value) for key, value in raw.items() if not key.startswith(b"ARROW:")}
 
 
@@ -236,7 +243,7 @@ class AnswerSignal:
     tail: np.ndarray
 
 
-def read_signal(path: Path) -> Iterator[AnswerSignal]:
+def read_signal(path: Folder) -> Iterator[AnswerSignal]:
     """The signal of each completion that has tokens, in file order, whichever the codec.
 
     InputError if the file has no signal, another schema, or rows whose signal does not fit their tokens.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import pyarrow as pa
 from engine.errors import InputError
 from engine.records import derive_seed, read_tables
 from engine.spec import GenerateSpec, TeacherSpec
+from engine.storage import Folder
 
 _COLUMNS = ("task", "source", "split")
 
@@ -27,7 +27,7 @@ class Wanted:
     sample_index: np.ndarray
 
 
-def wanted_rows(spec: GenerateSpec, files: Sequence[Path], seed: int) -> dict[str, list[Wanted]]:
+def wanted_rows(spec: GenerateSpec, files: Sequence[Folder], seed: int) -> dict[str, list[Wanted]]:
     """teacher -> rows wanted of each prompt file: training prompts `samples` times, validation prompts once.
 
     InputError where `route: by` has no teacher for a prompt.
@@ -44,13 +44,13 @@ def wanted_rows(spec: GenerateSpec, files: Sequence[Path], seed: int) -> dict[st
     return wanted
 
 
-def _read(file: Path, spec: GenerateSpec) -> pa.Table:
+def _read(file: Folder, spec: GenerateSpec) -> pa.Table:
     extra = [] if spec.route != "by" else [spec.route_by if spec.route_by in _COLUMNS else "meta"]
     (table,) = read_tables([file], columns=list(dict.fromkeys(["prompt_id", "split", *extra])))
     return table
 
 
-def _shares(spec: GenerateSpec, table: pa.Table, ids: np.ndarray, seed: int, file: Path) -> Iterator[tuple[TeacherSpec, np.ndarray]]:
+def _shares(spec: GenerateSpec, table: pa.Table, ids: np.ndarray, seed: int, file: Folder) -> Iterator[tuple[TeacherSpec, np.ndarray]]:
     """Each teacher with its rows of the table."""
     if spec.route == "all":
         owner = None
@@ -71,7 +71,7 @@ def _values(spec: GenerateSpec, table: pa.Table) -> list[str]:
     return [str(meta.get(spec.route_by)) for meta in metas]
 
 
-def _owners(spec: GenerateSpec, values: Sequence[str], file: Path) -> np.ndarray:
+def _owners(spec: GenerateSpec, values: Sequence[str], file: Folder) -> np.ndarray:
     owner = {value: number for number, teacher in enumerate(spec.teachers) for value in teacher.routes}
     rest = next((number for number, teacher in enumerate(spec.teachers) if not teacher.routes), None)
     if rest is None and (lost := sorted(set(values) - owner.keys())):

@@ -1,7 +1,7 @@
-"""A run on disk: stage folders named by identity, manifests written last, and files that appear whole or not at all.
+"""A run on disk or in an object store: stage folders named by identity, manifests written last, files that appear whole.
 
-A stage is done where its folder has a manifest. Readers trust the manifest's file list, never a glob. This module knows
-paths and hashes; what the files mean is the stages' business.
+A stage is done where its folder has a manifest; of several (`--retry failed`) the newest counts. Readers trust its file
+list, never a glob. This module knows paths and hashes; what the files mean is the stages' business.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 import tempfile
 import time
@@ -26,8 +27,10 @@ from pydantic import BaseModel
 
 from engine.errors import SpecError, StageError
 from engine.records import canonical_json
+from engine.storage import Folder, StorePath, file_sizes
 
 MANIFEST = "manifest.json"
+STAGE_FOLDER = re.compile(r"(\d+)-([a-z]+)-([0-9a-f]{8})(-\d+)?")
 PROGRESS = "progress.json"
 _MODEL_FILES = (".safetensors", ".json", ".jinja", ".model", ".txt", ".py", ".bin")
 
@@ -68,14 +71,17 @@ class Manifest(BaseModel):
     info: dict[str, Any]
 
 
-def file_sha256(path: Path) -> str:
+def file_sha256(path: Folder) -> str:
     """sha256 (hex) of a file's bytes."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def write_atomic(path: Path, text: str) -> None:
+def write_atomic(path: Folder, text: str) -> None:
     """The file appears whole, flushed to the disk, or not at all."""
+    if isinstance(path, StorePath):
+        path.write_text(text)
+        return
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -84,20 +90,34 @@ def write_atomic(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
+        _sync_entry(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
 
 
-def write_durable(path: Path, data: bytes | memoryview) -> None:
-    """Write a file that no record names yet: flushed to the disk, in one piece where the store knows pieces."""
+def write_durable(path: Folder, data: bytes | memoryview) -> None:
+    """Write a file that no record names yet: flushed to the disk with its folder's entry, one object in a store."""
+    if isinstance(path, StorePath):
+        path.write_bytes(data)
+        return
     with path.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+    _sync_entry(path)
 
 
-def content_identity(source: str, cache: Path) -> str:
+def _sync_entry(path: Path) -> None:
+    """After a power cut the name is there, not only the bytes."""
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def content_identity(source: str, cache: Folder) -> str:
     """sha256 over a file's or model folder's content; a name that is no path here stands for itself (a hub id).
 
     Hashes are cached in the JSON file `cache` by path, size and modification time.
@@ -130,7 +150,7 @@ def identity_hash(identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:8]
 
 
-def stage_folder(root: Path, order: int, stage: str, identity: Mapping[str, Any], *, force: bool = False) -> Path:
+def stage_folder(root: Folder, order: int, stage: str, identity: Mapping[str, Any], *, force: bool = False) -> Folder:
     """The newest folder of this identity; with `force`, a new one with the suffix -2, -3, … if that one is finished."""
     base = root / f"{order}-{stage}-{identity_hash(identity)}"
     newest, number = base, 2
@@ -139,26 +159,50 @@ def stage_folder(root: Path, order: int, stage: str, identity: Mapping[str, Any]
     return following if force and (newest / MANIFEST).exists() else newest
 
 
-def load_manifest(folder: Path) -> Manifest | None:
-    """The manifest of a finished stage, or None. A listed file that is missing or has another size is an error."""
-    path = folder / MANIFEST
-    if not path.exists():
-        return None
-    manifest = Manifest.model_validate_json(path.read_text())
-    for name, entry in manifest.files.items():
-        file = folder / name
-        if not file.exists() or file.stat().st_size != entry.size_bytes:
-            state = "is missing" if not file.exists() else f"has {file.stat().st_size} bytes instead of {entry.size_bytes}"
-            raise StageError(f"{manifest.stage}: {file} {state}; restore it, or make the stage again with --only {manifest.stage} --force")
+def manifest_paths(folder: Folder) -> list[Folder]:
+    """The manifests of a stage, the newest last: manifest.json, manifest-0002.json, …"""
+    return sorted(folder.glob("manifest*.json"), key=lambda path: (len(path.name), path.name))
+
+
+def read_manifest(path: Folder) -> Manifest:
+    """One manifest. StageError where it is damaged, or its folder's name says that it belongs elsewhere."""
+    try:
+        manifest = Manifest.model_validate_json(path.read_text())
+    except ValueError as error:
+        raise StageError(
+            f"{path} is damaged ({str(error).splitlines()[0]}); restore it, or delete it and run the job again: the stage is made again"
+        ) from None
+    if (named := STAGE_FOLDER.fullmatch(path.parent.name)) and named[3] != identity_hash(manifest.identity):
+        raise StageError(
+            f"{path} is of another identity ({identity_hash(manifest.identity)}) than its folder: it was copied from another job or"
+            " changed by hand; move the folder away and run the job again"
+        )
     return manifest
 
 
-def manifest_sha256(folder: Path) -> str:
+def load_manifest(folder: Folder) -> Manifest | None:
+    """The newest manifest of a finished stage, or None. A listed file that is missing or has another size is an error."""
+    paths = manifest_paths(folder)
+    if not paths:
+        return None
+    manifest = read_manifest(paths[-1])
+    sizes = file_sizes(folder, manifest.files)
+    for name, entry in manifest.files.items():
+        if (size := sizes.get(name)) != entry.size_bytes:
+            state = "is missing" if size is None else f"has {size} bytes instead of {entry.size_bytes}"
+            raise StageError(
+                f"{manifest.stage}: {folder / name} {state}; restore it, or make the stage again with --only {manifest.stage} --force"
+                " (`distill verify RUN` says what to do for single parts)"
+            )
+    return manifest
+
+
+def manifest_sha256(folder: Folder) -> str:
     """Identity of a finished stage for the stages behind it."""
-    return file_sha256(folder / MANIFEST)
+    return file_sha256(manifest_paths(folder)[-1])
 
 
-def stage_files(folder: Path, prefix: str = "") -> list[Path]:
+def stage_files(folder: Folder, prefix: str = "") -> list[Folder]:
     """Published files of a finished stage whose relative names start with `prefix`, in order."""
     manifest = load_manifest(folder)
     if manifest is None:
@@ -177,8 +221,10 @@ def trained_model(train: Path, name: str) -> dict[str, str | None]:
     return {"model": str(manifest.info[name]), "revision": manifest.info.get(f"{name}_revision")}
 
 
-def publish(folder: Path, stage: str, identity: dict[str, Any], counts: Counts, seconds: float) -> Manifest:
-    """Hash the files and write the manifest last: from here on the stage is done."""
+def publish(
+    folder: Folder, stage: str, identity: dict[str, Any], counts: Counts, seconds: float, *, supersede: bool = False
+) -> Manifest:
+    """Hash the files and write the manifest last: from here on the stage is done. `supersede` writes the next one."""
     lost = counts.rows_in - counts.rows_out - sum(counts.dropped.values())
     assert lost == 0, f"{stage}: rows in {counts.rows_in} != out {counts.rows_out} + dropped {dict(counts.dropped)}"
     files = {
@@ -190,7 +236,11 @@ def publish(folder: Path, stage: str, identity: dict[str, Any], counts: Counts, 
         seconds=round(seconds, 3), finished_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), versions=versions(),
         git_commit=git_commit(), files=files, info=dict(counts.info),
     )
-    write_atomic(folder / MANIFEST, manifest.model_dump_json(indent=1))
+    older = manifest_paths(folder) if supersede else []
+    for path in older:
+        changed = [name for name, entry in read_manifest(path).files.items() if files.get(name, entry) != entry]
+        assert not changed, f"{stage}: files that {path.name} published were written again: {changed}"
+    write_atomic(folder / (f"manifest-{len(older) + 1:04d}.json" if older else MANIFEST), manifest.model_dump_json(indent=1))
     return manifest
 
 
@@ -216,8 +266,10 @@ def git_commit() -> str | None:
         return None
 
 
-def is_running(root: Path) -> bool:
-    """Whether a process holds the run's lock now."""
+def is_running(root: Folder) -> bool:
+    """Whether a process holds the run's lock now. Nobody knows in an object store."""
+    if isinstance(root, StorePath):
+        return False
     try:
         with (root / ".lock").open("r+") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -229,8 +281,19 @@ def is_running(root: Path) -> bool:
 
 
 @contextmanager
-def run_lock(root: Path) -> Iterator[None]:
-    """One driver per run folder: the kernel drops the lock when its process ends, however it ends."""
+def run_lock(root: Folder) -> Iterator[None]:
+    """One driver per run folder: the kernel drops the lock when its process ends, however it ends.
+
+    An object store has no locks: what this writes there says who started last, and the epochs of parts.py fence.
+    """
+    holder = f"pid {os.getpid()} on {platform.node()}"
+    if isinstance(root, StorePath):
+        try:
+            (root / ".lock").write_text(holder)
+        except OSError as error:
+            raise SpecError(f"--runs {root.parent}: {error}; correct the bucket, the endpoint or the credentials (AWS_…)") from None
+        yield
+        return
     root.mkdir(parents=True, exist_ok=True)
     with (root / ".lock").open("a+") as handle:
         try:
@@ -241,13 +304,6 @@ def run_lock(root: Path) -> Iterator[None]:
                 f"another process ({handle.read().strip() or 'unknown'}) is running this job in {root}; wait for it, or use another --runs"
             ) from None
         handle.truncate(0)
-        handle.write(f"pid {os.getpid()} on {platform.node()}")
+        handle.write(holder)
         handle.flush()
         yield
-
-
-def local_runs(runs: str | Path) -> Path:
-    """`--runs` as an absolute path. Object stores are refused until the writers there are proven."""
-    if "://" in str(runs):
-        raise SpecError(f"--runs {runs}: object stores are not supported yet; give a local or shared folder")
-    return Path(runs).expanduser().resolve()

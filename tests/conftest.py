@@ -140,3 +140,24 @@ def tiny_llama(tmp_path_factory):
     rope = {"rope_type": "llama3", "rope_theta": 500_000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
             "original_max_position_embeddings": 256}
     return save_tiny(tmp_path_factory.mktemp("llama"), "Llama", num_key_value_heads=2, rope_parameters=rope)
+
+
+@pytest.fixture
+def answer_here():
+    """Run prompts and generate of a job in this process, without Ray; publishes and returns generate's folder."""
+    from engine import pipeline, rundir
+    from engine.backends import fake
+    from engine.progress import Context
+    from engine.stages import generate
+
+    def answer(job, runs, *, supersede=False):
+        pipeline.run(job, runs, until="prompts")
+        folders = {plan.stage: plan.folder for plan in pipeline.plan(job, runs)}
+        inputs, out = {"prompts": folders["prompts"]}, folders["generate"]
+        (out / "data").mkdir(parents=True, exist_ok=True)
+        counts = generate.run(job.generate, inputs, out, Context(job.name, job.task, job.seed), stream=fake.stream)
+        identity = pipeline.identity_of(pipeline.STAGES[1], job, inputs, out.parent)
+        rundir.publish(out, "generate", identity, counts, 0.0, supersede=supersede)
+        return out
+
+    return answer

@@ -14,12 +14,12 @@ from engine.spec import JobSpec
 ROOT = Path(__file__).parents[1] / "engine"
 MODULES = sorted(ROOT.rglob("*.py"))
 CLUSTER_LIBRARIES = {"ray", "vllm", "deepspeed"}
-EVERYONE = {"spec", "records", "codec", "rundir", "errors", "progress", "parts", "answers", "models", "layout", "routing"}
+EVERYONE = {"spec", "records", "codec", "rundir", "errors", "progress", "parts", "answers", "models", "layout", "routing", "storage"}
 MAY_IMPORT = {
-    "cli": {"pipeline", "jobfile", "clusterfile", "preflight", "planner", "stages", "backends"},
+    "cli": {"pipeline", "jobfile", "clusterfile", "preflight", "planner", "stages", "backends", "verify"},
     "pipeline": {"preflight", "jobfile", "stages", "backends"},
     "preflight": {"stages"},
-    "planner": set(), "jobfile": {"yamlfile"}, "clusterfile": {"yamlfile"}, "yamlfile": set(),
+    "planner": set(), "verify": {"jobfile"}, "jobfile": {"yamlfile"}, "clusterfile": {"yamlfile"}, "yamlfile": set(),
     "stages": {"backends", "stages"},
     "backends": {"backends", "clusterfile"},
     "__init__": {"pipeline"},

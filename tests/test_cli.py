@@ -84,15 +84,55 @@ def test_status_reads_files_alone(job_file, tmp_path):
     assert "not started" in result.stdout
 
 
+def test_status_verify_and_gc_take_the_run_folder(job_file, tmp_path):
+    distill("run", job_file(), "--until", "prompts", "--runs", tmp_path / "runs")
+    run = tmp_path / "runs/fake"
+    (folder,) = run.glob("1-prompts-*")
+    (folder / "data/left.parquet").write_text("over")
+    assert "done" in distill("status", run).stdout
+    verified = distill("verify", run)
+    assert verified.returncode == 0, verified.stderr
+    assert f"{folder.name}: 48 rows in 2 files, 0 commit records: ok" in verified.stdout
+    assert "1 files are unnamed" in verified.stdout
+    assert "would free 4 bytes in 1 files" in distill("gc", run, "--dry-run").stdout
+    assert (folder / "data/left.parquet").exists()
+    assert "freed 4 bytes in 1 files" in distill("gc", run).stdout
+    assert not (folder / "data/left.parquet").exists()
+    (folder / "data/train-00000.parquet").write_bytes(b"x")
+    damaged = distill("verify", run)
+    assert damaged.returncode == 1
+    assert "train-00000.parquet: has 1 bytes instead of" in damaged.stderr
+    assert "--only prompts --force" in damaged.stderr
+
+
+@pytest.mark.parametrize("command", ["status", "verify", "gc"])
+def test_a_folder_that_is_no_run_says_so(tmp_path, command):
+    result = distill(command, tmp_path)
+    assert result.returncode == 2
+    assert "is no run folder: it has no job.yaml" in result.stderr
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_scripts_name_the_command(shell):
     assert "distill" in distill("completion", shell).stdout
 
 
-def test_object_stores_are_refused_with_the_way_out(job_file):
-    result = distill("run", job_file(), "--runs", "s3://bucket/runs")
+def test_a_stage_that_needs_a_disk_refuses_an_object_store_with_the_way_out(job_file):
+    result = distill("run", job_file(), "--runs", "s3://bucket/runs?region=us-east-1")
     assert result.returncode == 2
-    assert "local or shared folder" in result.stderr
+    assert "train, evaluate, loadtest, report cannot work in an object store. Run --until curate there, copy s3://" in result.stderr
+
+
+@pytest.mark.parametrize(("runs", "problem"), [
+    ("s3://key:secret@bucket/runs", "holds a password"),
+    ("s4://bucket/runs", "give a folder, or s3://bucket/folder"),
+    ("s3://bucket/runs?no_such=1", "no_such"),
+])
+def test_a_store_that_cannot_be_meant_is_named_without_its_secret(job_file, runs, problem):
+    result = distill("run", job_file(), "--runs", runs, "--until", "prompts")
+    assert result.returncode == 2
+    assert problem in result.stderr
+    assert "secret" not in result.stderr + result.stdout
 
 
 def test_a_cluster_that_does_not_answer_is_named(job_file, tmp_path):

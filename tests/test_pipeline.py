@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from conftest import statuses
 
-from engine import pipeline
+from engine import pipeline, rundir
 from engine.errors import InputError, SpecError, StageError
 from engine.jobfile import dump_job
 from engine.pipeline import STAGES, identity_of
 from engine.rundir import MANIFEST, load_manifest, stage_files
+from engine.verify import verify
 
 
 def run(job, tmp_path, **options):
@@ -167,6 +168,54 @@ def test_a_killed_driver_resumes_and_nothing_committed_is_answered_again(fake_jo
     total = calls.read_text().count(" start")
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     assert calls.read_text().count(" start") == total, "a second run of a finished job calls no teacher"
+
+
+@pytest.mark.slow
+def test_retry_failed_asks_only_for_failed_rows_and_the_new_manifest_counts(fake_job, tmp_path, ray_cluster):
+    calls = tmp_path / "calls"
+    knobs = {"latency_s": 0.3, "error_fraction": 0.2, "calls": str(calls)}
+    generate = {"teachers": [{"name": "t", "kind": "fake", "model": "fake", "fake": knobs}], "max_failed_fraction": 1.0}
+
+    def asked(**options):
+        before = calls.read_text().count(" start") if calls.exists() else 0
+        done = run(fake_job(generate=generate | options), tmp_path, until="curate", retry="failed")
+        return done, calls.read_text().count(" start") - before
+
+    first, count = asked(request_timeout_s=0.1)
+    folder = first.folders["generate"]
+    assert (first.manifests["generate"].info["status"], count) == ({"error": 48}, 48)
+    published = {path: path.read_bytes() for path in (folder / "data").iterdir()}
+
+    second, count = asked()
+    status = second.manifests["generate"].info["status"]
+    assert count == 48
+    assert (second.folders["generate"], status["ok"] + status["error"]) == (folder, 48)
+    assert 0 < status["error"] < 24
+    assert (folder / "manifest-0002.json").exists()
+    assert second.folders["curate"] != first.folders["curate"]
+    assert {path: path.read_bytes() for path in published} == published
+
+    third, count = asked()
+    assert count == status["error"], "only what failed is asked again"
+    assert len(rundir.manifest_paths(folder)) == 2, "nothing was gained, so nothing behind it changes"
+    assert third.folders["curate"] == second.folders["curate"]
+    assert verify(tmp_path / "runs/fake").problems == []
+
+    assert run(fake_job(generate=generate), tmp_path, until="generate").reused == ("prompts", "generate")
+
+
+def test_retry_failed_reuses_what_has_no_failed_row(fake_job, answer_here, tmp_path):
+    folder = answer_here(fake_job(), tmp_path / "runs")
+    assert "generate" in run(fake_job(), tmp_path, until="generate", retry="failed").reused
+    assert len(rundir.manifest_paths(folder)) == 1
+
+
+def test_a_finished_stage_copied_from_another_job_is_refused(fake_job, tmp_path):
+    folder = run(fake_job(), tmp_path, until="prompts").folders["prompts"]
+    other = run(fake_job(20, name="other"), tmp_path, until="prompts").folders["prompts"]
+    (folder / MANIFEST).write_bytes((other / MANIFEST).read_bytes())
+    with pytest.raises(StageError, match=r"is of another identity .* copied from another job .* move the folder away"):
+        run(fake_job(), tmp_path, until="prompts")
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from engine import codec, records
-from engine.errors import InputError
+from engine.errors import InputError, StageError
 from engine.records import Completion, completion_schema, read_signal, signal_of, to_rows, to_table
 
 
@@ -52,7 +52,7 @@ def test_a_damaged_page_is_noticed(tmp_path):
     content = bytearray(path.read_bytes())
     content[200] ^= 0xFF
     path.write_bytes(content)
-    with pytest.raises(OSError, match="CRC"):
+    with pytest.raises(StageError, match=r"x\.parquet is missing or damaged .*CRC.*distill verify"):
         list(records.read_tables([path]))
 
 

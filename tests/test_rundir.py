@@ -3,7 +3,7 @@ import json
 import pytest
 
 from engine import rundir
-from engine.errors import SpecError, StageError
+from engine.errors import StageError
 from engine.rundir import Counts
 
 
@@ -59,9 +59,40 @@ def test_content_identity_follows_content_and_not_place(tmp_path):
     assert len(json.loads(cache.read_text())) == 3
 
 
-def test_object_stores_are_refused():
-    with pytest.raises(SpecError, match="local or shared folder"):
-        rundir.local_runs("s3://bucket/x")
+def test_the_newest_manifest_counts_and_the_first_stays(tmp_path):
+    published(tmp_path)
+    first = rundir.manifest_sha256(tmp_path)
+    (tmp_path / "data/y.txt").write_text("b")
+    counts = Counts(3, 3, {"data/x.txt": 2, "data/y.txt": 1})
+    for number in range(2, 12):
+        rundir.publish(tmp_path, "curate", {"seed": 0}, counts, 1.5, supersede=True)
+        assert rundir.manifest_paths(tmp_path)[-1].name == f"manifest-{number:04d}.json"
+    assert rundir.load_manifest(tmp_path).rows_out == 3
+    assert rundir.stage_files(tmp_path) == [tmp_path / "data/x.txt", tmp_path / "data/y.txt"]
+    assert rundir.file_sha256(tmp_path / "manifest.json") == first != rundir.manifest_sha256(tmp_path)
+
+
+def test_a_published_file_never_changes(tmp_path):
+    published(tmp_path)
+    (tmp_path / "data/x.txt").write_text("c")
+    with pytest.raises(AssertionError, match=r"data/x\.txt"):
+        rundir.publish(tmp_path, "curate", {"seed": 0}, Counts(2, 2, {"data/x.txt": 2}), 1.5, supersede=True)
+
+
+def test_a_manifest_in_the_folder_of_another_identity_is_named(tmp_path):
+    folder = tmp_path / "3-curate-00000000"
+    published(folder)
+    with pytest.raises(StageError, match=r"manifest\.json is of another identity .* move the folder away"):
+        rundir.load_manifest(folder)
+    folder.rename(own := rundir.stage_folder(tmp_path, 3, "curate", {"seed": 0}))
+    assert rundir.load_manifest(own).rows_out == 2
+
+
+def test_a_damaged_manifest_is_named_with_the_remedy(tmp_path):
+    published(tmp_path)
+    (tmp_path / "manifest.json").write_text('{"stage": ')
+    with pytest.raises(StageError, match=r"manifest\.json is damaged .* delete it"):
+        rundir.load_manifest(tmp_path)
 
 
 def test_equal_identities_share_a_folder(tmp_path):

@@ -16,7 +16,6 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,9 +23,10 @@ import numpy as np
 from engine import codec, parts
 from engine.backends.admission import Budget, Room
 from engine.errors import EngineError
-from engine.records import Completion, Messages, completion_schema, derive_seed, read_tables
+from engine.records import SCHEMA_VERSION, Completion, Messages, completion_schema, derive_seed, read_tables
 from engine.rundir import versions
 from engine.spec import GenerateSpec, SamplingSpec, TeacherSpec
+from engine.storage import Folder
 
 ENGINES = {
     "vllm": "engine.backends.vllm_engine:VllmEngine",
@@ -125,8 +125,8 @@ class AnswerJob:
 
     teacher: TeacherSpec
     spec: GenerateSpec
-    prompt_files: tuple[Path, ...]
-    folder: Path
+    prompt_files: tuple[Folder, ...]
+    folder: Folder
     epoch: int
     seed: int
     device: str
@@ -162,7 +162,7 @@ class Answerer:
         self._engine, self._job = engine, job
         capture = job.spec.capture
         self._metadata = {
-            "schema_version": 2, "codec": capture.codec, "packed_bits": capture.packed_bits, "top_k": capture.top_k,
+            "schema_version": SCHEMA_VERSION, "codec": capture.codec, "packed_bits": capture.packed_bits, "top_k": capture.top_k,
             "teacher": job.teacher.name, "teacher_revision": job.teacher.revision, "engine": job.teacher.kind, "versions": versions(),
         } | engine.metadata
         self._writer = parts.PartWriter(
@@ -364,6 +364,6 @@ def _with_system(messages: Messages, system: str | None) -> Messages:
 
 
 @functools.lru_cache(maxsize=2)
-def _prompt_table(file: Path) -> Any:
+def _prompt_table(file: Folder) -> Any:
     (table,) = read_tables([file], columns=["prompt_id", "split", "messages"])
     return table

@@ -9,11 +9,9 @@ import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from engine import parts
 from engine.backends.admission import cost_usd
@@ -21,8 +19,10 @@ from engine.backends.answering import AnswerJob, build_answerer
 from engine.errors import EngineError, StageError
 from engine.layout import Layout
 from engine.progress import Context
+from engine.records import read_tables
 from engine.routing import Wanted, wanted_rows
 from engine.spec import GenerateSpec
+from engine.storage import Folder
 
 Stream = Callable[..., Iterator[dict[str, Any]]]
 
@@ -89,7 +89,7 @@ class Tally:
         return round(self.tokens / (self.finished - self.started), 1) if self.finished > self.started else None
 
 
-def answer_prompts(spec: GenerateSpec, prompt_files: Sequence[Path], folder: Path, ctx: Context, *, stream: Stream) -> Tally:
+def answer_prompts(spec: GenerateSpec, prompt_files: Sequence[Folder], folder: Folder, ctx: Context, *, stream: Stream) -> Tally:
     """Let the teachers of `spec` answer what they have not answered yet, into parts under `folder`; they take turns.
 
     StageError if a replica cannot start or its answers do not come back; what was committed stays, and so does what the
@@ -106,7 +106,7 @@ def answer_prompts(spec: GenerateSpec, prompt_files: Sequence[Path], folder: Pat
         for name, job in jobs.items()
     }
     tally = Tally(
-        prompts=sum(pq.read_metadata(file).num_rows for file in prompt_files),
+        prompts=sum(table.num_rows for table in read_tables(prompt_files, ["prompt_id"])),
         wanted=sum(len(one.row) for files in wanted.values() for one in files),
         missing=sum(shard["count"] for shards in plans.values() for shard in shards),
     )
@@ -130,7 +130,7 @@ def answer_prompts(spec: GenerateSpec, prompt_files: Sequence[Path], folder: Pat
     return tally
 
 
-def spent_usd(spec: GenerateSpec, folder: Path) -> float:
+def spent_usd(spec: GenerateSpec, folder: Folder) -> float:
     """What the committed answers of all teachers with prices have cost; without prices nothing is read."""
     prices = {teacher.name: teacher.prices for teacher in spec.teachers if teacher.prices}
     return sum(

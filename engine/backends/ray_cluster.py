@@ -20,6 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from engine.clusterfile import Cluster
 from engine.errors import CapacityError, EngineError, StageError
 from engine.layout import Layout, Node, shortfall
+from engine.storage import Folder
 
 # Chosen by us, inherited by every process of the job: no prompts in Serve's logs, no usage reports, no hub when offline.
 JOB_ENVIRONMENT = {
@@ -34,7 +35,7 @@ LOCAL = "local"  # without it ray.init would join whatever cluster was started l
 
 
 @contextmanager
-def connected(address: str | None, *, shared: Path, environment: Mapping[str, str] | None = None, **local: Any) -> Iterator[None]:
+def connected(address: str | None, *, shared: Folder, environment: Mapping[str, str] | None = None, **local: Any) -> Iterator[None]:
     """Ray for the length of the block: this process's own connection if it has one, else `address`,
     else RAY_ADDRESS, else a new local cluster.
 
@@ -114,26 +115,30 @@ def require(what: str, *layouts: Layout) -> None:
         raise CapacityError(f"{what} {problem}")
 
 
-def require_shared(folder: Path) -> None:
-    """Raise CapacityError if a node of the cluster does not see `folder`."""
+def require_shared(folder: Folder) -> None:
+    """Raise CapacityError if a node of the cluster cannot read back what this process writes to `folder`."""
     nodes = [node for node in ray.nodes() if node["Alive"]]
     if len(nodes) < 2:
         return
-    probe = folder / f".probe-{os.getpid()}-{time.time_ns()}"
-    probe.write_text("probe")
+    probe, content = folder / f".probe-{os.getpid()}-{time.time_ns()}", str(time.time_ns())
+    probe.write_text(content)
 
     @ray.remote(num_cpus=0)
-    def sees(path: str) -> bool:
-        return Path(path).exists()
+    def problem(path: Folder) -> str | None:
+        try:
+            return None if path.read_text() == content else "reads something else there"
+        except OSError as error:
+            return str(error)
 
     def on(node: dict) -> ray.ObjectRef:
-        return sees.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(str(probe))
+        return problem.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(probe)
 
     try:
-        for node, seen in zip(nodes, ray.get([on(node) for node in nodes]), strict=True):
-            if not seen:
+        for node, found in zip(nodes, ray.get([on(node) for node in nodes]), strict=True):
+            if found:
                 raise CapacityError(
-                    f"node {node['NodeManagerHostname']} does not see {folder}; give --runs a folder that every node shares"
+                    f"node {node['NodeManagerHostname']} does not see {folder} ({found}); give --runs a folder that every node shares,"
+                    " or an object store whose credentials every node has"
                 )
     finally:
         probe.unlink(missing_ok=True)

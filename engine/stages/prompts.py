@@ -9,6 +9,7 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -38,7 +39,10 @@ def run(spec: PromptsSpec, inputs: dict[str, Path], out: Path, ctx: Context) -> 
     quarantine: list[dict[str, str | int]] = []  # places and reasons, never the content
     dropped: Counter[str] = Counter()
     rows_in = 0
-    for source, path in [(split, path) for split in _SPLITS for path in source_files(spec, split)]:
+    sources = {split: source_files(spec, split) for split in _SPLITS}
+    for paths in sources.values():
+        require_one_schema(paths)
+    for source, path in [(split, path) for split, paths in sources.items() for path in paths]:
         for line, prompt in load_prompts(path, spec, ctx.task, source):
             rows_in += 1
             if rows_in % 1000 == 0:
@@ -84,7 +88,9 @@ def head_problems(spec: PromptsSpec) -> list[str]:
     head = spec.model_copy(update={"limit": min(_HEAD_ROWS, spec.limit or _HEAD_ROWS)})
     for split in _SPLITS:
         try:
-            for path in source_files(spec, split)[:_HEAD_FILES]:
+            heads = source_files(spec, split)[:_HEAD_FILES]
+            require_one_schema(heads)
+            for path in heads:
                 rows = list(load_prompts(path, head, "", split))
                 good = [(line, prompt) for line, prompt in rows if isinstance(prompt, Prompt)]
                 for line, prompt in good:
@@ -188,6 +194,30 @@ def source_files(spec: PromptsSpec, split: str) -> list[Path]:
     return files
 
 
+def require_one_schema(files: list[Path]) -> None:
+    """InputError where a column has another type in one Parquet file of a split than in an earlier one."""
+    seen: dict[str, tuple[str, Path]] = {}
+    for path in files:
+        for column in _parquet_schema(path) if path.suffix == ".parquet" else ():
+            kind = _kind(column.type)
+            first, place = seen.setdefault(column.name, (kind, path)) if kind != "null" else (kind, path)
+            if first != kind:
+                raise InputError(f"{place} and {path}: column {column.name!r} is {first} in one and {kind} in the other; give it one type")
+
+
+def _kind(column: pa.DataType) -> str:
+    """What a type means, whatever its width and encoding."""
+    if pa.types.is_dictionary(column):
+        return _kind(column.value_type)
+    if pa.types.is_list(column) or pa.types.is_large_list(column):
+        return f"list of {_kind(column.value_type)}"
+    kinds = (  # the fields of a message's struct are checked row by row
+        ("integer", pa.types.is_integer), ("float", pa.types.is_floating), ("struct", pa.types.is_struct),
+        ("string", pa.types.is_string), ("string", pa.types.is_large_string), ("string", pa.types.is_string_view),
+    )
+    return next((name for name, is_kind in kinds if is_kind(column)), str(column))
+
+
 def load_prompts(path: Path, spec: PromptsSpec, task: str, split: str) -> Iterator[tuple[int, Prompt | BadRow]]:
     """The prompts of one file with their lines (rows of Parquet count from 1), and a BadRow for every line that gives none."""
     for line, row in islice(_READERS[path.suffix](path), spec.limit):
@@ -288,8 +318,19 @@ def _read_csv(path: Path) -> Iterator[tuple[int, Row]]:
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[int, Row]]:
-    try:
+    with _readable(path):
         yield from enumerate((batch.slice(row, 1) for batch in pq.ParquetFile(path).iter_batches() for row in range(len(batch))), 1)
+
+
+def _parquet_schema(path: Path) -> pa.Schema:
+    with _readable(path):
+        return pq.read_schema(path)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path}: unreadable Parquet ({error}); copy or write the file again") from None
 

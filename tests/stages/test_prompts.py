@@ -1,5 +1,6 @@
 import json
 import random
+import re
 import subprocess
 import sys
 
@@ -263,3 +264,37 @@ def test_the_head_tells_what_is_wrong_with_place_and_remedy(tmp_path):
 def test_the_head_is_read_without_heavy_imports():
     code = "import sys, engine.stages.prompts; print(sorted({'torch', 'ray', 'vllm', 'scipy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("column", "types"), [("reference", "integer in one and string in the other"), ("level", "string in one and float")]
+)
+def test_a_column_that_changes_its_type_between_shards_names_both_files(tmp_path, column, types):
+    kinds = {"reference": ([1, 2], ["1", "2"]), "level": (["low", "high"], [1.0, 2.0])}[column]
+    for name, values in zip("ab", kinds, strict=True):
+        rows = {"prompt": [f"{name}0?", f"{name}1?"], "reference": [None, None]} | {column: values}
+        pq.write_table(pa.table(rows), tmp_path / f"{name}.parquet")
+    message = f"a.parquet and .*b.parquet: column '{column}' is {types}"
+    with pytest.raises(InputError, match=message):
+        run(tmp_path, train=str(tmp_path))
+    (problem,) = prompts.head_problems(PromptsSpec(train=str(tmp_path)))
+    assert re.search(message, problem), "found before anything starts"
+
+
+def test_a_change_in_a_later_shard_than_preflight_reads_is_found_too(tmp_path):
+    for number in range(12):
+        values = ["1"] if number < 11 else [1]
+        pq.write_table(pa.table({"prompt": [f"{number}?"], "reference": values}), tmp_path / f"{number:02d}.parquet")
+    with pytest.raises(InputError, match=r"00\.parquet and .*11\.parquet: column 'reference'"):
+        run(tmp_path, train=str(tmp_path))
+
+
+def test_width_encoding_and_empty_columns_are_no_change_of_type(tmp_path):
+    columns = [
+        pa.array(["1"]), pa.array(["1"], pa.large_string()), pa.array(["1"]).dictionary_encode(), pa.nulls(1),
+        pa.array(["1"], pa.string_view()),
+    ]
+    for number, column in enumerate(columns):
+        pq.write_table(pa.table({"prompt": [f"{number}?"], "reference": column}), tmp_path / f"{number}.parquet")
+    counts, _, _ = run(tmp_path, train=str(tmp_path))
+    assert counts.rows_out == 5

@@ -63,7 +63,7 @@ def publish(tmp_path):
     """Publish one stage with other figures than the usual; returns its folder."""
 
     def publish(stage, order, info=None, rows=None):
-        folder = tmp_path / "job" / f"{order}-{stage}-0a1b2c3d"
+        folder = rundir.stage_folder(tmp_path / "job", order, stage, {})
         folder.mkdir(parents=True, exist_ok=True)
         files = {}
         if stage == "train":
@@ -87,6 +87,6 @@ def inputs(publish):
 
 @pytest.fixture
 def out(tmp_path):
-    folder = tmp_path / "job" / "8-report-0a1b2c3d"
+    folder = rundir.stage_folder(tmp_path / "job", 8, "report", {})
     folder.mkdir(parents=True)
     return folder

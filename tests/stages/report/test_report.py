@@ -42,7 +42,7 @@ def test_report_json_is_the_contract(report, inputs):
     assert (report["train"]["zero_stage"], report["train"]["workers"]) == (2, 2)
     assert report["quality"]["ci95"]["student"] == [0.84, 0.898]
     assert report["lineage"]["train"] == {
-        "folder": "4-train-0a1b2c3d", "manifest_sha256": rundir.manifest_sha256(inputs["train"]),
+        "folder": inputs["train"].name, "manifest_sha256": rundir.manifest_sha256(inputs["train"]),
     }
 
 

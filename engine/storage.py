@@ -1,0 +1,192 @@
+"""Where a run lives: a local or shared folder, or an object store behind pyarrow's filesystems.
+
+`StorePath` has the part of pathlib.Path that the engine uses, so that the same code writes to both. A store has no
+folders and no locks, and nothing is ever half there: an object appears whole when its writing ends without an error.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+
+import pyarrow as pa
+from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType
+
+from engine.errors import SpecError
+
+
+@dataclass(frozen=True, order=True)
+class StorePath:
+    """One object, or all objects below a name. `str()` is the URL that `run_folder` and pyarrow read back."""
+
+    root: str  # s3://bucket
+    path: PurePosixPath
+    query: str = ""  # of pyarrow.fs.FileSystem.from_uri: endpoint_override, scheme, region, …
+
+    def __str__(self) -> str:
+        return f"{self.root}/{quote(str(self.path))}".removesuffix("/.") + f"?{self.query}".removesuffix("?")
+
+    def __truediv__(self, name: str | PurePosixPath) -> StorePath:
+        return replace(self, path=self.path / name)
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def stem(self) -> str:
+        return self.path.stem
+
+    @property
+    def suffix(self) -> str:
+        return self.path.suffix
+
+    @property
+    def parent(self) -> StorePath:
+        return replace(self, path=self.path.parent)
+
+    def with_name(self, name: str) -> StorePath:
+        return replace(self, path=self.path.with_name(name))
+
+    def relative_to(self, other: StorePath) -> PurePosixPath:
+        return self.path.relative_to(other.path)
+
+    @property
+    def place(self) -> tuple[FileSystem, str]:
+        """pyarrow's filesystem and the path inside it."""
+        store, base = _filesystem(f"{self.root}/?{self.query}".rstrip("?"))
+        return store, str(PurePosixPath(base) / self.path)
+
+    def _info(self) -> FileInfo:
+        store, inside = self.place
+        return store.get_file_info(inside)
+
+    def exists(self) -> bool:
+        return self._info().type != FileType.NotFound
+
+    def is_file(self) -> bool:
+        return self._info().type == FileType.File
+
+    def is_dir(self) -> bool:
+        return self._info().type == FileType.Directory
+
+    def stat(self) -> os.stat_result:
+        """Size and modification time; FileNotFoundError where there is no object."""
+        info = self._info()
+        if info.type != FileType.File:
+            raise FileNotFoundError(str(self))
+        return _stat(info)
+
+    def iterdir(self) -> Iterator[StorePath]:
+        store, inside = self.place
+        for info in store.get_file_info(FileSelector(inside, allow_not_found=True)):
+            yield self / info.base_name
+
+    def glob(self, pattern: str) -> list[StorePath]:
+        """What directly below here has a name like `pattern`."""
+        return [path for path in self.iterdir() if fnmatchcase(path.name, pattern)]
+
+    def mkdir(self, **_: Any) -> None:
+        """Nothing: a store has names, not folders."""
+
+    @contextmanager
+    def open(self, mode: str) -> Iterator[Any]:
+        """`rb` or `wb`; what the block writes becomes the object unless the block fails."""
+        if mode == "rb":
+            store, inside = self.place
+            with store.open_input_file(inside) as file:
+                yield file
+        else:
+            assert mode == "wb", mode
+            yield (buffer := io.BytesIO())
+            self.write_bytes(buffer.getbuffer())
+
+    def read_bytes(self) -> bytes:
+        with self.open("rb") as file:
+            return file.read()
+
+    def read_text(self, encoding: str = "utf-8") -> str:
+        return self.read_bytes().decode(encoding)
+
+    def write_bytes(self, data: bytes | memoryview | pa.Buffer) -> None:
+        store, inside = self.place
+        with store.open_output_stream(inside, compression=None) as file:  # its default would compress what is called x.gz
+            file.write(data)
+
+    def write_text(self, text: str) -> None:
+        self.write_bytes(text.encode())
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        store, inside = self.place
+        try:
+            store.delete_file(inside)
+        except FileNotFoundError:
+            if not missing_ok:
+                raise
+
+
+Folder = Path | StorePath
+
+
+@functools.lru_cache
+def _filesystem(root: str) -> tuple[FileSystem, str]:
+    return FileSystem.from_uri(root)
+
+
+def run_folder(runs: str | Folder) -> Folder:
+    """`--runs`: an absolute local path, or a store such as `s3://bucket/runs?endpoint_override=127.0.0.1:9000&scheme=http`.
+
+    SpecError for a store that pyarrow does not know, or a URL that carries a password.
+    """
+    if isinstance(runs, StorePath):
+        return runs
+    if "://" not in str(runs):
+        return Path(runs).expanduser().resolve()
+    url = urlsplit(str(runs))
+    if url.password:
+        raise SpecError("--runs: the URL holds a password, which would end up in logs; set AWS_ACCESS_KEY_ID and so on in the environment")
+    folder = StorePath(f"{url.scheme}://{url.netloc}", PurePosixPath(unquote(url.path).strip("/")), url.query)
+    try:
+        folder.place  # noqa: B018 - only to see that it can be built
+    except (pa.ArrowException, ValueError, OSError) as error:
+        raise SpecError(f"--runs {runs}: {error}; give a folder, or s3://bucket/folder, gs://bucket/folder") from None
+    return folder
+
+
+def file_sizes(folder: Folder, names: Iterable[str]) -> dict[str, int]:
+    """Sizes in bytes of those of `names` (relative) that are there; one listing where each look would be a request."""
+    if isinstance(folder, Path):
+        return {name: (folder / name).stat().st_size for name in names if (folder / name).is_file()}
+    store, inside = folder.place
+    found = store.get_file_info(FileSelector(inside, allow_not_found=True, recursive=True))
+    sizes = {info.path.removeprefix(f"{inside}/"): info.size for info in found if info.type == FileType.File}
+    return {name: sizes[name] for name in names if name in sizes}
+
+
+def files_in(folder: Folder) -> dict[str, os.stat_result]:
+    """Files directly in `folder` by name; none where it does not exist, and never a symbolic link or what is behind one."""
+    if isinstance(folder, StorePath):
+        store, inside = folder.place
+        found = store.get_file_info(FileSelector(inside, allow_not_found=True))
+        return {info.base_name: _stat(info) for info in found if info.type == FileType.File}
+    if folder.is_symlink() or not folder.is_dir():
+        return {}
+    with os.scandir(folder) as entries:
+        return {entry.name: entry.stat(follow_symlinks=False) for entry in entries if entry.is_file(follow_symlinks=False)}
+
+
+def _stat(info: FileInfo) -> os.stat_result:
+    return os.stat_result((0, 0, 0, 0, 0, 0, info.size, 0, info.mtime.timestamp(), 0))
+
+
+def parquet_place(path: Folder) -> tuple[Any, FileSystem | None]:
+    """A file as pyarrow.parquet takes it: where, and in which filesystem."""
+    return (path.place[1], path.place[0]) if isinstance(path, StorePath) else (path, None)
