@@ -59,12 +59,12 @@ def measure(variant: str, k: int, work: Path) -> float:
     command = [sys.executable, str(Path(__file__).with_name("variants.py")), variant, str(k), str(work)]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
     with (work / f"log-{variant}-{k}.txt").open("w+") as log:
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment, check=False)
+        done = subprocess.run(command, stdout=log, stderr=log, env=environment, check=False)
         if done.returncode:
             log.seek(0)
             print("\n".join(log.read().splitlines()[-30:]), file=sys.stderr)
         done.check_returncode()
-    return json.loads(done.stdout.splitlines()[-1])["tokens_per_second"]
+    return json.loads((work / "result.json").read_text())["tokens_per_second"]
 
 
 def same_answers(work: Path, variant: str, k: int) -> float | None:

@@ -1,4 +1,4 @@
-"""One measurement in a process of its own: `variants.py VARIANT K WORK` reads WORK/task.json and prints one line of JSON.
+"""One measurement in a process of its own: `variants.py VARIANT K WORK` reads WORK/task.json and writes WORK/result.json.
 
 Every variant gets the same model, prompts, seeds, sampling and scheduler arguments. The clock runs from the first
 request to the last answer (ours and ray_data_llm: to the last answer on disk), without the engine's start-up.
@@ -101,7 +101,7 @@ def ray_data_llm(task: dict[str, Any], k: int, work: Path, **more: Any) -> tuple
 
     def after(row: dict[str, Any]) -> dict[str, Any]:
         kept = {"row": row["row"], "token_ids": np.asarray(row["generated_tokens"], np.int32), "text": row["generated_text"]}
-        kept |= {"started": time.time() - row["time_taken_llm"]}  # at the latest: it favours this variant
+        kept |= {"started": row["started"]}
         if not k:
             return kept
         entries = [item for position in row["logprobs"] for item in position.items()]
@@ -113,7 +113,17 @@ def ray_data_llm(task: dict[str, Any], k: int, work: Path, **more: Any) -> tuple
     source, out = work / "rows.parquet", work / "out"
     pq.write_table(pa.Table.from_pylist([{"row": number} | row for number, row in enumerate(rows)]), source)
     data = ray.data.read_parquet(str(source), override_num_blocks=len(rows) // 64)
-    build_processor(config, preprocess=before, postprocess=after)(data).write_parquet(str(out))
+    processor = build_processor(config, preprocess=before, postprocess=after)
+    stage = processor.get_stage_by_name("vLLMEngineStage")
+
+    class Timed(stage.fn):  # its own `time_taken_llm` says how long, not when
+        async def udf(self, batch: list[dict[str, Any]]) -> Any:
+            started = time.time()
+            async for row in super().udf(batch):
+                yield row | {"started": started}
+
+    stage.fn = Timed
+    processor(data).write_parquet(str(out))
     finished = max(file.stat().st_mtime for file in out.glob("*.parquet"))
     table = pq.read_table(out, columns=["row", "token_ids", "started"]).sort_by("row")
     assert table["row"].to_pylist() == list(range(len(rows))), "rows were lost"
@@ -139,7 +149,7 @@ def main() -> None:
     seconds, tokens = VARIANTS[name](task, k, folder)
     assert tokens.shape == (len(task["rows"]), task["max_tokens"]), f"{name} gave {tokens.shape} tokens: an answer ended early"
     np.save(work / f"tokens-{name}-{k}.npy", tokens)
-    print(json.dumps({"variant": name, "k": k, "seconds": seconds, "tokens_per_second": tokens.size / seconds}), flush=True)
+    (work / "result.json").write_text(json.dumps({"variant": name, "k": k, "seconds": seconds, "tokens_per_second": tokens.size / seconds}))
 
 
 if __name__ == "__main__":
