@@ -79,7 +79,7 @@ def main() -> int:
     """Exit 1 if a ratio misses its bound."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--rows", type=int, default=1024)
+    parser.add_argument("--rows", type=int, default=2048)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--k", type=int, nargs="+", default=[0, 16, 64])
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
