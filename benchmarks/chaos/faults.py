@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ from checker import Call, Death, Verdict, check, read_calls
 
 REPOSITORY = Path(__file__).parents[2]
 CRASH_POINTS = ("before_part", "mid_part", "before_record", "after_record")
-TEACHER = "t"
 PATIENCE_S = 240.0
 
 
@@ -40,14 +39,18 @@ class Outcome:
 
 
 class Job:
-    """A job of the fake teacher in a folder of its own: 2 replicas, one sample, reproducible."""
+    """A job of the fake teacher (2 replicas) or of an API, in a folder of its own; one sample, reproducible."""
 
-    def __init__(self, work: Path, *, rows: int, seed: int, fake: dict[str, Any], runs: Path | None = None, **generate: Any) -> None:
+    def __init__(
+        self, work: Path, *, rows: int, seed: int, fake: dict[str, Any] | None = None, api: dict[str, Any] | None = None,
+        runs: Path | None = None, **generate: Any,
+    ) -> None:
         work.mkdir(parents=True)
         self.calls, self.runs, self._file = work / "calls.txt", runs or work / "runs", work / "job.yaml"
         prompts = work / "prompts.jsonl"
         prompts.write_text("".join(json.dumps({"prompt": _prompt(seed, number)}) + "\n" for number in range(rows)))
-        teacher = {"name": TEACHER, "kind": "fake", "model": "fake", "replicas": 2, "fake": {"calls": str(self.calls)} | fake}
+        own = {"kind": "fake", "replicas": 2, "fake": {"calls": str(self.calls)} | (fake or {})}
+        teacher = {"name": "t", "model": "fake"} | (api or own)
         spec = {
             "version": 1, "name": "chaos", "task": "conversation", "seed": seed, "device": "cpu",
             "prompts": {"train": str(prompts), "validation_fraction": 0.02},
@@ -234,7 +237,7 @@ def full_disk(work: Path, *, seed: int, rows: int = 2000) -> Outcome:
     """
     disk = work.with_name(f"{work.name}-disk")
     disk.mkdir()
-    job = Job(work, rows=rows, seed=seed, fake={}, runs=disk, part_rows=64, part_seconds=1.0, capture={"top_k": 32})
+    job = Job(work, rows=rows, seed=seed, runs=disk, part_rows=64, part_seconds=1.0, capture={"top_k": 32})
     copy = work / "runs"
     command, log, status = shlex.join(job.command()), shlex.quote(str(work / "full.log")), shlex.quote(str(work / "status"))
     script = f"""
@@ -256,3 +259,25 @@ def full_disk(work: Path, *, seed: int, rows: int = 2000) -> Outcome:
     assert "No space left on device" in words, f"the message does not name the full disk:\n{words[-2000:]}"
     line = next(line for line in words.splitlines()[::-1] if "No space left" in line)
     return job.judge(_fenced(job), exit_code=code, message=line.strip()[-300:].replace(str(disk), "DISK"))
+
+
+def misbehaving_api(work: Path, *, seed: int, rows: int = 1000) -> Outcome:
+    """An OpenAI-protocol server that answers 30 % with 429, 5 % with 500, 1 % never and 0.5 % with half a JSON."""
+    sys.path.append(str(REPOSITORY / "tests"))
+    import misbehaving_api as server
+
+    def shuffled(path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        words = body["messages"][-1]["content"].split()
+        status, content = server.answer(path, body)
+        content["choices"][0]["message"]["content"] = " ".join(words[::-1])
+        return status, content
+
+    os.environ["CHAOS_API_KEY"] = server.KEY
+    faults = server.Faults(busy=0.3, error=0.05, hang=0.01, cut=0.005, latency_s=0.02, seed=seed)
+    with server.serve(faults, shuffled) as api:
+        teacher = {"kind": "openai", "base_url": f"{api.url}/v1", "api_key_env": "CHAOS_API_KEY", "concurrency": 32}
+        job = Job(work, rows=rows, seed=seed, api=teacher, request_timeout_s=2.0, max_attempts=10)
+        job.run()
+        asked, early = len(api.calls), len(api.early_calls(grace_s=0.02))
+        outcome = job.judge([])
+        return replace(outcome, second_run_calls=len(api.calls) - asked, facts={"requests": asked, "before_retry_after": early})

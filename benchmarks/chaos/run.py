@@ -33,6 +33,7 @@ def plan(seed: int, crash_runs: int, address: str | None) -> Iterator[Fault]:
     for own in range(seed, seed + 3):
         yield "late_writer", own, functools.partial(faults.late_writer, seed=own)
     yield "full_disk", seed, functools.partial(faults.full_disk, seed=seed)
+    yield "misbehaving_api", seed, functools.partial(faults.misbehaving_api, seed=seed)
 
 
 def main() -> int:
@@ -41,7 +42,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--crash-runs", type=int, default=100)
-    parser.add_argument("--only", nargs="+", help="scenarios to run: crash_points replica_kills driver_kills late_writer full_disk")
+    parser.add_argument("--only", nargs="+", help="scenarios to run, by the names in README.md")
     options = parser.parse_args()
     import ray
 
@@ -76,6 +77,8 @@ def ratios(seen: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
         found["regenerated_old"] = bounded(sum(run["regenerated_old"] for run in killed), "<=", 0)
     if late := seen.get("late_writer"):
         found["late_records"] = bounded(sum(run["unlisted_records"] for run in late), ">=", 1)  # else nothing was late
+    for run in seen.get("misbehaving_api", []):
+        found["api_requests_per_row"] = bounded(round(run["requests"] / run["rows"], 3), "<=", 1.6)
     return found
 
 
