@@ -16,11 +16,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 from checker import Call, Death, Verdict, check, read_calls
 
 REPOSITORY = Path(__file__).parents[2]
@@ -204,29 +205,52 @@ def driver_kills(work: Path, *, seed: int, rows: int, kills: int, latency_s: flo
 
 
 def late_writer(work: Path, *, seed: int, rows: int = 1000) -> Outcome:
-    """A stopped replica outlives its driver and wakes up when a new driver is at work: what it writes then does not count."""
+    """A node freezes, its driver dies, and a replica of it wakes up when a new driver is at work: what it writes then does not count."""
     job = Job(work, rows=rows, seed=seed, fake={"latency_s": 0.1}, part_rows=8, part_seconds=0.5)
     draw = random.Random(seed)
-    first = job.start(address=None)  # its own cluster dies with it, so that nobody is left to end the stopped replica
-    _wait(lambda: len(job.history()) > draw.randint(100, 300), "work of the first driver")
-    replica = draw.choice(sorted({call.pid for call in job.history()}))
-    os.kill(replica, signal.SIGSTOP)
-    try:
+    with _other_cluster() as (address, raylet):
+        first = job.start(address=address)
+        _wait(lambda: len(job.history()) > draw.randint(100, 300), "work of the first driver")
+        replicas = {call.pid for call in job.history()}
+        for pid in (raylet, *replicas):  # frozen, the raylet cannot end the replicas of a driver that is gone
+            os.kill(pid, signal.SIGSTOP)
         first.kill()
         first.wait()
         second = job.start(address=None)
         _wait(lambda: job.has_answers(2), "work of the second driver")
         time.sleep(draw.uniform(0.0, 1.0))
-        os.kill(replica, signal.SIGCONT)
+        late = draw.choice(sorted(replicas))
+        os.kill(late, signal.SIGCONT)
         assert second.wait(PATIENCE_S) == 0, job.last_words()
+        outcome = job.judge(_fenced(job))  # while it may still write
+        for pid in replicas:
+            os.kill(pid, signal.SIGKILL)
+    assert outcome.verdict.unlisted_records, "the late writer wrote nothing: the run proves nothing"
+    return outcome
+
+
+@contextlib.contextmanager
+def _other_cluster() -> Iterator[tuple[str, int]]:
+    """A local Ray cluster in a process of its own; yields its address and its raylet's pid."""
+    code = """if True:
+        import pathlib, sys, ray
+        from engine.backends import ray_cluster
+        with ray_cluster.connected("local", shared=pathlib.Path("."), num_cpus=4):
+            print("at", ray.get_runtime_context().gcs_address, flush=True)
+            sys.stdin.read()
+    """
+    variables = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code], env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
+    )
+    address = next(line.split()[1] for line in iter(holder.stdout.readline, "") if line.startswith("at "))
+    (raylet,) = (child.pid for child in psutil.Process(holder.pid).children(recursive=True) if child.name() == "raylet")
+    try:
+        yield address, raylet
     finally:
-        _end(replica)
-    return job.judge(_fenced(job))
-
-
-def _end(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError):  # it had noticed that its cluster is gone
-        os.kill(pid, signal.SIGKILL)
+        os.kill(raylet, signal.SIGCONT)
+        holder.stdin.close()
+        holder.wait(60)
 
 
 def full_disk(work: Path, *, seed: int, rows: int = 2000) -> Outcome:
