@@ -195,8 +195,9 @@ class Answerer:
         told = await self._answer_group(shard["id"], requests)
         for group in suspects:
             told += await self._answer_group(shard["id"], group, alone=True)
+        taken_over = shard["count"] - len(requests) - sum(map(len, suspects))
         return {
-            "shard": shard["id"], "rows": len(told), "tokens": sum(told), "started": started, "finished": time.time(),
+            "shard": shard["id"], "rows": taken_over + len(told), "tokens": sum(told), "started": started, "finished": time.time(),
             "over_budget": self._budget.is_spent,
         }
 
