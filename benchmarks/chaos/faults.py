@@ -301,7 +301,8 @@ def misbehaving_api(work: Path, *, seed: int, rows: int = 1000) -> Outcome:
     with server.serve(faults, shuffled) as api:
         teacher = {"kind": "openai", "base_url": f"{api.url}/v1", "api_key_env": "CHAOS_API_KEY", "concurrency": 32}
         job = Job(work, rows=rows, seed=seed, api=teacher, request_timeout_s=2.0, max_attempts=10)
-        job.run()
+        driver = job.start(address=None)  # its cluster starts with the key in its environment
+        assert driver.wait(PATIENCE_S) == 0, job.last_words()
         asked, early = len(api.calls), len(api.early_calls(grace_s=0.02))
         outcome = job.judge([])
         return replace(outcome, second_run_calls=len(api.calls) - asked, facts={"requests": asked, "before_retry_after": early})
