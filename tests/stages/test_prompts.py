@@ -266,9 +266,9 @@ def test_the_head_is_read_without_heavy_imports():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize(
-    ("column", "types"), [("reference", "integer in one and string in the other"), ("level", "string in one and float")]
-)
+@pytest.mark.parametrize(("column", "types"), [
+    ("reference", "integer in one and string in the other"), ("level", "string in one and float in the other"),
+])
 def test_a_column_that_changes_its_type_between_shards_names_both_files(tmp_path, column, types):
     kinds = {"reference": ([1, 2], ["1", "2"]), "level": (["low", "high"], [1.0, 2.0])}[column]
     for name, values in zip("ab", kinds, strict=True):
@@ -290,10 +290,8 @@ def test_a_change_in_a_later_shard_than_preflight_reads_is_found_too(tmp_path):
 
 
 def test_width_encoding_and_empty_columns_are_no_change_of_type(tmp_path):
-    columns = [
-        pa.array(["1"]), pa.array(["1"], pa.large_string()), pa.array(["1"]).dictionary_encode(), pa.nulls(1),
-        pa.array(["1"], pa.string_view()),
-    ]
+    text = pa.array(["1"])
+    columns = [text, text.cast(pa.large_string()), text.dictionary_encode(), pa.nulls(1), pa.array(["1"], pa.string_view())]
     for number, column in enumerate(columns):
         pq.write_table(pa.table({"prompt": [f"{number}?"], "reference": column}), tmp_path / f"{number}.parquet")
     counts, _, _ = run(tmp_path, train=str(tmp_path))
