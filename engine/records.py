@@ -278,7 +278,7 @@ def signals(table: pa.Table, metadata: Mapping[str, Any]) -> Iterator[Signal]:
 def count_unsigned(table: pa.Table, metadata: Mapping[str, Any]) -> int:
     """Rows whose signal does not have `top_k` log-probabilities for each of their tokens."""
     tokens, k = pc.list_value_length(table["token_ids"]).to_numpy(), metadata.get("top_k", 0)
-    if metadata.get("codec") == "packed":
+    if metadata.get("codec") == "packed" and k:
         size = codec.token_bytes(k, metadata["vocab_size"], metadata["packed_bits"])
         return int((pc.binary_length(table["topk_packed"]).to_numpy() != tokens * size).sum())
     ids, logprobs, tails = (pc.list_value_length(table[name]).to_numpy() for name in ("topk_ids", "topk_logprobs", "tail"))

@@ -162,7 +162,9 @@ class Answerer:
         self._engine, self._job = engine, job
         capture = job.spec.capture
         self._metadata = {
-            "schema_version": SCHEMA_VERSION, "codec": capture.codec, "packed_bits": capture.packed_bits, "top_k": capture.top_k,
+            "schema_version": SCHEMA_VERSION, "packed_bits": capture.packed_bits, "top_k": capture.top_k,
+            # Packing wants the size of the vocabulary; an API does not tell it, so its rows stay plain.
+            "codec": capture.codec if "vocab_size" in engine.metadata else "plain",
             "teacher": job.teacher.name, "teacher_revision": job.teacher.revision, "engine": job.teacher.kind, "versions": versions(),
         } | engine.metadata
         self._writer = parts.PartWriter(
@@ -311,7 +313,8 @@ class Answerer:
     def _finish(self, pending: Sequence[_Pending]) -> list[Completion]:
         """Decode and pack in bulk."""
         answered = [item.generation for item in pending if item.generation is not None]
-        texts = iter(self._engine.decode([generation.token_ids for generation in answered if generation.text is None]))
+        undecoded = [generation.token_ids for generation in answered if generation.text is None]
+        texts = iter(self._engine.decode(undecoded) if undecoded else ())  # an API gives text
         signals: Iterator[bytes] = iter(())
         if self._metadata["codec"] == "packed" and self._metadata["top_k"]:
             rows = [(generation.topk_ids, generation.topk_logprobs, generation.tail) for generation in answered]

@@ -1,17 +1,17 @@
 """Engine arguments as pure functions, and one real engine: a tiny DeepSeek-V3 (MLA and MoE) split over two devices."""
 
-import asyncio
 import json
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
+import os
+import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from engine import codec, pipeline
-from engine.backends.answering import Generation, Sampling
-from engine.backends.vllm_engine import VllmEngine, engine_arguments, engine_environment, split_flat_logprobs
+from engine.backends.vllm_engine import engine_arguments, engine_environment, split_flat_logprobs
 from engine.records import (
     SCHEMA_VERSION,
     Completion,
@@ -24,7 +24,7 @@ from engine.records import (
     to_table,
     write_parquet,
 )
-from engine.spec import CaptureSpec, TeacherSpec
+from engine.spec import TeacherSpec
 
 QUICKSTART = Path(__file__).parents[2] / "jobs/quickstart"
 
@@ -109,24 +109,18 @@ def test_a_tiny_deepseek_v3_answers_at_tensor_parallel_two(fake_job, tmp_path, r
 K = 16
 
 
-def capture(questions: list[str]) -> tuple[int, list[tuple[list[int], Generation]]]:
-    """(vocabulary, sampled answers with their prompts) of a real float32 engine around the quickstart's teacher."""
-    engine = VllmEngine(TeacherSpec(name="t", model=str(QUICKSTART / "teacher"), dtype="float32"), CaptureSpec(top_k=K), device="cpu")
-
-    async def answer(prompts: list[list[int]]) -> list[Generation]:
-        sampling = [Sampling(temperature=1.0, top_p=1.0, max_tokens=40, seed=seed) for seed in range(len(prompts))]
-        return await asyncio.gather(*map(engine.generate, prompts, sampling))
-
-    prompts = engine.encode([[{"role": "user", "content": question}] for question in questions])
-    return engine.metadata["vocab_size"], list(zip(prompts, asyncio.run(answer(prompts)), strict=True))
-
-
 @pytest.fixture(scope="session")
-def captured():
-    """`capture` of 24 questions in a process of its own, because an engine leaves its environment behind."""
-    questions = [json.loads(line)["prompt"] for line in (QUICKSTART / "data/validation.jsonl").read_text().splitlines()[:24]]
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-        return process.submit(capture, questions).result()
+def captured(tmp_path_factory):
+    """(vocabulary, 24 sampled answers with their prompts) of a float32 engine around the quickstart's teacher."""
+    folder = tmp_path_factory.mktemp("captured")
+    lines = (QUICKSTART / "data/validation.jsonl").read_text().splitlines()[:24]
+    (folder / "questions").write_text(json.dumps([json.loads(line)["prompt"] for line in lines]))
+    script = Path(__file__).with_name("capture_answers.py")
+    command = [sys.executable, str(script), str(QUICKSTART / "teacher"), str(folder / "questions"), str(K), str(folder / "answers")]
+    environment = os.environ | {"PYTHONPATH": str(QUICKSTART.parents[1])}
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert said.returncode == 0, said.stderr[-4000:]
+    return pickle.loads((folder / "answers").read_bytes())
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """Rows, statuses and resumption, with the fake teacher in this process."""
 
+import misbehaving_api
+import numpy as np
 import pytest
 from conftest import statuses
 
@@ -7,7 +9,7 @@ from engine import pipeline
 from engine.backends import fake
 from engine.errors import StageError
 from engine.progress import Context
-from engine.records import Completion, file_metadata, read_tables, signal_of, to_rows
+from engine.records import Completion, file_metadata, read_signal, read_tables, signal_of, to_rows
 from engine.stages import generate
 
 
@@ -56,6 +58,44 @@ def test_the_signal_is_stored_flat_with_its_metadata(answer):
     assert signal.tail == pytest.approx(0.5**4)
     metadata = file_metadata(out / next(iter(counts.files)))
     assert (metadata["top_k"], metadata["vocab_size"], metadata["codec"], metadata["teacher"]) == (4, 256, "plain", "t")
+
+
+def test_a_packed_signal_is_that_of_plain(answer, tmp_path):
+    _, plain, out = answer(10, capture={"top_k": 4}, sampling={"temperature": 0.7, "samples": 2})
+    out.rename(tmp_path / "plain")
+    counts, rows, out = answer(10, capture={"top_k": 4, "codec": "packed"}, sampling={"temperature": 0.7, "samples": 2})
+    assert all(len(row.topk_ids) == len(row.topk_logprobs) == len(row.tail) == 0 for row in rows)
+    expected = {(row.prompt_id, row.sample_index): signal_of(row.topk_ids, row.topk_logprobs, row.tail) for row in plain}
+    read = [row for file in counts.files for row in read_signal(out / file)]
+    assert len(read) == len(expected) == 28
+    for row in read:
+        signal = expected[row.prompt_id, row.sample_index]
+        assert (np.sort(row.ids) == np.sort(signal.ids)).all()
+        assert row.logprobs == pytest.approx(-np.sort(-signal.logprobs), abs=0.02)
+        assert row.tail == pytest.approx(signal.tail, abs=2e-4)
+
+
+def test_a_teacher_that_tells_no_vocabulary_answers_a_packed_job_in_plain(fake_job, tmp_path, monkeypatch):
+    monkeypatch.setenv("DISTILL_TEST_API_KEY", misbehaving_api.KEY)
+    top = [{"token": "5", "logprob": -0.5, "bytes": None}, {"token": "6", "logprob": -2.0, "bytes": None}]
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "5"}}
+    reply = {
+        "id": "1", "object": "chat.completion", "created": 0, "model": "m",
+        "usage": {"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10},
+        "choices": [choice | {"logprobs": {"content": [top[0] | {"top_logprobs": top}]}}],
+    }
+    with misbehaving_api.serve(answer=lambda path, body: (200, reply)) as api:
+        teacher = {"name": "t", "kind": "openai", "model": "m", "base_url": f"{api.url}/v1", "api_key_env": "DISTILL_TEST_API_KEY"}
+        job = fake_job(4, generate={"teachers": [teacher], "capture": {"top_k": 2, "codec": "packed"}})
+        prompts = pipeline.run(job, tmp_path / "runs", until="prompts").folders["prompts"]
+        (tmp_path / "generate/data").mkdir(parents=True)
+        context = Context("job", "math", 0)
+        counts = generate.run(job.generate, {"prompts": prompts}, tmp_path / "generate", context, stream=fake.stream)
+    files = [tmp_path / "generate" / name for name in counts.files]
+    rows = [row for table in read_tables(files) for row in to_rows(table, Completion)]
+    assert counts.info["status"] == {"ok": 12}
+    assert all(file_metadata(file)["codec"] == "plain" for file in files)
+    assert all((row.topk_tokens, row.topk_logprobs, row.topk_packed) == (["5", "6"], [-0.5, -2.0], b"") for row in rows)
 
 
 def test_a_prompt_longer_than_the_context_is_too_long_and_the_rest_finishes(answer):
