@@ -125,8 +125,9 @@ def _layout_problems(field: str, shape: Architecture | None, tensor_parallel: in
 def _split_problems(field: str, shape: Architecture | None, teacher: TeacherSpec, job: JobSpec) -> Iterator[str]:
     """The engine must be able to split the model's layers and experts, and have what does it on this device."""
     stages, over = teacher.pipeline_parallel, teacher.tensor_parallel * teacher.data_parallel
-    if stages > 1 and job.device == "cpu":
-        yield f"{field}.pipeline_parallel={stages}, but vLLM's CPU engine has no pipeline; set pipeline_parallel: 1, or device: gpu"
+    for name in ("pipeline_parallel", "data_parallel"):
+        if job.device == "cpu" and (count := getattr(teacher, name)) > 1:
+            yield f"{field}.{name}={count}, but vLLM's CPU engine dies of it (0.31); set {name}: 1, or device: gpu"
     if shape and stages > shape.layers:
         yield f"{field}.pipeline_parallel={stages}, but the model has {shape.layers} layers; choose at most {shape.layers}"
     if shape and teacher.expert_parallel and not shape.experts:
