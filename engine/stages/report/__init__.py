@@ -37,7 +37,7 @@ def build_report(job: str, inputs: dict[str, Path]) -> dict[str, Any]:
     curate, evaluate = manifests["curate"], manifests["evaluate"].info
     report = Report(
         schema_version=1, job=job, git_commit=git_commit(), versions=versions(),
-        stages={stage: manifest.model_dump() for stage, manifest in manifests.items()},
+        stages=manifests,
         generate=manifests["generate"].info,
         curate=curate.info | {"rows_in": curate.rows_in, "rows_kept": curate.rows_out, "dropped": curate.dropped},
         train=manifests["train"].info,
