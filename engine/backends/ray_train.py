@@ -20,9 +20,7 @@ _ERROR_LINES = 15
 _PEER_LOST = re.compile(r"gloo|nccl|connection (closed|reset)|process ?group|collective", re.IGNORECASE)
 
 
-def run_workers(
-    work: Callable[[int, int], Any], *, workers: int, device: str, folder: Path, max_failures: int
-) -> Any:
+def run_workers(work: Callable[[int, int], Any], *, workers: int, device: str, folder: Path, max_failures: int) -> Any:
     """Call work(rank, workers) on every worker; rank 0's return value.
 
     A worker that dies restarts all of them, up to `max_failures` times; then StageError with the cause's last lines. What
