@@ -57,15 +57,14 @@ def build_html(report: dict[str, Any], metrics: list[dict[str, Any]]) -> str:
     pages = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    finished = max(entry["finished_at"] for entry in report["stages"].values())
     return pages.get_template("page.html.jinja").render(
-        report=report, sentences=tables.headline(report), tables=tables.tables(report), plots=plots(report, metrics), finished=finished,
+        report=report, sentences=tables.headline(report), tables=tables.tables(report), plots=plots(report, metrics),
     )
 
 
-def summary_tables(report: dict[str, Any]) -> list[RichTable]:
+def summary_table(report: dict[str, Any]) -> RichTable:
     """Quality and serving of a report.json for the terminal."""
-    return [_terminal_table(tables.summary(report))]
+    return _terminal_table(tables.summary(report))
 
 
 def serving_table(serving: dict[str, Any]) -> RichTable:
