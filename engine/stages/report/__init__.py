@@ -16,7 +16,7 @@ from engine.stages.report import tables
 from engine.stages.report.contract import Report
 
 
-def run(spec: ReportSpec, inputs: dict[str, Path], out: Path, ctx: Context, **also: Any) -> Counts:
+def run(spec: ReportSpec, inputs: dict[str, Path], out: Path, ctx: Context) -> Counts:
     """Write the three reports of a finished run; one row per stage read."""
     report = build_report(ctx.job, inputs)
     pages = {
