@@ -152,12 +152,11 @@ def run(job: Path, sets: tuple[str, ...], runs: str, cluster: Path | None, **opt
 
 
 def _print_report(console: Console, done: Any) -> None:
-    from engine.stages.report import summary_tables
+    from engine.stages.report import summary_table
 
     folder = done.folders["report"]
     report = json.loads((folder / "report.json").read_text())
-    for table in summary_tables(report):
-        console.print(table)
+    console.print(summary_table(report))
     for path in sorted(done.root.glob("report.*")):
         console.print(str(path), highlight=False, soft_wrap=True)
 

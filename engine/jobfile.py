@@ -61,8 +61,7 @@ def _apply_set(document: Document, setting: str) -> None:
                 document.places[path] = f"--set {setting}"
             here = here[path[-1]]
         path = (*path, int(last) if isinstance(here, list) else last)
-        for old in [old for old in document.places if old[: len(path)] == path]:
-            del document.places[old]
+        document.places = {old: place for old, place in document.places.items() if old[: len(path)] != path}
         here[path[-1]] = document.read_value(text, path, lambda line: f"--set {setting}")
     except (LookupError, TypeError, ValueError):
         raise SpecError(f"--set {setting}: {name} is no field; list items go by number, as in generate.teachers.0.name") from None

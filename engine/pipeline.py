@@ -174,16 +174,13 @@ def serving(job: JobSpec, models: list[str], runs: str | Folder = "runs", *, clu
 
 def load_url(job: JobSpec, url: str, model: str, runs: str | Folder = "runs", *, progress: Progress | None = None) -> dict[str, Any]:
     """Load-test any OpenAI-compatible server with the job's validation prompts: {model: {"levels": [...]}}."""
-    from engine.records import read_tables
     from engine.stages import loadtest
 
     if not (job.loadtest.concurrency or job.loadtest.rates):
         raise SpecError("loadtest has no levels; give --set 'loadtest.concurrency=[1, 4]' or --set 'loadtest.rates=[1.0]'")
-    prompts = run(job, runs, until="prompts", progress=progress).folders["prompts"]
-    tables = read_tables(rundir.stage_files(prompts, "data/validation"), ["messages"])
-    messages = [row for table in tables for row in table["messages"].to_pylist()]
+    prompts = loadtest.load_prompts(run(job, runs, until="prompts", progress=progress).folders["prompts"])
     key = os.environ.get(job.serve.api_key_env or "")
-    return {model: {"levels": loadtest.measure_url(url, model, job.loadtest, messages, job.seed, key)}}
+    return {model: {"levels": loadtest.measure_url(url, model, job.loadtest, prompts, job.seed, key)}}
 
 
 @dataclass(frozen=True)

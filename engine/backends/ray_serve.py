@@ -13,9 +13,9 @@ from dataclasses import replace
 from typing import Any
 
 from ray import serve
-from ray.llm._internal.serve.core.configs.openai_api_models import (
-    to_model_metadata,  # as Ray's own documentation of `ingress` does
-)
+
+# Private names, as in Ray's own documentation of `ingress`.
+from ray.llm._internal.serve.core.configs.openai_api_models import to_model_metadata
 from ray.llm._internal.serve.core.ingress.ingress import init as llm_fastapi_app
 from ray.serve.config import HTTPOptions
 from ray.serve.llm import LLMConfig, build_llm_deployment

@@ -21,10 +21,8 @@ _ERROR_LINES = 15
 _PEER_LOST = re.compile(r"gloo|nccl|connection (closed|reset)|process ?group|collective", re.IGNORECASE)
 
 
-def run_workers(
-    work: Callable[[Any, int, int], Any], task: Any, *, workers: int, device: str, folder: Path, max_failures: int
-) -> Any:
-    """Call work(task, rank, workers) on every worker; rank 0's return value.
+def run_workers(work: Callable[[int, int], Any], *, workers: int, device: str, folder: Path, max_failures: int) -> Any:
+    """Call work(rank, workers) on every worker; rank 0's return value.
 
     A worker that dies restarts all of them, up to `max_failures` times; then StageError with the cause's last lines. What
     the work itself raises as an EngineError is not tried again.
@@ -44,7 +42,7 @@ def run_workers(
     for attempt in range(1, max_failures + 2):
         trainer = TorchTrainer(
             _enter,
-            train_loop_config={"work": work, "task": task, "on_gpu": on_gpu},
+            train_loop_config={"work": work, "on_gpu": on_gpu},
             scaling_config=ScalingConfig(
                 num_workers=workers, use_gpu=on_gpu, resources_per_worker={"GPU": 1} if on_gpu else {"CPU": 1}
             ),
@@ -71,7 +69,7 @@ def _enter(config: dict[str, Any]) -> Any:
     context = get_context()
     if not config["on_gpu"]:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
-    return config["work"](config["task"], context.get_world_rank(), context.get_world_size())
+    return config["work"](context.get_world_rank(), context.get_world_size())
 
 
 def root_cause(error: BaseException) -> tuple[int, BaseException]:

@@ -27,12 +27,8 @@ class Endpoint(NamedTuple):
 
 def models_of(spec: ServeSpec, teacher: TeacherSpec, train: Path, names: Sequence[str]) -> dict[str, TeacherSpec]:
     """The models to serve by name; student and baseline come from the training folder."""
-    return {name: teacher if name == "teacher" else _student(spec, train, name) for name in names}
-
-
-def _student(spec: ServeSpec, train: Path, name: str) -> TeacherSpec:
-    shared = {field: getattr(spec, field) for field in ("tensor_parallel", "max_num_seqs", "max_model_len", "kv_cache_gib", "dtype")}
-    return TeacherSpec(name=name, **trained_model(train, name), **shared)
+    own = {field: getattr(spec, field) for field in ("tensor_parallel", "max_num_seqs", "max_model_len", "kv_cache_gib", "dtype")}
+    return {name: teacher if name == "teacher" else TeacherSpec(name=name, **trained_model(train, name), **own) for name in names}
 
 
 def guard_environment(spec: ServeSpec) -> dict[str, str]:

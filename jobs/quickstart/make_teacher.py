@@ -9,12 +9,12 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import torch
 from make_data import lesson_problems, worked_answer
 from make_tokenizer import CONTEXT, build_tokenizer
 from rich.console import Console
 from transformers import LlamaConfig
 
+from engine.backends import ray_cluster
 from engine.progress import Context, Progress
 from engine.records import EXAMPLE, Example, to_table, tokenizer_fingerprint, write_parquet
 from engine.rundir import Counts, publish
@@ -53,8 +53,7 @@ def write_lessons(folder: Path, tokenizer: object) -> None:
 
 
 def main() -> None:
-    """Train in this process and put the result into FOLDER."""
-    torch.set_num_threads(2)
+    """Train on one worker and put the result into FOLDER."""
     tokenizer = build_tokenizer()
     config(**STUDENT).save_pretrained(FOLDER.parent / "student")
     with tempfile.TemporaryDirectory() as temporary:
@@ -69,8 +68,8 @@ def main() -> None:
         context = Context("make_teacher", "math", SEED, progress=Progress(Console()))
         out = work / "train"
         out.mkdir()
-        with context.progress.stage("teacher", out):
-            train.run(spec, {"curate": work / "curate"}, out, context, launch=train.run_in_process, build_engine=train.TorchEngine)
+        with context.progress.stage("teacher", out), ray_cluster.connected(None, shared=work):
+            train.run(spec, {"curate": work / "curate"}, out, context)
         shutil.rmtree(FOLDER, ignore_errors=True)
         shutil.copytree(out / "student", FOLDER)
 

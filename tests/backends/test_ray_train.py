@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ def test_workers_share_a_group_and_a_dead_one_restarts_them(tmp_path: Path) -> N
         assert torch.get_num_threads() == max(1, (os.cpu_count() or 1) // workers)
         return float(total)
 
-    assert run_workers(work, tmp_path, workers=2, device="cpu", folder=tmp_path / "ray", max_failures=1) == 3.0
+    assert run_workers(partial(work, tmp_path), workers=2, device="cpu", folder=tmp_path / "ray", max_failures=1) == 3.0
     assert (tmp_path / "died").exists()
 
 
@@ -36,12 +37,12 @@ def test_a_worker_that_keeps_failing_ends_with_its_own_words(tmp_path: Path) -> 
         distributed.barrier()
 
     with pytest.raises(StageError, match=r"(?s)failed 1 times.*rank 1.*block 17 is made of cheese"):
-        run_workers(work, tmp_path, workers=2, device="cpu", folder=tmp_path / "ray", max_failures=0)
+        run_workers(partial(work, tmp_path), workers=2, device="cpu", folder=tmp_path / "ray", max_failures=0)
 
 
 def test_more_workers_than_the_cluster_has_is_a_capacity_error(tmp_path: Path) -> None:
     with pytest.raises(CapacityError, match=r"train wants 5 CPUs \(workers=5\); the cluster has 4"):
-        run_workers(print, tmp_path, workers=5, device="cpu", folder=tmp_path, max_failures=0)
+        run_workers(print, workers=5, device="cpu", folder=tmp_path, max_failures=0)
 
 
 def test_the_root_cause_is_not_the_peer_that_lost_its_connection() -> None:
@@ -58,5 +59,5 @@ def test_what_the_work_itself_refuses_is_not_tried_again(tmp_path: Path) -> None
         raise StageError("the loss of step 3 is nan")
 
     with pytest.raises(StageError, match=r"^the loss of step 3 is nan$"):
-        run_workers(work, tmp_path, workers=2, device="cpu", folder=tmp_path / "ray", max_failures=2)
+        run_workers(partial(work, tmp_path), workers=2, device="cpu", folder=tmp_path / "ray", max_failures=2)
     assert (tmp_path / "rank0").read_text() == "started\n"

@@ -37,8 +37,7 @@ OpenEndpoint = Callable[[list[str]], AbstractContextManager[Endpoint]]  # serves
 
 def run(spec: LoadtestSpec, inputs: dict[str, Path], out: Path, ctx: Context, *, endpoint: OpenEndpoint, **also: Any) -> Counts:
     """Load every model of the job at every level with the validation prompts; `endpoint` keeps them served meanwhile."""
-    tables = read_tables(stage_files(inputs["prompts"], "data/validation"), ["messages"])
-    prompts = [messages for table in tables for messages in table["messages"].to_pylist()]
+    prompts = load_prompts(inputs["prompts"])
     samples: list[RequestSample] = []
     serving: dict[str, dict[str, list[dict[str, Any]]]] = {model: {"levels": []} for model in spec.models}
     if spec.models:
@@ -61,6 +60,12 @@ def run(spec: LoadtestSpec, inputs: dict[str, Path], out: Path, ctx: Context, *,
         rows_in=len(samples), rows_out=len(samples) - failed, files={SAMPLES: len(samples)},
         dropped={"failed": failed} if failed else {}, info={"serving": serving},
     )
+
+
+def load_prompts(folder: Path) -> list[Messages]:
+    """The validation prompts of a finished prompts stage."""
+    tables = read_tables(stage_files(folder, "data/validation"), ["messages"])
+    return [messages for table in tables for messages in table["messages"].to_pylist()]
 
 
 def measure_url(

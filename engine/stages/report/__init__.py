@@ -16,7 +16,7 @@ from engine.stages.report import tables
 from engine.stages.report.contract import Report
 
 
-def run(spec: ReportSpec, inputs: dict[str, Path], out: Path, ctx: Context, **also: Any) -> Counts:
+def run(spec: ReportSpec, inputs: dict[str, Path], out: Path, ctx: Context) -> Counts:
     """Write the three reports of a finished run; one row per stage read."""
     report = build_report(ctx.job, inputs)
     pages = {
@@ -37,7 +37,7 @@ def build_report(job: str, inputs: dict[str, Path]) -> dict[str, Any]:
     curate, evaluate = manifests["curate"], manifests["evaluate"].info
     report = Report(
         schema_version=1, job=job, git_commit=git_commit(), versions=versions(),
-        stages={stage: manifest.model_dump() for stage, manifest in manifests.items()},
+        stages=manifests,
         generate=manifests["generate"].info,
         curate=curate.info | {"rows_in": curate.rows_in, "rows_kept": curate.rows_out, "dropped": curate.dropped},
         train=manifests["train"].info,
@@ -57,15 +57,14 @@ def build_html(report: dict[str, Any], metrics: list[dict[str, Any]]) -> str:
     pages = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    finished = max(entry["finished_at"] for entry in report["stages"].values())
     return pages.get_template("page.html.jinja").render(
-        report=report, sentences=tables.headline(report), tables=tables.tables(report), plots=plots(report, metrics), finished=finished,
+        report=report, sentences=tables.headline(report), tables=tables.tables(report), plots=plots(report, metrics),
     )
 
 
-def summary_tables(report: dict[str, Any]) -> list[RichTable]:
+def summary_table(report: dict[str, Any]) -> RichTable:
     """Quality and serving of a report.json for the terminal."""
-    return [_terminal_table(tables.summary(report))]
+    return _terminal_table(tables.summary(report))
 
 
 def serving_table(serving: dict[str, Any]) -> RichTable:

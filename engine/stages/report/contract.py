@@ -10,19 +10,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from engine.rundir import Manifest
+
 
 class _Block(BaseModel):
     model_config = ConfigDict(extra="allow")
-
-
-class StageEntry(_Block):
-    """A finished stage: rows in = rows out + dropped."""
-
-    seconds: float
-    rows_in: int
-    rows_out: int
-    dropped: dict[str, int]
-    finished_at: str
 
 
 class Generate(_Block):
@@ -106,7 +98,8 @@ class Report(_Block):
     job: str
     git_commit: str | None
     versions: dict[str, str]
-    stages: dict[str, StageEntry]
+    stages: dict[str, Manifest]
+    """At every stage rows in = rows out + dropped."""
     generate: Generate
     curate: Curate
     train: Train

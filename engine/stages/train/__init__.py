@@ -19,14 +19,11 @@ from engine.progress import Context
 from engine.rundir import Counts, load_manifest, stage_files, write_atomic
 from engine.spec import TrainSpec
 from engine.stages.train.data import load_sequences
-from engine.stages.train.loop import Engine, TrainTask, run_in_process, train_worker
+from engine.stages.train.loop import Engine, train_worker
 from engine.stages.train.metrics import follow, load_metrics
 from engine.stages.train.packing import Blocks, Packed, write_blocks
-from engine.stages.train.plain import TorchEngine
 from engine.stages.train.schedule import Schedule
 from engine.stages.train.student import load_tokenizer, vocabulary_size, write_untrained
-
-__all__ = ["TorchEngine", "run", "run_in_process"]
 
 
 def run(
@@ -35,25 +32,24 @@ def run(
 ) -> Counts:
     """Train the student on the curated examples; resumes from what `out` holds.
 
-    `launch` runs the worker function (run_in_process needs no cluster), `build_engine` makes what moves the weights.
+    `launch` runs the worker function on every rank, `build_engine` makes what moves the weights.
     """
     tokenizer = load_tokenizer(spec)
     ctx.progress.update(note="packing examples")
     packed = _pack(spec, inputs["curate"], out, tokenizer, ctx.seed)
-    start = spec.student
-    if spec.init == "random":
-        start = str(out / "baseline")
-        if not Path(start).exists():
-            write_untrained(spec, tokenizer, ctx.seed, Path(start))
-    task = TrainTask(spec, out.resolve(), start, ctx.seed, ctx.device, _global_batch(spec, out))
-    steps = Schedule(len(Blocks(out / "blocks", "train")), task.global_batch, ctx.seed, spec).steps
+    untrained = out / "baseline"
+    if spec.init == "random" and not untrained.exists():
+        write_untrained(spec, tokenizer, ctx.seed, untrained)
+    global_batch = _global_batch(spec, out)
+    work = functools.partial(
+        train_worker, spec=spec, out=out.resolve(), start_from=str(untrained) if spec.init == "random" else spec.student,
+        seed=ctx.seed, device=ctx.device, global_batch=global_batch, build_engine=build_engine,
+    )
+    steps = Schedule(len(Blocks(out / "blocks", "train")), global_batch, ctx.seed, spec).steps
     ctx.progress.update(note=f"starting {spec.workers} workers")
     with follow(out / "metrics.jsonl", ctx.progress, steps):
-        launch(
-            functools.partial(train_worker, build_engine=build_engine), task,
-            workers=spec.workers, device=ctx.device, folder=out / "ray_train", max_failures=spec.max_failures,
-        )
-    return _counts(spec, out, packed, task.global_batch)
+        launch(work, workers=spec.workers, device=ctx.device, folder=out / "ray_train", max_failures=spec.max_failures)
+    return _counts(spec, out, packed, global_batch)
 
 
 def _pack(spec: TrainSpec, curated: Path, out: Path, tokenizer: Any, seed: int) -> Packed:

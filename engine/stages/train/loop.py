@@ -28,7 +28,7 @@ from engine.stages.train.student import Student, export, load_model, load_tokeni
 
 
 class Engine(Protocol):
-    """What the loop needs of DeepSpeed, of plain torch and of the fake."""
+    """What the loop needs of DeepSpeed, and of the doubles in tests."""
 
     def step(self, batches: Iterable[Batch], tokens: int, learning_rate: float) -> tuple[float, float]:
         """One optimizer step; mean loss over `tokens` (of all ranks), and the gradients' norm before clipping."""
@@ -55,18 +55,6 @@ class Step:
     tokens: int
     learning_rate: float
     seed: int
-
-
-@dataclass(frozen=True)
-class TrainTask:
-    """All that a worker is told."""
-
-    spec: TrainSpec
-    out: Path
-    start: str  # folder or hub name of the weights to start from
-    seed: int
-    device: str
-    global_batch: int
 
 
 def fit(engine: Engine, steps: Iterable[Step], report: Callable[..., None], after_step: Callable[[int], None]) -> None:
@@ -98,14 +86,19 @@ def remaining_steps(blocks: Blocks, schedule: Schedule, start: int, *, rank: int
         )
 
 
-def train_worker(task: TrainTask, rank: int, workers: int, *, build_engine: Callable[..., Engine]) -> None:
-    """Train from the newest checkpoint to the end and export; run by each of `workers` ranks."""
-    spec, out = task.spec, task.out
+def train_worker(
+    rank: int, workers: int, *, spec: TrainSpec, out: Path, start_from: str, seed: int, device: str, global_batch: int,
+    build_engine: Callable[..., Engine],
+) -> None:
+    """Train from the newest checkpoint to the end and export; run by each of `workers` ranks.
+
+    `start_from` is the folder or hub name of the weights that a first start takes.
+    """
     blocks = Blocks(out / "blocks", "train")
     held_out = Blocks(out / "blocks", "validation")
-    schedule = Schedule(len(blocks), task.global_batch, task.seed, spec)
-    model = load_model(task.start, spec)
-    engine = build_engine(spec, Student(model, spec), device=task.device)
+    schedule = Schedule(len(blocks), global_batch, seed, spec)
+    model = load_model(start_from, spec)
+    engine = build_engine(spec, Student(model, spec), device=device)
     latest = checkpoints.newest(out / "checkpoints")
     start = latest.step if latest else 0
     if latest:
@@ -120,7 +113,7 @@ def train_worker(task: TrainTask, rank: int, workers: int, *, build_engine: Call
             loss = engine.validate((held_out.batch(numbers) for numbers in mine), int(held_out.targets.sum()))
             report(step, validation_loss=loss)
         if last or step % spec.checkpoint_steps == 0:
-            facts = {"global_batch": task.global_batch, "seed": task.seed, "workers": workers}
+            facts = {"global_batch": global_batch, "seed": seed, "workers": workers}
             checkpoints.save(
                 out / "checkpoints", step, engine.save(), facts, rank=rank, workers=workers, keep=spec.keep_checkpoints
             )
@@ -131,8 +124,3 @@ def train_worker(task: TrainTask, rank: int, workers: int, *, build_engine: Call
     if metrics and weights is not None:
         metrics.close()
         export(model, weights, load_tokenizer(spec), out / "student")
-
-
-def run_in_process(work: Callable[[TrainTask, int, int], None], task: TrainTask, **placement: object) -> None:
-    """A launcher without a cluster: one worker, in this process, whatever the placement asks for."""
-    work(task, 0, 1)

@@ -59,7 +59,7 @@ def test_a_run_without_a_load_test_reports_quality_alone(publish, inputs, out):
     report = json.loads((out / "report.json").read_text())
     assert report["serving"] == {}
     assert len(report_stage.tables.headline(report)) == 1
-    rows = [line.split() for line in text_of(*report_stage.summary_tables(report)).splitlines()]
+    rows = [line.split() for line in text_of(report_stage.summary_table(report)).splitlines()]
     assert ["student", "0.872", "[0.840,", "0.898]", *["–"] * 5] in rows
 
 
@@ -119,7 +119,7 @@ def test_serving_table_shows_every_level_of_every_model(report):
 
 
 def test_summary_table_shows_each_model_at_its_best_valid_level(report):
-    shown = text_of(*report_stage.summary_tables(report))
+    shown = text_of(report_stage.summary_table(report))
     student = next(line for line in shown.splitlines() if line.split()[:2] == ["student", "0.872"])
     assert student.split() == ["student", "0.872", "[0.840,", "0.898]", "c=16", "2,640", "88.0", "184.8", "2"]
     assert "baseline" in shown

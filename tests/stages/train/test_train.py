@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch_engine import TorchEngine, run_in_process
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engine.errors import StageError
@@ -21,7 +22,7 @@ from engine.stages.train.metrics import load_metrics
 
 def run_here(spec: TrainSpec, curated: Path, out: Path, ctx: Context) -> Counts:
     out.mkdir(exist_ok=True)
-    return train.run(spec, {"curate": curated}, out, ctx, launch=train.run_in_process, build_engine=train.TorchEngine)
+    return train.run(spec, {"curate": curated}, out, ctx, launch=run_in_process, build_engine=TorchEngine)
 
 
 def losses(out: Path) -> list[float]:

@@ -1,8 +1,8 @@
-"""The engine for one process and plain torch: what trains the quickstart's teacher, and the reference in tests."""
+"""A training engine of plain torch, and a launcher that stays in this process: the reference for DeepSpeed on Ray's workers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 
@@ -58,3 +58,8 @@ class TorchEngine:
 
     def export(self) -> dict[str, torch.Tensor]:
         return self._student.model.state_dict()
+
+
+def run_in_process(work: Callable[[int, int], None], **placement: object) -> None:
+    """One worker, in this process, whatever the placement asks for."""
+    work(0, 1)
