@@ -77,6 +77,9 @@ def test_the_teacher_answers_as_a_tiny_model_of_its_architecture(name, tiny, req
 class Answers(BaseHTTPRequestHandler):
     """Both protocols, one sentence."""
 
+    def do_GET(self):
+        self.send_error(404)  # it lists no models
+
     def do_POST(self):
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.path.endswith("/messages"):

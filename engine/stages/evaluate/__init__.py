@@ -56,7 +56,7 @@ def run(
         raise StageError("evaluate: there are no validation prompts; set prompts.validation or prompts.validation_fraction")
     models = {name: trained_model(inputs["train"], name) for name in (("student", "baseline") if spec.baseline else ("student",))}
     limit = spec.max_tokens or generate.sampling.max_tokens
-    given = {"teacher": _stored_answers(inputs["generate"], generate.teachers[0].name)}
+    given = {"teacher": _stored_answers(inputs["generate"], generate.teachers[0].name if generate.route == "all" else None)}
     given |= answer(models=models, files=files, out=out / "answers", max_tokens=limit, spec=spec, ctx=ctx)
     answers = {model: _in_order(model, given.get(model, []), prompts) for model in ("teacher", *models)}
 
@@ -79,9 +79,12 @@ def run(
     return Counts(len(rows), len(rows), {"data/answers.parquet": len(rows)}, info=info)
 
 
-def _stored_answers(generate: Path, teacher: str) -> list[Completion]:
+def _stored_answers(generate: Path, teacher: str | None) -> list[Completion]:
+    """The validation answers of one teacher; of None, those of whichever teacher each prompt was routed to."""
     columns = ["prompt_id", "teacher", "sample_index", "split", "seed", "status", "text"]
-    wanted = (pc.field("split") == "validation") & (pc.field("teacher") == teacher)
+    wanted = pc.field("split") == "validation"
+    if teacher is not None:
+        wanted &= pc.field("teacher") == teacher
     tables = read_tables(stage_files(generate, "data/"), columns)
     return [row for table in tables for row in to_rows(table.filter(wanted), Completion)]
 
