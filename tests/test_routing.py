@@ -1,7 +1,6 @@
 """Who answers what, as numbers of rows of hand-made prompt files."""
 
 import json
-from collections import Counter
 
 import numpy as np
 import pytest

@@ -121,10 +121,14 @@ def test_groups_that_must_be_alone_take_turns():
 def test_an_exception_gives_every_place_back(alone):
     async def work():
         room = Room(4)
-        with pytest.raises(ZeroDivisionError):
+
+        async def fail():
             async with room.hold(4, alone=alone) as give_back:
                 await give_back()
                 raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            await fail()
         assert room.held == 0
         async with AsyncExitStack() as stack:
             await asyncio.wait_for(stack.enter_async_context(room.hold(4, alone=True)), 1)
