@@ -201,8 +201,8 @@ def take_over(folder: Folder, epoch: int, shard: str, teacher: str, prompt_ids: 
 
     What a killed driver leaves open is not the rows' fault and stays uncounted.
     """
-    attempts = list((folder / "attempts").glob(f"open-{epoch:05d}-{shard}-*.json"))
-    if not attempts:
+    attempts, name = list((folder / "attempts").glob(f"open-{epoch:05d}-{shard}-*.json")), f"dead-{epoch:05d}-{shard}-*.json"
+    if not attempts and not any((folder / "attempts").glob(name)):  # the last try may have died before it asked anything
         return set()
     ids, samples = final_rows(accepted_records(folder)).answered(teacher)
     mine = np.isin(ids, np.asarray(prompt_ids, np.int64))

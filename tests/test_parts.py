@@ -103,3 +103,13 @@ def test_a_commit_that_fails_keeps_its_rows_for_the_next_one(tmp_path):
 
     asyncio.run(work())
     assert set(statuses(tmp_path)) == {("t", 1, 0), ("t", 2, 0)}
+
+
+def test_a_replica_that_dies_before_it_asks_anything_does_not_make_committed_rows_missing(tmp_path):
+    epoch = parts.open_epoch(tmp_path)
+    assert parts.take_over(tmp_path, epoch, "s", "t", [1, 2]) == set()
+    parts.begin_attempt(tmp_path, epoch, "s", [(1, 0), (2, 0)])
+    commit(tmp_path, epoch, [(1, 0, "ok")])
+    assert parts.take_over(tmp_path, epoch, "s", "t", [1, 2]) == {(1, 0)}
+    assert parts.take_over(tmp_path, epoch, "s", "t", [1, 2]) == {(1, 0)}  # no attempt since the last death
+    assert parts.deaths(tmp_path, "t") == {(2, 0): 1}
