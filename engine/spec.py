@@ -241,7 +241,7 @@ class GenerateSpec(Block):
     shard_rows: int = placement(512, ge=1)
     """Most rows in one scheduling unit; shards are smaller when there are few rows."""
     rows_in_flight: int | None = placement(None, ge=1)
-    """Rows that one replica holds at a time, so that its batch never drains; none: four times what it answers at a time."""
+    """Rows that one replica holds at a time, so that its batch never drains; none: twice its batch, or an API's concurrency."""
     part_rows: int = placement(512, ge=1)
     """Rows after which a part is closed and committed."""
     part_seconds: float = placement(60, gt=0)
