@@ -91,5 +91,7 @@ def cost_usd(prices: PriceSpec | None, tokens_in: int, tokens_out: int) -> float
 
 
 def _most_tokens(prompt: Any) -> int:
-    """Tokens of a conversation at the most: no tokenizer makes more than one of a byte."""
+    """Tokens of a prompt (token ids, or a conversation) at the most: no tokenizer makes more than one of a byte."""
+    if not prompt or isinstance(prompt[0], int):
+        return len(prompt)
     return sum(len(message["content"].encode()) + _OVERHEAD_TOKENS for message in prompt)
