@@ -106,7 +106,7 @@ class SamplingSpec(Block):
     samples: int = identity(1, ge=1, le=1024)
     """Answers per training prompt."""
     stop_loops: bool = identity(True)
-    """End an answer that repeats itself (status `loop`): 4 to 64 tokens, eight times in a row. Teachers of kind vllm."""
+    """End an answer that repeats itself (status `loop`): 4 to 32 tokens, eight times in a row. Teachers of kind vllm."""
     reproducible: bool = identity(True)
     """A seed per request, from (job seed, prompt, teacher, sample). Off is faster in large batches."""
 
@@ -220,7 +220,7 @@ class CaptureSpec(Block):
     dtype: Literal["float32", "float16"] = identity("float16")
     """Type of the stored log-probabilities (codec: plain)."""
     codec: Literal["plain", "packed"] = identity("plain")
-    """`plain`: flat Arrow lists; `packed`: a quarter of the size, a little less exact (engine/codec.py)."""
+    """`plain`: flat Arrow lists; `packed`: about half the size, a little less exact (engine/codec.py)."""
     packed_bits: int = identity(8, ge=4, le=8)
     """Bits of one packed log-probability: 8 is near exact, 5 is a quarter smaller again."""
 
