@@ -30,7 +30,7 @@ LOGIT_MAX, LOGIT_STEP = 32.0, 64 / 65534
 
 
 def token_bytes(k: int, vocab_size: int, bits: int) -> int:
-    """Bytes of one packed token."""
+    """Bytes of one packed token, header included. ValueError for a k that the vocabulary does not hold."""
     low, high = _id_bits(k, vocab_size)
     return 4 + -(-(k * low + high + k * bits) // 8)
 

@@ -191,7 +191,7 @@ def begin_attempt(folder: Folder, epoch: int, shard: str, keys: Sequence[Key]) -
 
 
 def end_attempts(folder: Folder, epoch: int, shard: str) -> None:
-    """The shard is done."""
+    """The shard is done: its rows are visible."""
     for path in (folder / "attempts").glob(f"open-{epoch:05d}-{shard}-*.json"):
         path.unlink()
 

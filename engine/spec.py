@@ -106,7 +106,7 @@ class SamplingSpec(Block):
     samples: int = identity(1, ge=1, le=1024)
     """Answers per training prompt."""
     stop_loops: bool = identity(True)
-    """End an answer that repeats itself (status `loop`): 4 to 64 tokens, eight times in a row. Teachers of kind vllm."""
+    """End an answer that repeats itself (status `loop`): 4 to 32 tokens, eight times in a row. Teachers of kind vllm."""
     reproducible: bool = identity(True)
     """A seed per request, from (job seed, prompt, teacher, sample). Off is faster in large batches."""
 

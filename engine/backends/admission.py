@@ -57,7 +57,7 @@ class Budget:
 
     def __init__(self, prices: PriceSpec | None, limit_usd: float | None, spent_usd: float) -> None:
         self._prices, self._limit_usd = prices, limit_usd
-        self.spent_usd, self._reserved_usd = spent_usd, 0.0
+        self.spent_usd, self._reserved_usd, self._open = spent_usd, 0.0, 0
         self.is_spent = False
         self._changed = asyncio.Condition()
 
@@ -69,18 +69,20 @@ class Budget:
         async with self._changed:
             if self._limit_usd is not None:
                 limit = self._limit_usd
-                await self._changed.wait_for(lambda: self.spent_usd + self._reserved_usd + most <= limit or not self._reserved_usd)
+                await self._changed.wait_for(lambda: self.spent_usd + self._reserved_usd + most <= limit or not self._open)
                 if self.spent_usd + most > limit:
                     self.is_spent = True
                     return None
             self._reserved_usd += most
+            self._open += 1
         return most
 
     async def settle(self, reserved_usd: float, tokens_in: int, tokens_out: int) -> None:
         """What the request did cost, in place of what was set aside."""
         if self._prices is not None:
             async with self._changed:
-                self._reserved_usd = max(0.0, self._reserved_usd - reserved_usd)
+                self._open -= 1
+                self._reserved_usd = self._reserved_usd - reserved_usd if self._open else 0.0  # sums of floats leave crumbs
                 self.spent_usd += cost_usd(self._prices, tokens_in, tokens_out)
                 self._changed.notify_all()
 

@@ -94,10 +94,17 @@ class AnswerEngine(Protocol):
     max_model_len: int | None
     metadata: dict[str, Any]
 
-    def encode(self, conversations: list[Messages]) -> list[Any]: ...
-    def decode(self, token_ids: list[Any]) -> list[tuple[str, str | None]]: ...  # answer, and reasoning where it is told apart
-    async def open(self) -> None: ...  # before the first request: the last chance to fail for free
-    async def generate(self, prompt: Any, sampling: Sampling) -> Generation: ...
+    def encode(self, conversations: list[Messages]) -> list[Any]:
+        """What `generate` takes: token ids (P,) each, or, where `max_model_len` is None, whatever it likes."""
+
+    def decode(self, token_ids: list[Any]) -> list[tuple[str, str | None]]:
+        """Ids (T,) of finished answers -> answer, and reasoning where it is told apart; not asked for a Generation with `text`."""
+
+    async def open(self) -> None:
+        """Before the first request: the last chance to fail for free, with an EngineError."""
+
+    async def generate(self, prompt: Any, sampling: Sampling) -> Generation:
+        """One answer to one prompt; many calls are open at a time."""
 
 
 @dataclass(frozen=True)
