@@ -1,4 +1,4 @@
-"""Packed form of the top-k signal (`capture.codec: packed`): a fixed number of bytes per token, about a quarter of plain.
+"""Packed form of the top-k signal (`capture.codec: packed`): a fixed number of bytes per token, about half of plain.
 
 It does not know rows or files (engine/records.py does). Shapes: T tokens, k captured log-probabilities per token, n tokens
 of one chunk; V is the vocabulary size. A token is 4 bytes of header and then one bit vector, zero-padded to a byte:
@@ -30,7 +30,7 @@ LOGIT_MAX, LOGIT_STEP = 32.0, 64 / 65534
 
 
 def token_bytes(k: int, vocab_size: int, bits: int) -> int:
-    """Bytes of one packed token."""
+    """Bytes of one packed token, header included. ValueError for a k that the vocabulary does not hold."""
     low, high = _id_bits(k, vocab_size)
     return 4 + -(-(k * low + high + k * bits) // 8)
 

@@ -191,33 +191,27 @@ def begin_attempt(folder: Folder, epoch: int, shard: str, keys: Sequence[Key]) -
 
 
 def end_attempts(folder: Folder, epoch: int, shard: str) -> None:
-    """The shard is done."""
+    """The shard is done: its rows are visible."""
     for path in (folder / "attempts").glob(f"open-{epoch:05d}-{shard}-*.json"):
         path.unlink()
 
 
-def take_over(folder: Folder, epoch: int, shard: str, teacher: str, prompt_ids: Sequence[int]) -> set[Key]:
-    """Rows of the shard that are done already. An open attempt tells that its replica died: that counts for the rows not done.
+def take_over(folder: Folder, epoch: int, shard: str, teacher: str, prompt_ids: Sequence[int]) -> tuple[set[Key], Counter[Key]]:
+    """Of a shard: the rows that are done already, and how often each other row was in an engine when it died.
 
-    What a killed driver leaves open is not the rows' fault and stays uncounted.
+    An open attempt tells that the shard's replica died. What a killed driver leaves open is not the rows' fault: a new
+    epoch counts from nothing.
     """
-    attempts = list((folder / "attempts").glob(f"open-{epoch:05d}-{shard}-*.json"))
-    if not attempts:
-        return set()
+    attempts, name = folder / "attempts", f"-{epoch:05d}-{shard}-"
+    for path in attempts.glob(f"open{name}*.json"):
+        write_atomic(path.with_name(path.name.replace("open-", "dead-")), path.read_text())
+        path.unlink()
+    deaths = Counter(tuple(key) for path in attempts.glob(f"dead{name}*.json") for key in json.loads(path.read_text()))
+    if not deaths:
+        return set(), deaths
     ids, samples = final_rows(accepted_records(folder)).answered(teacher)
     mine = np.isin(ids, np.asarray(prompt_ids, np.int64))
-    done = set(zip(ids[mine].tolist(), samples[mine].tolist(), strict=True))
-    for path in attempts:
-        left = [[teacher, *key] for key in json.loads(path.read_text()) if tuple(key) not in done]
-        write_atomic(path.with_name(path.name.replace("open-", "dead-")), json.dumps(left))
-        path.unlink()
-    return done
-
-
-def deaths(folder: Folder, teacher: str) -> Counter[Key]:
-    """How often each row of a teacher was in an engine when it died."""
-    rows = (row for path in (folder / "attempts").glob("dead-*.json") for row in json.loads(path.read_text()))
-    return Counter((prompt_id, sample) for name, prompt_id, sample in rows if name == teacher)
+    return set(zip(ids[mine].tolist(), samples[mine].tolist(), strict=True)), deaths
 
 
 class PartWriter:

@@ -36,7 +36,7 @@ class Plan:
         return max(need.devices for need in self.needs)
 
     def lines(self) -> list[str]:
-        """One line per need."""
+        """One line per need: stage, number of devices, notes."""
         return [f"{need.stage:<9} {need.devices:>4} {self.device.upper()}  {'; '.join(need.notes)}" for need in self.needs]
 
 

@@ -286,7 +286,7 @@ def count_unsigned(table: pa.Table, metadata: Mapping[str, Any]) -> int:
 
 
 def arrays(table: pa.Table, name: str) -> Iterator[np.ndarray]:
-    """The rows of a list column."""
+    """The rows of a list column, each as a view (T,) or (T*k,) of its memory."""
     return (row.values.to_numpy() for row in table[name])
 
 

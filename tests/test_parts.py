@@ -103,3 +103,13 @@ def test_a_commit_that_fails_keeps_its_rows_for_the_next_one(tmp_path):
 
     asyncio.run(work())
     assert set(statuses(tmp_path)) == {("t", 1, 0), ("t", 2, 0)}
+
+
+def test_a_replica_that_dies_before_it_asks_anything_does_not_make_committed_rows_missing(tmp_path):
+    epoch = parts.open_epoch(tmp_path)
+    assert parts.take_over(tmp_path, epoch, "s", "t", [1, 2]) == (set(), {})
+    parts.begin_attempt(tmp_path, epoch, "s", [(1, 0), (2, 0)])
+    commit(tmp_path, epoch, [(1, 0, "ok")])
+    for _ in range(2):  # also with no attempt since the last death
+        assert parts.take_over(tmp_path, epoch, "s", "t", [1, 2]) == ({(1, 0)}, {(1, 0): 1, (2, 0): 1})
+    assert parts.take_over(tmp_path, parts.open_epoch(tmp_path), "s", "t", [1, 2]) == (set(), {}), "a new driver blames no row"

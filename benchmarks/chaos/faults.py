@@ -40,17 +40,17 @@ class Outcome:
 
 
 class Job:
-    """A job of the fake teacher (2 replicas) or of an API, in a folder of its own; one sample, reproducible."""
+    """A job of the fake teacher or of an API, in a folder of its own; one sample, reproducible."""
 
     def __init__(
         self, work: Path, *, rows: int, seed: int, fake: dict[str, Any] | None = None, api: dict[str, Any] | None = None,
-        runs: Path | None = None, **generate: Any,
+        runs: Path | None = None, replicas: int = 2, **generate: Any,
     ) -> None:
         work.mkdir(parents=True)
         self.calls, self.runs, self._file = work / "calls.txt", runs or work / "runs", work / "job.yaml"
         prompts = work / "prompts.jsonl"
         prompts.write_text("".join(json.dumps({"prompt": _prompt(seed, number)}) + "\n" for number in range(rows)))
-        own = {"kind": "fake", "replicas": 2, "fake": {"calls": str(self.calls)} | (fake or {})}
+        own = {"kind": "fake", "replicas": replicas, "fake": {"calls": str(self.calls)} | (fake or {})}
         teacher = {"name": "t", "model": "fake"} | (api or own)
         spec = {
             "version": 1, "name": "chaos", "task": "conversation", "seed": seed, "device": "cpu",
@@ -153,8 +153,9 @@ def crash_point(work: Path, *, name: str, seed: int, rows: int = 1000) -> Outcom
 
 
 def replica_kills(work: Path, *, seed: int, rows: int, kills: int, latency_s: float, gap_s: tuple[float, float]) -> Outcome:
-    """SIGKILL to a random replica, again and again while the run goes on, with the stage's own part sizes."""
-    job, draw, deaths, over = Job(work, rows=rows, seed=seed, fake={"latency_s": latency_s}), random.Random(seed), [], threading.Event()
+    """SIGKILL to a random one of four replicas, again and again while the run goes on, with the stage's own part sizes."""
+    job = Job(work, rows=rows, seed=seed, fake={"latency_s": latency_s}, replicas=4, rows_in_flight=64)
+    draw, deaths, over = random.Random(seed), [], threading.Event()
 
     def nemesis() -> None:
         while len(deaths) < kills and not over.wait(draw.uniform(*gap_s)):

@@ -28,7 +28,7 @@ def plan(seed: int, crash_runs: int, address: str | None) -> Iterator[Fault]:
         name = faults.CRASH_POINTS[own % len(faults.CRASH_POINTS)]
         yield "crash_points", own, functools.partial(faults.crash_point, name=name, seed=own)
     many = {"seed": seed, "rows": 10_000}
-    yield "replica_kills", seed, functools.partial(faults.replica_kills, **many, kills=20, latency_s=0.5, gap_s=(4.0, 9.0))
+    yield "replica_kills", seed, functools.partial(faults.replica_kills, **many, kills=20, latency_s=0.6, gap_s=(5.0, 9.0))
     yield "driver_kills", seed, functools.partial(faults.driver_kills, **many, kills=10, latency_s=0.2, address=address)
     for own in range(seed, seed + 3):
         yield "late_writer", own, functools.partial(faults.late_writer, seed=own)

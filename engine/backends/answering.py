@@ -94,10 +94,17 @@ class AnswerEngine(Protocol):
     max_model_len: int | None
     metadata: dict[str, Any]
 
-    def encode(self, conversations: list[Messages]) -> list[Any]: ...
-    def decode(self, token_ids: list[Any]) -> list[tuple[str, str | None]]: ...  # answer, and reasoning where it is told apart
-    async def open(self) -> None: ...  # before the first request: the last chance to fail for free
-    async def generate(self, prompt: Any, sampling: Sampling) -> Generation: ...
+    def encode(self, conversations: list[Messages]) -> list[Any]:
+        """What `generate` takes: token ids (P,) each, or, where `max_model_len` is None, whatever it likes."""
+
+    def decode(self, token_ids: list[Any]) -> list[tuple[str, str | None]]:
+        """Ids (T,) of finished answers -> answer, and reasoning where it is told apart; not asked for a Generation with `text`."""
+
+    async def open(self) -> None:
+        """Before the first request: the last chance to fail for free, with an EngineError."""
+
+    async def generate(self, prompt: Any, sampling: Sampling) -> Generation:
+        """One answer to one prompt; many calls are open at a time."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +151,7 @@ class AnswerJob:
     @property
     def rows_in_flight(self) -> int:
         """Rows that one replica holds, open or waiting for their turn."""
-        return self.spec.rows_in_flight or 2 * max(self.requests_in_flight, 128)
+        return self.spec.rows_in_flight or max(self.requests_in_flight, 64)
 
 
 def spent_usd(spec: GenerateSpec, folder: Folder) -> float:
@@ -242,8 +249,7 @@ class Answerer:
         rows, samples = zip(*[(row, sample) for start, stop, sample in shard["rows"] for row in range(start, stop)], strict=True)
         table = _prompt_table(job.prompt_files[shard["file"]]).take(list(rows))
         ids, splits = table["prompt_id"].to_pylist(), table["split"].to_pylist()
-        done = parts.take_over(job.folder, job.epoch, shard["id"], name, ids)
-        deaths = parts.deaths(job.folder, name)
+        done, deaths = parts.take_over(job.folder, job.epoch, shard["id"], name, ids)
         conversations = [_with_system(messages, job.teacher.system) for messages in table["messages"].to_pylist()]
         requests = [
             _Pending(prompt_id, sample, split, derive_seed(job.seed, prompt_id, name, sample), prompt, deaths[prompt_id, sample] + 1)
@@ -359,12 +365,15 @@ class Answerer:
 
 
 def _set_apart(requests: list[_Pending]) -> tuple[list[_Pending], list[list[_Pending]]]:
-    """Requests that run together, and groups of suspects: about the square root of them after one death, one each after two."""
+    """Requests that run together, and groups of suspects: a quarter of the shard each after one death, one row each after two.
+
+    Most deaths are a machine's and not a row's, so the first suspicion may not cost much; alone, a row proves itself.
+    """
     poisoned = f"its engine died {DEATHS_OF_A_POISON} times while it was asked, the last time alone"
     together = [request for request in requests if request.attempt == 1]
     together += [replace(request, status="error", error=poisoned) for request in requests if request.attempt > DEATHS_OF_A_POISON]
     once = [request for request in requests if request.attempt == 2]
-    size = math.isqrt(len(once)) or 1
+    size = math.ceil(len(once) / 4) or 1
     groups = [once[start : start + size] for start in range(0, len(once), size)]
     return together, groups + [[request] for request in requests if 2 < request.attempt <= DEATHS_OF_A_POISON]
 

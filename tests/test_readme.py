@@ -1,0 +1,63 @@
+"""What the README shows works as it stands there."""
+
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import yaml
+
+from engine import pipeline
+from engine.backends import fake
+from engine.backends.answering import ENGINES
+from engine.progress import Context
+from engine.records import Completion, read_tables, to_rows
+from engine.spec import GenerateSpec, JobSpec
+from engine.stages import generate
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def test_the_jobs_it_shows_are_valid():
+    job, teachers = map(yaml.safe_load, blocks("yaml"))
+    job["train"]["learning_rate"] = float(job["train"]["learning_rate"])  # 2e-5 is a number in job files (engine/yamlfile.py)
+    assert JobSpec.model_validate(job).task == "conversation"
+    assert [teacher.kind for teacher in GenerateSpec.model_validate(teachers["generate"]).teachers] == ["vllm", "openai"]
+
+
+def test_the_kind_of_teacher_it_shows_answers(fake_job, tmp_path, monkeypatch):
+    (source,) = blocks("python")
+    module = ModuleType("echo_teacher")
+    exec(source, vars(module))
+    monkeypatch.setitem(sys.modules, "echo_teacher", module)
+    monkeypatch.setitem(ENGINES, "echo", "echo_teacher:EchoTeacher")
+    job = fake_job(4)
+    prompts = pipeline.run(job, tmp_path / "runs", until="prompts").folders["prompts"]
+    echo = job.generate.teachers[0].model_copy(update={"kind": "echo"})
+    (tmp_path / "generate/data").mkdir(parents=True)
+    counts = generate.run(
+        job.generate.model_copy(update={"teachers": [echo]}), {"prompts": prompts}, tmp_path / "generate", Context("job", "math", 0),
+        stream=fake.stream,
+    )
+    rows = [row for table in read_tables([tmp_path / "generate" / name for name in counts.files]) for row in to_rows(table, Completion)]
+    assert counts.info["status"] == {"ok": 12}
+    assert {row.text for row in rows} >= {"What is 0 plus 1? #### 1", "What is 3 plus 4? #### 7"}
+    assert all(row.completion_tokens == 7 == row.prompt_tokens for row in rows)
+
+
+def test_what_it_links_to_exists():
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_its_tree_names_files_that_exist():
+    tree = README.partition("## The tree")[2].partition("## ")[0]
+    names = re.findall(r"[\w/]+\.py", tree)
+    assert len(names) > 20
+    assert [name for name in names if not any((ROOT / folder / name).exists() for folder in ("", "engine", "engine/backends"))] == []
