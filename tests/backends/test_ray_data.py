@@ -102,7 +102,7 @@ def test_a_replica_on_a_node_that_left_does_not_end_the_watch_over_the_others(ra
     sleeper = subprocess.Popen(["sleep", "60"])
     figures = []
     ray.get([
-        board.begin.remote("gone", 2**22 + 1, "f" * 56), board.tell.remote("gone", 2**22 + 1, {"rows": 5, "committed": 3}),
+        board.begin.remote("gone", 2**22 + 1, "a" * 56), board.tell.remote("gone", 2**22 + 1, {"rows": 5, "committed": 3}),
         board.begin.remote("here", sleeper.pid, ray.get_runtime_context().get_node_id()),
         board.tell.remote("here", sleeper.pid, {"rows": 1}),
     ])
