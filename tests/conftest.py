@@ -1,5 +1,6 @@
 """What several test modules share: one Ray cluster, one vLLM server, small prompt files, a job with the fake teacher."""
 
+import asyncio
 import json
 import os
 import socket
@@ -12,6 +13,7 @@ import httpx
 import pytest
 
 from engine import parts
+from engine.errors import StageError
 from engine.records import STATUSES
 from engine.spec import JobSpec
 
@@ -75,6 +77,18 @@ def _healthy(url: str) -> bool:
         return httpx.get(url, timeout=5).is_success
     except httpx.TransportError:
         return False
+
+
+def stream_together(shards, build, *, what, **_):
+    """`ray_data.stream` in this process: one replica, which gets all shards at once; errors as Ray's stream raises them."""
+    async def work():
+        try:
+            worker = build()
+        except Exception as error:
+            raise StageError(f"{what}: {error}") from error
+        return await asyncio.gather(*(worker(shard) for shard in shards))
+
+    yield from asyncio.run(work())
 
 
 def write_prompts(path: Path, count: int, first: int = 0) -> Path:

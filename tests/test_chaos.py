@@ -141,8 +141,9 @@ def test_rows_in_flight_at_a_death_may_be_asked_again_and_committed_ones_may_not
 
 def test_a_row_that_ended_long_before_a_kill_is_not_asked_again(folder):
     folder.call(12, pid=8, start=200)
-    assert folder.check(Death(7, 160)).regenerated_old == 1
+    assert folder.check(Death(7, 160)).regenerated_old == 1  # it had ended at 96
     assert folder.check(Death(7, 150)).regenerated_old == 0
+    assert folder.check(Death(9, 160)).regenerated_old == 0  # the kill of another process cost it nothing
 
 
 def test_a_late_record_of_an_older_epoch_is_counted_apart(folder):

@@ -55,7 +55,7 @@ class Verdict:
     regenerated: int  # starts of a request beyond its first
     in_flight: int  # requests that a killed process had started and that no counting record held when it died
     regenerated_committed: int  # starts of a request that a counting record held already
-    regenerated_old: int  # starts of a request that had ended more than OLD_S before a kill
+    regenerated_old: int  # starts of a request that had ended more than OLD_S before the kill of the process that ended it
     unlisted_records: int  # records of an older epoch that the next epoch did not accept: a late writer's
 
     def __add__(self, other: Verdict) -> Verdict:
@@ -167,15 +167,14 @@ def _repeats(
     for (prompt, _, sample), request in requests.items():
         committed[request] += records.get((prompt, sample), [])
     starts: dict[str, list[Call]] = defaultdict(list)
-    ends: dict[str, list[float]] = defaultdict(list)
+    ends: dict[str, list[Call]] = defaultdict(list)
     for call in history:
         if call.event == "start":
             starts[call.request].append(call)
         else:
-            ends[call.request].append(call.time)
+            ends[call.request].append(call)
     died = {death.pid: death.time for death in deaths}
     again = [call for calls in starts.values() for call in sorted(calls, key=lambda call: call.time)[1:]]
-    first_end = {request: min(times) for request, times in ends.items()}
     return {
         "calls": sum(len(calls) for calls in starts.values()),
         "regenerated": len(again),
@@ -185,7 +184,8 @@ def _repeats(
         ),
         "regenerated_committed": sum(min(committed[call.request], default=float("inf")) < call.time for call in again),
         "regenerated_old": sum(
-            any(first_end.get(call.request, float("inf")) < time - OLD_S and time < call.time for time in died.values()) for call in again
+            any(end.pid in died and end.time < died[end.pid] - OLD_S and died[end.pid] < call.time for end in ends[call.request])
+            for call in again
         ),
     }
 

@@ -82,7 +82,7 @@ class Budget:
         if self._prices is not None:
             async with self._changed:
                 self._open -= 1
-                self._reserved_usd = self._reserved_usd - reserved_usd if self._open else 0.0  # sums of floats leave crumbs
+                self._reserved_usd = self._reserved_usd - reserved_usd if self._open else 0.0  # floats do not cancel to it
                 self.spent_usd += cost_usd(self._prices, tokens_in, tokens_out)
                 self._changed.notify_all()
 
@@ -93,7 +93,5 @@ def cost_usd(prices: PriceSpec | None, tokens_in: int, tokens_out: int) -> float
 
 
 def _most_tokens(prompt: Any) -> int:
-    """Tokens of a prompt (token ids, or a conversation) at the most: no tokenizer makes more than one of a byte."""
-    if not prompt or isinstance(prompt[0], int):
-        return len(prompt)
-    return sum(len(message["content"].encode()) + _OVERHEAD_TOKENS for message in prompt)
+    """Tokens of token ids, or of a conversation at the most: no tokenizer makes more than one of a byte."""
+    return sum(1 if isinstance(part, int) else len(part["content"].encode()) + _OVERHEAD_TOKENS for part in prompt)

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from engine import codec, parts
-from engine.backends.admission import Budget, Room
+from engine.backends.admission import Budget, Room, cost_usd
 from engine.errors import EngineError
 from engine.records import SCHEMA_VERSION, Completion, Messages, completion_schema, derive_seed, read_tables
 from engine.rundir import versions
@@ -154,6 +154,15 @@ class AnswerJob:
         return self.spec.rows_in_flight or max(self.requests_in_flight, 64)
 
 
+def spent_usd(spec: GenerateSpec, folder: Folder) -> float:
+    """What the committed answers of all teachers with prices have cost; without prices nothing is read."""
+    prices = {teacher.name: teacher.prices for teacher in spec.teachers if teacher.prices}
+    return sum(
+        cost_usd(prices.get(record.teacher), sum(record.tokens_in), sum(record.tokens_out))
+        for record in (parts.accepted_records(folder) if prices else ())
+    )
+
+
 def build_answerer(job: AnswerJob) -> Answerer:
     """Build the engine of `job.teacher` in this process and an Answerer around it."""
     module, name = ENGINES[job.teacher.kind].split(":")
@@ -180,7 +189,8 @@ class Answerer:
         )
         self._requests_open = asyncio.Semaphore(job.requests_in_flight)
         self._room = Room(job.rows_in_flight)
-        self._budget = Budget(job.teacher.prices, job.spec.max_cost_usd, job.spent_usd)
+        # Read here and not taken from the job: a replica before this one may have spent some since.
+        self._budget = Budget(job.teacher.prices, job.spec.max_cost_usd, spent_usd(job.spec, job.folder))
         self._counts: Counter[str] = Counter()
         self._background: asyncio.Task[None] | None = None
         self._opened: asyncio.Future[None] | None = None
@@ -299,9 +309,12 @@ class Answerer:
             return replace(request, status="error", error=f"{type(error).__name__}: {error}"[:500])
 
     def _leave_if_stuck(self) -> None:
-        """A slow answer is one row's affair; an engine that did not take one step since the request was opened is replaced."""
-        if getattr(self._engine, "silent_s", lambda: 0.0)() >= self._job.spec.request_timeout_s:
-            sys.stderr.write(f"the engine took no step for {self._job.spec.request_timeout_s:g} s: this replica ends\n")
+        """A slow answer is one row's affair; an engine that took no step for half of a deadline is replaced.
+
+        Half, because what was open when it stopped is older than its silence.
+        """
+        if (silent_s := getattr(self._engine, "silent_s", lambda: 0.0)()) >= self._job.spec.request_timeout_s / 2:
+            sys.stderr.write(f"the engine took no step for {silent_s:.0f} s: this replica ends\n")
             os._exit(1)
 
     def _tokens(self, item: _Pending) -> tuple[int, int]:

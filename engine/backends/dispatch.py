@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from engine import parts
-from engine.backends.admission import cost_usd
-from engine.backends.answering import AnswerJob, build_answerer
+from engine.backends.answering import AnswerJob, build_answerer, spent_usd
 from engine.errors import EngineError, StageError
 from engine.layout import Layout
 from engine.progress import Context
@@ -128,15 +127,6 @@ def answer_prompts(spec: GenerateSpec, prompt_files: Sequence[Folder], folder: F
     if tally.answered != tally.missing:
         raise StageError(f"{tally.answered} of {tally.missing} rows came back; run the same command again to finish the rest")
     return tally
-
-
-def spent_usd(spec: GenerateSpec, folder: Folder) -> float:
-    """What the committed answers of all teachers with prices have cost; without prices nothing is read."""
-    prices = {teacher.name: teacher.prices for teacher in spec.teachers if teacher.prices}
-    return sum(
-        cost_usd(prices.get(record.teacher), sum(record.tokens_in), sum(record.tokens_out))
-        for record in (parts.accepted_records(folder) if prices else ())
-    )
 
 
 def _let_answer(job: AnswerJob, shards: list[dict[str, Any]], tally: Tally, ctx: Context, stream: Stream) -> None:

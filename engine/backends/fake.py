@@ -29,10 +29,11 @@ class FakeTeacher:
     """Answers with the prompt's own words; one token per byte, EOS is id 0.
 
     Knobs (`teacher.fake`): `latency_s`, `error_fraction`, `hang_fraction`, `die_at` (exit the process at the n-th request),
-    `poison` (exit when a prompt holds this text), `stuck` (take no step when a prompt holds this text), `cannot_start`
-    (raise) and `dies_at_start` (exit), `calls` (a file that gets one fsynced line `time pid sha256-of-the-prompt seed
-    start|end` at both ends of each request), `crash_point` (`before_part|mid_part|before_record|after_record:n`: SIGKILL there
-    at the n-th part; `crash_once`: a file that makes it happen once, and gets the pid), `max_model_len`.
+    `poison` (exit when a prompt holds this text), `stuck` (take no step when a prompt holds this text), `slow` (wait `slow_s`
+    when a prompt holds this text), `cannot_start` (raise) and `dies_at_start` (exit), `calls` (a file that gets one fsynced line
+    `time pid sha256-of-the-prompt seed start|end` at both ends of each request), `crash_point`
+    (`before_part|mid_part|before_record|after_record:n`: SIGKILL there at the n-th part; `crash_once`: a file that makes it
+    happen once, and gets the pid), `max_model_len`.
     """
 
     def __init__(self, teacher: TeacherSpec, capture: CaptureSpec, *, device: str, timeout_s: float = 600, attempts: int = 1) -> None:
@@ -73,7 +74,7 @@ class FakeTeacher:
             self._stuck_since = self._stuck_since or time.monotonic()
             await asyncio.Event().wait()
         draw = random.Random(hashlib.sha256(bytes(prompt)).digest())
-        await asyncio.sleep(self._knobs.get("latency_s", 0.0))
+        await asyncio.sleep(self._knobs.get("latency_s", 0.0) if self._knobs.get("slow", "\0") not in text else self._knobs["slow_s"])
         if draw.random() < self._knobs.get("error_fraction", 0.0):
             raise RuntimeError("the fake teacher failed this request")
         if draw.random() < self._knobs.get("hang_fraction", 0.0):

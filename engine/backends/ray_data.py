@@ -119,7 +119,7 @@ class _Replica:
 class _Metrics:
     """A replica's figures as Prometheus metrics of Ray: counters of what only grows, gauges of the rest."""
 
-    GAUGES = ("open", "concurrency")
+    GAUGES = ("open", "concurrency", "pause_s")
 
     def __init__(self, tags: dict[str, str]) -> None:
         self._tags, self._known = tags, {}

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from engine import parts
 from engine.backends import ray_data
-from engine.backends.dispatch import Stream, Tally, answer_prompts, spent_usd
+from engine.backends.answering import spent_usd
+from engine.backends.dispatch import Stream, Tally, answer_prompts
 from engine.errors import StageError
 from engine.progress import Context
 from engine.records import file_metadata, read_tables

@@ -1,0 +1,336 @@
+"""One replica's work, in this process: statuses, what is held and asked at a time, suspects, and what is kept when it fails."""
+
+import asyncio
+import itertools
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+from conftest import statuses
+
+from engine import parts
+from engine.backends.answering import Answerer, AnswerJob, Generation, PromptTooLong
+from engine.backends.fake import FakeTeacher
+from engine.errors import StageError
+from engine.records import PROMPT, STATUSES, Completion, Prompt, read_tables, to_rows, to_table, write_parquet
+from engine.spec import GenerateSpec
+
+QUICK = {"part_seconds": 0.1}
+
+
+class Says:
+    """An engine whose answers a test gives by prompt; it keeps what it was asked, and which prompts were open together."""
+
+    metadata = {"vocab_size": 256}  # noqa: RUF012
+
+    def __init__(self, answer, max_model_len=1000):
+        self._answer, self.max_model_len = answer, max_model_len
+        self.asked, self.open_now, self.groups = [], set(), []
+
+    async def open(self):
+        pass
+
+    def encode(self, conversations):
+        return [list("\n".join(f"{m['role']}: {m['content']}" for m in messages).encode()) for messages in conversations]
+
+    def decode(self, token_ids):
+        return [(bytes(np.asarray(ids, np.uint8)).decode().strip("\0"), None) for ids in token_ids]
+
+    async def generate(self, prompt, sampling):
+        text = bytes(prompt).decode().split("user: ")[1]
+        self.asked.append((bytes(prompt).decode(), sampling))
+        self.open_now.add(text)
+        self.groups.append(frozenset(self.open_now))
+        try:
+            return await self._answer(text)
+        finally:
+            self.open_now.discard(text)
+
+
+async def plainly(text):
+    """A short answer, after others had the chance to be asked too."""
+    await asyncio.sleep(0.01)
+    return Generation("stop", np.asarray([65, 0], np.int32))
+
+
+@pytest.fixture
+def replica(tmp_path):
+    """An Answerer of prompts 0, 1, … with these texts, and its folder. Called again, it is the next one of the same epoch."""
+    def build(texts, engine=None, *, teacher=None, validation=(), epoch=None, **generate):
+        file = tmp_path / "prompts.parquet"
+        prompts = [
+            Prompt(n, f"{n:064x}", f"a:{n}", [{"role": "user", "content": text}], "math", "a", "validation" if n in validation else "train")
+            for n, text in enumerate(texts)
+        ]
+        write_parquet(to_table(prompts, PROMPT), file)
+        spec = GenerateSpec(teachers=[{"name": "t", "kind": "fake", "model": "m", **(teacher or {})}], **QUICK | generate)
+        folder = tmp_path / "out"
+        epoch = epoch or parts.open_epoch(folder)
+        engine = engine or FakeTeacher(spec.teachers[0], spec.capture, device="cpu")
+        return Answerer(engine, AnswerJob(spec.teachers[0], spec, (file,), folder, epoch, 0, "cpu")), folder
+
+    return build
+
+
+def shards(count, size):
+    """`count` rows of the first file in shards of `size`."""
+    starts = range(0, count, size)
+    return [{"id": f"s{at}", "file": 0, "count": min(size, count - at), "rows": [[at, min(at + size, count), 0]]} for at in starts]
+
+
+def answer(replica, *wanted):
+    """Receipts of shards that the replica works on together."""
+    async def work():
+        return await asyncio.gather(*(replica(shard) for shard in wanted))
+
+    return asyncio.run(work())
+
+
+def rows_of(folder):
+    settled = parts.settle(folder)
+    found = [row for table in read_tables([folder / name for name in settled.files]) for row in to_rows(table, Completion)]
+    return sorted(found, key=lambda row: row.prompt_id)
+
+
+async def every_ending(text):
+    if text in ("stop", "length", "content_filter", "repetition", "unheard of"):
+        return Generation(text, np.asarray([*b"so it is", 0], np.int32))
+    if text == "end mark":
+        return Generation("stop", np.asarray([0], np.int32))
+    if text == "server says too long":
+        raise PromptTooLong("9000 tokens, 8192 allowed")
+    if text == "breaks":
+        raise ValueError("broken")
+    await asyncio.Event().wait()
+
+
+ENDINGS = {
+    "stop": ("ok", None), "length": ("truncated", None), "content_filter": ("refused", None), "repetition": ("loop", None),
+    "end mark": ("empty", None), "long " * 200: ("too_long", "1006 prompt tokens in a context of 1000"),
+    "server says too long": ("too_long", "9000 tokens, 8192 allowed"), "unheard of": ("error", "unknown finish reason unheard of"),
+    "breaks": ("error", "ValueError: broken"), "hangs": ("error", "no answer within 0.3 s"),
+}
+
+
+def test_every_request_ends_in_one_of_all_statuses_with_its_reason(replica):
+    worker, folder = replica(list(ENDINGS), Says(every_ending), request_timeout_s=0.3)
+    (receipt,) = answer(worker, *shards(10, 10))
+    found = rows_of(folder)
+    assert [(row.status, row.error) for row in found] == list(ENDINGS.values())
+    assert {row.status for row in found} == set(STATUSES)
+    assert receipt["rows"] == 10
+    figures = worker.figures()
+    assert {name: figures[f"rows_{name}"] for name in STATUSES} == Counter(row.status for row in found)
+    assert (figures["rows"], figures["committed"], figures["open"]) == (10, 10, 0)
+    assert figures["tokens_in"] == sum(row.prompt_tokens for row in found)
+    assert figures["tokens_out"] == sum(row.completion_tokens for row in found) == receipt["tokens"]
+
+
+def test_training_prompts_are_sampled_and_validation_prompts_answered_greedily(replica):
+    engine = Says(plainly)
+    worker, _ = replica(["a", "b"], engine, validation={1}, sampling={"temperature": 0.8, "top_p": 0.9, "max_tokens": 7})
+    answer(worker, *shards(2, 2))
+    of_a, of_b = (sampling for _, sampling in engine.asked)
+    assert (of_a.temperature, of_a.top_p, of_a.max_tokens, of_a.stop_loops) == (0.8, 0.9, 7, True)
+    assert of_a.seed is not None
+    assert (of_b.temperature, of_b.top_p, of_b.seed) == (0.0, 1.0, None)
+
+
+def test_an_answer_gets_no_more_room_than_the_context_leaves(replica):
+    engine = Says(plainly, max_model_len=20)
+    worker, _ = replica(["x" * 9], engine)  # "user: " and nine
+    answer(worker, *shards(1, 1))
+    assert engine.asked[0][1].max_tokens == 5
+
+
+def test_a_teachers_own_sampling_and_system_message_reach_the_engine(replica):
+    engine = Says(plainly)
+    teacher = {"system": "Be brief.", "sampling": {"temperature": 0.1, "max_tokens": 3}}
+    worker, folder = replica(["a"], engine, teacher=teacher, sampling={"temperature": 0.9})
+    answer(worker, *shards(1, 1))
+    (text, sampling), = engine.asked
+    assert text == "system: Be brief.\nuser: a"
+    assert (sampling.temperature, sampling.max_tokens) == (0.1, 3)
+    assert rows_of(folder)[0].prompt_tokens == len(text)
+
+
+def test_one_long_answer_delays_nothing_else(replica):
+    texts = [f"prompt {n}" for n in range(64)]
+    texts[3] = "endless"
+    teacher = {"concurrency": 4, "fake": {"slow": "endless", "slow_s": 2.0, "latency_s": 0.01}}
+    worker, folder = replica(texts, teacher=teacher, rows_in_flight=16)
+
+    async def work():
+        running = [asyncio.ensure_future(worker(shard)) for shard in shards(64, 4)]
+        done, _ = await asyncio.wait(running, timeout=1.5)
+        seen = len(done), len(statuses(folder))
+        await asyncio.gather(*running)
+        return seen
+
+    started = time.monotonic()
+    assert asyncio.run(work()) == (15, 63), "every other shard is done, and the slow one's other rows are on disk"
+    assert time.monotonic() - started < 4
+
+
+def test_rows_held_and_requests_open_keep_their_bounds(replica):
+    most = Counter()
+
+    async def look(text):
+        most["held"] = max(most["held"], worker.figures()["open"])
+        most["open"] = max(most["open"], len(engine.open_now))
+        return await plainly(text)
+
+    engine = Says(look)
+    worker, folder = replica([f"p{n}" for n in range(200)], engine, teacher={"concurrency": 10}, rows_in_flight=32)
+    receipts = answer(worker, *shards(200, 8))
+    assert sum(receipt["rows"] for receipt in receipts) == len(statuses(folder)) == 200
+    assert most == {"held": 32, "open": 10}
+
+
+def die_with(folder, epoch, shard, rows, times=1):
+    """What a replica leaves that died with these rows in its engine, and what the next one makes of it."""
+    for _ in range(times):
+        parts.begin_attempt(folder, epoch, shard, [(row, 0) for row in rows])
+        parts.take_over(folder, epoch, shard, "t", list(rows))
+
+
+def test_suspects_run_in_groups_of_the_square_root_with_nothing_beside_them(replica):
+    engine = Says(plainly)
+    texts = [f"p{n}" for n in range(40)]
+    worker, folder = replica(texts, engine, rows_in_flight=64)
+    parts.begin_attempt(folder, 1, "s0", [(n, 0) for n in range(16)])  # open when the replica before this one died
+    first, second = answer(worker, *shards(40, 20))
+    assert (first["rows"], second["rows"]) == (20, 20)
+    suspects = {f"p{n}" for n in range(16)}
+    together = [group for group in engine.groups if group & suspects]
+    assert all(group <= suspects for group in together), "a suspect was asked beside others"
+    largest = [group for group in together if len(group) == 4]
+    assert max(map(len, together)) == 4
+    assert set().union(*largest) == suspects
+    assert len(largest) == 4
+    assert parts.deaths(folder, "t") == {(n, 0): 1 for n in range(16)}
+    assert {row.prompt_id: row.attempt for row in rows_of(folder)} == {n: 2 if n < 16 else 1 for n in range(40)}
+
+
+def test_rows_with_two_deaths_run_alone_and_with_three_end_in_error_unasked(replica):
+    engine = Says(plainly)
+    worker, folder = replica([f"p{n}" for n in range(9)], engine)
+    die_with(folder, 1, "s0", range(6), times=2)
+    die_with(folder, 1, "s0", [2], times=1)
+    (receipt,) = answer(worker, *shards(9, 9))
+    asked = [text.removeprefix("user: ") for text, _ in engine.asked]
+    assert sorted(asked) == ["p0", "p1", "p3", "p4", "p5", "p6", "p7", "p8"]
+    assert all(len(group) == 1 for group in engine.groups if group & {"p0", "p1", "p3", "p4", "p5"})
+    found = {row.prompt_id: row for row in rows_of(folder)}
+    assert (found[2].status, found[2].error) == ("error", "its engine died 3 times while it was asked, the last time alone")
+    assert Counter(row.status for row in found.values()) == {"ok": 8, "error": 1}
+    assert receipt["rows"] == 9
+
+
+def test_a_poison_prompt_is_found_in_three_deaths_and_the_others_answer(replica):
+    """Replicas die by hand: the engine hangs at the poison, its loop is torn down, and a new replica gets the same shard."""
+    entered = []
+
+    async def poisoned(text):
+        if text == "p11":
+            entered.append(frozenset(engine.open_now))
+            await asyncio.Event().wait()
+        return await plainly(text)
+
+    async def until_it_dies(worker):
+        try:
+            return await asyncio.wait_for(worker(shards(25, 25)[0]), 0.6)
+        except TimeoutError:
+            return None
+
+    epoch = None
+    for _ in range(8):
+        engine = Says(poisoned)
+        worker, folder = replica([f"p{n}" for n in range(25)], engine, epoch=epoch)
+        epoch = 1
+        if receipt := asyncio.run(until_it_dies(worker)):
+            break
+    assert receipt["rows"] == 25
+    assert len(entered) == 3
+    assert entered[-1] == {"p11"}
+    assert {row.prompt_id for row in rows_of(folder) if row.status == "error"} == {11}
+    assert Counter(row.status for row in rows_of(folder)) == {"ok": 24, "error": 1}
+
+
+def test_rows_that_were_committed_before_a_death_are_not_asked_again_nor_suspected(replica):
+    async def half(text):
+        if int(text[1:]) >= 5:
+            await asyncio.Event().wait()
+        return await plainly(text)
+
+    worker, folder = replica([f"p{n}" for n in range(10)], Says(half))
+
+    async def dies():
+        task = asyncio.ensure_future(worker(shards(10, 10)[0]))
+        while len(statuses(folder)) < 5:
+            await asyncio.sleep(0.05)
+        task.cancel()
+
+    asyncio.run(dies())
+    engine = Says(plainly)
+    following, _ = replica([f"p{n}" for n in range(10)], engine, epoch=1)
+    (receipt,) = answer(following, *shards(10, 10))
+    assert sorted(text for text, _ in engine.asked) == [f"user: p{n}" for n in range(5, 10)]
+    assert (receipt["rows"], set(parts.deaths(folder, "t"))) == (10, {(n, 0) for n in range(5, 10)})
+
+
+def test_what_a_killed_driver_left_open_makes_no_suspects(replica):
+    engine = Says(plainly)
+    _, folder = replica(["p0", "p1"])
+    parts.begin_attempt(folder, 1, "s0", [(0, 0), (1, 0)])
+    worker, _ = replica(["p0", "p1"], engine)
+    answer(worker, *shards(2, 2))
+    assert not parts.deaths(folder, "t")
+    assert {row.attempt for row in rows_of(folder)} == {1}
+    assert max(map(len, engine.groups)) == 2
+
+
+def test_an_error_that_ends_the_stage_keeps_what_was_answered(replica):
+    async def refuse_late(text):
+        if text == "p7":
+            await asyncio.sleep(0.3)
+            raise StageError("the key was withdrawn")
+        return await plainly(text)
+
+    worker, folder = replica([f"p{n}" for n in range(8)], Says(refuse_late), part_seconds=60)
+    with pytest.raises(StageError, match="the key was withdrawn"):
+        answer(worker, *shards(8, 8))
+    assert set(statuses(folder)) == {("t", n, 0) for n in range(7)}
+
+
+PRICED = {"prices": {"input": 1e6, "output": 1e6}}  # a dollar a token
+
+
+def test_requests_that_the_budget_does_not_hold_become_no_rows(replica):
+    worker, folder = replica(["word"] * 10, teacher=PRICED, sampling={"max_tokens": 5}, max_cost_usd=48.0)
+    receipts = answer(worker, *shards(10, 5))
+    cost = worker.figures()["cost_usd"]
+    assert 9 * len(statuses(folder)) == cost == 45
+    assert sum(receipt["rows"] for receipt in receipts) == 5
+    assert receipts[-1]["over_budget"]
+
+
+def test_what_a_dead_replica_spent_counts_against_the_budget_of_the_next(replica):
+    options = {"teacher": PRICED, "sampling": {"max_tokens": 5}, "max_cost_usd": 48.0}
+    worker, folder = replica(["word"] * 10, **options)
+    answer(worker, *shards(10, 4)[:1])
+    following, _ = replica(["word"] * 10, epoch=1, **options)
+    receipts = answer(following, *shards(10, 4)[1:])
+    assert len(statuses(folder)) == 5
+    assert sum(receipt["rows"] for receipt in receipts) == 1
+
+
+def test_a_sample_is_a_request_of_its_own(replica):
+    worker, folder = replica(["one two three four five"], sampling={"temperature": 0.7, "samples": 3})
+    (receipt,) = answer(worker, {"id": "s", "file": 0, "count": 3, "rows": [[0, 1, sample] for sample in range(3)]})
+    found = rows_of(folder)
+    assert receipt["rows"] == 3
+    assert {row.sample_index for row in found} == {0, 1, 2}
+    assert len({row.seed for row in found}) == 3
+    assert any(a.text != b.text for a, b in itertools.combinations(found, 2))
