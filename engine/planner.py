@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from engine.layout import Layout
 from engine.codec import token_bytes
+from engine.layout import Layout
 from engine.models import Architecture, facts
 from engine.spec import CaptureSpec, JobSpec, TeacherSpec, TrainSpec
 
