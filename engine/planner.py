@@ -64,7 +64,8 @@ def _generate(teacher: TeacherSpec, job: JobSpec) -> Need:
         return Need("generate", Layout.of(teacher, job.device).devices * teacher.replica_range[0], (text,))
     capture = job.generate.capture
     shape = facts(teacher.model)
-    signal = (f"signal {signal_bytes_per_token(capture, shape.vocab if shape else None):,} bytes per answer token",) if capture.top_k else ()
+    signal_bytes = signal_bytes_per_token(capture, shape.vocab if shape else None)
+    signal = (f"signal {signal_bytes:,} bytes per answer token",) if capture.top_k else ()
     return _engines("generate", f"{teacher.name}: ", Layout.of(teacher, job.device), teacher.model, *signal)
 
 

@@ -269,8 +269,9 @@ class GenerateSpec(Block):
 
     @model_validator(mode="after")
     def _a_limit_of_cost_knows_the_prices(self) -> GenerateSpec:
-        if self.max_cost_usd and (unknown := [t.name for t in self.teachers if t.kind in API_KINDS and not t.prices]):
-            raise ValueError(f"max_cost_usd={self.max_cost_usd:g}, but teachers {unknown} have no prices; give them, or leave the limit out")
+        unknown = [teacher.name for teacher in self.teachers if teacher.kind in API_KINDS and not teacher.prices]
+        if self.max_cost_usd and unknown:
+            raise ValueError(f"max_cost_usd={self.max_cost_usd:g}, but {unknown} have no prices; give them, or leave the limit out")
         return self
 
     def sampling_of(self, teacher: TeacherSpec) -> SamplingSpec:
