@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import save_tiny
 
 from engine import codec, pipeline
 from engine.backends.vllm_engine import engine_arguments, engine_environment, split_flat_logprobs
@@ -104,6 +105,63 @@ def test_a_tiny_deepseek_v3_answers_at_tensor_parallel_two(fake_job, tmp_path, r
         assert len(row.token_logprobs) == len(row.token_ids) > 0
         mass = np.exp(signal.logprobs).sum(axis=1) + signal.tail
         assert mass == pytest.approx(np.ones(len(mass)), abs=5e-3)
+
+
+@pytest.fixture(scope="session")
+def parrot(tmp_path_factory):
+    """A Llama that says the last token again, for ever: its layers add nothing, and it reads out what it embeds."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    folder = save_tiny(tmp_path_factory.mktemp("parrot"), "Llama", num_key_value_heads=2)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    for layer in model.model.layers:
+        layer.self_attn.o_proj.weight.data.zero_()
+        layer.mlp.down_proj.weight.data.zero_()
+    model.lm_head.weight.data = model.model.embed_tokens.weight.data.clone()
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_an_answer_that_repeats_itself_ends_early_as_a_loop_unless_the_job_says_otherwise(fake_job, tmp_path, ray_cluster, parrot):
+    common = {"model": str(parrot), "dtype": "float32", "kv_cache_gib": 0.25}
+    sampling = {"temperature": 0.0, "max_tokens": 300}
+    teachers = [common | {"name": "stops", "sampling": sampling}, common | {"name": "goes", "sampling": sampling | {"stop_loops": False}}]
+    run = pipeline.run(fake_job(4, generate={"teachers": teachers}), tmp_path / "runs", until="generate")
+    told = {teacher["name"]: teacher["status"] for teacher in run.manifests["generate"].info["teachers"]}
+    assert told == {"stops": {"loop": 12}, "goes": {"truncated": 12}}
+    files = [run.folders["generate"] / name for name in run.manifests["generate"].files]
+    for row in (row for table in read_tables(files) for row in to_rows(table, Completion)):
+        assert len(set(row.token_ids.tolist())) == 1
+        assert 32 <= row.completion_tokens <= 40 if row.teacher == "stops" else row.completion_tokens == 300
+
+
+SPLIT = """
+import json, sys
+from transformers import AutoTokenizer
+from engine.backends.vllm_engine import _reasoning_splitter
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+tokenizer.add_tokens(["<think>", "</think>"])
+texts = json.loads(sys.argv[2])
+decoded = tokenizer.batch_decode(tokenizer([text + tokenizer.eos_token for text in texts])["input_ids"], skip_special_tokens=True)
+for parser in ("deepseek_r1", None):
+    print(json.dumps([_reasoning_splitter(parser, tokenizer)(text) for text in decoded]))
+"""
+
+
+@pytest.mark.slow
+def test_a_reasoning_parser_tells_reasoning_from_answer():
+    texts = ["<think>2 and 3</think>5", "2 and 3</think>5", "<think>2 and 3 and"]  # whole, opened by the template, cut short
+    command = [sys.executable, "-c", SPLIT, str(QUICKSTART / "teacher"), json.dumps(texts)]
+    environment = os.environ | {"PYTHONPATH": str(QUICKSTART.parents[1])}
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert said.returncode == 0, said.stderr[-4000:]
+    parsed, whole = (json.loads(line) for line in said.stdout.splitlines()[-2:])
+    stripped = [(answer.strip(), reasoning.strip()) for answer, reasoning in parsed]
+    assert stripped == [("5", "2 and 3"), ("5", "2 and 3"), ("", "2 and 3 and")]
+    assert all(reasoning is None for _, reasoning in whole)
+    assert [answer.replace(" ", "") for answer, _ in whole] == [text.replace(" ", "") for text in texts]
 
 
 K = 16

@@ -34,9 +34,10 @@ def publish_table(folder, stage, name, table, info=None):
 
 @pytest.fixture
 def run(tmp_path):
-    def run_stage(prompts, teacher, student, baseline=None, task="math", **spec):
-        stored = [reply(p.prompt_id, text) for p, text in zip(prompts, teacher, strict=True)]
-        stored += [reply(p.prompt_id, "999", "other") for p in prompts] + [reply(5000, "1", split="train")]
+    def run_stage(prompts, teacher, student, baseline=None, task="math", generate=GENERATE, owners=None, **spec):
+        names = owners or ["big"] * len(prompts)
+        stored = [reply(p.prompt_id, text, name) for p, text, name in zip(prompts, teacher, names, strict=True) if text is not None]
+        stored += [reply(p.prompt_id, "999", "other") for p in prompts if not owners] + [reply(5000, "1", split="train")]
         inputs = {
             "prompts": publish_table(tmp_path / "1", "prompts", "data/validation-00000.parquet", to_table(prompts, PROMPT)),
             "generate": publish_table(tmp_path / "2", "generate", "data/p.parquet", to_table(stored, completion_schema())),
@@ -58,7 +59,7 @@ def run(tmp_path):
         out.mkdir()
         ctx = Context(job="t", task=task, seed=0)
         spec = EvaluateSpec(baseline=baseline is not None, **spec)
-        counts = evaluate.run(spec, inputs, out, ctx, generate=GENERATE, answer=answer)
+        counts = evaluate.run(spec, inputs, out, ctx, generate=generate, answer=answer)
         publish(out, "evaluate", {}, counts, 0.0)
         json.dumps(dict(counts.info), allow_nan=False)
         return counts, asked, pq.read_table(out / "data/answers.parquet").to_pylist()
@@ -123,3 +124,17 @@ def test_no_validation_prompts_are_an_error(run):
 def test_a_model_that_skips_a_prompt_is_an_error(run):
     with pytest.raises(StageError, match=r"student gave no answer to 1 of 2 validation prompts, e.g. id 2"):
         run([ask(1, "1"), ask(2, "2")], ["1", "2"], ["1", None])
+
+
+@pytest.mark.parametrize("route", [{"route": "split"}, {"route": "by", "route_by": "language"}])
+def test_the_teachers_answer_to_a_routed_prompt_is_that_of_whom_it_went_to(run, route):
+    generate, owners = GENERATE.model_copy(update=route), ["big", "other", "other", "big"]
+    counts, _, rows = run([ask(n, f"#### {n}") for n in range(4)], ["0", "1", "x", "3"], ["0"] * 4, generate=generate, owners=owners)
+    assert counts.info["quality"]["teacher"] == 0.75
+    assert {row["prompt_id"]: row["text"] for row in rows if row["model"] == "teacher"} == {0: "0", 1: "1", 2: "x", 3: "3"}
+
+
+def test_a_routed_prompt_without_an_answer_is_an_error(run):
+    generate = GENERATE.model_copy(update={"route": "split"})
+    with pytest.raises(StageError, match=r"teacher gave no answer to 1 of 2 validation prompts, e.g. id 2"):
+        run([ask(1, "1"), ask(2, "2")], ["1", None], ["1", "2"], generate=generate, owners=["big", "other"])

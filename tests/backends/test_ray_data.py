@@ -1,0 +1,192 @@
+"""The real stream with the fake teacher: replicas that die, stick and stop are replaced, and what they say is seen from outside."""
+
+import hashlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+
+import httpx
+import pytest
+import ray
+
+from engine import pipeline
+from engine.backends import ray_data
+from engine.errors import StageError
+from engine.progress import Context
+from engine.records import Completion, read_tables, to_rows
+from engine.stages import generate
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def answer(ray_cluster, fake_job, tmp_path):
+    """Run generate on real replicas; returns (counts, rows). `figures` collects what the driver hears."""
+    def run(count, *, figures=None, knobs=None, concurrency=16, replicas=1, **changes):
+        teacher = {"name": "t", "kind": "fake", "model": "fake", "fake": knobs or {}, "concurrency": concurrency, "replicas": replicas}
+        job = fake_job(count, generate={"teachers": [teacher], "part_seconds": 1.0, **changes})
+        prompts = pipeline.run(job, tmp_path / "runs", until="prompts").folders["prompts"]
+        out = tmp_path / "generate"
+        (out / "data").mkdir(parents=True, exist_ok=True)
+
+        def heard(*arguments, on_figures, **options):
+            def both(said):
+                (figures if figures is not None else []).append(said)
+                on_figures(said)
+
+            return ray_data.stream(*arguments, on_figures=both, **options)
+
+        counts = generate.run(job.generate, {"prompts": prompts}, out, Context("job", "math", 0), stream=heard)
+        return counts, [row for table in read_tables([out / name for name in counts.files]) for row in to_rows(table, Completion)]
+
+    return run
+
+
+def starts(path):
+    """(pid, sha256 of the prompt) of each request that was begun."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [(int(pid), prompt) for _, pid, prompt, _, event in (line.split() for line in lines) if event == "start"]
+
+
+def test_a_poison_prompt_is_one_error_row_after_three_deaths_and_its_neighbours_finish(answer, tmp_path):
+    knobs = {"poison": "What is 7 plus 8", "calls": str(tmp_path / "calls"), "latency_s": 0.02}
+    counts, rows = answer(30, knobs=knobs, max_failed_fraction=0.1)
+    (failed,) = [row for row in rows if row.status != "ok"]
+    assert (failed.status, failed.error) == ("error", "its engine died 3 times while it was asked, the last time alone")
+    assert counts.info["status"] == {"ok": 37, "error": 1}
+    poison = hashlib.sha256(b"What is 7 plus 8? #### 15").hexdigest()
+    died = [pid for pid, prompt in starts(tmp_path / "calls") if prompt == poison]
+    assert len(set(died)) == len(died) == 3
+    assert [prompt for pid, prompt in starts(tmp_path / "calls") if pid == died[-1]][-1] == poison
+
+
+def test_an_engine_that_takes_no_step_is_replaced(answer, tmp_path):
+    calls = tmp_path / "calls"
+    counts, rows = answer(
+        12, knobs={"stuck": "What is 7 plus 8", "calls": str(calls)}, request_timeout_s=4.0, max_failed_fraction=0.1,
+    )
+    assert counts.info["status"] == {"ok": 19, "error": 1}
+    (failed,) = [row for row in rows if row.status == "error"]
+    assert "its engine died 3 times" in failed.error
+    assert len({pid for pid, _ in starts(calls)}) >= 3
+
+
+def test_a_replica_that_falls_silent_is_ended_and_its_rows_are_answered_by_the_next(answer, tmp_path):
+    calls, stopped = tmp_path / "calls", []
+
+    def stop():
+        while len(starts(calls)) < 20:
+            time.sleep(0.05)
+        time.sleep(1.5)  # it has told the board that it lives
+        stopped.append(starts(calls)[0][0])
+        os.kill(stopped[0], signal.SIGSTOP)
+
+    stopper = threading.Thread(target=stop, daemon=True)
+    stopper.start()
+    counts, _ = answer(60, knobs={"calls": str(calls), "latency_s": 0.5}, concurrency=8, request_timeout_s=5.0)
+    stopper.join()
+    assert counts.info["status"] == {"ok": 68}
+    pids = [pid for pid, _ in starts(calls)]
+    assert set(pids) == {stopped[0], pids[-1]} != {stopped[0]}
+    with pytest.raises(ProcessLookupError):
+        os.kill(stopped[0], 0)
+
+
+def test_a_replica_on_a_node_that_left_does_not_end_the_watch_over_the_others(ray_cluster):
+    board = ray.remote(num_cpus=0)(ray_data._Board).remote()
+    sleeper = subprocess.Popen(["sleep", "60"])
+    figures = []
+    ray.get([
+        board.begin.remote("gone", 2**22 + 1, "f" * 56), board.tell.remote("gone", 2**22 + 1, {"rows": 5, "committed": 3}),
+        board.begin.remote("here", sleeper.pid, ray.get_runtime_context().get_node_id()),
+        board.tell.remote("here", sleeper.pid, {"rows": 1}),
+    ])
+    try:
+        with ray_data._watched(board, 2.0, figures.append):
+            assert sleeper.wait(30) == -signal.SIGKILL
+            deadline = time.monotonic() + 20
+            while figures[-1] != {"rows": 3} and time.monotonic() < deadline:
+                time.sleep(0.1)
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+    assert figures[0] == {"rows": 6, "committed": 3}
+    assert figures[-1] == {"rows": 3}, "of a replica that is gone only what it had committed counts"
+
+
+@pytest.mark.parametrize(("knob", "message"), [
+    ("dies_at_start", "its process died while the engine started"),
+    ("cannot_start", "RuntimeError: the fake teacher was told not to start"),
+])
+def test_an_engine_that_cannot_start_ends_the_job_with_a_clear_message(answer, knob, message):
+    started = time.monotonic()
+    with pytest.raises(StageError, match=rf"model 't' \(fake\).*{message}"):
+        answer(8, knobs={knob: True})
+    assert time.monotonic() - started < 60
+
+
+def test_a_running_job_is_seen_by_its_driver_by_status_and_by_prometheus(fake_job, ray_cluster, tmp_path):
+    teacher = {"name": "watched", "kind": "fake", "model": "fake", "fake": {"latency_s": 0.8}, "concurrency": 12, "replicas": 2}
+    short = {"temperature": 0.0, "max_tokens": 9}
+    job = fake_job(640, name="seen", generate={"teachers": [teacher], "part_seconds": 1.0, "sampling": short})
+    seen, metrics, failures = [], {}, []
+    port = ray.nodes()[0]["MetricsExportPort"]
+
+    def look():
+        try:
+            until = time.monotonic() + 40
+            while time.monotonic() < until and not (len(seen) > 1 and {"rows", "tokens_out"} <= metrics.keys()):
+                command = [sys.executable, "-m", "engine.cli", "status", str(tmp_path / "runs/seen")]
+                said = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "240"}, check=True).stdout
+                if line := re.search(r"generate .*running.* ([\d,]+)/648 rows(.*)", said):
+                    seen.append((int(line[1].replace(",", "")), line[2]))
+                for name, tags, value in re.findall(
+                    r"^\w*distill_(\w+?)(?:_total)?\{(.*)\} ([\d.e+]+)$", httpx.get(f"http://127.0.0.1:{port}/metrics").text, re.MULTILINE
+                ):
+                    if 'job="seen"' in tags and 'teacher="watched"' in tags:
+                        metrics[name] = float(value)
+        except BaseException as error:  # noqa: BLE001 - the test's own thread must see it
+            failures.append(error)
+
+    watcher = threading.Thread(target=look, daemon=True)
+    watcher.start()
+    run = pipeline.run(job, tmp_path / "runs", until="generate")
+    watcher.join()
+    assert not failures
+    assert run.manifests["generate"].info["status"] == {"truncated": 648}
+    counts = [done for done, _ in seen]
+    assert counts == sorted(counts)
+    assert 0 < counts[-1] <= 648
+    assert any("tok/s" in rest and "truncated" in rest and "open" in rest for _, rest in seen), seen
+    assert {"rows", "rows_truncated", "tokens_in", "tokens_out", "open"} <= metrics.keys(), metrics
+    assert 0 < metrics["tokens_out"] <= 648 * 9
+
+
+def test_the_driver_hears_rows_statuses_tokens_and_what_is_open_while_it_runs(answer):
+    figures = []
+    answer(60, figures=figures, knobs={"latency_s": 0.5}, concurrency=8, replicas=2)
+    heard = [said for said in figures if said.get("rows")]
+    assert heard
+    rows = [said["rows"] for said in heard]
+    assert rows == sorted(rows)
+    assert rows[-1] <= 68
+    assert any(said["open"] > 0 for said in heard)
+    for said in heard:
+        assert said["rows_ok"] == said["rows"]
+        assert said["tokens_in"] >= said["rows"] * len("What is 0 plus 1? #### 1")
+        assert said["tokens_out"] == said["tokens_in"] + said["rows"]  # the same words and an end mark
+
+
+def test_replicas_share_the_shards_and_every_row_comes_back_once(answer, tmp_path):
+    calls = tmp_path / "calls"
+    counts, _ = answer(300, knobs={"calls": str(calls), "latency_s": 0.1}, concurrency=4, replicas=2)
+    assert counts.info["status"] == {"ok": 308}
+    assert len(starts(calls)) == len({prompt for _, prompt in starts(calls)}) == 308
+    by_pid = Counter(pid for pid, _ in starts(calls))
+    assert len(by_pid) == 2
+    assert min(by_pid.values()) > 40
