@@ -172,13 +172,14 @@ def _pass(
     # One block per shard in, one small block out: nothing is split, merged or retried as a larger unit.
     rows = ray.data.from_items([{"shard": json.dumps(shard)} for shard in shards], override_num_blocks=len(shards))
     fewest, most = (min(count, len(shards)) for count in layout.replicas)
+    slots = min(SLOTS, -(-len(shards) // most))  # the first replica to be ready leaves the others their share
     try:
         with Placements(layout, patience_s=patience_s) as places, warnings.catch_warnings():
             # Ray 2.60 deprecates free remote arguments, but has no named one for calls at a time per async actor yet.
             warnings.simplefilter("ignore", RayDeprecationWarning)
             outcomes = rows.map_batches(
                 _Replica, fn_constructor_args=replica, batch_size=1, zero_copy_batch=True,
-                compute=ray.data.ActorPoolStrategy(min_size=fewest, max_size=most, max_tasks_in_flight_per_actor=SLOTS),
+                compute=ray.data.ActorPoolStrategy(min_size=fewest, max_size=most, max_tasks_in_flight_per_actor=slots),
                 max_concurrency=SLOTS, ray_remote_args_fn=places.remote_args, **places.resources,
             )
             for row in outcomes.iter_rows():
@@ -213,7 +214,9 @@ def _watched(board: Any, silent_s: float, on_figures: Callable[[Figures], None])
                 if life["alive"] and life["figures"] is not None and life["silent_s"] > silent_s:
                     _log.warning("replica with pid %d said nothing for %.0f s: it is ended and replaced", life["pid"], life["silent_s"])
                     there = NodeAffinitySchedulingStrategy(life["node"], soft=False)
-                    ray.get([_kill.options(scheduling_strategy=there).remote(life["pid"]), board.bury.remote(life["pid"])])
+                    # Not waited for: where the node left too this never runs, and the others are watched all the same.
+                    _kill.options(scheduling_strategy=there).remote(life["pid"])
+                    board.bury.remote(life["pid"])
 
     thread = threading.Thread(target=watch, daemon=True, name="distill-watch")
     thread.start()

@@ -125,7 +125,7 @@ def test_a_replica_on_a_node_that_left_does_not_end_the_watch_over_the_others(ra
 ])
 def test_an_engine_that_cannot_start_ends_the_job_with_a_clear_message(answer, knob, message):
     started = time.monotonic()
-    with pytest.raises(StageError, match=rf"model 't' \(fake\).*{message}"):
+    with pytest.raises(StageError, match=rf"(?s)model 't' \(fake\).*{message}"):
         answer(8, knobs={knob: True})
     assert time.monotonic() - started < 60
 
@@ -133,7 +133,7 @@ def test_an_engine_that_cannot_start_ends_the_job_with_a_clear_message(answer, k
 def test_a_running_job_is_seen_by_its_driver_by_status_and_by_prometheus(fake_job, ray_cluster, tmp_path):
     teacher = {"name": "watched", "kind": "fake", "model": "fake", "fake": {"latency_s": 0.8}, "concurrency": 12, "replicas": 2}
     short = {"temperature": 0.0, "max_tokens": 9}
-    job = fake_job(640, name="seen", generate={"teachers": [teacher], "part_seconds": 1.0, "sampling": short})
+    job = fake_job(480, name="seen", generate={"teachers": [teacher], "part_seconds": 1.0, "sampling": short})
     seen, metrics, failures = [], {}, []
     port = ray.nodes()[0]["MetricsExportPort"]
 
@@ -143,7 +143,7 @@ def test_a_running_job_is_seen_by_its_driver_by_status_and_by_prometheus(fake_jo
             while time.monotonic() < until and not (len(seen) > 1 and {"rows", "tokens_out"} <= metrics.keys()):
                 command = [sys.executable, "-m", "engine.cli", "status", str(tmp_path / "runs/seen")]
                 said = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "240"}, check=True).stdout
-                if line := re.search(r"generate .*running.* ([\d,]+)/648 rows(.*)", said):
+                if line := re.search(r"generate .*running.* ([\d,]+)/488 rows(.*)", said):
                     seen.append((int(line[1].replace(",", "")), line[2]))
                 for name, tags, value in re.findall(
                     r"^\w*distill_(\w+?)(?:_total)?\{(.*)\} ([\d.e+]+)$", httpx.get(f"http://127.0.0.1:{port}/metrics").text, re.MULTILINE
@@ -158,13 +158,13 @@ def test_a_running_job_is_seen_by_its_driver_by_status_and_by_prometheus(fake_jo
     run = pipeline.run(job, tmp_path / "runs", until="generate")
     watcher.join()
     assert not failures
-    assert run.manifests["generate"].info["status"] == {"truncated": 648}
+    assert run.manifests["generate"].info["status"] == {"truncated": 488}
     counts = [done for done, _ in seen]
     assert counts == sorted(counts)
-    assert 0 < counts[-1] <= 648
+    assert 0 < counts[-1] <= 488
     assert any("tok/s" in rest and "truncated" in rest and "open" in rest for _, rest in seen), seen
     assert {"rows", "rows_truncated", "tokens_in", "tokens_out", "open"} <= metrics.keys(), metrics
-    assert 0 < metrics["tokens_out"] <= 648 * 9
+    assert 0 < metrics["tokens_out"] <= 488 * 9
 
 
 def test_the_driver_hears_rows_statuses_tokens_and_what_is_open_while_it_runs(answer):
@@ -184,9 +184,9 @@ def test_the_driver_hears_rows_statuses_tokens_and_what_is_open_while_it_runs(an
 
 def test_replicas_share_the_shards_and_every_row_comes_back_once(answer, tmp_path):
     calls = tmp_path / "calls"
-    counts, _ = answer(300, knobs={"calls": str(calls), "latency_s": 0.1}, concurrency=4, replicas=2)
-    assert counts.info["status"] == {"ok": 308}
-    assert len(starts(calls)) == len({prompt for _, prompt in starts(calls)}) == 308
+    counts, _ = answer(200, knobs={"calls": str(calls), "latency_s": 0.4}, concurrency=4, replicas=2)
+    assert counts.info["status"] == {"ok": 208}
+    assert len(starts(calls)) == len({prompt for _, prompt in starts(calls)}) == 208
     by_pid = Counter(pid for pid, _ in starts(calls))
     assert len(by_pid) == 2
-    assert min(by_pid.values()) > 40
+    assert min(by_pid.values()) > 30, "the first to be ready took everything"
