@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from engine.codec import token_bytes
 from engine.layout import Layout
 from engine.models import Architecture, facts
 from engine.spec import CaptureSpec, JobSpec, TeacherSpec, TrainSpec
@@ -62,7 +63,9 @@ def _generate(teacher: TeacherSpec, job: JobSpec) -> Need:
         text = f"{teacher.name}: {teacher.kind}, {teacher.model}, at most {teacher.concurrency} requests at a time{price}"
         return Need("generate", Layout.of(teacher, job.device).devices * teacher.replica_range[0], (text,))
     capture = job.generate.capture
-    signal = (f"signal {signal_bytes_per_token(capture):,} bytes per answer token",) if capture.top_k else ()
+    shape = facts(teacher.model)
+    signal_bytes = signal_bytes_per_token(capture, shape.vocab if shape else None)
+    signal = (f"signal {signal_bytes:,} bytes per answer token",) if capture.top_k else ()
     return _engines("generate", f"{teacher.name}: ", Layout.of(teacher, job.device), teacher.model, *signal)
 
 
@@ -110,8 +113,13 @@ def state_gb(spec: TrainSpec, model: Architecture) -> float:
     return model.params_b * per_param[spec.zero_stage]
 
 
-def signal_bytes_per_token(capture: CaptureSpec) -> int:
-    """Stored bytes of one answer token's distribution before compression: k (id, log-probability), tail, own (B6.13)."""
+def signal_bytes_per_token(capture: CaptureSpec, vocab: int | None = None) -> int:
+    """Stored bytes of one answer token's distribution before compression: k (id, log-probability), tail, own (B6.13).
+
+    Packed ones depend on the vocabulary; where it is not known yet, the plain size is what they stay below.
+    """
+    if capture.codec == "packed" and vocab:
+        return token_bytes(capture.top_k, vocab, capture.packed_bits) + 4
     return capture.top_k * (4 + (2 if capture.dtype == "float16" else 4)) + 8
 
 

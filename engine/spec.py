@@ -267,6 +267,13 @@ class GenerateSpec(Block):
             raise ValueError(f"routes of the teachers overlap: {values}; each value goes to one teacher, and one teacher may take the rest")
         return self
 
+    @model_validator(mode="after")
+    def _a_limit_of_cost_knows_the_prices(self) -> GenerateSpec:
+        unknown = [teacher.name for teacher in self.teachers if teacher.kind in API_KINDS and not teacher.prices]
+        if self.max_cost_usd and unknown:
+            raise ValueError(f"max_cost_usd={self.max_cost_usd:g}, but {unknown} have no prices; give them, or leave the limit out")
+        return self
+
     def sampling_of(self, teacher: TeacherSpec) -> SamplingSpec:
         """How `teacher` answers training prompts."""
         return teacher.sampling or self.sampling

@@ -56,7 +56,8 @@ class Folder:
             "text": [" ".join(PROMPTS[prompt].split()[::-1]) for prompt in prompts],
         }), path, write_page_checksum=True)
         about = entry(path, len(prompts))
-        record = {"file": f"data/{path.name}", "epoch": epoch, "prompt_id": prompts, "sample_index": [0] * len(prompts)} | about
+        record = {"file": f"data/{path.name}", "epoch": epoch, "prompt_id": prompts, "sample_index": [0] * len(prompts)}
+        record |= {"status": ["ok"] * len(prompts)} | about
         file = self.generate / f"commits/record-{epoch:05d}-{name}.json"
         file.write_text(json.dumps(record))
         os.utime(file, (time_s, time_s))

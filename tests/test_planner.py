@@ -50,6 +50,7 @@ def test_full_precision_doubles_weights_and_gradients_only():
 def test_signal_costs_six_bytes_per_entry_in_half_precision():
     assert signal_bytes_per_token(CaptureSpec(top_k=20)) == 20 * 6 + 8
     assert signal_bytes_per_token(CaptureSpec(top_k=20, dtype="float32")) == 20 * 8 + 8
+    assert signal_bytes_per_token(CaptureSpec(top_k=50, codec="packed"), 129_280) == 137 + 4
 
 
 def a_job(**changes):

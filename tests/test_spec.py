@@ -176,7 +176,7 @@ BAD = {
     ],
     CaptureSpec: [{"top_k": -1}, {"top_k": 1025}, {"dtype": "bfloat16"}],
     GenerateSpec: [{"teachers": []}, {"teachers": [TEACHER, TEACHER]}, {"max_failed_fraction": 1.1}, {"part_seconds": 0},
-        {"route": "by"}, {"route_by": "task"},
+        {"max_cost_usd": 5, "teachers": [API_TEACHER]}, {"route": "by"}, {"route_by": "task"},
         {"route": "by", "route_by": "task", "teachers": [TEACHER, TEACHER | {"name": "u"}]},
         {"route": "by", "route_by": "task", "teachers": [TEACHER | {"routes": ["qa"]}, TEACHER | {"name": "u", "routes": ["qa"]}]}],
     CurateSpec: [{"min_tokens": -1}, {"dedup": "near"}],

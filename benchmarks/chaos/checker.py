@@ -137,7 +137,7 @@ def _read_file(path: Path, entry: dict[str, Any]) -> pa.Table | None:
 
 
 def _records(folder: Path) -> tuple[dict[tuple[int, int], list[float]], int, int]:
-    """Times at which counting records made each (prompt, sample) visible; how many records do not count; how many are torn."""
+    """Times at which counting records made an answer to each (prompt, sample) visible; how many records do not count; how many are torn."""
     commits = folder / "commits"
     epochs: dict[int, set[str]] = defaultdict(set)
     for path in commits.glob("epoch-*.json"):
@@ -152,8 +152,9 @@ def _records(folder: Path) -> tuple[dict[tuple[int, int], list[float]], int, int
             record = json.loads(path.read_text())
             rows = {"rows": len(record["prompt_id"])} | {key: record[key] for key in ("size_bytes", "sha256")}
             torn += record["epoch"] != epoch or _read_file(folder / record["file"], rows) is None
-            for key in zip(record["prompt_id"], record["sample_index"], strict=True):
-                visible[key].append(path.stat().st_mtime)
+            for prompt, sample, status in zip(record["prompt_id"], record["sample_index"], record["status"], strict=True):
+                if status != "error":  # which the next run may try again
+                    visible[prompt, sample].append(path.stat().st_mtime)
         except (ValueError, KeyError):
             torn += 1
     return visible, unlisted, torn
