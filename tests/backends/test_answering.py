@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import time
 from collections import Counter
 
 import numpy as np
@@ -158,19 +157,17 @@ def test_a_teachers_own_sampling_and_system_message_reach_the_engine(replica):
 def test_one_long_answer_delays_nothing_else(replica):
     texts = [f"prompt {n}" for n in range(64)]
     texts[3] = "endless"
-    teacher = {"concurrency": 4, "fake": {"slow": "endless", "slow_s": 2.0, "latency_s": 0.01}}
+    teacher = {"concurrency": 4, "fake": {"slow": "endless", "slow_s": 3600.0, "latency_s": 0.01}}
     worker, folder = replica(texts, teacher=teacher, rows_in_flight=16)
 
     async def work():
         running = [asyncio.ensure_future(worker(shard)) for shard in shards(64, 4)]
-        done, _ = await asyncio.wait(running, timeout=1.5)
-        seen = len(done), len(statuses(folder))
-        await asyncio.gather(*running)
-        return seen
+        async with asyncio.timeout(30):
+            while sum(task.done() for task in running) < 15 or len(statuses(folder)) < 63:
+                await asyncio.sleep(0.05)
+        return [task.done() for task in running]
 
-    started = time.monotonic()
-    assert asyncio.run(work()) == (15, 63), "every other shard is done, and the slow one's other rows are on disk"
-    assert time.monotonic() - started < 4
+    assert asyncio.run(work()) == [False] + [True] * 15, "every other shard is done, and the slow one's other rows are on disk"
 
 
 def test_rows_held_and_requests_open_keep_their_bounds(replica):
@@ -234,18 +231,18 @@ def test_a_poison_prompt_is_found_in_three_deaths_and_the_others_answer(replica)
     async def poisoned(text):
         if text == "p11":
             entered.append(frozenset(engine.open_now))
+            poison.set()
             await asyncio.Event().wait()
         return await plainly(text)
 
     async def until_it_dies(worker):
-        try:
-            return await asyncio.wait_for(worker(shards(25, 25)[0]), 0.6)
-        except TimeoutError:
-            return None
+        finished, died = asyncio.ensure_future(worker(shards(25, 25)[0])), asyncio.ensure_future(poison.wait())
+        await asyncio.wait({finished, died}, return_when=asyncio.FIRST_COMPLETED)
+        return finished.result() if finished.done() else None
 
     epoch = None
     for _ in range(8):
-        engine = Says(poisoned)
+        engine, poison = Says(poisoned), asyncio.Event()
         worker, folder = replica([f"p{n}" for n in range(25)], engine, epoch=epoch)
         epoch = 1
         if receipt := asyncio.run(until_it_dies(worker)):
