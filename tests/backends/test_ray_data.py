@@ -99,7 +99,7 @@ def test_a_replica_that_falls_silent_is_ended_and_its_rows_are_answered_by_the_n
 
 def test_a_replica_on_a_node_that_left_does_not_end_the_watch_over_the_others(ray_cluster):
     board = ray.remote(num_cpus=0)(ray_data._Board).remote()
-    sleeper = subprocess.Popen(["sleep", "60"])
+    sleeper = subprocess.Popen(["sleep", "600"])
     figures = []
     ray.get([
         board.begin.remote("gone", 2**22 + 1, "a" * 56), board.tell.remote("gone", 2**22 + 1, {"rows": 5, "committed": 3}),
@@ -108,7 +108,7 @@ def test_a_replica_on_a_node_that_left_does_not_end_the_watch_over_the_others(ra
     ])
     try:
         with ray_data._watched(board, 2.0, figures.append):
-            assert sleeper.wait(30) == -signal.SIGKILL
+            assert sleeper.wait(60) == -signal.SIGKILL
             deadline = time.monotonic() + 20
             while figures[-1] != {"rows": 3} and time.monotonic() < deadline:
                 time.sleep(0.1)

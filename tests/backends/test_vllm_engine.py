@@ -133,7 +133,7 @@ def test_an_answer_that_repeats_itself_ends_early_as_a_loop_unless_the_job_says_
     assert told == {"stops": {"loop": 12}, "goes": {"truncated": 12}}
     files = [run.folders["generate"] / name for name in run.manifests["generate"].files]
     for row in (row for table in read_tables(files) for row in to_rows(table, Completion)):
-        assert len(set(row.token_ids.tolist())) == 1
+        assert len(set(row.token_ids)) == 1
         assert 32 <= row.completion_tokens <= 40 if row.teacher == "stops" else row.completion_tokens == 300
 
 
