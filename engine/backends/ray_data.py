@@ -193,6 +193,10 @@ def _pass(
         cause = ray_cluster.root_cause(error)
         if isinstance(cause, EngineError):
             raise type(cause)(f"{what}: {cause}") from error
+        # An error of ours from an actor's start comes as the end of a printed traceback.
+        _, ours, words = str(cause).rpartition("engine.errors.StageError: ")
+        if ours:
+            raise StageError(f"{what}: {words.strip()}") from error
         last = "\n".join(str(cause).strip().splitlines()[-8:])
         raise StageError(f"{what} failed: {type(cause).__name__}: {last}") from error
 

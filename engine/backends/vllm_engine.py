@@ -274,8 +274,8 @@ def last_words(what: str) -> Iterator[None]:
         yield
     except Exception as error:
         time.sleep(0.5)  # the last lines are still on their way
-        telling = [line for line in kept if _TELLING.search(line)] or list(kept)
-        raise StageError(f"{what}: {type(error).__name__}: {error}\n" + "\n".join(telling[-6:])) from error
+        told = [line for line in kept if _TELLING.search(line)][-6:]
+        raise StageError("\n".join([*told, f"{what}: {type(error).__name__}: {error}"])) from error
     finally:
         os.dup2(saved, 2)
 

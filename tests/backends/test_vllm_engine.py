@@ -13,6 +13,7 @@ from conftest import save_tiny
 
 from engine import codec, pipeline
 from engine.backends.vllm_engine import engine_arguments, engine_environment, split_flat_logprobs
+from engine.errors import StageError
 from engine.records import (
     SCHEMA_VERSION,
     Completion,
@@ -162,6 +163,13 @@ def test_a_reasoning_parser_tells_reasoning_from_answer():
     assert stripped == [("5", "2 and 3"), ("5", "2 and 3"), ("", "2 and 3 and")]
     assert all(reasoning is None for _, reasoning in whole)
     assert [answer.replace(" ", "") for answer, _ in whole] == [text.replace(" ", "") for text in texts]
+
+
+@pytest.mark.slow
+def test_an_engine_without_the_memory_that_it_wants_ends_the_job_in_its_own_words(fake_job, tmp_path, ray_cluster):
+    teacher = {"name": "big", "model": str(QUICKSTART / "teacher"), "dtype": "float32", "kv_cache_gib": 40_000}
+    with pytest.raises(StageError, match=r"^generate: model 'big' .*: the engine did not start: ValueError: Available memory"):
+        pipeline.run(fake_job(4, generate={"teachers": [teacher]}), tmp_path / "runs", until="generate")
 
 
 K = 16
