@@ -19,6 +19,7 @@ from engine.spec import JobSpec
 
 REPOSITORY = Path(__file__).parents[1]
 KEY = "a-key-for-tests"
+SERVER_KEY_ENV = "DISTILL_TEST_SERVER_KEY"  # set in every process of the cluster; the vLLM server takes any key
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +27,8 @@ def ray_cluster(tmp_path_factory):
     """One local Ray cluster for the whole session; its processes guard every Serve route with KEY."""
     from engine.backends import bearer_guard, ray_cluster
 
-    with ray_cluster.connected(None, shared=tmp_path_factory.getbasetemp(), environment=bearer_guard.key_environment(KEY), num_cpus=4):
+    environment = bearer_guard.key_environment(KEY) | {SERVER_KEY_ENV: "any"}
+    with ray_cluster.connected(None, shared=tmp_path_factory.getbasetemp(), environment=environment, num_cpus=4):
         yield
 
 

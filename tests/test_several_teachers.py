@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 import yaml
-from conftest import REPOSITORY, write_prompts
+from conftest import REPOSITORY, SERVER_KEY_ENV, write_prompts
 
 from engine import pipeline
 from engine.jobfile import load_job
@@ -17,14 +17,12 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def job(tmp_path, tiny_llama, vllm_server, monkeypatch):
+def job(tmp_path, tiny_llama, vllm_server, ray_cluster):
     """A job file with a tiny Llama here and the quickstart's teacher behind the OpenAI protocol."""
-    monkeypatch.setenv("DISTILL_TEST_API_KEY", "any")
-
-    def write(**generate):
-        local = {"name": "llama", "model": str(tiny_llama), "dtype": "float32", "kv_cache_gib": 0.25}
+    def write(routes=(), **generate):
+        local = {"name": "llama", "routes": list(routes), "model": str(tiny_llama), "dtype": "float32", "kv_cache_gib": 0.25}
         api = {"name": "api", "kind": "openai", "model": "quickstart", "base_url": f"{vllm_server}/v1"}
-        api["api_key_env"] = "DISTILL_TEST_API_KEY"
+        api["api_key_env"] = SERVER_KEY_ENV
         content = {
             "version": 1, "name": "two", "task": "math", "device": "cpu",
             "prompts": {"train": str(tmp_path / "train.jsonl"), "validation": str(tmp_path / "validation.jsonl")},
@@ -46,7 +44,7 @@ def rows_of(run, stage, kind, prefix="data/"):
     return [row for table in read_tables(stage_files(run.folders[stage], prefix)) for row in to_rows(table, kind)]
 
 
-def test_both_answer_every_prompt_and_curate_and_train_take_them(job, ray_cluster, tmp_path):
+def test_both_answer_every_prompt_and_curate_and_train_take_them(job, tmp_path):
     write_prompts(tmp_path / "train.jsonl", 24)
     write_prompts(tmp_path / "validation.jsonl", 8, first=1000)
     run = pipeline.run(job(), tmp_path / "runs", until="train")
@@ -67,14 +65,11 @@ def test_both_answer_every_prompt_and_curate_and_train_take_them(job, ray_cluste
     assert verify(run.root).problems == []
 
 
-def test_a_field_of_the_prompts_sends_each_to_one_of_them(job, ray_cluster, tmp_path):
+def test_a_field_of_the_prompts_sends_each_to_one_of_them(job, tmp_path):
     for name, first, count in (("train", 0, 20), ("validation", 1000, 6)):
         rows = [{"prompt": f"What is {n} plus 2?", "language": "en" if n % 4 == 0 else "de"} for n in range(first, first + count)]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    spec = job(route="by", route_by="language")
-    llama = spec.generate.teachers[0].model_copy(update={"routes": ["en"]})
-    spec = spec.model_copy(update={"generate": spec.generate.model_copy(update={"teachers": [llama, spec.generate.teachers[1]]})})
-    run = pipeline.run(spec, tmp_path / "runs", until="curate")
+    run = pipeline.run(job(routes=["en"], route="by", route_by="language"), tmp_path / "runs", until="curate")
     rows = rows_of(run, "generate", Completion)
     assert Counter((row.teacher, row.split) for row in rows) == {
         ("llama", "train"): 5, ("api", "train"): 15, ("llama", "validation"): 2, ("api", "validation"): 4,
