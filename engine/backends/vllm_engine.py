@@ -166,6 +166,7 @@ class _SteppedEngine:
         self._numbers = itertools.count()
         self._stepped = time.monotonic()
         threading.Thread(target=self._work, name="engine-steps", daemon=True).start()
+        threading.Thread(target=self._watch, name="engine-watch", daemon=True).start()
 
     async def generate(self, prompt: Any, parameters: Any) -> Any:
         """The finished request; a caller that is cancelled takes it back."""
@@ -194,6 +195,13 @@ class _SteppedEngine:
                     loop.call_soon_threadsafe(_settle, answers)
         except BaseException:  # noqa: BLE001 - whatever it was, nothing steps this engine any more
             _leave("the engine died")
+
+    def _watch(self) -> None:
+        """vLLM's synchronous client notices that its engine process was killed, and then waits for its answer for ever."""
+        if resources := getattr(self._engine.engine_core, "resources", None):  # none where the engine computes in this process
+            while not resources.engine_dead:
+                time.sleep(0.5)
+            _leave("the engine's process died")
 
     def _take_requests(self) -> None:
         """Everything that waits; with nothing to step, wait for more."""
