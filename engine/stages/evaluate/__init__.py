@@ -36,7 +36,7 @@ def answer_with_engines(
     placed = {name: getattr(spec, name) for name in ("tensor_parallel", "replicas", "max_num_seqs", "kv_cache_gib", "dtype")}
     wanted = GenerateSpec(
         teachers=[TeacherSpec(name=name, **model, **placed) for name, model in models.items()],
-        sampling=SamplingSpec(temperature=0.0, max_tokens=max_tokens),
+        sampling=SamplingSpec(temperature=0.0, max_tokens=max_tokens, stop_loops=False),  # what a served model would say
     )
     answer_prompts(wanted, files, out, ctx, stream=ray_data.stream)
     tables = read_tables([out / name for name in parts.settle(out).files])
