@@ -123,7 +123,8 @@ class OpenAITeacher(_ApiTeacher):
         return openai.AsyncOpenAI(base_url=url, **arguments), openai.APIError
 
     async def _ask(self, prompt: Messages, sampling: Sampling) -> Generation:
-        # One more than k, if the protocol allows it: a vLLM server counts the sampled token as one of them.
+        # One more than k: a vLLM server lists the sampled token in place of the last one. The protocol ends at 20, so at
+        # k = 20 a sampled token outside the 20 most likely stands for the twentieth.
         top = min(self._top_k + 1, 20) if self._top_k else None
         reply = await self._client.chat.completions.create(
             model=self._teacher.model, messages=prompt, extra_body=self._body(

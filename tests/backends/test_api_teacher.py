@@ -272,6 +272,19 @@ def test_open_requests_settle_near_what_a_busy_api_can_take(teacher):
     assert 1 <= engine.figures()["concurrency"] <= 8
 
 
+def test_open_requests_grow_again_when_the_api_is_no_longer_busy(teacher):
+    refusals = iter(range(8))
+
+    def recover(path, body):
+        return misbehaving_api.answer(path, body) if next(refusals, None) is None else (429, {"error": {"message": "later"}})
+
+    with misbehaving_api.serve(answer=recover) as api:
+        engine = teacher("openai", api.url, concurrency=8)
+        ask_all(engine, 60)
+    assert len(api.statuses(429)) == engine.figures()["refused"] == 8
+    assert engine.figures()["concurrency"] == 8
+
+
 # Budgets
 
 
@@ -285,12 +298,22 @@ def test_requests_stay_within_the_budget(teacher):
             assert last - first + 1 <= 20 * (times[last] - times[first] + 1.1) + 2  # 20 a second, a burst of one second
 
 
-def test_tokens_stay_within_the_budget(teacher):
+@pytest.mark.parametrize(
+    ("prompt_bytes", "tokens", "least_s", "most_s"),
+    [(20, 500, 1.4, 4.0), (8000, 13, 0.0, 3.0)],  # 1,000 tokens a second, a burst of one second; nothing else takes more than a second
+    ids=["more than it looked like: 3,000 tokens", "less than it looked like: 78 tokens and not 12,000"],
+)
+def test_the_token_budget_is_charged_with_what_the_api_counted(teacher, prompt_bytes, tokens, least_s, most_s):
+    def count(path, body):
+        status, reply = misbehaving_api.answer(path, body)
+        return status, reply | {"usage": {"prompt_tokens": 3, "completion_tokens": tokens - 3, "total_tokens": tokens}}
+
     started = time.monotonic()
-    with misbehaving_api.serve() as api:
-        ask_all(teacher("anthropic", api.url, tokens_per_minute=12000, concurrency=2), 30)
-    assert len(api.calls) == 30
-    assert time.monotonic() - started > (30 * 13 - 200 - 2 * 13) / 200 - 0.2  # 13 tokens each, 200 a second, a burst of one second
+    with misbehaving_api.serve(answer=count) as api:
+        engine = teacher("openai", api.url, tokens_per_minute=60_000, concurrency=1)
+        ask_all(engine, 6, [{"role": "user", "content": "x" * prompt_bytes}])
+    assert len(api.calls) == 6
+    assert least_s <= time.monotonic() - started <= most_s
 
 
 @pytest.mark.parametrize(
