@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import ray
+from conftest import statuses
 from ray.cluster_utils import Cluster
 from ray.util.placement_group import placement_group_table
 
-from engine import parts, pipeline
+from engine import pipeline
 from engine.backends import ray_data
 from engine.backends.ray_placement import Placements
 from engine.errors import CapacityError
@@ -83,7 +84,7 @@ def answer(root, name, prompts, patience_s=60, latency_s=0.05, **teacher):
         return ray_data.stream(*args, **kwargs, patience_s=patience_s)
 
     generate.run(job.generate, {"prompts": folder}, out, Context("job", "math", 0, device="gpu"), stream=stream)
-    return Counter(parts.committed(out).values())
+    return Counter(statuses(out).values())
 
 
 def main(root):

@@ -173,14 +173,15 @@ def _pass(
     rows = ray.data.from_items([{"shard": json.dumps(shard)} for shard in shards], override_num_blocks=len(shards))
     fewest, most = (min(count, len(shards)) for count in layout.replicas)
     slots = min(SLOTS, -(-len(shards) // most))  # the first replica to be ready leaves the others their share
+    queue = slots if fewest == most else 2 * slots  # Ray adds actors where shards wait for those that are there
     try:
         with Placements(layout, patience_s=patience_s) as places, warnings.catch_warnings():
             # Ray 2.60 deprecates free remote arguments, but has no named one for calls at a time per async actor yet.
             warnings.simplefilter("ignore", RayDeprecationWarning)
             outcomes = rows.map_batches(
                 _Replica, fn_constructor_args=replica, batch_size=1, zero_copy_batch=True,
-                compute=ray.data.ActorPoolStrategy(min_size=fewest, max_size=most, max_tasks_in_flight_per_actor=slots),
-                max_concurrency=SLOTS, ray_remote_args_fn=places.remote_args, **places.resources,
+                compute=ray.data.ActorPoolStrategy(min_size=fewest, max_size=most, max_tasks_in_flight_per_actor=queue),
+                max_concurrency=slots, ray_remote_args_fn=places.remote_args, **places.resources,
             )
             for row in outcomes.iter_rows():
                 outcome = pickle.loads(row["outcome"])
