@@ -5,14 +5,18 @@ from pydantic import ValidationError
 
 from engine import spec
 from engine.spec import (
+    AttentionTransferSpec,
     Block,
     CaptureSpec,
     CurateSpec,
     EvaluateSpec,
     FieldMap,
+    GatesSpec,
     GenerateSpec,
+    HiddenSpec,
     JobSpec,
     LoadtestSpec,
+    LoraSpec,
     PriceSpec,
     PromptsSpec,
     ReportSpec,
@@ -20,14 +24,17 @@ from engine.spec import (
     ServeSpec,
     TeacherSpec,
     TrainSpec,
+    WhiteBoxSpec,
 )
 
 GIVEN = object()  # the field has no default: BASE gives it
 TEACHER = {"name": "t", "model": "m", "api_key_env": "KEY"}
+PAIRS = {"layers": [[1, 2]]}
 API_TEACHER = TEACHER | {"kind": "openai"}
 BASE = {
     FieldMap: {}, PromptsSpec: {"train": "a.jsonl"}, TeacherSpec: TEACHER, SamplingSpec: {}, CaptureSpec: {},
-    GenerateSpec: {"teachers": [TEACHER]}, CurateSpec: {}, TrainSpec: {"student": "s"}, EvaluateSpec: {}, ServeSpec: {},
+    GenerateSpec: {"teachers": [TEACHER]}, CurateSpec: {}, TrainSpec: {"student": "s"}, LoraSpec: {},
+    WhiteBoxSpec: {"model": "t"}, HiddenSpec: PAIRS, AttentionTransferSpec: PAIRS, GatesSpec: {}, EvaluateSpec: {}, ServeSpec: {},
     LoadtestSpec: {"concurrency": [1]}, ReportSpec: {}, PriceSpec: {"input": 1, "output": 1},
     JobSpec: {
         "name": "j", "task": "math", "prompts": {"train": "a.jsonl"}, "train": {"student": "s"},
@@ -87,8 +94,25 @@ FIELDS = {
         "block_tokens": (I, 2048, 128), "global_batch": (I, None, 64),
         "precision": (I, "bf16", "fp32"), "batch_size": (P, 2, 4), "accumulation": (P, 1, 2), "workers": (P, 1, 8),
         "zero_stage": (P, 2, 3), "offload": (P, "none", "cpu"), "gradient_checkpointing": (P, False, True),
-        "checkpoint_steps": (P, 200, 10), "validate_steps": (P, 200, 10), "keep_checkpoints": (P, 2, 1),
+        "checkpoint_steps": (P, 200, 10), "validate_steps": (I, 200, 10), "keep_checkpoints": (P, 2, 1),
         "max_failures": (P, 3, 0),
+        "sft_weight": (I, 0.0, GIVEN), "jsd_beta": (I, 0.5, 0.9), "skew": (I, 0.1, 0.2), "adaptive_head": (I, 0.5, 0.8),
+        "teacher": (I, None, {"model": "t", "revision": "abc"}), "hidden": (I, None, GIVEN), "attention_transfer": (I, None, GIVEN),
+        "learn_turns": (I, "last", "all"), "long_examples": (I, "drop", "split"), "schedule": (I, "cosine", "wsd"),
+        "decay_ratio": (I, 0.2, 0.5), "lora": (I, None, {"rank": 8}), "export": (I, "last", "best"), "early_stopping": (I, None, 3),
+        "elastic": (P, None, [1, 4]), "nvme_path": (P, None, "/nvme"), "deepspeed": (P, {}, {"wall_clock_breakdown": True}),
+        "attention": (P, "auto", "eager"), "logits_mib": (P, 64, 16), "cache_dir": (P, None, "/cache"), "cache_gib": (P, 50.0, 4),
+        "trackers": (P, ["tensorboard"], ["mlflow"]), "gates": (P, GatesSpec(), {"rescored_examples": 0}),
+    },
+    LoraSpec: {
+        "rank": (I, 16, 8), "alpha": (I, 32.0, 8), "dropout": (I, 0.0, 0.1), "targets": (I, "all-linear", ["q_proj"]),
+        "quantize": (I, "none", "nf4"),
+    },
+    WhiteBoxSpec: {"model": (P, GIVEN, "/elsewhere"), "revision": (I, None, "abc")},
+    HiddenSpec: {"layers": (I, GIVEN, [[1, 3]]), "loss": (I, "mse", "cosine"), "weight": (I, 1.0, 2)},
+    AttentionTransferSpec: {"layers": (I, GIVEN, [[1, 3]]), "weight": (I, 1.0, 2)},
+    GatesSpec: {
+        "rescored_examples": (P, 8, 0), "max_drift": (P, 0.1, 1), "min_captured_mass": (P, 0.5, 0), "max_loss_error": (P, 0.02, 0.1),
     },
     EvaluateSpec: {
         "metrics": (I, "auto", ["accuracy"]), "baseline": (I, True, False), "max_tokens": (I, None, 64),
@@ -138,12 +162,20 @@ def test_field_has_its_role_its_default_and_a_description(block, name, role, def
 
 
 @pytest.mark.parametrize(("block", "name", "role", "default", "other"), [
-    case for case in CASES if case.id not in ("JobSpec.version", "GenerateSpec.route_by")  # one value; goes with route alone
+    case for case in CASES if case.id != "JobSpec.version" and case.values[4] is not GIVEN  # one value; those that go with another field
 ])
 def test_identity_fields_change_the_identity_and_placement_fields_do_not(block, name, role, default, other):
     before, after = block(**BASE[block]), block(**BASE[block] | {name: other})
     assert before != after
     assert (before.identity_fields() != after.identity_fields()) == (role == I)
+
+
+@pytest.mark.parametrize("more", [
+    {"loss": "tvd", "sft_weight": 0.5}, {"hidden": PAIRS}, {"hidden": PAIRS | {"loss": "cosine"}}, {"attention_transfer": PAIRS},
+])
+def test_what_goes_with_another_field_is_identity_too(more):
+    base = BASE[TrainSpec] | {"loss": more.get("loss", "sft"), "teacher": {"model": "t"}}
+    assert TrainSpec(**base | more).identity_fields() != TrainSpec(**base).identity_fields()
 
 
 def test_placement_inside_nested_blocks_leaves_the_identity_of_the_job_alone():
@@ -182,8 +214,14 @@ BAD = {
     CurateSpec: [{"min_tokens": -1}, {"dedup": "near"}],
     TrainSpec: [
         {"learning_rate": 0}, {"learning_rate": "2e-5"}, {"epochs": 0}, {"epochs": 1.5}, {"zero_stage": 4}, {"workers": 0},
-        {"batch_size": 0}, {"warmup_ratio": 1}, {"loss": "reverse_kl"}, {"temperature": 0}, {"precision": "fp16"},
-        {"lerning_rate": 1}, {"offload": "cpu", "zero_stage": 0},
+        {"batch_size": 0}, {"warmup_ratio": 1}, {"loss": "kl"}, {"temperature": 0}, {"precision": "fp16"},
+        {"lerning_rate": 1}, {"offload": "cpu", "zero_stage": 0}, {"offload": "nvme", "zero_stage": 3},
+        {"offload": "nvme", "nvme_path": "/n"},
+        {"elastic": [2]}, {"elastic": [3, 2]}, {"global_batch": 6, "workers": 4}, {"sft_weight": 0.5}, {"loss": "tvd", "learn_turns": "all"},
+        {"loss": "uld", "teacher": {"model": "t"}},
+        {"hidden": PAIRS}, {"attention_transfer": PAIRS},
+        {"teacher": {"model": "t"}, "attention_transfer": PAIRS, "attention": "sdpa"},
+        {"loss": "reverse_kl", "lora": {"targets": ["q_proj", "lm_head"]}}, {"loss": "jsd", "jsd_beta": 1}, {"skew": 0},
     ],
     EvaluateSpec: [{"metrics": "bleu"}, {"bootstrap_samples": 10}],
     ServeSpec: [{"port": 70000}, {"port": 0}, {"api_key_env": "a key"}],
