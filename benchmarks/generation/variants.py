@@ -122,7 +122,7 @@ def ray_data_llm(task: dict[str, Any], k: int, work: Path, **more: Any) -> tuple
             async for row in super().udf(batch):
                 yield row | {"started": started}
 
-    stage.fn = Timed
+    stage.__dict__["fn"] = Timed  # an assignment would validate the stage again, which forgets its bundles and asks for a GPU
     processor(data).write_parquet(str(out))
     finished = max(file.stat().st_mtime for file in out.glob("*.parquet"))
     table = pq.read_table(out, columns=["row", "token_ids", "started"]).sort_by("row")
