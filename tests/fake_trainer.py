@@ -22,15 +22,15 @@ class FakeEngine:
     steps: int = 0
     learning_rates: list[float] = field(default_factory=list)
 
-    def step(self, batches: Iterable[Any], tokens: int, learning_rate: float) -> tuple[float, float]:
-        """Loss: mean label; gradient norm: 1."""
+    def step(self, batches: Iterable[Any], tokens: int, learning_rate: float) -> tuple[float, float, float]:
+        """Loss: mean label; accuracy: 0; gradient norm: 1."""
         if self.steps + 1 == self.die_at_step:
             raise RuntimeError(f"fake engine died at step {self.die_at_step}")
         total = sum(float(batch.labels_N.sum()) for batch in batches)
         self.steps += 1
         self.weight += learning_rate * total
         self.learning_rates.append(learning_rate)
-        return (float("nan") if self.steps == self.nan_at_step else total / tokens), 1.0
+        return (float("nan") if self.steps == self.nan_at_step else total / tokens), 0.0, 1.0
 
     def validate(self, batches: Iterable[Any], tokens: int) -> float:
         """Mean label."""

@@ -26,22 +26,23 @@ class TorchEngine:
             self._named.values(), betas=(0.9, spec.adam_beta2), weight_decay=spec.weight_decay, fused=True
         )
 
-    def step(self, batches: Iterable[Batch], tokens: int, learning_rate: float) -> tuple[float, float]:
+    def step(self, batches: Iterable[Batch], tokens: int, learning_rate: float) -> tuple[float, float, float]:
         self._optimizer.param_groups[0]["lr"] = learning_rate
-        total = torch.zeros((), device=self._device)
+        sums = torch.zeros(2, device=self._device)
         for batch in batches:
-            loss = self._student(batch.to(self._device)) / tokens
-            loss.backward()
-            total += loss.detach()
+            loss, correct = self._student(batch.to(self._device))
+            (loss / tokens).backward()
+            sums += torch.stack([loss.detach(), correct])
         norm = torch.nn.utils.clip_grad_norm_(self._named.values(), self._clip)
         self._optimizer.step()
         self._optimizer.zero_grad()
-        return float(total), float(norm)
+        loss, accuracy = (sums / tokens).tolist()
+        return loss, accuracy, float(norm)
 
     def validate(self, batches: Iterable[Batch], tokens: int) -> float:
         self._student.eval()
         with torch.inference_mode():
-            total = sum(float(self._student(batch.to(self._device))) for batch in batches)
+            total = sum(float(self._student(batch.to(self._device))[0]) for batch in batches)
         self._student.train()
         return total / tokens
 

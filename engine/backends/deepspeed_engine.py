@@ -45,7 +45,7 @@ def zero_config(spec: TrainSpec, device: str) -> dict[str, Any]:
 
 
 def build(spec: TrainSpec, student: Any, *, device: str) -> DeepSpeedEngine:
-    """Wrap `student` (a module whose forward gives a summed loss, with the model to save as `.model`).
+    """Wrap `student` (a module whose forward gives summed loss and number of right tokens, with the model to save as `.model`).
 
     torch.distributed must be initialised: gloo on CPU, nccl on GPU.
     """
@@ -83,19 +83,21 @@ class DeepSpeedEngine:
 
             self._adam.register_step_pre_hook(clip)
 
-    def step(self, batches: Iterable[Any], tokens: int, learning_rate: float) -> tuple[float, float]:
-        """One optimizer step; mean loss over `tokens` target tokens of all ranks, and the gradients' norm."""
+    def step(self, batches: Iterable[Any], tokens: int, learning_rate: float) -> tuple[float, float, float]:
+        """One optimizer step over `tokens` targets of all ranks: mean loss, token accuracy, and the gradients' norm."""
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
-        total = torch.zeros((), device=self._engine.device)
+        sums = torch.zeros(2, device=self._engine.device)
         for batch in batches:
-            loss = self._engine(batch.to(self._engine.device))
+            loss, correct = self._engine(batch.to(self._engine.device))
             # DeepSpeed averages gradients over workers; the objective is one sum over all of them.
             self._engine.backward(loss * (self._workers / tokens), scale_wrt_gas=False)
-            total += loss.detach()
+            sums += torch.stack([loss.detach(), correct])
         self._engine.step()
         norm = self._engine.get_global_grad_norm() if self._norm is None else self._norm
-        return self._summed(total) / tokens, float(norm)
+        distributed.all_reduce(sums)
+        loss, accuracy = (sums / tokens).tolist()
+        return loss, accuracy, float(norm)
 
     def validate(self, batches: Iterable[Any], tokens: int) -> float:
         """Mean loss over `tokens` target tokens of all ranks."""
@@ -103,13 +105,10 @@ class DeepSpeedEngine:
         total = torch.zeros((), device=self._engine.device)
         with torch.no_grad():
             for batch in batches:
-                total += self._engine(batch.to(self._engine.device))
+                total += self._engine(batch.to(self._engine.device))[0]
         self._engine.train()
-        return self._summed(total) / tokens
-
-    def _summed(self, value: torch.Tensor) -> float:
-        distributed.all_reduce(value)
-        return float(value)
+        distributed.all_reduce(total)
+        return float(total) / tokens
 
     def save(self) -> dict[str, Any]:
         """Whole fp32 tensors of every n-th parameter: "weight/…", "exp_avg/…", "exp_avg_sq/…"."""

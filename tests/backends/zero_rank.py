@@ -41,7 +41,7 @@ def main(plan_file: str, rank: int) -> None:
         for step in remaining_steps(blocks, Schedule(len(blocks), 6, 3, spec), run["first"], rank=rank, workers=workers):
             if step.number > run["last"]:
                 break
-            loss, norm = engine.step(step.batches, step.tokens, step.learning_rate)
+            loss, _, norm = engine.step(step.batches, step.tokens, step.learning_rate)
             losses.append(loss)
             norms.append(norm)
         mine = rank_batches(torch.arange(len(blocks)).numpy(), rank, workers, 4)

@@ -30,8 +30,8 @@ from engine.stages.train.student import Student, export, load_model, load_tokeni
 class Engine(Protocol):
     """What the loop needs of DeepSpeed, and of the doubles in tests."""
 
-    def step(self, batches: Iterable[Batch], tokens: int, learning_rate: float) -> tuple[float, float]:
-        """One optimizer step; mean loss over `tokens` (of all ranks), and the gradients' norm before clipping."""
+    def step(self, batches: Iterable[Batch], tokens: int, learning_rate: float) -> tuple[float, float, float]:
+        """One optimizer step over `tokens` targets of all ranks: mean loss, token accuracy, and the gradients' norm before clipping."""
 
     def validate(self, batches: Iterable[Batch], tokens: int) -> float:
         """Mean loss over `tokens`, without a gradient."""
@@ -62,14 +62,14 @@ def fit(engine: Engine, steps: Iterable[Step], report: Callable[..., None], afte
     for step in steps:
         began = time.perf_counter()
         torch.manual_seed(step.seed)
-        loss, grad_norm = engine.step(step.batches, step.tokens, step.learning_rate)
+        loss, accuracy, grad_norm = engine.step(step.batches, step.tokens, step.learning_rate)
         if not math.isfinite(loss):
             raise StageError(
                 f"train: the loss of step {step.number} is {loss}; lower train.learning_rate (now {step.learning_rate:g}) or"
                 " train.max_grad_norm"
             )
         report(
-            step.number, loss=loss, lr=step.learning_rate, grad_norm=grad_norm, tokens=step.tokens,
+            step.number, loss=loss, accuracy=accuracy, lr=step.learning_rate, grad_norm=grad_norm, tokens=step.tokens,
             seconds=time.perf_counter() - began,
         )
         after_step(step.number)

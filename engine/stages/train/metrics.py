@@ -1,6 +1,6 @@
 """What training writes down while it runs: metrics.jsonl and TensorBoard events; and the driver's view of the former.
 
-Lines of metrics.jsonl: {step, loss, lr, grad_norm, tokens, seconds} after each step, {step, validation_loss} now and then.
+Lines of metrics.jsonl: {step, loss, accuracy, lr, grad_norm, tokens, seconds} after each step, {step, validation_loss} now and then.
 """
 
 from __future__ import annotations

@@ -37,12 +37,13 @@ class Student(nn.Module):
     def _select_targets(self, module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         return (args[0].flatten(0, 1)[self._where_N], *args[1:])
 
-    def forward(self, batch: Batch) -> torch.Tensor:
-        """Sum of the loss over the batch's N targets, in fp32."""
+    def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sum of the loss over the batch's N targets, and how many of them have the largest logit; both fp32."""
         self._where_N = batch.where_N
         # Without a mask, transformers derives the examples' borders from the position ids.
         logits_NV = self.model(input_ids=batch.input_ids_BL, position_ids=batch.position_ids_BL, use_cache=False).logits
-        return LOSSES[self.spec.loss](logits_NV.float(), batch, self.spec)
+        loss = LOSSES[self.spec.loss](logits_NV.float(), batch, self.spec)
+        return loss, (logits_NV.detach().argmax(1) == batch.labels_N).sum().float()
 
 
 def load_tokenizer(spec: TrainSpec) -> PreTrainedTokenizerBase:
