@@ -71,6 +71,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tie_word_embeddings=True,
     )
     AutoModelForCausalLM.from_config(config).save_pretrained(folder / "model")
+    config.hidden_size, config.tie_word_embeddings, config.num_hidden_layers = 48, False, 3
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder / "teacher")
     rng = np.random.default_rng(0)
     rows = [TokenSequence(rng.integers(0, 48, n, dtype=np.int32), np.arange(n) >= n // 2) for n in rng.integers(4, 30, 40)]
     write_blocks(rows, folder / "blocks", "train", room=32, seed=0)
@@ -120,6 +122,46 @@ def test_two_workers_in_any_layout_continue_one_workers_checkpoint(
         assert merged.keys() == whole.keys()
         for name, tensor in whole.items():
             torch.testing.assert_close(merged[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+KINDS = {
+    "lora": {"lora": {"rank": 4}},
+    "teacher": {
+        "loss": "forward_kl", "teacher": {"model": "teacher"}, "hidden": {"layers": [[1, 2]]}, "attention_transfer": {"layers": [[2, 3]]},
+    },
+}
+
+
+@pytest.mark.slow
+def test_adapters_and_live_teachers_train_alike_in_every_layout(folder: Path) -> None:
+    def runs(*stages: int, **more: Any) -> list[dict[str, Any]]:
+        at_folder = {"teacher": KINDS["teacher"] | {"teacher": {"model": str(folder / "teacher")}}}
+        return [run(stage, **kind, **more) for kind in (KINDS | at_folder).values() for stage in stages]
+
+    reference = run_ranks(folder, "kinds-1", 1, runs(2, save=folder / "kinds"))
+    sharded = run_ranks(folder, "kinds-2", 2, runs(0, 3))
+    for at, kind in enumerate(KINDS):
+        for stage in (0, 1):
+            seen = sharded[2 * at + stage]
+            assert seen["losses"] == pytest.approx(reference[at]["losses"], rel=1e-4), (kind, stage)
+            assert seen["norms"] == pytest.approx(reference[at]["norms"], rel=5e-4), (kind, stage)
+        assert reference[at]["losses"][-1] < reference[at]["losses"][0]
+        names = {name.split(".")[0] for name in torch.load(folder / f"kinds-1-{at}.pt")}
+        assert names == ({"model"} if kind == "lora" else {"model", "match"})
+    assert all("lora_" in name for name in torch.load(folder / "kinds-2-1.pt"))
+    assert not any(name.startswith("teacher.") for name in torch.load(folder / "kinds-2-3.pt"))
+
+
+def test_the_jobs_own_settings_win_over_further_ones() -> None:
+    more = {"zero_optimization": {"stage": 1, "reduce_bucket_size": 1000}, "wall_clock_breakdown": True}
+    config = zero_config(TrainSpec(student="x", zero_stage=3, deepspeed=more), "gpu")
+    assert config["zero_optimization"] == {"stage": 3, "reduce_bucket_size": 1000}
+    assert config["wall_clock_breakdown"] is True
+
+
+def test_nvme_names_its_folder_for_parameters_and_optimizer() -> None:
+    zero = zero_config(TrainSpec(student="x", zero_stage=3, offload="nvme", nvme_path="/nvme"), "gpu")["zero_optimization"]
+    assert zero["offload_param"] == zero["offload_optimizer"] == {"device": "nvme", "nvme_path": "/nvme", "pin_memory": True}
 
 
 def test_offload_and_precision_reach_deepspeed() -> None:

@@ -32,7 +32,7 @@ def main(plan_file: str, rank: int) -> None:
     for run in plan["runs"]:
         began = time.perf_counter()
         spec = TrainSpec(student=plan["model"], **run["spec"])
-        engine = deepspeed_engine.build(spec, load_student(plan["model"], spec, "cpu"), device="cpu")
+        engine = deepspeed_engine.build(spec, load_student(plan["model"], spec, "cpu", 0), device="cpu")
         if run["load"]:
             engine.load(checkpoints.load(checkpoints.newest(Path(run["load"]))), run["first"])
         losses, norms = [], []

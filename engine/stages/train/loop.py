@@ -97,7 +97,7 @@ def train_worker(
     blocks = Blocks(out / "blocks", "train")
     held_out = Blocks(out / "blocks", "validation")
     schedule = Schedule(len(blocks), global_batch, seed, spec)
-    engine = build_engine(spec, load_student(start_from, spec, device), device=device)
+    engine = build_engine(spec, load_student(start_from, spec, device, seed), device=device)
     latest = checkpoints.newest(out / "checkpoints")
     start = latest.step if latest else 0
     if latest:

@@ -113,8 +113,8 @@ def load_tokenizer(spec: TrainSpec) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(source, revision=revision)
 
 
-def load_student(source: str, spec: TrainSpec, device: str) -> Student:
-    """The module to train, from the weights in `source`. StageError if the teacher's shapes cannot be matched."""
+def load_student(source: str, spec: TrainSpec, device: str, seed: int) -> Student:
+    """The module to train, from the weights in `source`: equal on every rank. StageError if the teacher's shapes cannot be matched."""
     revision = spec.revision if source == spec.student else None
     student = _load(source, revision, spec, device, **_quantized(spec.lora))
     if spec.gradient_checkpointing:
@@ -124,7 +124,9 @@ def load_student(source: str, spec: TrainSpec, device: str) -> Student:
     if spec.teacher:
         check_pairs(spec, student.config)
         teacher = _load(spec.teacher.model, spec.teacher.revision, spec, device)
-    return Student(student, spec, teacher).train()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "adapters"))
+        return Student(student, spec, teacher).train()
 
 
 def _load(source: str, revision: str | None, spec: TrainSpec, device: str, **more: Any) -> PreTrainedModel:

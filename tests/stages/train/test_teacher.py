@@ -136,7 +136,7 @@ def test_a_loaded_student_has_its_teacher_and_eager_attention_for_the_maps(tmp_p
         student=str(tmp_path / "student"), precision="fp32", loss="jsd", teacher={"model": str(tmp_path / "teacher")},
         attention_transfer={"layers": [[1, 1]]}, gradient_checkpointing=True,
     )
-    student = load_student(spec.student, spec, "cpu")
+    student = load_student(spec.student, spec, "cpu", 0)
     assert student.model.config._attn_implementation == student.teacher.config._attn_implementation == "eager"
     student(batch)[0].backward()
     assert student.model.model.embed_tokens.weight.grad.any()
