@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 
 from engine.spec import TrainSpec
-from engine.stages.train.packing import Batch
+from engine.stages.train.blocks import Batch
 from engine.stages.train.student import Student
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")

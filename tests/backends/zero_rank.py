@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM
 from engine.backends import deepspeed_engine
 from engine.spec import TrainSpec
 from engine.stages.train import checkpoints
+from engine.stages.train.blocks import Blocks, rank_batches
 from engine.stages.train.loop import remaining_steps
-from engine.stages.train.packing import Blocks, rank_batches
 from engine.stages.train.schedule import Schedule
 from engine.stages.train.student import DTYPES, Student
 
@@ -38,7 +38,7 @@ def main(plan_file: str, rank: int) -> None:
         if run["load"]:
             engine.load(checkpoints.load(checkpoints.newest(Path(run["load"]))), run["first"])
         losses, norms = [], []
-        for step in remaining_steps(blocks, Schedule(len(blocks), 6, 3, spec), run["first"], rank=rank, workers=workers):
+        for step in remaining_steps(blocks, Schedule(blocks.shard_sizes, 6, 3, spec), run["first"], rank=rank, workers=workers):
             if step.number > run["last"]:
                 break
             loss, _, norm = engine.step(step.batches, step.tokens, step.learning_rate)

@@ -18,10 +18,11 @@ from engine.errors import StageError
 from engine.progress import Context
 from engine.rundir import Counts, load_manifest, stage_files, write_atomic
 from engine.spec import TrainSpec
+from engine.stages.train.blocks import Blocks
 from engine.stages.train.data import load_sequences
 from engine.stages.train.loop import Engine, train_worker
 from engine.stages.train.metrics import follow, load_metrics
-from engine.stages.train.packing import Blocks, Packed, write_blocks
+from engine.stages.train.packing import Packed, write_blocks
 from engine.stages.train.schedule import Schedule
 from engine.stages.train.student import load_tokenizer, vocabulary_size, write_untrained
 
@@ -45,7 +46,7 @@ def run(
         train_worker, spec=spec, out=out.resolve(), start_from=str(untrained) if spec.init == "random" else spec.student,
         seed=ctx.seed, device=ctx.device, global_batch=global_batch, build_engine=build_engine,
     )
-    steps = Schedule(len(Blocks(out / "blocks", "train")), global_batch, ctx.seed, spec).steps
+    steps = Schedule(Blocks(out / "blocks", "train").shard_sizes, global_batch, ctx.seed, spec).steps
     ctx.progress.update(note=f"starting {spec.workers} workers")
     with follow(out / "metrics.jsonl", ctx.progress, steps):
         launch(work, workers=spec.workers, device=ctx.device, folder=out / "ray_train", max_failures=spec.max_failures)
@@ -57,7 +58,9 @@ def _pack(spec: TrainSpec, curated: Path, out: Path, tokenizer: Any, seed: int) 
     packed = {}
     for split in ("train", "validation"):
         sequences = load_sequences(stage_files(curated, f"data/{split}-"), spec, tokenizer, vocab_size)
-        packed[split] = write_blocks(sequences, out / "blocks", split, room=spec.block_tokens, seed=seed)
+        packed[split] = write_blocks(
+            sequences, out / "blocks", split, room=spec.block_tokens, seed=seed, long_examples=spec.long_examples
+        )
     if not packed["train"].shards:
         dropped = load_manifest(curated).dropped
         raise StageError(
@@ -91,6 +94,6 @@ def _counts(spec: TrainSpec, out: Path, packed: Packed, global_batch: int) -> Co
             "final_loss": steps[-1]["loss"], "validation_loss": validations[-1] if validations else None,
             "zero_stage": spec.zero_stage, "workers": spec.workers, "global_batch": global_batch,
             "student": "student", "baseline": "baseline" if spec.init == "random" else spec.student,
-            "baseline_revision": spec.revision,
+            "baseline_revision": spec.revision, "packing": packed.summary(),
         },
     )

@@ -21,8 +21,8 @@ from engine.errors import StageError
 from engine.records import derive_seed
 from engine.spec import TrainSpec
 from engine.stages.train import checkpoints
+from engine.stages.train.blocks import Batch, Blocks, rank_batches, shard_cache
 from engine.stages.train.metrics import Metrics
-from engine.stages.train.packing import Batch, Blocks, rank_batches
 from engine.stages.train.schedule import Schedule
 from engine.stages.train.student import Student, export, load_model, load_tokenizer
 
@@ -94,9 +94,8 @@ def train_worker(
 
     `start_from` is the folder or hub name of the weights that a first start takes.
     """
-    blocks = Blocks(out / "blocks", "train")
-    held_out = Blocks(out / "blocks", "validation")
-    schedule = Schedule(len(blocks), global_batch, seed, spec)
+    blocks, held_out = (Blocks(out / "blocks", split, shard_cache(spec)) for split in ("train", "validation"))
+    schedule = Schedule(blocks.shard_sizes, global_batch, seed, spec)
     model = load_model(start_from, spec)
     engine = build_engine(spec, Student(model, spec), device=device)
     latest = checkpoints.newest(out / "checkpoints")

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from engine.spec import TrainSpec
-from engine.stages.train.packing import Batch
+from engine.stages.train.blocks import Batch
 
 # Logit of what has no probability: exp() of it is 0, and unlike -inf it has no NaN gradients.
 _NOTHING = -1e9

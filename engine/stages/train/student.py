@@ -17,8 +17,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from engine.errors import StageError
 from engine.records import derive_seed
 from engine.spec import TrainSpec
+from engine.stages.train.blocks import Batch
 from engine.stages.train.losses import LOSSES
-from engine.stages.train.packing import Batch
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

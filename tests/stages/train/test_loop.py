@@ -12,9 +12,10 @@ from fake_trainer import FakeEngine
 from engine.errors import StageError
 from engine.spec import TrainSpec
 from engine.stages.train import checkpoints
+from engine.stages.train.blocks import Blocks
 from engine.stages.train.data import TokenSequence
 from engine.stages.train.loop import fit, remaining_steps
-from engine.stages.train.packing import Blocks, write_blocks
+from engine.stages.train.packing import write_blocks
 from engine.stages.train.schedule import Schedule
 
 SPEC = TrainSpec(student="x", epochs=2, learning_rate=1.0, batch_size=2)
@@ -35,7 +36,7 @@ def train(engine: FakeEngine, blocks: Blocks, root: Path, start: int = 0, every:
         if step % every == 0:
             checkpoints.save(root, step, engine.save(), {}, rank=0, workers=1, keep=2)
 
-    steps = remaining_steps(blocks, Schedule(len(blocks), 4, 1, SPEC), start, rank=0, workers=1)
+    steps = remaining_steps(blocks, Schedule(blocks.shard_sizes, 4, 1, SPEC), start, rank=0, workers=1)
     fit(engine, steps, lambda step, **values: lines.append({"step": step, **values}), checkpoint)
     return lines
 

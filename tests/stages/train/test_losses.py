@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from engine.spec import TrainSpec
+from engine.stages.train.blocks import Batch
 from engine.stages.train.losses import LOSSES
-from engine.stages.train.packing import Batch
 
 N, V = 5, 12
 

@@ -10,8 +10,9 @@ from transformers import AutoModelForCausalLM
 
 from engine.records import Signal
 from engine.spec import TrainSpec
+from engine.stages.train.blocks import Blocks, rank_batches
 from engine.stages.train.data import TokenSequence
-from engine.stages.train.packing import Blocks, pack, rank_batches, write_blocks
+from engine.stages.train.packing import pack, write_blocks
 from engine.stages.train.student import Student
 
 

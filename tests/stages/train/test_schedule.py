@@ -8,7 +8,7 @@ from engine.stages.train.schedule import Schedule
 
 
 def schedule(**fields: object) -> Schedule:
-    return Schedule(10, 4, 5, TrainSpec(student="x", epochs=3, learning_rate=1.0, **fields))
+    return Schedule((10,), 4, 5, TrainSpec(student="x", epochs=3, learning_rate=1.0, **fields))
 
 
 def test_each_epoch_takes_every_block_once_in_another_order() -> None:
