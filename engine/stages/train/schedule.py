@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,7 @@ class Schedule:
 
     @property
     def steps(self) -> int:
+        """Optimizer steps of the whole run."""
         return self.spec.epochs * self.steps_per_epoch
 
     def block_numbers(self, step: int) -> np.ndarray:
@@ -38,13 +40,28 @@ class Schedule:
         return order[at * self.global_batch : (at + 1) * self.global_batch]
 
     def learning_rate(self, step: int) -> float:
-        """Linear warm-up, then cosine to min_learning_rate_ratio at the last step."""
-        warmup = math.ceil(self.spec.warmup_ratio * self.steps)
+        """Linear warm-up over the first W steps, then peak * (r + (1 - r) * f(p)) with r = min_learning_rate_ratio.
+
+        p runs from 0 at the last step with the peak to 1 at the last step of all; f is the line of FALLS that the job names.
+        `cosine`, `linear` and `constant` begin after the warm-up; `wsd` (warm-up, stable, decay: Hu et al. 2024, MiniCPM,
+        arXiv:2404.06395) stays at the peak and falls in the last decay_ratio of the steps, linearly as in Hägele et al. 2024
+        (arXiv:2405.18392).
+        """
+        warmup, last = math.ceil(self.spec.warmup_ratio * self.steps), self.steps - 1
         if step < warmup:
             return self.spec.learning_rate * (step + 1) / warmup
-        progress = (step - warmup) / max(1, self.steps - 1 - warmup)
+        begin = max(warmup, last - math.ceil(self.spec.decay_ratio * self.steps)) if self.spec.schedule == "wsd" else warmup
+        progress = max(0, step - begin) / max(1, last - begin)
         floor = self.spec.min_learning_rate_ratio
-        return self.spec.learning_rate * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
+        return self.spec.learning_rate * (floor + (1 - floor) * FALLS[self.spec.schedule](progress))
+
+
+FALLS: dict[str, Callable[[float], float]] = {
+    "cosine": lambda p: 0.5 * (1 + math.cos(math.pi * p)),
+    "linear": lambda p: 1 - p,
+    "constant": lambda p: 1.0,
+    "wsd": lambda p: 1 - p,
+}
 
 
 @functools.lru_cache(maxsize=2)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from engine.spec import TrainSpec
-from engine.stages.train.schedule import Schedule
+from engine.stages.train.schedule import FALLS, Schedule
 
 
 def schedule(**fields: object) -> Schedule:
@@ -38,3 +38,20 @@ def test_the_learning_rate_rises_linearly_then_falls_as_a_cosine_to_its_floor() 
 
 def test_without_warm_up_the_first_step_has_the_peak() -> None:
     assert schedule(warmup_ratio=0.0).learning_rate(0) == 1
+
+
+@pytest.mark.parametrize(("fields", "expected"), [
+    ({"schedule": "linear"}, [1 / 3, 2 / 3, 1, 1, 0.82, 0.64, 0.46, 0.28, 0.1]),
+    ({"schedule": "constant"}, [1 / 3, 2 / 3, 1, 1, 1, 1, 1, 1, 1]),
+    ({"schedule": "wsd", "decay_ratio": 0.3}, [1 / 3, 2 / 3, 1, 1, 1, 1, 0.7, 0.4, 0.1]),
+    ({"schedule": "wsd", "decay_ratio": 1.0}, [1 / 3, 2 / 3, 1, 1, 0.82, 0.64, 0.46, 0.28, 0.1]),
+])
+def test_the_learning_rate_of_each_schedule(fields: dict[str, object], expected: list[float]) -> None:
+    plan = schedule(warmup_ratio=0.3, min_learning_rate_ratio=0.1, **fields)
+    assert [plan.learning_rate(step) for step in range(9)] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", FALLS)
+def test_a_run_of_one_step_takes_the_peak(name: str) -> None:
+    one = Schedule((3,), 4, 5, TrainSpec(student="x", epochs=1, learning_rate=1.0, warmup_ratio=0.0, schedule=name))
+    assert (one.steps, one.learning_rate(0)) == (1, 1)
