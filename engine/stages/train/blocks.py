@@ -135,6 +135,10 @@ class Blocks:
             tail_N=tail_N,
         )
 
+    def lengths(self, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Tokens of each example (or piece of one) in these blocks."""
+        return np.concatenate([_PADDING["tokens"][:0], *(self._row(int(number))["lengths"] for number in numbers)])
+
     def rows(self, number: int) -> np.ndarray:
         """The examples in one block, by their place in the curated split; a split example is in several blocks."""
         return self._row(number)["rows"]

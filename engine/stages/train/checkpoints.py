@@ -82,6 +82,17 @@ def newest(root: Path) -> Checkpoint | None:
     return next(reversed(complete(root)), None)
 
 
+def at_step(root: Path, step: int) -> Checkpoint:
+    """The complete checkpoint of one step. StageError if it is not there."""
+    found = next((checkpoint for checkpoint in complete(root) if checkpoint.step == step), None)
+    if found is None:
+        raise StageError(
+            f"train: the checkpoint of step {step} is not under {root}, or not whole; do all nodes share this folder, and has nothing"
+            " but this job changed it?"
+        )
+    return found
+
+
 def complete(root: Path) -> list[Checkpoint]:
     """Those whose marked files are all there in their sizes, oldest first."""
     found = []
