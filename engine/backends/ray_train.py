@@ -26,10 +26,11 @@ def run_workers(
 ) -> Any:
     """Call work(rank, workers, preempted) on every worker; rank 0's return value.
 
-    `workers` are the fewest and the most: between them there are as many as the cluster has room for, and when that changes Ray
-    Train ends all of them and calls the work again on the new number. So does a worker that dies, up to `max_failures` times;
-    then StageError with the cause's last lines. `preempted()` is True from the notice that a node of a worker is about to go;
-    work that then raises Preempted is called again at no failure's cost. What it raises as another EngineError is not tried again.
+    `workers` are the fewest and the most: there are as many as the nodes' devices allow (Ray does not see that something else
+    holds one, and waits for it). When nodes come or go Ray Train ends all workers and calls the work again. A worker that dies
+    restarts all of them, too, up to `max_failures` times; then StageError with the cause's last lines. `preempted()` is True
+    from the notice that a node of the run is about to go; work that then raises Preempted is called again at no failure's
+    cost. What it raises as another EngineError is not tried again.
     CapacityError if the cluster has too few devices: Ray Train itself would wait for them without a word.
     """
     # The controller is an actor: it takes these from the driver's environment.
