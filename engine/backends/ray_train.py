@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from engine.layout import Layout
 _log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 900  # workers import torch and deepspeed, which takes minutes on a busy machine
+LEAVING_TIMEOUT_S = 300  # from a notice to the end of a node; clouds give two minutes at most
 _ERROR_LINES = 15
 # What ranks report when another rank died: true, but not the cause.
 _PEER_LOST = re.compile(r"gloo|nccl|connection (closed|reset)|process ?group|collective", re.IGNORECASE)
@@ -64,6 +66,7 @@ def run_workers(
             rank, cause = root_cause(error)
             if isinstance(error, PreemptionError) or isinstance(cause, Preempted):
                 _log.warning("%s; starting again on what is left", cause)
+                _let_nodes_go()
                 continue
             if isinstance(cause, EngineError):
                 raise cause from error
@@ -72,6 +75,15 @@ def run_workers(
             _log.warning("workers failed (attempt %d of %d): %s", failures, max_failures + 1, last_lines)
             if failures > max_failures:
                 raise StageError(f"train: workers failed {failures} times, the last time with:\n{last_lines}") from error
+
+
+def _let_nodes_go() -> None:
+    """Wait until those that are about to go have gone: Ray Train still counts their devices, but gets none of them."""
+    from ray._private.state import state  # Ray Train's own watcher of such nodes reads it
+
+    deadline = time.monotonic() + LEAVING_TIMEOUT_S
+    while state.get_draining_nodes() and time.monotonic() < deadline:
+        time.sleep(1)
 
 
 def _enter(config: dict[str, Any]) -> Any:
