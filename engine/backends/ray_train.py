@@ -38,15 +38,17 @@ def run_workers(
     # The controller is an actor: it takes these from the driver's environment.
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_TIMEOUT_S))
+    from ray import PlacementGroupID
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import PreemptionError, TrainingFailedError
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
 
     from engine.backends.ray_cluster import require
 
     on_gpu, (fewest, most) = device == "gpu", workers
     require("train", Layout(replicas=workers, device=device, counted="workers"))
-    failures = 0
+    failures, groups = 0, _placement_groups()
     while True:
         trainer = TorchTrainer(
             _enter,
@@ -63,6 +65,8 @@ def run_workers(
         try:
             return trainer.fit().return_value
         except TrainingFailedError as error:
+            for group in _placement_groups() - groups:
+                remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
             rank, cause = root_cause(error)
             if isinstance(error, PreemptionError) or isinstance(cause, Preempted):
                 _log.warning("%s; starting again on what is left", cause)
@@ -75,6 +79,15 @@ def run_workers(
             _log.warning("workers failed (attempt %d of %d): %s", failures, max_failures + 1, last_lines)
             if failures > max_failures:
                 raise StageError(f"train: workers failed {failures} times, the last time with:\n{last_lines}") from error
+
+
+def _placement_groups() -> set[str]:
+    """Those of this job that hold devices. Ray Train forgets its own when a worker dies while the work is handed to it."""
+    import ray
+
+    own = ray.get_runtime_context().get_job_id()  # the end of each group's id
+    groups = ray.util.placement_group_table()
+    return {name for name, group in groups.items() if name.endswith(own) and group["state"] != "REMOVED"}
 
 
 def _let_nodes_go() -> None:

@@ -142,6 +142,7 @@ def fit(
         best = spec.export == "best" and held_out_loss is not None and validations.since_least == 0
         if ended or request or best or step.number % spec.checkpoint_steps == 0:
             validations = validations.saved(step.number, held_out_loss)
+            writer.wait()  # so that no two copies of the weights are in memory
             writer.save(step.number, engine.save(), validations)
         if request:
             saved = f"step {step.number} of {schedule.steps} is saved"

@@ -65,7 +65,7 @@ class TensorBoard:
 
 
 class WandB:
-    """A run of Weights & Biases with the id of the stage's folder, which a resume goes on with."""
+    """A run of Weights & Biases with the id of the stage's folder, which a resume goes on with; repeated steps keep their first figures."""
 
     def __init__(self, out: Path, start: int) -> None:
         import wandb
