@@ -18,7 +18,7 @@ from engine.errors import StageError
 from engine.progress import Context
 from engine.rundir import Counts, load_manifest, stage_files, write_atomic
 from engine.spec import TrainSpec
-from engine.stages.train.blocks import Blocks
+from engine.stages.train.blocks import Blocks, shard_cache
 from engine.stages.train.data import load_sequences
 from engine.stages.train.loop import Engine, train_worker
 from engine.stages.train.metrics import follow, load_metrics
@@ -46,7 +46,7 @@ def run(
         train_worker, spec=spec, out=out.resolve(), start_from=str(untrained) if spec.init == "random" else spec.student,
         seed=ctx.seed, device=ctx.device, global_batch=global_batch, build_engine=build_engine,
     )
-    steps = Schedule(Blocks(out / "blocks", "train").shard_sizes, global_batch, ctx.seed, spec).steps
+    steps = Schedule(Blocks(out / "blocks", "train", shard_cache(spec)).shard_sizes, global_batch, ctx.seed, spec).steps
     ctx.progress.update(note=f"starting {spec.workers} workers")
     with follow(out / "metrics.jsonl", ctx.progress, steps):
         launch(work, workers=spec.workers, device=ctx.device, folder=out / "ray_train", max_failures=spec.max_failures)
