@@ -21,7 +21,7 @@ from engine.errors import StageError
 from engine.progress import Context
 from engine.rundir import Counts, load_manifest, stage_files, write_atomic
 from engine.spec import TrainSpec
-from engine.stages.train.blocks import Blocks
+from engine.stages.train.blocks import Blocks, shard_cache
 from engine.stages.train.data import load_sequences
 from engine.stages.train.loop import STOP_FILE, Engine, train_worker
 from engine.stages.train.metrics import follow, load_metrics, require_trackers
@@ -51,7 +51,7 @@ def run(
         train_worker, spec=spec, out=out.resolve(), start_from=str(untrained) if spec.init == "random" else spec.student,
         seed=ctx.seed, device=ctx.device, global_batch=global_batch, build_engine=build_engine,
     )
-    steps = Schedule(Blocks(out / "blocks", "train").shard_sizes, global_batch, ctx.seed, spec).steps
+    steps = Schedule(Blocks(out / "blocks", "train", shard_cache(spec)).shard_sizes, global_batch, ctx.seed, spec).steps
     fewest, most = spec.worker_range
     ctx.progress.update(note=f"starting {fewest if fewest == most else f'{fewest} to {most}'} workers")
     with _stop_on_sigterm(out / STOP_FILE), follow(out / "metrics.jsonl", ctx.progress, steps):

@@ -54,8 +54,8 @@ class ShardCache:
     folder: Path
     limit_bytes: int
 
-    def fetch(self, shard: Path) -> Path:
-        """The copy of a shard, made when it is not there; the copies that were fetched longest ago make room for it.
+    def map(self, shard: Path) -> tuple[Path, pa.MemoryMappedFile]:
+        """The copy of a shard, made when it is not there; the copies that were mapped longest ago make room for it.
 
         A shard's name holds the hash of its content, so copies outlive a run and are right for any other. One that leaves
         while a worker still maps it stays readable to that worker.
@@ -66,17 +66,19 @@ class ShardCache:
             fcntl.flock(lock, fcntl.LOCK_EX)  # workers of a node want the same shard at the same time: one copies it
             if copy.exists():
                 os.utime(copy)
-                return copy
-            ages = sorted((entry.stat().st_mtime_ns, entry) for entry in self.folder.glob("*.arrow"))
-            room = self.limit_bytes - shard.stat().st_size - sum(entry.stat().st_size for _, entry in ages)
-            for _, entry in ages:
-                if room >= 0:
-                    break
-                room += entry.stat().st_size
-                entry.unlink()
-            shutil.copyfile(shard, partial)
-            os.replace(partial, copy)
-        return copy
+            else:
+                self._make_room(shard.stat().st_size)
+                shutil.copyfile(shard, partial)
+                os.replace(partial, copy)
+            return copy, pa.memory_map(str(copy))  # mapped before another worker can make room
+
+    def _make_room(self, size_bytes: int) -> None:
+        oldest = sorted((entry.stat().st_mtime_ns, entry) for entry in self.folder.glob("*.arrow"))
+        excess = size_bytes - self.limit_bytes + sum(entry.stat().st_size for _, entry in oldest)
+        while excess > 0 and oldest:
+            _, entry = oldest.pop(0)
+            excess -= entry.stat().st_size
+            entry.unlink()
 
 
 def shard_cache(spec: TrainSpec) -> ShardCache | None:
@@ -101,9 +103,9 @@ class Blocks:
             window = sum(sorted((shard.stat().st_size for shard in self._shards), reverse=True)[:WINDOW_SHARDS])
             if window > cache.limit_bytes:
                 raise StageError(
-                    f"train: cache_gib={cache.limit_bytes / GIB:.3g} is less than the {window / GIB:.3g} GiB that {WINDOW_SHARDS} shards of"
-                    f" {folder} take, among which blocks are shuffled, so each would be copied again and again; raise"
-                    " train.cache_gib, or leave train.cache_dir out"
+                    f"train: cache_gib={cache.limit_bytes / GIB:.3g} is less than the {window / GIB:.3g} GiB of the"
+                    f" {min(WINDOW_SHARDS, len(self._shards))} shards of {folder} among which blocks are shuffled, so each would be"
+                    " copied again and again; raise train.cache_gib, or leave train.cache_dir out"
                 )
 
     def __len__(self) -> int:
@@ -147,17 +149,18 @@ class Blocks:
         """One block's columns, as views of the mapped shard."""
         shard = int(np.searchsorted(self._starts, number, "right")) - 1
         if shard not in self._mapped:
-            path = self._cache.fetch(self._shards[shard]) if self._cache else self._shards[shard]
+            path = self._shards[shard]
+            path, file = self._cache.map(path) if self._cache else (path, pa.memory_map(str(path)))
             # A map would keep the disk space of a copy that has left.
-            self._mapped = {at: mapped for at, mapped in self._mapped.items() if mapped[0].exists()} | {shard: (path, _map(path))}
+            self._mapped = {at: mapped for at, mapped in self._mapped.items() if mapped[0].exists()} | {shard: (path, _columns(file))}
         at = number - int(self._starts[shard])
         return {name: values[ends[at] : ends[at + 1]] for name, (values, ends) in self._mapped[shard][1].items()}
 
 
-def _map(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _columns(file: pa.MemoryMappedFile) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Each column of a shard as its values, laid end to end, and the borders of its blocks."""
-    reader = pa.ipc.open_file(pa.memory_map(str(path)))
-    assert reader.num_record_batches == 1, f"{path} has {reader.num_record_batches} record batches"
+    reader = pa.ipc.open_file(file)
+    assert reader.num_record_batches == 1, f"a shard of {reader.num_record_batches} record batches"
     columns = reader.get_batch(0)
     return {name: (columns[name].values.to_numpy(), columns[name].offsets.to_numpy()) for name in BLOCK.names}
 

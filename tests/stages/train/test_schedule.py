@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from engine.spec import TrainSpec
-from engine.stages.train.schedule import FALLS, Schedule
+from engine.stages.train.schedule import FALLS, WINDOW_SHARDS, Schedule
 
 
 def schedule(**fields: object) -> Schedule:
@@ -23,6 +23,25 @@ def test_each_epoch_takes_every_block_once_in_another_order() -> None:
 def test_workers_and_micro_batches_do_not_change_the_order() -> None:
     one, two = schedule(), schedule(workers=4, batch_size=7, accumulation=3, zero_stage=3)
     assert all(np.array_equal(one.block_numbers(step), two.block_numbers(step)) for step in range(9))
+
+
+def test_blocks_are_shuffled_within_windows_of_shuffled_shards() -> None:
+    sizes = tuple(range(5, 25))
+    plan = Schedule(sizes, sum(sizes), 5, TrainSpec(student="x", epochs=2))
+    shard_of = np.repeat(np.arange(20), sizes)
+    first, second = (shard_of[plan.block_numbers(epoch)] for epoch in (0, 1))
+    assert sorted(plan.block_numbers(0).tolist()) == list(range(sum(sizes)))
+    windows, at = [], 0
+    while at < len(first):  # a window ends where its shards have all been read
+        shards = set()
+        while at < len(first) and (len(shards) < WINDOW_SHARDS or first[at] in shards):
+            shards.add(int(first[at]))
+            at += 1
+        windows.append(shards)
+    assert [len(window) for window in windows] == [8, 8, 4]
+    assert len(set.union(*windows)) == 20
+    assert np.count_nonzero(np.diff(first[:40])) > 25  # blocks of a window's shards alternate
+    assert set(second[:40].tolist()) != set(first[:40].tolist())
 
 
 def test_the_learning_rate_rises_linearly_then_falls_as_a_cosine_to_its_floor() -> None:
