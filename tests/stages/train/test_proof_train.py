@@ -19,7 +19,6 @@ import psutil
 import pytest
 import torch
 from forked_workers import run_forked
-from proof_driver import main as run_driver
 
 from engine.progress import Context
 from engine.spec import TrainSpec
@@ -50,9 +49,12 @@ class Job:
         plan = self.out.parent / "plan.json"
         plan.write_text(json.dumps(self.plan))
         environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, str(Path(__file__).with_name("proof_driver.py")), str(plan)]
+        command = [sys.executable, str(ROOT / "tests/proof_driver.py"), str(plan)]
         with (self.out.parent / "driver.log").open("ab") as log:
             return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+
+    def run(self) -> None:
+        assert self.start().wait(PATIENCE_S) == 0, self.last_words()
 
     def last_words(self) -> str:
         return (self.out.parent / "driver.log").read_text()[-4000:]
@@ -95,7 +97,7 @@ def whole(address: str, spec: TrainSpec, write_curated: Callable[..., Path], tmp
     """The uninterrupted run of two workers with ZeRO-2, all of whose checkpoints are kept."""
     job = Job(tmp_path / "whole", write_curated(), spec, address=address)
     job.plan["spec"]["keep_checkpoints"] = 1000
-    run_driver(job.plan)
+    job.run()
     return job
 
 
@@ -157,7 +159,7 @@ def test_sigterm_saves_and_the_same_command_resumes(whole: Job, address: str, tm
     step = checkpoints.newest(job.out / "checkpoints").step
     assert f"stopped as asked; step {step} of 160 is saved, and the same command resumes" in job.last_words()
     assert step == len(job.lines())
-    assert job.start().wait(PATIENCE_S) == 0, job.last_words()
+    job.run()
     assert job.losses() == whole.losses()
 
 
@@ -168,7 +170,7 @@ def test_another_number_of_workers_or_zero_stage_goes_on_where_two_workers_were(
     back_to(whole, 80)
     whole.plan["spec"] |= {"workers": workers, "zero_stage": zero_stage}
     before = whole.losses()
-    run_driver(whole.plan)
+    whole.run()
     after = whole.losses()
     assert after[:80] == before[:80]
     difference = max(abs(a / b - 1) for a, b in zip(after[80:], before[80:], strict=True))
@@ -189,11 +191,11 @@ def test_one_workers_checkpoint_goes_on_with_two(
 ) -> None:
     job = Job(tmp_path / "one", write_curated(), spec, address=address)
     job.plan["spec"] |= {"workers": 1, "keep_checkpoints": 1000}
-    run_driver(job.plan)
+    job.run()
     before = job.losses()
     back_to(job, 80)
     job.plan["spec"]["workers"] = 2
-    run_driver(job.plan)
+    job.run()
     record_property("next step, relative", abs(job.losses()[80] / before[80] - 1))
     assert job.losses()[80] == pytest.approx(before[80], rel=1e-4)
 
@@ -204,8 +206,7 @@ def test_workers_follow_the_nodes_that_go_and_come(
     """elastic: [1, 2] on two nodes of one CPU. One gets a notice, is saved to the step, and goes; later another one comes."""
     job = Job(tmp_path / "elastic", Path(whole.plan["curated"]), spec, address="own", seconds_per_step=1.0)
     job.plan["spec"] |= {"elastic": [1, 2], "checkpoint_steps": 10, "keep_checkpoints": 1000}
-    driver = job.start()
-    assert driver.wait(PATIENCE_S) == 0, job.last_words()
+    job.run()
     sizes = {checkpoint.step: checkpoint.facts["workers"] for checkpoint in checkpoints.complete(job.out / "checkpoints")}
     record_property("workers by saved step", sizes)
     saved_by_notice = [step for step in sizes if step % 10]
