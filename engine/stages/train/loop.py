@@ -217,15 +217,18 @@ def train_worker(
     writer = Writer(
         root, attempt, facts | {"workers": workers}, rank=rank.number, workers=workers, keep=spec.keep_checkpoints, on_step=on_save
     )
-    validations = fit(
-        engine, blocks, held_out, schedule, writer, rank=rank, start=start, validations=validations, asked=asked, figures=figures,
-        report=metrics.write if metrics else lambda step, **values: None,
-    )
+    try:
+        validations = fit(
+            engine, blocks, held_out, schedule, writer, rank=rank, start=start, validations=validations, asked=asked, figures=figures,
+            report=metrics.write if metrics else lambda step, **values: None,
+        )
+    finally:
+        if metrics:
+            metrics.close()
     if spec.export == "best" and validations.best_step is not None:
         best = checkpoints.at_step(root, validations.best_step)
         engine.load(best.load(), best.step)
     weights = engine.export()
-    if metrics and weights is not None:
-        metrics.close()
+    if weights is not None:
         export(*merged_weights(weights, start_from, spec), load_tokenizer(spec), out / "student")
     return {"workers": workers, "best_step": validations.best_step, "best_validation_loss": validations.best_loss}
