@@ -5,6 +5,7 @@
     ├── InputError      a row or file of the user's data is wrong                                     (exit 1)
     ├── CapacityError   the job wants more than the cluster has                                       (exit 1)
     └── StageError      a stage could not do its work; what it finished is kept                       (exit 1)
+        └── Preempted   a node is about to be taken away; the work is saved, to go on without it
 
 They carry one string and no other constructor argument, so that they survive pickling between Ray processes.
 """
@@ -32,3 +33,7 @@ class CapacityError(EngineError):
 
 class StageError(EngineError):
     """A stage stopped; the same command resumes it."""
+
+
+class Preempted(StageError):
+    """Work was saved and left because a node is about to be taken away; it can go on at once on what remains."""

@@ -448,7 +448,7 @@ class TrainSpec(Block):
     cache_dir: str | None = placement(None)
     """Local folder to which workers copy the shards that they read; none: read where they lie."""
     cache_gib: float = placement(50.0, gt=0)
-    """Most that cache_dir may hold per worker, in GiB; at least one shuffling window of shards (2 GiB)."""
+    """Most that cache_dir may hold on a node, in GiB; at least one shuffling window of shards (2 GiB)."""
     checkpoint_steps: int = placement(200, ge=1)
     """Optimizer steps between checkpoints."""
     keep_checkpoints: int = placement(2, ge=1)

@@ -13,11 +13,13 @@ import torch
 class FakeEngine:
     """`weight` is the running sum of learning rate x labels, so any lost or repeated batch shows in it.
 
-    die_at_step: raise RuntimeError in that call of `step`. nan_at_step: report a loss that is not a number.
+    die_at_step: raise RuntimeError in that call of `step`. wrong_at_step: report this loss and gradient norm at that step.
+    validation_losses: what `validate` gives after so many steps, in place of the mean label.
     """
 
     die_at_step: int | None = None
-    nan_at_step: int | None = None
+    wrong_at_step: tuple[int, float, float] | None = None
+    validation_losses: Mapping[int, float] | None = None
     weight: float = 0.0
     steps: int = 0
     learning_rates: list[float] = field(default_factory=list)
@@ -30,11 +32,14 @@ class FakeEngine:
         self.steps += 1
         self.weight += learning_rate * total
         self.learning_rates.append(learning_rate)
-        return (float("nan") if self.steps == self.nan_at_step else total / tokens), 0.0, 1.0
+        if self.wrong_at_step and self.steps == self.wrong_at_step[0]:
+            return self.wrong_at_step[1], 0.0, self.wrong_at_step[2]
+        return total / tokens, 0.0, 1.0
 
     def validate(self, batches: Iterable[Any], tokens: int) -> float:
-        """Mean label."""
-        return sum(float(batch.labels_N.sum()) for batch in batches) / tokens
+        """Mean label, or what was told."""
+        mean = sum(float(batch.labels_N.sum()) for batch in batches) / tokens
+        return self.validation_losses[self.steps] if self.validation_losses else mean
 
     def save(self) -> dict[str, torch.Tensor]:
         """The one number."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 
 from engine.spec import TrainSpec
-from engine.stages.train.packing import Batch
+from engine.stages.train.blocks import Batch
 from engine.stages.train.student import Student
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -48,8 +49,9 @@ class TorchEngine:
 
     def save(self) -> dict[str, torch.Tensor]:
         state = self._optimizer.state
-        weights = {f"weight/{name}": param.detach().cpu() for name, param in self._named.items()}
-        return weights | {f"{key}/{name}": state[param][key].cpu() for name, param in self._named.items() for key in _MOMENTS}
+        weights = {f"weight/{name}": param.detach() for name, param in self._named.items()}
+        weights |= {f"{key}/{name}": state[param][key] for name, param in self._named.items() for key in _MOMENTS}
+        return {name: tensor.to("cpu", copy=True) for name, tensor in weights.items()}
 
     def load(self, tensors: Mapping[str, torch.Tensor], step: int) -> None:
         for name, param in self._named.items():
@@ -61,6 +63,6 @@ class TorchEngine:
         return {name: param.detach().cpu() for name, param in self._named.items()}
 
 
-def run_in_process(work: Callable[[int, int], None], **placement: object) -> None:
-    """One worker, in this process, whatever the placement asks for."""
-    work(0, 1)
+def run_in_process(work: Callable[..., dict[str, Any]], **placement: object) -> dict[str, Any]:
+    """One worker, in this process, whatever the placement asks for; no node of it ever goes away."""
+    return work(0, 1, lambda: False)

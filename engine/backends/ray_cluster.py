@@ -31,6 +31,7 @@ JOB_ENVIRONMENT = {
 
 CONNECT_TIMEOUT_S = 10
 FREE_WAIT_S = 60
+STOP_WAIT_S = 600  # from SIGTERM to SIGKILL when a job is stopped (Ray: 3), for training to save first
 LOCAL = "local"  # without it ray.init would join whatever cluster was started last on this machine
 
 
@@ -151,7 +152,7 @@ def submit(cluster: Cluster, entrypoint: str, *, secrets: Mapping[str, str], on_
     Raises CapacityError if the cluster does not answer and StageError if the job fails or is stopped.
     """
     client = _job_client(cluster)
-    runtime_env: dict = {"env_vars": dict(cluster.env) | dict(secrets)}
+    runtime_env: dict = {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)} | dict(cluster.env) | dict(secrets)}
     if cluster.working_dir:
         runtime_env |= {"working_dir": cluster.working_dir, "excludes": [".venv", ".git", "runs"]}
     try:

@@ -5,46 +5,57 @@ from __future__ import annotations
 import logging
 import os
 import re
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from engine.errors import EngineError, StageError
+from engine.errors import EngineError, Preempted, StageError
 from engine.layout import Layout
 
 _log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 900  # workers import torch and deepspeed, which takes minutes on a busy machine
+LEAVING_TIMEOUT_S = 300  # from a notice to the end of a node; clouds give two minutes at most
 _ERROR_LINES = 15
 # What ranks report when another rank died: true, but not the cause.
 _PEER_LOST = re.compile(r"gloo|nccl|connection (closed|reset)|process ?group|collective", re.IGNORECASE)
 
 
-def run_workers(work: Callable[[int, int], Any], *, workers: int, device: str, folder: Path, max_failures: int) -> Any:
-    """Call work(rank, workers) on every worker; rank 0's return value.
+def run_workers(
+    work: Callable[[int, int, Callable[[], bool]], Any], *, workers: tuple[int, int], device: str, folder: Path, max_failures: int
+) -> Any:
+    """Call work(rank, workers, preempted) on every worker; rank 0's return value.
 
-    A worker that dies restarts all of them, up to `max_failures` times; then StageError with the cause's last lines. What
-    the work itself raises as an EngineError is not tried again.
+    `workers` are the fewest and the most: there are as many as the nodes' devices allow (Ray does not see that something else
+    holds one, and waits for it). When nodes come or go Ray Train ends all workers and calls the work again. A worker that dies
+    restarts all of them, too, up to `max_failures` times; then StageError with the cause's last lines. `preempted()` is True
+    from the notice that a node of the run is about to go; work that then raises Preempted is called again at no failure's
+    cost. What it raises as another EngineError is not tried again.
     CapacityError if the cluster has too few devices: Ray Train itself would wait for them without a word.
     """
     # The controller is an actor: it takes these from the driver's environment.
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_TIMEOUT_S))
+    from ray import PlacementGroupID
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
-    from ray.train.v2.api.exceptions import TrainingFailedError
+    from ray.train.v2.api.exceptions import PreemptionError, TrainingFailedError
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
 
     from engine.backends.ray_cluster import require
 
-    on_gpu = device == "gpu"
-    require("train", Layout(replicas=(workers, workers), device=device, counted="workers"))
-    for attempt in range(1, max_failures + 2):
+    on_gpu, (fewest, most) = device == "gpu", workers
+    require("train", Layout(replicas=workers, device=device, counted="workers"))
+    failures, groups = 0, _placement_groups()
+    while True:
         trainer = TorchTrainer(
             _enter,
             train_loop_config={"work": work, "on_gpu": on_gpu},
             scaling_config=ScalingConfig(
-                num_workers=workers, use_gpu=on_gpu, resources_per_worker={"GPU": 1} if on_gpu else {"CPU": 1}
+                num_workers=workers if fewest < most else most, use_gpu=on_gpu,
+                resources_per_worker={"GPU": 1} if on_gpu else {"CPU": 1},
             ),
             torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
             # The same name would make Ray restore its own idea of the run; ours lies in the task's folder. Ray is left no
@@ -54,22 +65,57 @@ def run_workers(work: Callable[[int, int], Any], *, workers: int, device: str, f
         try:
             return trainer.fit().return_value
         except TrainingFailedError as error:
+            for group in _placement_groups() - groups:
+                remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
             rank, cause = root_cause(error)
+            if isinstance(error, PreemptionError) or isinstance(cause, Preempted):
+                _log.warning("%s; starting again on what is left", cause)
+                _let_nodes_go()
+                continue
             if isinstance(cause, EngineError):
                 raise cause from error
+            failures += 1
             last_lines = f"rank {rank}: " + "\n".join(str(cause).strip().splitlines()[-_ERROR_LINES:])
-            _log.warning("workers failed (attempt %d of %d): %s", attempt, max_failures + 1, last_lines)
-    raise StageError(f"train: workers failed {max_failures + 1} times, the last time with:\n{last_lines}")
+            _log.warning("workers failed (attempt %d of %d): %s", failures, max_failures + 1, last_lines)
+            if failures > max_failures:
+                raise StageError(f"train: workers failed {failures} times, the last time with:\n{last_lines}") from error
+
+
+def _placement_groups() -> set[str]:
+    """Those of this job that hold devices. Ray Train forgets its own when a worker dies while the work is handed to it."""
+    import ray
+
+    own = ray.get_runtime_context().get_job_id()  # the end of each group's id
+    groups = ray.util.placement_group_table()
+    return {name for name, group in groups.items() if name.endswith(own) and group["state"] != "REMOVED"}
+
+
+def _let_nodes_go() -> None:
+    """Wait until those that are about to go have gone: Ray Train still counts their devices, but gets none of them."""
+    from ray._private.state import state  # Ray Train's own watcher of such nodes reads it
+
+    deadline = time.monotonic() + LEAVING_TIMEOUT_S
+    while state.get_draining_nodes() and time.monotonic() < deadline:
+        time.sleep(1)
 
 
 def _enter(config: dict[str, Any]) -> Any:
     import torch
     from ray.train import get_context
 
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("engine").setLevel(logging.INFO)
     context = get_context()
     if not config["on_gpu"]:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
-    return config["work"](context.get_world_rank(), context.get_world_size())
+    return config["work"](context.get_world_rank(), context.get_world_size(), _preempted)
+
+
+def _preempted() -> bool:
+    """Whether this worker was told that a node of the run is about to go. Ray's public get_preemption_info() is a barrier."""
+    from ray.train.v2._internal.execution.context import get_train_context
+
+    return get_train_context().preemption_context.preemption_info is not None
 
 
 def root_cause(error: BaseException) -> tuple[int, BaseException]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -11,13 +12,14 @@ import torch
 from torch import distributed
 
 from engine.backends.ray_train import root_cause, run_workers
-from engine.errors import CapacityError, StageError
+from engine.errors import CapacityError, Preempted, StageError
 
+Preempts = Callable[[], bool]
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
 
 def test_workers_share_a_group_and_a_dead_one_restarts_them(tmp_path: Path) -> None:
-    def work(folder: Path, rank: int, workers: int) -> float:
+    def work(folder: Path, rank: int, workers: int, preempted: Preempts) -> float:
         if rank == 1 and not (folder / "died").exists():
             (folder / "died").touch()
             os._exit(1)
@@ -26,23 +28,23 @@ def test_workers_share_a_group_and_a_dead_one_restarts_them(tmp_path: Path) -> N
         assert torch.get_num_threads() == max(1, (os.cpu_count() or 1) // workers)
         return float(total)
 
-    assert run_workers(partial(work, tmp_path), workers=2, device="cpu", folder=tmp_path / "ray", max_failures=1) == 3.0
+    assert run_workers(partial(work, tmp_path), workers=(2, 2), device="cpu", folder=tmp_path / "ray", max_failures=1) == 3.0
     assert (tmp_path / "died").exists()
 
 
 def test_a_worker_that_keeps_failing_ends_with_its_own_words(tmp_path: Path) -> None:
-    def work(folder: Path, rank: int, workers: int) -> None:
+    def work(folder: Path, rank: int, workers: int, preempted: Preempts) -> None:
         if rank == 1:
             raise ValueError("block 17 is made of cheese")
         distributed.barrier()
 
     with pytest.raises(StageError, match=r"(?s)failed 1 times.*rank 1.*block 17 is made of cheese"):
-        run_workers(partial(work, tmp_path), workers=2, device="cpu", folder=tmp_path / "ray", max_failures=0)
+        run_workers(partial(work, tmp_path), workers=(2, 2), device="cpu", folder=tmp_path / "ray", max_failures=0)
 
 
 def test_more_workers_than_the_cluster_has_is_a_capacity_error(tmp_path: Path) -> None:
     with pytest.raises(CapacityError, match=r"train wants 5 CPUs \(workers=5\); the cluster has 4"):
-        run_workers(print, workers=5, device="cpu", folder=tmp_path, max_failures=0)
+        run_workers(print, workers=(5, 5), device="cpu", folder=tmp_path, max_failures=0)
 
 
 def test_the_root_cause_is_not_the_peer_that_lost_its_connection() -> None:
@@ -54,10 +56,44 @@ def test_the_root_cause_is_not_the_peer_that_lost_its_connection() -> None:
 
 
 def test_what_the_work_itself_refuses_is_not_tried_again(tmp_path: Path) -> None:
-    def work(folder: Path, rank: int, workers: int) -> None:
+    def work(folder: Path, rank: int, workers: int, preempted: Preempts) -> None:
         (folder / f"rank{rank}").open("a").write("started\n")
         raise StageError("the loss of step 3 is nan")
 
     with pytest.raises(StageError, match=r"^the loss of step 3 is nan$"):
-        run_workers(partial(work, tmp_path), workers=2, device="cpu", folder=tmp_path / "ray", max_failures=2)
+        run_workers(partial(work, tmp_path), workers=(2, 2), device="cpu", folder=tmp_path / "ray", max_failures=2)
     assert (tmp_path / "rank0").read_text() == "started\n"
+
+
+def test_a_preemption_notice_reaches_the_work_and_costs_no_failure(tmp_path: Path) -> None:
+    """The notice is put where Ray's watcher of draining nodes puts it."""
+    def work(folder: Path, rank: int, workers: int, preempted: Preempts) -> int:
+        from ray.train.v2._internal.execution.context import get_train_context
+        from ray.train.v2.api.preemption import PreemptionInfo
+
+        with (folder / f"rank{rank}").open("a") as file:
+            file.write(f"{preempted()}\n")
+        if not (folder / "left").exists():
+            get_train_context().preemption_context.preemption_info = PreemptionInfo(None, {"a-node": [0]})
+            assert preempted()
+            distributed.barrier()
+            (folder / "left").touch()
+            raise Preempted("a node goes away; step 3 of 9 is saved")
+        return workers
+
+    assert run_workers(partial(work, tmp_path), workers=(2, 2), device="cpu", folder=tmp_path / "ray", max_failures=0) == 2
+    assert (tmp_path / "rank1").read_text() == "False\nFalse\n"
+
+
+def test_elastic_workers_are_as_many_as_the_cluster_has_room_for(tmp_path: Path) -> None:
+    """All four CPUs, so the groups of the tests before have gone, too; nodes that come and go are in test_proof_train.py."""
+    def work(rank: int, workers: int, preempted: Preempts) -> int:
+        distributed.barrier()
+        return workers
+
+    assert run_workers(work, workers=(2, 8), device="cpu", folder=tmp_path / "ray", max_failures=0) == 4
+
+
+def test_fewer_workers_than_the_least_is_a_capacity_error(tmp_path: Path) -> None:
+    with pytest.raises(CapacityError, match=r"train wants 6 CPUs \(workers=6\); the cluster has 4"):
+        run_workers(print, workers=(6, 8), device="cpu", folder=tmp_path, max_failures=0)

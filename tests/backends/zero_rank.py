@@ -16,8 +16,9 @@ from torch import distributed
 from engine.backends import deepspeed_engine
 from engine.spec import TrainSpec
 from engine.stages.train import checkpoints
+from engine.stages.train.blocks import Blocks, rank_batches
+from engine.stages.train.checkpoints import Validations, Writer
 from engine.stages.train.loop import remaining_steps
-from engine.stages.train.packing import Blocks, rank_batches
 from engine.stages.train.schedule import Schedule
 from engine.stages.train.student import load_student
 
@@ -34,9 +35,9 @@ def main(plan_file: str, rank: int) -> None:
         spec = TrainSpec(student=plan["model"], **run["spec"])
         engine = deepspeed_engine.build(spec, load_student(plan["model"], spec, "cpu", 0), device="cpu")
         if run["load"]:
-            engine.load(checkpoints.load(checkpoints.newest(Path(run["load"]))), run["first"])
+            engine.load(checkpoints.newest(Path(run["load"])).load(), run["first"])
         losses, norms = [], []
-        for step in remaining_steps(blocks, Schedule(len(blocks), 6, 3, spec), run["first"], rank=rank, workers=workers):
+        for step in remaining_steps(blocks, Schedule(blocks.shard_sizes, 6, 3, spec), run["first"], rank=rank, workers=workers):
             if step.number > run["last"]:
                 break
             loss, _, norm = engine.step(step.batches, step.tokens, step.learning_rate)
@@ -45,7 +46,9 @@ def main(plan_file: str, rank: int) -> None:
         mine = rank_batches(torch.arange(len(blocks)).numpy(), rank, workers, 4)
         validation = engine.validate((blocks.batch(part) for part in mine), int(blocks.targets.sum()))
         if run["save"]:
-            checkpoints.save(Path(run["save"]), run["last"], engine.save(), {}, rank=rank, workers=workers, keep=2)
+            writer = Writer(Path(run["save"]), 1, {}, rank=rank, workers=workers, keep=2)
+            writer.save(run["last"], engine.save(), Validations())
+            writer.wait()
         weights = engine.export()
         if weights:
             torch.save(weights, Path(plan["result"]).with_name(f"{Path(plan['result']).stem}-{len(results)}.pt"))

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +21,11 @@ from engine.errors import StageError
 from engine.progress import Context
 from engine.rundir import Counts, load_manifest, stage_files, write_atomic
 from engine.spec import TrainSpec
+from engine.stages.train.blocks import Blocks, shard_cache
 from engine.stages.train.data import load_sequences
-from engine.stages.train.loop import Engine, train_worker
-from engine.stages.train.metrics import follow, load_metrics
-from engine.stages.train.packing import Blocks, Packed, write_blocks
+from engine.stages.train.loop import STOP_FILE, Engine, train_worker
+from engine.stages.train.metrics import follow, load_metrics, require_trackers
+from engine.stages.train.packing import Packed, write_blocks
 from engine.stages.train.schedule import Schedule
 from engine.stages.train.student import load_tokenizer, vocabulary_size, write_untrained
 
@@ -32,8 +36,10 @@ def run(
 ) -> Counts:
     """Train the student on the curated examples; resumes from what `out` holds.
 
-    `launch` runs the worker function on every rank, `build_engine` makes what moves the weights.
+    `launch` runs the worker function on every rank, `build_engine` makes what moves the weights. A SIGTERM saves after the
+    step in hand, and ends in a StageError; a second one ends at once.
     """
+    require_trackers(spec.trackers)
     tokenizer = load_tokenizer(spec)
     ctx.progress.update(note="packing examples")
     packed = _pack(spec, inputs["curate"], out, tokenizer, ctx.seed)
@@ -45,11 +51,35 @@ def run(
         train_worker, spec=spec, out=out.resolve(), start_from=str(untrained) if spec.init == "random" else spec.student,
         seed=ctx.seed, device=ctx.device, global_batch=global_batch, build_engine=build_engine,
     )
-    steps = Schedule(len(Blocks(out / "blocks", "train")), global_batch, ctx.seed, spec).steps
-    ctx.progress.update(note=f"starting {spec.workers} workers")
-    with follow(out / "metrics.jsonl", ctx.progress, steps):
-        launch(work, workers=spec.workers, device=ctx.device, folder=out / "ray_train", max_failures=spec.max_failures)
-    return _counts(spec, out, packed, global_batch)
+    steps = Schedule(Blocks(out / "blocks", "train", shard_cache(spec)).shard_sizes, global_batch, ctx.seed, spec).steps
+    fewest, most = spec.worker_range
+    ctx.progress.update(note=f"starting {fewest if fewest == most else f'{fewest} to {most}'} workers")
+    with _stop_on_sigterm(out / STOP_FILE), follow(out / "metrics.jsonl", ctx.progress, steps):
+        ending = launch(
+            work, workers=spec.worker_range, device=ctx.device, folder=out / "ray_train", max_failures=spec.max_failures
+        )
+    return _counts(spec, out, packed, global_batch, ending)
+
+
+@contextmanager
+def _stop_on_sigterm(stop: Path) -> Iterator[None]:
+    """While the block runs, SIGTERM makes the file by which workers are told to save and leave. One of an earlier start is removed."""
+    stop.unlink(missing_ok=True)
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's business
+        return
+
+    def ask(signum: int, frame: Any) -> None:
+        stop.touch()
+        signal.signal(signal.SIGTERM, before)
+
+    before = signal.signal(signal.SIGTERM, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if stop.exists():
+        raise StageError("train: stopped as asked, when the last step had just been taken; the same command goes on")
 
 
 def _pack(spec: TrainSpec, curated: Path, out: Path, tokenizer: Any, seed: int) -> Packed:
@@ -57,12 +87,19 @@ def _pack(spec: TrainSpec, curated: Path, out: Path, tokenizer: Any, seed: int) 
     packed = {}
     for split in ("train", "validation"):
         sequences = load_sequences(stage_files(curated, f"data/{split}-"), spec, tokenizer, vocab_size)
-        packed[split] = write_blocks(sequences, out / "blocks", split, room=spec.block_tokens, seed=seed)
+        packed[split] = write_blocks(
+            sequences, out / "blocks", split, room=spec.block_tokens, seed=seed, long_examples=spec.long_examples
+        )
     if not packed["train"].shards:
         dropped = load_manifest(curated).dropped
         raise StageError(
             f"train: no training examples are left (curate dropped {dropped}, packing dropped {packed['train'].dropped});"
             f" loosen the curate block, or raise train.block_tokens={spec.block_tokens} if examples are too long"
+        )
+    if (spec.export == "best" or spec.early_stopping) and not packed["validation"].shards:
+        asked = "train.export=best" if spec.export == "best" else f"train.early_stopping={spec.early_stopping}"
+        raise StageError(
+            f"train: {asked} goes by validation losses, but no validation example is left; give prompts.validation, or leave it out"
         )
     return packed["train"]
 
@@ -71,12 +108,12 @@ def _global_batch(spec: TrainSpec, out: Path) -> int:
     """Blocks per optimizer step: decided at the first start, then kept whatever the placement."""
     path = out / "state.json"
     if not path.exists():
-        chosen = spec.global_batch or spec.batch_size * spec.workers * spec.accumulation
+        chosen = spec.global_batch or spec.batch_size * spec.worker_range[1] * spec.accumulation
         write_atomic(path, json.dumps({"global_batch": chosen}))
     return int(json.loads(path.read_text())["global_batch"])
 
 
-def _counts(spec: TrainSpec, out: Path, packed: Packed, global_batch: int) -> Counts:
+def _counts(spec: TrainSpec, out: Path, packed: Packed, global_batch: int, ending: dict[str, Any]) -> Counts:
     lines = load_metrics(out / "metrics.jsonl")
     steps = [line for line in lines if "loss" in line]
     validations = [line["validation_loss"] for line in lines if "validation_loss" in line]
@@ -89,8 +126,8 @@ def _counts(spec: TrainSpec, out: Path, packed: Packed, global_batch: int) -> Co
         info={
             "steps": len(steps), "tokens": tokens, "tokens_per_second": tokens / seconds if seconds else None,
             "final_loss": steps[-1]["loss"], "validation_loss": validations[-1] if validations else None,
-            "zero_stage": spec.zero_stage, "workers": spec.workers, "global_batch": global_batch,
+            "zero_stage": spec.zero_stage, "global_batch": global_batch, **ending,
             "student": "student", "baseline": "baseline" if spec.init == "random" else spec.student,
-            "baseline_revision": spec.revision,
+            "baseline_revision": spec.revision, "packing": packed.summary(),
         },
     )

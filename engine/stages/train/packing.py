@@ -1,8 +1,6 @@
-"""Token sequences -> packed blocks in Arrow IPC shards, and shards -> batches. Padding is never stored.
+"""Token sequences -> packed blocks in Arrow IPC shards. Padding is never stored; blocks.py reads them back.
 
-A block is a row of whole examples laid end to end. Position ids restart at each example, and that is how transformers
-sees where one ends: its masks (causal, sliding, variable-length flash) never let attention cross.
-Shapes: B blocks, L tokens of the longest block in a batch, N targets in a batch, K captured tokens per target.
+A block is a row of whole examples laid end to end. What no block can take is dropped, cut or split, and counted.
 """
 
 from __future__ import annotations
@@ -10,113 +8,176 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import torch
 
 from engine.records import Signal, derive_seed
-from engine.rundir import write_atomic
+from engine.rundir import file_sha256, write_atomic
 from engine.stages.train.data import TokenSequence
 
 SHARD_BYTES = 256 * 2**20
-NO_SIGNAL = Signal(np.zeros((0, 0), np.int32), np.zeros((0, 0), np.float32), np.zeros(0, np.float32))
 _INTS, _FLOATS = pa.list_(pa.int32()), pa.list_(pa.float32())
-# `predictors`: positions whose next token is a target; `top_*` and `tail` describe the teacher there.
-_BLOCK = pa.schema([
-    ("tokens", _INTS), ("lengths", _INTS), ("predictors", _INTS),
+# `rows` and `lengths`: one per example; `predictors`: positions whose next token is a target; `topk_*` and `tail`: the teacher there.
+BLOCK = pa.schema([
+    ("tokens", _INTS), ("rows", _INTS), ("lengths", _INTS), ("predictors", _INTS),
     ("topk_ids", _INTS), ("topk_logprobs", _FLOATS), ("tail", _FLOATS),
 ])
-
-_NONE = np.zeros(0, np.int32)
-_PADDING = dict.fromkeys(_BLOCK.names, _NONE) | {"tokens": np.zeros(1, np.int32), "lengths": np.ones(1, np.int32)}
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Blocks for one forward pass; `where_N` are the flat positions b*L + l whose logits predict `labels_N`."""
-
-    input_ids_BL: torch.Tensor
-    position_ids_BL: torch.Tensor
-    where_N: torch.Tensor
-    labels_N: torch.Tensor
-    topk_ids_NK: torch.Tensor
-    topk_logprobs_NK: torch.Tensor
-    tail_N: torch.Tensor
-
-    def to(self, device: torch.device | str) -> Batch:
-        return Batch(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in dataclasses.fields(self)})
 
 
 @dataclass(frozen=True)
 class Packed:
-    """What packing did to one split: rows read, rows dropped by reason, and the shards with the rest."""
+    """What packing did to one split: rows read, rows dropped by reason, and the shards with the rest.
+
+    `long` counts rows `truncated` and `split`, and the `pieces` of the latter. `captured_mass` is the mean probability in the
+    teacher's top k, `aligned` the share of targets with a distribution of the teacher; both None without a signal.
+    """
 
     rows: int
     dropped: dict[str, int]
     shards: list[str]
+    shard_sizes: list[int]  # blocks
+    long: dict[str, int]
+    block_tokens: int
+    tokens: int
+    targets: int
+    sequences: int
+    captured_mass: float | None
+    aligned: float | None
+
+    def summary(self) -> dict[str, Any]:
+        """What the manifest says of it; `efficiency` is the share of the blocks' room that holds tokens."""
+        blocks = sum(self.shard_sizes)
+        return {
+            "blocks": blocks, "tokens": self.tokens, "target_tokens": self.targets, **self.long,
+            "efficiency": self.tokens / (blocks * self.block_tokens) if blocks else None,
+            "examples_per_block": self.sequences / blocks if blocks else None,
+            "captured_mass": self.captured_mass, "aligned": self.aligned,
+        }
 
 
-def pack(lengths: Sequence[int], room: int) -> list[list[int]]:
+def load_packed(folder: Path, split: str) -> Packed:
+    """The record of a finished split."""
+    return Packed(**json.loads((folder / f"{split}.json").read_text()))
+
+
+def targets_file(folder: Path, split: str) -> Path:
+    """The target tokens of each block, int32 of shape (blocks,): the schedule wants them without opening a shard."""
+    return folder / f"{split}-targets.npy"
+
+
+def pack(lengths: Sequence[int] | np.ndarray, room: int) -> list[list[int]]:
     """Best-fit decreasing: indices of `lengths` grouped so that no group sums to more than `room`."""
     blocks: list[list[int]] = []
-    rooms: list[tuple[int, int, int]] = []  # sorted: room left, minus the time of the last change, block
-    for time, index in enumerate(sorted(range(len(lengths)), key=lambda i: -lengths[i])):
-        at = bisect.bisect_left(rooms, (lengths[index],))
+    by_room: list[list[int]] = [[] for _ in range(room + 1)]  # blocks by the room that they have left, the last changed on top
+    rooms: list[int] = []  # sorted: those that some block has
+    for index in np.argsort(-np.asarray(lengths), kind="stable").tolist():
+        length = int(lengths[index])
+        at = bisect.bisect_left(rooms, length)
         if at < len(rooms):
-            left, _, block = rooms.pop(at)
+            left = rooms[at]
+            block = by_room[left].pop()
+            if not by_room[left]:
+                del rooms[at]
         else:
             left, block = room, len(blocks)
             blocks.append([])
         blocks[block].append(index)
-        bisect.insort(rooms, (left - lengths[index], -time, block))
+        if not by_room[left - length]:
+            bisect.insort(rooms, left - length)
+        by_room[left - length].append(block)
     return blocks
 
 
 def write_blocks(
-    sequences: Iterable[TokenSequence], folder: Path, split: str, *, room: int, seed: int, shard_bytes: int = SHARD_BYTES
+    sequences: Iterable[TokenSequence], folder: Path, split: str, *, room: int, seed: int, long_examples: str = "drop",
+    shard_bytes: int = SHARD_BYTES,
 ) -> Packed:
-    """Pack one split into shards `<split>-NNNNN.arrow`; `<split>.json` appears last and makes them valid.
+    """Pack one split into shards `<split>-NNNNN-<hash>.arrow`; `<split>.json` appears last and makes them valid.
 
-    An example longer than `room` is dropped as `too_long`, one without a target as `no_target`.
+    An example longer than `room` tokens is dropped as `too_long`, truncated or split; one without a target is dropped as `no_target`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     done = folder / f"{split}.json"
     if done.exists():
-        return Packed(**json.loads(done.read_text()))
+        return load_packed(folder, split)
+    counts: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
-    rows, shards = 0, []
-    for window in _windows(sequences, room, shard_bytes, dropped):
+    shards, targets, mass = [], [], 0.0
+    for window in _windows(_pieces(sequences, room, long_examples, counts, dropped), shard_bytes):
         # The shuffle decides ties of equal length, so neighbours in the file do not share a block.
         order = np.random.default_rng(derive_seed(seed, "pack", split, len(shards))).permutation(len(window))
-        blocks = [[window[order[i]] for i in block] for block in pack([len(window[i].ids) for i in order], room)]
-        shards.append(f"{split}-{len(shards):05d}.arrow")
-        _write_shard(blocks, folder / shards[-1])
-        rows += len(window)
-    packed = Packed(rows + dropped.total(), dict(dropped), shards)
+        groups = pack([len(window[at][1].ids) for at in order], room)
+        table = _shard_table([[window[order[i]] for i in group] for group in groups])
+        tail = table["tail"].values.to_numpy()
+        signed = tail >= 0
+        mass += float((1 - tail[signed].astype(np.float64)).sum())
+        counts += Counter(
+            tokens=len(table["tokens"].values), sequences=len(window), aligned=int(signed.sum()), unaligned=int((~signed).sum())
+        )
+        targets.append(np.diff(table["predictors"].offsets.to_numpy()))
+        shards.append(_write_shard(table, folder, f"{split}-{len(shards):05d}"))
+    per_block = np.concatenate([np.zeros(0, np.int32), *targets])
+    np.save(targets_file(folder, split), per_block)
+    packed = Packed(
+        rows=counts["kept"] + dropped.total(), dropped=dict(dropped), shards=shards, shard_sizes=[len(shard) for shard in targets],
+        long={name: counts[name] for name in ("truncated", "split", "pieces")}, block_tokens=room, tokens=counts["tokens"],
+        targets=int(per_block.sum()), sequences=counts["sequences"],
+        captured_mass=mass / counts["aligned"] if counts["aligned"] else None,
+        aligned=counts["aligned"] / (counts["aligned"] + counts["unaligned"]) if counts["aligned"] + counts["unaligned"] else None,
+    )
     write_atomic(done, json.dumps(dataclasses.asdict(packed)))
     return packed
 
 
-def _windows(
-    sequences: Iterable[TokenSequence], room: int, shard_bytes: int, dropped: Counter[str]
-) -> Iterator[list[TokenSequence]]:
-    """Runs of sequences that fill one shard each; counts by reason what no block can take."""
-    window, size_bytes = [], 0
-    for sequence in sequences:
-        if len(sequence.ids) > room:
-            dropped["too_long"] += 1
-            continue
-        if not sequence.is_target.any():
+def _pieces(
+    sequences: Iterable[TokenSequence], room: int, long_examples: str, counts: Counter[str], dropped: Counter[str]
+) -> Iterator[tuple[int, TokenSequence]]:
+    """(row, sequence) of all that blocks take; counts rows `kept`, `truncated` and `split`, `pieces`, and reasons of drops."""
+    for row, sequence in enumerate(sequences):
+        length, pieces = len(sequence.ids), [sequence]
+        if length > room:
+            if long_examples == "drop":
+                dropped["too_long"] += 1
+                continue
+            ends = range(room, length + room, room) if long_examples == "split" else [room]
+            pieces = [_piece(sequence, end - room, end) for end in ends]
+        pieces = [piece for piece in pieces if piece.is_target.any()]
+        if not pieces:
             dropped["no_target"] += 1
             continue
-        window.append(sequence)
-        size_bytes += 4 * len(sequence.ids) + (8 * sequence.signal.ids.size if sequence.signal else 0)
+        counts["kept"] += 1
+        if length > room:
+            counts += Counter(split=1, pieces=len(pieces)) if long_examples == "split" else Counter(truncated=1)
+        yield from ((row, piece) for piece in pieces)
+
+
+def _piece(sequence: TokenSequence, start: int, end: int) -> TokenSequence:
+    """Tokens [start, end) as a sequence of their own; nothing in it predicts its first token, which is therefore no target."""
+    is_target = sequence.is_target[start:end].copy()
+    first = np.count_nonzero(sequence.is_target[:start]) + int(is_target[0])
+    is_target[0] = False
+    if sequence.signal is None:
+        return TokenSequence(sequence.ids[start:end], is_target)
+    rows = slice(first, first + np.count_nonzero(is_target))
+    signal = Signal(sequence.signal.ids[rows], sequence.signal.logprobs[rows], sequence.signal.tail[rows])
+    return TokenSequence(sequence.ids[start:end], is_target, signal)
+
+
+def _windows(pieces: Iterable[tuple[int, TokenSequence]], shard_bytes: int) -> Iterator[list[tuple[int, TokenSequence]]]:
+    """Runs of sequences that fill one shard each."""
+    window, size_bytes = [], 0
+    for row, sequence in pieces:
+        window.append((row, sequence))
+        size_bytes += 4 * len(sequence.ids) + 4 * np.count_nonzero(sequence.is_target)
+        if sequence.signal:
+            size_bytes += 8 * sequence.signal.ids.size + 4 * len(sequence.signal.tail)
         if size_bytes >= shard_bytes:
             yield window
             window, size_bytes = [], 0
@@ -124,66 +185,43 @@ def _windows(
         yield window
 
 
-def _write_shard(blocks: list[list[TokenSequence]], path: Path) -> None:
-    rows = []
-    for block in blocks:
-        lengths = np.array([len(sequence.ids) for sequence in block])
-        is_target = np.concatenate([sequence.is_target for sequence in block])
-        assert not is_target[np.cumsum(lengths) - lengths].any(), "a target without a token before it that predicts it"
-        signals = [sequence.signal for sequence in block if sequence.signal] or [NO_SIGNAL]
-        rows.append({
-            "tokens": np.concatenate([sequence.ids for sequence in block]), "lengths": lengths,
-            "predictors": np.flatnonzero(is_target) - 1,
-            "topk_ids": np.concatenate([signal.ids.ravel() for signal in signals]),
-            "topk_logprobs": np.concatenate([signal.logprobs.ravel() for signal in signals]),
-            "tail": np.concatenate([signal.tail for signal in signals]),
-        })
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, _BLOCK) as writer:
-        writer.write_table(pa.Table.from_pylist(rows, schema=_BLOCK))
+def _shard_table(blocks: list[list[tuple[int, TokenSequence]]]) -> pa.RecordBatch:
+    """The columns of BLOCK; all is joined at once, for a shard has some hundred thousand examples."""
+    sequences = [sequence for block in blocks for _, sequence in block]
+    signals = [sequence.signal for sequence in sequences if sequence.signal]
+    lengths = np.array([len(sequence.ids) for sequence in sequences], np.int32)
+    example_ends = np.cumsum([0, *map(len, blocks)])
+    token_ends = np.concatenate([[0], np.cumsum(lengths)])
+    is_target = np.concatenate([sequence.is_target for sequence in sequences])
+    assert not is_target[token_ends[:-1]].any(), "a target without a token before it that predicts it"
+    assert len(signals) in (0, len(sequences)), f"{len(signals)} of {len(sequences)} sequences have a signal"
+    where = np.flatnonzero(is_target)
+    block_ends = token_ends[example_ends]
+    target_ends = np.searchsorted(where, block_ends)
+    k = signals[0].ids.shape[1] if signals else 0
+    none = np.zeros_like(target_ends)
+
+    def joined(parts: Iterable[np.ndarray], dtype: type) -> np.ndarray:
+        return np.concatenate([np.zeros(0, dtype), *(part.ravel() for part in parts)]).astype(dtype, copy=False)
+
+    columns = {
+        "tokens": (joined((sequence.ids for sequence in sequences), np.int32), block_ends),
+        "rows": (np.array([row for block in blocks for row, _ in block], np.int32), example_ends),
+        "lengths": (lengths, example_ends),
+        "predictors": ((where - np.repeat(block_ends[:-1], np.diff(target_ends)) - 1).astype(np.int32), target_ends),
+        "topk_ids": (joined((signal.ids for signal in signals), np.int32), k * target_ends),
+        "topk_logprobs": (joined((signal.logprobs for signal in signals), np.float32), k * target_ends),
+        "tail": (joined((signal.tail for signal in signals), np.float32), target_ends if signals else none),
+    }
+    arrays = [pa.ListArray.from_arrays(ends.astype(np.int32), values) for values, ends in (columns[name] for name in BLOCK.names)]
+    return pa.record_batch(arrays, schema=BLOCK)
 
 
-class Blocks:
-    """One split's shards, memory-mapped; `targets` (blocks,) counts the target tokens of each block."""
-
-    def __init__(self, folder: Path, split: str) -> None:
-        shards = json.loads((folder / f"{split}.json").read_text())["shards"]
-        mapped = [pa.ipc.open_file(pa.memory_map(str(folder / name))).read_all() for name in shards]
-        self._table = pa.concat_tables([_BLOCK.empty_table(), *mapped])
-        self.targets = pc.list_value_length(self._table["predictors"]).to_numpy()
-
-    def __len__(self) -> int:
-        return self._table.num_rows
-
-    def batch(self, numbers: Sequence[int]) -> Batch:
-        """These blocks, padded at their ends; no numbers give one padding token without a target."""
-        rows = [{name: self._table[name][int(number)].values.to_numpy() for name in _BLOCK.names} for number in numbers]
-        rows = rows or [_PADDING]
-        length = max(len(row["tokens"]) for row in rows)
-        ids, positions = np.zeros((len(rows), length), np.int64), np.zeros((len(rows), length), np.int64)
-        for b, row in enumerate(rows):
-            ids[b, : len(row["tokens"])] = row["tokens"]
-            lengths = np.append(row["lengths"], length - len(row["tokens"]))
-            positions[b] = np.arange(length) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-
-        def joined(parts: Iterable[np.ndarray], dtype: type = np.int64) -> torch.Tensor:
-            return torch.from_numpy(np.concatenate(list(parts)).astype(dtype))
-
-        tail_N = joined((row["tail"] for row in rows), np.float32)
-        topk_ids = joined(row["topk_ids"] for row in rows)
-        shape = (len(tail_N), len(topk_ids) // max(1, len(tail_N)))
-        return Batch(
-            input_ids_BL=torch.from_numpy(ids), position_ids_BL=torch.from_numpy(positions),
-            where_N=joined(row["predictors"] + b * length for b, row in enumerate(rows)),
-            labels_N=joined(row["tokens"][row["predictors"] + 1] for row in rows),
-            topk_ids_NK=topk_ids.view(shape),
-            topk_logprobs_NK=joined((row["topk_logprobs"] for row in rows), np.float32).view(shape),
-            tail_N=tail_N,
-        )
-
-
-def rank_batches(numbers: np.ndarray, rank: int, workers: int, batch_size: int) -> Iterator[np.ndarray]:
-    """The block numbers of each micro-batch of one rank; every rank gets equally many, the last ones may be empty."""
-    mine = numbers[rank::workers]
-    longest = -(-len(numbers) // workers)
-    for start in range(0, longest, batch_size):
-        yield mine[start : start + batch_size]
+def _write_shard(table: pa.RecordBatch, folder: Path, name: str) -> str:
+    """The name of the file, with the hash of its content: copies of it can be told from those of any other."""
+    partial = folder / f".{name}.partial"
+    with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, BLOCK) as writer:
+        writer.write_batch(table)
+    final = f"{name}-{file_sha256(partial)[:16]}.arrow"
+    os.replace(partial, folder / final)
+    return final

@@ -19,9 +19,9 @@ from transformers.utils import is_flash_attn_2_available
 from engine.errors import StageError
 from engine.records import derive_seed
 from engine.spec import LoraSpec, TrainSpec
+from engine.stages.train.blocks import Batch
 from engine.stages.train.head import head_loss, lend_weights
 from engine.stages.train.losses import Targets, token_losses
-from engine.stages.train.packing import Batch
 from engine.stages.train.teacher import LayerMatch, check_pairs
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

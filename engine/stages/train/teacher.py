@@ -15,7 +15,7 @@ from transformers import AutoConfig, PretrainedConfig
 
 from engine.errors import StageError
 from engine.spec import TrainSpec
-from engine.stages.train.packing import Batch
+from engine.stages.train.blocks import Batch
 
 
 def check_pairs(spec: TrainSpec, student: PretrainedConfig) -> PretrainedConfig:

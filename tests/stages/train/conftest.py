@@ -102,7 +102,10 @@ def example(a: int, b: int, tokenizer: PreTrainedTokenizerFast, *, split: str = 
 def write_curated(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Callable[..., Path]:
     """Factory of a finished curate folder: 60 sums to train on and 4 to validate."""
 
-    def write(name: str = "curated", *, train: list[Example] | None = None, top_k: int = 0, fingerprint: str | None = "") -> Path:
+    def write(
+        name: str = "curated", *, train: list[Example] | None = None, validation: list[Example] | None = None, top_k: int = 0,
+        fingerprint: str | None = "",
+    ) -> Path:
         folder = tmp_path / name
         (folder / "data").mkdir(parents=True)
         if fingerprint == "":
@@ -110,7 +113,7 @@ def write_curated(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Callabl
         metadata = {"top_k": top_k, "tokenizer_fingerprint": fingerprint, "vocab_size": len(WORDS)}
         sums = [(a, b) for a in range(20) for b in range(20) if (3 * a + b) % 6 == 0][:64]
         rows = [example(a, b, tokenizer, top_k=top_k) for a, b in sums[:60]] if train is None else train
-        held_out = [example(a, b, tokenizer, split="validation", top_k=top_k) for a, b in sums[60:]]
+        held_out = [example(a, b, tokenizer, split="validation", top_k=top_k) for a, b in sums[60:]] if validation is None else validation
         write_parquet(to_table(rows, EXAMPLE, metadata), folder / "data/train-00000.parquet")
         write_parquet(to_table(held_out, EXAMPLE, metadata), folder / "data/validation-00000.parquet")
         files = {"data/train-00000.parquet": len(rows), "data/validation-00000.parquet": len(held_out)}

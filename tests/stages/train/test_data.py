@@ -10,7 +10,7 @@ import pytest
 
 from engine import codec
 from engine.errors import StageError
-from engine.records import EXAMPLE, Example, file_metadata, read_tables, to_rows, to_table, write_parquet
+from engine.records import EXAMPLE, Example, file_metadata, read_tables, to_rows, to_table, tokenizer_fingerprint, write_parquet
 from engine.rundir import stage_files
 from engine.spec import TrainSpec
 from engine.stages.train.data import TokenSequence, load_sequences
@@ -35,6 +35,24 @@ def packed_file(curated: Path, cut: bool = False) -> Path:
     target = curated / "packed.parquet"
     write_parquet(to_table(rows, EXAMPLE, metadata | {"codec": "packed", "packed_bits": bits}), target)
     return target
+
+
+TURNS = [
+    {"role": "user", "content": "1 plus 2"}, {"role": "assistant", "content": "1 plus 2 is 3"},
+    {"role": "user", "content": "3 plus 4"}, {"role": "assistant", "content": "is 7"},
+]
+# As Phi-3: each turn has its own end, and a conversation that is not asked for more ends with the end-of-sequence token.
+PHI_TEMPLATE = (
+    "{% for m in messages %}{{ '<' + m.role + '>\n' + m.content + ' <end>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<assistant>\n' }}{% else %}{{ eos_token }}{% endif %}"
+)
+
+
+def conversation_file(folder: Path, messages: list[dict[str, str]]) -> Path:
+    """One example of several turns, from a teacher of another tokenizer."""
+    row = Example(1, "t", 0, "train", messages)
+    write_parquet(to_table([row], EXAMPLE, {"top_k": 0, "tokenizer_fingerprint": "another"}), folder / "turns.parquet")
+    return folder / "turns.parquet"
 
 
 def target_words(sequence: TokenSequence, tokenizer: Any) -> str:
@@ -120,3 +138,108 @@ def test_rows_of_several_files_keep_their_order(write_curated: Callable[..., Pat
     both = list(load_sequences(files, SFT, tokenizer, 48))
     assert len(both) == 64
     np.testing.assert_array_equal(both[0].ids, load(files[0].parents[1], tokenizer)[0].ids)
+
+
+@pytest.mark.parametrize("template", ["plain", "marked", "phi"])
+def test_all_turns_are_learned_with_their_ends_whatever_the_template(
+    template: str, tmp_path: Path, make_tokenizer: Callable[..., Any], marked_template: str
+) -> None:
+    words = ["<pad>", "<eos>", "<user>", "<assistant>", "<end>", "plus", "is", *map(str, range(42))]
+    made = {"plain": make_tokenizer(words), "marked": make_tokenizer(words, marked_template), "phi": make_tokenizer(words, PHI_TEMPLATE)}
+    file, tokenizer = conversation_file(tmp_path, TURNS), made[template]
+    (every,) = load_sequences([file], TrainSpec(student="x", learn_turns="all"), tokenizer, 99)
+    (last,) = load_sequences([file], SFT, tokenizer, 99)
+    end, close = ("<end>", "<end> <eos>") if template == "phi" else ("<eos>", "<eos>")
+    assert target_words(every, tokenizer) == f"1 plus 2 is 3 {end} is 7 {close}"
+    assert target_words(last, tokenizer) == f"is 7 {close}"
+    first, second = f"<user> 1 plus 2 {end} <assistant> 1 plus 2 is 3 {end}", f"<user> 3 plus 4 {end} <assistant> is 7 {close}"
+    assert tokenizer.decode(every.ids) == tokenizer.decode(last.ids) == f"{first} {second}"
+
+
+def test_all_turns_are_learned_from_a_teacher_of_the_same_tokenizer_too(write_curated: Callable[..., Path], tokenizer: Any) -> None:
+    row = Example(1, "t", 0, "train", TURNS, prompt_token_ids=[2, 7], token_ids=[8, 1])
+    (every,) = load(write_curated(train=[row]), tokenizer, TrainSpec(student="x", learn_turns="all"))
+    assert target_words(every, tokenizer) == "1 plus 2 is 3 <eos> is 7 <eos>"
+
+
+def test_a_template_that_rewrites_earlier_turns_is_refused(tmp_path: Path, make_tokenizer: Callable[..., Any]) -> None:
+    template = (  # what was said before "is" leaves an answer once the conversation goes on, as reasoning does in some templates
+        "{% for m in messages %}{{ '<' + m.role + '> ' + (m.content if loop.last else m.content.split('is')[-1]) + ' <eos>\n' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<assistant> ' }}{% endif %}"
+    )
+    other = make_tokenizer(["<pad>", "<eos>", "<user>", "<assistant>", "plus", "is", *map(str, range(42))], template)
+    last_user_stays = [*TURNS[:2], {"role": "user", "content": "4"}, TURNS[3]]
+    with pytest.raises(StageError, match=r"rewrites earlier turns .* set train\.learn_turns: last"):
+        list(load_sequences([conversation_file(tmp_path, last_user_stays)], TrainSpec(student="x", learn_turns="all"), other, 99))
+    (last,) = load_sequences([conversation_file(tmp_path, last_user_stays)], SFT, other, 99)
+    assert target_words(last, other) == "is 7 <eos>"
+
+
+def test_a_live_teacher_needs_no_stored_signal(write_curated: Callable[..., Path], tokenizer: Any) -> None:
+    spec = TrainSpec(student="x", loss="forward_kl", teacher={"model": "big"})
+    assert load(write_curated(), tokenizer, spec)[0].signal is None
+
+
+def test_a_padded_vocabulary_matters_only_where_an_id_lies_in_the_padding(write_curated: Callable[..., Path], tokenizer: Any) -> None:
+    spec, (file,) = TrainSpec(student="x", loss="forward_kl"), stage_files(write_curated(top_k=3), "data/train-")
+    (table,), metadata = read_tables([file]), file_metadata(file) | {"vocab_size": 64}
+    rows = to_rows(table, Example)
+    write_parquet(to_table(rows, EXAMPLE, metadata), file)
+    assert len(list(load_sequences([file], spec, tokenizer, 48))) == 60
+    beyond = replace(rows[7], topk_ids=[*rows[7].topk_ids[:-1], 50])
+    write_parquet(to_table([*rows[:7], beyond], EXAMPLE, metadata), file)
+    with pytest.raises(StageError, match=r"token id 50 in train-00000\.parquet .* vocabulary of 48 \(the teacher's has 64.*loss: sft"):
+        list(load_sequences([file], spec, tokenizer, 48))
+
+
+def test_kl_with_another_tokenizer_names_the_loss_that_aligns(write_curated: Callable[..., Path], tokenizer: Any) -> None:
+    with pytest.raises(StageError, match=r"set train\.loss: sft, or uld"):
+        load(write_curated(top_k=3, fingerprint="another"), tokenizer, TrainSpec(student="x", loss="reverse_kl"))
+
+
+ULD = TrainSpec(student="x", loss="uld")
+
+
+def uld_file(folder: Path, teacher_tokenizer: Any, answers: list[list[int]], contents: list[str]) -> Path:
+    """Examples of teacher "big"; token t of an answer has log-probabilities -t - 1 and -t - 2 and a tail of t / 100."""
+    rows = []
+    for answer, content in zip(answers, contents, strict=True):
+        at = np.arange(len(answer))
+        messages = [{"role": "user", "content": "1"}, {"role": "assistant", "content": content}]
+        logprobs = np.stack([-at - 1.0, -at - 2.0], 1).ravel()
+        rows.append(Example(1, "big", 0, "train", messages, [2], answer, np.full(2 * len(at), 99_999), logprobs, at / 100))
+    fingerprint = tokenizer_fingerprint(teacher_tokenizer.get_vocab())
+    metadata = {"teacher": "big", "top_k": 2, "vocab_size": 100_000, "tokenizer_fingerprint": fingerprint}
+    write_parquet(to_table(rows, EXAMPLE, metadata), folder / "uld.parquet")
+    return folder / "uld.parquet"
+
+
+def test_uld_takes_the_signal_of_the_teachers_token_at_the_same_character(
+    tmp_path: Path, tokenizer: Any, make_tokenizer: Callable[..., Any]
+) -> None:
+    teacher = make_tokenizer(["<eos>", "<pad>", "is", "plus", "10", "1", "3", "is 3"])
+    # "1 plus 3", where the teacher's second answer has one word less and no end.
+    file = uld_file(tmp_path, teacher, [[5, 3, 6, 0], [5, 2]], ["1 plus 3", "1 is"])
+    whole, cut = load_sequences([file], ULD, tokenizer, 48, {"big": teacher})
+    assert target_words(whole, tokenizer) == "1 plus 3 <eos>"
+    assert whole.signal.logprobs.tolist() == [[-1, -2], [-2, -3], [-3, -4], [-4, -5]]
+    np.testing.assert_allclose(whole.signal.tail, [0, 0.01, 0.02, 0.03])
+    assert not whole.signal.ids.any()
+    assert cut.signal.logprobs.tolist() == [[-1, -2], [-2, -3], [0, 0]]  # the student's end has no counterpart
+    np.testing.assert_allclose(cut.signal.tail, [0, 0.01, -1])
+
+
+def test_uld_uses_a_signal_over_the_same_tokens_as_it_is(write_curated: Callable[..., Path], tokenizer: Any) -> None:
+    folder = write_curated(top_k=3)
+    exact, same = load(folder, tokenizer, TrainSpec(student="x", loss="forward_kl")), load(folder, tokenizer, ULD)
+    np.testing.assert_array_equal(same[5].signal.ids, exact[5].signal.ids)
+
+
+def test_uld_with_the_wrong_tokenizer_is_refused(tmp_path: Path, tokenizer: Any, make_tokenizer: Callable[..., Any]) -> None:
+    teacher = make_tokenizer(["<eos>", "<pad>", "is", "plus", "10", "1", "3", "2"])
+    file = uld_file(tmp_path, teacher, [[5, 3, 6, 0], [5, 3, 7, 0]], ["1 plus 3", "1 plus 2"])
+    wrong = make_tokenizer(["<eos>", "<pad>", "plus", "is", "11", "3", "1", "4"])
+    with pytest.raises(StageError, match=r"found only 0 of 8 answer tokens in uld\.parquet .*'big'.* the right tokenizers"):
+        list(load_sequences([file], ULD, tokenizer, 48, {"big": wrong}))
+    with pytest.raises(StageError, match=r"teacher 'big' in uld\.parquet .* knows those of \['other'\]"):
+        list(load_sequences([file], ULD, tokenizer, 48, {"other": teacher}))

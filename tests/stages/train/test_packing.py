@@ -10,8 +10,9 @@ from transformers import AutoModelForCausalLM
 
 from engine.records import Signal
 from engine.spec import TrainSpec
+from engine.stages.train.blocks import Blocks, rank_batches
 from engine.stages.train.data import TokenSequence
-from engine.stages.train.packing import Blocks, pack, rank_batches, write_blocks
+from engine.stages.train.packing import pack, write_blocks
 from engine.stages.train.student import Student
 
 
@@ -95,20 +96,75 @@ def test_long_examples_and_those_without_targets_are_dropped(tmp_path: Path) -> 
     assert Blocks(tmp_path, "train").targets.tolist() == [22]
 
 
+def ten_tokens() -> TokenSequence:
+    """Ids 0 to 9, of which 2 to 9 are targets; the signal of target t is about t."""
+    at = np.arange(2, 10, dtype=np.float32)
+    return TokenSequence(np.arange(10), np.arange(10) >= 2, Signal(at[:, None].astype(np.int32), -at[:, None], at / 100))
+
+
+def test_a_long_example_is_cut_with_its_signal(tmp_path: Path) -> None:
+    packed = write_blocks([ten_tokens()], tmp_path, "train", room=4, seed=0, long_examples="truncate")
+    assert (packed.rows, packed.dropped, packed.long) == (1, {}, {"truncated": 1, "split": 0, "pieces": 0})
+    batch = Blocks(tmp_path, "train").batch([0])
+    assert batch.input_ids_BL.tolist() == [[0, 1, 2, 3]]
+    assert batch.labels_N.tolist() == batch.topk_ids_NK[:, 0].tolist() == [2, 3]
+
+
+def test_a_long_example_is_split_into_sequences_of_their_own(tmp_path: Path) -> None:
+    packed = write_blocks([ten_tokens()], tmp_path, "train", room=4, seed=0, long_examples="split")
+    assert (packed.rows, packed.dropped, packed.long) == (1, {}, {"truncated": 0, "split": 1, "pieces": 3})
+    blocks = Blocks(tmp_path, "train")
+    pieces = {}
+    for number in range(len(blocks)):
+        batch = blocks.batch([number])
+        assert batch.position_ids_BL.tolist() == [list(range(batch.input_ids_BL.shape[1]))]
+        assert blocks.rows(number).tolist() == [0]
+        pieces[tuple(batch.input_ids_BL[0].tolist())] = (batch.labels_N.tolist(), batch.topk_ids_NK[:, 0].tolist(), batch.tail_N.tolist())
+    # Nothing predicts the first token of a piece: 4 and 8 are no targets, and their signal is gone.
+    assert {ids: piece[:2] for ids, piece in pieces.items()} == {
+        (0, 1, 2, 3): ([2, 3], [2, 3]), (4, 5, 6, 7): ([5, 6, 7], [5, 6, 7]), (8, 9): ([9], [9]),
+    }
+    assert pieces[8, 9][2] == pytest.approx([0.09])
+
+
+@pytest.mark.parametrize(("policy", "target"), [("truncate", 4), ("truncate", 9), ("split", 4), ("split", 8)])
+def test_a_long_example_whose_targets_are_cut_off_is_dropped(policy: str, target: int, tmp_path: Path) -> None:
+    row = TokenSequence(np.arange(10), np.arange(10) == target)
+    packed = write_blocks([row, ten_tokens()], tmp_path, "train", room=4, seed=0, long_examples=policy)
+    assert (packed.rows, packed.dropped) == (2, {"no_target": 1})
+    assert packed.long["truncated"] + packed.long["split"] == 1
+
+
+@pytest.mark.parametrize("policy", ["drop", "truncate", "split"])
+def test_rows_in_are_rows_packed_and_rows_dropped(policy: str, tmp_path: Path) -> None:
+    packed = write_blocks(sequences(200), tmp_path, "train", room=12, seed=0, long_examples=policy, shard_bytes=1500)
+    blocks = Blocks(tmp_path, "train")
+    rows = np.concatenate([blocks.rows(number) for number in range(len(blocks))])
+    assert len(packed.shards) > 3
+    assert packed.rows == 200 == len(set(rows.tolist())) + sum(packed.dropped.values())
+    assert len(rows) == packed.sequences == len(set(rows.tolist())) + packed.long["pieces"] - packed.long["split"]
+
+
+def test_what_packing_reports_counts_by_hand(tmp_path: Path) -> None:
+    tails = ([0.25, 0.5], [-1.0, 0.0])  # of one target the teacher gave no distribution
+    rows = [
+        TokenSequence(np.arange(n), np.arange(n) >= n - 2, Signal(np.zeros((2, 1)), np.zeros((2, 1)), np.array(tail)))
+        for n, tail in zip((10, 5), tails, strict=True)
+    ]
+    packed = write_blocks(rows, tmp_path, "train", room=20, seed=0)
+    assert packed.summary() == {
+        "blocks": 1, "tokens": 15, "target_tokens": 4, "truncated": 0, "split": 0, "pieces": 0, "efficiency": 0.75,
+        "examples_per_block": 2.0, "captured_mass": pytest.approx(2.25 / 3), "aligned": 0.75,
+    }
+    plain = write_blocks([TokenSequence(np.arange(9), np.arange(9) >= 2)], tmp_path / "sft", "train", room=20, seed=0)
+    assert (plain.captured_mass, plain.aligned) == (None, None)
+
+
 def test_finished_blocks_are_reused_and_unfinished_ones_made_again(tmp_path: Path) -> None:
     write(tmp_path / "b", sequences(10))
     assert len(Blocks(tmp_path / "b", "train")) == len(write(tmp_path / "b", []))
     (tmp_path / "b/train.json").unlink()
     assert len(write(tmp_path / "b", sequences(1))) == 1
-
-
-@pytest.mark.parametrize(("blocks", "workers", "batch_size"), [(12, 2, 3), (7, 2, 2), (1, 3, 2), (10, 4, 1)])
-def test_ranks_share_a_step_and_take_equally_many_micro_batches(blocks: int, workers: int, batch_size: int) -> None:
-    numbers = np.random.default_rng(0).permutation(blocks)
-    shares = [list(rank_batches(numbers, rank, workers, batch_size)) for rank in range(workers)]
-    assert sorted(int(n) for share in shares for part in share for n in part) == list(range(blocks))
-    assert len({len(share) for share in shares}) == 1
-    assert max(len(part) for share in shares for part in share) <= batch_size
 
 
 def test_an_empty_micro_batch_has_zero_loss_and_gradients_everywhere(tiny_config: Any, tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from engine.errors import StageError
 from engine.spec import TrainSpec
+from engine.stages.train.blocks import Batch, Blocks
 from engine.stages.train.data import TokenSequence
 from engine.stages.train.losses import LOSSES
-from engine.stages.train.packing import Batch, Blocks, write_blocks
+from engine.stages.train.packing import write_blocks
 from engine.stages.train.student import Student, load_student
 from engine.stages.train.teacher import check_pairs
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Callable
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +21,7 @@ from engine.progress import Context
 from engine.rundir import Counts
 from engine.spec import TrainSpec
 from engine.stages import train
-from engine.stages.train.checkpoints import MARKER
+from engine.stages.train.checkpoints import MARKER, complete
 from engine.stages.train.metrics import load_metrics
 
 
@@ -137,6 +142,92 @@ def test_a_vocabulary_that_is_too_small_is_refused(
     (student_folder / "config.json").write_text(json.dumps(config | {"vocab_size": 12}))
     with pytest.raises(StageError, match=r"outside the student's vocabulary of 12"):
         run_here(spec, write_curated(), tmp_path / "out", ctx)
+
+
+class EngineWithEvents(TorchEngine):
+    """Tells its class how many steps were taken in all, and does what was asked for at one of them."""
+
+    steps = 0
+    at_step: tuple[int, Callable[[], None]] | None = None
+
+    def step(self, *args: Any) -> tuple[float, float, float]:
+        EngineWithEvents.steps += 1
+        if self.at_step and self.steps == self.at_step[0]:
+            self.at_step[1]()
+        return super().step(*args)
+
+
+@pytest.fixture
+def events() -> Iterator[type[EngineWithEvents]]:
+    yield EngineWithEvents
+    EngineWithEvents.steps, EngineWithEvents.at_step = 0, None
+
+
+def test_sigterm_saves_and_the_same_command_resumes(
+    spec: TrainSpec, write_curated: Callable[..., Path], tmp_path: Path, ctx: Context, events: type[EngineWithEvents]
+) -> None:
+    curated, out = write_curated(), tmp_path / "out"
+    run_here(spec, curated, tmp_path / "whole", ctx)
+    events.at_step = (3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    out.mkdir()
+    before = signal.getsignal(signal.SIGTERM)
+    total = len(losses(tmp_path / "whole"))
+    with pytest.raises(StageError, match=rf"stopped as asked; step 3 of {total} is saved, and the same command resumes"):
+        train.run(spec, {"curate": curated}, out, ctx, launch=run_in_process, build_engine=events)
+    assert signal.getsignal(signal.SIGTERM) == before
+    train.run(spec, {"curate": curated}, out, ctx, launch=run_in_process, build_engine=events)
+    assert events.steps == total
+    assert losses(out) == losses(tmp_path / "whole")
+    assert student_weights(out) == student_weights(tmp_path / "whole")
+
+
+def student_weights(out: Path, name: str = "student/model.safetensors") -> bytes:
+    return (out / name).read_bytes()
+
+
+def test_the_best_weights_are_exported_and_training_stops_early(
+    spec: TrainSpec, write_curated: Callable[..., Path], tmp_path: Path, ctx: Context
+) -> None:
+    """At so high a learning rate the validation loss rises again."""
+    out = tmp_path / "out"
+    spec = spec.model_copy(update={
+        "export": "best", "early_stopping": 2, "epochs": 40, "validate_steps": 4, "learning_rate": 0.03, "schedule": "constant",
+    })
+    counts = run_here(spec, write_curated(), out, ctx)
+    validations = {line["step"]: line["validation_loss"] for line in load_metrics(out / "metrics.jsonl") if "validation_loss" in line}
+    best = min(validations, key=validations.__getitem__)
+    assert (counts.info["best_step"], counts.info["best_validation_loss"]) == (best, validations[best])
+    assert best == list(validations)[-3]
+    assert counts.info["steps"] == best + 8
+    checkpoint = next(c for c in complete(out / "checkpoints") if c.step == best)
+    ours = AutoModelForCausalLM.from_pretrained(out / "student").state_dict()
+    theirs = {name.removeprefix("weight/model."): tensor for name, tensor in checkpoint.load().items() if name.startswith("weight/")}
+    assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+
+
+@pytest.mark.parametrize(("field", "value"), [("export", "best"), ("early_stopping", 3)])
+def test_the_best_cannot_be_known_without_validation(
+    field: str, value: object, spec: TrainSpec, write_curated: Callable[..., Path], tmp_path: Path, ctx: Context
+) -> None:
+    curated = write_curated(validation=[])
+    with pytest.raises(StageError, match=rf"train\.{field}={value} goes by validation losses, but no validation example is left"):
+        run_here(spec.model_copy(update={field: value}), curated, tmp_path / "out", ctx)
+
+
+def test_a_checkpoint_of_another_job_stops_before_the_first_step(
+    spec: TrainSpec, student_folder: Path, write_curated: Callable[..., Path], tmp_path: Path, ctx: Context
+) -> None:
+    curated, out = write_curated(), tmp_path / "out"
+    run_here(spec, curated, out, ctx)
+    seen = losses(out)
+    with pytest.raises(StageError, match=r"checkpoint of another job: its seed is 7, here it is 8; move .*checkpoints away"):
+        run_here(spec, curated, out, dataclasses.replace(ctx, seed=8))
+    config = json.loads((student_folder / "config.json").read_text())
+    (student_folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 96}))
+    shutil.rmtree(out / "baseline")
+    with pytest.raises(StageError, match=r"checkpoint of another model: 6 parameters differ, the first is model.model.layers.0.mlp"):
+        run_here(spec, curated, out, ctx)
+    assert losses(out) == seen
 
 
 @pytest.mark.slow
