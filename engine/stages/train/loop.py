@@ -21,10 +21,11 @@ from engine.errors import StageError
 from engine.records import derive_seed
 from engine.spec import TrainSpec
 from engine.stages.train import checkpoints
+from engine.stages.train.export import export
 from engine.stages.train.metrics import Metrics
 from engine.stages.train.packing import Batch, Blocks, rank_batches
 from engine.stages.train.schedule import Schedule
-from engine.stages.train.student import Student, export, load_model, load_tokenizer
+from engine.stages.train.student import Student, load_model, load_tokenizer
 
 
 class Engine(Protocol):

@@ -1,12 +1,10 @@
-"""The student as a model: load, start untrained, forward to a loss, and export in Hugging Face form.
+"""The student as a model: load, start untrained, and forward to a loss.
 
 Shapes: B blocks, L tokens, N targets, V vocabulary.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +12,9 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from engine.errors import StageError
 from engine.records import derive_seed
 from engine.spec import TrainSpec
+from engine.stages.train.export import export
 from engine.stages.train.losses import LOSSES
 from engine.stages.train.packing import Batch
 
@@ -79,26 +77,3 @@ def write_untrained(spec: TrainSpec, tokenizer: Any, seed: int, folder: Path) ->
 def vocabulary_size(spec: TrainSpec) -> int:
     """Rows of the student's embedding, from its config."""
     return int(AutoConfig.from_pretrained(spec.student, revision=spec.revision).get_text_config().vocab_size)
-
-
-def export(model: PreTrainedModel, weights: dict[str, torch.Tensor], tokenizer: Any, folder: Path) -> None:
-    """Write `weights` with config, generation config and tokenizer; the folder appears whole or not at all."""
-    staged = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(staged, ignore_errors=True)
-    model.save_pretrained(staged, state_dict=weights)
-    tokenizer.save_pretrained(staged)
-    _check_tokenizer(staged, tokenizer)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(staged, folder)
-
-
-def _check_tokenizer(folder: Path, tokenizer: Any) -> None:
-    """Beside some config.json files (Qwen2's) transformers rebuilds the tokenizer instead of reading tokenizer.json."""
-    again = AutoTokenizer.from_pretrained(folder)
-    ours, theirs = ((t.get_vocab(), str(getattr(t, "_tokenizer", None) and t._tokenizer.pre_tokenizer)) for t in (tokenizer, again))
-    if ours != theirs:
-        raise StageError(
-            f"train: next to the student's config.json transformers loads the tokenizer as a {type(again).__name__}, which splits"
-            " text otherwise than the one trained with; take a student of another architecture (for example Llama or Qwen3), or"
-            " its own tokenizer"
-        )
