@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from engine.errors import StageError
-from engine.models import load_config
+from engine.models import load_config, short_context
 from engine.rundir import git_commit, versions, write_atomic
 from engine.spec import TrainSpec
 
@@ -108,7 +108,7 @@ def write_card(folder: Path, spec: TrainSpec, facts: Mapping[str, Any]) -> None:
     write_atomic(folder / CARD, model_card(spec, facts, load_config(folder) or {}))
 
 
-def model_card(spec: TrainSpec, facts: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+def model_card(spec: TrainSpec, facts: Mapping[str, Any], config: dict[str, Any]) -> str:
     """The card as Markdown behind a front matter that `huggingface_hub.ModelCardData` reads.
 
     `facts`: `job`, `task`, `folder` (name of the train stage's folder), `teachers` (metadata of the curated files, see
@@ -132,7 +132,7 @@ def model_card(spec: TrainSpec, facts: Mapping[str, Any], config: Mapping[str, A
     )
     return pages.get_template("card.md.jinja").render(
         facts, spec=spec, front=front.to_yaml(), teachers=[_teacher_text(teacher) for teacher in facts["teachers"]], figures=figures,
-        versions=versions(), commit=git_commit(), short=_short_context(config, spec),
+        versions=versions(), commit=git_commit(), short=_limit(spec, config),
     )
 
 
@@ -156,9 +156,7 @@ def _nats(loss: float | None) -> str | None:
     return None if loss is None else f"{loss:.4f} nats per target token"
 
 
-def _short_context(config: Mapping[str, Any], spec: TrainSpec) -> int | None:
-    """Positions below which a long-rope model uses its short factors, if training stayed below; None for other models."""
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    original = config.get("original_max_position_embeddings") or rope.get("original_max_position_embeddings")
-    is_long = (rope.get("rope_type") or rope.get("type")) == "longrope"
-    return int(original) if is_long and original and spec.block_tokens <= original < config["max_position_embeddings"] else None
+def _limit(spec: TrainSpec, config: dict[str, Any]) -> int | None:
+    """The length that a long-rope model should be served with: up to it vLLM rotates as the training did (rope.py)."""
+    original = short_context(config)
+    return original if original and spec.block_tokens <= original < config["max_position_embeddings"] else None
