@@ -24,7 +24,10 @@ from engine.spec import TrainSpec
 from engine.stages import train
 from engine.stages.train.student import Student
 
-SHAPE = {"hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 256}
+SHAPE = {
+    "hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 256,
+    "initializer_range": 0.15,  # larger than usual, so that attention is far from uniform and positions matter
+}
 CONTEXT = 64  # positions up to which the long-rope models use their short factors
 
 
