@@ -102,8 +102,8 @@ def _train(spec: TrainSpec) -> Need:
         size = f"{_size(teacher_gb(spec, teacher))} per worker" if teacher else "of unknown size"
         notes.append(f"live teacher {spec.teacher.model} {size}")
     if shape:
-        whole = spec.batch_size * spec.block_tokens * shape.vocab * 4 / 1e9
-        notes.append(f"logits {_size(spec.logits_mib * 2**20 / 1e9)} at a time in place of {_size(whole)}")
+        piece, whole = spec.logits_mib * 2**20 / 1e9, spec.batch_size * spec.block_tokens * shape.vocab * 4 / 1e9
+        notes += [f"logits {_size(piece)} at a time in place of {_size(whole)}"] if piece < whole else []
         if 0 < shape.short_context < shape.max_context:
             used = "short" if spec.block_tokens <= shape.short_context else "long"
             notes.append(f"trained with its {used} rope factors; vLLM uses the short ones up to max_model_len {shape.short_context:,} only")
