@@ -16,7 +16,8 @@ from typing import Any
 class Architecture:
     """One model. Parameters are in billions; `mla_rank` is the width of a latent (MLA) cache entry, 0 for plain KV heads.
 
-    `experts` of a layer are routed to, and hold `experts_b` of the parameters; both 0 in a dense model.
+    `experts` of a layer are routed to, and hold `experts_b` of the parameters; both 0 in a dense model. `ffn` is the inner width
+    of a dense layer. Up to `short_context` positions a long-rope model rotates by its short factors; 0 in other models.
     """
 
     params_b: float
@@ -31,6 +32,8 @@ class Architecture:
     bytes_per_param: float
     experts: int = 0
     experts_b: float = 0.0
+    ffn: int = 0
+    short_context: int = 0
 
     @property
     def weights_gb(self) -> float:
@@ -54,15 +57,17 @@ KNOWN: dict[str, Architecture] = {
     # deepseek-ai/DeepSeek-V3 README and config.json; MLA rank 512 + 64 rope; native FP8 without the 14B MTP head
     "deepseek-v3": Architecture(671, 61, 7168, 128, 128, 128, 576, 129_280, 163_840, 1, 256, 653.9),
     # vLLM blog 2024-07-23; config.json copies
-    "llama-3.1-405b": Architecture(405, 126, 16384, 128, 8, 128, 0, 128_256, 131_072, 2),
+    "llama-3.1-405b": Architecture(405, 126, 16384, 128, 8, 128, 0, 128_256, 131_072, 2, ffn=53_248),
     # as Llama-3.1-405B; FP8 in the MLP only, about 482 GB, computed for Meta's FBGEMM checkpoint
-    "llama-3.1-405b-instruct-fp8": Architecture(405, 126, 16384, 128, 8, 128, 0, 128_256, 131_072, 1.19),
+    "llama-3.1-405b-instruct-fp8": Architecture(405, 126, 16384, 128, 8, 128, 0, 128_256, 131_072, 1.19, ffn=53_248),
     # config.json as copied by public recipes
-    "llama-3.1-8b": Architecture(8.03, 32, 4096, 32, 8, 128, 0, 128_256, 131_072, 2),
+    "llama-3.1-8b": Architecture(8.03, 32, 4096, 32, 8, 128, 0, 128_256, 131_072, 2, ffn=14_336),
     # microsoft/Phi-4-mini-instruct model card; apxml.com for the shape
-    "phi-4-mini": Architecture(3.84, 32, 3072, 24, 8, 128, 0, 200_064, 131_072, 2),
-    # transformers configuration_phi3.py defaults; model card for the context
-    "phi-3.5-mini": Architecture(3.82, 32, 3072, 32, 32, 96, 0, 32_064, 131_072, 2),
+    "phi-4-mini": Architecture(3.84, 32, 3072, 24, 8, 128, 0, 200_064, 131_072, 2, ffn=8192, short_context=4096),
+    # transformers configuration_phi3.py defaults; model cards for the context and the original 4,096 positions of the long ones
+    "phi-3.5-mini": Architecture(3.82, 32, 3072, 32, 32, 96, 0, 32_064, 131_072, 2, ffn=8192, short_context=4096),
+    "phi-3-mini-128k": Architecture(3.82, 32, 3072, 32, 32, 96, 0, 32_064, 131_072, 2, ffn=8192, short_context=4096),
+    "phi-3-mini-4k": Architecture(3.82, 32, 3072, 32, 32, 96, 0, 32_064, 4096, 2, ffn=8192),
 }
 
 
@@ -105,7 +110,8 @@ def _local_facts(folder: Path) -> Architecture | None:
     width = config.get("moe_intermediate_size") or config.get("intermediate_size", 0)
     experts_b = (layers - config.get("first_k_dense_replace", 0)) * experts * 3 * hidden * width / 1e9
     return Architecture(
-        params_b, layers, hidden, heads, kv_heads, head_dim, rank, vocab, _max_context(config), per_param, experts, min(experts_b, params_b)
+        params_b, layers, hidden, heads, kv_heads, head_dim, rank, vocab, _max_context(config), per_param, experts,
+        min(experts_b, params_b), config.get("intermediate_size") or 0, short_context(config) or 0,
     )
 
 
@@ -113,6 +119,14 @@ def _bytes_per_param(config: dict[str, Any]) -> float:
     if "fp8" in json.dumps(config.get("quantization_config")):
         return 1.0
     return 2.0 if (config.get("dtype") or config.get("torch_dtype")) in ("float16", "bfloat16") else 4.0
+
+
+def short_context(config: dict[str, Any]) -> int | None:
+    """Positions up to which the model of this config.json rotates by its short factors, if it is a long-rope model, else None."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if (rope.get("rope_type") or rope.get("type")) not in ("longrope", "su"):  # su: its name in the first Phi-3 files
+        return None
+    return config.get("original_max_position_embeddings") or rope.get("original_max_position_embeddings")
 
 
 def _max_context(config: dict[str, Any]) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from engine.codec import token_bytes
 from engine.layout import Layout
 from engine.models import Architecture, facts
-from engine.spec import CaptureSpec, JobSpec, TeacherSpec, TrainSpec
+from engine.spec import CaptureSpec, JobSpec, LoraSpec, TeacherSpec, TrainSpec
 
 ADAM_BYTES = 16  # fp32 master weight, two moments, and DeepSpeed's fp32 gradient
 
@@ -91,26 +91,71 @@ def _text(layout: Layout) -> str:
 
 
 def _train(spec: TrainSpec) -> Need:
-    shape = facts(spec.student)
-    layout = f"{spec.workers} workers, ZeRO {spec.zero_stage}" + (", offload to CPU" if spec.offload == "cpu" else "")
+    shape, (fewest, most) = facts(spec.student), spec.worker_range
+    workers = f"{fewest}{f' to {most}' if most > fewest else ''} workers"
+    adapters = f", LoRA of rank {spec.lora.rank}" if spec.lora else ""
+    layout = f"{workers}, ZeRO {spec.zero_stage}{adapters}" + (f", offload to {spec.offload}" if spec.offload != "none" else "")
     state = _size(state_gb(spec, shape)) if shape else "unknown before the model is here"
-    return Need("train", spec.workers, (layout, f"model state {state} per worker (activations come on top)"))
+    notes = [layout, f"model state {state} per worker (activations come on top)"]
+    if spec.teacher:
+        teacher = facts(spec.teacher.model)
+        size = f"{_size(teacher_gb(spec, teacher))} per worker" if teacher else "of unknown size"
+        notes.append(f"live teacher {spec.teacher.model} {size}")
+    if shape:
+        piece, whole = spec.logits_mib * 2**20 / 1e9, spec.batch_size * spec.block_tokens * shape.vocab * 4 / 1e9
+        notes += [f"logits {_size(piece)} at a time in place of {_size(whole)}"] if piece < whole else []
+        if 0 < shape.short_context < shape.max_context:
+            used = "short" if spec.block_tokens <= shape.short_context else "long"
+            notes.append(f"trained with its {used} rope factors; vLLM uses the short ones up to max_model_len {shape.short_context:,} only")
+    return Need("train", fewest, tuple(notes))
 
 
 def state_gb(spec: TrainSpec, model: Architecture) -> float:
     """Device memory of weights, gradients and optimizer per worker in GB (B6.10 with the safe 18 bytes: 2 + 16).
 
-    In bf16: stage 0 holds 4+16 bytes per parameter, 1: 4+16/n, 2: 2+18/n, 3: 18/n + 4 x the largest tensor.
-    Offloading to the CPU leaves the weights on the device (stages 0-2), or the largest tensor (stage 3).
+    In bf16: stage 0 holds 4+16 bytes per parameter, 1: 4+16/n, 2: 2+18/n, 3: 18/n + 4 x the largest tensor. Offloading leaves
+    the weights on the device (stages 0-2), or the largest tensor (stage 3). With LoRA the parameters are the adapters', and the
+    student's frozen weights come on top: shared out at stage 3, half a byte for each in a layer with nf4. n: fewest workers.
     """
-    weight, n, largest_b = 4 if spec.precision == "fp32" else 2, spec.workers, model.vocab * model.hidden / 1e9
+    weight, n, largest_b = _weight_bytes(spec), spec.worker_range[0], model.vocab * model.hidden / 1e9
+    trained_b = adapters_b(spec.lora, model) if spec.lora else model.params_b
+    frozen_gb = _frozen_gb(spec, model) if spec.lora else 0.0
     if spec.zero_stage == 3:
-        shard = 0 if spec.offload == "cpu" else (weight + ADAM_BYTES) / n
-        return model.params_b * shard + 2 * weight * largest_b
+        shard = 0 if spec.offload != "none" else trained_b * (weight + ADAM_BYTES) / n
+        return shard + frozen_gb / n + 2 * weight * largest_b
     if spec.offload == "cpu":
-        return model.params_b * weight
+        return trained_b * weight + frozen_gb
     per_param = {0: 2 * weight + ADAM_BYTES, 1: 2 * weight + ADAM_BYTES / n, 2: weight + (weight + ADAM_BYTES) / n}
-    return model.params_b * per_param[spec.zero_stage]
+    return trained_b * per_param[spec.zero_stage] + frozen_gb
+
+
+def _weight_bytes(spec: TrainSpec) -> int:
+    return 4 if spec.precision == "fp32" else 2
+
+
+def _frozen_gb(spec: TrainSpec, model: Architecture) -> float:
+    if spec.lora and spec.lora.quantize == "nf4":  # embeddings and head stay as they are
+        ends_b = 2 * model.vocab * model.hidden / 1e9
+        return ends_b * 2 + (model.params_b - ends_b) * 0.5
+    return model.params_b * _weight_bytes(spec)
+
+
+def adapters_b(lora: LoraSpec, model: Architecture) -> float:
+    """Parameters of LoRA's adapters in billions: rank x (in + out) for each adapted matrix (Hu et al. 2021, arXiv 2106.09685)."""
+    hidden, query, key = model.hidden, model.heads * model.head_dim, model.kv_heads * model.head_dim
+    ends = {
+        "q_proj": hidden + query, "k_proj": hidden + key, "v_proj": hidden + key, "o_proj": query + hidden,
+        "gate_proj": hidden + model.ffn, "up_proj": hidden + model.ffn, "down_proj": model.ffn + hidden,
+    }
+    fused = {"qkv_proj": hidden + query + 2 * key, "gate_up_proj": hidden + 2 * model.ffn}  # Phi-3's
+    names = ends if lora.targets == "all-linear" else lora.targets
+    return lora.rank * model.layers * sum((ends | fused).get(name, 0) for name in names) / 1e9
+
+
+def teacher_gb(spec: TrainSpec, teacher: Architecture) -> float:
+    """Weights of a live teacher per worker in GB, in the type of train.precision: shared out at ZeRO stage 3, else a copy each."""
+    whole = teacher.params_b * _weight_bytes(spec)
+    return whole / spec.worker_range[0] if spec.zero_stage == 3 else whole
 
 
 def signal_bytes_per_token(capture: CaptureSpec, vocab: int | None = None) -> int:

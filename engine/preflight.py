@@ -35,7 +35,8 @@ def problems(job: JobSpec) -> list[str]:
     """Everything that is wrong with the files and machines' settings that the job names, one sentence each."""
     from engine.stages.prompts import head_problems  # here: a job without problems elsewhere need not wait for it
 
-    return [*head_problems(job.prompts), *_teacher_problems(job), *_student_problems(job), *_missing_keys(job)]
+    training = (_student_problems, _white_box_problems, _training_problems, _deepspeed_problems)
+    return [*head_problems(job.prompts), *_teacher_problems(job), *(found for part in training for found in part(job)), *_missing_keys(job)]
 
 
 def _teacher_problems(job: JobSpec) -> Iterator[str]:
@@ -63,6 +64,95 @@ def _student_problems(job: JobSpec) -> Iterator[str]:
     yield from _layout_problems("serve", shape, job.serve.tensor_parallel, job.serve.max_model_len)
 
 
+def _white_box_problems(job: JobSpec) -> Iterator[str]:
+    """A live teacher must be a model that is here, with the student's vocabulary where distributions are compared, and with the layers."""
+    train = job.train
+    if not train.teacher:
+        return
+    yield from _model_problems("train.teacher.model", train.teacher.model)
+    student, teacher = facts(train.student), facts(train.teacher.model)
+    if student and teacher and train.loss != "sft" and student.vocab != teacher.vocab:
+        yield (f"train.teacher.model has {teacher.vocab:,} tokens and train.student {student.vocab:,}, but loss={train.loss} compares"
+               " whole distributions entry by entry; learn from a stored top-k in place of a live teacher (leave train.teacher out, set"
+               " generate.capture.top_k), or take models of one vocabulary")
+    for name, first in (("hidden", 0), ("attention_transfer", 1)):  # layer 0 is the embeddings, which have no attention
+        for pair in getattr(train, name).layers if getattr(train, name) else ():
+            for whose, shape, layer in zip(("student", "teacher"), (student, teacher), pair, strict=True):
+                if layer < first or (shape and layer > shape.layers):
+                    last = shape.layers if shape else "its last"
+                    yield f"train.{name}.layers: {pair} names layer {layer} of the {whose}, which has {first} to {last}"
+
+
+def _training_problems(job: JobSpec) -> Iterator[str]:
+    """Settings that need a package, a GPU or data that are not there, and folders that each node would understand otherwise."""
+    train = job.train
+    if train.attention == "flash_attention_2" and job.device == "cpu":
+        yield "train.attention=flash_attention_2 wants GPUs; set attention: sdpa, or device: gpu"
+    wanted = {f"train.trackers: {name}": name for name in train.trackers}
+    wanted |= {"train.attention=flash_attention_2": "flash_attn"} if train.attention == "flash_attention_2" and job.device == "gpu" else {}
+    wanted |= {"train.lora.quantize=nf4": "bitsandbytes"} if train.lora and train.lora.quantize == "nf4" else {}
+    for what, package in wanted.items():
+        if importlib.util.find_spec(package) is None:
+            yield f"{what} needs a package that is not installed: pip install {package.replace('_', '-')}"
+    for name in ("cache_dir", "nvme_path"):
+        if (path := getattr(train, name)) and not os.path.isabs(path):
+            yield f"train.{name}={path} is a folder on each node; give an absolute path"
+    watched = [name for name, wants in (("export: best", train.export == "best"), ("early_stopping", train.early_stopping)) if wants]
+    if watched and not (job.prompts.validation or job.prompts.validation_fraction):
+        yield f"train.{' and '.join(watched)} goes by the validation loss, but there are no validation prompts; set prompts.validation"
+
+
+def _deepspeed_problems(job: JobSpec) -> Iterator[str]:
+    """The free `deepspeed` map may not contradict the block, nor name what DeepSpeed would ignore without a word."""
+    given = job.train.deepspeed
+    flat = {key: value for key, value in given.items() if key != "zero_optimization"}
+    zero = given.get("zero_optimization", {})
+    if not isinstance(zero, dict):
+        yield f"train.deepspeed.zero_optimization={zero}; give a map, such as {{overlap_comm: true}}"
+        zero = {}
+    offload = {f"{name}.{key}" for name in ("offload_optimizer", "offload_param") for key in zero.get(name) or ()}
+    for key in [*flat, *(f"zero_optimization.{name}" for name in [*zero, *offload])]:
+        if reason := DEEPSPEED_DECIDED.get(key):
+            yield f"train.deepspeed.{key} is decided elsewhere; {reason}"
+        elif key in flat and key not in DEEPSPEED_FREE:
+            yield f"train.deepspeed.{key}: there is no such setting here; {_nearest(key, [*DEEPSPEED_FREE, *DEEPSPEED_DECIDED])}"
+    known = zero_fields() if zero else []
+    for key in zero.keys() - set(known) if known else ():
+        yield f"train.deepspeed.zero_optimization.{key}: DeepSpeed has no such setting; {_nearest(key, known)}"
+
+
+def zero_fields() -> list[str]:
+    """Names that DeepSpeed takes under zero_optimization: its fields and their aliases; empty where it is not installed."""
+    if (found := importlib.util.find_spec("deepspeed")) is None:  # finds the folder, imports nothing
+        return []
+    file = Path(found.submodule_search_locations[0]) / "runtime/zero/config.py"
+    aliases = [node.value.value for node in ast.walk(_tree(file)) if isinstance(node, ast.keyword) and node.arg == "alias"]
+    return [*fields_of(file, "DeepSpeedZeroConfig"), *aliases]
+
+
+_OPTIMIZER = "the optimizer is torch's AdamW: set train.learning_rate, weight_decay and adam_beta2"
+_OFFLOAD = "set train.offload and train.nvme_path"
+DEEPSPEED_DECIDED = {
+    "optimizer": _OPTIMIZER, "zero_allow_untested_optimizer": _OPTIMIZER, "zero_force_ds_cpu_optimizer": _OPTIMIZER,
+    "scheduler": "set train.schedule, warmup_ratio and min_learning_rate_ratio", "gradient_clipping": "set train.max_grad_norm",
+    **dict.fromkeys(("train_batch_size", "gradient_accumulation_steps", "managed_gradient_accumulation"),
+                    "set train.global_batch, or batch_size and accumulation"),
+    "train_micro_batch_size_per_gpu": "set train.batch_size",
+    **dict.fromkeys(("bf16", "fp16", "torch_autocast", "data_types"), "set train.precision"),
+    "gradient_allreduce_op": "losses are averaged over the target tokens of the global batch",
+    "activation_checkpointing": "set train.gradient_checkpointing", "elasticity": "set train.elastic",
+    "checkpoint": "set train.checkpoint_steps and keep_checkpoints", "tensorboard": "set train.trackers", "wandb": "set train.trackers",
+    "zero_optimization.stage": "set train.zero_stage",
+    **{f"zero_optimization.{name}.{key}": _OFFLOAD for name in ("offload_optimizer", "offload_param") for key in ("device", "nvme_path")},
+    **dict.fromkeys(("zero_optimization.cpu_offload", "zero_optimization.cpu_offload_param"), _OFFLOAD),
+}
+DEEPSPEED_FREE = (
+    "aio", "comms_logger", "communication_data_type", "compile", "disable_allgather", "dump_state", "flops_profiler",
+    "gradient_predivide_factor", "memory_breakdown", "prescale_gradients", "seq_parallel_communication_data_type", "steps_per_print",
+    "timers", "wall_clock_breakdown", "zero_optimization",
+)
+
+
 def _missing_keys(job: JobSpec) -> Iterator[str]:
     named = {f"generate.teachers.{number}.api_key_env": t.api_key_env for number, t in enumerate(job.generate.teachers)}
     for field, variable in (named | {"serve.api_key_env": job.serve.api_key_env}).items():
@@ -84,7 +174,8 @@ def _model_problems(field: str, model: str, *, weights: bool = True, trust: bool
     if config is None:
         yield f"{field}: {folder / 'config.json'} is missing or not valid JSON; the folder must be a Hugging Face model"
     elif "auto_map" in config and not trust and not _is_built_in(config):
-        way_out = "choose a student that needs none" if field == "train.student" else "read it, then set trust_remote_code: true"
+        role = {"train.student": "student", "train.teacher.model": "teacher"}.get(field)
+        way_out = f"choose a {role} that needs none" if role else "read it, then set trust_remote_code: true"
         yield f"{field}: {folder} wants to run its own Python code (auto_map in config.json); {way_out}"
     if weights and not any(folder.glob("*.safetensors")):
         pickled = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLED)

@@ -500,6 +500,10 @@ class TrainSpec(Block):
             raise ValueError("train.lora.targets adapt the output head (lm_head), which the losses read as it is; leave it out")
         return self
 
+    def models(self) -> list[str]:
+        """Folders and hub names whose content decides the result."""
+        return [self.student, self.tokenizer or "", *([self.teacher.model] if self.teacher else [])]
+
     @property
     def worker_range(self) -> tuple[int, int]:
         """Fewest and most workers."""

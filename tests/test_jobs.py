@@ -12,6 +12,7 @@ from engine import pipeline
 from engine.backends import fake
 from engine.clusterfile import load_cluster
 from engine.jobfile import dump_job, load_job
+from engine.models import facts
 from engine.planner import plan
 from engine.progress import Context
 from engine.stages import generate
@@ -57,12 +58,32 @@ def test_the_customer_support_job_is_the_one_that_was_asked_for():
         "microsoft/Phi-4-mini-instruct", 2e-5, 2, 3)
 
 
+def test_the_jobs_cover_the_students_of_the_mission_with_known_shapes_and_lengths_that_they_hold():
+    trained = {job.train.student: job.train for job in map(load_job, JOBS) if job.name != "quickstart"}
+    assert set(trained) == {
+        "microsoft/Phi-4-mini-instruct", "microsoft/Phi-3-mini-4k-instruct", "microsoft/Phi-3-mini-128k-instruct",
+        "microsoft/Phi-3.5-mini-instruct", "meta-llama/Llama-3.1-8B-Instruct",
+    }
+    assert all(train.block_tokens <= facts(student).max_context for student, train in trained.items())
+
+
+def test_long_rope_students_are_trained_with_the_factors_that_vllm_evaluates_them_with():
+    for job in map(load_job, JOBS):
+        shape = facts(job.train.student)
+        if shape.short_context:  # evaluate's engine takes the model's whole context, so it rotates by the long factors
+            assert job.train.block_tokens > shape.short_context, job.name
+            assert (job.serve.max_model_len or shape.max_context) > shape.short_context, job.name
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "tiny"), [
     ("deepseek-v3-to-phi-4-mini", "tiny_deepseek"),
     ("llama-3.1-405b-to-llama-3.1-8b", "tiny_llama"),
     pytest.param("deepseek-v3-h100-to-phi-4-mini", "tiny_deepseek", marks=pytest.mark.proof),
+    pytest.param("deepseek-v3-to-phi-3-mini-4k", "tiny_deepseek", marks=pytest.mark.proof),
+    pytest.param("deepseek-v3-to-phi-3-mini-128k", "tiny_deepseek", marks=pytest.mark.proof),
     pytest.param("llama-3.1-405b-bf16-to-llama-3.1-8b", "tiny_llama", marks=pytest.mark.proof),
+    pytest.param("llama-3.1-405b-to-llama-3.1-8b-lora", "tiny_llama", marks=pytest.mark.proof),
 ])
 def test_the_teacher_answers_as_a_tiny_model_of_its_architecture(name, tiny, request, tmp_path, ray_cluster):
     one = dict.fromkeys(SPLITS, 1) | {"accelerator_type": None, "max_model_len": 512, "kv_cache_gib": 0.25}

@@ -73,7 +73,7 @@ PLACEMENTS = {
     "generate": {"shard_rows": 7, "part_rows": 9, "part_seconds": 3.0, "request_timeout_s": 9.0, "max_attempts": 5,
                  "max_failed_fraction": 0.5, "rows_in_flight": 20},
     "train": {"batch_size": 9, "accumulation": 2, "workers": 3, "zero_stage": 3, "offload": "cpu", "gradient_checkpointing": True,
-              "checkpoint_steps": 7, "validate_steps": 7, "keep_checkpoints": 9, "max_failures": 9},
+              "checkpoint_steps": 7, "keep_checkpoints": 9, "max_failures": 9},
     "evaluate": {"replicas": 3, "tensor_parallel": 4, "max_num_seqs": 3, "kv_cache_gib": 9.0},
     "serve": {"port": 9999, "replicas": 4, "max_num_seqs": 7, "kv_cache_gib": 2.0, "tensor_parallel": 2, "max_model_len": 99},
     "prompts": {"shard_rows": 3},

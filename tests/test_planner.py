@@ -3,8 +3,8 @@ import json
 import pytest
 
 from engine.models import facts
-from engine.planner import plan, signal_bytes_per_token, state_gb
-from engine.spec import CaptureSpec, JobSpec, TrainSpec
+from engine.planner import adapters_b, plan, signal_bytes_per_token, state_gb, teacher_gb
+from engine.spec import CaptureSpec, JobSpec, LoraSpec, TrainSpec
 
 LLAMA_8B, PHI_4 = facts("meta-llama/Llama-3.1-8B-Instruct"), facts("microsoft/Phi-4-mini-instruct")
 
@@ -14,6 +14,7 @@ LLAMA_8B, PHI_4 = facts("meta-llama/Llama-3.1-8B-Instruct"), facts("microsoft/Ph
     ("meta-llama/Llama-3.1-405B-Instruct", 1, 516_096), ("meta-llama/Llama-3.1-405B-Instruct", 8, 64_512),
     ("meta-llama/Llama-3.1-405B-Instruct", 16, 64_512),  # 8 KV heads: copied beyond 8 devices
     ("microsoft/Phi-4-mini-instruct", 1, 131_072), ("microsoft/Phi-3.5-mini-instruct", 1, 393_216),
+    ("microsoft/Phi-3-mini-4k-instruct", 1, 393_216), ("microsoft/Phi-3-mini-128k-instruct", 1, 393_216),
     ("meta-llama/Meta-Llama-3.1-8B", 1, 131_072),
 ])
 def test_kv_cache_per_token_matches_the_published_table(model, tensor_parallel, expected):
@@ -45,6 +46,53 @@ def test_offloading_leaves_the_weights_on_the_device():
 
 def test_full_precision_doubles_weights_and_gradients_only():
     assert state_gb(TrainSpec(student="s", zero_stage=2, precision="fp32"), LLAMA_8B) == pytest.approx(8.03 * 24)
+
+
+def test_adapters_of_every_linear_layer_have_the_published_number_of_parameters():
+    # Llama-3.1-8B, rank 16: per layer q, o 8192 each, k, v 5120 each, gate, up, down 18432 each (in + out), times 16 x 32 layers
+    assert adapters_b(LoraSpec(rank=16), LLAMA_8B) * 1e9 == 16 * 32 * (2 * 8192 + 2 * 5120 + 3 * 18432) == 41_943_040
+    assert adapters_b(LoraSpec(rank=8, targets=["q_proj", "v_proj"]), LLAMA_8B) * 1e9 == pytest.approx(8 * 32 * (8192 + 5120))
+    # Phi-4-mini's fused projections: 3072 in, 24 heads and twice 8 KV heads of 128 out
+    assert adapters_b(LoraSpec(rank=1, targets=["qkv_proj"]), PHI_4) * 1e9 == pytest.approx(32 * (3072 + 3072 + 2 * 1024))
+
+
+@pytest.mark.parametrize(("train", "expected"), [
+    ({"zero_stage": 2}, 16.06 + 0.041943 * 20),  # one worker: gradients and optimizer of the adapters alone, weights frozen
+    ({"zero_stage": 2, "workers": 8}, 16.06 + 0.041943 * (2 + 18 / 8)),
+    ({"zero_stage": 3, "workers": 8}, 16.06 / 8 + 0.041943 * 18 / 8 + 4 * 128_256 * 4096 / 1e9),
+    ({"lora": {"quantize": "nf4"}}, 2 * 1.050673 + 0.5 * (8.03 - 1.050673) + 0.041943 * 20),
+])
+def test_adapters_leave_the_weights_frozen(train, expected):
+    assert state_gb(TrainSpec(student="s", **{"lora": {}} | train), LLAMA_8B) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_live_teacher_is_a_copy_per_worker_and_a_share_at_stage_3():
+    spec = {"student": "s", "loss": "forward_kl", "workers": 8, "teacher": {"model": "meta-llama/Llama-3.1-8B-Instruct"}}
+    assert teacher_gb(TrainSpec(**spec), LLAMA_8B) == pytest.approx(16.06)
+    assert teacher_gb(TrainSpec(**spec, zero_stage=3), LLAMA_8B) == pytest.approx(16.06 / 8)
+    assert teacher_gb(TrainSpec(**spec, precision="fp32"), LLAMA_8B) == pytest.approx(32.12)
+
+
+def test_nvme_leaves_the_largest_tensor_on_the_device():
+    spec = TrainSpec(student="s", workers=8, zero_stage=3, offload="nvme", nvme_path="/nvme")
+    assert state_gb(spec, LLAMA_8B) == pytest.approx(4 * 128_256 * 4096 / 1e9)
+
+
+def test_the_training_line_tells_adapters_the_live_teacher_the_logits_and_long_rope():
+    train = {
+        "student": "microsoft/Phi-3.5-mini-instruct", "loss": "forward_kl", "elastic": [2, 8], "zero_stage": 3, "lora": {"rank": 8},
+        "teacher": {"model": "org/unknown"}, "block_tokens": 4096, "offload": "cpu",
+    }
+    need = plan(a_job(train=train)).needs[1]
+    assert need.devices == 2
+    assert need.notes[0] == "2 to 8 workers, ZeRO 3, LoRA of rank 8, offload to cpu"
+    assert need.notes[2:] == (
+        "live teacher org/unknown of unknown size",
+        "logits 67.1 MB at a time in place of 1.1 GB",  # 64 MiB; 2 x 4096 x 32064 x 4 bytes
+        "trained with its short rope factors; vLLM uses the short ones up to max_model_len 4,096 only",
+    )
+    longer = plan(a_job(train=train | {"block_tokens": 8192})).needs[1]
+    assert longer.notes[-1].startswith("trained with its long rope factors")
 
 
 def test_signal_costs_six_bytes_per_entry_in_half_precision():
@@ -121,6 +169,17 @@ def test_a_local_folder_speaks_for_itself(tmp_path):
     assert shape.params_b * 1e9 == pytest.approx(100 * 64 + 2 * (64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 128))
     (tmp_path / "model.safetensors").write_bytes(b"0" * 4000)
     assert facts(str(tmp_path)).params_b * 1e9 == pytest.approx(1000)
+
+
+@pytest.mark.parametrize(("rope", "expected"), [
+    ({"rope_parameters": {"rope_type": "longrope"}, "original_max_position_embeddings": 4096}, 4096),
+    ({"rope_scaling": {"type": "su", "original_max_position_embeddings": 2048}}, 2048),
+    ({"rope_scaling": {"type": "linear", "factor": 2.0}, "original_max_position_embeddings": 4096}, 0), ({}, 0),
+])
+def test_a_long_rope_folder_tells_its_short_context(tmp_path, rope, expected):
+    shape = {"num_hidden_layers": 1, "hidden_size": 8, "num_attention_heads": 1, "vocab_size": 9, "max_position_embeddings": 16384}
+    (tmp_path / "config.json").write_text(json.dumps(shape | rope))
+    assert facts(str(tmp_path)).short_context == expected
 
 
 def test_a_stretched_rope_extends_the_context(tmp_path):

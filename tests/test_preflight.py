@@ -1,3 +1,4 @@
+import ast
 import importlib.util
 import json
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import SpecError
-from engine.preflight import ENGINE_FIELDS, check, fields_of, problems
+from engine.preflight import DEEPSPEED_DECIDED, DEEPSPEED_FREE, ENGINE_FIELDS, check, fields_of, problems, zero_fields
 from engine.spec import JobSpec
 
 CONFIG = {
@@ -230,3 +231,110 @@ def test_more_captured_tokens_than_the_vocabulary_and_longer_blocks_than_positio
 def a_capture(place, top_k):
     teacher = {"name": "t", "model": f"{place}/teacher"}
     return {"generate": {"teachers": [teacher], "sampling": {"max_tokens": 64}, "capture": {"top_k": top_k}}}
+
+
+WHITE_BOX = {"loss": "forward_kl"}
+
+
+def a_white_box_job(place, config=(), **train):
+    a_model(place / "white", **dict(config))
+    return a_job(place, train=WHITE_BOX | {"teacher": {"model": f"{place}/white"}} | train)
+
+
+def test_a_live_teacher_of_the_students_vocabulary_is_no_problem(place):
+    layers = {"hidden": {"layers": [[0, 0], [2, 4]]}, "attention_transfer": {"layers": [[1, 1], [2, 4]]}}
+    assert problems(a_white_box_job(place, {"num_hidden_layers": 4}, **layers)) == []
+
+
+def test_vocabularies_padded_otherwise_are_an_error_with_the_stored_top_k_as_the_remedy(place):
+    a_model(place / "padded", vocab_size=151_936)
+    found = the_problem(a_white_box_job(place, {"vocab_size": 152_064}, student=f"{place}/padded"))
+    assert found.startswith("train.teacher.model has 152,064 tokens and train.student 151,936, but loss=forward_kl compares")
+    assert "learn from a stored top-k in place of a live teacher" in found
+
+
+def test_hidden_states_alone_may_have_another_vocabulary(place):
+    assert problems(a_white_box_job(place, {"vocab_size": 7}, loss="sft", hidden={"layers": [[1, 1]]})) == []
+
+
+@pytest.mark.parametrize(("term", "pair", "problem"), [
+    ("hidden", [3, 1], "train.hidden.layers: [3, 1] names layer 3 of the student, which has 0 to 2"),
+    ("hidden", [2, 5], "train.hidden.layers: [2, 5] names layer 5 of the teacher, which has 0 to 4"),
+    ("hidden", [-1, 1], "train.hidden.layers: [-1, 1] names layer -1 of the student, which has 0 to 2"),
+    ("attention_transfer", [1, 0], "train.attention_transfer.layers: [1, 0] names layer 0 of the teacher, which has 1 to 4"),
+])
+def test_layers_that_do_not_exist_are_found(place, term, pair, problem):
+    assert the_problem(a_white_box_job(place, {"num_hidden_layers": 4}, **{term: {"layers": [[1, 1], pair]}})) == problem
+
+
+def test_a_live_teacher_needs_weights_and_no_code_of_its_own(place):
+    job = a_white_box_job(place)
+    (place / "white" / "model.safetensors").unlink()
+    assert the_problem(job).endswith("/white has no weights (*.safetensors); is the download complete?")
+    a_model(place / "coded", auto_map={"AutoModelForCausalLM": "modeling_mine.MineForCausalLM"})
+    assert "choose a teacher that needs none" in the_problem(a_job(place, train=WHITE_BOX | {"teacher": {"model": f"{place}/coded"}}))
+
+
+@pytest.mark.parametrize(("train", "package", "what"), [
+    ({"trackers": ["tensorboard", "wandb"]}, "wandb", "train.trackers: wandb"),
+    ({"trackers": ["mlflow"]}, "mlflow", "train.trackers: mlflow"),
+    ({"attention": "flash_attention_2"}, "flash_attn", "train.attention=flash_attention_2"),
+    ({"lora": {"quantize": "nf4"}}, "bitsandbytes", "train.lora.quantize=nf4"),
+])
+def test_a_package_that_is_not_installed_is_found(place, train, package, what, monkeypatch):
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, package, None)
+        found = the_problem(a_job(place, train=train))
+    assert found == f"{what} needs a package that is not installed: pip install {package.replace('_', '-')}"
+    (place / f"{package}.py").write_text("raise AssertionError('a check imports nothing')")
+    monkeypatch.syspath_prepend(place)
+    assert problems(a_job(place, train=train)) == []
+
+
+def test_flash_attention_wants_gpus(place):
+    found = the_problem(a_job(place, train={"attention": "flash_attention_2"}, device="cpu"))
+    assert found == "train.attention=flash_attention_2 wants GPUs; set attention: sdpa, or device: gpu"
+
+
+@pytest.mark.parametrize("train", [{"cache_dir": "scratch"}, {"nvme_path": "nvme", "offload": "nvme", "zero_stage": 3}])
+def test_folders_on_each_node_are_absolute(place, train):
+    name = next(iter(train))
+    assert the_problem(a_job(place, train=train)) == f"train.{name}={train[name]} is a folder on each node; give an absolute path"
+    assert problems(a_job(place, train=train | {name: "/local/disk"})) == []
+
+
+@pytest.mark.parametrize("train", [{"export": "best"}, {"early_stopping": 3}])
+def test_what_goes_by_the_validation_loss_wants_validation_prompts(place, train):
+    prompts = {"train": f"{place}/train.jsonl", "validation_fraction": 0.0}
+    assert "but there are no validation prompts" in the_problem(a_job(place, train=train, prompts=prompts))
+    assert problems(a_job(place, train=train)) == []
+
+
+@pytest.mark.parametrize(("settings", "problem"), [
+    ({"optimizer": {"type": "Adam"}}, "optimizer is decided elsewhere; the optimizer is torch's AdamW: set train.learning_rate"),
+    ({"gradient_clipping": 1.0}, "gradient_clipping is decided elsewhere; set train.max_grad_norm"),
+    ({"train_batch_size": 8}, "train_batch_size is decided elsewhere; set train.global_batch"),
+    ({"bf16": {"enabled": True}}, "bf16 is decided elsewhere; set train.precision"),
+    ({"zero_optimization": {"stage": 3}}, "zero_optimization.stage is decided elsewhere; set train.zero_stage"),
+    ({"zero_optimization": {"offload_param": {"device": "cpu"}}}, "zero_optimization.offload_param.device is decided elsewhere; set train"),
+    ({"wall_clock_brakedown": True}, "wall_clock_brakedown: there is no such setting here; did you mean wall_clock_breakdown?"),
+    ({"zero_optimization": {"overlap_com": 1}}, "zero_optimization.overlap_com: DeepSpeed has no such setting; did you mean overlap_comm"),
+    ({"zero_optimization": 2}, "zero_optimization=2; give a map"),
+])
+def test_a_deepspeed_map_that_contradicts_the_block_or_names_nothing_is_found(place, settings, problem):
+    assert the_problem(a_job(place, train={"deepspeed": settings})).startswith(f"train.deepspeed.{problem}")
+
+
+def test_free_deepspeed_settings_are_no_problem(place):
+    zero = {"overlap_comm": True, "reduce_bucket_size": 5e7, "stage3_max_live_parameters": 1e8, "offload_optimizer": {"buffer_count": 5}}
+    assert problems(a_job(place, train={"deepspeed": {"wall_clock_breakdown": True, "zero_optimization": zero}})) == []
+
+
+def test_every_free_or_decided_deepspeed_setting_is_one_of_deepspeeds():
+    folder = Path(importlib.util.find_spec("deepspeed").submodule_search_locations[0])
+    files = [*folder.glob("*/*.py"), *folder.glob("*/*/*.py"), *folder.glob("*.py")]
+    nodes = (node for file in files for node in ast.walk(ast.parse(file.read_text())))
+    words = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    top = {name for name in DEEPSPEED_DECIDED if "." not in name}
+    assert top | set(DEEPSPEED_FREE) <= words
+    assert {name.split(".")[1] for name in DEEPSPEED_DECIDED if "." in name} <= set(zero_fields())

@@ -181,7 +181,8 @@ class Answerer:
             "schema_version": SCHEMA_VERSION, "packed_bits": capture.packed_bits, "top_k": capture.top_k,
             # Packing wants the size of the vocabulary; an API does not tell it, so its rows stay plain.
             "codec": capture.codec if "vocab_size" in engine.metadata else "plain",
-            "teacher": job.teacher.name, "teacher_revision": job.teacher.revision, "engine": job.teacher.kind, "versions": versions(),
+            "teacher": job.teacher.name, "teacher_model": job.teacher.model, "teacher_revision": job.teacher.revision,
+            "engine": job.teacher.kind, "versions": versions(),
         } | engine.metadata
         self._writer = parts.PartWriter(
             job.folder, job.epoch, job.teacher.name, completion_schema(capture.dtype), self._metadata, self._finish,

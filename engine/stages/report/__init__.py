@@ -1,4 +1,7 @@
-"""Manifests -> report.json (contract.py), report.md and a report.html that needs no network. It computes no score itself."""
+"""Manifests -> report.json (contract.py), report.md, a report.html that needs no network, and the student's finished model card.
+
+It computes no score itself.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +13,21 @@ from rich import box
 from rich.table import Table as RichTable
 
 from engine.progress import Context
-from engine.rundir import Counts, git_commit, load_manifest, manifest_sha256, versions, write_atomic
+from engine.rundir import Counts, git_commit, load_manifest, manifest_sha256, stage_files, versions, write_atomic
 from engine.spec import ReportSpec
 from engine.stages.report import tables
 from engine.stages.report.contract import Report
 
 
 def run(spec: ReportSpec, inputs: dict[str, Path], out: Path, ctx: Context) -> Counts:
-    """Write the three reports of a finished run; one row per stage read."""
+    """Write the reports of a finished run, and its model card; one row per stage read."""
     report = build_report(ctx.job, inputs)
     pages = {
         "report.json": json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
         "report.md": tables.markdown(report),
     }
+    for card in stage_files(inputs["train"], "student/README.md"):
+        pages["model_card.md"] = tables.finish_card(card.read_text(encoding="utf-8"), report)
     if spec.html:
         metrics = (inputs["train"] / "metrics.jsonl").read_text().splitlines()
         pages["report.html"] = build_html(report, list(map(json.loads, metrics)))

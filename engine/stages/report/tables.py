@@ -144,10 +144,20 @@ def markdown(report: dict[str, Any]) -> str:
     """The report as GitHub Markdown."""
     lines = [f"# {report['job']}: distillation report", "", *(f"- {sentence}" for sentence in headline(report))]
     for table in tables(report):
-        lines += ["", f"## {table.title}", ""]
-        lines += [_markdown_row(row) for row in (table.header, ["---", *["---:"] * (len(table.header) - 1)], *table.rows)]
-        lines += ["", table.note] if table.note else []
+        lines += ["", f"## {table.title}", "", *_markdown_table(table)]
     return "\n".join(lines) + "\n"
+
+
+def finish_card(card: str, report: dict[str, Any]) -> str:
+    """The model card of the train stage with its last section, Scores, filled in."""
+    facts = card.partition("\n## Scores\n")[0]
+    found = headline({**report, "serving": {}})
+    return "\n".join([facts, "## Scores", "", *found, *([""] if found else []), *_markdown_table(quality(report))]) + "\n"
+
+
+def _markdown_table(table: Table) -> list[str]:
+    rows = [_markdown_row(row) for row in (table.header, ["---", *["---:"] * (len(table.header) - 1)], *table.rows)]
+    return [*rows, *(["", table.note] if table.note else [])]
 
 
 def _markdown_row(cells: Sequence[str]) -> str:

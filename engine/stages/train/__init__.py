@@ -19,10 +19,12 @@ from typing import Any
 from engine.backends import deepspeed_engine, ray_train
 from engine.errors import StageError
 from engine.progress import Context
+from engine.records import file_metadata
 from engine.rundir import Counts, load_manifest, stage_files, write_atomic
 from engine.spec import TrainSpec
 from engine.stages.train.blocks import Blocks, shard_cache
 from engine.stages.train.data import load_sequences
+from engine.stages.train.export import rehearse, write_card
 from engine.stages.train.loop import STOP_FILE, Engine, train_worker
 from engine.stages.train.metrics import follow, load_metrics, require_trackers
 from engine.stages.train.packing import Packed, write_blocks
@@ -44,7 +46,9 @@ def run(
     ctx.progress.update(note="packing examples")
     packed = _pack(spec, inputs["curate"], out, tokenizer, ctx.seed)
     untrained = out / "baseline"
-    if spec.init == "random" and not untrained.exists():
+    if spec.init == "pretrained":
+        rehearse(spec, tokenizer, out)
+    elif not untrained.exists():
         write_untrained(spec, tokenizer, ctx.seed, untrained)
     global_batch = _global_batch(spec, out)
     work = functools.partial(
@@ -58,7 +62,9 @@ def run(
         ending = launch(
             work, workers=spec.worker_range, device=ctx.device, folder=out / "ray_train", max_failures=spec.max_failures
         )
-    return _counts(spec, out, packed, global_batch, ending)
+    info = _info(spec, out, packed, global_batch, ending)
+    write_card(out / "student", spec, _card_facts(inputs["curate"], out, packed, ctx, info))
+    return _counts(out, packed, info)
 
 
 @contextmanager
@@ -113,21 +119,36 @@ def _global_batch(spec: TrainSpec, out: Path) -> int:
     return int(json.loads(path.read_text())["global_batch"])
 
 
-def _counts(spec: TrainSpec, out: Path, packed: Packed, global_batch: int, ending: dict[str, Any]) -> Counts:
+def _info(spec: TrainSpec, out: Path, packed: Packed, global_batch: int, ending: dict[str, Any]) -> dict[str, Any]:
     lines = load_metrics(out / "metrics.jsonl")
     steps = [line for line in lines if "loss" in line]
     validations = [line["validation_loss"] for line in lines if "validation_loss" in line]
     tokens, seconds = sum(line["tokens"] for line in steps), sum(line["seconds"] for line in steps)
+    return {
+        "steps": len(steps), "tokens": tokens, "tokens_per_second": tokens / seconds if seconds else None,
+        "final_loss": steps[-1]["loss"], "validation_loss": validations[-1] if validations else None,
+        "zero_stage": spec.zero_stage, "global_batch": global_batch, **ending,
+        "student": "student", "baseline": "baseline" if spec.init == "random" else spec.student,
+        "baseline_revision": spec.revision, "packing": packed.summary(),
+    }
+
+
+def _card_facts(curated: Path, out: Path, packed: Packed, ctx: Context, info: dict[str, Any]) -> dict[str, Any]:
+    """What the model card says beside the spec, see export.model_card."""
+    before = load_manifest(curated)
+    metadata = [file_metadata(file) for file in stage_files(curated, "data/train-")]
+    kept = packed.rows - sum(packed.dropped.values())
+    return {
+        "job": ctx.job, "task": ctx.task, "folder": out.name, "info": info,
+        "teachers": list({found["teacher"]: found for found in metadata}.values()),
+        "data": {"Curation": (before.rows_in, before.rows_out, before.dropped), "Packing": (packed.rows, kept, packed.dropped)},
+    }
+
+
+def _counts(out: Path, packed: Packed, info: dict[str, Any]) -> Counts:
     models = [name for name in ("student", "baseline") if (out / name).exists()]
     files = {f"{name}/{file.name}": 0 for name in models for file in sorted((out / name).iterdir()) if file.is_file()}
     return Counts(
         rows_in=packed.rows, rows_out=packed.rows - sum(packed.dropped.values()), dropped=packed.dropped,
-        files=files | {"metrics.jsonl": len(lines)},
-        info={
-            "steps": len(steps), "tokens": tokens, "tokens_per_second": tokens / seconds if seconds else None,
-            "final_loss": steps[-1]["loss"], "validation_loss": validations[-1] if validations else None,
-            "zero_stage": spec.zero_stage, "global_batch": global_batch, **ending,
-            "student": "student", "baseline": "baseline" if spec.init == "random" else spec.student,
-            "baseline_revision": spec.revision, "packing": packed.summary(),
-        },
+        files=files | {"metrics.jsonl": len(load_metrics(out / "metrics.jsonl"))}, info=info,
     )

@@ -26,9 +26,10 @@ from engine.spec import TrainSpec
 from engine.stages.train import checkpoints
 from engine.stages.train.blocks import Batch, Blocks, rank_batches, shard_cache
 from engine.stages.train.checkpoints import Checkpoint, Validations, Writer
+from engine.stages.train.export import export
 from engine.stages.train.metrics import Metrics, Workload, memory_gib, peak_flops
 from engine.stages.train.schedule import Schedule
-from engine.stages.train.student import export, load_student, load_tokenizer, merged_weights
+from engine.stages.train.student import load_student, load_tokenizer, merged_weights
 
 _log = logging.getLogger(__name__)
 

@@ -5,8 +5,6 @@ Shapes: B blocks, L tokens, N targets, n of them in a piece, V vocabulary.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,8 +18,10 @@ from engine.errors import StageError
 from engine.records import derive_seed
 from engine.spec import LoraSpec, TrainSpec
 from engine.stages.train.blocks import Batch
+from engine.stages.train.export import export
 from engine.stages.train.head import head_loss, lend_weights
 from engine.stages.train.losses import Targets, token_losses
+from engine.stages.train.rope import pin_long_rope
 from engine.stages.train.teacher import LayerMatch, check_pairs
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -130,9 +130,11 @@ def load_student(source: str, spec: TrainSpec, device: str, seed: int) -> Studen
 
 
 def _load(source: str, revision: str | None, spec: TrainSpec, device: str, **more: Any) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(
+    model = AutoModelForCausalLM.from_pretrained(
         source, revision=revision, dtype=DTYPES[spec.precision], attn_implementation=attention_of(spec, device), **more
     )
+    pin_long_rope(model, spec.block_tokens)
+    return model
 
 
 def attention_of(spec: TrainSpec, device: str) -> str:
@@ -201,26 +203,3 @@ def write_untrained(spec: TrainSpec, tokenizer: Any, seed: int, folder: Path) ->
         # Weights are drawn in fp32, so that precision does not change the draw.
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).to(DTYPES[spec.precision])
     export(model, model.state_dict(), tokenizer, folder)
-
-
-def export(model: PreTrainedModel, weights: dict[str, torch.Tensor], tokenizer: Any, folder: Path) -> None:
-    """Write `weights` with config, generation config and tokenizer; the folder appears whole or not at all."""
-    staged = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(staged, ignore_errors=True)
-    model.save_pretrained(staged, state_dict=weights)
-    tokenizer.save_pretrained(staged)
-    _check_tokenizer(staged, tokenizer)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(staged, folder)
-
-
-def _check_tokenizer(folder: Path, tokenizer: Any) -> None:
-    """Beside some config.json files (Qwen2's) transformers rebuilds the tokenizer instead of reading tokenizer.json."""
-    again = AutoTokenizer.from_pretrained(folder)
-    ours, theirs = ((t.get_vocab(), str(getattr(t, "_tokenizer", None) and t._tokenizer.pre_tokenizer)) for t in (tokenizer, again))
-    if ours != theirs:
-        raise StageError(
-            f"train: next to the student's config.json transformers loads the tokenizer as a {type(again).__name__}, which splits"
-            " text otherwise than the one trained with; take a student of another architecture (for example Llama or Qwen3), or"
-            " its own tokenizer"
-        )

@@ -97,6 +97,22 @@ def test_markdown_has_every_table(written):
     assert "| check reference | 2,874 | 95.8% |" in page
 
 
+def test_the_finished_model_card_has_the_facts_of_training_and_the_scores(inputs, out):
+    folder = inputs["train"] / "student"
+    folder.mkdir()
+    (folder / "README.md").write_text("---\nlibrary_name: transformers\n---\n\n# j\n\nFacts.\n\n## Scores\n\nNot yet.\n")
+    counts = rundir.Counts(1, 1, {"student/README.md": 0, "metrics.jsonl": 1}, info=rundir.load_manifest(inputs["train"]).info)
+    (inputs["train"] / rundir.MANIFEST).unlink()
+    rundir.publish(inputs["train"], "train", {}, counts, 1.0)
+    counts = report_stage.run(ReportSpec(), inputs, out, CTX)
+    card = (out / "model_card.md").read_text()
+    assert "model_card.md" in counts.files
+    assert card.startswith("---\nlibrary_name: transformers\n---\n\n# j\n\nFacts.\n\n## Scores\n\nThe student keeps 91.4% of the")
+    assert "| student | 0.872 | [0.840, 0.898] | 0.910 |" in card
+    assert "Not yet" not in card
+    assert "serves" not in card
+
+
 def test_headline_compares_models_at_the_same_load(report):
     sentences = report_stage.tables.headline(report)
     assert sentences[0].startswith("The student keeps 91.4% of the teacher's exact match (0.872 against 0.954)")

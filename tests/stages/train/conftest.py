@@ -110,7 +110,8 @@ def write_curated(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Callabl
         (folder / "data").mkdir(parents=True)
         if fingerprint == "":
             fingerprint = tokenizer_fingerprint(tokenizer.get_vocab())
-        metadata = {"top_k": top_k, "tokenizer_fingerprint": fingerprint, "vocab_size": len(WORDS)}
+        metadata = {"teacher": "t", "teacher_model": "org/teacher", "top_k": top_k, "tokenizer_fingerprint": fingerprint}
+        metadata["vocab_size"] = len(WORDS)
         sums = [(a, b) for a in range(20) for b in range(20) if (3 * a + b) % 6 == 0][:64]
         rows = [example(a, b, tokenizer, top_k=top_k) for a, b in sums[:60]] if train is None else train
         held_out = [example(a, b, tokenizer, split="validation", top_k=top_k) for a, b in sums[60:]] if validation is None else validation

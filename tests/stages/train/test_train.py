@@ -49,6 +49,11 @@ def test_training_lowers_the_loss_and_exports_a_student_that_loads(
     assert counts.info["validation_loss"] is not None
     assert {"student/model.safetensors", "baseline/model.safetensors", "metrics.jsonl"} <= counts.files.keys()
     assert all((tmp_path / "out" / name).exists() for name in counts.files)
+    assert "student/README.md" in counts.files
+    card = (tmp_path / "out/student/README.md").read_text()
+    assert "distilled by distill-engine from `org/teacher`" in card
+    assert "Curation: 60 of 62 rows kept (dropped: wrong answer 2)." in card
+    assert f"| optimizer steps | {len(curve)} |" in card
     student = AutoModelForCausalLM.from_pretrained(tmp_path / "out/student")
     baseline = AutoModelForCausalLM.from_pretrained(tmp_path / "out/baseline")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out/student")
