@@ -496,8 +496,8 @@ class TrainSpec(Block):
             raise ValueError(
                 f"train.attention_transfer reads attention maps, which attention={self.attention} never makes; set attention: eager"
             )
-        if self.lora and self.loss != "sft" and "lm_head" in self.lora.targets:
-            raise ValueError(f"train.lora.targets adapt the output head (lm_head), which loss={self.loss} reads as it is; leave it out")
+        if self.lora and "lm_head" in self.lora.targets:
+            raise ValueError("train.lora.targets adapt the output head (lm_head), which the losses read as it is; leave it out")
         return self
 
     @property

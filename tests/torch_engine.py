@@ -20,7 +20,7 @@ class TorchEngine:
         assert spec.precision == "fp32", f"train.precision={spec.precision}; plain torch trains in fp32 only"
         self._device = "cuda" if device == "gpu" else "cpu"
         self._student = student.to(self._device)
-        self._named = dict(student.model.named_parameters())
+        self._named = {name: param for name, param in student.named_parameters() if param.requires_grad}
         self._clip = spec.max_grad_norm
         self._optimizer = torch.optim.AdamW(
             self._named.values(), betas=(0.9, spec.adam_beta2), weight_decay=spec.weight_decay, fused=True
@@ -58,7 +58,7 @@ class TorchEngine:
             self._optimizer.state[param] = {"step": torch.tensor(float(step), device=param.device), **moments}
 
     def export(self) -> dict[str, torch.Tensor]:
-        return self._student.model.state_dict()
+        return {name: param.detach().cpu() for name, param in self._named.items()}
 
 
 def run_in_process(work: Callable[[int, int], None], **placement: object) -> None:

@@ -22,10 +22,13 @@ _PARTS = ("weight", *_MOMENTS)
 
 
 def zero_config(spec: TrainSpec, device: str) -> dict[str, Any]:
-    """DeepSpeed's configuration of a TrainSpec."""
+    """DeepSpeed's configuration of a TrainSpec; `spec.deepspeed` adds to it and, where both speak, gives way."""
     zero: dict[str, Any] = {"stage": spec.zero_stage}
-    if spec.offload == "cpu":
-        zero["offload_optimizer"] = place = {"device": "cpu", "pin_memory": device == "gpu"}
+    if spec.offload != "none":
+        place: dict[str, Any] = {"device": spec.offload, "pin_memory": device == "gpu"}
+        if spec.offload == "nvme":
+            place["nvme_path"] = spec.nvme_path
+        zero["offload_optimizer"] = place
         if spec.zero_stage == 3:
             zero["offload_param"] = place
     adam = {"lr": spec.learning_rate, "betas": [0.9, spec.adam_beta2], "weight_decay": spec.weight_decay}
@@ -41,11 +44,16 @@ def zero_config(spec: TrainSpec, device: str) -> dict[str, Any]:
     }
     if spec.precision == "bf16" and spec.zero_stage >= 2:
         config["data_types"] = {"grad_accum_dtype": "fp32"}
-    return config
+    return _merged(spec.deepspeed, config)
+
+
+def _merged(more: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+    merged = more | config
+    return merged | {key: _merged(more[key], config[key]) for key in more.keys() & config.keys() if isinstance(config[key], dict)}
 
 
 def build(spec: TrainSpec, student: Any, *, device: str) -> DeepSpeedEngine:
-    """Wrap `student` (a module whose forward gives summed loss and number of right tokens, with the model to save as `.model`).
+    """Wrap `student`, a module whose forward gives the summed loss and the number of right tokens; what has a gradient is trained.
 
     torch.distributed must be initialised: gloo on CPU, nccl on GPU.
     """
@@ -57,16 +65,16 @@ def build(spec: TrainSpec, student: Any, *, device: str) -> DeepSpeedEngine:
     # A shared-memory all-reduce that only DeepSpeed's inference uses; here it would cost a compilation per machine.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.utils.logger.setLevel(logging.WARNING)
-    engine, *_ = deepspeed.initialize(model=student, model_parameters=student.parameters(), config=zero_config(spec, device))
-    return DeepSpeedEngine(engine, student.model, spec.max_grad_norm)
+    named = {name: param for name, param in student.named_parameters() if param.requires_grad}
+    engine, *_ = deepspeed.initialize(model=student, model_parameters=list(named.values()), config=zero_config(spec, device))
+    return DeepSpeedEngine(engine, named, spec.max_grad_norm)
 
 
 class DeepSpeedEngine:
     """One rank of a ZeRO job. Every method is collective."""
 
-    def __init__(self, engine: Any, model: nn.Module, max_grad_norm: float) -> None:
-        self._engine, self._model = engine, model
-        self._named = dict(model.named_parameters())
+    def __init__(self, engine: Any, named: dict[str, nn.Parameter], max_grad_norm: float) -> None:
+        self._engine, self._named = engine, named
         self._stage = engine.zero_optimization_stage()
         self._rank, self._workers = distributed.get_rank(), distributed.get_world_size()
         zero = engine.optimizer
@@ -165,14 +173,12 @@ class DeepSpeedEngine:
             safe_set_full_optimizer_state(param, value, part)
 
     def export(self) -> dict[str, Any] | None:
-        """The model's state dict in its compute type, on the CPU of rank 0; None elsewhere."""
+        """What was trained, in its compute type, on the CPU of rank 0; None elsewhere."""
         import deepspeed
 
-        weights = self._model.state_dict() if self._rank == 0 else {}
+        weights = {}
         for name, param in self._named.items():
             with deepspeed.zero.GatheredParameters([param], enabled=self._stage == 3):
                 if self._rank == 0:
                     weights[name] = param.detach().cpu().clone()
-        # Names that share a parameter (tied heads) hold nothing of their own under ZeRO-3.
-        tied = set(weights) - set(self._named) - {name for name, _ in self._model.named_buffers()}
-        return {name: weights[name] for name in weights if name not in tied} if self._rank == 0 else None
+        return weights if self._rank == 0 else None

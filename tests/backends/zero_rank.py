@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 from torch import distributed
-from transformers import AutoModelForCausalLM
 
 from engine.backends import deepspeed_engine
 from engine.spec import TrainSpec
@@ -20,7 +19,7 @@ from engine.stages.train import checkpoints
 from engine.stages.train.loop import remaining_steps
 from engine.stages.train.packing import Blocks, rank_batches
 from engine.stages.train.schedule import Schedule
-from engine.stages.train.student import DTYPES, Student
+from engine.stages.train.student import load_student
 
 
 def main(plan_file: str, rank: int) -> None:
@@ -33,8 +32,7 @@ def main(plan_file: str, rank: int) -> None:
     for run in plan["runs"]:
         began = time.perf_counter()
         spec = TrainSpec(student=plan["model"], **run["spec"])
-        model = AutoModelForCausalLM.from_pretrained(plan["model"], dtype=DTYPES[spec.precision])
-        engine = deepspeed_engine.build(spec, Student(model, spec), device="cpu")
+        engine = deepspeed_engine.build(spec, load_student(plan["model"], spec, "cpu"), device="cpu")
         if run["load"]:
             engine.load(checkpoints.load(checkpoints.newest(Path(run["load"]))), run["first"])
         losses, norms = [], []

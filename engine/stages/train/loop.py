@@ -24,7 +24,7 @@ from engine.stages.train import checkpoints
 from engine.stages.train.metrics import Metrics
 from engine.stages.train.packing import Batch, Blocks, rank_batches
 from engine.stages.train.schedule import Schedule
-from engine.stages.train.student import Student, export, load_model, load_tokenizer
+from engine.stages.train.student import export, load_student, load_tokenizer, merged_weights
 
 
 class Engine(Protocol):
@@ -43,7 +43,7 @@ class Engine(Protocol):
         """Go on from these tensors as after `step` steps."""
 
     def export(self) -> dict[str, torch.Tensor] | None:
-        """The model's state dict in its compute type on rank 0, None elsewhere."""
+        """What was trained, by the Student's parameter names in their compute type, on rank 0; None elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,7 @@ def train_worker(
     blocks = Blocks(out / "blocks", "train")
     held_out = Blocks(out / "blocks", "validation")
     schedule = Schedule(len(blocks), global_batch, seed, spec)
-    model = load_model(start_from, spec)
-    engine = build_engine(spec, Student(model, spec), device=device)
+    engine = build_engine(spec, load_student(start_from, spec, device), device=device)
     latest = checkpoints.newest(out / "checkpoints")
     start = latest.step if latest else 0
     if latest:
@@ -123,4 +122,4 @@ def train_worker(
     weights = engine.export()
     if metrics and weights is not None:
         metrics.close()
-        export(model, weights, load_tokenizer(spec), out / "student")
+        export(*merged_weights(weights, start_from, spec), load_tokenizer(spec), out / "student")

@@ -1,49 +1,110 @@
-"""The student as a model: load, start untrained, forward to a loss, and export in Hugging Face form.
+"""The student as a module whose forward pass is the job's loss, and how it is loaded and becomes plain weights again.
 
-Shapes: B blocks, L tokens, N targets, V vocabulary.
+Shapes: B blocks, L tokens, N targets, n of them in a piece, V vocabulary.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import is_flash_attn_2_available
 
 from engine.errors import StageError
 from engine.records import derive_seed
-from engine.spec import TrainSpec
-from engine.stages.train.losses import LOSSES
+from engine.spec import LoraSpec, TrainSpec
+from engine.stages.train.head import head_loss, lend_weights
+from engine.stages.train.losses import Targets, token_losses
 from engine.stages.train.packing import Batch
+from engine.stages.train.teacher import LayerMatch, check_pairs
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Student(nn.Module):
-    """A causal model whose forward pass is the summed loss of a batch."""
+    """A causal model, and the live teacher if there is one. What has a gradient is trained; only `model` is exported."""
 
-    def __init__(self, model: PreTrainedModel, spec: TrainSpec) -> None:
+    def __init__(self, model: PreTrainedModel, spec: TrainSpec, teacher: PreTrainedModel | None = None) -> None:
         super().__init__()
-        self.model, self.spec = model, spec
-        self._where_N = torch.zeros(0, dtype=torch.long)
-        # Only targets enter the head, so logits of prompts and padding never exist; what the model does to its
-        # logits afterwards (scaling, soft caps) stays the model's own.
-        model.get_output_embeddings().register_forward_pre_hook(self._select_targets)
+        self.spec = spec
+        self._causal = [model]  # in a list: the module owns it as `model`, with its adapters
+        self._adjust = logit_adjustment(model.config)
+        lend_weights(model.get_output_embeddings())
+        self.model = with_adapters(model, spec.lora) if spec.lora else model
+        self.teacher, self.match = teacher, None
+        if teacher is not None:
+            self._adjust_teacher = logit_adjustment(teacher.config)
+            teacher.requires_grad_(False)
+            lend_weights(teacher.get_output_embeddings())
+            if spec.hidden or spec.attention_transfer:
+                self.match = LayerMatch(spec, model.config.get_text_config(), teacher.config.get_text_config()).to(model.dtype)
 
-    def _select_targets(self, module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        return (args[0].flatten(0, 1)[self._where_N], *args[1:])
+    def train(self, mode: bool = True) -> Student:
+        """The teacher never trains: no dropout."""
+        super().train(mode)
+        if self.teacher is not None:
+            self.teacher.eval()
+        return self
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Sum of the loss over the batch's N targets, and how many of them have the largest logit; both fp32."""
-        self._where_N = batch.where_N
-        # Without a mask, transformers derives the examples' borders from the position ids.
-        logits_NV = self.model(input_ids=batch.input_ids_BL, position_ids=batch.position_ids_BL, use_cache=False).logits
-        loss = LOSSES[self.spec.loss](logits_NV.float(), batch, self.spec)
-        return loss, (logits_NV.detach().argmax(1) == batch.labels_N).sum().float()
+        causal = self._causal[0]
+        more = self.match.wants if self.match else {}
+        seen = _backbone(causal, batch, more)
+        if self.teacher is None:
+            return self._head_loss(seen, batch, None)
+        with torch.no_grad():
+            shown = _backbone(self.teacher, batch, more)
+        if self.spec.loss == "sft":
+            loss, right = self._head_loss(seen, batch, None)
+        else:
+            # Inside the teacher's head, so that ZeRO-3 has it whole for all pieces: ranks differ in how many they have.
+            loss, right = self.teacher.get_output_embeddings()(
+                _targets_of(shown, batch), lambda hidden, weight, bias: self._head_loss(seen, batch, (hidden, weight, bias))
+            )
+        return loss + self.match(seen, shown, batch) if self.match else loss, right
+
+    def _head_loss(self, seen: Any, batch: Batch, teacher: tuple[Any, ...] | None) -> tuple[torch.Tensor, torch.Tensor]:
+        def piece_loss(logits_nV: torch.Tensor, piece: slice) -> tuple[torch.Tensor, torch.Tensor]:
+            logits_nV, labels_n = self._adjust(logits_nV), batch.labels_N[piece]
+            dense = None
+            if teacher is not None:
+                hidden, weight, bias = teacher
+                dense = self._adjust_teacher(nn.functional.linear(hidden[piece], weight, bias).to(logits_nV.dtype))
+            targets = Targets(labels_n, batch.topk_ids_NK[piece], batch.topk_logprobs_NK[piece], batch.tail_N[piece], dense)
+            return token_losses(logits_nV, targets, self.spec), (logits_nV.detach().argmax(1) == labels_n).sum()
+
+        head = self._causal[0].get_output_embeddings()
+        return head(_targets_of(seen, batch), lambda *weights: head_loss(*weights, piece_loss, self.spec.logits_mib * 2**20))
+
+
+def _backbone(causal: PreTrainedModel, batch: Batch, more: Mapping[str, bool]) -> Any:
+    """All but the head. Without a mask, transformers derives the examples' borders from the position ids."""
+    return causal.base_model(input_ids=batch.input_ids_BL, position_ids=batch.position_ids_BL, use_cache=False, **more)
+
+
+def _targets_of(seen: Any, batch: Batch) -> torch.Tensor:
+    """Hidden states that predict a target, (N, H): prompts and padding never enter the head."""
+    return seen.last_hidden_state.flatten(0, 1)[batch.where_N]
+
+
+def logit_adjustment(config: PretrainedConfig) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What the model does to its logits behind the head: Granite and Cohere scale them, Gemma caps them softly."""
+    config = config.get_text_config()
+    scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+    cap = getattr(config, "final_logit_softcapping", None)
+
+    def adjust(logits: torch.Tensor) -> torch.Tensor:
+        logits = logits * scale if scale != 1 else logits
+        return cap * torch.tanh(logits / cap) if cap else logits
+
+    return adjust
 
 
 def load_tokenizer(spec: TrainSpec) -> PreTrainedTokenizerBase:
@@ -52,14 +113,78 @@ def load_tokenizer(spec: TrainSpec) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(source, revision=revision)
 
 
-def load_model(source: str, spec: TrainSpec) -> PreTrainedModel:
-    """The model to train, in the type of train.precision."""
+def load_student(source: str, spec: TrainSpec, device: str) -> Student:
+    """The module to train, from the weights in `source`. StageError if the teacher's shapes cannot be matched."""
     revision = spec.revision if source == spec.student else None
-    dtype = DTYPES[spec.precision]
-    model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=dtype, attn_implementation="sdpa")
+    student = _load(source, revision, spec, device, **_quantized(spec.lora))
     if spec.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return model.train()
+        student.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        student.enable_input_require_grads()  # frozen embeddings (LoRA) would end the graph before the first layer
+    teacher = None
+    if spec.teacher:
+        check_pairs(spec, student.config)
+        teacher = _load(spec.teacher.model, spec.teacher.revision, spec, device)
+    return Student(student, spec, teacher).train()
+
+
+def _load(source: str, revision: str | None, spec: TrainSpec, device: str, **more: Any) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(
+        source, revision=revision, dtype=DTYPES[spec.precision], attn_implementation=attention_of(spec, device), **more
+    )
+
+
+def attention_of(spec: TrainSpec, device: str) -> str:
+    """transformers' name of the attention. Flash attention reads the examples' borders as variable lengths; sdpa masks them."""
+    if spec.attention_transfer:
+        return "eager"  # the others never make the maps
+    if spec.attention != "auto":
+        return spec.attention
+    return "flash_attention_2" if device == "gpu" and is_flash_attn_2_available() else "sdpa"
+
+
+def _quantized(lora: LoraSpec | None) -> dict[str, Any]:
+    if lora is None or lora.quantize == "none":
+        return {}
+    from transformers import BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type=lora.quantize, bnb_4bit_compute_dtype=torch.bfloat16, bnb_4bit_use_double_quant=True
+    )
+    return {"quantization_config": config}
+
+
+def with_adapters(model: PreTrainedModel, lora: LoraSpec) -> nn.Module:
+    """The model with low-rank adapters, all else frozen. StageError if a target names no module."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.targets, task_type="CAUSAL_LM"
+    )
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        linear = sorted({name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)} - {"lm_head"})
+        raise StageError(f"train: train.lora.targets={lora.targets} ({error}); the student has {', '.join(linear)}") from None
+
+
+def merged_weights(trained: Mapping[str, torch.Tensor], source: str, spec: TrainSpec) -> tuple[PreTrainedModel, dict[str, torch.Tensor]]:
+    """The plain model (for its configuration) and its weights, from what a Student trained and the weights it started from."""
+    weights = {name.removeprefix("model."): tensor for name, tensor in trained.items() if name.startswith("model.")}
+    revision = spec.revision if source == spec.student else None
+    plain = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=DTYPES[spec.precision])
+    if spec.lora:
+        adapted = with_adapters(plain, spec.lora)
+        missing = adapted.load_state_dict(weights, strict=False)
+        assert not missing.unexpected_keys, missing.unexpected_keys
+        plain = adapted.merge_and_unload()
+        return plain, plain.state_dict()
+    buffers = {name: tensor for name, tensor in plain.state_dict().items() if name in dict(plain.named_buffers())}
+    return plain, buffers | weights
+
+
+def vocabulary_size(spec: TrainSpec) -> int:
+    """Rows of the student's embedding, from its config."""
+    return int(AutoConfig.from_pretrained(spec.student, revision=spec.revision).get_text_config().vocab_size)
 
 
 def write_untrained(spec: TrainSpec, tokenizer: Any, seed: int, folder: Path) -> None:
@@ -74,11 +199,6 @@ def write_untrained(spec: TrainSpec, tokenizer: Any, seed: int, folder: Path) ->
         # Weights are drawn in fp32, so that precision does not change the draw.
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).to(DTYPES[spec.precision])
     export(model, model.state_dict(), tokenizer, folder)
-
-
-def vocabulary_size(spec: TrainSpec) -> int:
-    """Rows of the student's embedding, from its config."""
-    return int(AutoConfig.from_pretrained(spec.student, revision=spec.revision).get_text_config().vocab_size)
 
 
 def export(model: PreTrainedModel, weights: dict[str, torch.Tensor], tokenizer: Any, folder: Path) -> None:

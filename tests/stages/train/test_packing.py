@@ -67,9 +67,9 @@ def test_only_targets_enter_the_head(tiny_config: Any, tmp_path: Path) -> None:
     blocks = write(tmp_path / "b", sequences(10))
     student = Student(AutoModelForCausalLM.from_config(tiny_config), TrainSpec(student="x"))
     shapes = []
-    student.model.get_output_embeddings().register_forward_hook(lambda module, args, output: shapes.append(tuple(output.shape)))
+    student.model.get_output_embeddings().register_forward_pre_hook(lambda module, args: shapes.append(tuple(args[0].shape)))
     student(blocks.batch(range(len(blocks))))
-    assert shapes == [(int(blocks.targets.sum()), 48)]
+    assert shapes == [(int(blocks.targets.sum()), 32)]
 
 
 def test_signal_rows_follow_their_targets(tmp_path: Path) -> None:

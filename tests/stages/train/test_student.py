@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 
 from engine.errors import StageError
 from engine.spec import TrainSpec
-from engine.stages.train.student import export, load_model, write_untrained
+from engine.stages.train.student import export, load_student, write_untrained
 
 
 def test_the_untrained_student_is_seeded_and_ends_with_the_tokenizers_eos(spec: TrainSpec, tokenizer: Any, tmp_path: Path) -> None:
@@ -23,7 +23,7 @@ def test_the_untrained_student_is_seeded_and_ends_with_the_tokenizers_eos(spec: 
 
 def test_bf16_students_are_stored_in_bf16(spec: TrainSpec, tokenizer: Any, tmp_path: Path) -> None:
     write_untrained(spec.model_copy(update={"precision": "bf16"}), tokenizer, 1, tmp_path / "a")
-    assert load_model(str(tmp_path / "a"), spec.model_copy(update={"precision": "bf16"})).dtype == torch.bfloat16
+    assert load_student(str(tmp_path / "a"), spec.model_copy(update={"precision": "bf16"}), "cpu").model.dtype == torch.bfloat16
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "a").dtype == torch.bfloat16
 
 
