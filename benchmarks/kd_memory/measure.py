@@ -22,7 +22,8 @@ from engine.stages.train.losses import LOSSES, Targets, token_losses
 
 VOCABULARY, HIDDEN, TOP_K, REPEATS = 128_256, 512, 50, 3
 # name -> (loss, whether the teacher is live)
-CASES = {f"{loss}_stored": (loss, False) for loss in LOSSES} | {f"{loss}_live": (loss, True) for loss in LOSSES if loss not in ("sft", "uld")}
+CASES = {f"{loss}_stored": (loss, False) for loss in LOSSES}
+CASES |= {f"{loss}_live": (loss, True) for loss in LOSSES if loss not in ("sft", "uld")}
 
 
 def spec_of(loss: str, **more: Any) -> TrainSpec:
@@ -30,14 +31,14 @@ def spec_of(loss: str, **more: Any) -> TrainSpec:
     return TrainSpec(student="none", loss=loss, **more)
 
 
-def draw(tokens: int, seed: int = 0) -> dict[str, torch.Tensor]:
+def draw(tokens: int, vocabulary: int = VOCABULARY, hidden: int = HIDDEN) -> dict[str, torch.Tensor]:
     """Hidden states and heads of student and teacher: logits N(0, 2.5) that agree in part, as after some training."""
-    random = torch.Generator().manual_seed(seed)
-    teacher_VH = torch.randn(VOCABULARY, HIDDEN, generator=random)
-    weight_VH = teacher_VH + 0.5 * torch.randn(VOCABULARY, HIDDEN, generator=random)
-    shown_NH = 2.5 * HIDDEN**-0.5 * torch.randn(tokens, HIDDEN, generator=random)
-    hidden_NH = shown_NH + 0.3 * HIDDEN**-0.5 * torch.randn(tokens, HIDDEN, generator=random)
-    labels_N = torch.randint(VOCABULARY, (tokens,), generator=random)
+    random = torch.Generator().manual_seed(0)
+    teacher_VH = torch.randn(vocabulary, hidden, generator=random)
+    weight_VH = teacher_VH + 0.5 * torch.randn(vocabulary, hidden, generator=random)
+    shown_NH = 2.5 * hidden**-0.5 * torch.randn(tokens, hidden, generator=random)
+    hidden_NH = shown_NH + 0.3 * hidden**-0.5 * torch.randn(tokens, hidden, generator=random)
+    labels_N = torch.randint(vocabulary, (tokens,), generator=random)
     return {"hidden": hidden_NH, "weight": weight_VH, "shown": shown_NH, "teacher": teacher_VH, "labels": labels_N}
 
 
@@ -45,7 +46,7 @@ def stored(drawn: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
     """The teacher's top k, 64 tokens at a time so that they do not count as the measured peak: ids, log-probabilities, tail."""
     found = []
     for shown in drawn["shown"].split(64):
-        values, ids = F.linear(shown, drawn["teacher"]).log_softmax(1).topk(TOP_K)
+        values, ids = F.linear(shown, drawn["teacher"]).float().log_softmax(1).topk(TOP_K)
         found.append((ids, values, (1 - values.exp().sum(1)).clamp_min(0)))
     return tuple(map(torch.cat, zip(*found, strict=True)))
 

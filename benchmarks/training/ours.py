@@ -69,21 +69,29 @@ def train(spec: Any, curated: Path, out: Path) -> None:
         stage.run(spec, {"curate": curated}, out, Context("training", "conversation", SEED, "cpu", progress=Progress()))
 
 
-def step_times(out: Path) -> list[float]:
-    """When each step's loss was written."""
+def whole_steps(out: Path, warmup: int) -> tuple[float, dict[str, Any]]:
+    """Target tokens per second of the whole steps after the first `warmup`, with all that lies between steps."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    from engine.stages.train.metrics import load_metrics
+
+    lines = [line for line in load_metrics(out / "metrics.jsonl") if "loss" in line]
     events = EventAccumulator(str(out / "tensorboard"), size_guidance={"scalars": 0})
     events.Reload()
-    return [event.wall_time for event in events.Scalars("train/loss")]
+    times = [event.wall_time for event in events.Scalars("train/loss")]
+    assert len(times) == len(lines)
+    counted = lines[warmup:-1]  # the last step has what was left of the examples
+    assert len(counted) >= 4, f"{len(lines)} steps are too few; give more examples"
+    targets, seconds = sum(line["tokens"] for line in counted), times[-2] - times[warmup - 1]
+    inside = sum(line["seconds"] for line in counted)
+    facts = {"steps": len(counted), "targets": targets, "share_in_steps": inside / seconds, "last_loss": lines[-1]["loss"]}
+    return targets / seconds, facts
 
 
 def main() -> None:
     """Measure one variant once."""
     name, micro, work = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
     from engine.spec import TrainSpec
-    from engine.stages.train.metrics import load_metrics
-
     task = json.loads((work / "task.json").read_text())
     assert os.cpu_count() == task["threads"], "the worker's threads are the cores"
     examples = json.loads((work / "examples.json").read_text())
@@ -98,16 +106,8 @@ def main() -> None:
         block_tokens=SEQUENCE, batch_size=micro, global_batch=STEP_TOKENS // SEQUENCE, workers=1, zero_stage=0, checkpoint_steps=10**6,
         **more,
     ), curated, out)
-    lines = [line for line in load_metrics(out / "metrics.jsonl") if "loss" in line]
-    whole, first = len(lines) - 1, task["warmup"]  # the last step has what was left
-    times = step_times(out)
-    targets = sum(line["tokens"] for line in lines[first:whole])
-    seconds = times[whole - 1] - times[first - 1]
-    inside = sum(line["seconds"] for line in lines[first:whole])
-    (work / "result.json").write_text(json.dumps({
-        "tokens_per_second": targets / seconds, "steps": whole - first, "targets": targets, "share_in_steps": inside / seconds,
-        "losses": [line["loss"] for line in lines],
-    }))
+    rate, facts = whole_steps(out, task["warmup"])
+    (work / "result.json").write_text(json.dumps({"tokens_per_second": rate, **facts}))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""One measurement of TRL in a process of its own, in its own environment: `trl_side.py VARIANT WORK` writes WORK/result.json.
+"""One measurement of TRL in a process of its own, in its own environment: `trl_side.py VARIANT MICRO WORK` writes WORK/result.json.
 
-The clock runs from the end of step `warmup` to the end of the last whole step, so all between steps counts. Knows nothing of distill-engine.
+The clock runs from the end of step `warmup` to the end of the last whole step, so all between steps counts. It knows nothing of
+distill-engine.
 """
 
 import json
@@ -41,7 +42,8 @@ class Clock(TrainerCallback):
 def _arguments(rows: int, micro: int) -> dict[str, Any]:
     """What every trainer is told: `rows` per optimizer step in micro-batches of `micro`."""
     return {
-        "output_dir": "unused", "num_train_epochs": 1, "per_device_train_batch_size": micro, "gradient_accumulation_steps": -(-rows // micro),
+        "output_dir": "unused", "num_train_epochs": 1,
+        "per_device_train_batch_size": micro, "gradient_accumulation_steps": -(-rows // micro),
         "learning_rate": LEARNING_RATE, "lr_scheduler_type": "cosine", "adam_beta2": BETA2, "weight_decay": 0.0, "max_grad_norm": CLIP,
         "seed": SEED, "use_cpu": True, "bf16": False, "gradient_checkpointing": False, "save_strategy": "no", "report_to": [],
         "logging_steps": 10, "dataloader_drop_last": True, "disable_tqdm": True,
@@ -104,7 +106,8 @@ def gkd(work: Path, examples: list[Any], micro: int) -> tuple[Any, Clock]:
 
     config = GKDConfig(beta=0.0, lmbda=0.0, temperature=1.0, max_length=SEQUENCE, **_arguments(examples_per_step(examples), micro))
     rows = [
-        {"prompt": "", "input_ids": prompt + answer, "completion_mask": [0] * len(prompt) + [1] * len(answer)} for prompt, answer in examples
+        {"prompt": "", "input_ids": prompt + answer, "completion_mask": [0] * len(prompt) + [1] * len(answer)}
+        for prompt, answer in examples
     ]
     trainer = Counted(
         _model(work, "student"), teacher_model=_model(work, "teacher"), args=config, train_dataset=Dataset.from_list(rows),
@@ -136,7 +139,8 @@ def main() -> None:
     first, targets = task["warmup"], clock.targets[task["warmup"] :]
     assert len(targets) >= 4, f"{name}: {len(clock.ends)} steps are too few; give more examples"
     seconds = clock.ends[-1] - clock.ends[first - 1]
-    (work / "result.json").write_text(json.dumps({"tokens_per_second": sum(targets) / seconds, "steps": len(targets), "targets": sum(targets)}))
+    found = {"tokens_per_second": sum(targets) / seconds, "steps": len(targets), "targets": sum(targets)}
+    (work / "result.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
