@@ -29,8 +29,8 @@ SHAPE = {
     "num_key_value_heads": 8, "head_dim": 64, "tie_word_embeddings": True,
 }
 SMOKE = SHAPE | {
-    "vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-    "head_dim": 16,
+    "vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 16,
 }
 EXAMPLE_TOKENS, TARGET_SHARE = 512, 0.75
 HEAD_TOKENS = 8192
@@ -83,7 +83,7 @@ def train_1b(shape: dict[str, Any], blocks: int, length: int, device: str) -> di
     return {
         "parameters": sum(param.numel() for param in model.parameters()), "attention": attention, "blocks": blocks, "block_tokens": length,
         "seconds": seconds, "tokens_per_second": blocks * length / seconds, "mfu": flops / seconds / peak if peak else None,
-        "memory_gib": torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else None, "loss": float(loss) / len(batch.where_N),
+        "memory_gib": torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else None, "loss": loss.item() / len(batch.where_N),
     }
 
 

@@ -53,7 +53,8 @@ def main() -> int:
             for workers in options.workers:
                 for stage in options.zero:
                     rows.append(row := measure(work, workers, stage))
-                    print(f"workers {workers}  ZeRO {stage}  {row['tokens_per_second']:>8,.0f} tok/s  {row['memory_gib']:.2f} GiB", flush=True)
+                    figures = f"{row['tokens_per_second']:>8,.0f} tok/s  {row['memory_gib']:.2f} GiB"
+                    print(f"workers {workers}  ZeRO {stage}  {figures}", flush=True)
     losses = [row["last_loss"] for row in rows]
     ratios = {"largest_relative_difference_of_last_losses": bounded(max(losses) / min(losses) - 1, "<=", 1e-4)}
     for row in rows[1:]:
