@@ -143,7 +143,7 @@ def timed(run: Callable[[], Any], weight: torch.Tensor, device: str) -> dict[str
 
 
 def main() -> int:
-    """Exit 1 if a bound is missed; --smoke checks that it runs, on any machine, and holds nothing against a bound."""
+    """Exit 1 if a bound is missed, 0 without a GPU; --smoke checks that it runs, on any machine, and holds nothing against a bound."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, on a CPU too")
@@ -152,7 +152,8 @@ def main() -> int:
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu" and not options.smoke:
-        parser.error("there is no GPU here; --smoke runs tiny sizes on a CPU")
+        print("there is no GPU here, so nothing was measured; --smoke runs tiny sizes on a CPU")
+        return 0
     shape = SMOKE if options.smoke else SHAPE
     blocks, length = (2, 128) if options.smoke else (options.blocks, options.block_tokens)
     whole = train_1b(shape, blocks, length, device)

@@ -28,6 +28,7 @@ THEIRS = {
     "sft_tuned": [("unpacked", 1), ("grouped", None), ("bfd", 1), ("wrapped", 1)],
     "kd": [("distillation", None), ("gkd", None)],
     "kd_tuned": [("distillation", 1), ("gkd", 1)],
+    "rollouts": [("rollouts", None)],  # shown, compared with nothing
 }
 LEAST = {"sft": 1.5, "kd": 1.5}  # the tuned ones are shown
 

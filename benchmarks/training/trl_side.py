@@ -19,6 +19,7 @@ from trl import DistillationConfig, DistillationTrainer, SFTConfig, SFTTrainer
 from trl.experimental.gkd import GKDConfig, GKDTrainer
 
 PACKED_ROWS = STEP_TOKENS // SEQUENCE
+ROLLOUT_TOKENS = 90  # about as many as the median answer has
 
 
 class Clock(TrainerCallback):
@@ -27,6 +28,7 @@ class Clock(TrainerCallback):
     def __init__(self) -> None:
         self.ends: list[float] = []
         self.targets: list[int] = []
+        self.rollouts: list[float] = []  # seconds of each
         self._open = 0
 
     def count(self, targets: torch.Tensor) -> None:
@@ -73,20 +75,27 @@ def sft(work: Path, examples: list[Any], micro: int, strategy: str | None, **mor
     return trainer, clock
 
 
-def distillation(work: Path, examples: list[Any], micro: int) -> tuple[Any, Clock]:
-    """DistillationTrainer (forward KL, its chunked loss) that takes the given answers in place of rollouts."""
+def distillation(work: Path, examples: list[Any], micro: int, *, rollouts: bool = False) -> tuple[Any, Clock]:
+    """DistillationTrainer (forward KL, its chunked loss) that takes the given answers, or makes its own as it always does."""
     clock = Clock()
+    answer_of = {tuple(prompt): answer for prompt, answer in examples}
 
     class Given(DistillationTrainer):
-        def _generate(self, prompts: list[str]) -> tuple[Any, ...]:
-            chosen = [examples[int(prompt)] for prompt in prompts]
-            return [prompt for prompt, _ in chosen], [answer for _, answer in chosen], None, None, []
+        def _tokenize_prompts(self, prompts: list[str]) -> tuple[Any, ...]:
+            return [examples[int(prompt)][0] for prompt in prompts], None, {}
+
+        def _generate_single_turn(self, prompt_ids: list[Any], images: Any, more: dict[str, Any], has_tool_images: bool = False) -> Any:
+            started = time.perf_counter()
+            answers = super()._generate_single_turn(prompt_ids, images, more, has_tool_images) if rollouts else None
+            clock.rollouts.append(time.perf_counter() - started)
+            return answers or [answer_of[tuple(prompt)] for prompt in prompt_ids]
 
         def compute_loss(self, model: Any, inputs: dict[str, Any], *rest: Any, **more: Any) -> Any:
             clock.count(inputs["completion_mask"])
             return super().compute_loss(model, inputs, *rest, **more)
 
-    config = DistillationConfig(beta=0.0, temperature=1.0, max_completion_length=SEQUENCE, **_arguments(examples_per_step(examples), micro))
+    arguments = _arguments(examples_per_step(examples), micro)
+    config = DistillationConfig(beta=0.0, temperature=1.0, max_completion_length=ROLLOUT_TOKENS, **arguments)
     tokenizer = AutoTokenizer.from_pretrained(work / "student", padding_side="left")
     trainer = Given(
         _model(work, "student"), teacher_model=_model(work, "teacher"), args=config, processing_class=tokenizer, callbacks=[clock],
@@ -123,6 +132,7 @@ VARIANTS = {
     "wrapped": lambda work, examples, micro: sft(work, examples, micro, "wrapped"),
     "grouped": lambda work, examples, micro: sft(work, examples, micro, None, train_sampling_strategy="group_by_length"),
     "distillation": distillation,
+    "rollouts": lambda work, examples, micro: distillation(work, examples[: 8 * micro], micro, rollouts=True),
     "gkd": gkd,
 }
 
@@ -140,6 +150,8 @@ def main() -> None:
     assert len(targets) >= 4, f"{name}: {len(clock.ends)} steps are too few; give more examples"
     seconds = clock.ends[-1] - clock.ends[first - 1]
     found = {"tokens_per_second": sum(targets) / seconds, "steps": len(targets), "targets": sum(targets)}
+    if name == "rollouts":
+        found["rollouts_share"] = sum(clock.rollouts[first : len(clock.ends)]) / seconds
     (work / "result.json").write_text(json.dumps(found))
 
 
