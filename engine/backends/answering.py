@@ -196,10 +196,11 @@ class Answerer:
         self._opened: asyncio.Future[None] | None = None
 
     def figures(self) -> dict[str, float]:
-        """How far this replica is: rows and tokens so far, by status too, rows open now, dollars spent."""
+        """How far this replica is: rows and tokens so far, rows committed, by status too, rows open now, dollars spent."""
         more = self._engine.figures() if hasattr(self._engine, "figures") else {}
         cost = {"cost_usd": self._budget.spent_usd - self._job.spent_usd} if self._job.teacher.prices else {}
-        return {**self._counts, "open": self._room.held, "committed": self._writer.committed, **cost, **more}
+        statuses = {f"rows_{status}": rows for status, rows in self._writer.committed.items()}
+        return {**self._counts, **statuses, "open": self._room.held, "committed": self._writer.committed.total(), **cost, **more}
 
     async def __call__(self, shard: dict[str, Any]) -> dict[str, Any]:
         """Answer `{"id", "file", "rows": [[from, to, sample], …]}` of a prompt file; when this returns, its rows are visible.
@@ -267,7 +268,6 @@ class Answerer:
             return None
         await self._writer.add(finished, 0 if generation is None else generation.size_bytes)
         self._counts["rows"] += 1
-        self._counts[f"rows_{finished.status or self._status_of(generation)}"] += 1
         tokens_in, tokens_out = self._tokens(finished)
         self._counts["tokens_in"] += tokens_in
         self._counts["tokens_out"] += tokens_out
@@ -323,11 +323,6 @@ class Answerer:
         if generation is None:
             return len(ids), 0
         return len(ids) if generation.prompt_tokens is None else generation.prompt_tokens, generation.tokens
-
-    def _status_of(self, generation: Generation) -> str:
-        status = STATUS_OF_FINISH.get(generation.finish_reason, "error")
-        wrote = generation.tokens > 1 if generation.text is None else generation.text.strip()  # a lone token is the end mark
-        return "empty" if status == "ok" and not wrote else status
 
     def _finish(self, pending: Sequence[_Pending]) -> list[Completion]:
         """Decode and pack in bulk."""
