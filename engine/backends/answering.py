@@ -187,6 +187,8 @@ class Answerer:
             job.folder, job.epoch, job.teacher.name, completion_schema(capture.dtype), self._metadata, self._finish,
             max_rows=job.spec.part_rows, max_seconds=job.spec.part_seconds, on_step=getattr(engine, "on_step", lambda *_: None),
         )
+        # All at once they would fill the threads, and the first rows, ready, would wait for a thread until the last are.
+        self._preparing = asyncio.Semaphore(2)
         self._requests_open = asyncio.Semaphore(job.requests_in_flight)
         self._room = Room(job.rows_in_flight)
         # Read here and not taken from the job: a replica before this one may have spent some since.
@@ -211,7 +213,8 @@ class Answerer:
         self._opened = self._opened or asyncio.ensure_future(self._engine.open())
         await self._opened
         started = time.time()
-        requests, suspects = await asyncio.to_thread(self._requests, shard)
+        async with self._preparing:
+            requests, suspects = await asyncio.to_thread(self._requests, shard)
         told = await self._answer_group(shard["id"], requests)
         for group in suspects:
             told += await self._answer_group(shard["id"], group, alone=True)
