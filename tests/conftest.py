@@ -35,7 +35,8 @@ def pytest_terminal_summary(terminalreporter, config):
             report.head_line: {"passed": report.passed, "seconds": round(report.duration, 1), **dict(report.user_properties)}
             for report in ran
         }
-        target.write_text(json.dumps({"git_commit": git_commit(), "versions": versions(), "cores": os.cpu_count(), "proofs": proofs}, indent=1))
+        result = {"git_commit": git_commit(), "versions": versions(), "cores": os.cpu_count(), "proofs": proofs}
+        target.write_text(json.dumps(result, indent=1) + "\n")
 
 
 @pytest.fixture(scope="session")
