@@ -20,7 +20,7 @@ test: env
 	$(VENV)/bin/pytest -m "not proof and not gpu"
 
 proof: env
-	$(VENV)/bin/pytest -m proof --timeout 7200
+	$(VENV)/bin/pytest -m proof --timeout 7200 --proof-json benchmarks/proofs/results/latest.json
 
 lint: env
 	$(VENV)/bin/ruff check .

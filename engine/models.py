@@ -35,13 +35,8 @@ class Architecture:
     ffn: int = 0
     short_context: int = 0
 
-    @property
-    def weights_gb(self) -> float:
-        """Stored weights in GB (1e9 bytes)."""
-        return self.params_b * self.bytes_per_param
-
     def weights_gb_per_device(self, tensor_parallel: int, pipeline_parallel: int = 1, data_parallel: int = 1) -> float:
-        """Weights on one device in GB: data-parallel ranks repeat all but the experts, which vLLM spreads over them too."""
+        """Weights on one device in GB (1e9 bytes): data-parallel ranks repeat all but the experts, which vLLM spreads over them too."""
         copies = self.params_b - self.experts_b + self.experts_b / data_parallel
         return copies * self.bytes_per_param / (tensor_parallel * pipeline_parallel)
 

@@ -232,15 +232,11 @@ class PartWriter:
         self._items: list[Any] = []
         self._size_bytes = 0
         self._oldest = 0.0
-        self._added = self._committed = 0
+        self._added = 0
+        self.committed = Counter[str]()  # rows that are visible, by status
         self._failure: BaseException | None = None
         self._lock = asyncio.Lock()
         self._news = asyncio.Condition()
-
-    @property
-    def committed(self) -> int:
-        """Rows that this writer has made visible."""
-        return self._committed
 
     async def add(self, item: Any, size_bytes: int = 0) -> None:
         """Take one finished answer; returns before it is committed unless it fills the part."""
@@ -256,8 +252,8 @@ class PartWriter:
         """Wait until everything added before the call is committed; raises what a commit raised."""
         mark = self._added
         async with self._news:
-            await self._news.wait_for(lambda: self._committed >= mark or self._failure)
-        if self._failure and self._committed < mark:
+            await self._news.wait_for(lambda: self.committed.total() >= mark or self._failure)
+        if self._failure and self.committed.total() < mark:
             raise self._failure
 
     async def commit(self) -> None:
@@ -267,9 +263,8 @@ class PartWriter:
             if not items:
                 return
             try:
-                await asyncio.to_thread(self._write, items)
+                self.committed.update(await asyncio.to_thread(self._write, items))
                 self._failure = None
-                self._committed += len(items)
             except BaseException as error:
                 self._items = [*items, *self._items]  # a full disk loses no answer that the next commit can write
                 self._failure = error
@@ -282,7 +277,8 @@ class PartWriter:
         """Whether an answer has waited `max_seconds` to become visible."""
         return bool(self._items) and time.monotonic() - self._oldest >= self._max_seconds
 
-    def _write(self, items: Sequence[Any]) -> None:
+    def _write(self, items: Sequence[Any]) -> Counter[str]:
+        """Statuses of the rows, which are visible now."""
         rows = self._finish(items)
         # Time first, so that names sort by it; random last, so that no two attempts share a name.
         unique = f"{self._epoch:05d}-{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
@@ -302,3 +298,4 @@ class PartWriter:
         self._on_step("before_record", path, data)
         write_atomic(self._folder / "commits" / f"record-{unique}.json", json.dumps(record))
         self._on_step("after_record", path, data)
+        return Counter(record["status"])

@@ -44,6 +44,11 @@ def wanted_rows(spec: GenerateSpec, files: Sequence[Folder], seed: int) -> dict[
     return wanted
 
 
+def count_prompts(wanted: Mapping[str, Sequence[Wanted]]) -> int:
+    """Prompts of all files; every prompt is some teacher's, and may be several teachers'."""
+    return sum(len(np.unique(np.concatenate([rows.row for rows in of_teachers]))) for of_teachers in zip(*wanted.values(), strict=True))
+
+
 def _read(file: Folder, spec: GenerateSpec) -> pa.Table:
     extra = [] if spec.route != "by" else [spec.route_by if spec.route_by in _COLUMNS else "meta"]
     (table,) = read_tables([file], columns=list(dict.fromkeys(["prompt_id", "split", *extra])))

@@ -15,11 +15,28 @@ import pytest
 from engine import parts
 from engine.errors import StageError
 from engine.records import STATUSES
+from engine.rundir import git_commit, versions
 from engine.spec import JobSpec
 
 REPOSITORY = Path(__file__).parents[1]
 KEY = "a-key-for-tests"
 SERVER_KEY_ENV = "DISTILL_TEST_SERVER_KEY"  # set in every process of the cluster; the vLLM server takes any key
+
+
+def pytest_addoption(parser):
+    parser.addoption("--proof-json", type=Path, help="write what ran, how long it took and what it recorded (`make proof`) to this file")
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """The result of `make proof` in the form of benchmarks/proofs/results: commit, versions, and of each test what it recorded."""
+    if target := config.getoption("proof_json"):
+        ran = [report for word in ("passed", "failed") for report in terminalreporter.getreports(word) if report.when == "call"]
+        proofs = {
+            report.head_line: {"passed": report.passed, "seconds": round(report.duration, 1), **dict(report.user_properties)}
+            for report in ran
+        }
+        result = {"git_commit": git_commit(), "versions": versions(), "cores": os.cpu_count(), "proofs": proofs}
+        target.write_text(json.dumps(result, indent=1) + "\n")
 
 
 @pytest.fixture(scope="session")

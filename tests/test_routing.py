@@ -7,7 +7,7 @@ import pytest
 
 from engine.errors import InputError
 from engine.records import PROMPT, Prompt, to_table, write_parquet
-from engine.routing import wanted_rows
+from engine.routing import count_prompts, wanted_rows
 from engine.spec import GenerateSpec
 
 
@@ -57,6 +57,14 @@ def test_training_prompts_are_sampled_and_validation_prompts_answered_once(files
     wanted = wanted_rows(generate({"name": "a"}, sampling={"samples": 3}), files(prompts), 0)
     assert keys(wanted)["a"] == [(1, 0), (1, 1), (1, 2), (2, 0), (3, 0), (3, 1), (3, 2)]
     assert wanted["a"][0].row.tolist() == [0, 0, 0, 1, 2, 2, 2]
+
+
+@pytest.mark.parametrize("route", [{"route": "all"}, {"route": "split"}, {"route": "by", "route_by": "task"}])
+def test_a_prompt_counts_once_however_many_teachers_and_samples_it_has(files, route):
+    spec = generate({"name": "a", "routes": ["math"]}, {"name": "b", "sampling": {"samples": 3}}, **route)
+    prompts = [ask(n, task=("math", "qa")[n % 2]) for n in range(9)]
+    assert count_prompts(wanted_rows(spec, files(prompts, rows=4), 0)) == 9
+    assert count_prompts(wanted_rows(spec, [], 0)) == 0
 
 
 @pytest.mark.parametrize("route", [{"route": "all"}, {"route": "by", "route_by": "task"}])

@@ -18,6 +18,7 @@ class Room:
     def __init__(self, size: int) -> None:
         self._size, self.held = size, 0
         self._alone, self._waiting_alone = False, 0
+        self._waiting: list[int] = []  # rows of each group that is not in yet
         self._changed = asyncio.Condition()
 
     @asynccontextmanager
@@ -30,14 +31,17 @@ class Room:
             async with self._changed:
                 left -= count
                 self.held -= count
-                self._changed.notify_all()
+                if self.held == 0 or self.held + min(self._waiting, default=0) <= self._size:  # else nobody could enter
+                    self._changed.notify_all()
 
         async with self._changed:
             self._waiting_alone += alone
+            self._waiting.append(rows)
             try:
                 await self._changed.wait_for(lambda: self._admits(rows, alone))
             finally:
                 self._waiting_alone -= alone
+                self._waiting.remove(rows)
             self._alone = alone
             self.held += rows
         try:

@@ -188,6 +188,8 @@ class Answerer:
             job.folder, job.epoch, job.teacher.name, completion_schema(capture.dtype), self._metadata, self._finish,
             max_rows=job.spec.part_rows, max_seconds=job.spec.part_seconds, on_step=getattr(engine, "on_step", lambda *_: None),
         )
+        # All at once they would fill the threads, and the first rows, ready, would wait for a thread until the last are.
+        self._preparing = asyncio.Semaphore(2)
         self._requests_open = asyncio.Semaphore(job.requests_in_flight)
         self._room = Room(job.rows_in_flight)
         # Read here and not taken from the job: a replica before this one may have spent some since.
@@ -197,10 +199,11 @@ class Answerer:
         self._opened: asyncio.Future[None] | None = None
 
     def figures(self) -> dict[str, float]:
-        """How far this replica is: rows and tokens so far, by status too, rows open now, dollars spent."""
+        """How far this replica is: rows and tokens so far, rows committed, by status too, rows open now, dollars spent."""
         more = self._engine.figures() if hasattr(self._engine, "figures") else {}
         cost = {"cost_usd": self._budget.spent_usd - self._job.spent_usd} if self._job.teacher.prices else {}
-        return {**self._counts, "open": self._room.held, "committed": self._writer.committed, **cost, **more}
+        statuses = {f"rows_{status}": rows for status, rows in self._writer.committed.items()}
+        return {**self._counts, **statuses, "open": self._room.held, "committed": self._writer.committed.total(), **cost, **more}
 
     async def __call__(self, shard: dict[str, Any]) -> dict[str, Any]:
         """Answer `{"id", "file", "rows": [[from, to, sample], …]}` of a prompt file; when this returns, its rows are visible.
@@ -211,7 +214,8 @@ class Answerer:
         self._opened = self._opened or asyncio.ensure_future(self._engine.open())
         await self._opened
         started = time.time()
-        requests, suspects = await asyncio.to_thread(self._requests, shard)
+        async with self._preparing:
+            requests, suspects = await asyncio.to_thread(self._requests, shard)
         told = await self._answer_group(shard["id"], requests)
         for group in suspects:
             told += await self._answer_group(shard["id"], group, alone=True)
@@ -268,7 +272,6 @@ class Answerer:
             return None
         await self._writer.add(finished, 0 if generation is None else generation.size_bytes)
         self._counts["rows"] += 1
-        self._counts[f"rows_{finished.status or self._status_of(generation)}"] += 1
         tokens_in, tokens_out = self._tokens(finished)
         self._counts["tokens_in"] += tokens_in
         self._counts["tokens_out"] += tokens_out
@@ -324,11 +327,6 @@ class Answerer:
         if generation is None:
             return len(ids), 0
         return len(ids) if generation.prompt_tokens is None else generation.prompt_tokens, generation.tokens
-
-    def _status_of(self, generation: Generation) -> str:
-        status = STATUS_OF_FINISH.get(generation.finish_reason, "error")
-        wrote = generation.tokens > 1 if generation.text is None else generation.text.strip()  # a lone token is the end mark
-        return "empty" if status == "ok" and not wrote else status
 
     def _finish(self, pending: Sequence[_Pending]) -> list[Completion]:
         """Decode and pack in bulk."""

@@ -18,8 +18,7 @@ from engine.backends.answering import AnswerJob, build_answerer, spent_usd
 from engine.errors import EngineError, StageError
 from engine.layout import Layout
 from engine.progress import Context
-from engine.records import read_tables
-from engine.routing import Wanted, wanted_rows
+from engine.routing import Wanted, count_prompts, wanted_rows
 from engine.spec import GenerateSpec
 from engine.storage import Folder
 
@@ -105,7 +104,7 @@ def answer_prompts(spec: GenerateSpec, prompt_files: Sequence[Folder], folder: F
         for name, job in jobs.items()
     }
     tally = Tally(
-        prompts=sum(table.num_rows for table in read_tables(prompt_files, ["prompt_id"])),
+        prompts=count_prompts(wanted),
         wanted=sum(len(one.row) for files in wanted.values() for one in files),
         missing=sum(shard["count"] for shards in plans.values() for shard in shards),
     )

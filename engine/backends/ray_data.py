@@ -238,7 +238,9 @@ def _sums(lives: list[dict[str, Any]]) -> Figures:
     sums: Counter[str] = Counter()
     for life in lives:
         figures = life["figures"] or {}
-        sums.update(figures if life["alive"] else {"rows": figures.get("committed", 0)})
+        if not life["alive"]:
+            figures = {"rows": figures.get("committed", 0)} | {name: rows for name, rows in figures.items() if name.startswith("rows_")}
+        sums.update(figures)
     return dict(sums)
 
 

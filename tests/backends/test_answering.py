@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import time
 from collections import Counter
 
 import numpy as np
@@ -183,6 +184,26 @@ def test_rows_held_and_requests_open_keep_their_bounds(replica):
     receipts = answer(worker, *shards(200, 8))
     assert sum(receipt["rows"] for receipt in receipts) == len(statuses(folder)) == 200
     assert most == {"held": 32, "open": 10}
+
+
+def test_the_first_rows_are_asked_while_later_shards_wait_to_be_tokenised(replica):
+    class Slow(Says):
+        tokenised, at_first = 0, None
+
+        def encode(self, conversations):
+            time.sleep(0.02)
+            self.tokenised += 1
+            return super().encode(conversations)
+
+    async def note(text):
+        engine.at_first = engine.at_first or engine.tokenised
+        return await plainly(text)
+
+    engine = Slow(note)
+    worker, _ = replica([f"p{n}" for n in range(120)], engine)
+    answer(worker, *shards(120, 4))
+    assert engine.tokenised == 30
+    assert engine.at_first < 10
 
 
 def die_with(folder, epoch, shard, rows, times=1):

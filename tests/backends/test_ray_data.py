@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 
 import httpx
 import pytest
@@ -65,6 +65,27 @@ def test_a_poison_prompt_is_one_error_row_after_three_deaths_and_its_neighbours_
     assert [prompt for pid, prompt in starts(tmp_path / "calls") if pid == died[-1]][-1] == poison
 
 
+def test_each_sample_of_a_poison_prompt_ends_in_error_after_a_death_alone_whichever_replica_asks(answer, tmp_path):
+    knobs = {"poison": "What is 7 plus 8", "calls": str(tmp_path / "calls"), "latency_s": 0.3}
+    counts, rows = answer(
+        20, knobs=knobs, replicas=2, concurrency=8, sampling={"temperature": 0.8, "samples": 3}, max_failed_fraction=0.1,
+    )
+    assert counts.info["status"] == {"ok": 20 * 3 + 8 - 3, "error": 3}
+    assert len({(row.prompt_id, row.sample_index) for row in rows}) == len(rows) == 68
+    failed = [row for row in rows if row.status == "error"]
+    assert len({row.prompt_id for row in failed}) == 1
+    assert [row.error for row in failed] == ["its engine died 3 times while it was asked, the last time alone"] * 3
+    assert {row.attempt for row in failed} == {4}
+    assert max(row.attempt for row in rows if row.status == "ok") <= 3
+    open_at_death = defaultdict(set)
+    for _, pid, prompt, seed, event in map(str.split, (tmp_path / "calls").read_text().splitlines()):
+        (open_at_death[pid].add if event == "start" else open_at_death[pid].discard)((prompt, seed))
+    poison = hashlib.sha256(b"What is 7 plus 8? #### 15").hexdigest()
+    deaths = [left for left in open_at_death.values() if left]
+    assert all({(poison, str(row.seed))} in deaths for row in failed), "each sample had an engine to itself when it died"
+    assert 3 < len(deaths) <= 9, "samples of a shard share their earlier deaths"
+
+
 def test_an_engine_that_takes_no_step_is_replaced(answer, tmp_path):
     calls = tmp_path / "calls"
     counts, rows = answer(
@@ -102,7 +123,7 @@ def test_a_replica_on_a_node_that_left_does_not_end_the_watch_over_the_others(ra
     sleeper = subprocess.Popen(["sleep", "600"])
     figures = []
     ray.get([
-        board.begin.remote("gone", 2**22 + 1, "a" * 56), board.tell.remote("gone", 2**22 + 1, {"rows": 5, "committed": 3}),
+        board.begin.remote("gone", 2**22 + 1, "a" * 56), board.tell.remote("gone", 2**22 + 1, {"rows": 5, "committed": 3, "rows_ok": 3}),
         board.begin.remote("here", sleeper.pid, ray.get_runtime_context().get_node_id()),
         board.tell.remote("here", sleeper.pid, {"rows": 1}),
     ])
@@ -110,13 +131,13 @@ def test_a_replica_on_a_node_that_left_does_not_end_the_watch_over_the_others(ra
         with ray_data._watched(board, 2.0, figures.append):
             assert sleeper.wait(60) == -signal.SIGKILL
             deadline = time.monotonic() + 20
-            while figures[-1] != {"rows": 3} and time.monotonic() < deadline:
+            while figures[-1]["rows"] != 3 and time.monotonic() < deadline:
                 time.sleep(0.1)
     finally:
         sleeper.kill()
         sleeper.wait()
-    assert figures[0] == {"rows": 6, "committed": 3}
-    assert figures[-1] == {"rows": 3}, "of a replica that is gone only what it had committed counts"
+    assert figures[0] == {"rows": 6, "committed": 3, "rows_ok": 3}
+    assert figures[-1] == {"rows": 3, "rows_ok": 3}, "of a replica that is gone only what it had committed counts"
 
 
 @pytest.mark.parametrize(("knob", "message"), [
@@ -177,7 +198,7 @@ def test_the_driver_hears_rows_statuses_tokens_and_what_is_open_while_it_runs(an
     assert rows[-1] <= 68
     assert any(said["open"] > 0 for said in heard)
     for said in heard:
-        assert said["rows_ok"] == said["rows"]
+        assert said.get("rows_ok", 0) == said["committed"] <= said["rows"]
         assert said["tokens_in"] >= said["rows"] * len("What is 0 plus 1? #### 1")
         assert said["tokens_out"] == said["tokens_in"] + said["rows"]  # the same words and an end mark
 
