@@ -40,7 +40,7 @@ STAGES = (
     Stage(1, "prompts", reads=lambda job: job.prompts.sources(), store=True),
     Stage(2, "generate", needs=("prompts",), reads=lambda job: [t.model for t in job.generate.teachers], cluster=True, store=True),
     Stage(3, "curate", needs=("prompts", "generate"), store=True),
-    Stage(4, "train", needs=("curate",), reads=lambda job: job.train.models(), cluster=True),
+    Stage(4, "train", needs=("curate",), reads=lambda job: job.train.models(), also=("generate",), cluster=True),
     Stage(5, "evaluate", needs=("prompts", "generate", "train"), also=("generate",), cluster=True),
     # 6 is serve: alive while loadtest or `distill serve` needs it, never a file (stages/serve.py)
     Stage(7, "loadtest", needs=("prompts", "train"), also=("generate", "serve"), cluster=True),

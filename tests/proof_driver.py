@@ -19,6 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch_engine import GENERATE
+
 from engine.backends import deepspeed_engine, ray_cluster, ray_train
 from engine.progress import Context
 from engine.spec import TrainSpec
@@ -95,7 +97,8 @@ def main(plan: dict[str, Any]) -> None:
         address = stack.enter_context(changing_nodes(out)) if plan["address"] == "own" else plan["address"]
         stack.enter_context(ray_cluster.connected(address, shared=out))
         counts = train.run(
-            TrainSpec(**plan["spec"]), {"curate": Path(plan["curated"])}, out, Context("proof", "math", 7), launch=partial(launch, plan)
+            TrainSpec(**plan["spec"]), {"curate": Path(plan["curated"])}, out, Context("proof", "math", 7), GENERATE,
+            launch=partial(launch, plan),
         )
     (out / "counts.json").write_text(json.dumps(counts.info))
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
-from engine.spec import TrainSpec
+from engine.spec import GenerateSpec, TrainSpec
 from engine.stages.train.blocks import Batch
 from engine.stages.train.student import Student
 
+GENERATE = GenerateSpec(teachers=[{"name": "t", "model": "no-such-teacher"}])  # whose answers the curated examples of tests are
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 

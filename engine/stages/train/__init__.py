@@ -16,12 +16,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoTokenizer
+
 from engine.backends import deepspeed_engine, ray_train
 from engine.errors import StageError
 from engine.progress import Context
 from engine.records import file_metadata
 from engine.rundir import Counts, load_manifest, stage_files, write_atomic
-from engine.spec import TrainSpec
+from engine.spec import GenerateSpec, TrainSpec
+from engine.stages.train import gates
 from engine.stages.train.blocks import Blocks, shard_cache
 from engine.stages.train.data import load_sequences
 from engine.stages.train.export import rehearse, write_card
@@ -33,7 +36,7 @@ from engine.stages.train.student import load_tokenizer, vocabulary_size, write_u
 
 
 def run(
-    spec: TrainSpec, inputs: dict[str, Path], out: Path, ctx: Context,
+    spec: TrainSpec, inputs: dict[str, Path], out: Path, ctx: Context, generate: GenerateSpec,
     *, launch: Callable[..., Any] = ray_train.run_workers, build_engine: Callable[..., Engine] = deepspeed_engine.build,
 ) -> Counts:
     """Train the student on the curated examples; resumes from what `out` holds.
@@ -44,7 +47,8 @@ def run(
     require_trackers(spec.trackers)
     tokenizer = load_tokenizer(spec)
     ctx.progress.update(note="packing examples")
-    packed = _pack(spec, inputs["curate"], out, tokenizer, ctx.seed)
+    packed = _pack(spec, inputs["curate"], out, tokenizer, generate, ctx.seed)
+    checked = _check_signal(spec, inputs["curate"], packed, generate, ctx)
     untrained = out / "baseline"
     if spec.init == "pretrained":
         rehearse(spec, tokenizer, out)
@@ -62,7 +66,8 @@ def run(
         ending = launch(
             work, workers=spec.worker_range, device=ctx.device, folder=out / "ray_train", max_failures=spec.max_failures
         )
-    info = _info(spec, out, packed, global_batch, ending)
+    checked |= {"first_loss_error": ending.pop("first_loss_error")}
+    info = _info(spec, out, packed, global_batch, ending | {"gates": checked})
     write_card(out / "student", spec, _card_facts(inputs["curate"], out, packed, ctx, info))
     return _counts(out, packed, info)
 
@@ -88,11 +93,24 @@ def _stop_on_sigterm(stop: Path) -> Iterator[None]:
         raise StageError("train: stopped as asked, when the last step had just been taken; the same command goes on")
 
 
-def _pack(spec: TrainSpec, curated: Path, out: Path, tokenizer: Any, seed: int) -> Packed:
+def _check_signal(spec: TrainSpec, curated: Path, packed: Packed, generate: GenerateSpec, ctx: Context) -> dict[str, Any]:
+    """What the gates found in the stored signal, if the loss reads it."""
+    if spec.loss == "sft" or spec.teacher:
+        return {}
+    ctx.progress.update(note="comparing the stored signal with its teacher")
+    found = gates.drift(stage_files(curated, "data/train-"), generate, spec) if spec.gates.rescored_examples else {}
+    return {"captured_mass": gates.captured_mass(packed, spec), "drift": found}
+
+
+def _pack(spec: TrainSpec, curated: Path, out: Path, tokenizer: Any, generate: GenerateSpec, seed: int) -> Packed:
     vocab_size = vocabulary_size(spec)
+    theirs = {
+        teacher.name: AutoTokenizer.from_pretrained(teacher.model, revision=teacher.revision)
+        for teacher in generate.teachers if spec.loss == "uld" and teacher.kind == "vllm"
+    }
     packed = {}
     for split in ("train", "validation"):
-        sequences = load_sequences(stage_files(curated, f"data/{split}-"), spec, tokenizer, vocab_size)
+        sequences = load_sequences(stage_files(curated, f"data/{split}-"), spec, tokenizer, vocab_size, theirs)
         packed[split] = write_blocks(
             sequences, out / "blocks", split, room=spec.block_tokens, seed=seed, long_examples=spec.long_examples
         )

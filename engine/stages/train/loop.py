@@ -23,7 +23,7 @@ from torch import distributed
 from engine.errors import Preempted, StageError
 from engine.records import derive_seed
 from engine.spec import TrainSpec
-from engine.stages.train import checkpoints
+from engine.stages.train import checkpoints, gates
 from engine.stages.train.blocks import Batch, Blocks, rank_batches, shard_cache
 from engine.stages.train.checkpoints import Checkpoint, Validations, Writer
 from engine.stages.train.export import export
@@ -204,6 +204,7 @@ def train_worker(
     if newest:
         engine.load(checkpoints.check_fits(newest, facts, shapes), newest.step)
         start, validations = newest.step, newest.validations
+    error = gates.first_loss(engine, student, blocks, spec, workers)
     _log.info("rank %d of %d: attempt %x begins after step %d of %d", rank.number, workers, attempt, start, schedule.steps)
     metrics = Metrics(out, start, spec.trackers) if rank.number == 0 else None
 
@@ -232,4 +233,6 @@ def train_worker(
     weights = engine.export()
     if weights is not None:
         export(*merged_weights(weights, start_from, spec), load_tokenizer(spec), out / "student")
-    return {"workers": workers, "best_step": validations.best_step, "best_validation_loss": validations.best_loss}
+    return {
+        "workers": workers, "best_step": validations.best_step, "best_validation_loss": validations.best_loss, "first_loss_error": error,
+    }

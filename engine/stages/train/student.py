@@ -33,6 +33,7 @@ class Student(nn.Module):
     def __init__(self, model: PreTrainedModel, spec: TrainSpec, teacher: PreTrainedModel | None = None) -> None:
         super().__init__()
         self.spec = spec
+        self.exact = False  # for the gates: losses by the models' own logits, in float64
         self._causal = [model]  # in a list: the module owns it as `model`, with its adapters
         self._adjust = logit_adjustment(model.config)
         lend_weights(model.get_output_embeddings())
@@ -54,9 +55,10 @@ class Student(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Sum of the loss over the batch's N targets, and how many of them have the largest logit; both fp32."""
-        causal = self._causal[0]
         more = self.match.wants if self.match else {}
-        seen = _backbone(causal, batch, more)
+        if self.exact:
+            return self._exact_loss(batch, more)
+        seen = _backbone(self._causal[0], batch, more)
         if self.teacher is None:
             return self._head_loss(seen, batch, None)
         with torch.no_grad():
@@ -69,6 +71,18 @@ class Student(nn.Module):
                 _targets_of(shown, batch), lambda hidden, weight, bias: self._head_loss(seen, batch, (hidden, weight, bias))
             )
         return loss + self.match(seen, shown, batch) if self.match else loss, right
+
+    def _exact_loss(self, batch: Batch, more: Mapping[str, bool]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of a batch of one block."""
+        inputs = {"input_ids": batch.input_ids_BL, "position_ids": batch.position_ids_BL, "use_cache": False, **more}
+        models = [self._causal[0], *([self.teacher] if self.teacher is not None else [])]
+        seen, *shown = (model(**inputs, logits_to_keep=batch.where_N) for model in models)
+        logits_NV = seen.logits[0].double()
+        dense = shown[0].logits[0].double() if shown and self.spec.loss != "sft" else None
+        targets = Targets(batch.labels_N, batch.topk_ids_NK, batch.topk_logprobs_NK.double(), batch.tail_N.double(), dense)
+        loss = token_losses(logits_NV, targets, self.spec).sum()
+        loss = loss + self.match(seen, shown[0], batch) if self.match else loss
+        return loss, (logits_NV.argmax(1) == batch.labels_N).sum()
 
     def _head_loss(self, seen: Any, batch: Batch, teacher: tuple[Any, ...] | None) -> tuple[torch.Tensor, torch.Tensor]:
         def piece_loss(logits_nV: torch.Tensor, piece: slice) -> tuple[torch.Tensor, torch.Tensor]:

@@ -19,6 +19,7 @@ import psutil
 import pytest
 import torch
 from forked_workers import run_forked
+from torch_engine import GENERATE
 
 from engine.progress import Context
 from engine.spec import TrainSpec
@@ -234,7 +235,7 @@ def test_layouts_and_accumulation_do_not_change_the_curve(
     def curve(name: str, spec: TrainSpec) -> list[float]:
         out = tmp_path / name
         out.mkdir()
-        train.run(spec, {"curate": curated}, out, ctx, launch=run_forked)
+        train.run(spec, {"curate": curated}, out, ctx, GENERATE, launch=run_forked)
         return [line["loss"] for line in load_metrics(out / "metrics.jsonl") if "loss" in line]
 
     reference = curve("reference", one)
@@ -254,7 +255,7 @@ def test_packed_and_unpacked_blocks_give_the_same_losses(
         out = tmp_path / name
         out.mkdir()
         whole = spec.model_copy(update={"block_tokens": tokens, "global_batch": 64, "epochs": 20})
-        train.run(whole, {"curate": curated}, out, ctx, launch=run_forked)
+        train.run(whole, {"curate": curated}, out, ctx, GENERATE, launch=run_forked)
         assert len(Blocks(out / "blocks", "train")) == {"packed": 30, "alone": 60}[name]
         curves.append([line["loss"] for line in load_metrics(out / "metrics.jsonl") if "loss" in line])
     record_property("largest relative difference", max(abs(a / b - 1) for a, b in zip(*curves, strict=True)))

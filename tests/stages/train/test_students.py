@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from torch_engine import TorchEngine, run_in_process
+from torch_engine import GENERATE, TorchEngine, run_in_process
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engine.progress import Context
@@ -92,8 +92,8 @@ def trained(
 
         curated = write_curated(str(here.relative_to(tmp_path) / "curated"), top_k=8 if "lora" in settings else 0)
         train.run(
-            TrainSpec(**spec.model_dump(exclude_unset=True) | changes | settings), {"curate": curated}, out, ctx, launch=run_in_process,
-            build_engine=build,
+            TrainSpec(**spec.model_dump(exclude_unset=True) | changes | settings), {"curate": curated}, out, ctx, GENERATE,
+            launch=run_in_process, build_engine=build,
         )
         return source, out / "student", students[0]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch_engine import TorchEngine, run_in_process
+from torch_engine import GENERATE, TorchEngine, run_in_process
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engine.errors import StageError
@@ -27,7 +27,7 @@ from engine.stages.train.metrics import load_metrics
 
 def run_here(spec: TrainSpec, curated: Path, out: Path, ctx: Context) -> Counts:
     out.mkdir(exist_ok=True)
-    return train.run(spec, {"curate": curated}, out, ctx, launch=run_in_process, build_engine=TorchEngine)
+    return train.run(spec, {"curate": curated}, out, ctx, GENERATE, launch=run_in_process, build_engine=TorchEngine)
 
 
 def losses(out: Path) -> list[float]:
@@ -178,9 +178,9 @@ def test_sigterm_saves_and_the_same_command_resumes(
     before = signal.getsignal(signal.SIGTERM)
     total = len(losses(tmp_path / "whole"))
     with pytest.raises(StageError, match=rf"stopped as asked; step 3 of {total} is saved, and the same command resumes"):
-        train.run(spec, {"curate": curated}, out, ctx, launch=run_in_process, build_engine=events)
+        train.run(spec, {"curate": curated}, out, ctx, GENERATE, launch=run_in_process, build_engine=events)
     assert signal.getsignal(signal.SIGTERM) == before
-    train.run(spec, {"curate": curated}, out, ctx, launch=run_in_process, build_engine=events)
+    train.run(spec, {"curate": curated}, out, ctx, GENERATE, launch=run_in_process, build_engine=events)
     assert events.steps == total
     assert losses(out) == losses(tmp_path / "whole")
     assert student_weights(out) == student_weights(tmp_path / "whole")
@@ -245,12 +245,12 @@ def test_two_real_workers_give_the_curve_of_one_process(
     spec = spec.model_copy(update={"loss": "forward_kl", "global_batch": 5, "workers": 2, "batch_size": 2, "epochs": 4})
     run_here(spec, curated, tmp_path / "alone", ctx)
     out.mkdir()
-    counts = train.run(spec, {"curate": curated}, out, ctx)
+    counts = train.run(spec, {"curate": curated}, out, ctx, GENERATE)
     assert losses(out) == pytest.approx(losses(tmp_path / "alone"), rel=1e-4)
     assert counts.info["steps"] == len(losses(out))
     newest = max((out / "checkpoints").iterdir())
     (newest / MARKER).unlink()  # back to the one before
-    train.run(spec.model_copy(update={"workers": 1, "zero_stage": 3, "batch_size": 1}), {"curate": curated}, out, ctx)
+    train.run(spec.model_copy(update={"workers": 1, "zero_stage": 3, "batch_size": 1}), {"curate": curated}, out, ctx, GENERATE)
     assert losses(out) == pytest.approx(losses(tmp_path / "alone"), rel=1e-4)
     ours, theirs = (
         AutoModelForCausalLM.from_pretrained(folder / "student").state_dict() for folder in (tmp_path / "alone", out)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from forked_workers import run_forked
+from torch_engine import GENERATE
 
 from engine.progress import Context
 from engine.rundir import Counts
@@ -32,7 +33,7 @@ def _rank_environment() -> None:
 
 def run_on(out: Path, curated: Path, spec: TrainSpec, ctx: Context, launch: Callable[..., Any] = run_forked) -> Counts:
     out.mkdir(parents=True, exist_ok=True)
-    return train.run(spec, {"curate": curated}, out, ctx, launch=launch)
+    return train.run(spec, {"curate": curated}, out, ctx, GENERATE, launch=launch)
 
 
 def losses(out: Path) -> list[float]:

@@ -1,0 +1,113 @@
+"""Checks before the first step, seconds long: what the student is about to learn from, and by, is what it should be.
+
+Three silent errors of distillation are caught here: an engine that saw another teacher than a trainer would (drift), a top-k
+that holds too little of the distribution, and a fast loss that is not the loss.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM
+
+from engine.errors import StageError
+from engine.records import Signal, arrays, count_unsigned, file_metadata, read_tables, signals
+from engine.spec import GenerateSpec, TeacherSpec, TrainSpec
+from engine.stages.train.blocks import Blocks
+from engine.stages.train.packing import Packed
+
+if TYPE_CHECKING:
+    from engine.stages.train.loop import Engine
+    from engine.stages.train.student import Student
+
+AT_HAND_BYTES = 4 * 2**30  # a larger teacher takes minutes to load, or does not fit here at all
+LEAST_LOGPROB = -10.0  # below e^-10 a float16 log-probability and a loss's weight of it are both noise
+SLICE_TARGETS = 64
+
+
+def captured_mass(packed: Packed, spec: TrainSpec) -> float | None:
+    """Mean probability that the stored top-k holds per target; StageError below gates.min_captured_mass."""
+    mass, least = packed.captured_mass, spec.gates.min_captured_mass
+    if mass is not None and mass < least:
+        raise StageError(
+            f"train: the stored top-k holds {mass:.2f} of the teacher's probability per token, less than train.gates.min_captured_mass"
+            f" ({least:g}); generate again with a larger generate.capture.top_k or a lower sampling temperature, or lower the bound"
+        )
+    return mass
+
+
+def drift(files: Iterable[Path], generate: GenerateSpec, spec: TrainSpec) -> dict[str, float]:
+    """By teacher that is at hand: mean |stored - recomputed| log-probability in nats, over a sample of the rows in `files`.
+
+    StageError above gates.max_drift: the engine that answered did not compute what a forward pass of that model gives.
+    """
+    teachers = {teacher.name: teacher for teacher in generate.teachers if _is_at_hand(teacher)}
+    found: dict[str, float] = {}
+    for file in files:
+        name = file_metadata(file).get("teacher")
+        if name not in teachers or name in found or not (rows := list(_sample(file, spec.gates.rescored_examples))):
+            continue
+        found[name] = _mean_difference(teachers[name], rows)
+        if found[name] > spec.gates.max_drift:
+            raise StageError(
+                f"train: the log-probabilities that teacher '{name}' left in {file.name} differ by {found[name]:.3f} nats on average from"
+                f" those of its weights in {teachers[name].model}, more than train.gates.max_drift ({spec.gates.max_drift:g}); were they"
+                " changed, quantised (quantization, kv_cache_dtype) or loaded otherwise? Generate again, or raise the bound"
+            )
+    return found
+
+
+def _is_at_hand(teacher: TeacherSpec) -> bool:
+    weights = list(Path(teacher.model).glob("*.safetensors")) if teacher.kind == "vllm" else []
+    return bool(weights) and sum(file.stat().st_size for file in weights) <= AT_HAND_BYTES
+
+
+def _sample(file: Path, examples: int) -> Iterator[tuple[np.ndarray, np.ndarray, Signal]]:
+    """Prompt ids, answer ids and signal of rows spread over a file of examples."""
+    (table,), metadata = read_tables([file]), file_metadata(file)
+    if not metadata.get("top_k") or count_unsigned(table, metadata):
+        return
+    table = table.take(np.unique(np.linspace(0, table.num_rows - 1, min(examples, table.num_rows)).astype(int)))
+    yield from zip(arrays(table, "prompt_token_ids"), arrays(table, "token_ids"), signals(table, metadata), strict=True)
+
+
+def _mean_difference(teacher: TeacherSpec, rows: list[tuple[np.ndarray, np.ndarray, Signal]]) -> float:
+    dtype = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[teacher.dtype]
+    model = AutoModelForCausalLM.from_pretrained(teacher.model, dtype=dtype, trust_remote_code=teacher.trust_remote_code).eval()
+    differences = []
+    for prompt, answer, signal in rows:
+        ids = torch.from_numpy(np.concatenate([prompt, answer]).astype(np.int64)).unsqueeze(0)
+        with torch.inference_mode():
+            logits = model(input_ids=ids, logits_to_keep=len(answer) + 1, use_cache=False).logits[0, :-1].float()
+        again = logits.log_softmax(1).gather(1, torch.from_numpy(signal.ids.astype(np.int64))).numpy()
+        counted = np.maximum(again, signal.logprobs) > LEAST_LOGPROB
+        differences.append(np.abs(again - signal.logprobs)[counted])
+    return float(np.concatenate(differences).mean())
+
+
+def first_loss(engine: Engine, student: Student, blocks: Blocks, spec: TrainSpec, workers: int) -> float:
+    """Relative difference between the loss in pieces and the same by the model's own logits in float64, on a slice of block 0.
+
+    Collective: every rank computes the same slice. StageError above gates.max_loss_error.
+    """
+    batch = blocks.batch([0])
+    tokens = min(SLICE_TARGETS, len(batch.labels_N))
+    per_target = ("where_N", "labels_N", "topk_ids_NK", "topk_logprobs_NK", "tail_N")
+    batch = dataclasses.replace(batch, **{name: getattr(batch, name)[:tokens] for name in per_target})
+    losses: list[Any] = []
+    for student.exact in (True, False):
+        losses.append(engine.validate([batch], tokens * workers))
+    exact, fast = losses
+    error = abs(fast - exact) / max(abs(exact), 1e-3)  # near 0, where student and teacher agree, the difference itself counts
+    if not error <= spec.gates.max_loss_error:
+        raise StageError(
+            f"train: the loss of the first {tokens} targets is {fast:.6g}, but {exact:.6g} by the student's own logits in float64"
+            f" (train.gates.max_loss_error is {spec.gates.max_loss_error:g}): the student does something to its logits that"
+            " engine/stages/train/student.py (logit_adjustment) does not know; choose another student, or report it"
+        )
+    return error
