@@ -1,10 +1,12 @@
 """A tiny random model of each student that jobs/ names trains, exports, and answers alike in transformers and vLLM.
 
-So do students of each way to learn that is more than text: from a stored distribution with adapters, and from a live teacher's layers.
+So do students of each way to learn that is more than text: from a stored distribution with adapters or of another tokenizer, and from
+a live teacher's layers.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -13,14 +15,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch_engine import GENERATE, TorchEngine, run_in_process
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from engine.progress import Context
-from engine.spec import TrainSpec
+from engine.records import Example
+from engine.spec import GenerateSpec, TrainSpec
 from engine.stages import train
 from engine.stages.train.student import Student
 
@@ -57,10 +62,30 @@ METHODS: dict[str, dict[str, Any]] = {
     "sft": {},
     "reverse_kl with LoRA": {"loss": "reverse_kl", "lora": {"rank": 4, "alpha": 8.0}},
     "layers of a live teacher": {"loss": "sft", "hidden": {"layers": [[0, 0], [2, 3]]}, "attention_transfer": {"layers": [[1, 1], [2, 3]]}},
+    "uld from another tokenizer": {"loss": "uld", "sft_weight": 0.5},
 }
 TRIED = [*((name, "sft") for name in STUDENTS), ("llama-3.1-8b", "reverse_kl with LoRA"), ("phi-4-mini", "reverse_kl with LoRA"),
-         ("qwen3", "layers of a live teacher")]
+         ("qwen3", "layers of a live teacher"), ("llama-3.1-8b", "uld from another tokenizer")]
 Trained = tuple[Path, Path, Student]
+
+
+def spelled(folder: Path) -> tuple[list[Example], list[Example]]:
+    """Sums to train on and to validate, answered by a teacher whose tokens are single characters; its tokenizer lies in `folder`."""
+    signs = ["<pad>", "<eos>", *" 0123456789ilpsu"]
+    core = Tokenizer(models.WordLevel({sign: at for at, sign in enumerate(signs)}, unk_token="<pad>"))
+    core.pre_tokenizer, core.decoder = pre_tokenizers.Split("", "isolated"), decoders.Fuse()
+    characters = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", eos_token="<eos>")
+    characters.save_pretrained(folder)
+    examples = []
+    for number, (a, b) in enumerate((a, b) for a in range(20) for b in range(20) if (3 * a + b) % 6 == 0):
+        text = f"{a} plus {b} is {a + b}"
+        ids = [*characters(text)["input_ids"], characters.eos_token_id]
+        examples.append(Example(
+            number, "t", 0, "train", [{"role": "user", "content": f"{a} plus {b}"}, {"role": "assistant", "content": text}],
+            prompt_token_ids=[2], token_ids=ids, topk_ids=[i for at in ids for i in (at, 0)],
+            topk_logprobs=np.log([0.8, 0.15] * len(ids)).tolist(), tail=[0.05] * len(ids),
+        ))
+    return examples[:60], [dataclasses.replace(example, split="validation") for example in examples[60:64]]
 
 
 @pytest.fixture
@@ -90,9 +115,15 @@ def trained(
             students.append(student)
             return TorchEngine(spec, student, device=device)
 
-        curated = write_curated(str(here.relative_to(tmp_path) / "curated"), top_k=8 if "lora" in settings else 0)
+        name, generate = str(here.relative_to(tmp_path) / "curated"), GENERATE
+        if settings.get("loss") == "uld":
+            rows, held_out = spelled(here / "teacher")
+            curated = write_curated(name, train=rows, validation=held_out, top_k=2, fingerprint="characters")
+            generate = GenerateSpec(teachers=[{"name": "t", "model": str(here / "teacher")}])
+        else:
+            curated = write_curated(name, top_k=8 if "lora" in settings else 0)
         train.run(
-            TrainSpec(**spec.model_dump(exclude_unset=True) | changes | settings), {"curate": curated}, out, ctx, GENERATE,
+            TrainSpec(**spec.model_dump(exclude_unset=True) | changes | settings), {"curate": curated}, out, ctx, generate,
             launch=run_in_process, build_engine=build,
         )
         return source, out / "student", students[0]
