@@ -11,7 +11,9 @@ from engine.backends.answering import ENGINES
 from engine.jobfile import load_job
 from engine.progress import Context
 from engine.records import Completion, read_tables, to_rows
+from engine.spec import TrainSpec
 from engine.stages import generate
+from engine.yamlfile import read_document
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -22,10 +24,13 @@ def blocks(language):
 
 
 def test_the_job_it_shows_is_valid(tmp_path):
-    (text,) = blocks("yaml")
+    text, training = blocks("yaml")
     (tmp_path / "job.yaml").write_text(text)
     job = load_job(tmp_path / "job.yaml")
     assert [(teacher.kind, teacher.devices) for teacher in job.generate.teachers] == [("vllm", 16), ("openai", 1)]
+    (tmp_path / "train.yaml").write_text(training)
+    spec = TrainSpec(**read_document(tmp_path / "train.yaml").data["train"])
+    assert (spec.loss, spec.worker_range, spec.learning_rate) == ("reverse_kl", (2, 8), 1e-4)
 
 
 def test_the_kind_of_teacher_it_shows_answers(fake_job, tmp_path, monkeypatch):
