@@ -442,7 +442,7 @@ class TrainSpec(Block):
     gradient_checkpointing: bool = placement(False)
     """Recompute activations in the backward pass: less memory, about a third more time."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2", "flex_attention"] = placement("auto")
-    """transformers' attention; auto: variable-length flash attention where a GPU has it, else sdpa."""
+    """transformers' attention; auto: example by example on a CPU, variable-length flash attention where a GPU has it, else sdpa."""
     logits_mib: int = placement(64, ge=1)
     """Size of the piece of logits that exists at a time, in MiB of fp32."""
     cache_dir: str | None = placement(None)

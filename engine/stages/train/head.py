@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+
+from engine.stages.train.cpu_kernels import linear, matmul
 
 # (logits (n, V) in fp32 or wider, which of the N targets) -> losses (n,), right tokens ()
 PieceLoss = Callable[[torch.Tensor, slice], tuple[torch.Tensor, torch.Tensor]]
 Weights = Callable[..., Any]
+ADDED_BYTES = 16 * 2**20  # of the head's gradient are computed at a time and added up: the whole of it twice would be the largest tensor
 
 
 def lend_weights(head: nn.Module) -> None:
@@ -32,10 +34,10 @@ def lend_weights(head: nn.Module) -> None:
     head.forward = forward
 
 
-def pieces(targets: int, vocabulary: int, piece_bytes: int) -> Iterator[slice]:
-    """Runs of targets whose fp32 logits take at most `piece_bytes`, at least one each."""
-    size = max(1, piece_bytes // (4 * vocabulary))
-    return (slice(start, min(start + size, targets)) for start in range(0, targets, size))
+def pieces(rows: int, width: int, piece_bytes: int) -> Iterator[slice]:
+    """Runs of rows that take at most `piece_bytes` in fp32, at least one each."""
+    size = max(1, piece_bytes // (4 * width))
+    return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
 
 
 def head_loss(
@@ -60,7 +62,7 @@ class _HeadLoss(torch.autograd.Function):
         ]
         totals = hidden.new_zeros(2, dtype=dtypes[1])
         for piece in pieces(len(hidden), len(weight), piece_bytes):
-            grad, values = _piece(F.linear(hidden[piece], weight, bias), loss, piece, any(wants))
+            grad, values = _piece(linear(hidden[piece], weight, bias), loss, piece, any(wants))
             totals += values
             if grad is not None:
                 _add_gradients(grads, grad.to(weight.dtype), hidden[piece], weight, piece)
@@ -90,11 +92,9 @@ def _add_gradients(
 ) -> None:
     grad_hidden, grad_weight, grad_bias = grads
     if grad_hidden is not None:
-        torch.mm(grad_logits, weight, out=grad_hidden[piece])
+        grad_hidden[piece] = matmul(grad_logits, weight)
     if grad_weight is not None:
-        if grad_weight.dtype == hidden.dtype:
-            grad_weight.addmm_(grad_logits.T, hidden)
-        else:
-            grad_weight += grad_logits.T @ hidden
+        for rows in pieces(len(weight), weight.shape[1], ADDED_BYTES):
+            grad_weight[rows] += matmul(grad_logits[:, rows].T, hidden)
     if grad_bias is not None:
         grad_bias += grad_logits.sum(0)

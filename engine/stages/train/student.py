@@ -18,6 +18,7 @@ from engine.errors import StageError
 from engine.records import derive_seed
 from engine.spec import LoraSpec, TrainSpec
 from engine.stages.train.blocks import Batch
+from engine.stages.train.cpu_kernels import PER_EXAMPLE, linear, use_onednn
 from engine.stages.train.export import export
 from engine.stages.train.head import head_loss, lend_weights
 from engine.stages.train.losses import Targets, token_losses
@@ -90,7 +91,7 @@ class Student(nn.Module):
             dense = None
             if teacher is not None:
                 hidden, weight, bias = teacher
-                dense = self._adjust_teacher(nn.functional.linear(hidden[piece], weight, bias).to(logits_nV.dtype))
+                dense = self._adjust_teacher(linear(hidden[piece], weight, bias).to(logits_nV.dtype))
             targets = Targets(labels_n, batch.topk_ids_NK[piece], batch.topk_logprobs_NK[piece], batch.tail_N[piece], dense)
             return token_losses(logits_nV, targets, self.spec), (logits_nV.detach().argmax(1) == labels_n).sum()
 
@@ -140,7 +141,10 @@ def load_student(source: str, spec: TrainSpec, device: str, seed: int) -> Studen
         teacher = _load(spec.teacher.model, spec.teacher.revision, spec, device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "adapters"))
-        return Student(student, spec, teacher).train()
+        whole = Student(student, spec, teacher).train()
+    if device == "cpu":
+        use_onednn(whole)
+    return whole
 
 
 def _load(source: str, revision: str | None, spec: TrainSpec, device: str, **more: Any) -> PreTrainedModel:
@@ -152,12 +156,14 @@ def _load(source: str, revision: str | None, spec: TrainSpec, device: str, **mor
 
 
 def attention_of(spec: TrainSpec, device: str) -> str:
-    """transformers' name of the attention. Flash attention reads the examples' borders as variable lengths; sdpa masks them."""
+    """transformers' name of the attention. All of them read the examples' borders from the position ids; sdpa masks what lies beyond."""
     if spec.attention_transfer:
         return "eager"  # the others never make the maps
     if spec.attention != "auto":
         return spec.attention
-    return "flash_attention_2" if device == "gpu" and is_flash_attn_2_available() else "sdpa"
+    if device == "cpu":
+        return PER_EXAMPLE
+    return "flash_attention_2" if is_flash_attn_2_available() else "sdpa"
 
 
 def _quantized(lora: LoraSpec | None) -> dict[str, Any]:
