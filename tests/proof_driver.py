@@ -13,8 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,40 +61,35 @@ def launch(plan: dict[str, Any], work: Callable[..., Any], **placement: Any) -> 
     return ray_train.run_workers(partial(watched, work, plan), **placement)
 
 
-@contextmanager
-def changing_nodes(out: Path) -> Iterator[str]:
-    """A cluster of two nodes with one CPU each: at step 20 the second is told to go, and goes; at step 40 another one comes."""
+def main_while_nodes_change(plan: dict[str, Any]) -> None:
+    """On two nodes with one CPU each: at step 20 the second is told to go, and goes; from step 40 on there is another one."""
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster, out = Cluster(initialize_head=True, head_node_args={"num_cpus": 1}), Path(plan["out"])
     second = cluster.add_node(num_cpus=1)
-
-    def change() -> None:
-        wait_for_step(out, 20)
-        notice = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot", "--deadline-remaining-seconds", "20"]
-        ray = Path(sys.executable).with_name("ray")
-        subprocess.run([ray, "drain-node", "--address", cluster.address, "--node-id", second.node_id, *notice], check=True)
-        time.sleep(20)
-        cluster.remove_node(second, allow_graceful=False)
-        wait_for_step(out, 40)
-        cluster.add_node(num_cpus=1)
-
-    threading.Thread(target=change, daemon=True).start()
-    yield cluster.address
+    training = threading.Thread(target=main, args=(plan | {"address": cluster.address},), daemon=True)
+    training.start()
+    wait_for_step(out, 20, training)
+    notice = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot", "--deadline-remaining-seconds", "20"]
+    ray = Path(sys.executable).with_name("ray")
+    subprocess.run([ray, "drain-node", "--address", cluster.address, "--node-id", second.node_id, *notice], check=True)
+    time.sleep(20)
+    cluster.remove_node(second, allow_graceful=False)
+    wait_for_step(out, 40, training)
+    cluster.add_node(num_cpus=1)
+    training.join()
     cluster.shutdown()
 
 
-def wait_for_step(out: Path, step: int) -> None:
-    while not any(line["step"] >= step for line in load_metrics(out / "metrics.jsonl")):
+def wait_for_step(out: Path, step: int, training: threading.Thread) -> None:
+    while training.is_alive() and not any(line["step"] >= step for line in load_metrics(out / "metrics.jsonl")):
         time.sleep(0.2)
 
 
 def main(plan: dict[str, Any]) -> None:
     out = Path(plan["out"])
     out.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        address = stack.enter_context(changing_nodes(out)) if plan["address"] == "own" else plan["address"]
-        stack.enter_context(ray_cluster.connected(address, shared=out))
+    with ray_cluster.connected(plan["address"], shared=out):
         counts = train.run(
             TrainSpec(**plan["spec"]), {"curate": Path(plan["curated"])}, out, Context("proof", "math", 7), GENERATE,
             launch=partial(launch, plan),
@@ -104,4 +98,5 @@ def main(plan: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main(json.loads(Path(sys.argv[1]).read_text()))
+    told = json.loads(Path(sys.argv[1]).read_text())
+    (main_while_nodes_change if told["address"] == "own" else main)(told)

@@ -28,7 +28,7 @@ def measure(work: Path, workers: int, zero_stage: int) -> dict[str, Any]:
         student=str(work / "teacher"), precision="fp32", learning_rate=task.LEARNING_RATE, epochs=1, block_tokens=task.SEQUENCE,
         batch_size=4, global_batch=8, workers=workers, zero_stage=zero_stage, checkpoint_steps=10**6,
     )
-    train(spec, work / "curated", out)
+    train(spec, work, work / "curated", out)
     rate, _ = whole_steps(out, WARMUP)
     lines = [line for line in load_metrics(out / "metrics.jsonl") if "loss" in line]
     return {

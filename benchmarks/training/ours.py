@@ -17,7 +17,7 @@ from task import BETA2, CLIP, LEARNING_RATE, SEED, SEQUENCE, STEP_TOKENS, TOP_K,
 VARIANTS: dict[str, dict[str, Any]] = {
     "sft": {},
     "kd_teacher": {"loss": "forward_kl", "teacher": "teacher"},
-    "kd_stored": {"loss": "forward_kl"},
+    "kd_stored": {"loss": "forward_kl", "gates": {"min_captured_mass": 0}},  # a random teacher is almost uniform
 }
 
 
@@ -29,7 +29,8 @@ def write_curated(folder: Path, work: Path, examples: list[Any], signals: list[A
     from engine.rundir import Counts, publish
 
     fingerprint = tokenizer_fingerprint(AutoTokenizer.from_pretrained(work / "student").get_vocab())
-    metadata = {"schema_version": SCHEMA_VERSION, "codec": "plain", "vocab_size": VOCABULARY, "tokenizer_fingerprint": fingerprint}
+    metadata = {"schema_version": SCHEMA_VERSION, "codec": "plain", "vocab_size": VOCABULARY, "teacher": "teacher"}
+    metadata["tokenizer_fingerprint"] = fingerprint
     columns = [dict(zip(("topk_ids", "topk_logprobs", "tail"), signal, strict=True)) for signal in signals or []] or [{}] * len(examples)
     rows = [
         Example(number, "teacher", 0, "train", [], np.array(prompt, np.int32), np.array(answer, np.int32), **columns[number])
@@ -58,15 +59,17 @@ def captured(work: Path, examples: list[Any]) -> list[Any]:
     return found
 
 
-def train(spec: Any, curated: Path, out: Path) -> None:
-    """The stage as the pipeline calls it."""
+def train(spec: Any, work: Path, curated: Path, out: Path) -> None:
+    """The stage as the pipeline calls it; WORK/teacher answered."""
     from engine.backends import ray_cluster
-    from engine.progress import Context, Progress
+    from engine.progress import Context
+    from engine.spec import GenerateSpec, TeacherSpec
     from engine.stages import train as stage
 
     out.mkdir(parents=True)
+    generate = GenerateSpec(teachers=[TeacherSpec(name="teacher", model=str(work / "teacher"))])
     with ray_cluster.connected(None, shared=out):
-        stage.run(spec, {"curate": curated}, out, Context("training", "conversation", SEED, "cpu", progress=Progress()))
+        stage.run(spec, {"curate": curated}, out, Context("training", "conversation", SEED, "cpu"), generate)
 
 
 def whole_steps(out: Path, warmup: int) -> tuple[float, dict[str, Any]]:
@@ -101,11 +104,12 @@ def main() -> None:
     if not curated.exists():
         write_curated(curated, work, examples, captured(work, examples) if name == "kd_stored" else None)
     more = chosen | ({"teacher": {"model": str(work / chosen["teacher"])}} if "teacher" in chosen else {})
-    train(TrainSpec(
+    spec = TrainSpec(
         student=str(work / "student"), precision="fp32", learning_rate=LEARNING_RATE, adam_beta2=BETA2, max_grad_norm=CLIP, epochs=1,
         block_tokens=SEQUENCE, batch_size=micro, global_batch=STEP_TOKENS // SEQUENCE, workers=1, zero_stage=0, checkpoint_steps=10**6,
         **more,
-    ), curated, out)
+    )
+    train(spec, work, curated, out)
     rate, facts = whole_steps(out, task["warmup"])
     (work / "result.json").write_text(json.dumps({"tokens_per_second": rate, **facts}))
 

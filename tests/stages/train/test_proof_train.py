@@ -208,6 +208,7 @@ def test_workers_follow_the_nodes_that_go_and_come(
     job = Job(tmp_path / "elastic", Path(whole.plan["curated"]), spec, address="own", seconds_per_step=1.0)
     job.plan["spec"] |= {"elastic": [1, 2], "checkpoint_steps": 10, "keep_checkpoints": 1000}
     job.run()
+    assert (job.out / "counts.json").exists(), job.last_words()
     sizes = {checkpoint.step: checkpoint.facts["workers"] for checkpoint in checkpoints.complete(job.out / "checkpoints")}
     record_property("workers by saved step", sizes)
     saved_by_notice = [step for step in sizes if step % 10]
