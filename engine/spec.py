@@ -443,7 +443,7 @@ class TrainSpec(Block):
     """Recompute activations in the backward pass: less memory, about a third more time."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2", "flex_attention"] = placement("auto")
     """transformers' attention; auto: example by example on a CPU, variable-length flash attention where a GPU has it, else sdpa."""
-    logits_mib: int = placement(64, ge=1)
+    logits_mib: int = placement(32, ge=1)
     """Size of the piece of logits that exists at a time, in MiB of fp32."""
     cache_dir: str | None = placement(None)
     """Local folder to which workers copy the shards that they read; none: read where they lie."""

@@ -101,7 +101,7 @@ FIELDS = {
         "learn_turns": (I, "last", "all"), "long_examples": (I, "drop", "split"), "schedule": (I, "cosine", "wsd"),
         "decay_ratio": (I, 0.2, 0.5), "lora": (I, None, {"rank": 8}), "export": (I, "last", "best"), "early_stopping": (I, None, 3),
         "elastic": (P, None, [1, 4]), "nvme_path": (P, None, "/nvme"), "deepspeed": (P, {}, {"wall_clock_breakdown": True}),
-        "attention": (P, "auto", "eager"), "logits_mib": (P, 64, 16), "cache_dir": (P, None, "/cache"), "cache_gib": (P, 50.0, 4),
+        "attention": (P, "auto", "eager"), "logits_mib": (P, 32, 16), "cache_dir": (P, None, "/cache"), "cache_gib": (P, 50.0, 4),
         "trackers": (P, ["tensorboard"], ["mlflow"]), "gates": (P, GatesSpec(), {"rescored_examples": 0}),
     },
     LoraSpec: {
