@@ -88,7 +88,7 @@ def test_the_training_line_tells_adapters_the_live_teacher_the_logits_and_long_r
     assert need.notes[0] == "2 to 8 workers, ZeRO 3, LoRA of rank 8, offload to cpu"
     assert need.notes[2:] == (
         "live teacher org/unknown of unknown size",
-        "logits 67.1 MB at a time in place of 1.1 GB",  # 64 MiB; 2 x 4096 x 32064 x 4 bytes
+        "logits 33.6 MB at a time in place of 1.1 GB",  # 32 MiB; 2 x 4096 x 32064 x 4 bytes
         "trained with its short rope factors; vLLM uses the short ones up to max_model_len 4,096 only",
     )
     longer = plan(a_job(train=train | {"block_tokens": 8192})).needs[1]
