@@ -147,7 +147,9 @@ def stream(
     CapacityError if the fewest replicas do not fit; StageError with the replica's last words if it cannot be built.
     """
     left = {shard["id"]: shard for shard in shards}
-    board = ray.remote(num_cpus=0)(_Board).remote()
+    # Where the driver is: the board may not leave with a replica's node.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    board = ray.remote(num_cpus=0, scheduling_strategy=here)(_Board).remote()
     with _watched(board, silent_s, on_figures):
         while left:
             ray_cluster.require(what, layout)
