@@ -50,7 +50,7 @@ class Record:
 def open_epoch(folder: Folder) -> int:
     """Start a new epoch in `folder`: accept what is committed so far, shut out every older writer. Returns its number."""
     commits = folder / "commits"
-    for path in (commits, folder / "data", folder / "attempts"):
+    for path in (commits, folder / "data", folder / "attempts", folder / "receipts"):
         path.mkdir(parents=True, exist_ok=True)
     return claim_epoch(commits, _last_epoch(commits) + 1, _accepted_names(commits))
 
@@ -191,9 +191,14 @@ def begin_attempt(folder: Folder, epoch: int, shard: str, keys: Sequence[Key]) -
 
 
 def end_attempts(folder: Folder, epoch: int, shard: str) -> None:
-    """The shard is done: its rows are visible."""
+    """The shard is done: its rows are visible, and if Ray lost the receipt with an actor and has it made again, this tells so."""
+    _receipt(folder, epoch, shard).write_text("")
     for path in (folder / "attempts").glob(f"open-{epoch:05d}-{shard}-*.json"):
         path.unlink()
+
+
+def _receipt(folder: Folder, epoch: int, shard: str) -> Folder:
+    return folder / "receipts" / f"{epoch:05d}-{shard}"
 
 
 def take_over(folder: Folder, epoch: int, shard: str, teacher: str, prompt_ids: Sequence[int]) -> tuple[set[Key], Counter[Key]]:
@@ -207,8 +212,8 @@ def take_over(folder: Folder, epoch: int, shard: str, teacher: str, prompt_ids: 
         write_atomic(path.with_name(path.name.replace("open-", "dead-")), path.read_text())
         path.unlink()
     deaths = Counter(tuple(key) for path in attempts.glob(f"dead{name}*.json") for key in json.loads(path.read_text()))
-    if not deaths:
-        return set(), deaths
+    if not deaths and not _receipt(folder, epoch, shard).exists():
+        return set(), deaths  # its first time, as nearly always: nothing of it can be there
     ids, samples = final_rows(accepted_records(folder)).answered(teacher)
     mine = np.isin(ids, np.asarray(prompt_ids, np.int64))
     return set(zip(ids[mine].tolist(), samples[mine].tolist(), strict=True)), deaths

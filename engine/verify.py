@@ -297,8 +297,8 @@ def _garbage(run: Folder, *, shut_out: bool) -> Iterator[tuple[Folder, int]]:
             yield from ((path, path.stat().st_size) for path in unnamed)
             if manifests:
                 done = manifest_paths(folder)[-1].stat().st_mtime
-                attempts = files_in(place / "attempts").items()
-                yield from ((place / "attempts" / name, stat.st_size) for name, stat in attempts if stat.st_mtime <= done)
+                for below in (place / "attempts", place / "receipts"):
+                    yield from ((below / name, stat.st_size) for name, stat in files_in(below).items() if stat.st_mtime <= done)
             for below in (place, place / "data", place / "commits", place / "attempts"):
                 yield from _temporary(below)
 

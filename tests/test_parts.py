@@ -113,3 +113,12 @@ def test_a_replica_that_dies_before_it_asks_anything_does_not_make_committed_row
     for _ in range(2):  # also with no attempt since the last death
         assert parts.take_over(tmp_path, epoch, "s", "t", [1, 2]) == ({(1, 0)}, {(1, 0): 1, (2, 0): 1})
     assert parts.take_over(tmp_path, parts.open_epoch(tmp_path), "s", "t", [1, 2]) == (set(), {}), "a new driver blames no row"
+
+
+def test_a_shard_that_ray_has_made_again_after_its_receipt_asks_for_nothing(tmp_path):
+    epoch = parts.open_epoch(tmp_path)
+    parts.begin_attempt(tmp_path, epoch, "s", [(1, 0), (2, 0)])
+    commit(tmp_path, epoch, [(1, 0, "ok"), (2, 0, "ok")])
+    parts.end_attempts(tmp_path, epoch, "s")
+    assert parts.take_over(tmp_path, epoch, "s", "t", [1, 2]) == ({(1, 0), (2, 0)}, {})
+    assert parts.take_over(tmp_path, epoch, "other", "t", [1, 2]) == (set(), {}), "the records are read where there is a reason"

@@ -165,7 +165,7 @@ def test_gc_in_a_store_removes_only_unnamed_objects_of_older_epochs(fake_job, an
     new = folder / "data/part-00002-00000000000000000001-aaaaaaaa.parquet"
     for path in (old, new):
         path.write_bytes(b"12345")
-    attempts = set((folder / "attempts").iterdir())
+    attempts = {*(folder / "attempts").iterdir(), *(folder / "receipts").iterdir()}
     before = set(tree(folder.parent))
     assert verify(folder.parent).unnamed == [old, new]
     assert {path for path, _ in gc(folder.parent, dry_run=True)} == {old, *attempts}

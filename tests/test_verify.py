@@ -185,7 +185,9 @@ def test_gc_removes_what_nothing_names_and_nothing_else(finished, tmp_path):
     folder = finished()
     epoch = parts.open_epoch(folder)
     commit(folder, 1, 5)  # a late writer of an older epoch: it does not count, yet a record names it
-    left = {*litter(folder), *(folder / "attempts").iterdir()}
+    receipts = set((folder / "receipts").iterdir())
+    assert receipts
+    left = {*litter(folder), *(folder / "attempts").iterdir(), *receipts}
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "precious.parquet").write_bytes(b"1")
