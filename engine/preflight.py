@@ -60,7 +60,7 @@ def _student_problems(job: JobSpec) -> Iterator[str]:
     yield from _tokenizer_problems("train.tokenizer" if tokenizer else "train.student", tokenizer or student)
     if shape and 0 < shape.max_context < job.train.block_tokens:
         yield f"train.block_tokens={job.train.block_tokens}, but the model has {shape.max_context} positions; choose at most that many"
-    yield from _layout_problems("evaluate", shape, job.evaluate.tensor_parallel)
+    yield from _layout_problems("evaluate", shape, job.evaluate.tensor_parallel, job.evaluate.max_model_len)
     yield from _layout_problems("serve", shape, job.serve.tensor_parallel, job.serve.max_model_len)
 
 

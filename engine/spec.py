@@ -521,6 +521,8 @@ class EvaluateSpec(Block):
     """Longest answer; none: generate.sampling.max_tokens."""
     bootstrap_samples: int = identity(1000, ge=100, le=100_000)
     """Resamples of the bootstrap interval of means and of retention."""
+    max_model_len: int | None = identity(None, ge=16)
+    """Longest prompt plus answer in tokens; long-rope models rotate by it (stages/train/rope.py)."""
     tensor_parallel: int = placement(1, ge=1)
     """Devices of one replica."""
     replicas: int = placement(1, ge=1)

@@ -107,7 +107,7 @@ def trained(
         source, out, settings = save(here / "student", STUDENTS[name][0], **STUDENTS[name][1]), here / "out", METHODS[method]
         out.mkdir()
         if "hidden" in settings:
-            settings |= {"teacher": {"model": str(save(here / "teacher", "Llama", num_hidden_layers=3, hidden_size=64))}}
+            settings = settings | {"teacher": {"model": str(save(here / "teacher", "Llama", num_hidden_layers=3, hidden_size=64))}}
         changes = {"student": str(source), "init": "pretrained", "block_tokens": 48, "gradient_checkpointing": True}
         students: list[Student] = []
 
