@@ -116,7 +116,8 @@ FIELDS = {
     },
     EvaluateSpec: {
         "metrics": (I, "auto", ["accuracy"]), "baseline": (I, True, False), "max_tokens": (I, None, 64),
-        "bootstrap_samples": (I, 1000, 200), "max_model_len": (I, None, 512), "tensor_parallel": (P, 1, 2), "replicas": (P, 1, 2), "max_num_seqs": (P, 128, 8),
+        "bootstrap_samples": (I, 1000, 200), "max_model_len": (I, None, 512),
+        "tensor_parallel": (P, 1, 2), "replicas": (P, 1, 2), "max_num_seqs": (P, 128, 8),
         "kv_cache_gib": (P, None, 2), "dtype": (I, "auto", "float32"),
     },
     ServeSpec: {

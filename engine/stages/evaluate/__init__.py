@@ -33,7 +33,8 @@ def answer_with_engines(
     *, models: Mapping[str, Mapping[str, str | None]], files: Sequence[Path], out: Path, max_tokens: int, spec: EvaluateSpec, ctx: Context,
 ) -> Answers:
     """One greedy answer per prompt of `files` and model (name -> its model and revision); parts under `out` make it resumable."""
-    placed = {name: getattr(spec, name) for name in ("max_model_len", "tensor_parallel", "replicas", "max_num_seqs", "kv_cache_gib", "dtype")}
+    fields = ("max_model_len", "tensor_parallel", "replicas", "max_num_seqs", "kv_cache_gib", "dtype")
+    placed = {name: getattr(spec, name) for name in fields}
     wanted = GenerateSpec(
         teachers=[TeacherSpec(name=name, **model, **placed) for name, model in models.items()],
         sampling=SamplingSpec(temperature=0.0, max_tokens=max_tokens, stop_loops=False),  # what a served model would say
