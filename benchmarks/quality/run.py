@@ -18,7 +18,7 @@ from engine.jobfile import load_job  # noqa: E402
 from engine.records import read_tables  # noqa: E402
 
 LOSSES = ("sft", "forward_kl", "reverse_kl", "jsd")
-EPOCHS = {500: 48, 3000: 8}  # equal products: every student learns from as many tokens
+EPOCHS = {500: 96, 3000: 16}  # equal products: every student learns from as many tokens
 SEEDS = (0, 1, 2)
 LEAST_RETENTION = 0.92
 DRAWS = 10_000
