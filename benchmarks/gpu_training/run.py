@@ -15,11 +15,11 @@ import torch
 
 REPOSITORY = Path(__file__).parents[2]
 sys.path += [str(REPOSITORY / "benchmarks"), str(REPOSITORY / "benchmarks/kd_memory"), str(REPOSITORY)]
-from engine.stages.train.blocks import Batch  # noqa: E402
 from measure import draw as draw_heads  # noqa: E402
 from measure import piece_loss, run_once, spec_of, stored  # noqa: E402
 from result import bounded, write_result  # noqa: E402
 
+from engine.stages.train.blocks import Batch  # noqa: E402
 from engine.stages.train.metrics import Workload, peak_flops  # noqa: E402
 from engine.stages.train.student import Student, attention_of  # noqa: E402
 
