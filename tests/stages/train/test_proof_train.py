@@ -216,7 +216,11 @@ def test_workers_follow_the_nodes_that_go_and_come(
     assert sizes[10] == 2
     assert sizes[saved_by_notice[0] // 10 * 10 + 10] == 1
     assert sizes[160] == 2
-    assert job.losses() == pytest.approx(whole.losses(), rel=1e-3)
+    assert [line["blocks"] for line in job.lines()] == [line["blocks"] for line in whole.lines()]
+    # Not further: at this learning rate plain torch itself, with other micro-batches, makes 1e-1 of a rounding in 80 steps.
+    ours, theirs = job.losses()[:40], whole.losses()[:40]
+    record_property("first 40 steps, relative", max(abs(a / b - 1) for a, b in zip(ours, theirs, strict=True)))
+    assert ours == pytest.approx(theirs, rel=1e-4)
 
 
 LAYOUTS: dict[str, dict[str, Any]] = {
