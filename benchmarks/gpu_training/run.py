@@ -63,9 +63,10 @@ def train_1b(shape: dict[str, Any], blocks: int, length: int, device: str) -> di
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     spec = spec_of("sft", precision="bf16")
-    attention = attention_of(spec, "gpu" if device == "cuda" else "cpu")
+    config = LlamaConfig(**shape)
+    attention = attention_of(spec, "gpu" if device == "cuda" else "cpu", config)
     with torch.device(device):
-        model = AutoModelForCausalLM.from_config(LlamaConfig(**shape), dtype=torch.bfloat16, attn_implementation=attention)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation=attention)
     student = Student(model, spec).train()
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-5, fused=True)
     batch = packed_batch(blocks, length, shape["vocab_size"], device)

@@ -101,6 +101,7 @@ class DeepSpeedEngine:
             # DeepSpeed averages gradients over workers; the objective is one sum over all of them.
             self._engine.backward(loss * (self._workers / tokens), scale_wrt_gas=False)
             sums += torch.stack([loss.detach(), correct])
+        self._norm = None  # at stage 0 a step that DeepSpeed skips (bf16, gradients not finite) clips nothing
         self._engine.step()
         norm = self._engine.get_global_grad_norm() if self._norm is None else self._norm
         distributed.all_reduce(sums)

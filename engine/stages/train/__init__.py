@@ -21,7 +21,7 @@ from transformers import AutoTokenizer
 from engine.backends import deepspeed_engine, ray_train
 from engine.errors import StageError
 from engine.progress import Context
-from engine.records import file_metadata
+from engine.records import file_metadata, tokenizer_fingerprint
 from engine.rundir import Counts, load_manifest, stage_files, write_atomic
 from engine.spec import GenerateSpec, TrainSpec
 from engine.stages.train import gates
@@ -47,6 +47,7 @@ def run(
     require_trackers(spec.trackers)
     tokenizer = load_tokenizer(spec)
     ctx.progress.update(note="packing examples")
+    _require_the_teachers_tokenizer(spec, tokenizer)
     packed = _pack(spec, inputs["curate"], out, tokenizer, generate, ctx.seed)
     checked = _check_signal(spec, inputs["curate"], packed, generate, ctx)
     untrained = out / "baseline"
@@ -91,6 +92,18 @@ def _stop_on_sigterm(stop: Path) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
     if stop.exists():
         raise StageError("train: stopped as asked, when the last step had just been taken; the same command goes on")
+
+
+def _require_the_teachers_tokenizer(spec: TrainSpec, tokenizer: Any) -> None:
+    """A live teacher reads the student's token ids: they must mean the same to it."""
+    if spec.teacher is None:
+        return
+    theirs = AutoTokenizer.from_pretrained(spec.teacher.model, revision=spec.teacher.revision)
+    if tokenizer_fingerprint(theirs.get_vocab()) != tokenizer_fingerprint(tokenizer.get_vocab()):
+        raise StageError(
+            f"train: train.teacher {spec.teacher.model} has another tokenizer than the student, so it would read other text than the"
+            " student does; take a teacher with the student's tokenizer, or learn from its stored answers (loss: sft or uld)"
+        )
 
 
 def _check_signal(spec: TrainSpec, curated: Path, packed: Packed, generate: GenerateSpec, ctx: Context) -> dict[str, Any]:

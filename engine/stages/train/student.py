@@ -101,7 +101,10 @@ class Student(nn.Module):
 
 def _backbone(causal: PreTrainedModel, batch: Batch, more: Mapping[str, bool]) -> Any:
     """All but the head. Without a mask, transformers derives the examples' borders from the position ids."""
-    return causal.base_model(input_ids=batch.input_ids_BL, position_ids=batch.position_ids_BL, use_cache=False, **more)
+    ids, positions = batch.input_ids_BL, batch.position_ids_BL
+    if causal.config._attn_implementation == "flash_attention_2":  # it reads the borders of a single row only
+        ids, positions = ids.view(1, -1), positions.view(1, -1)
+    return causal.base_model(input_ids=ids, position_ids=positions, use_cache=False, **more)
 
 
 def _targets_of(seen: Any, batch: Batch) -> torch.Tensor:
@@ -148,19 +151,22 @@ def load_student(source: str, spec: TrainSpec, device: str, seed: int) -> Studen
 
 
 def _load(source: str, revision: str | None, spec: TrainSpec, device: str, **more: Any) -> PreTrainedModel:
+    config = AutoConfig.from_pretrained(source, revision=revision)
     model = AutoModelForCausalLM.from_pretrained(
-        source, revision=revision, dtype=DTYPES[spec.precision], attn_implementation=attention_of(spec, device), **more
+        source, revision=revision, dtype=DTYPES[spec.precision], attn_implementation=attention_of(spec, device, config), **more
     )
     pin_long_rope(model, spec.block_tokens)
     return model
 
 
-def attention_of(spec: TrainSpec, device: str) -> str:
+def attention_of(spec: TrainSpec, device: str, config: PretrainedConfig) -> str:
     """transformers' name of the attention. All of them read the examples' borders from the position ids; sdpa masks what lies beyond."""
     if spec.attention_transfer:
         return "eager"  # the others never make the maps
     if spec.attention != "auto":
         return spec.attention
+    if getattr(config.get_text_config(), "attn_logit_softcapping", None):
+        return "eager"  # the others leave the cap out
     if device == "cpu":
         return PER_EXAMPLE
     return "flash_attention_2" if is_flash_attn_2_available() else "sdpa"

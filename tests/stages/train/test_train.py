@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from engine.errors import StageError
 from engine.progress import Context
 from engine.rundir import Counts
-from engine.spec import TrainSpec
+from engine.spec import TrainSpec, WhiteBoxSpec
 from engine.stages import train
 from engine.stages.train.checkpoints import MARKER, complete
 from engine.stages.train.metrics import load_metrics
@@ -257,3 +257,12 @@ def test_two_real_workers_give_the_curve_of_one_process(
     )
     for name in ours:
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-4)
+
+
+def test_a_live_teacher_with_another_tokenizer_is_refused(
+    spec: TrainSpec, make_tokenizer: Callable[..., Any], write_curated: Callable[..., Path], tmp_path: Path, ctx: Context
+) -> None:
+    make_tokenizer([*(f"w{number}" for number in range(46)), "<pad>", "<eos>"]).save_pretrained(tmp_path / "teacher")
+    live = spec.model_copy(update={"loss": "jsd", "teacher": WhiteBoxSpec(model=str(tmp_path / "teacher"))})
+    with pytest.raises(StageError, match="has another tokenizer than the student"):
+        run_here(live, write_curated(), tmp_path / "out", ctx)
