@@ -204,11 +204,12 @@ def merged_weights(trained: Mapping[str, torch.Tensor], source: str, spec: Train
     plain = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=DTYPES[spec.precision])
     if spec.lora:
         adapted = with_adapters(plain, spec.lora)
-        missing = adapted.load_state_dict(weights, strict=False)
-        assert not missing.unexpected_keys, missing.unexpected_keys
+        unexpected = adapted.load_state_dict(weights, strict=False).unexpected_keys
+        assert not unexpected, unexpected
         plain = adapted.merge_and_unload()
         return plain, plain.state_dict()
-    buffers = {name: tensor for name, tensor in plain.state_dict().items() if name in dict(plain.named_buffers())}
+    state = plain.state_dict()
+    buffers = {name: state[name] for name, _ in plain.named_buffers() if name in state}  # those that are saved
     return plain, buffers | weights
 
 
