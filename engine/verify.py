@@ -24,7 +24,7 @@ from engine.errors import StageError
 from engine.jobfile import load_run
 from engine.records import read_tables
 from engine.rundir import STAGE_FOLDER, Manifest, file_sha256, manifest_paths, read_manifest, run_lock
-from engine.storage import Folder, StorePath, files_in
+from engine.storage import Folder, StorePath, files_in, read_buffer
 
 _LIGHT = ("prompt_id", "sample_index", "teacher", "status", "prompt_tokens", "completion_tokens")
 _OF_RECORD = {"prompt_id": "prompt_id", "sample_index": "sample_index", "status": "status",
@@ -131,8 +131,8 @@ def _content(path: Folder) -> _Content:
     """A Parquet file is read whole, so that every page's checksum is looked at; other files may be larger than memory."""
     if path.suffix != ".parquet":
         return _Content(path.stat().st_size, file_sha256(path))
-    data = path.read_bytes()
-    size, sha256 = len(data), hashlib.sha256(data).hexdigest()
+    data = read_buffer(path)
+    size, sha256 = data.size, hashlib.sha256(data).hexdigest()
     try:
         table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:

@@ -127,8 +127,9 @@ def _wanted(prompts: Path, samples: int) -> tuple[set[tuple[int, int]], dict[int
 def _read_file(path: Path, entry: dict[str, Any]) -> pa.Table | None:
     """The table if the file is what its entry says (bytes, sha256, rows, page checksums), else None."""
     try:
-        content = path.read_bytes()
-        if len(content) != entry["size_bytes"] or hashlib.sha256(content).hexdigest() != entry["sha256"]:
+        with pa.OSFile(str(path)) as file:
+            content = file.read_buffer()  # not Python's bytes: pyarrow 26 may abort at exit over those (engine/storage.py)
+        if content.size != entry["size_bytes"] or hashlib.sha256(content).hexdigest() != entry["sha256"]:
             return None
         table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
     except (OSError, pa.ArrowException):

@@ -6,13 +6,14 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import save_tiny
 
 from engine import codec, pipeline
-from engine.backends.vllm_engine import engine_arguments, engine_environment, split_flat_logprobs
+from engine.backends.vllm_engine import _keep_arrays, engine_arguments, engine_environment, split_logprobs
 from engine.errors import StageError
 from engine.records import (
     SCHEMA_VERSION,
@@ -31,14 +32,14 @@ from engine.spec import TeacherSpec
 QUICKSTART = Path(__file__).parents[2] / "jobs/quickstart"
 
 
-class Flat:
-    def __init__(self, token_ids, logprobs):
-        self.token_ids, self.logprobs = token_ids, logprobs
+def pieces(ids, logprobs):
+    return [(np.array([row]), np.array([values])) for row, values in zip(ids, logprobs, strict=True)]
 
 
 def test_the_sampled_token_is_dropped_before_the_mass_is_summed():
     half, quarter = np.log(0.5), np.log(0.25)
-    sampled, ids, logprobs, tail = split_flat_logprobs(Flat([7, 7, 3, 9, 1, 2], [half, half, quarter, -9.0, quarter, quarter]), 2, 2)
+    found = pieces([[7, 7, 3], [9, 1, 2]], [[half, half, quarter], [-9.0, quarter, quarter]])
+    sampled, ids, logprobs, tail = split_logprobs(found, 2, 2)
     assert sampled == pytest.approx([half, -9.0])
     assert ids.tolist() == [7, 3, 1, 2]
     assert logprobs == pytest.approx([half, quarter, quarter, quarter])
@@ -46,8 +47,23 @@ def test_the_sampled_token_is_dropped_before_the_mass_is_summed():
 
 
 def test_a_signal_cut_short_is_refused():
-    with pytest.raises(ValueError, match="5 log-probabilities for 2 tokens"):
-        split_flat_logprobs(Flat([1] * 5, [0.0] * 5), 2, 2)
+    with pytest.raises(ValueError, match=r"shape \(1, 3\) for 2 tokens"):
+        split_logprobs(pieces([[1, 1, 1]], [[0.0, 0.0, 0.0]]), 2, 2)
+
+
+def test_log_probabilities_of_a_long_answer_stay_few_arrays_in_order():
+    states = {name: SimpleNamespace(logprobs_processor=SimpleNamespace(logprobs=[])) for name in ("a", "b")}
+    handed_on = []
+    processor = SimpleNamespace(request_states=states, process_outputs=handed_on.extend)
+    _keep_arrays(processor)
+    step = np.arange(3).reshape(1, 3)
+    for number in range(600):
+        names = ("a", "b", "gone") if number % 2 else ("a",)
+        processor.process_outputs([SimpleNamespace(request_id=name, new_logprobs=(step + number, -0.5 * step, None)) for name in names])
+    assert len(states["a"].logprobs_processor.logprobs) < 256
+    assert split_logprobs(states["a"].logprobs_processor.logprobs, 600, 2)[1].tolist() == [n + k for n in range(600) for k in (1, 2)]
+    assert split_logprobs(states["b"].logprobs_processor.logprobs, 300, 2)[1].tolist() == [n + k for n in range(1, 600, 2) for k in (1, 2)]
+    assert {output.request_id: output.new_logprobs for output in handed_on} == {"a": None, "b": None, "gone": handed_on[-1].new_logprobs}
 
 
 def test_a_cpu_engine_gets_what_keeps_it_alive():
