@@ -118,7 +118,8 @@ class VllmEngine:
         }
 
     async def open(self) -> None:
-        """Nothing is left to find out: the model is loaded."""
+        """Answer one token: what vLLM compiles at its first request (log-probabilities: a second and more) is start-up."""
+        await self.generate([0], Sampling(temperature=0.0, max_tokens=1))
 
     def encode(self, conversations: list[Messages]) -> list[list[int]]:
         """Token ids of each conversation with the chat template's opening of the assistant's turn."""
