@@ -1,8 +1,7 @@
-"""Kernels that make fp32 training on CPUs about twice as fast as torch's defaults do, with the same results up to rounding.
+"""Linear layers and products of fp32 training on CPUs, about twice as fast as torch's defaults, with the same results up to rounding.
 
-Linear layers go to oneDNN: torch gives them to MKL, which uses half of a processor's width where the vendor is not Intel
-(measured on an AMD EPYC: 100 against 210 GFLOP/s per core). Attention runs example by example, so what a mask would hide is
-never computed. GPUs need neither: cuBLAS is the default there, and flash attention reads variable lengths itself.
+They go to oneDNN: torch gives them to MKL, which uses half of a processor's width where the vendor is not Intel (measured on
+an AMD EPYC: 100 against 210 GFLOP/s per core). GPUs need none of this: cuBLAS is the default there.
 """
 
 from __future__ import annotations
@@ -12,10 +11,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import AttentionInterface
 
 _AVAILABLE = torch.backends.mkldnn.is_available()
-PER_EXAMPLE = "sdpa_per_example"  # transformers' name of attention_per_example
 
 
 def use_onednn(module: nn.Module) -> None:
@@ -63,31 +60,3 @@ class _Linear(torch.autograd.Function):
             matmul(rows.T, states) if wants_weight else None,
             rows.sum(0) if wants_bias else None,
         )
-
-
-def attention_per_example(
-    module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor | None, *,
-    position_ids: torch.Tensor, scaling: float | None = None, dropout: float = 0.0, sliding_window: int | None = None, **_: Any,
-) -> tuple[torch.Tensor, None]:
-    """Causal attention of packed rows, (B, heads, L, D) -> (B, L, heads, D); an example starts wherever a position id is 0."""
-    assert attention_mask is None, "packed rows carry no mask"
-    rows, heads, length, _ = query.shape
-    starts = torch.nonzero(position_ids.expand(rows, length).flatten() == 0).flatten().tolist()
-    lengths = [end - start for start, end in zip(starts, [*starts[1:], rows * length], strict=True)]
-    per_example = (side.transpose(1, 2).flatten(0, 1).split(lengths) for side in (query, key, value))
-    outputs = []
-    for q, k, v in zip(*per_example, strict=True):
-        mask = _band(len(q), sliding_window, q) if sliding_window and len(q) > sliding_window else None
-        outputs.append(F.scaled_dot_product_attention(
-            *(side.transpose(0, 1).unsqueeze(0) for side in (q, k, v)), attn_mask=mask, is_causal=mask is None, dropout_p=dropout,
-            scale=scaling, enable_gqa=key.shape[1] != heads,
-        ).squeeze(0).transpose(0, 1))
-    return torch.cat(outputs).view(rows, length, heads, -1), None
-
-
-def _band(length: int, window: int, like: torch.Tensor) -> torch.Tensor:
-    """Positions that see themselves and the window - 1 before them."""
-    return torch.ones(length, length, dtype=torch.bool, device=like.device).tril().triu(1 - window)
-
-
-AttentionInterface.register(PER_EXAMPLE, attention_per_example)

@@ -5,6 +5,7 @@ Shapes: B blocks, L tokens, N targets, n of them in a piece, V vocabulary.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,20 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import is_flash_attn_2_available
 
 from engine.errors import StageError
 from engine.records import derive_seed
 from engine.spec import LoraSpec, TrainSpec
+from engine.stages.train.attention import attention_of
 from engine.stages.train.blocks import Batch
-from engine.stages.train.cpu_kernels import PER_EXAMPLE, linear, use_onednn
+from engine.stages.train.cpu_kernels import linear, use_onednn
 from engine.stages.train.export import export
 from engine.stages.train.head import head_loss, lend_weights
 from engine.stages.train.losses import Targets, token_losses
 from engine.stages.train.rope import pin_long_rope
 from engine.stages.train.teacher import LayerMatch, check_pairs
+
+_log = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -152,24 +155,13 @@ def load_student(source: str, spec: TrainSpec, device: str, seed: int) -> Studen
 
 def _load(source: str, revision: str | None, spec: TrainSpec, device: str, **more: Any) -> PreTrainedModel:
     config = AutoConfig.from_pretrained(source, revision=revision)
+    attention = attention_of(spec, device, config)
+    _log.info("%s computes attention by %s", source, attention)
     model = AutoModelForCausalLM.from_pretrained(
-        source, revision=revision, dtype=DTYPES[spec.precision], attn_implementation=attention_of(spec, device, config), **more
+        source, revision=revision, dtype=DTYPES[spec.precision], attn_implementation=attention, **more
     )
     pin_long_rope(model, spec.block_tokens)
     return model
-
-
-def attention_of(spec: TrainSpec, device: str, config: PretrainedConfig) -> str:
-    """transformers' name of the attention. All of them read the examples' borders from the position ids; sdpa masks what lies beyond."""
-    if spec.attention_transfer:
-        return "eager"  # the others never make the maps
-    if spec.attention != "auto":
-        return spec.attention
-    if getattr(config.get_text_config(), "attn_logit_softcapping", None):
-        return "eager"  # the others leave the cap out
-    if device == "cpu":
-        return PER_EXAMPLE
-    return "flash_attention_2" if is_flash_attn_2_available() else "sdpa"
 
 
 def _quantized(lora: LoraSpec | None) -> dict[str, Any]:
@@ -190,11 +182,15 @@ def with_adapters(model: PreTrainedModel, lora: LoraSpec) -> nn.Module:
     config = LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.targets, task_type="CAUSAL_LM"
     )
+    head = model.get_output_embeddings()
     try:
-        return get_peft_model(model, config)
+        adapted = get_peft_model(model, config)
     except ValueError as error:
         linear = sorted({name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)} - {"lm_head"})
         raise StageError(f"train: train.lora.targets={lora.targets} ({error}); the student has {', '.join(linear)}") from None
+    if adapted.get_base_model().get_output_embeddings() is not head:
+        raise StageError(f"train: train.lora.targets={lora.targets} adapt the output head, which the losses read as it is; leave it out")
+    return adapted
 
 
 def merged_weights(trained: Mapping[str, torch.Tensor], source: str, spec: TrainSpec) -> tuple[PreTrainedModel, dict[str, torch.Tensor]]:

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Gemma2Config
+from transformers import AutoModelForCausalLM, BioGptConfig
 
-from engine.spec import TrainSpec
-from engine.stages.train.cpu_kernels import PER_EXAMPLE
-from engine.stages.train.student import _backbone, attention_of, load_student, write_untrained
+from engine.errors import StageError
+from engine.spec import LoraSpec, TrainSpec
+from engine.stages.train.student import _backbone, load_student, with_adapters, write_untrained
 
 
 def test_the_untrained_student_is_seeded_and_ends_with_the_tokenizers_eos(spec: TrainSpec, tokenizer: Any, tmp_path: Path) -> None:
@@ -27,6 +27,13 @@ def test_bf16_students_are_stored_in_bf16(spec: TrainSpec, tokenizer: Any, tmp_p
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "a").dtype == torch.bfloat16
 
 
+def test_adapters_of_an_output_head_by_another_name_are_refused() -> None:
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4, "vocab_size": 50}
+    model = AutoModelForCausalLM.from_config(BioGptConfig(**shape))
+    with pytest.raises(StageError, match=r"targets=\['output_projection'\] adapt the output head"):
+        with_adapters(model, LoraSpec(targets=["output_projection"]))
+
+
 def test_flash_attention_gets_one_row_whose_positions_restart_at_each_example() -> None:
     """transformers reads examples' borders for it from a single row only; with several it would attend across them."""
     from types import SimpleNamespace
@@ -38,8 +45,3 @@ def test_flash_attention_gets_one_row_whose_positions_restart_at_each_example() 
     _backbone(causal, SimpleNamespace(input_ids_BL=ids, position_ids_BL=positions), {})
     assert seen["input_ids"].tolist() == [list(range(8))]
     assert seen["position_ids"].tolist() == [[0, 1, 0, 1, 0, 1, 2, 3]]
-
-
-@pytest.mark.parametrize(("cap", "device", "expected"), [(50.0, "cpu", "eager"), (None, "cpu", PER_EXAMPLE), (50.0, "gpu", "eager")])
-def test_a_student_that_caps_its_attention_keeps_the_cap(cap: float | None, device: str, expected: str) -> None:
-    assert attention_of(TrainSpec(student="x"), device, Gemma2Config(attn_logit_softcapping=cap)) == expected
