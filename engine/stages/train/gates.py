@@ -6,10 +6,9 @@ that holds too little of the distribution, and a fast loss that is not the loss.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,8 +17,9 @@ from transformers import AutoModelForCausalLM
 from engine.errors import StageError
 from engine.records import Signal, arrays, count_unsigned, file_metadata, read_tables, signals
 from engine.spec import GenerateSpec, TeacherSpec, TrainSpec
-from engine.stages.train.blocks import Blocks
+from engine.stages.train.blocks import Batch, Blocks
 from engine.stages.train.packing import Packed
+from engine.stages.train.rope import pin_long_rope
 
 if TYPE_CHECKING:
     from engine.stages.train.loop import Engine
@@ -79,6 +79,7 @@ def _sample(file: Path, examples: int) -> Iterator[tuple[np.ndarray, np.ndarray,
 def _mean_difference(teacher: TeacherSpec, rows: list[tuple[np.ndarray, np.ndarray, Signal]]) -> float:
     dtype = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[teacher.dtype]
     model = AutoModelForCausalLM.from_pretrained(teacher.model, dtype=dtype, trust_remote_code=teacher.trust_remote_code).eval()
+    pin_long_rope(model, teacher.max_model_len or getattr(model.config, "max_position_embeddings", 0))  # as the engine did
     differences = []
     for prompt, answer, signal in rows:
         ids = torch.from_numpy(np.concatenate([prompt, answer]).astype(np.int64)).unsqueeze(0)
@@ -91,23 +92,51 @@ def _mean_difference(teacher: TeacherSpec, rows: list[tuple[np.ndarray, np.ndarr
 
 
 def first_loss(engine: Engine, student: Student, blocks: Blocks, spec: TrainSpec, workers: int) -> float:
-    """Relative difference between the loss in pieces and the same by the model's own logits in float64, on a slice of block 0.
+    """Relative difference between the loss of block 0 in pieces and that of its examples one by one by the model's own logits in
+    float64, on a slice of their targets.
 
     Collective: every rank computes the same slice. StageError above gates.max_loss_error.
     """
-    batch = blocks.batch([0])
-    tokens = min(SLICE_TARGETS, len(batch.labels_N))
-    per_target = ("where_N", "labels_N", "topk_ids_NK", "topk_logprobs_NK", "tail_N")
-    batch = dataclasses.replace(batch, **{name: getattr(batch, name)[:tokens] for name in per_target})
-    losses: list[Any] = []
-    for student.exact in (True, False):
-        losses.append(engine.validate([batch], tokens * workers))
-    exact, fast = losses
+    packed, examples = _slice_of(blocks.batch([0]))
+    tokens = len(packed.labels_N)
+    student.exact = True
+    exact = engine.validate(examples, tokens * workers)
+    student.exact = False
+    fast = engine.validate([packed], tokens * workers)
     error = abs(fast - exact) / max(abs(exact), 1e-3)  # near 0, where student and teacher agree, the difference itself counts
     if not error <= spec.gates.max_loss_error:
         raise StageError(
-            f"train: the loss of the first {tokens} targets is {fast:.6g}, but {exact:.6g} by the student's own logits in float64"
-            f" (train.gates.max_loss_error is {spec.gates.max_loss_error:g}): the student does something to its logits that"
-            " engine/stages/train/student.py (logit_adjustment) does not know; choose another student, or report it"
+            f"train: the loss of the first {tokens} targets is {fast:.6g}, but {exact:.6g} by the student's own logits in float64, example"
+            f" by example (train.gates.max_loss_error is {spec.gates.max_loss_error:g}): the student does something to its logits that"
+            " engine/stages/train/student.py (logit_adjustment) does not know, or mixes neighbouring tokens by more than attention, across"
+            " the examples of a block (Mamba, LFM2 and other recurrent or convolutional layers); choose another student, or report it"
         )
     return error
+
+
+def _slice_of(block: Batch) -> tuple[Batch, list[Batch]]:
+    """A batch of one block with few of its targets, and with the same targets its examples, each a batch of its own.
+
+    No example gives more than half of them, for what leaks across a border shows in the second one only.
+    """
+    starts = torch.nonzero(block.position_ids_BL[0] == 0).flatten().tolist()
+    chosen: list[torch.Tensor] = []
+    examples, left = [], SLICE_TARGETS
+    for start, end in zip(starts, [*starts[1:], block.input_ids_BL.shape[1]], strict=True):
+        inside = (block.where_N >= start) & (block.where_N < end)
+        targets = torch.nonzero(inside).flatten()[: min(left, SLICE_TARGETS // 2)]
+        if len(targets):
+            chosen.append(targets)
+            examples.append(_part(block, targets, slice(start, end)))
+            left -= len(targets)
+    return _part(block, torch.cat(chosen), slice(0, block.input_ids_BL.shape[1])), examples
+
+
+def _part(block: Batch, targets: torch.Tensor, tokens: slice) -> Batch:
+    """Some tokens and targets of a batch of one block."""
+    signal = {name: getattr(block, name) for name in ("topk_ids_NK", "topk_logprobs_NK", "tail_N")}  # empty without a signal
+    return Batch(
+        input_ids_BL=block.input_ids_BL[:, tokens], position_ids_BL=block.position_ids_BL[:, tokens],
+        where_N=block.where_N[targets] - tokens.start, labels_N=block.labels_N[targets],
+        **{name: values[targets] if len(values) else values for name, values in signal.items()},
+    )

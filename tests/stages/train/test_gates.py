@@ -121,6 +121,18 @@ def test_a_student_whose_logits_are_not_what_the_loss_takes_them_for_is_refused(
         gates.first_loss(engine, student, blocks, spec, workers=1)
 
 
+def test_a_student_that_mixes_the_tokens_of_neighbouring_examples_is_refused(tmp_path: Path, blocks: Blocks) -> None:
+    from transformers import MambaConfig
+
+    torch.manual_seed(0)
+    config = MambaConfig(vocab_size=V, hidden_size=32, num_hidden_layers=2, state_size=8, initializer_range=0.5)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+    spec = TrainSpec(student="x", precision="fp32")
+    engine, student = engine_of(tmp_path / "model", spec)
+    with pytest.raises(StageError, match="mixes neighbouring tokens by more than attention"):
+        gates.first_loss(engine, student, blocks, spec, workers=1)
+
+
 @pytest.mark.parametrize("field", ["logit_scale", "logits_scaling", "final_logit_softcapping"])
 def test_what_models_do_behind_the_head_is_done_to_the_pieces_too(field: str, tmp_path: Path, blocks: Blocks) -> None:
     from transformers import CohereConfig, Gemma2Config, GraniteConfig
