@@ -53,6 +53,7 @@ def load_sequences(
         if needs_signal:
             _check_signal(table, file.name, spec.loss, metadata, same_ids)
         if same_ids and spec.learn_turns == "last":
+            _check_template(table, file.name, tokenizer)
             rows = _teacher_sequences(table, metadata if needs_signal else None)
         elif needs_signal:
             rows = _aligned_sequences(table, file.name, metadata, tokenizer, teacher_tokenizers)
@@ -80,6 +81,26 @@ def _check_signal(table: pa.Table, file: str, loss: str, metadata: dict[str, Any
         raise StageError(
             f"train: {missing} of {table.num_rows} examples in {file} lack the top-k signal that loss {loss} learns from;"
             " set generate.capture.top_k to 16 or more and generate again, or set train.loss: sft"
+        )
+
+
+def _check_template(table: pa.Table, file: str, tokenizer: Any) -> None:
+    """The student will be asked by its own chat template: the teacher's must have opened the answer alike.
+
+    What comes before that may differ, by a system message of the teacher or by a date that templates add.
+    """
+    if not tokenizer.chat_template or not table.num_rows:
+        return
+    asked, messages = next(arrays(table.slice(0, 1), "prompt_token_ids")).tolist(), table["messages"][0].as_py()[:-1]
+    opened = _tokens(_spell(messages, tokenizer, add_generation_prompt=True), tokenizer)
+    closed = _tokens(_spell(messages, tokenizer), tokenizer)
+    same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(opened, closed, strict=False)))
+    opening = opened[same:]
+    if opening and asked and asked[-len(opening) :] != opening:
+        raise StageError(
+            f"train: the teacher of {file} was asked for its answers with {tokenizer.decode(asked[-len(opening) :])!r}, but the student's"
+            f" chat template opens them with {tokenizer.decode(opening)!r}, so it would be served what it never saw; set train.tokenizer to"
+            " the teacher's"
         )
 
 

@@ -162,6 +162,23 @@ def test_all_turns_are_learned_from_a_teacher_of_the_same_tokenizer_too(write_cu
     assert target_words(every, tokenizer) == "1 plus 2 is 3 <eos> is 7 <eos>"
 
 
+def test_a_student_whose_template_opens_answers_otherwise_than_the_teachers_did_is_refused(
+    write_curated: Callable[..., Path], tokenizer: Any, make_tokenizer: Callable[..., Any]
+) -> None:
+    vocabulary = tokenizer.get_vocab()
+    other = make_tokenizer(sorted(vocabulary, key=vocabulary.get), tokenizer.chat_template.replace("'<assistant> '", "'<assistant> is '"))
+    assert other.get_vocab() == tokenizer.get_vocab()
+    with pytest.raises(StageError, match=r"asked for its answers with '.*', .* opens them with '.*is'"):
+        load(write_curated(), other)
+
+
+def test_a_system_message_that_only_the_teacher_had_is_no_other_template(write_curated: Callable[..., Path], tokenizer: Any) -> None:
+    asked = tokenizer("<system> is <eos> <user> 1 plus 2 <eos> <assistant>")["input_ids"]
+    row = Example(1, "t", 0, "train", TURNS[:2], prompt_token_ids=asked, token_ids=[8, 1])
+    (only,) = load(write_curated(train=[row]), tokenizer)
+    assert only.ids.tolist() == [*asked, 8, 1]
+
+
 def test_a_template_that_rewrites_earlier_turns_is_refused(tmp_path: Path, make_tokenizer: Callable[..., Any]) -> None:
     template = (  # what was said before "is" leaves an answer once the conversation goes on, as reasoning does in some templates
         "{% for m in messages %}{{ '<' + m.role + '> ' + (m.content if loop.last else m.content.split('is')[-1]) + ' <eos>\n' }}"
