@@ -10,6 +10,7 @@ import ast
 import difflib
 import functools
 import importlib.util
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -35,7 +36,7 @@ def problems(job: JobSpec) -> list[str]:
     """Everything that is wrong with the files and machines' settings that the job names, one sentence each."""
     from engine.stages.prompts import head_problems  # here: a job without problems elsewhere need not wait for it
 
-    training = (_student_problems, _white_box_problems, _training_problems, _deepspeed_problems)
+    training = (_student_problems, _white_box_problems, _signal_problems, _training_problems, _deepspeed_problems)
     return [*head_problems(job.prompts), *_teacher_problems(job), *(found for part in training for found in part(job)), *_missing_keys(job)]
 
 
@@ -60,8 +61,20 @@ def _student_problems(job: JobSpec) -> Iterator[str]:
     yield from _tokenizer_problems("train.tokenizer" if tokenizer else "train.student", tokenizer or student)
     if shape and 0 < shape.max_context < job.train.block_tokens:
         yield f"train.block_tokens={job.train.block_tokens}, but the model has {shape.max_context} positions; choose at most that many"
-    yield from _layout_problems("evaluate", shape, job.evaluate.tensor_parallel, job.evaluate.max_model_len)
-    yield from _layout_problems("serve", shape, job.serve.tensor_parallel, job.serve.max_model_len)
+    for name in ("evaluate", "serve"):
+        block = getattr(job, name)
+        yield from _layout_problems(name, shape, block.tensor_parallel, block.max_model_len)
+        if shape and shape.short_context and (name == "evaluate" or job.loadtest.models):
+            yield from _rope_problems(name, shape, job.train.block_tokens, block.max_model_len)
+
+
+def _rope_problems(name: str, shape: Architecture, block_tokens: int, max_model_len: int | None) -> Iterator[str]:
+    """A long-rope student must be asked with the rotation that it was trained with (stages/train/rope.py)."""
+    short, longest = shape.short_context, max_model_len or shape.max_context
+    if (block_tokens > short) != (longest > short):
+        given = f"{name}.max_model_len={max_model_len}" if max_model_len else f"{name}.max_model_len, not given, is the model's {longest}"
+        yield (f"{given}, and train.block_tokens={block_tokens}: the student rotates by one set of factors up to {short} positions and by"
+               f" another beyond, so training and {name} would not see the same model; set both to at most {short}, or both above it")
 
 
 def _white_box_problems(job: JobSpec) -> Iterator[str]:
@@ -81,6 +94,29 @@ def _white_box_problems(job: JobSpec) -> Iterator[str]:
                 if layer < first or (shape and layer > shape.layers):
                     last = shape.layers if shape else "its last"
                     yield f"train.{name}.layers: {pair} names layer {layer} of the {whose}, which has {first} to {last}"
+
+
+def _signal_problems(job: JobSpec) -> Iterator[str]:
+    """A stored distribution is over the teacher's tokens: only `uld` compares it with a student of other ones."""
+    train, shape = job.train, facts(job.train.student)
+    if train.loss == "uld" and shape and job.generate.capture.top_k > shape.vocab:
+        yield f"generate.capture.top_k={job.generate.capture.top_k}, but train.student has {shape.vocab} tokens for uld; choose fewer"
+    if train.loss in ("sft", "uld") or train.teacher or (ours := _vocabulary(train.tokenizer or train.student)) is None:
+        return
+    for number, teacher in enumerate(job.generate.teachers):
+        if teacher.kind == "vllm" and (theirs := _vocabulary(teacher.model)) is not None and theirs != ours:
+            whose = "train.tokenizer" if train.tokenizer else "train.student"
+            yield (f"train.loss={train.loss} compares distributions over the same tokens, but generate.teachers.{number}.model"
+                   f" ({len(theirs):,} tokens) has another tokenizer than {whose} ({len(ours):,}); set train.loss: uld, which aligns"
+                   " tokenizers, or sft, or take a student with the teacher's")
+
+
+def _vocabulary(model: str) -> Any:
+    """Tokens of a local tokenizer.json without those added to it; None where it does not tell."""
+    try:
+        return json.loads((Path(model) / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def _training_problems(job: JobSpec) -> Iterator[str]:
@@ -110,12 +146,21 @@ def _deepspeed_problems(job: JobSpec) -> Iterator[str]:
     if not isinstance(zero, dict):
         yield f"train.deepspeed.zero_optimization={zero}; give a map, such as {{overlap_comm: true}}"
         zero = {}
-    offload = {f"{name}.{key}" for name in ("offload_optimizer", "offload_param") for key in zero.get(name) or ()}
+    places = {name: zero[name] for name in ("offload_optimizer", "offload_param") if zero.get(name) is not None}
+    for name, value in places.items():
+        if not isinstance(value, dict):
+            yield f"train.deepspeed.zero_optimization.{name}={value}; give a map, such as {{buffer_count: 5}}, and {_OFFLOAD}"
+    offload = [f"{name}.{key}" for name, value in places.items() if isinstance(value, dict) for key in value]
     for key in [*flat, *(f"zero_optimization.{name}" for name in [*zero, *offload])]:
         if reason := DEEPSPEED_DECIDED.get(key):
             yield f"train.deepspeed.{key} is decided elsewhere; {reason}"
         elif key in flat and key not in DEEPSPEED_FREE:
             yield f"train.deepspeed.{key}: there is no such setting here; {_nearest(key, [*DEEPSPEED_FREE, *DEEPSPEED_DECIDED])}"
+    if zero.get("overlap_comm") and job.train.zero_stage < 2:
+        yield (f"train.deepspeed.zero_optimization.overlap_comm wants train.zero_stage: 2 or 3, given {job.train.zero_stage}: below,"
+               " DeepSpeed reduces gradients at the end of the step")
+    if (given_type := flat.get("communication_data_type")) not in (None, *_COMMUNICATION_TYPES):
+        yield f"train.deepspeed.communication_data_type={given_type}; choose one of {', '.join(_COMMUNICATION_TYPES)}"
     known = zero_fields() if zero else []
     for key in zero.keys() - set(known) if known else ():
         yield f"train.deepspeed.zero_optimization.{key}: DeepSpeed has no such setting; {_nearest(key, known)}"
@@ -132,6 +177,7 @@ def zero_fields() -> list[str]:
 
 _OPTIMIZER = "the optimizer is torch's AdamW: set train.learning_rate, weight_decay and adam_beta2"
 _OFFLOAD = "set train.offload and train.nvme_path"
+_COMMUNICATION_TYPES = ("fp16", "bf16", "bfp16", "fp32")
 DEEPSPEED_DECIDED = {
     "optimizer": _OPTIMIZER, "zero_allow_untested_optimizer": _OPTIMIZER, "zero_force_ds_cpu_optimizer": _OPTIMIZER,
     "scheduler": "set train.schedule, warmup_ratio and min_learning_rate_ratio", "gradient_clipping": "set train.max_grad_norm",
@@ -142,14 +188,15 @@ DEEPSPEED_DECIDED = {
     "gradient_allreduce_op": "losses are averaged over the target tokens of the global batch",
     "activation_checkpointing": "set train.gradient_checkpointing", "elasticity": "set train.elastic",
     "checkpoint": "set train.checkpoint_steps and keep_checkpoints", "tensorboard": "set train.trackers", "wandb": "set train.trackers",
-    "zero_optimization.stage": "set train.zero_stage",
+    "steps_per_print": "progress and metrics.jsonl have every step", "zero_optimization.stage": "set train.zero_stage",
+    "zero_optimization.compute_grad_norm": "clipping and metrics.jsonl want the norm",
     **{f"zero_optimization.{name}.{key}": _OFFLOAD for name in ("offload_optimizer", "offload_param") for key in ("device", "nvme_path")},
     **dict.fromkeys(("zero_optimization.cpu_offload", "zero_optimization.cpu_offload_param"), _OFFLOAD),
 }
 DEEPSPEED_FREE = (
     "aio", "comms_logger", "communication_data_type", "compile", "disable_allgather", "dump_state", "flops_profiler",
-    "gradient_predivide_factor", "memory_breakdown", "prescale_gradients", "seq_parallel_communication_data_type", "steps_per_print",
-    "timers", "wall_clock_breakdown", "zero_optimization",
+    "gradient_predivide_factor", "memory_breakdown", "prescale_gradients", "seq_parallel_communication_data_type", "timers",
+    "wall_clock_breakdown", "zero_optimization",
 )
 
 

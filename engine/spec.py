@@ -442,7 +442,8 @@ class TrainSpec(Block):
     gradient_checkpointing: bool = placement(False)
     """Recompute activations in the backward pass: less memory, about a third more time."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2", "flex_attention"] = placement("auto")
-    """transformers' attention; auto: example by example on a CPU, variable-length flash attention where a GPU has it, else sdpa."""
+    """transformers' attention; auto: example by example on a CPU, variable-length flash attention on a GPU (the flash_attn
+    package's, else torch's), sdpa where neither can."""
     logits_mib: int = placement(32, ge=1)
     """Size of the piece of logits that exists at a time, in MiB of fp32."""
     cache_dir: str | None = placement(None)
@@ -498,6 +499,8 @@ class TrainSpec(Block):
             )
         if self.lora and "lm_head" in self.lora.targets:
             raise ValueError("train.lora.targets adapt the output head (lm_head), which the losses read as it is; leave it out")
+        if self.lora and self.lora.quantize != "none" and self.zero_stage == 3:
+            raise ValueError(f"train.lora.quantize={self.lora.quantize} packs weights, which zero_stage=3 cannot shard; set zero_stage: 2")
         return self
 
     def models(self) -> list[str]:

@@ -320,9 +320,53 @@ def test_what_goes_by_the_validation_loss_wants_validation_prompts(place, train)
     ({"wall_clock_brakedown": True}, "wall_clock_brakedown: there is no such setting here; did you mean wall_clock_breakdown?"),
     ({"zero_optimization": {"overlap_com": 1}}, "zero_optimization.overlap_com: DeepSpeed has no such setting; did you mean overlap_comm"),
     ({"zero_optimization": 2}, "zero_optimization=2; give a map"),
+    ({"zero_optimization": {"offload_optimizer": "cpu"}}, "zero_optimization.offload_optimizer=cpu; give a map"),
+    ({"communication_data_type": "half"}, "communication_data_type=half; choose one of fp16, bf16"),
+    ({"steps_per_print": 1}, "steps_per_print is decided elsewhere; progress"),
 ])
 def test_a_deepspeed_map_that_contradicts_the_block_or_names_nothing_is_found(place, settings, problem):
     assert the_problem(a_job(place, train={"deepspeed": settings})).startswith(f"train.deepspeed.{problem}")
+
+
+def test_overlapping_communication_wants_sharded_gradients(place):
+    job = a_job(place, train={"zero_stage": 1, "deepspeed": {"zero_optimization": {"overlap_comm": True}}})
+    assert "overlap_comm wants train.zero_stage: 2 or 3, given 1" in the_problem(job)
+
+
+LONG_ROPE = {"rope_scaling": {"type": "longrope"}, "original_max_position_embeddings": 512}
+
+
+@pytest.mark.parametrize(("block_tokens", "lengths", "found"), [
+    (256, {}, ["evaluate.max_model_len, not given, is the model's 1024", "serve.max_model_len, not given"]),
+    (256, {"evaluate": 512, "serve": 512}, []), (1024, {}, []),
+    (1024, {"evaluate": 512}, ["evaluate.max_model_len=512, and train.block_tokens=1024"]),
+])
+def test_a_long_rope_student_is_asked_with_the_rotation_of_its_training(place, block_tokens, lengths, found):
+    a_model(place / "long", **LONG_ROPE)
+    job = a_job(
+        place, train={"student": f"{place}/long", "block_tokens": block_tokens},
+        **{name: {"max_model_len": length} for name, length in lengths.items()},
+    )
+    assert [problem.startswith(start) for problem, start in zip(problems(job), found, strict=True)] == [True] * len(found)
+
+
+def test_a_stored_signal_wants_the_students_tokenizer(place):
+    for name, token in (("teacher", "a"), ("student", "b")):
+        (place / name / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {token: 0}}}))
+    capture = {"teachers": [{"name": "t", "model": f"{place}/teacher"}], "sampling": {"max_tokens": 64}, "capture": {"top_k": 16}}
+    problem = the_problem(a_job(place, train={"loss": "forward_kl"}, generate=capture))
+    assert "generate.teachers.0.model (1 tokens) has another tokenizer than train.student (1); set train.loss: uld" in problem
+    for loss in ("uld", "sft"):
+        assert problems(a_job(place, train={"loss": loss}, generate=capture)) == []
+    assert problems(a_job(place, train={"loss": "forward_kl", "tokenizer": f"{place}/teacher"}, generate=capture)) == []
+
+
+def test_uld_compares_no_more_tokens_than_the_student_has(place):
+    a_model(place / "small", vocab_size=50)
+    capture = {"teachers": [{"name": "t", "model": f"{place}/teacher"}], "sampling": {"max_tokens": 64}, "capture": {"top_k": 64}}
+    assert "top_k=64, but train.student has 50 tokens" in the_problem(
+        a_job(place, train={"student": f"{place}/small", "loss": "uld"}, generate=capture)
+    )
 
 
 def test_free_deepspeed_settings_are_no_problem(place):

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import distributed, nn
 
+from engine.errors import StageError
 from engine.spec import TrainSpec
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -67,14 +68,14 @@ def build(spec: TrainSpec, student: Any, *, device: str) -> DeepSpeedEngine:
     deepspeed.utils.logger.setLevel(logging.WARNING)
     named = {name: param for name, param in student.named_parameters() if param.requires_grad}
     engine, *_ = deepspeed.initialize(model=student, model_parameters=list(named.values()), config=zero_config(spec, device))
-    return DeepSpeedEngine(engine, named, spec.max_grad_norm)
+    return DeepSpeedEngine(engine, named, spec)
 
 
 class DeepSpeedEngine:
     """One rank of a ZeRO job. Every method is collective."""
 
-    def __init__(self, engine: Any, named: dict[str, nn.Parameter], max_grad_norm: float) -> None:
-        self._engine, self._named = engine, named
+    def __init__(self, engine: Any, named: dict[str, nn.Parameter], spec: TrainSpec) -> None:
+        self._engine, self._named, self._spec = engine, named, spec
         self._stage = engine.zero_optimization_stage()
         self._rank, self._workers = distributed.get_rank(), distributed.get_world_size()
         zero = engine.optimizer
@@ -87,7 +88,7 @@ class DeepSpeedEngine:
             self._copies = dict(zip(chain(*used), chain(*copies), strict=True))
 
             def clip(*_: Any) -> None:  # between the gradients' all-reduce and the update
-                self._norm = nn.utils.clip_grad_norm_(self._copies.values(), max_grad_norm)
+                self._norm = nn.utils.clip_grad_norm_(self._copies.values(), spec.max_grad_norm)
 
             self._adam.register_step_pre_hook(clip)
 
@@ -141,9 +142,17 @@ class DeepSpeedEngine:
         return copy.data if part == "weight" else self._adam.state[copy][part]
 
     def load(self, tensors: Mapping[str, Any], step: int) -> None:
-        """Go on as after `step` steps, from tensors that any ZeRO stage and number of workers saved."""
+        """Go on as after `step` steps, from tensors that any ZeRO stage and number of workers saved.
+
+        StageError under NVMe offload: the optimizer's tensors are then DeepSpeed's files, which nobody else can fill.
+        """
         import deepspeed
 
+        if self._spec.offload == "nvme":
+            raise StageError(
+                f"train: step {step} is saved, but with train.offload: nvme DeepSpeed cannot go on from it; set train.offload: cpu (the"
+                " checkpoint fits, and the job stays the same) and give the command again"
+            )
         self._make_adam_state(step)
         for name, param in self._named.items():
             with deepspeed.zero.GatheredParameters([param], modifier_rank=0, enabled=self._stage == 3):

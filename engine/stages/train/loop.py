@@ -93,7 +93,7 @@ def remaining_steps(blocks: Blocks, schedule: Schedule, start: int, *, rank: int
         numbers = schedule.block_numbers(at)
         yield Step(
             number=at + 1, blocks=numbers, mine=numbers[rank::workers], tokens=int(blocks.targets[numbers].sum()),
-            learning_rate=schedule.learning_rate(at), seed=derive_seed(schedule.seed, "step", at),
+            learning_rate=schedule.learning_rate(at), seed=derive_seed(schedule.seed, "step", at, rank),  # ranks drop out different units
             batches=(blocks.batch(mine) for mine in rank_batches(numbers, rank, workers, schedule.spec.batch_size)),
         )
 
