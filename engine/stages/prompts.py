@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sqlite3
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -119,24 +120,32 @@ class Seen(NamedTuple):
 
 
 class Ledger:
-    """What was read so far: finds repeated prompts and rows that contradict each other."""
+    """What was read so far: finds repeated prompts and rows that contradict each other.
+
+    It is a table of SQLite, which beyond a cache lies on disk: in dicts, ten million prompts take 4 GB of the driver.
+    """
 
     def __init__(self, spec: PromptsSpec) -> None:
         self._spec = spec
-        self._by_prompt: dict[int, Seen] = {}
-        self._by_source_id: dict[tuple[str, str], Seen] = {}
+        self._seen = sqlite3.connect("", isolation_level=None)  # "": a temporary file that goes with the connection
+        columns = "sha256 TEXT, reference INTEGER, split TEXT, place TEXT"
+        self._seen.executescript(
+            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -32768;"  # nobody reads it after a crash
+            f"CREATE TABLE prompts (id INTEGER PRIMARY KEY, {columns});"
+            f"CREATE TABLE source_ids (id TEXT PRIMARY KEY, {columns}) WITHOUT ROWID; BEGIN"
+        )
 
     def reason_to_drop(self, prompt: Prompt, path: Path, line: int) -> str | None:
         """None for a new prompt. InputError where this row contradicts an earlier one."""
         mine = Seen(prompt.prompt_sha256, hash(prompt.reference), prompt.split, f"{path}:{line}")
         if column := self._spec.fields.id:
-            first = self._by_source_id.setdefault((prompt.split, prompt.source_id), mine)
+            first = self._first("source_ids", f"{prompt.split} {prompt.source_id}", mine)
             if first[:2] != mine[:2]:
                 raise InputError(
                     f"{first.place} and {mine.place}: a duplicate id with other content ({column}={prompt.source_id!r});"
                     " make the ids unique, or leave prompts.fields.id out"
                 )
-        first = self._by_prompt.setdefault(prompt.prompt_id, mine)
+        first = self._first("prompts", prompt.prompt_id, mine)
         if first is mine:
             return None
         places = f"{first.place} and {mine.place}"
@@ -147,6 +156,12 @@ class Ledger:
         if first.split != mine.split:
             return "in_validation"
         return "duplicate" if first.reference == mine.reference else "other_reference"
+
+    def _first(self, table: str, key: int | str, mine: Seen) -> Seen:
+        """The first row of that key, which is `mine` if there was none."""
+        if self._seen.execute(f"INSERT OR IGNORE INTO {table} VALUES (?, ?, ?, ?, ?)", (key, *mine)).rowcount:
+            return mine
+        return Seen(*self._seen.execute(f"SELECT sha256, reference, split, place FROM {table} WHERE id = ?", (key,)).fetchone())
 
 
 def _write_shard(prompts: list[Prompt], out: Path, files: dict[str, int]) -> None:
