@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import importlib
+import itertools
 import math
 import os
 import sys
@@ -158,7 +159,7 @@ def spent_usd(spec: GenerateSpec, folder: Folder) -> float:
     """What the committed answers of all teachers with prices have cost; without prices nothing is read."""
     prices = {teacher.name: teacher.prices for teacher in spec.teachers if teacher.prices}
     return sum(
-        cost_usd(prices.get(record.teacher), sum(record.tokens_in), sum(record.tokens_out))
+        cost_usd(prices.get(record.teacher), int(record.tokens_in.sum()), int(record.tokens_out.sum()))
         for record in (parts.accepted_records(folder) if prices else ())
     )
 
@@ -214,9 +215,14 @@ class Answerer:
         self._opened = self._opened or asyncio.ensure_future(self._engine.open())
         await self._opened
         started = time.time()
-        async with self._preparing:
+        async with self._preparing:  # until its last row is in: what waits outside is not tokenised yet
             requests, suspects = await asyncio.to_thread(self._requests, shard)
-        told = await self._answer_group(shard["id"], requests)
+            size, entered = max(1, self._job.rows_in_flight // 4), asyncio.Semaphore(0)
+            groups = [requests[start : start + size] for start in range(0, len(requests), size)]
+            running = asyncio.gather(*(self._answer_group(shard["id"], group, on_entry=entered.release) for group in groups))
+            for _ in groups:
+                await entered.acquire()
+        told = list(itertools.chain.from_iterable(await running))
         for group in suspects:
             told += await self._answer_group(shard["id"], group, alone=True)
         taken_over = shard["count"] - len(requests) - sum(map(len, suspects))
@@ -225,11 +231,12 @@ class Answerer:
             "over_budget": self._budget.is_spent,
         }
 
-    async def _answer_group(self, shard: str, requests: list[_Pending], alone: bool = False) -> list[int]:
+    async def _answer_group(
+        self, shard: str, requests: list[_Pending], alone: bool = False, on_entry: Callable[[], None] = lambda: None
+    ) -> list[int]:
         """Tokens of each request of a group that enters the engine together; without those that the budget refused."""
-        if not requests:
-            return []
         async with self._room.hold(len(requests), alone=alone) as give_back:
+            on_entry()
             await asyncio.to_thread(parts.begin_attempt, self._job.folder, self._job.epoch, shard, [request.key for request in requests])
             try:
                 answered = await asyncio.gather(*(self._answer(request, give_back) for request in requests))

@@ -6,6 +6,7 @@ What happens inside a replica is answering.py. Generate and evaluate both come h
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,19 +25,21 @@ from engine.storage import Folder
 
 Stream = Callable[..., Iterator[dict[str, Any]]]
 
-SMALLEST_SHARD, SHARDS_PER_REPLICA = 32, 16
+SMALLEST_SHARD, FEWEST_SHARDS, MOST_SHARDS = 32, 16, 256  # the last two per replica
 
 
 def missing_shards(
-    wanted: Sequence[Wanted], teacher: str, answered: tuple[np.ndarray, np.ndarray], shard_rows: int, replicas: int
+    wanted: Sequence[Wanted], teacher: str, answered: tuple[np.ndarray, np.ndarray], shard_rows: int, rows_in_flight: int, replicas: int
 ) -> list[dict[str, Any]]:
     """Shards of the wanted rows that have no final answer yet, as ranges [from, to, sample] of rows of a prompt file.
 
-    A shard holds at most rows / (16 x replicas) rows, so that replicas finish together and progress is smooth.
+    Many per replica, and several in what it holds, so that replicas finish together; no more of them than that in a large
+    job, because Ray Data remembers about 10 KB of each in the driver. Never more than `shard_rows` rows.
     """
     missing = [_without(rows, answered) for rows in wanted]
     total = sum(len(rows) for rows, _ in missing)
-    size = min(shard_rows, max(SMALLEST_SHARD, -(-total // (SHARDS_PER_REPLICA * replicas))))
+    even = max(SMALLEST_SHARD, math.ceil(total / (FEWEST_SHARDS * replicas)))
+    size = min(shard_rows, max(1, min(even, rows_in_flight // 4), math.ceil(total / (MOST_SHARDS * replicas))))
     return [
         {"id": f"{teacher}-{number:03d}-{start:07d}", "file": number, "count": len(rows[start : start + size]),
          "rows": _ranges(rows[start : start + size], samples[start : start + size])}
@@ -99,7 +102,7 @@ def answer_prompts(spec: GenerateSpec, prompt_files: Sequence[Folder], folder: F
     jobs = {teacher.name: AnswerJob(teacher, spec, tuple(prompt_files), folder, epoch, ctx.seed, ctx.device) for teacher in spec.teachers}
     plans = {
         name: missing_shards(
-            wanted[name], name, rows.answered(name), min(spec.shard_rows, max(1, job.rows_in_flight // 4)), job.teacher.replica_range[1]
+            wanted[name], name, rows.answered(name), spec.shard_rows, job.rows_in_flight, job.teacher.replica_range[1]
         )
         for name, job in jobs.items()
     }

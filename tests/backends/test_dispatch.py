@@ -34,17 +34,17 @@ def expand(shards):
 
 
 def test_rows_in_order_are_one_range_and_holes_make_more():
-    (whole,) = missing_shards([wanted(range(10))], "t", NOTHING, 512, 1)
+    (whole,) = missing_shards([wanted(range(10))], "t", NOTHING, 512, 512, 1)
     assert (whole["file"], whole["count"], whole["rows"]) == (0, 10, [[0, 10, 0]])
     answered = np.asarray([1003, 1004, 1008]), np.zeros(3, np.int32)
-    (holed,) = missing_shards([wanted(range(10))], "t", answered, 512, 1)
+    (holed,) = missing_shards([wanted(range(10))], "t", answered, 512, 512, 1)
     assert (holed["count"], holed["rows"]) == (7, [[0, 3, 0], [5, 8, 0], [9, 10, 0]])
 
 
 def test_shards_hold_every_missing_row_once_and_stay_inside_their_file():
     files = [wanted(range(0, 100, 2), samples=3), wanted(range(70))]
     answered = np.asarray([1000, 1004, 1004]), np.asarray([2, 0, 1], np.int32)
-    shards = missing_shards(files, "t", answered, 32, 1)
+    shards = missing_shards(files, "t", answered, 32, 512, 1)
     found = expand(shards)
     assert len(found) == len(set(found)) == 150 - 3 + 70 - 1  # row 4 of the other file has the same id
     assert {(0, 0, 2), (0, 4, 0), (0, 4, 1), (1, 4, 0)}.isdisjoint(found)
@@ -53,16 +53,17 @@ def test_shards_hold_every_missing_row_once_and_stay_inside_their_file():
     assert [sum(stop - start for start, stop, _ in shard["rows"]) for shard in shards] == [shard["count"] for shard in shards]
 
 
-@pytest.mark.parametrize(("rows", "shard_rows", "replicas", "largest"), [
-    (10_000, 512, 1, 512), (10_000, 100, 1, 100), (1600, 512, 1, 100), (1600, 512, 2, 50), (100, 512, 8, 32),
+@pytest.mark.parametrize(("rows", "shard_rows", "in_flight", "replicas", "largest"), [
+    (10_000, 512, 512, 1, 128), (10_000, 100, 512, 1, 100), (1600, 512, 512, 1, 100), (1600, 512, 512, 2, 50), (100, 512, 512, 8, 32),
+    (10_000, 512, 16, 1, 40), (100_000, 512, 16, 1, 391), (1_000_000, 512, 16, 1, 512), (8, 512, 1, 1, 1),
 ])
-def test_shards_are_small_enough_that_replicas_finish_together(rows, shard_rows, replicas, largest):
-    shards = missing_shards([wanted(range(rows))], "t", NOTHING, shard_rows, replicas)
+def test_shards_are_small_but_not_many(rows, shard_rows, in_flight, replicas, largest):
+    shards = missing_shards([wanted(range(rows))], "t", NOTHING, shard_rows, in_flight, replicas)
     assert max(shard["count"] for shard in shards) == largest
 
 
 def test_what_is_answered_leaves_no_shards():
-    assert missing_shards([wanted(range(4), 2)], "t", (np.repeat(np.arange(1000, 1004), 2), np.tile([0, 1], 4)), 512, 1) == []
+    assert missing_shards([wanted(range(4), 2)], "t", (np.repeat(np.arange(1000, 1004), 2), np.tile([0, 1], 4)), 512, 512, 1) == []
 
 
 @pytest.fixture
@@ -128,8 +129,8 @@ def test_a_spent_budget_stops_cleanly_and_a_larger_one_asks_only_the_rest(answer
     assert 0 < paid < 48
     assert calls(tmp_path / "calls") == paid
     records = parts.accepted_records(tmp_path / "generate")
-    spent = sum(sum(record.tokens_in) + sum(record.tokens_out) for record in records)
-    dearest = max(tokens for record in records for tokens in record.tokens_in) + 3
+    spent = sum(int(record.tokens_in.sum() + record.tokens_out.sum()) for record in records)
+    dearest = max(int(record.tokens_in.max()) for record in records) + 3
     assert 900 - dearest <= spent <= 900
     with pytest.raises(StageError, match="max_cost_usd=900 is used up"):
         answer(noted, max_cost_usd=900.0, **cheap)
