@@ -171,7 +171,8 @@ def test_one_long_answer_delays_nothing_else(replica):
     assert asyncio.run(work()) == [False] + [True] * 15, "every other shard is done, and the slow one's other rows are on disk"
 
 
-def test_rows_held_and_requests_open_keep_their_bounds(replica):
+@pytest.mark.parametrize("shard_rows", [8, 100])
+def test_rows_held_and_requests_open_keep_their_bounds(replica, shard_rows):
     most = Counter()
 
     async def look(text):
@@ -181,7 +182,7 @@ def test_rows_held_and_requests_open_keep_their_bounds(replica):
 
     engine = Says(look)
     worker, folder = replica([f"p{n}" for n in range(200)], engine, teacher={"concurrency": 10}, rows_in_flight=32)
-    receipts = answer(worker, *shards(200, 8))
+    receipts = answer(worker, *shards(200, shard_rows))
     assert sum(receipt["rows"] for receipt in receipts) == len(statuses(folder)) == 200
     assert most == {"held": 32, "open": 10}
 
@@ -204,6 +205,25 @@ def test_the_first_rows_are_asked_while_later_shards_wait_to_be_tokenised(replic
     answer(worker, *shards(120, 4))
     assert engine.tokenised == 30
     assert engine.at_first < 10
+
+
+def test_a_shard_larger_than_the_room_keeps_it_full_and_the_shards_after_the_next_untokenised(replica):
+    class Counted(Says):
+        tokenised = 0
+
+        def encode(self, conversations):
+            self.tokenised += len(conversations)
+            return super().encode(conversations)
+
+    async def look(text):
+        ahead.append(engine.tokenised - len(engine.asked))
+        return await plainly(text)
+
+    ahead, engine = [], Counted(look)
+    worker, folder = replica([f"p{n}" for n in range(400)], engine, rows_in_flight=16)
+    answer(worker, *shards(400, 40))
+    assert len(statuses(folder)) == 400
+    assert max(ahead) <= 2 * 40 + 16, "more than two shards stood ready beside the rows in the room"
 
 
 def die_with(folder, epoch, shard, rows, times=1):
