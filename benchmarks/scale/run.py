@@ -21,7 +21,8 @@ sys.path.append(str(REPOSITORY / "benchmarks"))
 from result import bounded, write_result  # noqa: E402
 
 MIB = 1024**2
-REPEATS = {10_000: 3, 100_000: 3, 1_000_000: 1}  # start-up is noise beside a short run, not beside a long one
+SIZES = [10_000, 100_000, 1_000_000]
+REPEATS = 3
 
 
 def write_job(folder: Path, rows: int) -> Path:
@@ -97,13 +98,13 @@ def main() -> int:
     """Exit 1 if a figure is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--sizes", type=int, nargs=3, default=list(REPEATS), help="for a quick look; the bounds are for the default")
+    parser.add_argument("--sizes", type=int, nargs=3, default=SIZES, help="for a quick look; the bounds are for the default")
     options = parser.parse_args()
     seen: dict[int, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         for rows in options.sizes:
             seen[rows] = []
-            for number in range(REPEATS.get(rows, 1)):
+            for number in range(REPEATS):
                 seen[rows].append(measure(Path(temporary) / f"{rows}-{number}", rows))
                 print(f"{rows:>9,} rows: {seen[rows][-1]}", flush=True)
         resumed = resume(Path(temporary) / f"{options.sizes[-1]}-0")

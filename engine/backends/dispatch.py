@@ -36,7 +36,7 @@ def missing_shards(
     Many per replica, and several in what it holds, so that replicas finish together; no more of them than that in a large
     job, because Ray Data remembers about 10 KB of each in the driver. Never more than `shard_rows` rows.
     """
-    missing = [_without(rows, answered) for rows in wanted]
+    missing = _without(wanted, answered)
     total = sum(len(rows) for rows, _ in missing)
     even = max(SMALLEST_SHARD, math.ceil(total / (FEWEST_SHARDS * replicas)))
     size = min(shard_rows, max(1, min(even, rows_in_flight // 4), math.ceil(total / (MOST_SHARDS * replicas))))
@@ -48,14 +48,19 @@ def missing_shards(
     ]
 
 
-def _without(wanted: Wanted, answered: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Row and sample of what is wanted and not answered."""
-    ids, samples = answered
-    left = np.ones(len(wanted.row), bool)
-    for sample in np.unique(wanted.sample_index):
-        mine = wanted.sample_index == sample
-        left[mine] = ~np.isin(wanted.prompt_id[mine], ids[samples == sample])
-    return wanted.row[left], wanted.sample_index[left]
+def _without(wanted: Sequence[Wanted], answered: tuple[np.ndarray, np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Row and sample, by file, of what is wanted and not answered; all files at once, because `isin` sorts what is answered."""
+    if not wanted:
+        return []
+    rows, ids, samples = (np.concatenate([getattr(one, name) for one in wanted]) for name in ("row", "prompt_id", "sample_index"))
+    answered_ids, answered_samples = answered
+    left = np.ones(len(rows), bool)
+    for sample in np.unique(samples):
+        mine = samples == sample
+        left[mine] = ~np.isin(ids[mine], answered_ids[answered_samples == sample])
+    edges = np.cumsum([len(one.row) for one in wanted])[:-1]
+    by_file = (np.split(column, edges) for column in (rows, samples, left))
+    return [(rows[mine], samples[mine]) for rows, samples, mine in zip(*by_file, strict=True)]
 
 
 def _ranges(rows: np.ndarray, samples: np.ndarray) -> list[list[int]]:
