@@ -30,6 +30,7 @@ THEIRS = {
     "kd_tuned": [("distillation", 1), ("gkd", 1)],
     "rollouts": [("rollouts", None)],  # shown, compared with nothing
 }
+KINDS = {kind: {variant for group, found in THEIRS.items() if group.startswith(kind) for variant, _ in found} for kind in ("sft", "kd", "rollouts")}
 LEAST = 1.5
 
 
@@ -62,6 +63,18 @@ def measure(python: str, script: str, variant: str, micro: int, work: Path) -> d
     return json.loads((work / "result.json").read_text())
 
 
+def is_beaten(name: str, speeds: dict[str, list[float]]) -> bool:
+    """Whether one measurement of a variant of TRL's is enough: less than half as fast as its kind's fastest, or compared with nothing."""
+    def variant(name: str) -> str:
+        return name.removeprefix("trl_").rpartition("_")[0]
+
+    if not name.startswith("trl_"):
+        return False
+    (kind,) = (variants for variants in KINDS.values() if variant(name) in variants)
+    fastest = max(found[0] for other, found in speeds.items() if other.startswith("trl_") and variant(other) in kind)
+    return kind == KINDS["rollouts"] or speeds[name][0] < fastest / 2
+
+
 def main() -> int:
     """Exit 1 if a ratio misses its bound."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -86,8 +99,10 @@ def main() -> int:
             (f"trl_{variant}_{micro or whole}", trl, "trl_side.py", variant, micro or whole)
             for group in options.groups for variant, micro in THEIRS[group]
         ]
-        for _ in range(options.repeats):
+        for repeat in range(options.repeats):
             for name, *run in runs:
+                if repeat and is_beaten(name, speeds):
+                    continue
                 facts[name] = measure(*run, work)
                 speeds[name].append(round(facts[name].pop("tokens_per_second"), 1))
                 print(f"{name:<24} {speeds[name][-1]:>8,.0f} tok/s", flush=True)
