@@ -11,6 +11,9 @@ They carry one string and no other constructor argument, so that they survive pi
 """
 
 
+import errno
+
+
 class EngineError(Exception):
     """Base of all errors that the engine raises on purpose."""
 
@@ -37,3 +40,10 @@ class StageError(EngineError):
 
 class Preempted(StageError):
     """Work was saved and left because a node is about to be taken away; it can go on at once on what remains."""
+
+
+def remedy_of(error: BaseException) -> str:
+    """What to do about an error of the machine that is nobody's mistake, as the end of a sentence; "" where nothing can be said."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "; make room there, and the same command goes on: what is committed is kept"
+    return ""

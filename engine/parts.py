@@ -22,13 +22,17 @@ import numpy as np
 import pyarrow as pa
 
 from engine.errors import StageError
-from engine.records import STATUSES, Completion, parquet_bytes, read_tables, to_table, write_parquet
-from engine.rundir import write_atomic, write_durable
+from engine.records import STATUSES, parquet_bytes, read_tables
+from engine.rundir import publish_durable, write_atomic, write_durable
 from engine.storage import Folder
 
 Key = tuple[int, int]  # prompt_id, sample_index
 _CODES = {status: code for code, status in enumerate(STATUSES)}
 _ERROR = _CODES["error"]
+_OF_RECORD = {  # field of a record -> column of its part
+    "prompt_id": "prompt_id", "sample_index": "sample_index", "status": "status", "tokens_in": "prompt_tokens",
+    "tokens_out": "completion_tokens",
+}
 _COLUMNS = {"prompt_id": np.int64, "sample_index": np.int32, "status": np.int8, "tokens_in": np.int32, "tokens_out": np.int32}
 
 
@@ -47,6 +51,7 @@ class Record:
     tokens_out: np.ndarray
     size_bytes: int
     sha256: str
+    lost_usd: float = 0.0  # what tries without an answer may have cost, of the requests answered here
 
 
 def open_epoch(folder: Folder) -> int:
@@ -54,7 +59,7 @@ def open_epoch(folder: Folder) -> int:
     commits = folder / "commits"
     for path in (commits, folder / "data", folder / "attempts", folder / "receipts"):
         path.mkdir(parents=True, exist_ok=True)
-    return claim_epoch(commits, _last_epoch(commits) + 1, _accepted_names(commits))
+    return claim_epoch(commits, newest_epoch(folder) + 1, _accepted_names(commits))
 
 
 def claim_epoch(commits: Folder, number: int, accepted: Sequence[str]) -> int:
@@ -65,12 +70,13 @@ def claim_epoch(commits: Folder, number: int, accepted: Sequence[str]) -> int:
     return number
 
 
-def _last_epoch(commits: Folder) -> int:
-    return max((int(path.name.split("-")[1]) for path in commits.glob("epoch-*.json")), default=0)
+def newest_epoch(folder: Folder) -> int:
+    """Number of the newest epoch of `folder`: a writer of an older one is shut out."""
+    return max((int(path.name.split("-")[1]) for path in (folder / "commits").glob("epoch-*.json")), default=0)
 
 
 def _accepted_names(commits: Folder) -> list[str]:
-    newest = _last_epoch(commits)
+    newest = newest_epoch(commits.parent)
     listed: set[str] = set()
     for path in commits.glob(f"epoch-{newest:05d}-*.json"):
         listed |= set(_load_json(path)["accepted"])
@@ -174,8 +180,9 @@ def settle(folder: Folder) -> Settled:
         if len(keep) < len(record.prompt_id):
             chosen = hashlib.sha256(str(keep.tolist()).encode()).hexdigest()[:8]  # a later manifest may keep other rows: another file
             name = name.replace("/part-", "/kept-").replace(".parquet", f"-{chosen}.parquet")
-            (table,) = read_tables([folder / record.file])
-            write_parquet(table.take(pa.array(keep)), folder / name)
+            if not (folder / name).exists():  # else a manifest may name it already
+                (table,) = read_tables([folder / record.file])
+                publish_durable(folder / name, parquet_bytes(table.take(pa.array(keep))))
         files[name] = len(keep)
         sums = teachers.setdefault(record.teacher, {"rows": 0, "tokens_in": 0, "tokens_out": 0, "status": Counter()})
         sums["rows"] += len(keep)
@@ -227,17 +234,17 @@ def take_over(folder: Folder, epoch: int, shard: str, teacher: str, prompt_ids: 
 class PartWriter:
     """Collects finished answers of one replica and commits them: at `max_rows`, `max_bytes` or `max_seconds`, or when asked to.
 
-    `finish` turns collected items into Completions in bulk (decoding is cheaper that way); `on_step` is told where in a
-    commit the writer is, for fault tests.
+    `finish` turns collected items into a table of Completions in bulk (decoding is cheaper that way), `lost_usd` tells the
+    dollars lost since it was last asked; `on_step` is told where in a commit the writer is, for fault tests.
     """
 
     def __init__(
-        self, folder: Folder, epoch: int, teacher: str, schema: pa.Schema, metadata: dict[str, Any],
-        finish: Callable[[Sequence[Any]], list[Completion]], *, max_rows: int, max_seconds: float, max_bytes: int = 128_000_000,
+        self, folder: Folder, epoch: int, teacher: str, finish: Callable[[Sequence[Any]], pa.Table], *,
+        max_rows: int, max_seconds: float, max_bytes: int = 128_000_000, lost_usd: Callable[[], float] = lambda: 0.0,
         on_step: Callable[[str, Folder, pa.Buffer], None] = lambda step, path, data: None,
     ) -> None:
         self._folder, self._epoch, self._teacher = folder, epoch, teacher
-        self._schema, self._metadata, self._finish, self._on_step = schema, metadata, finish, on_step
+        self._finish, self._on_step, self._take_lost_usd = finish, on_step, lost_usd
         self._max_rows, self._max_seconds, self._max_bytes = max_rows, max_seconds, max_bytes
         self._items: list[Any] = []
         self._size_bytes = 0
@@ -289,18 +296,16 @@ class PartWriter:
 
     def _write(self, items: Sequence[Any]) -> Counter[str]:
         """Statuses of the rows, which are visible now."""
-        rows = self._finish(items)
+        table = self._finish(items)
         # Time first, so that names sort by it; random last, so that no two attempts share a name.
         unique = f"{self._epoch:05d}-{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
         file = f"data/part-{unique}.parquet"
-        data = parquet_bytes(to_table(rows, self._schema, self._metadata))
+        data, lost_usd = parquet_bytes(table), self._take_lost_usd()
         record = {
             "file": file, "epoch": self._epoch, "teacher": self._teacher, "size_bytes": len(data),
             "sha256": hashlib.sha256(data).hexdigest(),
-            "prompt_id": [row.prompt_id for row in rows], "sample_index": [row.sample_index for row in rows],
-            "status": [row.status for row in rows], "tokens_in": [row.prompt_tokens for row in rows],
-            "tokens_out": [row.completion_tokens for row in rows],
-        }
+            **{name: table[column].to_pylist() for name, column in _OF_RECORD.items()},
+        } | ({"lost_usd": lost_usd} if lost_usd else {})
         path = self._folder / file
         for step in ("before_part", "mid_part"):
             self._on_step(step, path, data)

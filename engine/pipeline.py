@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import rundir
-from engine.errors import InputError, SpecError, StageError
+from engine.errors import InputError, SpecError, StageError, remedy_of
 from engine.progress import Context, Progress
 from engine.rundir import Manifest
 from engine.spec import JobSpec
@@ -128,7 +128,7 @@ def _run_stage(
         more["endpoint"] = lambda models: _endpoint(job, folders["train"], models, ctx)
     (folder / "data").mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    with ctx.progress.stage(stage.name, folder):
+    with _told(stage.name), ctx.progress.stage(stage.name, folder):
         counts = function(getattr(job, stage.name), {name: folders[name] for name in stage.needs}, folder, ctx, **more)
         if before and counts.files == {name: entry.rows for name, entry in before.files.items()}:
             ctx.progress.say(f"{stage.name:<9} retried {folder.name}  nothing gained; the manifest stays")
@@ -136,6 +136,17 @@ def _run_stage(
         manifest = rundir.publish(folder, stage.name, identity, counts, time.monotonic() - started, supersede=before is not None)
     ctx.progress.say(f"{stage.name:<9} done    {folder.name}  {manifest.rows_out:,} rows in {manifest.seconds:,.0f} s")
     return manifest
+
+
+@contextmanager
+def _told(stage: str) -> Iterator[None]:
+    """A full disk is an error with a remedy, not a traceback."""
+    try:
+        yield
+    except OSError as error:
+        if not (remedy := remedy_of(error)):
+            raise
+        raise StageError(f"{stage}: {error}{remedy}") from error
 
 
 def _connected(job: JobSpec, ctx: Context, root: Folder) -> Any:

@@ -306,6 +306,7 @@ ENGINE_FIELDS = {
     "data_parallel_size": "set the teacher's data_parallel", "enable_expert_parallel": "set the teacher's expert_parallel",
     "kv_cache_memory_bytes": "set the teacher's kv_cache_gib", "max_logprobs": "set generate.capture.top_k",
     "logprobs_mode": "the signal is always raw log-probabilities", "distributed_executor_backend": "the layout decides it",
+    "hf_token": "secrets never stand in a job; export HF_TOKEN where the engines run",
 }
 
 

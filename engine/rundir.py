@@ -78,14 +78,19 @@ def file_sha256(path: Folder) -> str:
 
 
 def write_atomic(path: Folder, text: str) -> None:
-    """The file appears whole, flushed to the disk, or not at all."""
+    """The text file appears whole, flushed to the disk, or not at all."""
+    publish_durable(path, text.encode())
+
+
+def publish_durable(path: Folder, data: bytes | memoryview) -> None:
+    """The file appears whole, flushed to the disk with its folder's entry, or not at all."""
     if isinstance(path, StorePath):
-        path.write_text(text)
+        path.write_bytes(data)
         return
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)

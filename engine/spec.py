@@ -8,6 +8,7 @@ no machine; `jobfile.py` turns YAML into a JobSpec.
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -196,6 +197,11 @@ class TeacherSpec(Block):
             raise ValueError(f"kind {self.kind} needs api_key_env, the name of an environment variable that holds the key")
         if self.kind in API_KINDS and self.replicas != 1:
             raise ValueError(f"replicas={self.replicas}, but an API teacher has one client; raise its concurrency instead")
+        if self.prices and self.replicas != 1:
+            raise ValueError(f"prices with replicas={self.replicas}: each replica would spend a budget of its own; leave one of them out")
+        url = urlsplit(self.base_url or "")
+        if url.username or url.password:
+            raise ValueError("base_url holds a user or password, which would end up in logs; name the key's variable in api_key_env")
         numbers = self.replicas if isinstance(self.replicas, list) else [self.replicas]
         if len(numbers) not in (1, 2) or numbers != sorted(numbers) or numbers[0] < 1:
             raise ValueError(f"replicas={self.replicas}; give a number from 1, or [fewest, most] such as [2, 8]")
@@ -205,6 +211,11 @@ class TeacherSpec(Block):
     def replica_range(self) -> tuple[int, int]:
         """Fewest and most replicas."""
         return (self.replicas[0], self.replicas[-1]) if isinstance(self.replicas, list) else (self.replicas, self.replicas)
+
+    def most_tokens(self, max_tokens: int) -> int:
+        """Tokens that an answer asked for with `max_tokens` may have: `extra_body` wins."""
+        own = [self.extra_body[name] for name in ("max_tokens", "max_completion_tokens") if isinstance(self.extra_body.get(name), int)]
+        return max(own, default=max_tokens)
 
     @property
     def devices(self) -> int:
@@ -246,10 +257,12 @@ class GenerateSpec(Block):
     """Rows after which a part is closed and committed."""
     part_seconds: float = placement(60, gt=0)
     """Age after which a part is closed and committed."""
+    start_timeout_s: float = placement(7200, gt=0)
+    """Longest start of a replica in seconds; one that hangs longer ends the stage."""
     request_timeout_s: float = placement(600, gt=0)
     """Deadline of one answer in seconds (of one try, for an API); past it the row is `error` and the next run tries again."""
     max_attempts: int = placement(5, ge=1)
-    """Tries of a request that fails for the moment, before its row is `error`."""
+    """Tries of a request to an API that fails for the moment, before its row is `error`. (A local engine's failures are its death.)"""
     max_cost_usd: float | None = placement(None, gt=0)
     """Stop asking, resumably, before the answers of all teachers with `prices` cost more than this."""
     max_failed_fraction: float = placement(0.0, ge=0, le=1)

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from engine import parts
 from engine.errors import StageError
 from engine.jobfile import load_run
-from engine.records import read_tables
+from engine.records import prompt_hash, prompt_id_of, read_tables
 from engine.rundir import STAGE_FOLDER, Manifest, file_sha256, manifest_paths, read_manifest, run_lock
 from engine.storage import Folder, StorePath, files_in, read_buffer
 
@@ -64,12 +64,16 @@ class _Commits:
             if int(name.split("-")[1]) == self.newest:
                 listed |= set(self._load(name).get("accepted", []))
         records = {name: self._load(name) for name in names if name.startswith("record-")}
+        for name, record in records.items():
+            if record and record["epoch"] != int(name.split("-")[1]):
+                self.problems[name] = f"it names epoch {record['epoch']}"
+        self.absent = sorted(listed - records.keys())
         self.counting = {
             name: record for name, record in records.items() if record and (name in listed or int(name.split("-")[1]) == self.newest)
         }
         # A record that cannot be read still names its part: both carry the same unique name.
         self.files = {str(record.get("file")) for record in records.values()}
-        self.files |= {f"data/part-{name.removeprefix('record-').removesuffix('.json')}.parquet" for name in records}
+        self.files |= {f"data/part-{name.removeprefix('record-').removesuffix('.json')}.parquet" for name in records.keys() | listed}
 
     def _load(self, name: str) -> dict[str, Any]:
         try:
@@ -101,6 +105,8 @@ def verify(run: Folder) -> Report:
             report.problems += [each for each in _file_problems(folder, manifest, contents) if each.partition(": ")[0] not in told]
             if manifest.stage == "generate":
                 report.problems += _row_problems(run, folder, manifest, contents)
+            if manifest.stage == "prompts" and len(report.problems) == before:
+                report.problems += _id_problems(folder, manifest)
         state = f"{manifests[-1].rows_out:,} rows in {len(manifests[-1].files):,} files" if manifests else "unfinished"
         found = len(report.problems) - before
         report.lines.append(f"{folder.name}: {state}, {counted:,} commit records: {f'{found} problems' if found else 'ok'}")
@@ -162,6 +168,12 @@ def _commit_problems(commits: _Commits, contents: dict[str, _Content], *, finish
     for name, problem in commits.problems.items():
         loss = "the rows committed since it was written" if name.startswith("epoch-") else "its rows alone"
         yield f"{commits.folder / 'commits' / name}: damaged ({problem}); delete it{also} and run the job again: {loss} are made again"
+    for name in commits.absent:
+        way_out = "delete manifest*.json of its stage and run" if finished else "run"
+        yield (
+            f"{commits.folder / 'commits' / name}: is missing, but epoch {commits.newest} lists it; restore it, or {way_out} the job again:"
+            " its rows alone are made again"
+        )
     for name, record in commits.counting.items():
         wrong = list(_differences(commits.folder, record["file"], record["size_bytes"], record["sha256"], contents))
         content = contents.get(record["file"])
@@ -216,6 +228,15 @@ def _row_problems(run: Folder, folder: Folder, manifest: Manifest, contents: dic
     found = _count_keys(manifest.identity["blocks"]["generate"], *prompts, rows)
     if any(found.values()):
         yield f"{folder}: rows {', '.join(f'{name} {count}' for name, count in found.items())}; {remedy}"
+
+
+def _id_problems(folder: Folder, manifest: Manifest) -> Iterator[str]:
+    """Each prompt's hash and id, from its messages."""
+    for name in (name for name in manifest.files if name.startswith(("data/train", "data/validation"))):
+        (table,) = read_tables([folder / name], ["prompt_id", "prompt_sha256", "messages"])
+        sha256 = [prompt_hash(messages) for messages in table["messages"].to_pylist()]
+        if sha256 != table["prompt_sha256"].to_pylist() or [prompt_id_of(hash_) for hash_ in sha256] != table["prompt_id"].to_pylist():
+            yield f"{folder / name}: ids that do not belong to their messages; make the stage again with --only prompts --force"
 
 
 def _prompts(run: Folder, manifest_sha256: str) -> tuple[np.ndarray, np.ndarray] | None:

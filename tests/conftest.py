@@ -100,6 +100,9 @@ def _healthy(url: str) -> bool:
 
 def stream_together(shards, build, *, what, **_):
     """`ray_data.stream` in this process: one replica, which gets all shards at once; errors as Ray's stream raises them."""
+    if not shards:
+        return
+
     async def work():
         try:
             worker = build()

@@ -5,18 +5,22 @@ from conftest import statuses
 
 from engine import parts
 from engine.errors import StageError
-from engine.records import Completion, completion_schema, read_tables
+from engine.records import Completion, completion_schema, read_tables, to_table
+
+
+def table_of(teacher):
+    def finish(items):
+        rows = [Completion(i, teacher, s, "train", 0, status, text=status, prompt_tokens=2, completion_tokens=3) for i, s, status in items]
+        return to_table(rows, completion_schema(), {"top_k": 0})
+
+    return finish
 
 
 def commit(folder, epoch, rows, teacher="t"):
     """Commit (prompt_id, sample, status) rows as one part."""
     async def work():
         writer = parts.PartWriter(
-            folder, epoch, teacher, completion_schema(), {"top_k": 0},
-            lambda items: [
-                Completion(i, teacher, s, "train", 0, status, text=status, prompt_tokens=2, completion_tokens=3) for i, s, status in items
-            ],
-            max_rows=1000, max_seconds=60,
+            folder, epoch, teacher, table_of(teacher), max_rows=1000, max_seconds=60,
         )
         for row in rows:
             await writer.add(row)
@@ -49,6 +53,17 @@ def test_a_late_writer_of_an_older_epoch_is_ignored_for_ever(tmp_path):
     assert set(statuses(tmp_path)) == {("t", 1, 0), ("t", 3, 0)}
     parts.open_epoch(tmp_path)
     assert set(statuses(tmp_path)) == {("t", 1, 0), ("t", 3, 0)}
+
+
+def test_what_a_manifest_may_name_is_not_written_again(tmp_path):
+    epoch = parts.open_epoch(tmp_path)
+    commit(tmp_path, epoch, [(1, 0, "ok"), (2, 0, "ok")])
+    commit(tmp_path, epoch, [(2, 0, "ok"), (3, 0, "ok")])
+    (kept,) = [name for name in parts.settle(tmp_path).files if "kept-" in name]
+    before = (tmp_path / kept).stat()
+    assert kept in parts.settle(tmp_path).files
+    after = (tmp_path / kept).stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
 def test_a_driver_stops_when_another_claimed_its_epoch(tmp_path):
@@ -91,14 +106,13 @@ def test_a_commit_that_fails_keeps_its_rows_for_the_next_one(tmp_path):
 
     async def work():
         writer = parts.PartWriter(
-            tmp_path, epoch, "t", completion_schema(), {}, lambda items: [Completion(i, "t", 0, "train", 0, "ok") for i in items],
-            max_rows=1000, max_seconds=60,
+            tmp_path, epoch, "t", table_of("t"), max_rows=1000, max_seconds=60,
         )
-        await writer.add(1)
+        await writer.add((1, 0, "ok"))
         with pytest.raises(OSError):  # noqa: PT011
             await writer.commit()
         (tmp_path / "data").mkdir()
-        await writer.add(2)
+        await writer.add((2, 0, "ok"))
         await writer.commit()
 
     asyncio.run(work())

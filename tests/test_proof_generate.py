@@ -8,10 +8,11 @@ from collections import Counter
 
 import psutil
 import pytest
+from conftest import REPOSITORY
 from test_proof import command, only
 
 from engine.records import read_signal, read_tables
-from engine.rundir import stage_files
+from engine.rundir import load_manifest, stage_files
 
 pytestmark = pytest.mark.proof
 TIE = 2e-3  # nats between the two most likely tokens: float32 sums in another order may choose either
@@ -101,3 +102,20 @@ def test_a_kill_in_the_middle_costs_no_row_and_doubles_none(tmp_path, kind, layo
     record_property("rows by attempt", attempts)
     # Rows in flight when their engine died ran again, apart; the death of a driver is not their fault.
     assert (attempts[2] > 0) == (kind != "driver")
+
+
+GSM8K = REPOSITORY.parent / "shared/data/gsm8k/train.jsonl"  # public prompts beside the checkout; not part of it
+
+
+@pytest.mark.skipif(not GSM8K.exists(), reason=f"wants the GSM8K training questions at {GSM8K}")
+def test_four_samples_of_every_gsm8k_question_are_final_and_verified(tmp_path, record_property):
+    sampling = ("--set", "generate.sampling.samples=4", "--set", "prompts.validation_fraction=0.0")
+    fields = ("--set", "prompts.fields.prompt=question", "--set", "prompts.fields.reference=answer", "--set", "prompts.fields.id=null")
+    files = ("--set", f"prompts.train={GSM8K}", "--set", "prompts.validation=null")
+    subprocess.run(command(tmp_path, "--until", "generate", *sampling, *fields, *files), check=True)
+    manifest = load_manifest(only("2-generate-*", tmp_path))
+    record_property("rows", manifest.rows_out)
+    record_property("figures", {name: manifest.info[name] for name in ("status", "tokens_per_second", "top_k")} | {"seconds": manifest.seconds})
+    assert (manifest.rows_out, sum(manifest.info["status"].values()), manifest.info["top_k"]) == (29_892, 29_892, 16)
+    assert set(manifest.info["status"]) <= {"ok", "truncated", "loop", "empty"}
+    subprocess.run([sys.executable, "-m", "engine.cli", "verify", str(tmp_path / "quickstart")], check=True)

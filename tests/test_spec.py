@@ -79,7 +79,8 @@ FIELDS = {
         "teachers": (I, GIVEN, [{"name": "u", "model": "m"}]), "sampling": (I, SamplingSpec(), {"samples": 2}),
         "capture": (I, CaptureSpec(), {"top_k": 4}), "shard_rows": (P, 512, 16), "rows_in_flight": (P, None, 64),
         "part_rows": (P, 512, 16), "part_seconds": (P, 60, 5), "request_timeout_s": (P, 600, 5), "max_attempts": (P, 5, 7),
-        "route": (I, "all", "split"), "route_by": (I, None, GIVEN),  "max_cost_usd": (P, None, 5), "max_failed_fraction": (P, 0.0, 0.5),
+        "start_timeout_s": (P, 7200, 60), "route": (I, "all", "split"), "route_by": (I, None, GIVEN), "max_cost_usd": (P, None, 5),
+        "max_failed_fraction": (P, 0.0, 0.5),
     },
     CurateSpec: {
         "min_tokens": (I, 1, 0), "max_tokens": (I, None, 100), "keep_truncated": (I, False, True), "dedup": (I, "exact", "none"),
@@ -200,7 +201,7 @@ BAD = {
     TeacherSpec: [
         {"name": "a/b"}, {"name": "x" * 65}, {"kind": "hf"}, {"tensor_parallel": 0}, {"replicas": 0}, {"replicas": "2"},
         {"replicas": [3, 2]}, {"replicas": [0, 2]},
-        {"kind": "openai", "replicas": 2},
+        {"kind": "openai", "replicas": 2}, {"prices": {"input": 1, "output": 2}, "replicas": 2}, {"base_url": "https://me:word@host/v1"},
         {"gpu_memory_utilization": 1.1}, {"max_model_len": 8}, {"api_key_env": "sk-123"}, {"kind": "openai", "api_key_env": None},
     ],
     SamplingSpec: [

@@ -231,3 +231,34 @@ def test_reading_a_part_leaves_nothing_that_aborts_the_process_as_it_ends(finish
     command = [sys.executable, "-c", f"import pathlib; from engine.verify import _content; _content(pathlib.Path({str(part)!r}))"]
     for _ in range(5):  # with Python's bytes in Arrow's threads two of three such processes aborted
         assert subprocess.run(command, capture_output=True, text=True).stderr == ""
+
+
+def test_a_record_that_the_epoch_lists_and_nobody_finds_is_named_and_its_part_stays(finished):
+    folder = finished(part_rows=11)
+    epoch = parts.open_epoch(folder)
+    victim, record = next(iter(records_of(folder).items()))
+    victim.unlink()
+    (problem,) = [problem for problem in verify(folder.parent).problems if "is missing" in problem]
+    assert problem.startswith(f"{victim}: is missing, but epoch {epoch} lists it; restore it, or delete manifest*.json of its stage")
+    gc(folder.parent)
+    assert (folder / record["file"]).exists()
+
+
+def test_a_record_of_another_epoch_than_its_name_says_is_named(finished):
+    folder = finished()
+    path, record = next(iter(records_of(folder).items()))
+    path.write_text(json.dumps(record | {"epoch": 77}))
+    assert any(problem.startswith(f"{path}: damaged (it names epoch 77)") for problem in verify(folder.parent).problems)
+
+
+def test_ids_that_do_not_belong_to_their_messages_are_named(finished):
+    folder = next(path for path in finished().parent.iterdir() if "-prompts-" in path.name)
+    manifest = rundir.load_manifest(folder)
+    name = next(name for name in manifest.files if name.startswith("data/train"))
+    (table,) = read_tables([folder / name])
+    ids = table["prompt_id"].to_pylist()
+    write_parquet(table.set_column(table.column_names.index("prompt_id"), "prompt_id", [[ids[1], ids[0], *ids[2:]]]), folder / name)
+    (folder / "manifest.json").unlink()
+    files = {name: entry.rows for name, entry in manifest.files.items()}
+    rundir.publish(folder, "prompts", manifest.identity, rundir.Counts(len(ids), len(ids), files, info=manifest.info), 0.0)
+    assert any(problem.startswith(f"{folder / name}: ids that do not belong") for problem in verify(folder.parent).problems)

@@ -74,6 +74,7 @@ def ratios(seen: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
     if killed:
         again, in_flight = (sum(run[key] for run in killed) for key in ("regenerated", "in_flight"))
         found["regenerated_ratio"] = bounded(round(again / max(1, in_flight), 4), "<=", 1.1)
+        found["regenerated_committed"] = bounded(sum(run["regenerated_committed"] for run in killed), "<=", 0)
         found["regenerated_old"] = bounded(sum(run["regenerated_old"] for run in killed), "<=", 0)
     if late := seen.get("late_writer"):
         found["late_records"] = bounded(sum(run["unlisted_records"] for run in late), ">=", 1)  # else nothing was late

@@ -30,7 +30,10 @@ THEIRS = {
     "kd_tuned": [("distillation", 1), ("gkd", 1)],
     "rollouts": [("rollouts", None)],  # shown, compared with nothing
 }
-KINDS = {kind: {variant for group, found in THEIRS.items() if group.startswith(kind) for variant, _ in found} for kind in ("sft", "kd", "rollouts")}
+KINDS = {
+    kind: {variant for group, found in THEIRS.items() if group.startswith(kind) for variant, _ in found}
+    for kind in ("sft", "kd", "rollouts")
+}
 LEAST = 1.5
 
 

@@ -13,12 +13,15 @@ _OVERHEAD_TOKENS = 16  # of a chat template, per message
 
 
 class Room:
-    """Holds up to `size` rows. A group that must be alone waits until the room is empty and keeps others out."""
+    """Holds up to `size` rows. A group that must be alone waits until no other is in or wants to be, and then keeps others out.
+
+    So what is asked again after a death delays nothing else: it comes last, in a room that has emptied by itself.
+    """
 
     def __init__(self, size: int) -> None:
         self._size, self.held = size, 0
-        self._alone, self._waiting_alone = False, 0
-        self._waiting: list[int] = []  # rows of each group that is not in yet
+        self._alone = False
+        self._waiting: list[int] = []  # rows of each group that is not in yet and may enter beside others
         self._changed = asyncio.Condition()
 
     @asynccontextmanager
@@ -35,13 +38,13 @@ class Room:
                     self._changed.notify_all()
 
         async with self._changed:
-            self._waiting_alone += alone
-            self._waiting.append(rows)
+            if not alone:
+                self._waiting.append(rows)
             try:
                 await self._changed.wait_for(lambda: self._admits(rows, alone))
             finally:
-                self._waiting_alone -= alone
-                self._waiting.remove(rows)
+                if not alone:
+                    self._waiting.remove(rows)
             self._alone = alone
             self.held += rows
         try:
@@ -51,9 +54,9 @@ class Room:
             await give_back(left)
 
     def _admits(self, rows: int, alone: bool) -> bool:
-        if self._alone or (self._waiting_alone and not alone):
+        if self._alone:
             return False
-        return self.held == 0 or (not alone and self.held + rows <= self._size)
+        return (self.held == 0 and not (alone and self._waiting)) or (not alone and self.held + rows <= self._size)
 
 
 class Budget:
@@ -81,13 +84,13 @@ class Budget:
             self._open += 1
         return most
 
-    async def settle(self, reserved_usd: float, tokens_in: int, tokens_out: int) -> None:
-        """What the request did cost, in place of what was set aside."""
+    async def settle(self, reserved_usd: float, tokens_in: int, tokens_out: int, lost_usd: float = 0.0) -> None:
+        """What the request did cost, and what tries without an answer may have, in place of what was set aside."""
         if self._prices is not None:
             async with self._changed:
                 self._open -= 1
                 self._reserved_usd = self._reserved_usd - reserved_usd if self._open else 0.0  # floats do not cancel to it
-                self.spent_usd += cost_usd(self._prices, tokens_in, tokens_out)
+                self.spent_usd += cost_usd(self._prices, tokens_in, tokens_out) + lost_usd
                 self._changed.notify_all()
 
 

@@ -10,24 +10,29 @@ import asyncio
 import functools
 import importlib
 import itertools
+import logging
 import math
 import os
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
+import pyarrow as pa
 
 from engine import codec, parts
 from engine.backends.admission import Budget, Room, cost_usd
-from engine.errors import EngineError
-from engine.records import SCHEMA_VERSION, Completion, Messages, completion_schema, derive_seed, read_tables
+from engine.errors import EngineError, StageError
+from engine.records import SCHEMA_VERSION, Completion, Messages, completion_schema, derive_seed, read_tables, to_table
 from engine.rundir import versions
 from engine.spec import GenerateSpec, SamplingSpec, TeacherSpec
 from engine.storage import Folder
+
+_log = logging.getLogger(__name__)
 
 ENGINES = {
     "vllm": "engine.backends.vllm_engine:VllmEngine",
@@ -37,6 +42,8 @@ ENGINES = {
 }
 STATUS_OF_FINISH = {"stop": "ok", "length": "truncated", "content_filter": "refused", "repetition": "loop"}
 DEATHS_OF_A_POISON = 3  # a row that was in so many engines when they died is not asked again
+OPEN = {"id": "open", "rows": [], "count": 0}  # a shard without rows: the engine opens, and a refused key shows
+FENCE_S = 10.0  # between looks at whether another driver has taken over
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,7 @@ class Generation:
     """One finished answer: token ids (T,), sampled log-probabilities (T,), top-k (T*k,) flat, tail mass (T,).
 
     An engine that gives text and no ids (an API) sets `text` and the token counts, and the texts of its top log-probabilities
-    as `topk_tokens` (T*k,).
+    as `topk_tokens` (T*k,). `lost_tries` were sent before, came to nothing, and may be charged all the same.
     """
 
     finish_reason: str
@@ -69,6 +76,7 @@ class Generation:
     topk_tokens: list[str] = field(default_factory=list)
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    lost_tries: int = 0
 
     @property
     def size_bytes(self) -> int:
@@ -121,6 +129,7 @@ class _Pending:
     generation: Generation | None = None
     status: str | None = None
     error: str | None = None
+    lost_tries: int = 0
 
     @property
     def key(self) -> parts.Key:
@@ -156,10 +165,11 @@ class AnswerJob:
 
 
 def spent_usd(spec: GenerateSpec, folder: Folder) -> float:
-    """What the committed answers of all teachers with prices have cost; without prices nothing is read."""
+    """What the committed answers of all teachers with prices have cost, tries that came to nothing at the most that they can;
+    without prices nothing is read."""
     prices = {teacher.name: teacher.prices for teacher in spec.teachers if teacher.prices}
     return sum(
-        cost_usd(prices.get(record.teacher), int(record.tokens_in.sum()), int(record.tokens_out.sum()))
+        record.lost_usd + cost_usd(prices.get(record.teacher), int(record.tokens_in.sum()), int(record.tokens_out.sum()))
         for record in (parts.accepted_records(folder) if prices else ())
     )
 
@@ -186,15 +196,18 @@ class Answerer:
             "engine": job.teacher.kind, "versions": versions(),
         } | engine.metadata
         self._writer = parts.PartWriter(
-            job.folder, job.epoch, job.teacher.name, completion_schema(capture.dtype), self._metadata, self._finish,
-            max_rows=job.spec.part_rows, max_seconds=job.spec.part_seconds, on_step=getattr(engine, "on_step", lambda *_: None),
+            job.folder, job.epoch, job.teacher.name, self._finish, max_rows=job.spec.part_rows, max_seconds=job.spec.part_seconds,
+            lost_usd=self._take_lost_usd, on_step=getattr(engine, "on_step", lambda *_: None),
         )
+        self._schema = completion_schema(capture.dtype)
         # All at once they would fill the threads, and the first rows, ready, would wait for a thread until the last are.
         self._preparing = asyncio.Semaphore(2)
         self._requests_open = asyncio.Semaphore(job.requests_in_flight)
         self._room = Room(job.rows_in_flight)
         # Read here and not taken from the job: a replica before this one may have spent some since.
         self._budget = Budget(job.teacher.prices, job.spec.max_cost_usd, spent_usd(job.spec, job.folder))
+        self._lost_usd = 0.0  # not in a record yet
+        self._asking, self._ending = 0, None  # requests that the engine has; the error for which nothing more is asked
         self._counts: Counter[str] = Counter()
         self._background: asyncio.Task[None] | None = None
         self._opened: asyncio.Future[None] | None = None
@@ -212,9 +225,11 @@ class Answerer:
         Rows that were in an engine when it died run in small groups with nothing beside them, then alone.
         """
         self._background = self._background or asyncio.ensure_future(self._commit_in_time())
-        self._opened = self._opened or asyncio.ensure_future(self._engine.open())
+        self._opened = self._opened or asyncio.ensure_future(self._open())
         await self._opened
         started = time.time()
+        if shard == OPEN:
+            return {"shard": shard["id"], "rows": 0, "tokens": 0, "started": started, "finished": started, "over_budget": False}
         async with self._preparing:  # until its last row is in: what waits outside is not tokenised yet
             requests, suspects = await asyncio.to_thread(self._requests, shard)
             size, entered = max(1, self._job.rows_in_flight // 4), asyncio.Semaphore(0)
@@ -231,6 +246,14 @@ class Answerer:
             "over_budget": self._budget.is_spent,
         }
 
+    async def _open(self) -> None:
+        """A local engine that does not even answer one token by the deadline is replaced; a server's client has its own."""
+        deadline_s = self._job.spec.request_timeout_s if self._engine.max_model_len is not None else None
+        try:
+            await asyncio.wait_for(self._engine.open(), deadline_s)
+        except TimeoutError:
+            leave(f"the engine's first token did not come within {deadline_s:g} s")
+
     async def _answer_group(
         self, shard: str, requests: list[_Pending], alone: bool = False, on_entry: Callable[[], None] = lambda: None
     ) -> list[int]:
@@ -238,22 +261,33 @@ class Answerer:
         async with self._room.hold(len(requests), alone=alone) as give_back:
             on_entry()
             await asyncio.to_thread(parts.begin_attempt, self._job.folder, self._job.epoch, shard, [request.key for request in requests])
-            try:
-                answered = await asyncio.gather(*(self._answer(request, give_back) for request in requests))
-            except EngineError:
-                await self._writer.commit()  # what others had answered is kept
-                raise
+            answered = await asyncio.gather(*(self._answer(request, give_back) for request in requests))
+            if self._ending:
+                while self._asking:  # what was paid for is kept
+                    await asyncio.sleep(0.05)
+                await self._writer.commit()
+                raise self._ending
             if alone or self._room.held == 0:
                 await self._writer.commit()
         await self._writer.visible()
         return [tokens for tokens in answered if tokens is not None]
 
     async def _commit_in_time(self) -> None:
-        """Commit what is old, and, when nothing is open, what is left; a commit that fails ends the replica's work loudly."""
+        """Commit what is old, and, when nothing is open, what is left; a commit that fails ends the replica's work loudly.
+
+        A driver that started later shuts this replica's records out, so what it asked from then on would be asked twice.
+        """
+        looked = time.monotonic()
         while True:
             await asyncio.sleep(min(0.5, self._job.spec.part_seconds / 4))
             if self._writer.is_old() or self._room.held == 0:
                 await self._writer.commit()
+            if time.monotonic() - looked >= FENCE_S:
+                looked, newest = time.monotonic(), await asyncio.to_thread(parts.newest_epoch, self._job.folder)
+                if newest > self._job.epoch:
+                    self._ending = StageError(
+                        f"another driver has opened {self._job.folder} (epoch {newest}) and goes on; this one asks nothing more"
+                    )
 
     def _requests(self, shard: dict[str, Any]) -> tuple[list[_Pending], list[list[_Pending]]]:
         """The shard's requests, and apart from them groups of rows that were in an engine when it died."""
@@ -298,17 +332,29 @@ class Answerer:
             stop_loops=settings.stop_loops,
         )
         async with self._requests_open:  # the deadline is that of an open request, not of one that waits its turn
-            reserved = await self._budget.reserve(request.prompt, sampling.max_tokens)
+            if self._ending:
+                return request
+            reserved = await self._budget.reserve(request.prompt, self._job.teacher.most_tokens(sampling.max_tokens))
             if reserved is None:
                 return request
-            finished = await self._ask_engine(request, sampling)
-            await self._budget.settle(reserved, *self._tokens(finished))
+            self._asking += 1
+            try:
+                finished = await self._ask_engine(request, sampling)
+            except EngineError as error:
+                self._ending, finished = error, request
+            finally:
+                self._asking -= 1
+            lost_usd = reserved * finished.lost_tries
+            self._lost_usd += lost_usd
+            await self._budget.settle(reserved, *self._tokens(finished), lost_usd)
             return finished
 
     async def _ask_engine(self, request: _Pending, sampling: Sampling) -> _Pending:
         deadline_s = self._job.spec.request_timeout_s if self._engine.max_model_len is not None else None
         try:
-            return replace(request, generation=await asyncio.wait_for(self._engine.generate(request.prompt, sampling), deadline_s))
+            generation = await asyncio.wait_for(self._engine.generate(request.prompt, sampling), deadline_s)
+            untold = self._engine.max_model_len is None and generation.prompt_tokens is None  # then it counts as the most it can cost
+            return replace(request, generation=generation, lost_tries=generation.lost_tries + untold)
         except EngineError:
             raise
         except PromptTooLong as error:
@@ -317,7 +363,8 @@ class Answerer:
             self._leave_if_stuck()
             return replace(request, status="error", error=f"no answer within {self._job.spec.request_timeout_s:g} s")
         except Exception as error:  # noqa: BLE001 - one request's failure is a row status, counted and shown
-            return replace(request, status="error", error=f"{type(error).__name__}: {error}"[:500])
+            lost = getattr(error, "lost_tries", 0)
+            return replace(request, status="error", error=f"{type(error).__name__}: {error}"[:500], lost_tries=lost)
 
     def _leave_if_stuck(self) -> None:
         """A slow answer is one row's affair; an engine that took no step for half of a deadline is replaced.
@@ -325,8 +372,11 @@ class Answerer:
         Half, because what was open when it stopped is older than its silence.
         """
         if (silent_s := getattr(self._engine, "silent_s", lambda: 0.0)()) >= self._job.spec.request_timeout_s / 2:
-            sys.stderr.write(f"the engine took no step for {silent_s:.0f} s: this replica ends\n")
-            os._exit(1)
+            leave(f"the engine took no step for {silent_s:.0f} s")
+
+    def _take_lost_usd(self) -> float:
+        lost_usd, self._lost_usd = self._lost_usd, 0.0
+        return lost_usd
 
     def _tokens(self, item: _Pending) -> tuple[int, int]:
         """Tokens in and out."""
@@ -335,9 +385,23 @@ class Answerer:
             return len(ids), 0
         return len(ids) if generation.prompt_tokens is None else generation.prompt_tokens, generation.tokens
 
-    def _finish(self, pending: Sequence[_Pending]) -> list[Completion]:
+    def _finish(self, pending: Sequence[_Pending]) -> pa.Table:
+        """Completions, made in bulk; where that fails, one by one: an answer that cannot be stored is one row's `error`."""
+        try:
+            return to_table(self._completions(pending), self._schema, self._metadata)
+        except Exception as error:
+            if len(pending) > 1:
+                return pa.concat_tables([self._finish([item]) for item in pending]).combine_chunks()
+            (item,) = pending
+            if item.status:  # it holds no answer: the fault is ours
+                raise
+            problem = f"the answer cannot be stored: {type(error).__name__}"  # its message may repeat the answer
+            _log.warning("prompt %d, sample %d: %s", *item.key, problem)
+            return self._finish([replace(item, status="error", error=problem)])
+
+    def _completions(self, pending: Sequence[_Pending]) -> list[Completion]:
         """Decode and pack in bulk."""
-        answered = [item.generation for item in pending if item.generation is not None]
+        answered = [item.generation for item in pending if item.status is None and item.generation is not None]
         undecoded = [generation.token_ids for generation in answered if generation.text is None]
         texts = iter(self._engine.decode(undecoded) if undecoded else ())  # an API gives text
         signals: Iterator[bytes] = iter(())
@@ -354,8 +418,10 @@ class Answerer:
             "seed": item.seed, "attempt": item.attempt, "prompt_tokens": tokens_in, "completion_tokens": tokens_out,
             "prompt_token_ids": np.asarray(item.prompt if self._engine.max_model_len is not None else [], np.int32),
         }
-        if generation is None:
+        if generation is None or item.status:
             return Completion(**known, status=item.status or "error", error=item.error)
+        if np.isnan(generation.topk_logprobs).any():
+            raise FloatingPointError("log-probabilities that are no numbers")
         text, reasoning = next(texts) if generation.text is None else (generation.text, generation.reasoning)
         status = STATUS_OF_FINISH.get(generation.finish_reason, "error")
         packed = next(signals, None)
@@ -368,6 +434,14 @@ class Answerer:
             token_logprobs=generation.token_logprobs, topk_tokens=generation.topk_tokens,
             error=f"unknown finish reason {generation.finish_reason}" if status == "error" else None,
         )
+
+
+def leave(why: str) -> NoReturn:
+    """End this process: Ray replaces a dead actor, and would give a live one around a broken engine every retry."""
+    if sys.exc_info()[0]:
+        traceback.print_exc()
+    sys.stderr.write(f"{why}: this replica ends\n")
+    os._exit(1)
 
 
 def _set_apart(requests: list[_Pending]) -> tuple[list[_Pending], list[list[_Pending]]]:

@@ -22,7 +22,14 @@ CLIENT_WAIT_S = 120.0  # the openai client gives up on a longer Retry-After
 BURST_S = 1.0  # seconds of unused budget that may be spent at once
 
 failures: ContextVar[int] = ContextVar("failures", default=0)
-"""Of the request that this task is about; set to 0 before each."""
+lost_tries: ContextVar[int] = ContextVar("lost_tries", default=0)
+"""Of the request that this task is about: tries that failed, and those of them that the vendor may have answered and charged."""
+
+
+def new_request() -> None:
+    """Before each request of a task."""
+    failures.set(0)
+    lost_tries.set(0)
 
 
 class Budget:
@@ -90,11 +97,12 @@ class Gate(httpx2.AsyncClient):
 
     async def _try(self, request: httpx2.Request, options: dict[str, Any]) -> tuple[httpx2.Response, int]:
         """The response and the tokens that it cost."""
-        status = 502
+        status, lost = 502, True
         try:
             async with asyncio.timeout(self._timeout_s):
                 response = await super().send(request, **options)
-            body = response.json() if response.is_success else {}
+            lost = response.is_success
+            body = response.json() if lost else {}
             if not body.get("error"):
                 usage = body.get("usage") or {}
                 return response, usage.get("total_tokens") or usage.get("input_tokens", 0) + usage.get("output_tokens", 0)
@@ -102,9 +110,10 @@ class Gate(httpx2.AsyncClient):
         except TimeoutError:
             status, problem = 504, f"no answer within {self._timeout_s:g} s"
         except httpx2.RequestError as error:
-            problem = type(error).__name__
+            lost, problem = not isinstance(error, httpx2.ConnectError), type(error).__name__
         except ValueError:
             problem = "the answer is cut"
+        lost_tries.set(lost_tries.get() + lost)
         return httpx2.Response(status, json={"error": {"message": problem}}, request=request), 0
 
     def _learn(self, response: httpx2.Response, started: float) -> None:

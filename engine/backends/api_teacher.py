@@ -11,12 +11,13 @@ import math
 import os
 import re
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from engine.backends.answering import Generation, PromptTooLong, Sampling
-from engine.backends.api_gate import REFUSALS, Gate, failures
+from engine.backends.api_gate import REFUSALS, Gate, lost_tries, new_request
 from engine.errors import StageError
 from engine.records import Messages
 from engine.spec import CaptureSpec, TeacherSpec
@@ -27,6 +28,8 @@ TOO_LONG = re.compile(r"context.?(length|limit|window)|prompt is too long|maximu
 
 class ApiError(Exception):
     """A request without an answer: type, status and the server's words, as far as they do not repeat the prompt."""
+
+    lost_tries = 0
 
 
 class _ApiTeacher:
@@ -40,7 +43,7 @@ class _ApiTeacher:
             raise StageError(f"teacher '{teacher.name}': the environment variable {teacher.api_key_env}, for its API key, is not set here")
         for library in ("openai", "anthropic", "httpx2", "httpcore2"):
             logging.getLogger(library).setLevel(logging.WARNING)  # below that they log prompts, and a line per request
-        self._teacher, self._top_k = teacher, capture.top_k
+        self._teacher, self._top_k, self._has_answered = teacher, capture.top_k, False
         self._gate = Gate(teacher, timeout_s=timeout_s, attempts=attempts)
         self._client, self._vendors_error = self._connect(
             api_key=self._key, timeout=timeout_s, max_retries=attempts - 1 + REFUSALS, http_client=self._gate
@@ -68,7 +71,7 @@ class _ApiTeacher:
 
     async def open(self) -> None:
         """One free call, so that a wrong key or address is a StageError before the first paid one; a server may lack the route."""
-        failures.set(0)
+        new_request()
         try:
             await self._client.models.list()
         except self._vendors_error as error:
@@ -77,18 +80,23 @@ class _ApiTeacher:
 
     async def generate(self, prompt: Messages, sampling: Sampling) -> Generation:
         """One answer. PromptTooLong or ApiError for this request alone; StageError if no other one can succeed either."""
-        failures.set(0)
+        new_request()
         try:
-            return await self._ask(prompt, sampling)
+            answer = await self._ask(prompt, sampling)
+            self._has_answered = True
+            return replace(answer, lost_tries=lost_tries.get())
         except self._vendors_error as error:
             status, said = getattr(error, "status_code", None), str(error.body)
             if status == 400 and "content_filter" in said:  # Azure refuses a prompt with an error
                 return Generation("content_filter", text="")
             text = self._describe(error, prompt)
-            if status in (401, 402, 403, 404) or "insufficient_quota" in said:
+            # Once something was answered, 403 and 404 are about the prompt (a moderator's no), not about the account or the model.
+            if status in (401, 402) or (status in (403, 404) and not self._has_answered) or "insufficient_quota" in said:
                 raise self._stage_error(text) from None
             too_long = status == 413 or (status in (400, 422) and TOO_LONG.search(said))
-            raise (PromptTooLong if too_long else ApiError)(text) from None
+            problem = (PromptTooLong if too_long else ApiError)(text)
+            problem.lost_tries = lost_tries.get()
+            raise problem from None
 
     def _body(self, **fields: Any) -> dict[str, Any]:
         """Fields of a request; `extra_body` wins, and a null there takes a field out for servers that do not know it."""
@@ -138,8 +146,8 @@ class OpenAITeacher(_ApiTeacher):
         message = choice.message
         positions = choice.logprobs.content if self._top_k and choice.logprobs else None
         return Generation(
-            "content_filter" if message.refusal else choice.finish_reason, text=message.content or "",
-            reasoning=getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None),
+            "content_filter" if message.refusal else choice.finish_reason, text=_storable(message.content or ""),
+            reasoning=_storable(getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)),
             prompt_tokens=usage and usage.prompt_tokens, completion_tokens=usage and usage.completion_tokens,
             **(signal_of_positions(positions, self._top_k) if positions else {}),
         )
@@ -162,10 +170,15 @@ def signal_of_positions(positions: list[Any], k: int) -> dict[str, Any]:
     }
     tokens, most_likely = [position.token for position in positions], [token for token, _ in entries]
     if not all(token.startswith("token_id:") for token in tokens):
-        return signal | {"topk_tokens": most_likely}
+        return signal | {"topk_tokens": [_storable(token) for token in most_likely]}
     if fewest < k:
         raise ApiError(f"the server gives {fewest} log-probabilities at a position; capture.top_k wants {k}")
     return signal | {"token_ids": _ids(tokens), "topk_ids": _ids(most_likely)}
+
+
+def _storable(text: str | None) -> str | None:
+    """Half of a surrogate pair, which JSON may hold and Parquet may not, becomes a question mark."""
+    return text and text.encode(errors="replace").decode()
 
 
 def _ids(tokens: list[str]) -> np.ndarray:
@@ -198,7 +211,7 @@ class AnthropicTeacher(_ApiTeacher):
         )
         blocks = {kind: [block for block in reply.content if block.type == kind] for kind in ("text", "thinking")}
         return Generation(
-            self._REASONS.get(reply.stop_reason, str(reply.stop_reason)), text="".join(block.text for block in blocks["text"]),
-            reasoning="\n".join(block.thinking for block in blocks["thinking"]) or None,
+            self._REASONS.get(reply.stop_reason, str(reply.stop_reason)), text=_storable("".join(block.text for block in blocks["text"])),
+            reasoning=_storable("\n".join(block.thinking for block in blocks["thinking"])) or None,
             prompt_tokens=reply.usage.input_tokens, completion_tokens=reply.usage.output_tokens,
         )

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from engine import parts
-from engine.backends.answering import AnswerJob, build_answerer, spent_usd
+from engine.backends.answering import OPEN, AnswerJob, build_answerer, spent_usd
 from engine.errors import EngineError, StageError
 from engine.layout import Layout
 from engine.progress import Context
 from engine.routing import Wanted, count_prompts, wanted_rows
-from engine.spec import GenerateSpec
+from engine.spec import API_KINDS, GenerateSpec
 from engine.storage import Folder
 
 Stream = Callable[..., Iterator[dict[str, Any]]]
@@ -38,7 +38,7 @@ def missing_shards(
     """
     missing = _without(wanted, answered)
     total = sum(len(rows) for rows, _ in missing)
-    even = max(SMALLEST_SHARD, math.ceil(total / (FEWEST_SHARDS * replicas)))
+    even = max(min(SMALLEST_SHARD, math.ceil(total / replicas)), math.ceil(total / (FEWEST_SHARDS * replicas)))  # work for each replica
     size = min(shard_rows, max(1, min(even, rows_in_flight // 4), math.ceil(total / (MOST_SHARDS * replicas))))
     return [
         {"id": f"{teacher}-{number:03d}-{start:07d}", "file": number, "count": len(rows[start : start + size]),
@@ -117,6 +117,7 @@ def answer_prompts(spec: GenerateSpec, prompt_files: Sequence[Folder], folder: F
         missing=sum(shard["count"] for shards in plans.values() for shard in shards),
     )
     del rows, wanted  # a million rows: what follows does not need them
+    _require_all({name: job for name, job in jobs.items() if plans[name]}, ctx, stream)
     failures: list[EngineError] = []
     for name, job in jobs.items():
         if plans[name]:
@@ -125,7 +126,8 @@ def answer_prompts(spec: GenerateSpec, prompt_files: Sequence[Folder], folder: F
             except EngineError as error:  # the other teachers' work is theirs
                 failures.append(error)
     if failures:
-        raise failures[0]
+        more = "".join(f"\nand {error}" for error in failures[1:])
+        raise type(failures[0])(f"{failures[0]}{more}") from failures[0]
     if tally.over_budget:
         raise StageError(
             f"generate.max_cost_usd={spec.max_cost_usd:g} is used up: {tally.missing - tally.answered} of {tally.wanted} rows are not"
@@ -136,11 +138,27 @@ def answer_prompts(spec: GenerateSpec, prompt_files: Sequence[Folder], folder: F
     return tally
 
 
+def _require_all(jobs: Mapping[str, AnswerJob], ctx: Context, stream: Stream) -> None:
+    """Before the first of several teachers is asked: the others' devices are there, and their keys good. A single one finds out itself."""
+    for job in jobs.values() if len(jobs) > 1 else ():
+        shards = [OPEN] if job.teacher.kind in API_KINDS else []
+        list(stream(shards, functools.partial(build_answerer, job), on_figures=lambda _: None, **_stream_options(job, ctx)))
+
+
+def _stream_options(job: AnswerJob, ctx: Context) -> dict[str, Any]:
+    return {
+        "what": f"{ctx.progress.name}: model '{job.teacher.name}' ({job.teacher.model})", "silent_s": job.spec.request_timeout_s,
+        "start_s": job.spec.start_timeout_s, "tags": {"job": ctx.job, "teacher": job.teacher.name},
+        "layout": Layout.of(job.teacher, job.device),
+    }
+
+
 def _let_answer(job: AnswerJob, shards: list[dict[str, Any]], tally: Tally, ctx: Context, stream: Stream) -> None:
     """One teacher's turn."""
-    teacher, layout = job.teacher, Layout.of(job.teacher, job.device)
+    teacher = job.teacher
     before, first = tally.wanted - tally.missing + tally.answered, time.time()
-    ctx.progress.update(done=before, total=tally.wanted, note=f"starting '{teacher.name}' ({teacher.kind}: {layout.replicas[0]} replicas)")
+    note = f"starting '{teacher.name}' ({teacher.kind}: {teacher.replica_range[0]} replicas)"
+    ctx.progress.update(done=before, total=tally.wanted, note=note)
 
     def show(figures: Mapping[str, float]) -> None:
         seconds, asked = time.time() - first, figures.get("rows", 0)
@@ -160,8 +178,7 @@ def _let_answer(job: AnswerJob, shards: list[dict[str, Any]], tally: Tally, ctx:
 
     answered = 0
     for receipt in stream(
-        shards, functools.partial(build_answerer, job), what=f"{ctx.progress.name}: model '{teacher.name}' ({teacher.model})",
-        layout=layout, tags={"job": ctx.job, "teacher": teacher.name}, silent_s=job.spec.request_timeout_s, on_figures=show,
+        shards, functools.partial(build_answerer, job), on_figures=show, **_stream_options(job, ctx),
     ):
         parts.end_attempts(job.folder, job.epoch, receipt["shard"])
         tally.add(receipt)

@@ -125,6 +125,8 @@ class FakeTeacher:
 
 def stream(shards: Sequence[dict[str, Any]], build: Callable[[], Any], **_: Any) -> Iterator[dict[str, Any]]:
     """`ray_data.stream` in this process: one replica, one shard at a time."""
+    if not shards:
+        return
     loop = asyncio.new_event_loop()
     try:
         worker = loop.run_until_complete(_built(build))

@@ -30,7 +30,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from engine.backends import ray_cluster
 from engine.backends.ray_placement import PATIENCE_S, Placements
-from engine.errors import EngineError, StageError
+from engine.errors import EngineError, StageError, remedy_of
 from engine.layout import Layout
 
 _log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ class _Replica:
             try:
                 outcome: Any = await self._work(shard)
             except Exception as error:  # noqa: BLE001 - raised again in the driver; what Ray itself raises is a lost replica
-                outcome = error if isinstance(error, EngineError) else StageError(f"{type(error).__name__}: {error}")
+                outcome = error if isinstance(error, EngineError) else StageError(f"{type(error).__name__}: {error}{remedy_of(error)}")
             yield {"shard": [shard["id"]], "outcome": [pickle.dumps(outcome)]}
 
     async def _tell(self) -> None:
@@ -137,22 +137,25 @@ class _Metrics:
 
 def stream(
     shards: Sequence[dict[str, Any]], build: Callable[[], ShardWorker], *, what: str, layout: Layout, tags: Mapping[str, str],
-    silent_s: float, on_figures: Callable[[Figures], None], patience_s: float = PATIENCE_S,
+    silent_s: float, start_s: float, on_figures: Callable[[Figures], None], patience_s: float = PATIENCE_S,
 ) -> Iterator[Receipt]:
     """Yield the receipt of each shard as it finishes; `build` makes the worker inside each replica.
 
     Replicas are placed by `layout`; one that dies, or says nothing for `silent_s`, is replaced, and its unfinished shards
-    run again. One whose node left, with no free devices elsewhere for `patience_s`, is given up, and its shards go to the
-    others at the end. `on_figures` hears once a second the sums of what the replicas say.
+    run again; one that is not built after `start_s` is ended. One whose node left, with no free devices elsewhere for
+    `patience_s`, is given up, and its shards go to the others at the end. `on_figures` hears once a second the sums of what
+    the replicas say. Without shards it only asks whether the layout fits.
     CapacityError if the fewest replicas do not fit; StageError with the replica's last words if it cannot be built.
     """
+    ray_cluster.require(what, layout)
+    if not shards:  # then that was the question
+        return
     left = {shard["id"]: shard for shard in shards}
     # Where the driver is: the board may not leave with a replica's node.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     board = ray.remote(num_cpus=0, scheduling_strategy=here)(_Board).remote()
-    with _watched(board, silent_s, on_figures):
+    with _watched(board, silent_s, start_s, on_figures):
         while left:
-            ray_cluster.require(what, layout)
             before = len(left)
             for name, receipt in _pass(list(left.values()), (build, board, dict(tags)), what, layout, patience_s):
                 del left[name]
@@ -160,6 +163,8 @@ def stream(
             if len(left) == before:
                 raise StageError(f"{what} lost all its replicas and finished none of {before} shards; run the same command again")
             layout = replace(layout, replicas=(1, layout.replicas[1]))
+            if left:
+                ray_cluster.require(what, layout)
 
 
 def _pass(
@@ -205,25 +210,27 @@ def _pass(
 
 
 @contextmanager
-def _watched(board: Any, silent_s: float, on_figures: Callable[[Figures], None]) -> Iterator[None]:
+def _watched(board: Any, silent_s: float, start_s: float, on_figures: Callable[[Figures], None]) -> Iterator[None]:
     """Read the board in a thread of the driver while the block runs."""
     stop = threading.Event()
+
+    def look() -> None:
+        lives = ray.get(board.read.remote(), timeout=30)
+        for life in lives:
+            if life["alive"] and life["silent_s"] > (start_s if life["figures"] is None else silent_s):
+                _log.warning("replica with pid %d said nothing for %.0f s: it is ended and replaced", life["pid"], life["silent_s"])
+                there = NodeAffinitySchedulingStrategy(life["node"], soft=False)
+                # Not waited for: where the node left too this never runs, and the others are watched all the same.
+                _kill.options(scheduling_strategy=there).remote(life["pid"])
+                board.bury.remote(life["pid"])
+        on_figures(_sums(lives))
 
     def watch() -> None:
         while not stop.wait(BEAT_S):
             try:
-                lives = ray.get(board.read.remote(), timeout=30)
-            except (ray.exceptions.RayError, ValueError) as error:  # the board or the connection is gone: the stream says why
-                _log.warning("no figures: %s", error)
-                continue
-            on_figures(_sums(lives))
-            for life in lives:
-                if life["alive"] and life["figures"] is not None and life["silent_s"] > silent_s:
-                    _log.warning("replica with pid %d said nothing for %.0f s: it is ended and replaced", life["pid"], life["silent_s"])
-                    there = NodeAffinitySchedulingStrategy(life["node"], soft=False)
-                    # Not waited for: where the node left too this never runs, and the others are watched all the same.
-                    _kill.options(scheduling_strategy=there).remote(life["pid"])
-                    board.bury.remote(life["pid"])
+                look()
+            except Exception as error:  # noqa: BLE001 - a watch that a full disk or a lost connection could end would guard nobody
+                _log.warning("no figures: %s: %s", type(error).__name__, error)
 
     thread = threading.Thread(target=watch, daemon=True, name="distill-watch")
     thread.start()

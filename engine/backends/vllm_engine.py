@@ -11,18 +11,16 @@ import itertools
 import os
 import queue
 import re
-import sys
 import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
-from engine.backends.answering import Generation, Sampling
+from engine.backends.answering import Generation, Sampling, leave
 from engine.errors import StageError
 from engine.layout import SPANNING
 from engine.records import Messages, tokenizer_fingerprint
@@ -106,11 +104,11 @@ class VllmEngine:
         self.tokenizer = AutoTokenizer.from_pretrained(
             teacher.model, revision=teacher.revision, trust_remote_code=teacher.trust_remote_code
         )
+        self._split_reasoning = _reasoning_splitter(teacher.reasoning_parser, self.tokenizer)
         arguments = AsyncEngineArgs(**engine_arguments(teacher, device, capture.top_k, spanning=SPANNING in os.environ))
         with last_words("the engine did not start"):
             self._engine = (_AsyncEngine if teacher.data_parallel > 1 else _SteppedEngine)(arguments)
         _keep_arrays(self._engine.output_processor)
-        self._split_reasoning = _reasoning_splitter(teacher.reasoning_parser, self.tokenizer)
         self.max_model_len = self._engine.config.model_config.max_model_len
         self.metadata = {
             "vocab_size": self._engine.config.model_config.get_vocab_size(),
@@ -221,14 +219,14 @@ class _SteppedEngine:
                 for loop, answers in done.items():
                     loop.call_soon_threadsafe(_settle, answers)
         except BaseException:  # noqa: BLE001 - whatever it was, nothing steps this engine any more
-            _leave("the engine died")
+            leave("the engine died")
 
     def _watch(self) -> None:
         """vLLM's synchronous client notices that its engine process was killed, and then waits for its answer for ever."""
         if resources := getattr(self._engine.engine_core, "resources", None):  # none where the engine computes in this process
             while not resources.engine_dead:
                 time.sleep(0.5)
-            _leave("the engine's process died")
+            leave("the engine's process died")
 
     def _take_requests(self) -> None:
         """Everything that waits; with nothing to step, wait for more."""
@@ -262,28 +260,33 @@ class _AsyncEngine:
 
         self._engine = AsyncLLM.from_engine_args(arguments)
         self.config, self.output_processor = self._engine.vllm_config, self._engine.output_processor
-        self._numbers = itertools.count()
+        self._numbers, self._open, self._heard = itertools.count(), 0, time.monotonic()
+        process = self.output_processor.process_outputs
+
+        def heard(*arguments: Any, **more: Any) -> Any:  # each step's outputs pass here, those of unfinished requests too
+            self._heard = time.monotonic()
+            return process(*arguments, **more)
+
+        self.output_processor.process_outputs = heard
 
     async def generate(self, prompt: Any, parameters: Any) -> Any:
         """The finished request."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
+        if not self._open:
+            self._heard = time.monotonic()
+        self._open += 1
         try:
             async for output in self._engine.generate(prompt, parameters, str(next(self._numbers))):
                 last = output
         except EngineDeadError:
-            _leave("the engine died")
+            leave("the engine died")
+        finally:
+            self._open -= 1
         return last
 
     def silent_s(self) -> float:
-        return 0.0  # its cores watch each other
-
-
-def _leave(why: str) -> NoReturn:
-    """End this process: a live actor around a dead engine would get every retry; Ray replaces a dead actor."""
-    traceback.print_exc()
-    sys.stderr.write(f"{why}: this replica ends\n")
-    os._exit(1)
+        return time.monotonic() - self._heard if self._open else 0.0
 
 
 @contextmanager
@@ -316,19 +319,25 @@ def last_words(what: str) -> Iterator[None]:
 
 
 def _reasoning_splitter(parser: str | None, tokenizer: Any) -> Callable[[str], tuple[str, str | None]]:
-    """text -> (answer, reasoning), by vLLM's own parser of that name."""
+    """text -> (answer, reasoning), by vLLM's own parser of that name; StageError if it has none, or it does not take texts."""
     if parser is None:
         return lambda text: (text, None)
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
     from vllm.reasoning import ReasoningParserManager
 
-    split = ReasoningParserManager.get_reasoning_parser(parser)(tokenizer).extract_reasoning
     request = ChatCompletionRequest(messages=[])
 
     def apart(text: str) -> tuple[str, str | None]:
         reasoning, answer = split(text, request)
         return answer or "", reasoning
 
+    try:
+        split = ReasoningParserManager.get_reasoning_parser(parser)(tokenizer).extract_reasoning
+        apart("once")
+    except Exception as error:
+        known = ", ".join(ReasoningParserManager.list_registered())
+        problem = f"{type(error).__name__}: {error}"
+        raise StageError(f"reasoning_parser={parser} cannot be used with this model ({problem}); vLLM has {known}") from error
     return apart
 
 

@@ -84,21 +84,34 @@ def test_a_group_larger_than_the_room_enters_an_empty_one_and_no_other():
     asyncio.run(work())
 
 
-def test_a_group_that_must_be_alone_waits_for_an_empty_room_and_keeps_others_out():
+def test_a_group_that_must_be_alone_comes_last_and_keeps_others_out():
     async def work():
         room = Room(10)
         before, alone = Guest(room, 2), Guest(room, 3, alone=True)
         await turn()
         assert not alone.inside
-        after = Guest(room, 1)
+        after = Guest(room, 9)
         await turn()
-        assert not after.inside, "it would keep the room from becoming empty"
+        assert not after.inside
+        beside = Guest(room, 1)
+        await turn()
+        assert beside.inside, "one long answer delays nothing, whoever waits for it to end"
         before.leave.set()
+        beside.leave.set()
         await turn()
-        assert (alone.inside, after.inside) == (True, False)
+        assert (alone.inside, after.inside) == (False, True)
+        after.leave.set()
+        await turn()
+        late = Guest(room, 1)
+        await turn()
+        assert (alone.inside, late.inside) == (True, False)
+        for _ in range(3):
+            await alone.give_back()
+        await turn()
+        assert not late.inside, "its answers are not committed yet"
         alone.leave.set()
         await turn()
-        assert (after.inside, room.held) == (True, 1)
+        assert (late.inside, room.held) == (True, 1)
 
     asyncio.run(work())
 
@@ -225,5 +238,16 @@ def test_with_prices_and_no_limit_cost_is_counted_and_nothing_refused():
         for _ in range(3):
             await budget.settle(await budget.reserve(QUESTION, 50), 100, 50)
         assert (budget.spent_usd, budget.is_spent) == (pytest.approx(3 * MOST_USD), False)
+
+    asyncio.run(work())
+
+
+def test_tries_that_came_to_nothing_count_against_the_limit():
+    async def work():
+        budget = Budget(PRICES, 2.5 * MOST_USD, 0.0)
+        reserved = await budget.reserve(QUESTION, 50)
+        await budget.settle(reserved, 100, 50, lost_usd=reserved)
+        assert budget.spent_usd == pytest.approx(2 * MOST_USD)
+        assert await asyncio.wait_for(budget.reserve(QUESTION, 50), 1) is None
 
     asyncio.run(work())

@@ -371,3 +371,83 @@ def test_a_sample_is_a_request_of_its_own(replica):
     assert {row.sample_index for row in found} == {0, 1, 2}
     assert len({row.seed for row in found}) == 3
     assert any(a.text != b.text for a, b in itertools.combinations(found, 2))
+
+
+@pytest.mark.parametrize("codec", ["plain", "packed"])
+def test_an_answer_that_cannot_be_stored_is_one_rows_error(replica, codec):
+    async def odd(text):
+        await asyncio.sleep(0.01)
+        values = np.full(4, -1.0, np.float32)
+        if text == "p3":
+            values[1] = np.nan
+        return Generation("stop", np.asarray([65, 0], np.int32), values[:2], np.arange(4, dtype=np.int32), values, np.zeros(2, np.float32))
+
+    worker, folder = replica([f"p{n}" for n in range(9)], Says(odd), capture={"top_k": 2, "codec": codec})
+    answer(worker, *shards(9, 9))
+    found = rows_of(folder)
+    assert [row.prompt_id for row in found if row.status != "ok"] == [3]
+    assert (found[3].status, found[3].error.rpartition(": ")[0]) == ("error", "the answer cannot be stored")
+    assert found[3].completion_tokens == 2, "it was paid for"
+    assert len(found) == 9
+
+
+def test_what_is_open_when_a_teacher_cannot_be_asked_any_more_is_kept(replica):
+    async def refused(text):
+        if text == "p3":
+            raise StageError("no credit")
+        return await plainly(text)
+
+    engine = Says(refused)
+    worker, folder = replica([f"p{n}" for n in range(40)], engine, teacher={"concurrency": 8})
+    with pytest.raises(StageError, match="no credit"):
+        answer(worker, *shards(40, 20))
+    asked = {text for text, _ in engine.asked} - {"user: p3"}
+    assert len(asked) < 39, "nothing is asked after that"
+    assert {f"user: p{prompt_id}" for _, prompt_id, _ in statuses(folder)} == asked
+
+
+def test_a_driver_that_another_one_shut_out_asks_nothing_more(replica, monkeypatch):
+    monkeypatch.setattr("engine.backends.answering.FENCE_S", 0.05)
+
+    async def slowly(text):
+        if len(engine.asked) == 4:
+            parts.open_epoch(folder)
+        await asyncio.sleep(0.2)
+        return await plainly(text)
+
+    engine = Says(slowly)
+    worker, folder = replica([f"p{n}" for n in range(80)], engine, teacher={"concurrency": 4})
+    with pytest.raises(StageError, match=r"another driver has opened .* \(epoch 2\) and goes on"):
+        answer(worker, *shards(80, 20))
+    assert len(engine.asked) <= 16
+
+
+def test_a_local_engine_that_never_opens_is_left(replica, monkeypatch):
+    class Hangs(Says):
+        async def open(self):
+            await asyncio.Event().wait()
+
+    def leave(why):
+        raise SystemExit(why)
+
+    monkeypatch.setattr("engine.backends.answering.leave", leave)
+    worker, _ = replica(["p0"], Hangs(plainly), request_timeout_s=0.2)
+    with pytest.raises(SystemExit, match=r"first token did not come within 0\.2 s"):
+        answer(worker, *shards(1, 1))
+
+
+def test_one_long_answer_does_not_let_suspects_stop_the_others(replica):
+    texts = [f"prompt {n}" for n in range(64)]
+    texts[3] = "endless"
+    teacher = {"concurrency": 4, "fake": {"slow": "endless", "slow_s": 3600.0, "latency_s": 0.01}}
+    worker, folder = replica(texts, teacher=teacher, rows_in_flight=16)
+    parts.begin_attempt(folder, 1, "s8", [(8, 0), (9, 0)])  # open when the replica before this one died
+
+    async def work():
+        running = [asyncio.ensure_future(worker(shard)) for shard in shards(64, 4)]
+        async with asyncio.timeout(30):
+            while len(statuses(folder)) < 61:
+                await asyncio.sleep(0.05)
+        return [task.done() for task in running]
+
+    assert asyncio.run(work()).count(False) == 2, "the long answer's shard, and that of the suspects, which come last"

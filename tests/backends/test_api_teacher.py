@@ -391,6 +391,39 @@ def test_what_trying_again_does_not_change_is_said_once(teacher, kind, status, e
     assert len(api.calls) == 1
 
 
+@both_protocols
+def test_once_something_was_answered_a_403_is_about_its_prompt(teacher, kind):
+    def moderated(path, body):
+        if "forbidden" in body["messages"][-1]["content"]:
+            return 403, {"type": "error", "error": {"message": "moderation"}}
+        return misbehaving_api.answer(path, body)
+
+    with misbehaving_api.serve(answer=moderated) as api:
+        engine = teacher(kind, api.url)
+
+        async def run():
+            first = await engine.generate(CONVERSATION, ONCE)
+            with pytest.raises(ApiError, match="403: moderation"):
+                await engine.generate([{"role": "user", "content": "forbidden"}], ONCE)
+            return first, await engine.generate(CONVERSATION, ONCE)
+
+        first, last = asyncio.run(run())
+    assert first.text == last.text == "echo: What is 2 + 3?"
+
+
+def test_half_a_character_is_replaced(teacher):
+    with misbehaving_api.serve(answer=replying(200, openai_reply({"content": "a\ud83db", "reasoning": "\ud83d"}))) as api:
+        answer = ask(teacher("openai", api.url))
+    assert (answer.text, answer.reasoning) == ("a?b", "?")
+
+
+@both_protocols
+def test_tries_that_may_have_been_charged_are_counted(teacher, kind):
+    with misbehaving_api.serve(Faults(cut=0.5, busy=0.2, error=0.1, retry_after="0.01")) as api:
+        answers = ask_all(teacher(kind, api.url, attempts=50), 30)
+    assert sum(answer.lost_tries for answer in answers) == len(api.statuses(-2)) > 5
+
+
 def fails(engine, prompt):
     with pytest.raises(ApiError) as caught:
         ask(engine, prompt)

@@ -54,7 +54,7 @@ def test_shards_hold_every_missing_row_once_and_stay_inside_their_file():
 
 
 @pytest.mark.parametrize(("rows", "shard_rows", "in_flight", "replicas", "largest"), [
-    (10_000, 512, 512, 1, 128), (10_000, 100, 512, 1, 100), (1600, 512, 512, 1, 100), (1600, 512, 512, 2, 50), (100, 512, 512, 8, 32),
+    (10_000, 512, 512, 1, 128), (10_000, 100, 512, 1, 100), (1600, 512, 512, 1, 100), (1600, 512, 512, 2, 50), (100, 512, 512, 8, 13),
     (10_000, 512, 16, 1, 40), (100_000, 512, 16, 1, 391), (1_000_000, 512, 16, 1, 512), (8, 512, 1, 1, 1),
 ])
 def test_shards_are_small_but_not_many(rows, shard_rows, in_flight, replicas, largest):
@@ -234,3 +234,38 @@ def test_neither_prompt_nor_key_is_in_a_log_a_record_a_manifest_or_metadata(fake
         errors = [error for path in parquet for error in pq.read_table(path)["error"].to_pylist()]
         assert len(errors) == 40
         assert not any(CANARY in error for error in errors)
+
+
+def test_a_later_teachers_wrong_key_is_found_before_the_first_is_asked(answer, tmp_path, monkeypatch):
+    monkeypatch.setenv("DISTILL_TEST_API_KEY", "wrong")
+    noted = {"name": "own", "fake": {"calls": str(tmp_path / "calls")}}
+    with misbehaving_api.serve() as api:
+        paid = {"name": "api", "kind": "openai", "base_url": f"{api.url}/v1", "api_key_env": "DISTILL_TEST_API_KEY"}
+        with pytest.raises(StageError, match=r"teacher 'api' cannot be asked: .*401"):
+            answer(noted, paid)
+    assert calls(tmp_path / "calls") == 0
+
+
+def test_every_teacher_that_failed_is_named(answer):
+    bad = {"fake": {"cannot_start": True}}
+    with pytest.raises(StageError, match=r"(?s)model 'a' .*model 'b' "):
+        answer({"name": "a"} | bad, {"name": "b"} | bad)
+
+
+@pytest.mark.parametrize("usage", [True, False])
+def test_what_an_api_charged_without_an_answer_counts_as_the_most_it_can(answer, monkeypatch, tmp_path, usage):
+    """Half of the answers come cut: they were paid for. Without token counts every answer costs the most that it can."""
+    monkeypatch.setenv("DISTILL_TEST_API_KEY", misbehaving_api.KEY)
+
+    def reply(path, body):
+        status, content = misbehaving_api.answer(path, body)
+        return status, content if usage else {key: value for key, value in content.items() if key != "usage"}
+
+    with misbehaving_api.serve(misbehaving_api.Faults(cut=0.5), reply) as api:
+        teacher = {"name": "api", "kind": "openai", "model": "m", "base_url": f"{api.url}/v1", "api_key_env": "DISTILL_TEST_API_KEY"}
+        limits = {"sampling": {"max_tokens": 10}, "max_attempts": 20}
+        counts, rows = answer(teacher | {"prices": {"input": 0.0, "output": 1e6}}, count=20, **limits)
+        cut = len(api.statuses(-2))
+    assert cut > 5
+    assert len(rows) == 28
+    assert counts.info["cost_usd"] == 10 * cut + (4 if usage else 10) * 28

@@ -1,5 +1,6 @@
 """The real stream with the fake teacher: replicas that die, stick and stop are replaced, and what they say is seen from outside."""
 
+import errno
 import hashlib
 import os
 import re
@@ -118,7 +119,12 @@ def test_a_replica_that_falls_silent_is_ended_and_its_rows_are_answered_by_the_n
         os.kill(stopped[0], 0)
 
 
-def test_a_replica_on_a_node_that_left_does_not_end_the_watch_over_the_others(ray_cluster):
+def test_neither_a_node_that_left_nor_a_full_disk_ends_the_watch_over_the_other_replicas(ray_cluster):
+    def heard(said):
+        figures.append(said)
+        if len(figures) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
     board = ray.remote(num_cpus=0)(ray_data._Board).remote()
     sleeper = subprocess.Popen(["sleep", "600"])
     figures = []
@@ -128,7 +134,7 @@ def test_a_replica_on_a_node_that_left_does_not_end_the_watch_over_the_others(ra
         board.tell.remote("here", sleeper.pid, {"rows": 1}),
     ])
     try:
-        with ray_data._watched(board, 2.0, figures.append):
+        with ray_data._watched(board, 2.0, 600.0, heard):
             assert sleeper.wait(60) == -signal.SIGKILL
             deadline = time.monotonic() + 20
             while figures[-1]["rows"] != 3 and time.monotonic() < deadline:
@@ -138,6 +144,18 @@ def test_a_replica_on_a_node_that_left_does_not_end_the_watch_over_the_others(ra
         sleeper.wait()
     assert figures[0] == {"rows": 6, "committed": 3, "rows_ok": 3}
     assert figures[-1] == {"rows": 3, "rows_ok": 3}, "of a replica that is gone only what it had committed counts"
+
+
+def test_a_replica_that_hangs_while_it_starts_is_ended(ray_cluster):
+    board = ray.remote(num_cpus=0)(ray_data._Board).remote()
+    sleeper = subprocess.Popen(["sleep", "600"])
+    ray.get(board.begin.remote("starting", sleeper.pid, ray.get_runtime_context().get_node_id()))
+    try:
+        with ray_data._watched(board, 600.0, 2.0, lambda said: None):
+            assert sleeper.wait(60) == -signal.SIGKILL
+    finally:
+        sleeper.kill()
+        sleeper.wait()
 
 
 @pytest.mark.parametrize(("knob", "message"), [
