@@ -32,8 +32,8 @@ def linear(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 
 
 def matmul(a_NK: torch.Tensor, b_KM: torch.Tensor) -> torch.Tensor:
-    """a @ b without a graph, by oneDNN where it can; transposed views are read as they lie."""
-    return _onednn(a_NK, b_KM.T) if _is_for_onednn(a_NK, b_KM) else a_NK @ b_KM
+    """a @ b without a graph, by oneDNN where it gains: it would copy a transposed `a`, which MKL reads as it lies."""
+    return _onednn(a_NK, b_KM.T) if _is_for_onednn(a_NK, b_KM) and a_NK.is_contiguous() else a_NK @ b_KM
 
 
 def _is_for_onednn(a: torch.Tensor, b: torch.Tensor) -> bool:
