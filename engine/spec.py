@@ -427,7 +427,8 @@ class TrainSpec(Block):
     global_batch: int | None = identity(None, ge=1)
     """Blocks per optimizer step; none: batch_size x workers x accumulation at the first start, then kept."""
     precision: Literal["fp32", "bf16"] = identity("bf16")
-    """Type of weights in forward and backward; the optimizer is always fp32."""
+    """Type of weights in forward and backward; the optimizer is always fp32. With bf16, gradients of a step's micro-batches add up
+    in fp32 from zero_stage 2 on, in bf16 below."""
     lora: LoraSpec | None = identity(None)
     """Train low-rank adapters only."""
     validate_steps: int = identity(200, ge=1)
@@ -443,7 +444,8 @@ class TrainSpec(Block):
     workers: int = placement(1, ge=1)
     """Data-parallel workers (one GPU each, or one CPU each with device: cpu)."""
     elastic: list[int] | None = placement(None)
-    """[fewest, most] workers in place of `workers`: starts with what is there, restarts larger or smaller as nodes come and go."""
+    """[fewest, most] workers in place of `workers`: starts with what is there, restarts larger or smaller as nodes come and go. Where their
+    number does not divide the global batch, some workers take a block less."""
     zero_stage: int = placement(2, ge=0, le=3)
     """DeepSpeed ZeRO stage."""
     offload: Literal["none", "cpu", "nvme"] = placement("none")
@@ -482,6 +484,11 @@ class TrainSpec(Block):
             )
         if self.offload == "nvme" and (self.zero_stage != 3 or not self.nvme_path):
             raise ValueError(f"train.offload=nvme wants zero_stage: 3 and nvme_path; given {self.zero_stage} and {self.nvme_path}")
+        reloads = [name for name, wants in (("export: best", self.export == "best"), ("elastic", self.elastic is not None)) if wants]
+        if self.offload == "nvme" and reloads:
+            raise ValueError(
+                f"train.{reloads[0]} loads a checkpoint, which DeepSpeed cannot with offload=nvme; set offload: cpu, or leave it out"
+            )
         return self
 
     @model_validator(mode="after")
@@ -501,6 +508,8 @@ class TrainSpec(Block):
             raise ValueError(f"train.sft_weight={self.sft_weight} mixes sft into another loss, but loss is sft; leave it out")
         if self.loss != "sft" and self.learn_turns == "all":
             raise ValueError(f"train.learn_turns=all, but loss={self.loss} knows the teacher's own answer only; set loss: sft")
+        if self.teacher and self.loss == "sft" and not (self.hidden or self.attention_transfer):
+            raise ValueError("train.teacher is live, but loss=sft reads none of it; set loss: forward_kl (or hidden), or leave teacher out")
         if self.loss == "uld" and self.teacher:
             raise ValueError("train.loss=uld learns from a stored top-k; leave train.teacher out, or choose another loss")
         for name in ("hidden", "attention_transfer"):

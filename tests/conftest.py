@@ -12,6 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+from result import machine
+
 from engine import parts
 from engine.errors import StageError
 from engine.records import STATUSES
@@ -35,7 +38,7 @@ def pytest_terminal_summary(terminalreporter, config):
             report.head_line: {"passed": report.passed, "seconds": round(report.duration, 1), **dict(report.user_properties)}
             for report in ran
         }
-        result = {"git_commit": git_commit(), "versions": versions(), "cores": os.cpu_count(), "proofs": proofs}
+        result = {"git_commit": git_commit(), "versions": versions(), "machine": machine(), "proofs": proofs}
         target.write_text(json.dumps(result, indent=1) + "\n")
 
 

@@ -115,7 +115,8 @@ def test_four_samples_of_every_gsm8k_question_are_final_and_verified(tmp_path, r
     subprocess.run(command(tmp_path, "--until", "generate", *sampling, *fields, *files), check=True)
     manifest = load_manifest(only("2-generate-*", tmp_path))
     record_property("rows", manifest.rows_out)
-    record_property("figures", {name: manifest.info[name] for name in ("status", "tokens_per_second", "top_k")} | {"seconds": manifest.seconds})
+    figures = {name: manifest.info[name] for name in ("status", "tokens_per_second", "top_k")}
+    record_property("figures", figures | {"seconds": manifest.seconds})
     assert (manifest.rows_out, sum(manifest.info["status"].values()), manifest.info["top_k"]) == (29_892, 29_892, 16)
     assert set(manifest.info["status"]) <= {"ok", "truncated", "loop", "empty"}
     subprocess.run([sys.executable, "-m", "engine.cli", "verify", str(tmp_path / "quickstart")], check=True)

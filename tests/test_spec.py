@@ -98,7 +98,7 @@ FIELDS = {
         "checkpoint_steps": (P, 200, 10), "validate_steps": (I, 200, 10), "keep_checkpoints": (P, 2, 1),
         "max_failures": (P, 3, 0),
         "sft_weight": (I, 0.0, GIVEN), "jsd_beta": (I, 0.5, 0.9), "skew": (I, 0.1, 0.2), "adaptive_head": (I, 0.5, 0.8),
-        "teacher": (I, None, {"model": "t", "revision": "abc"}), "hidden": (I, None, GIVEN), "attention_transfer": (I, None, GIVEN),
+        "teacher": (I, None, GIVEN), "hidden": (I, None, GIVEN), "attention_transfer": (I, None, GIVEN),
         "learn_turns": (I, "last", "all"), "long_examples": (I, "drop", "split"), "schedule": (I, "cosine", "wsd"),
         "decay_ratio": (I, 0.2, 0.5), "lora": (I, None, {"rank": 8}), "export": (I, "last", "best"), "early_stopping": (I, None, 3),
         "elastic": (P, None, [1, 4]), "nvme_path": (P, None, "/nvme"), "deepspeed": (P, {}, {"wall_clock_breakdown": True}),
@@ -173,10 +173,11 @@ def test_identity_fields_change_the_identity_and_placement_fields_do_not(block, 
 
 
 @pytest.mark.parametrize("more", [
-    {"loss": "tvd", "sft_weight": 0.5}, {"hidden": PAIRS}, {"hidden": PAIRS | {"loss": "cosine"}}, {"attention_transfer": PAIRS},
+    {"loss": "tvd", "sft_weight": 0.5}, {"teacher": {"model": "t", "revision": "abc"}},
+    {"hidden": PAIRS}, {"hidden": PAIRS | {"loss": "cosine"}}, {"attention_transfer": PAIRS},
 ])
 def test_what_goes_with_another_field_is_identity_too(more):
-    base = BASE[TrainSpec] | {"loss": more.get("loss", "sft"), "teacher": {"model": "t"}}
+    base = BASE[TrainSpec] | {"loss": more.get("loss", "forward_kl"), "teacher": {"model": "t"}}
     assert TrainSpec(**base | more).identity_fields() != TrainSpec(**base).identity_fields()
 
 
@@ -221,7 +222,9 @@ BAD = {
         {"offload": "nvme", "nvme_path": "/n"},
         {"elastic": [2]}, {"elastic": [3, 2]}, {"global_batch": 6, "workers": 4}, {"sft_weight": 0.5},
         {"loss": "tvd", "learn_turns": "all"},
-        {"loss": "uld", "teacher": {"model": "t"}},
+        {"loss": "uld", "teacher": {"model": "t"}}, {"teacher": {"model": "t"}},
+        {"offload": "nvme", "nvme_path": "/n", "zero_stage": 3, "elastic": [1, 2]},
+        {"offload": "nvme", "nvme_path": "/n", "zero_stage": 3, "export": "best"},
         {"hidden": PAIRS}, {"attention_transfer": PAIRS},
         {"teacher": {"model": "t"}, "attention_transfer": PAIRS, "attention": "sdpa"},
         {"loss": "reverse_kl", "lora": {"targets": ["q_proj", "lm_head"]}}, {"loss": "jsd", "jsd_beta": 1}, {"skew": 0},

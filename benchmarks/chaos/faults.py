@@ -281,7 +281,8 @@ def full_disk(work: Path, *, seed: int, rows: int = 2000) -> Outcome:
     words = (work / "full.log").read_text()
     code = int((work / "status").read_text())
     assert code != 0, "a run on a full disk claims success"
-    assert "No space left on device" in words and "make room there" in words, f"the message does not name the full disk:\n{words[-2000:]}"
+    for needed in ("No space left on device", "make room there"):
+        assert needed in words, f"the message does not say '{needed}':\n{words[-2000:]}"
     line = next(line for line in words.splitlines()[::-1] if "No space left" in line)
     return job.judge(_fenced(job), exit_code=code, message=line.strip()[-300:].replace(str(disk), "DISK"))
 

@@ -19,7 +19,7 @@ from result import bounded, write_result  # noqa: E402
 
 TRL = "1.16.0"
 SHARED = ("torch", "transformers", "accelerate", "tokenizers", "numpy")  # in the versions of our lock
-WARMUP = 8  # steps; Ray's helpers start beside the first ones
+WARMUP = 6  # steps; Ray's helpers start beside the first ones
 # What is compared: name -> (script, variant, micro-batch or None for all examples of a step in one forward pass)
 OURS = {"ours_sft": "sft", "ours_kd_teacher": "kd_teacher", "ours_kd_stored": "kd_stored"}
 PACKED = task.STEP_TOKENS // task.SEQUENCE
@@ -84,7 +84,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--environment", type=Path, default=REPOSITORY / "build/trl", help="TRL's environment, made where it is missing")
-    parser.add_argument("--examples", type=int, default=512)
+    parser.add_argument("--examples", type=int, default=320)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--micro", type=int, default=4, help="our blocks per forward pass")
     parser.add_argument("--groups", nargs="+", default=list(THEIRS), choices=THEIRS)

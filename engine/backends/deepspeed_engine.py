@@ -67,7 +67,10 @@ def build(spec: TrainSpec, student: Any, *, device: str) -> DeepSpeedEngine:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.utils.logger.setLevel(logging.WARNING)
     named = {name: param for name, param in student.named_parameters() if param.requires_grad}
-    engine, *_ = deepspeed.initialize(model=student, model_parameters=list(named.values()), config=zero_config(spec, device))
+    config = zero_config(spec, device)
+    if spec.zero_stage == 3:  # now, weight by weight: initialize would first move the whole module, teacher and all, to the device
+        deepspeed.zero.Init(module=student, config_dict_or_path=config)
+    engine, *_ = deepspeed.initialize(model=student, model_parameters=list(named.values()), config=config)
     return DeepSpeedEngine(engine, named, spec)
 
 
@@ -86,6 +89,10 @@ class DeepSpeedEngine:
             params = [self._named.values()]
             used, copies = getattr(zero, "fp16_groups", params), getattr(zero, "fp32_groups", params)
             self._copies = dict(zip(chain(*used), chain(*copies), strict=True))
+            # DeepSpeed's bf16 wrapper takes a step on zero gradients when it is built: a weight decay, and a count that a resume lacks.
+            self._adam.state.clear()
+            for param, copy in self._copies.items():
+                copy.data.copy_(param.data)
 
             def clip(*_: Any) -> None:  # between the gradients' all-reduce and the update
                 self._norm = nn.utils.clip_grad_norm_(self._copies.values(), spec.max_grad_norm)

@@ -125,6 +125,20 @@ def test_two_workers_in_any_layout_continue_one_workers_checkpoint(
             torch.testing.assert_close(merged[name], tensor, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_resume_in_the_same_layout_is_exact(folder: Path, precision: str) -> None:
+    runs = []
+    for stage in (0, 1, 2, 3):
+        half, more = folder / f"exact-{precision}-{stage}", {"precision": precision, "weight_decay": 0.5}
+        runs += [run(stage, **more), run(stage, last=HALF, save=half, **more), run(stage, load=half, first=HALF, **more)]
+    seen = run_ranks(folder, f"exact-{precision}", 1, runs)
+    for stage in (0, 1, 2, 3):
+        whole, _, resumed = seen[3 * stage : 3 * stage + 3]
+        assert resumed["losses"] == whole["losses"][HALF:], f"ZeRO-{stage}"
+        assert resumed["validation"] == whole["validation"], f"ZeRO-{stage}"
+
+
 KINDS = {
     "lora": {"lora": {"rank": 4}},
     "teacher": {

@@ -6,20 +6,24 @@ that holds too little of the distribution, and a fast loss that is not the loss.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from huggingface_hub import snapshot_download
 from transformers import AutoModelForCausalLM
 
 from engine.errors import StageError
 from engine.records import Signal, arrays, count_unsigned, file_metadata, read_tables, signals
 from engine.spec import GenerateSpec, TeacherSpec, TrainSpec
 from engine.stages.train.blocks import Batch, Blocks
+from engine.stages.train.head import pieces
 from engine.stages.train.packing import Packed
 from engine.stages.train.rope import pin_long_rope
+from engine.stages.train.student import logit_adjustment
 
 if TYPE_CHECKING:
     from engine.stages.train.loop import Engine
@@ -41,21 +45,22 @@ def captured_mass(packed: Packed, spec: TrainSpec) -> float | None:
     return mass
 
 
-def drift(files: Iterable[Path], generate: GenerateSpec, spec: TrainSpec) -> dict[str, float]:
+def drift(files: Iterable[Path], generate: GenerateSpec, spec: TrainSpec) -> dict[str, float | None]:
     """By teacher that is at hand: mean |stored - recomputed| log-probability in nats, over a sample of the rows in `files`.
 
-    StageError above gates.max_drift: the engine that answered did not compute what a forward pass of that model gives.
+    None for one that is not: an API, a model that is neither a folder nor in the hub's cache here, or one of more than
+    AT_HAND_BYTES. StageError above gates.max_drift: the engine that answered did not compute what a forward pass gives.
     """
     teachers = {teacher.name: teacher for teacher in generate.teachers if _is_at_hand(teacher)}
-    found: dict[str, float] = {}
+    found: dict[str, float | None] = {teacher.name: None for teacher in generate.teachers if teacher.name not in teachers}
     for file in files:
         name = file_metadata(file).get("teacher")
         if name not in teachers or name in found or not (rows := list(_sample(file, spec.gates.rescored_examples))):
             continue
-        found[name] = _mean_difference(teachers[name], rows)
-        if found[name] > spec.gates.max_drift:
+        found[name] = difference = _mean_difference(teachers[name], rows, spec.logits_mib * 2**20)
+        if difference > spec.gates.max_drift:
             raise StageError(
-                f"train: the log-probabilities that teacher '{name}' left in {file.name} differ by {found[name]:.3f} nats on average from"
+                f"train: the log-probabilities that teacher '{name}' left in {file.name} differ by {difference:.3f} nats on average from"
                 f" those of its weights in {teachers[name].model}, more than train.gates.max_drift ({spec.gates.max_drift:g}); were they"
                 " changed, quantised (quantization, kv_cache_dtype) or loaded otherwise? Generate again, or raise the bound"
             )
@@ -63,7 +68,15 @@ def drift(files: Iterable[Path], generate: GenerateSpec, spec: TrainSpec) -> dic
 
 
 def _is_at_hand(teacher: TeacherSpec) -> bool:
-    weights = list(Path(teacher.model).glob("*.safetensors")) if teacher.kind == "vllm" else []
+    if teacher.kind != "vllm":
+        return False
+    try:
+        folder = teacher.model
+        if not Path(folder).is_dir():
+            folder = snapshot_download(teacher.model, revision=teacher.revision, local_files_only=True)
+    except (OSError, ValueError):  # not in the hub's cache, or no hub name
+        return False
+    weights = list(Path(folder).glob("*.safetensors"))
     return bool(weights) and sum(file.stat().st_size for file in weights) <= AT_HAND_BYTES
 
 
@@ -76,16 +89,24 @@ def _sample(file: Path, examples: int) -> Iterator[tuple[np.ndarray, np.ndarray,
     yield from zip(arrays(table, "prompt_token_ids"), arrays(table, "token_ids"), signals(table, metadata), strict=True)
 
 
-def _mean_difference(teacher: TeacherSpec, rows: list[tuple[np.ndarray, np.ndarray, Signal]]) -> float:
+def _mean_difference(teacher: TeacherSpec, rows: list[tuple[np.ndarray, np.ndarray, Signal]], piece_bytes: int) -> float:
     dtype = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[teacher.dtype]
-    model = AutoModelForCausalLM.from_pretrained(teacher.model, dtype=dtype, trust_remote_code=teacher.trust_remote_code).eval()
+    model = AutoModelForCausalLM.from_pretrained(
+        teacher.model, revision=teacher.revision, dtype=dtype, trust_remote_code=teacher.trust_remote_code
+    ).eval()
+    head, vocabulary = model.get_output_embeddings(), model.config.get_text_config().vocab_size
+    adjust = logit_adjustment(model.config)
     pin_long_rope(model, teacher.max_model_len or getattr(model.config, "max_position_embeddings", 0))  # as the engine did
     differences = []
     for prompt, answer, signal in rows:
         ids = torch.from_numpy(np.concatenate([prompt, answer]).astype(np.int64)).unsqueeze(0)
+        stored = torch.from_numpy(signal.ids.astype(np.int64))
         with torch.inference_mode():
-            logits = model(input_ids=ids, logits_to_keep=len(answer) + 1, use_cache=False).logits[0, :-1].float()
-        again = logits.log_softmax(1).gather(1, torch.from_numpy(signal.ids.astype(np.int64))).numpy()
+            hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0, len(prompt) - 1 : -1]
+            again = torch.cat([
+                adjust(head(hidden[piece])).float().log_softmax(1).gather(1, stored[piece])
+                for piece in pieces(len(hidden), vocabulary, piece_bytes)
+            ]).numpy()
         counted = np.maximum(again, signal.logprobs) > LEAST_LOGPROB
         differences.append(np.abs(again - signal.logprobs)[counted])
     return float(np.concatenate(differences).mean())
@@ -103,6 +124,11 @@ def first_loss(engine: Engine, student: Student, blocks: Blocks, spec: TrainSpec
     exact = engine.validate(examples, tokens * workers)
     student.exact = False
     fast = engine.validate([packed], tokens * workers)
+    if not math.isfinite(fast) or not math.isfinite(exact):
+        raise StageError(
+            f"train: the loss of the first {tokens} targets is {fast:.6g}, and {exact:.6g} in float64: the student's weights, or the"
+            " stored signal, hold what is no number; check train.student and its dtype, or try train.precision: fp32"
+        )
     error = abs(fast - exact) / max(abs(exact), 1e-3)  # near 0, where student and teacher agree, the difference itself counts
     if not error <= spec.gates.max_loss_error:
         raise StageError(

@@ -74,7 +74,7 @@ class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, scale: torch.Tensor, _: torch.Tensor) -> tuple[Any, ...]:
         grads, ctx.grads = ctx.grads, None  # in place: a second copy of the head's gradient would be the largest tensor here
-        return (*(None if grad is None else grad.mul_(scale.to(grad.dtype)) for grad in grads), None, None, None)
+        return (*(None if grad is None else grad.mul_(scale) for grad in grads), None, None, None)
 
 
 def _piece(logits: torch.Tensor, loss: PieceLoss, piece: slice, learns: bool) -> tuple[torch.Tensor | None, torch.Tensor]:

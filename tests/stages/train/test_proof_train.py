@@ -128,6 +128,7 @@ def test_ten_kills_change_no_bit_and_each_example_is_seen_once_per_epoch(
     draw = random.Random(seed + 1)
     for step, kind in outside:
         job.wait_for(step, driver)
+        time.sleep(draw.uniform(0, 0.3))  # at the start of a step, in its passes or its optimizer, or between two
         if kind == "worker":
             job.kill_worker(draw.randint(0, 1))
         else:

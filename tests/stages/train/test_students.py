@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from forked_workers import run_forked
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch_engine import GENERATE, TorchEngine, run_in_process
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
@@ -27,6 +28,7 @@ from engine.progress import Context
 from engine.records import Example
 from engine.spec import GenerateSpec, TrainSpec
 from engine.stages import train
+from engine.stages.train.metrics import load_metrics
 from engine.stages.train.student import Student
 
 SHAPE = {
@@ -102,8 +104,8 @@ def trained(
         tokenizer.save_pretrained(folder)
         return folder
 
-    def train_it(name: str, method: str) -> Trained:
-        here = tmp_path / f"{name} by {method}"
+    def train_it(name: str, method: str, deepspeed: bool = False) -> Trained:
+        here = tmp_path / f"{name} by {method}{' in DeepSpeed' if deepspeed else ''}"
         source, out, settings = save(here / "student", STUDENTS[name][0], **STUDENTS[name][1]), here / "out", METHODS[method]
         out.mkdir()
         if "hidden" in settings:
@@ -123,10 +125,11 @@ def trained(
         else:
             curated = write_curated(name, top_k=8 if "lora" in settings else 0)
         train.run(
-            TrainSpec(**spec.model_dump(exclude_unset=True) | changes | settings), {"curate": curated}, out, ctx, generate,
-            launch=run_in_process, build_engine=build,
+            TrainSpec(**spec.model_dump(exclude_unset=True) | changes | settings | ({"workers": 2, "batch_size": 1} if deepspeed else {})),
+            {"curate": curated}, out, ctx, generate,
+            **({"launch": run_forked} if deepspeed else {"launch": run_in_process, "build_engine": build}),
         )
-        return source, out / "student", students[0]
+        return source, out / "student", students[0] if students else None
 
     return train_it
 
@@ -148,6 +151,17 @@ def test_the_exported_student_has_the_logits_of_the_trained_one(name: str, metho
     assert (logits_of(exported) - logits_of(AutoModelForCausalLM.from_pretrained(source))).abs().max() > 0.05  # training moved it
     assert json.loads((folder / "config.json").read_text()) == json.loads((source / "config.json").read_text())
     assert AutoTokenizer.from_pretrained(folder).chat_template
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "method"), [pair for pair in TRIED if pair[1] != "sft"])
+def test_two_workers_in_deepspeed_export_what_plain_torch_does(name: str, method: str, trained: Callable[..., Trained]) -> None:
+    (_, plain, _), (_, sharded, _) = trained(name, method), trained(name, method, deepspeed=True)
+    torch.testing.assert_close(
+        *(logits_of(AutoModelForCausalLM.from_pretrained(folder)) for folder in (sharded, plain)), rtol=1e-2, atol=1e-2
+    )
+    losses = [[line["loss"] for line in load_metrics(folder.parent / "metrics.jsonl") if "loss" in line] for folder in (sharded, plain)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 @pytest.mark.proof

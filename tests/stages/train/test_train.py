@@ -68,7 +68,7 @@ def test_a_resume_ends_with_the_same_weights(
 ) -> None:
     curated = write_curated()
     run_here(spec, curated, tmp_path / "whole", ctx)
-    # Two workers at the first start fix the global batch; the resume has one, with other micro-batches.
+    # The first start fixes the global batch; the resume has other micro-batches.
     broken = tmp_path / "broken"
     run_here(spec, curated, broken, ctx)
     newest = max((broken / "checkpoints").iterdir())
