@@ -137,7 +137,7 @@ def serve(faults: Faults = Faults(), answer: Answer = answer) -> Iterator[Api]:
             if len(api.statuses(-2)) % 2:
                 return Response(whole[: len(whole) // 2], media_type="application/json")
             return StreamingResponse(_dropped(whole), media_type="application/json", headers={"Content-Length": str(len(whole))})
-        return JSONResponse(content, status)
+        return Response(json.dumps(content), status, media_type="application/json")  # escaped: half a surrogate pair may pass
 
     paths = ("/v1/chat/completions", "/v1/messages", "/openai/deployments/{name}/chat/completions")
     routes = [Route(path, ask, methods=["POST"]) for path in paths] + [Route(path, models) for path in ("/v1/models", "/openai/models")]

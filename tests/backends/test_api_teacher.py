@@ -419,9 +419,9 @@ def test_half_a_character_is_replaced(teacher):
 
 @both_protocols
 def test_tries_that_may_have_been_charged_are_counted(teacher, kind):
-    with misbehaving_api.serve(Faults(cut=0.5, busy=0.2, error=0.1, retry_after="0.01")) as api:
-        answers = ask_all(teacher(kind, api.url, attempts=50), 30)
-    assert sum(answer.lost_tries for answer in answers) == len(api.statuses(-2)) > 5
+    with misbehaving_api.serve(Faults(cut=0.3, error=0.1)) as api:
+        answers = ask_all(teacher(kind, api.url, attempts=50), 12)
+    assert sum(answer.lost_tries for answer in answers) == len(api.statuses(-2)) > 1
 
 
 def fails(engine, prompt):

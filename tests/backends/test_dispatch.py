@@ -254,18 +254,18 @@ def test_every_teacher_that_failed_is_named(answer):
 
 @pytest.mark.parametrize("usage", [True, False])
 def test_what_an_api_charged_without_an_answer_counts_as_the_most_it_can(answer, monkeypatch, tmp_path, usage):
-    """Half of the answers come cut: they were paid for. Without token counts every answer costs the most that it can."""
+    """A third of the answers come cut: they were paid for. Without token counts every answer costs the most that it can."""
     monkeypatch.setenv("DISTILL_TEST_API_KEY", misbehaving_api.KEY)
 
     def reply(path, body):
         status, content = misbehaving_api.answer(path, body)
         return status, content if usage else {key: value for key, value in content.items() if key != "usage"}
 
-    with misbehaving_api.serve(misbehaving_api.Faults(cut=0.5), reply) as api:
+    with misbehaving_api.serve(misbehaving_api.Faults(cut=0.3), reply) as api:
         teacher = {"name": "api", "kind": "openai", "model": "m", "base_url": f"{api.url}/v1", "api_key_env": "DISTILL_TEST_API_KEY"}
         limits = {"sampling": {"max_tokens": 10}, "max_attempts": 20}
-        counts, rows = answer(teacher | {"prices": {"input": 0.0, "output": 1e6}}, count=20, **limits)
+        counts, rows = answer(teacher | {"prices": {"input": 0.0, "output": 1e6}}, count=12, **limits)
         cut = len(api.statuses(-2))
-    assert cut > 5
-    assert len(rows) == 28
-    assert counts.info["cost_usd"] == 10 * cut + (4 if usage else 10) * 28
+    assert cut > 1
+    assert len(rows) == 20
+    assert counts.info["cost_usd"] == 10 * cut + (4 if usage else 10) * 20
