@@ -67,16 +67,20 @@ class _Board:
             return "its process died while the engine started; its last lines are in the log above, or in Ray's log of that process"
         if barren >= BARREN_DEATHS:
             return f"its process died {barren} times without finishing a row"
-        lives[pid] = {"node": node, "figures": None, "heard": time.monotonic(), "alive": True}
+        lives[pid] = {"node": node, "figures": None, "built": False, "heard": time.monotonic(), "alive": True}
         for other, life in lives.items():
             life["alive"] = other == pid
         return None
+
+    def built(self, actor: str, pid: int) -> None:
+        """A replica waits for its first shard; it says nothing before."""
+        self._said[actor][pid]["built"] = True
 
     def tell(self, actor: str, pid: int, figures: Figures) -> None:
         self._said[actor][pid] |= {"figures": figures, "heard": time.monotonic()}
 
     def read(self) -> list[dict[str, Any]]:
-        """Every life of every replica: pid, node, figures, seconds since it was heard, whether it is its actor's last."""
+        """Every life of every replica: pid, node, figures, built, seconds since it was heard, and whether it is its actor's last."""
         now = time.monotonic()
         return [
             {"pid": pid, **life, "silent_s": now - life["heard"]} for lives in self._said.values() for pid, life in lives.items()
@@ -95,6 +99,7 @@ class _Replica:
         if problem := ray.get(board.begin.remote(*self._me, context.get_node_id())):
             raise StageError(problem)
         self._work = build()
+        board.built.remote(*self._me)
         self._beat: asyncio.Task[None] | None = None
 
     async def __call__(self, batch: dict[str, Any]) -> AsyncIterator[dict[str, list[Any]]]:
@@ -217,7 +222,8 @@ def _watched(board: Any, silent_s: float, start_s: float, on_figures: Callable[[
     def look() -> None:
         lives = ray.get(board.read.remote(), timeout=30)
         for life in lives:
-            if life["alive"] and life["silent_s"] > (start_s if life["figures"] is None else silent_s):
+            waits = life["built"] and life["figures"] is None
+            if life["alive"] and not waits and life["silent_s"] > (silent_s if life["built"] else start_s):
                 _log.warning("replica with pid %d said nothing for %.0f s: it is ended and replaced", life["pid"], life["silent_s"])
                 there = NodeAffinitySchedulingStrategy(life["node"], soft=False)
                 # Not waited for: where the node left too this never runs, and the others are watched all the same.

@@ -188,7 +188,7 @@ def test_fewer_ids_than_k_are_refused(teacher):
 def test_every_prompt_is_answered_by_an_api_that_misbehaves_in_a_third_of_its_calls(teacher, kind):
     prompts, faults = 120, Faults(busy=0.30, error=0.05, hang=0.01, cut=0.005, retry_after="0.02", seed=5)
     with misbehaving_api.serve(faults) as api:
-        engine = teacher(kind, api.url, timeout_s=0.8, concurrency=16)
+        engine = teacher(kind, api.url, timeout_s=2.0, concurrency=16)
         answers = ask_all(engine, prompts)
     assert [getattr(answer, "text", answer) for answer in answers] == [f"echo: prompt {number}" for number in range(prompts)]
     assert len(api.statuses(200)) == prompts

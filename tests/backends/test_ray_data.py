@@ -130,8 +130,8 @@ def test_neither_a_node_that_left_nor_a_full_disk_ends_the_watch_over_the_other_
     figures = []
     ray.get([
         board.begin.remote("gone", 2**22 + 1, "a" * 56), board.tell.remote("gone", 2**22 + 1, {"rows": 5, "committed": 3, "rows_ok": 3}),
-        board.begin.remote("here", sleeper.pid, ray.get_runtime_context().get_node_id()),
-        board.tell.remote("here", sleeper.pid, {"rows": 1}),
+        board.begin.remote("here", sleeper.pid, ray.get_runtime_context().get_node_id()), board.built.remote("here", sleeper.pid),
+        board.tell.remote("here", sleeper.pid, {"rows": 1}), board.built.remote("gone", 2**22 + 1),
     ])
     try:
         with ray_data._watched(board, 2.0, 600.0, heard):
@@ -146,16 +146,22 @@ def test_neither_a_node_that_left_nor_a_full_disk_ends_the_watch_over_the_other_
     assert figures[-1] == {"rows": 3, "rows_ok": 3}, "of a replica that is gone only what it had committed counts"
 
 
-def test_a_replica_that_hangs_while_it_starts_is_ended(ray_cluster):
-    board = ray.remote(num_cpus=0)(ray_data._Board).remote()
-    sleeper = subprocess.Popen(["sleep", "600"])
-    ray.get(board.begin.remote("starting", sleeper.pid, ray.get_runtime_context().get_node_id()))
+def test_a_replica_that_hangs_while_it_starts_is_ended_and_one_that_waits_for_a_shard_is_not(ray_cluster):
+    board, here = ray.remote(num_cpus=0)(ray_data._Board).remote(), ray.get_runtime_context().get_node_id()
+    starting, waiting = (subprocess.Popen(["sleep", "600"]) for _ in range(2))
+    ray.get([
+        board.begin.remote("waiting", waiting.pid, here), board.built.remote("waiting", waiting.pid),
+        board.begin.remote("starting", starting.pid, here),
+    ])
     try:
-        with ray_data._watched(board, 600.0, 2.0, lambda said: None):
-            assert sleeper.wait(60) == -signal.SIGKILL
+        with ray_data._watched(board, 2.0, 2.0, lambda said: None):
+            assert starting.wait(60) == -signal.SIGKILL
+            time.sleep(2)
+            assert waiting.poll() is None
     finally:
-        sleeper.kill()
-        sleeper.wait()
+        for sleeper in (starting, waiting):
+            sleeper.kill()
+            sleeper.wait()
 
 
 @pytest.mark.parametrize(("knob", "message"), [
