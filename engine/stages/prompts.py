@@ -113,22 +113,25 @@ def head_problems(spec: PromptsSpec) -> list[str]:
 class Seen(NamedTuple):
     """What is remembered of a row: enough to compare it with a later one."""
 
-    sha256: str
+    sha256: bytes
     reference: int  # hash
     split: str
-    place: str
+    file: int  # number in Ledger
+    line: int
 
 
 class Ledger:
     """What was read so far: finds repeated prompts and rows that contradict each other.
 
-    It is a table of SQLite, which beyond a cache lies on disk: in dicts, ten million prompts take 4 GB of the driver.
+    It is a table of SQLite, which beyond a cache lies on disk: in dicts, ten million prompts take 4 GB of the driver. Rows are
+    small, because what does not fit the cache costs time.
     """
 
     def __init__(self, spec: PromptsSpec) -> None:
         self._spec = spec
+        self._files: dict[Path, int] = {}
         self._seen = sqlite3.connect("", isolation_level=None)  # "": a temporary file that goes with the connection
-        columns = "sha256 TEXT, reference INTEGER, split TEXT, place TEXT"
+        columns = "sha256 BLOB, reference INTEGER, split TEXT, file INTEGER, line INTEGER"
         self._seen.executescript(
             "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -32768;"  # nobody reads it after a crash
             f"CREATE TABLE prompts (id INTEGER PRIMARY KEY, {columns});"
@@ -137,18 +140,19 @@ class Ledger:
 
     def reason_to_drop(self, prompt: Prompt, path: Path, line: int) -> str | None:
         """None for a new prompt. InputError where this row contradicts an earlier one."""
-        mine = Seen(prompt.prompt_sha256, hash(prompt.reference), prompt.split, f"{path}:{line}")
+        file = self._files.setdefault(path, len(self._files))
+        mine = Seen(bytes.fromhex(prompt.prompt_sha256), hash(prompt.reference), prompt.split, file, line)
         if column := self._spec.fields.id:
             first = self._first("source_ids", f"{prompt.split} {prompt.source_id}", mine)
             if first[:2] != mine[:2]:
                 raise InputError(
-                    f"{first.place} and {mine.place}: a duplicate id with other content ({column}={prompt.source_id!r});"
+                    f"{self._places(first, mine)}: a duplicate id with other content ({column}={prompt.source_id!r});"
                     " make the ids unique, or leave prompts.fields.id out"
                 )
         first = self._first("prompts", prompt.prompt_id, mine)
         if first is mine:
             return None
-        places = f"{first.place} and {mine.place}"
+        places = self._places(first, mine)
         if first.sha256 != mine.sha256:
             raise InputError(f"{places}: two prompts share the 63-bit id {prompt.prompt_id}; change one of them by a space")
         if first.reference != mine.reference and self._spec.on_conflict == "error":
@@ -159,9 +163,13 @@ class Ledger:
 
     def _first(self, table: str, key: int | str, mine: Seen) -> Seen:
         """The first row of that key, which is `mine` if there was none."""
-        if self._seen.execute(f"INSERT OR IGNORE INTO {table} VALUES (?, ?, ?, ?, ?)", (key, *mine)).rowcount:
+        if self._seen.execute(f"INSERT OR IGNORE INTO {table} VALUES (?, ?, ?, ?, ?, ?)", (key, *mine)).rowcount:
             return mine
-        return Seen(*self._seen.execute(f"SELECT sha256, reference, split, place FROM {table} WHERE id = ?", (key,)).fetchone())
+        return Seen(*self._seen.execute(f"SELECT sha256, reference, split, file, line FROM {table} WHERE id = ?", (key,)).fetchone())
+
+    def _places(self, *rows: Seen) -> str:
+        files = list(self._files)
+        return " and ".join(f"{files[row.file]}:{row.line}" for row in rows)
 
 
 def _write_shard(prompts: list[Prompt], out: Path, files: dict[str, int]) -> None:
