@@ -132,7 +132,7 @@ VARIANTS = {
     "wrapped": lambda work, examples, micro: sft(work, examples, micro, "wrapped"),
     "grouped": lambda work, examples, micro: sft(work, examples, micro, None, train_sampling_strategy="group_by_length"),
     "distillation": distillation,
-    "rollouts": lambda work, examples, micro: distillation(work, examples[: 8 * micro], micro, rollouts=True),
+    "rollouts": lambda work, examples, micro: distillation(work, examples[: 11 * micro], micro, rollouts=True),
     "gkd": gkd,
 }
 
