@@ -23,17 +23,16 @@ import pyarrow as pa
 
 from engine.errors import StageError
 from engine.records import STATUSES, parquet_bytes, read_tables
-from engine.rundir import publish_durable, write_atomic, write_durable
+from engine.rundir import publish_durable, write_atomic
 from engine.storage import Folder
 
 Key = tuple[int, int]  # prompt_id, sample_index
 _CODES = {status: code for code, status in enumerate(STATUSES)}
 _ERROR = _CODES["error"]
-_OF_RECORD = {  # field of a record -> column of its part
-    "prompt_id": "prompt_id", "sample_index": "sample_index", "status": "status", "tokens_in": "prompt_tokens",
-    "tokens_out": "completion_tokens",
+_COLUMNS = {  # field of a record: column of its part, and type in memory
+    "prompt_id": ("prompt_id", np.int64), "sample_index": ("sample_index", np.int32), "status": ("status", np.int8),
+    "tokens_in": ("prompt_tokens", np.int32), "tokens_out": ("completion_tokens", np.int32),
 }
-_COLUMNS = {"prompt_id": np.int64, "sample_index": np.int32, "status": np.int8, "tokens_in": np.int32, "tokens_out": np.int32}
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def _load_record(path: Folder) -> Record:
     record = _load_json(path)
     try:
         record["status"] = [_CODES[status] for status in record["status"]]
-        columns = {name: np.array(record[name], dtype) for name, dtype in _COLUMNS.items()}  # a million rows as lists: 200 MB
+        columns = {name: np.array(record[name], dtype) for name, (_, dtype) in _COLUMNS.items()}  # a million rows as lists: 200 MB
         return Record(name=path.name, **record | columns)
     except (TypeError, ValueError, LookupError, OverflowError) as error:
         raise StageError(f"commit record {path} is damaged ({error}); delete it to have its rows made again") from error
@@ -234,17 +233,17 @@ def take_over(folder: Folder, epoch: int, shard: str, teacher: str, prompt_ids: 
 class PartWriter:
     """Collects finished answers of one replica and commits them: at `max_rows`, `max_bytes` or `max_seconds`, or when asked to.
 
-    `finish` turns collected items into a table of Completions in bulk (decoding is cheaper that way), `lost_usd` tells the
-    dollars lost since it was last asked; `on_step` is told where in a commit the writer is, for fault tests.
+    `finish` turns collected items into a table of Completions in bulk (decoding is cheaper that way), `lost_usd` sums what
+    their lost tries may have cost; `on_step` is told where in a commit the writer is, for fault tests.
     """
 
     def __init__(
         self, folder: Folder, epoch: int, teacher: str, finish: Callable[[Sequence[Any]], pa.Table], *,
-        max_rows: int, max_seconds: float, max_bytes: int = 128_000_000, lost_usd: Callable[[], float] = lambda: 0.0,
+        max_rows: int, max_seconds: float, max_bytes: int = 128_000_000, lost_usd: Callable[[Sequence[Any]], float] = lambda items: 0.0,
         on_step: Callable[[str, Folder, pa.Buffer], None] = lambda step, path, data: None,
     ) -> None:
         self._folder, self._epoch, self._teacher = folder, epoch, teacher
-        self._finish, self._on_step, self._take_lost_usd = finish, on_step, lost_usd
+        self._finish, self._lost_usd, self._on_step = finish, lost_usd, on_step
         self._max_rows, self._max_seconds, self._max_bytes = max_rows, max_seconds, max_bytes
         self._items: list[Any] = []
         self._size_bytes = 0
@@ -300,16 +299,16 @@ class PartWriter:
         # Time first, so that names sort by it; random last, so that no two attempts share a name.
         unique = f"{self._epoch:05d}-{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
         file = f"data/part-{unique}.parquet"
-        data, lost_usd = parquet_bytes(table), self._take_lost_usd()
+        data, lost_usd = parquet_bytes(table), self._lost_usd(items)
         record = {
             "file": file, "epoch": self._epoch, "teacher": self._teacher, "size_bytes": len(data),
             "sha256": hashlib.sha256(data).hexdigest(),
-            **{name: table[column].to_pylist() for name, column in _OF_RECORD.items()},
+            **{name: table[column].to_pylist() for name, (column, _) in _COLUMNS.items()},
         } | ({"lost_usd": lost_usd} if lost_usd else {})
         path = self._folder / file
         for step in ("before_part", "mid_part"):
             self._on_step(step, path, data)
-        write_durable(path, data)
+        publish_durable(path, data)
         self._on_step("before_record", path, data)
         write_atomic(self._folder / "commits" / f"record-{unique}.json", json.dumps(record))
         self._on_step("after_record", path, data)

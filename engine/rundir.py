@@ -101,18 +101,6 @@ def publish_durable(path: Folder, data: bytes | memoryview) -> None:
         raise
 
 
-def write_durable(path: Folder, data: bytes | memoryview) -> None:
-    """Write a file that no record names yet: flushed to the disk with its folder's entry, one object in a store."""
-    if isinstance(path, StorePath):
-        path.write_bytes(data)
-        return
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    _sync_entry(path)
-
-
 def _sync_entry(path: Path) -> None:
     """After a power cut the name is there, not only the bytes."""
     folder = os.open(path.parent, os.O_RDONLY)

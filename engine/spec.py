@@ -258,7 +258,7 @@ class GenerateSpec(Block):
     part_seconds: float = placement(60, gt=0)
     """Age after which a part is closed and committed."""
     start_timeout_s: float = placement(7200, gt=0)
-    """Longest start of a replica in seconds; one that hangs longer ends the stage."""
+    """Longest start of a replica in seconds; one that hangs longer is ended, and the stage with it where no replica has started."""
     request_timeout_s: float = placement(600, gt=0)
     """Deadline of one answer in seconds (of one try, for an API); past it the row is `error` and the next run tries again."""
     max_attempts: int = placement(5, ge=1)

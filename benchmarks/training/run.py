@@ -24,18 +24,13 @@ WARMUP = 6  # steps; Ray's helpers start beside the first ones
 OURS = {"ours_sft": "sft", "ours_kd_teacher": "kd_teacher", "ours_kd_stored": "kd_stored"}
 PACKED = task.STEP_TOKENS // task.SEQUENCE
 THEIRS = {
-    "sft": [("unpacked", None), ("bfd", PACKED), ("bfd_split", PACKED)],
-    "sft_tuned": [("unpacked", 1), ("grouped", None), ("bfd", 1)],
-    "sft_other": [("wrapped", PACKED), ("wrapped", 4)],  # trains something else: shown
+    "sft": [("unpacked", None), ("bfd", PACKED), ("bfd_split", PACKED), ("wrapped", PACKED)],
+    "sft_tuned": [("unpacked", 1), ("grouped", None), ("bfd", 1), ("wrapped", 4)],
     "kd": [("distillation", None), ("gkd", None)],
     "kd_tuned": [("distillation", 1), ("gkd", 1)],
     "rollouts": [("rollouts", None)],  # shown, compared with nothing
 }
-KINDS = {
-    kind: {variant for group, found in THEIRS.items() if group.startswith(kind) for variant, _ in found}
-    for kind in ("sft", "kd", "rollouts")
-}
-LEAST = {"sft_other": 0.0}  # of every other group 1.5
+LEAST = 1.5
 
 
 def environment(folder: Path) -> Path:
@@ -67,18 +62,6 @@ def measure(python: str, script: str, variant: str, micro: int, work: Path) -> d
     return json.loads((work / "result.json").read_text())
 
 
-def is_beaten(name: str, speeds: dict[str, list[float]]) -> bool:
-    """Whether one measurement of a variant of TRL's is enough: less than half as fast as its kind's fastest, or compared with nothing."""
-    def variant(name: str) -> str:
-        return name.removeprefix("trl_").rpartition("_")[0]
-
-    if not name.startswith("trl_"):
-        return False
-    (kind,) = (variants for variants in KINDS.values() if variant(name) in variants)
-    fastest = max(found[0] for other, found in speeds.items() if other.startswith("trl_") and variant(other) in kind)
-    return kind == KINDS["rollouts"] or speeds[name][0] < fastest / 2
-
-
 def main() -> int:
     """Exit 1 if a ratio misses its bound."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -98,17 +81,21 @@ def main() -> int:
         (work / "task.json").write_text(json.dumps({"threads": os.cpu_count(), "warmup": WARMUP}))
         whole = task.examples_per_step(json.loads((work / "examples.json").read_text()))
         kinds = {group.partition("_")[0] for group in options.groups}
-        runs = [(name, sys.executable, "ours.py", variant, options.micro) for name, variant in OURS.items() if name.split("_")[1] in kinds]
+        runs = [
+            ("", name, sys.executable, "ours.py", variant, options.micro) for name, variant in OURS.items() if name.split("_")[1] in kinds
+        ]
         runs += [
-            (f"trl_{variant}_{micro or whole}", trl, "trl_side.py", variant, micro or whole)
+            (group.partition("_")[0], f"trl_{variant}_{micro or whole}", trl, "trl_side.py", variant, micro or whole)
             for group in options.groups for variant, micro in THEIRS[group]
         ]
+        fastest: dict[str, float] = defaultdict(float)  # by kind, so far
         for repeat in range(options.repeats):
-            for name, *run in runs:
-                if repeat and is_beaten(name, speeds):
-                    continue
+            for kind, name, *run in runs:
+                if repeat and kind and (kind == "rollouts" or speeds[name][0] < fastest[kind] / 2):
+                    continue  # it is compared with nothing, or cannot become the fastest
                 facts[name] = measure(*run, work)
                 speeds[name].append(round(facts[name].pop("tokens_per_second"), 1))
+                fastest[kind] = max(fastest[kind], speeds[name][0])
                 print(f"{name:<24} {speeds[name][-1]:>8,.0f} tok/s", flush=True)
     medians = {name: statistics.median(found) for name, found in speeds.items()}
     ratios = {}
@@ -116,8 +103,9 @@ def main() -> int:
         kind = group.partition("_")[0]
         best = max((f"trl_{variant}_{micro or whole}" for variant, micro in THEIRS[group]), key=medians.get)
         for name in (name for name in OURS if name.split("_")[1] == kind):
-            label = f"{name}_to_{best}{'_tuned' if group.endswith('tuned') else ''}"
-            ratios[label] = bounded(round(medians[name] / medians[best], 3), ">=", LEAST.get(group, 1.5))
+            ratios[f"{name}_to_{best}{'_tuned' if group.endswith('tuned') else ''}"] = bounded(
+                round(medians[name] / medians[best], 3), ">=", LEAST
+            )
     return write_result(options.json, ratios, tokens_per_second=speeds, facts=facts, trl=TRL, examples=options.examples)
 
 

@@ -129,7 +129,7 @@ class _Pending:
     generation: Generation | None = None
     status: str | None = None
     error: str | None = None
-    lost_tries: int = 0
+    lost_usd: float = 0.0  # what its tries that came to nothing may have cost
 
     @property
     def key(self) -> parts.Key:
@@ -197,7 +197,7 @@ class Answerer:
         } | engine.metadata
         self._writer = parts.PartWriter(
             job.folder, job.epoch, job.teacher.name, self._finish, max_rows=job.spec.part_rows, max_seconds=job.spec.part_seconds,
-            lost_usd=self._take_lost_usd, on_step=getattr(engine, "on_step", lambda *_: None),
+            lost_usd=lambda items: sum(item.lost_usd for item in items), on_step=getattr(engine, "on_step", lambda *_: None),
         )
         self._schema = completion_schema(capture.dtype)
         # All at once they would fill the threads, and the first rows, ready, would wait for a thread until the last are.
@@ -206,7 +206,6 @@ class Answerer:
         self._room = Room(job.rows_in_flight)
         # Read here and not taken from the job: a replica before this one may have spent some since.
         self._budget = Budget(job.teacher.prices, job.spec.max_cost_usd, spent_usd(job.spec, job.folder))
-        self._lost_usd = 0.0  # not in a record yet
         self._asking, self._ending = 0, None  # requests that the engine has; the error for which nothing more is asked
         self._counts: Counter[str] = Counter()
         self._background: asyncio.Task[None] | None = None
@@ -339,22 +338,21 @@ class Answerer:
                 return request
             self._asking += 1
             try:
-                finished = await self._ask_engine(request, sampling)
+                finished = await self._ask_engine(request, sampling, reserved)
             except EngineError as error:
                 self._ending, finished = error, request
             finally:
                 self._asking -= 1
-            lost_usd = reserved * finished.lost_tries
-            self._lost_usd += lost_usd
-            await self._budget.settle(reserved, *self._tokens(finished), lost_usd)
+            await self._budget.settle(reserved, *self._tokens(finished), finished.lost_usd)
             return finished
 
-    async def _ask_engine(self, request: _Pending, sampling: Sampling) -> _Pending:
+    async def _ask_engine(self, request: _Pending, sampling: Sampling, most_usd: float) -> _Pending:
+        """A try that came to nothing, and an answer without token counts, count as the most that they can cost."""
         deadline_s = self._job.spec.request_timeout_s if self._engine.max_model_len is not None else None
         try:
             generation = await asyncio.wait_for(self._engine.generate(request.prompt, sampling), deadline_s)
-            untold = self._engine.max_model_len is None and generation.prompt_tokens is None  # then it counts as the most it can cost
-            return replace(request, generation=generation, lost_tries=generation.lost_tries + untold)
+            untold = self._engine.max_model_len is None and generation.prompt_tokens is None
+            return replace(request, generation=generation, lost_usd=most_usd * (generation.lost_tries + untold))
         except EngineError:
             raise
         except PromptTooLong as error:
@@ -363,8 +361,8 @@ class Answerer:
             self._leave_if_stuck()
             return replace(request, status="error", error=f"no answer within {self._job.spec.request_timeout_s:g} s")
         except Exception as error:  # noqa: BLE001 - one request's failure is a row status, counted and shown
-            lost = getattr(error, "lost_tries", 0)
-            return replace(request, status="error", error=f"{type(error).__name__}: {error}"[:500], lost_tries=lost)
+            lost_usd = most_usd * getattr(error, "lost_tries", 0)
+            return replace(request, status="error", error=f"{type(error).__name__}: {error}"[:500], lost_usd=lost_usd)
 
     def _leave_if_stuck(self) -> None:
         """A slow answer is one row's affair; an engine that took no step for half of a deadline is replaced.
@@ -373,10 +371,6 @@ class Answerer:
         """
         if (silent_s := getattr(self._engine, "silent_s", lambda: 0.0)()) >= self._job.spec.request_timeout_s / 2:
             leave(f"the engine took no step for {silent_s:.0f} s")
-
-    def _take_lost_usd(self) -> float:
-        lost_usd, self._lost_usd = self._lost_usd, 0.0
-        return lost_usd
 
     def _tokens(self, item: _Pending) -> tuple[int, int]:
         """Tokens in and out."""

@@ -101,8 +101,7 @@ class Gate(httpx2.AsyncClient):
         try:
             async with asyncio.timeout(self._timeout_s):
                 response = await super().send(request, **options)
-            lost = response.is_success
-            body = response.json() if lost else {}
+            body = response.json() if response.is_success else {}
             if not body.get("error"):
                 usage = body.get("usage") or {}
                 return response, usage.get("total_tokens") or usage.get("input_tokens", 0) + usage.get("output_tokens", 0)
