@@ -122,8 +122,8 @@ def _vocabulary(model: str) -> Any:
 def _training_problems(job: JobSpec) -> Iterator[str]:
     """Settings that need a package, a GPU or data that are not there, and folders that each node would understand otherwise."""
     train = job.train
-    if train.attention == "flash_attention_2" and job.device == "cpu":
-        yield "train.attention=flash_attention_2 wants GPUs; set attention: sdpa, or device: gpu"
+    if train.attention in ("flash_attention_2", "flex_attention") and job.device == "cpu":
+        yield f"train.attention={train.attention} wants GPUs; set attention: sdpa, or device: gpu"
     wanted = {f"train.trackers: {name}": name for name in train.trackers}
     wanted |= {"train.attention=flash_attention_2": "flash_attn"} if train.attention == "flash_attention_2" and job.device == "gpu" else {}
     wanted |= {"train.lora.quantize=nf4": "bitsandbytes"} if train.lora and train.lora.quantize == "nf4" else {}
@@ -139,7 +139,7 @@ def _training_problems(job: JobSpec) -> Iterator[str]:
 
 
 def _deepspeed_problems(job: JobSpec) -> Iterator[str]:
-    """The free `deepspeed` map may not contradict the block, nor name what DeepSpeed would ignore without a word."""
+    """The free `deepspeed` map may not contradict the block, nor name a setting that DeepSpeed would ignore without a word."""
     given = job.train.deepspeed
     flat = {key: value for key, value in given.items() if key != "zero_optimization"}
     zero = given.get("zero_optimization", {})
@@ -150,6 +150,8 @@ def _deepspeed_problems(job: JobSpec) -> Iterator[str]:
     for name, value in places.items():
         if not isinstance(value, dict):
             yield f"train.deepspeed.zero_optimization.{name}={value}; give a map, such as {{buffer_count: 5}}, and {_OFFLOAD}"
+        elif job.train.offload == "none" and not {"device", "nvme_path"} & value.keys():
+            yield f"train.deepspeed.zero_optimization.{name} tunes an offload that the job does not ask for; {_OFFLOAD}"
     offload = [f"{name}.{key}" for name, value in places.items() if isinstance(value, dict) for key in value]
     for key in [*flat, *(f"zero_optimization.{name}" for name in [*zero, *offload])]:
         if reason := DEEPSPEED_DECIDED.get(key):
@@ -185,7 +187,8 @@ DEEPSPEED_DECIDED = {
                     "set train.global_batch, or batch_size and accumulation"),
     "train_micro_batch_size_per_gpu": "set train.batch_size",
     **dict.fromkeys(("bf16", "fp16", "torch_autocast", "data_types"), "set train.precision"),
-    "gradient_allreduce_op": "losses are averaged over the target tokens of the global batch",
+    **dict.fromkeys(("gradient_allreduce_op", "gradient_predivide_factor", "prescale_gradients"),
+                    "losses are averaged over the target tokens of the global batch"),
     "activation_checkpointing": "set train.gradient_checkpointing", "elasticity": "set train.elastic",
     "checkpoint": "set train.checkpoint_steps and keep_checkpoints", "tensorboard": "set train.trackers", "wandb": "set train.trackers",
     "steps_per_print": "progress and metrics.jsonl have every step", "zero_optimization.stage": "set train.zero_stage",
@@ -194,9 +197,8 @@ DEEPSPEED_DECIDED = {
     **dict.fromkeys(("zero_optimization.cpu_offload", "zero_optimization.cpu_offload_param"), _OFFLOAD),
 }
 DEEPSPEED_FREE = (
-    "aio", "comms_logger", "communication_data_type", "compile", "disable_allgather", "dump_state", "flops_profiler",
-    "gradient_predivide_factor", "memory_breakdown", "prescale_gradients", "seq_parallel_communication_data_type", "timers",
-    "wall_clock_breakdown", "zero_optimization",
+    "aio", "comms_logger", "communication_data_type", "dump_state", "flops_profiler", "memory_breakdown", "timers", "wall_clock_breakdown",
+    "zero_optimization",
 )
 
 

@@ -320,6 +320,11 @@ def derive_seed(*parts: Any) -> int:
     return int.from_bytes(hashlib.sha256(canonical_json(list(parts)).encode()).digest()[:4], "big") >> 1
 
 
+def bare_prompt(messages: Messages) -> str:
+    """What a model without a chat template is asked."""
+    return "\n".join(message["content"] for message in messages)
+
+
 def tokenizer_fingerprint(vocabulary: Mapping[str, int]) -> str:
     """sha256 (hex) of the token -> id map: equal where token ids mean the same."""
     return hashlib.sha256(canonical_json(sorted(vocabulary.items())).encode()).hexdigest()

@@ -292,8 +292,9 @@ def test_a_package_that_is_not_installed_is_found(place, train, package, what, m
 
 
 def test_flash_attention_wants_gpus(place):
-    found = the_problem(a_job(place, train={"attention": "flash_attention_2"}, device="cpu"))
-    assert found == "train.attention=flash_attention_2 wants GPUs; set attention: sdpa, or device: gpu"
+    for attention in ("flash_attention_2", "flex_attention"):
+        found = the_problem(a_job(place, train={"attention": attention}, device="cpu"))
+        assert found == f"train.attention={attention} wants GPUs; set attention: sdpa, or device: gpu"
 
 
 @pytest.mark.parametrize("train", [{"cache_dir": "scratch"}, {"nvme_path": "nvme", "offload": "nvme", "zero_stage": 3}])
@@ -323,6 +324,9 @@ def test_what_goes_by_the_validation_loss_wants_validation_prompts(place, train)
     ({"zero_optimization": {"offload_optimizer": "cpu"}}, "zero_optimization.offload_optimizer=cpu; give a map"),
     ({"communication_data_type": "half"}, "communication_data_type=half; choose one of fp16, bf16"),
     ({"steps_per_print": 1}, "steps_per_print is decided elsewhere; progress"),
+    ({"prescale_gradients": True}, "prescale_gradients is decided elsewhere; losses are averaged"),
+    ({"compile": {"deepcompile": True}}, "compile: there is no such setting here"),
+    ({"zero_optimization": {"offload_optimizer": {"ratio": 0.5}}}, "zero_optimization.offload_optimizer tunes an offload that the job"),
 ])
 def test_a_deepspeed_map_that_contradicts_the_block_or_names_nothing_is_found(place, settings, problem):
     assert the_problem(a_job(place, train={"deepspeed": settings})).startswith(f"train.deepspeed.{problem}")
@@ -371,7 +375,7 @@ def test_uld_compares_no_more_tokens_than_the_student_has(place):
 
 def test_free_deepspeed_settings_are_no_problem(place):
     zero = {"overlap_comm": True, "reduce_bucket_size": 5e7, "stage3_max_live_parameters": 1e8, "offload_optimizer": {"buffer_count": 5}}
-    assert problems(a_job(place, train={"deepspeed": {"wall_clock_breakdown": True, "zero_optimization": zero}})) == []
+    assert problems(a_job(place, train={"offload": "cpu", "deepspeed": {"wall_clock_breakdown": True, "zero_optimization": zero}})) == []
 
 
 def test_every_free_or_decided_deepspeed_setting_is_one_of_deepspeeds():

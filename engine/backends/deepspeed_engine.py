@@ -56,7 +56,7 @@ def _merged(more: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
 def build(spec: TrainSpec, student: Any, *, device: str) -> DeepSpeedEngine:
     """Wrap `student`, a module whose forward gives the summed loss and the number of right tokens; what has a gradient is trained.
 
-    torch.distributed must be initialised: gloo on CPU, nccl on GPU.
+    torch.distributed must be initialised: gloo on CPU, nccl on GPU. StageError if DeepSpeed refuses what `spec.deepspeed` adds.
     """
     if device == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"
@@ -68,9 +68,15 @@ def build(spec: TrainSpec, student: Any, *, device: str) -> DeepSpeedEngine:
     deepspeed.utils.logger.setLevel(logging.WARNING)
     named = {name: param for name, param in student.named_parameters() if param.requires_grad}
     config = zero_config(spec, device)
-    if spec.zero_stage == 3:  # now, weight by weight: initialize would first move the whole module, teacher and all, to the device
-        deepspeed.zero.Init(module=student, config_dict_or_path=config)
-    engine, *_ = deepspeed.initialize(model=student, model_parameters=list(named.values()), config=config)
+    try:
+        if spec.zero_stage == 3:  # now, weight by weight: initialize would first move the whole module, teacher and all, to the device
+            deepspeed.zero.Init(module=student, config_dict_or_path=config)
+        engine, *_ = deepspeed.initialize(model=student, model_parameters=list(named.values()), config=config)
+    except (AssertionError, TypeError, ValueError) as error:  # its ways of refusing a setting, pydantic's among them
+        if not spec.deepspeed:
+            raise
+        said = f"train: DeepSpeed does not start with train.deepspeed={spec.deepspeed} ({error}); correct or remove it"
+        raise StageError(said) from error
     return DeepSpeedEngine(engine, named, spec)
 
 

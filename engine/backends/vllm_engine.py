@@ -23,7 +23,7 @@ import numpy as np
 from engine.backends.answering import Generation, Sampling, leave
 from engine.errors import StageError
 from engine.layout import SPANNING
-from engine.records import Messages, tokenizer_fingerprint
+from engine.records import Messages, bare_prompt, tokenizer_fingerprint
 from engine.spec import CaptureSpec, TeacherSpec
 
 GIB = 1024**3
@@ -122,8 +122,7 @@ class VllmEngine:
     def encode(self, conversations: list[Messages]) -> list[list[int]]:
         """Token ids of each conversation with the chat template's opening of the assistant's turn."""
         if self.tokenizer.chat_template is None:
-            texts = ["\n".join(message["content"] for message in messages) for messages in conversations]
-            return self.tokenizer(texts)["input_ids"]
+            return self.tokenizer([bare_prompt(messages) for messages in conversations])["input_ids"]
         texts = self.tokenizer.apply_chat_template(conversations, add_generation_prompt=True, tokenize=False)
         return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
 

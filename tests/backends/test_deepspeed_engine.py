@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from engine.backends.deepspeed_engine import zero_config
+from engine.backends.deepspeed_engine import build, zero_config
+from engine.errors import StageError
 from engine.spec import TrainSpec
 from engine.stages.train.data import TokenSequence
 from engine.stages.train.packing import write_blocks
@@ -165,6 +168,29 @@ def test_adapters_and_live_teachers_train_alike_in_every_layout(folder: Path) ->
         assert names == ({"model"} if kind == "lora" else {"model", "match"})
     assert all("lora_" in name for name in torch.load(folder / "kinds-2-1.pt"))
     assert not any(name.startswith("teacher.") for name in torch.load(folder / "kinds-2-3.pt"))
+
+
+@pytest.mark.slow
+def test_adapters_and_matched_layers_in_bf16_resume_exactly(folder: Path) -> None:
+    kind = KINDS["lora"] | KINDS["teacher"] | {"teacher": {"model": str(folder / "teacher")}, "precision": "bf16"}
+    half = folder / "both"
+    runs = [run(3, **kind), run(3, last=HALF, save=half, **kind), run(3, load=half, first=HALF, **kind)]
+    whole, _, resumed = run_ranks(folder, "both", 1, runs)
+    assert resumed["losses"] == whole["losses"][HALF:]
+    assert whole["losses"][-1] < whole["losses"][0]
+
+
+def test_a_setting_that_deepspeed_refuses_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: Any) -> None:
+        raise AssertionError("not with ZeRO")
+
+    silent = SimpleNamespace(ops=SimpleNamespace(__compatible_ops__={}), utils=SimpleNamespace(logger=logging.getLogger("x")))
+    monkeypatch.setitem(sys.modules, "deepspeed", SimpleNamespace(initialize=refuse, **vars(silent)))
+    spec, student = TrainSpec(student="x", zero_stage=2, deepspeed={"aio": {"x": 1}}), torch.nn.Linear(1, 1)
+    with pytest.raises(StageError, match=r"does not start with train\.deepspeed=\{'aio': \{'x': 1\}\} \(not with ZeRO\); correct"):
+        build(spec, student, device="gpu")
+    with pytest.raises(AssertionError):
+        build(spec.model_copy(update={"deepspeed": {}}), student, device="gpu")
 
 
 def test_the_jobs_own_settings_win_over_further_ones() -> None:

@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from jinja2 import TemplateError
 
 from engine.errors import StageError
-from engine.records import Messages, Signal, arrays, count_unsigned, file_metadata, read_tables, signals, tokenizer_fingerprint
+from engine.records import Messages, Signal, arrays, bare_prompt, count_unsigned, file_metadata, read_tables, signals, tokenizer_fingerprint
 from engine.spec import TrainSpec
 from engine.stages.train.alignment import align, special_ids, token_starts
 
@@ -52,6 +53,11 @@ def load_sequences(
         same_ids = metadata.get("tokenizer_fingerprint") == fingerprint
         if needs_signal:
             _check_signal(table, file.name, spec.loss, metadata, same_ids)
+            if metadata["top_k"] > vocab_size:
+                raise StageError(
+                    f"train: {file.name} holds the teacher's {metadata['top_k']:,} likeliest tokens, but the student has {vocab_size:,}"
+                    " tokens; set generate.capture.top_k to fewer, or train.loss: sft"
+                )
         if same_ids and spec.learn_turns == "last":
             _check_template(table, file.name, tokenizer)
             rows = _teacher_sequences(table, metadata if needs_signal else None)
@@ -89,18 +95,20 @@ def _check_template(table: pa.Table, file: str, tokenizer: Any) -> None:
 
     What comes before that may differ, by a system message of the teacher or by a date that templates add.
     """
-    if not tokenizer.chat_template or not table.num_rows:
+    if not table.num_rows:
         return
     asked, messages = next(arrays(table.slice(0, 1), "prompt_token_ids")).tolist(), table["messages"][0].as_py()[:-1]
-    opened = _tokens(_spell(messages, tokenizer, add_generation_prompt=True), tokenizer)
-    closed = _tokens(_spell(messages, tokenizer), tokenizer)
-    same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(opened, closed, strict=False)))
-    opening = opened[same:]
+    if tokenizer.chat_template:
+        opened = _tokens(_spell(messages, tokenizer, add_generation_prompt=True), tokenizer)
+        closed = _tokens(_spell(messages, tokenizer), tokenizer)
+        same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(opened, closed, strict=False)))
+        opening, how = opened[same:], "chat template opens them with"
+    else:  # nothing follows the question
+        opening, how = _tokens(bare_prompt(messages), tokenizer)[-4:], "tokenizer has no chat template, so its questions end with"
     if opening and asked and asked[-len(opening) :] != opening:
         raise StageError(
             f"train: the teacher of {file} was asked for its answers with {tokenizer.decode(asked[-len(opening) :])!r}, but the student's"
-            f" chat template opens them with {tokenizer.decode(opening)!r}, so it would be served what it never saw; set train.tokenizer to"
-            " the teacher's"
+            f" {how} {tokenizer.decode(opening)!r}, and it would be served what it never saw; set train.tokenizer to the teacher's"
         )
 
 
@@ -171,7 +179,14 @@ def _conversation(messages: Messages, tokenizer: Any, learn_turns: str) -> Token
 
 
 def _spell(messages: Messages, tokenizer: Any, **options: Any) -> str:
-    return tokenizer.apply_chat_template(messages, tokenize=False, **options)
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False, **options)
+    except TemplateError as error:
+        roles = ", ".join(message["role"] for message in messages)
+        raise StageError(
+            f"train: the student's chat template refuses a conversation of {roles} ({error}); change the prompts (prompts.system) to what"
+            " it takes, or set train.tokenizer to one whose template takes them"
+        ) from None
 
 
 def _tokens(text: str, tokenizer: Any) -> list[int]:

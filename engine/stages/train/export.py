@@ -73,11 +73,15 @@ def _skeleton(config: PretrainedConfig, generation: GenerationConfig, dtype: tor
         del config.quantization_config
     with torch.device("meta"):
         skeleton = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    skeleton.generation_config = generation
+    skeleton.generation_config = copy.deepcopy(generation)
     return skeleton
 
 
 def _write(skeleton: PreTrainedModel, weights: Mapping[str, torch.Tensor], tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    known, end = skeleton.generation_config.eos_token_id, tokenizer.eos_token_id
+    ends = known if isinstance(known, list) else [known] if known is not None else []
+    if end is not None and end not in ends:  # a base model's own ends, trained with the tokenizer of its chat sibling
+        skeleton.generation_config.eos_token_id = [*ends, end] if ends else end
     try:
         skeleton.generation_config.validate(strict=True)
     except ValueError as error:

@@ -182,14 +182,18 @@ def with_adapters(model: PreTrainedModel, lora: LoraSpec) -> nn.Module:
     config = LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.targets, task_type="CAUSAL_LM"
     )
-    head = model.get_output_embeddings()
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
     try:
-        adapted = get_peft_model(model, config)
+        # In the model's type: DeepSpeed shards weights of one type only, and keeps fp32 copies of them itself.
+        adapted = get_peft_model(model, config, autocast_adapter_dtype=False)
     except ValueError as error:
         linear = sorted({name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)} - {"lm_head"})
         raise StageError(f"train: train.lora.targets={lora.targets} ({error}); the student has {', '.join(linear)}") from None
-    if adapted.get_base_model().get_output_embeddings() is not head:
-        raise StageError(f"train: train.lora.targets={lora.targets} adapt the output head, which the losses read as it is; leave it out")
+    base, read = adapted.get_base_model(), "which the losses read as it is; leave it out"
+    if base.get_output_embeddings() is not head:
+        raise StageError(f"train: train.lora.targets={lora.targets} adapt the output head, {read}")
+    if head.weight is embeddings.weight and base.get_input_embeddings() is not embeddings:
+        raise StageError(f"train: train.lora.targets={lora.targets} adapt the embeddings, here also the output head, {read}")
     return adapted
 
 

@@ -29,6 +29,11 @@ def check_pairs(spec: TrainSpec, student: PretrainedConfig) -> PretrainedConfig:
             f" {student.vocab_size:,} (families pad their vocabularies differently); learn from a stored top-k instead: set"
             " generate.capture.top_k and leave train.teacher out"
         )
+    if spec.attention_transfer and (dropout := getattr(student, "attention_dropout", 0)):
+        raise StageError(
+            f"train: attention_transfer compares attention maps, which the student gives only after its attention_dropout of {dropout}; set"
+            " that to 0 in the config.json of a local copy of the student, or leave attention_transfer out"
+        )
     for name, first in (("hidden", 0), ("attention_transfer", 1)):
         for pair in getattr(spec, name).layers if getattr(spec, name) else ():
             for side, config, layer in zip(("student", "teacher"), (student, teacher), pair, strict=True):

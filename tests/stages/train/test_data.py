@@ -172,6 +172,34 @@ def test_a_student_whose_template_opens_answers_otherwise_than_the_teachers_did_
         load(write_curated(), other)
 
 
+def test_a_student_without_a_template_learns_from_a_teacher_without_one_only(
+    write_curated: Callable[..., Path], tokenizer: Any, make_tokenizer: Callable[..., Any]
+) -> None:
+    vocabulary = tokenizer.get_vocab()
+    bare = make_tokenizer(sorted(vocabulary, key=vocabulary.get), None)
+    with pytest.raises(StageError, match=r"has no chat template, so its questions end with '1 plus 2'.*set train\.tokenizer"):
+        load(write_curated(train=[example_row(bare, "<user> 1 plus 2 <eos> <assistant>")]), bare)
+    (only,) = load(write_curated("bare", train=[example_row(bare, "1 plus 2")]), bare)
+    assert target_words(only, bare) == "3 <eos>"
+
+
+def example_row(tokenizer: Any, asked: str) -> Example:
+    asked_ids, answer_ids = (tokenizer(text)["input_ids"] for text in (asked, "3 <eos>"))
+    return Example(1, "t", 0, "train", TURNS[:2], prompt_token_ids=asked_ids, token_ids=answer_ids)
+
+
+def test_a_template_that_refuses_a_conversation_says_which(write_curated: Callable[..., Path], make_tokenizer: Callable[..., Any]) -> None:
+    template = "{% if messages[0].role == 'user' %}{{ raise_exception('System role wanted') }}{% endif %}"
+    other = make_tokenizer(["<eos>", "<pad>", *map(str, range(46))], template)
+    with pytest.raises(StageError, match=r"refuses a conversation of user, assistant \(System role wanted\); change the prompts"):
+        load(write_curated(), other)
+
+
+def test_more_stored_tokens_than_the_student_has_are_refused(write_curated: Callable[..., Path], tokenizer: Any) -> None:
+    with pytest.raises(StageError, match=r"likeliest tokens, but the student has 3 tokens; set generate\.capture\.top_k to fewer"):
+        load(write_curated(top_k=4), tokenizer, TrainSpec(student="x", loss="forward_kl"), vocab_size=3)
+
+
 def test_a_system_message_that_only_the_teacher_had_is_no_other_template(write_curated: Callable[..., Path], tokenizer: Any) -> None:
     asked = tokenizer("<system> is <eos> <user> 1 plus 2 <eos> <assistant>")["input_ids"]
     row = Example(1, "t", 0, "train", TURNS[:2], prompt_token_ids=asked, token_ids=[8, 1])

@@ -111,6 +111,16 @@ def test_the_students_own_sampling_is_kept(tokenizer: Any, tmp_path: Path) -> No
     assert AutoTokenizer.from_pretrained(tmp_path / "student").chat_template == tokenizer.chat_template
 
 
+@pytest.mark.parametrize(("own", "exported"), [(None, 1), (5, [5, 1]), ([5, 7], [5, 7, 1]), (1, 1)])
+def test_the_tokenizers_end_ends_answers_too(own: Any, exported: Any, tokenizer: Any, tmp_path: Path) -> None:
+    """A base model's own end, trained with the tokenizer of its chat sibling, would never come."""
+    model = a_model()
+    model.generation_config.eos_token_id = own
+    export(model, model.state_dict(), tokenizer, tmp_path / "student")
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "student").generation_config.eos_token_id == exported
+    assert model.generation_config.eos_token_id == own  # the model in training is left as it was
+
+
 def test_the_card_is_one_that_the_hub_reads_and_names_what_was_done(tmp_path: Path) -> None:
     settings = {"loss": "skew_reverse_kl", "skew": 0.25, "sft_weight": 0.2, "temperature": 2.0, "lora": {"rank": 8}}
     spec = TrainSpec(student="microsoft/Phi-4-mini-instruct", **settings)

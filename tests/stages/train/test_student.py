@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, BioGptConfig
+from transformers import AutoModelForCausalLM, BioGptConfig, LlamaConfig
 
 from engine.errors import StageError
 from engine.spec import LoraSpec, TrainSpec
@@ -32,6 +32,26 @@ def test_adapters_of_an_output_head_by_another_name_are_refused() -> None:
     model = AutoModelForCausalLM.from_config(BioGptConfig(**shape))
     with pytest.raises(StageError, match=r"targets=\['output_projection'\] adapt the output head"):
         with_adapters(model, LoraSpec(targets=["output_projection"]))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_adapters_of_embeddings_that_are_the_output_head_are_refused(tied: bool) -> None:
+    """Merged, they would change a head that the losses had read without them."""
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4, "vocab_size": 50}
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**shape, tie_word_embeddings=tied))
+    lora = LoraSpec(targets=["q_proj", "embed_tokens"])
+    if tied:
+        with pytest.raises(StageError, match="adapt the embeddings, here also the output head"):
+            with_adapters(model, lora)
+    else:
+        assert any("embed_tokens.lora_" in name for name, _ in with_adapters(model, lora).named_parameters())
+
+
+def test_adapters_have_the_models_type() -> None:
+    """DeepSpeed's ZeRO-3 shards weights of one type."""
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4, "vocab_size": 50}
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**shape), dtype=torch.bfloat16)
+    assert {weight.dtype for weight in with_adapters(model, LoraSpec(rank=2)).parameters()} == {torch.bfloat16}
 
 
 def test_flash_attention_gets_one_row_whose_positions_restart_at_each_example() -> None:

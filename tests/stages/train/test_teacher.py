@@ -77,6 +77,13 @@ def test_the_live_distribution_is_that_of_the_teachers_own_logits(batch: Batch) 
     assert int(right) == int((q.argmax(1) == batch.labels_N).sum())
 
 
+def test_maps_after_dropout_are_not_compared(tmp_path: Path) -> None:
+    TEACHER.save_pretrained(tmp_path / "teacher")
+    spec = TrainSpec(student="x", teacher={"model": str(tmp_path / "teacher")}, attention_transfer={"layers": [[1, 1]]})
+    with pytest.raises(StageError, match=r"attention_dropout of 0\.1; set that to 0"):
+        check_pairs(spec, config(2, 16, 2, attention_dropout=0.1))
+
+
 @pytest.mark.parametrize("kind", ["mse", "cosine"])
 def test_hidden_states_are_matched_by_a_learned_projection(kind: str, batch: Batch) -> None:
     ours = model(STUDENT, 1), model(TEACHER, 2)
