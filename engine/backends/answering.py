@@ -297,11 +297,24 @@ class Answerer:
         done, deaths = parts.take_over(job.folder, job.epoch, shard["id"], name, ids)
         conversations = [_with_system(messages, job.teacher.system) for messages in table["messages"].to_pylist()]
         requests = [
-            _Pending(prompt_id, sample, split, derive_seed(job.seed, prompt_id, name, sample), prompt, deaths[prompt_id, sample] + 1)
-            for prompt_id, sample, split, prompt in zip(ids, samples, splits, self._engine.encode(conversations), strict=True)
+            _Pending(
+                prompt_id, sample, split, derive_seed(job.seed, prompt_id, name, sample), prompt, deaths[prompt_id, sample] + 1,
+                status=problem and "error", error=problem,
+            )
+            for prompt_id, sample, split, (prompt, problem) in zip(ids, samples, splits, self._encoded(conversations), strict=True)
             if (prompt_id, sample) not in done
         ]
         return _set_apart(requests)
+
+    def _encoded(self, conversations: list[Messages]) -> list[tuple[Any, str | None]]:
+        """Each as the engine takes it, or why it takes it not: chat templates refuse roles and orders of roles."""
+        try:
+            return [(prompt, None) for prompt in self._engine.encode(conversations)]
+        except Exception as error:  # noqa: BLE001 - one conversation's failure is a row status
+            if len(conversations) > 1:
+                return [found for conversation in conversations for found in self._encoded([conversation])]
+            roles = ", ".join(message["role"] for message in conversations[0])
+            return [([], f"a conversation of {roles} cannot be asked: {type(error).__name__}: {error}"[:500])]
 
     async def _answer(self, request: _Pending, give_back: Callable[[], Awaitable[None]]) -> int | None:
         """Tokens of the answer, which is with the writer then; None where the budget refused the request."""

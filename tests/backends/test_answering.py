@@ -373,6 +373,22 @@ def test_a_sample_is_a_request_of_its_own(replica):
     assert any(a.text != b.text for a, b in itertools.combinations(found, 2))
 
 
+def test_a_conversation_that_the_template_refuses_is_one_rows_error(replica):
+    class Picky(Says):
+        def encode(self, conversations):
+            if any(messages[0]["content"] == "p3" for messages in conversations):
+                raise ValueError("roles must alternate")
+            return super().encode(conversations)
+
+    engine = Picky(plainly)
+    worker, folder = replica([f"p{n}" for n in range(6)], engine)
+    answer(worker, *shards(6, 6))
+    found = rows_of(folder)
+    assert [row.status for row in found] == ["ok"] * 3 + ["error"] + ["ok"] * 2
+    assert found[3].error == "a conversation of user cannot be asked: ValueError: roles must alternate"
+    assert sorted(text for text, _ in engine.asked) == [f"user: p{n}" for n in (0, 1, 2, 4, 5)]
+
+
 @pytest.mark.parametrize("codec", ["plain", "packed"])
 def test_an_answer_that_cannot_be_stored_is_one_rows_error(replica, codec):
     async def odd(text):
