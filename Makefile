@@ -10,7 +10,9 @@ UV := $(VENV)/bin/uv
 # uv does not read pip's find-links; where pip has a local wheel of torch, use it, else PyTorch's own index for CPUs.
 export UV_FIND_LINKS := $(PIP_FIND_LINKS)
 BACKEND := $(if $(PIP_FIND_LINKS),,$(if $(filter cpu,$(LOCK)),--torch-backend=cpu,))
-COMPILE := $(UV) pip compile --no-emit-index-url --no-emit-find-links --no-header --no-annotate --python-version 3.11
+COMPILE := $(UV) pip compile --no-emit-index-url --no-emit-find-links --no-header --no-annotate
+# What a bare GPU machine brings: torch with its libraries, transformers with its own, numpy under both.
+THERE := torch triton numpy transformers tokenizers huggingface-hub hf-xet regex
 
 .PHONY: quickstart test proof lint lock bench env
 quickstart: env
@@ -41,5 +43,7 @@ $(STAMP): requirements/$(LOCK).txt pyproject.toml
 lock:
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	test -x $(UV) || $(VENV)/bin/python -m pip install --quiet uv==$(UV_VERSION)
-	$(COMPILE) $(if $(PIP_FIND_LINKS),,--torch-backend=cpu) --overrides requirements/overrides.txt requirements/cpu.in -o requirements/cpu.txt
-	UV_FIND_LINKS= $(COMPILE) requirements/gpu.in -o requirements/gpu.txt
+	$(COMPILE) $(if $(PIP_FIND_LINKS),,--torch-backend=cpu) --python-version 3.11 --overrides requirements/overrides.txt requirements/cpu.in -o requirements/cpu.txt
+	UV_FIND_LINKS= $(COMPILE) --python-version 3.11 requirements/gpu.in -o requirements/gpu.txt
+	UV_FIND_LINKS= $(COMPILE) --python-version 3.12 -c requirements/gpu.txt $(THERE:%=--no-emit-package %) benchmarks/gpu/pack.in \
+	  | grep -Ev '^(nvidia|cuda)-' > benchmarks/gpu/pack.txt

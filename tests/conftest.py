@@ -15,14 +15,16 @@ import pytest
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 from result import machine
 
-from engine import parts
+from engine import parts, pipeline
 from engine.errors import StageError
+from engine.jobfile import load_job
 from engine.records import STATUSES
 from engine.rundir import git_commit, versions
 from engine.spec import JobSpec
 
 REPOSITORY = Path(__file__).parents[1]
 KEY = "a-key-for-tests"
+SHORT_QUICKSTART = ["prompts.limit=160", "train.epochs=2", "train.checkpoint_steps=5"]
 SERVER_KEY_ENV = "DISTILL_TEST_SERVER_KEY"  # set in every process of the cluster; the vLLM server takes any key
 
 
@@ -52,6 +54,28 @@ def ray_cluster(tmp_path_factory):
         yield
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def quickstart_job():
+    """The quickstart with fewer rows, and an endpoint behind KEY."""
+    os.environ["DISTILL_TEST_KEY"] = KEY
+    sets = [
+        *SHORT_QUICKSTART, f"serve.port={free_port()}", "serve.api_key_env=DISTILL_TEST_KEY",
+        "loadtest.concurrency=[2]", "loadtest.rates=[4.0]", "loadtest.seconds=2", "loadtest.warmup_seconds=0.5",
+    ]
+    return load_job(REPOSITORY / "jobs/quickstart.yaml", sets)
+
+
+@pytest.fixture(scope="session")
+def quickstart_run(quickstart_job, ray_cluster, tmp_path_factory):
+    """The whole of it, once per session, on the real components."""
+    return pipeline.run(quickstart_job, tmp_path_factory.mktemp("runs"))
+
+
 def statuses(folder: Path) -> dict[tuple[str, int, int], str]:
     """(teacher, prompt_id, sample) -> status of every visible row of a generate folder."""
     rows = parts.final_rows(parts.accepted_records(folder))
@@ -67,8 +91,7 @@ def vllm_server(tmp_path_factory):
     """Address of one vLLM server of the quickstart's teacher ("quickstart") for both API protocols, in float32; it wants no key."""
     from engine.backends.vllm_engine import engine_environment
 
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     log = tmp_path_factory.mktemp("vllm") / "server.log"
     command = [
         sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(REPOSITORY / "jobs/quickstart/teacher"),
@@ -184,7 +207,7 @@ def tiny_llama(tmp_path_factory):
 @pytest.fixture
 def answer_here():
     """Run prompts and generate of a job in this process, without Ray; publishes and returns generate's folder."""
-    from engine import pipeline, rundir
+    from engine import rundir
     from engine.backends import fake
     from engine.progress import Context
     from engine.stages import generate

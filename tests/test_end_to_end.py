@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +11,10 @@ import openai
 import pytest
 import ray
 import torch
-from conftest import KEY, REPOSITORY
+from conftest import KEY
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engine import pipeline
-from engine.jobfile import load_job
 from engine.records import Example, Prompt, read_tables, to_rows
 from engine.rundir import stage_files
 from engine.stages.report.contract import Report
@@ -25,26 +23,14 @@ pytestmark = pytest.mark.slow
 TIE = 2e-3  # a gap between the two best logits below which engines may choose differently
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+@pytest.fixture(scope="session")
+def job(quickstart_job):
+    return quickstart_job
 
 
 @pytest.fixture(scope="session")
-def job():
-    os.environ["DISTILL_TEST_KEY"] = KEY
-    sets = [
-        "prompts.limit=160", "train.epochs=2", "train.checkpoint_steps=5",
-        f"serve.port={free_port()}", "serve.api_key_env=DISTILL_TEST_KEY",
-        "loadtest.concurrency=[2]", "loadtest.rates=[4.0]", "loadtest.seconds=2", "loadtest.warmup_seconds=0.5",
-    ]
-    return load_job(REPOSITORY / "jobs/quickstart.yaml", sets)
-
-
-@pytest.fixture(scope="session")
-def run(job, ray_cluster, tmp_path_factory):
-    return pipeline.run(job, tmp_path_factory.mktemp("runs"))
+def run(quickstart_run):
+    return quickstart_run
 
 
 @pytest.fixture(scope="session")

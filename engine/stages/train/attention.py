@@ -70,14 +70,20 @@ def attention_varlen(
     assert s_aux is None, "attention sinks; set train.attention: eager"
     assert not dropout, f"dropout {dropout}; set train.attention: sdpa"
     rows, heads, length, _ = query.shape
+    key, value = (_each_query_head(side, heads) for side in (key, value))
     borders = F.pad(_starts(position_ids, rows, length), (0, 1), value=rows * length).to(torch.int32)  # (N + 1,)
     longest = length  # a bound is enough, and the true value would make the GPU's queue wait
     window = (sliding_window - 1, 0) if sliding_window else (-1, 0)
     output = varlen_attn(
         *(side.transpose(1, 2).flatten(0, 1) for side in (query, key, value)), borders, borders, longest, longest,
-        scale=scaling, window_size=window, enable_gqa=key.shape[1] != heads,
+        scale=scaling, window_size=window,
     )
     return output.view(rows, length, heads, -1), None
+
+
+def _each_query_head(side: torch.Tensor, heads: int) -> torch.Tensor:
+    """Keys or values once for each query head, (B, heads, L, D): torch's `enable_gqa` came after 2.11."""
+    return side if side.shape[1] == heads else side.repeat_interleave(heads // side.shape[1], dim=1)
 
 
 def _starts(position_ids: torch.Tensor, rows: int, length: int) -> torch.Tensor:

@@ -1,0 +1,35 @@
+"""`distill run --from train --until train` on a copy of the pack's finished stages, as its user gives it, and what came of it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from cases import load_case
+
+from engine.rundir import load_manifest
+
+
+def main() -> None:
+    """Write the exit code of the command and the facts of the train stage's manifest."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("pack", "runs", "result"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--device", choices=("cpu", "gpu"), required=True)
+    options = parser.parse_args()
+    shutil.copytree(options.pack / "runs/quickstart", options.runs / "quickstart")
+    case = load_case(options.pack, "quickstart", options.device, runs=options.runs)
+    sets = [argument for value in case.sets for argument in ("--set", value)]
+    command = [sys.executable, "-m", "engine.cli", "run", str(case.file), "--from", "train", "--until", "train", *sets]
+    done = subprocess.run([*command, "--runs", str(options.runs)], check=False)
+    manifest = load_manifest(case.folder("train")) if done.returncode == 0 else None
+    facts = {"seconds": manifest.seconds, **manifest.info} if manifest else {}
+    options.result.write_text(json.dumps({"exit_code": done.returncode, **facts}))
+
+
+if __name__ == "__main__":
+    main()
