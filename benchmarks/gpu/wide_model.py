@@ -33,7 +33,8 @@ def main(folder: Path) -> None:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", eos_token="<eos>", chat_template=TEMPLATE)
     for name, shape in SHAPES.items():
         config = LlamaConfig(
-            vocab_size=VOCABULARY, **dict(zip(FIELDS, shape, strict=True)), max_position_embeddings=1024, tie_word_embeddings=True,
+            vocab_size=VOCABULARY, **dict(zip(FIELDS, shape, strict=True)), max_position_embeddings=1024,
+            tie_word_embeddings=name != "teacher",  # tied and untrained, it would repeat its last token for ever
             bos_token_id=None, eos_token_id=1, pad_token_id=0,
         )
         config.save_pretrained(folder / name)
