@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -146,7 +147,7 @@ def result_file(work: Path, name: str) -> Path:
 
 
 def _slug(name: str) -> str:
-    return name.replace(" ", "-")
+    return re.sub(r"\W+", "-", name)
 
 
 def _end(process: subprocess.Popen[bytes] | None) -> None:
@@ -172,7 +173,7 @@ def parts_of(options: argparse.Namespace, work: Path) -> Iterator[Part]:
             title, limit_s, [[*command, str(result_file(work, title))]], lambda result, results: result["ratios"], codes=((0, 1),)
         )
     for name, layout in LAYOUTS.items():
-        if (layout.gpu_only and device == "cpu") or (short and not layout.short):
+        if not (layout.short if short else layout.on_cpu or device == "gpu"):
             continue
         command = [
             python, str(HERE / "train_layout.py"), name, "--device", device, "--pack", str(options.pack), "--out", str(work / _slug(name)),
@@ -180,7 +181,8 @@ def parts_of(options: argparse.Namespace, work: Path) -> Iterator[Part]:
         ]
 
         def judge(result: dict[str, Any], results: Results, name: str = name, layout: Any = layout) -> dict[str, Any]:
-            found = {f"{name}: steps": bounded(result["steps"], ">=", 4 if short else STEPS)}
+            found = {f"{name}: steps": bounded(result["steps"], ">=", STEPS)}
+            found[f"{name}: last loss to the first"] = bounded(result["losses"][-1] / result["losses"][0], "<=", layout.learns)
             if layout.like:
                 theirs = results[layout.like]["result"]["losses"]
                 apart = max(abs(a - b) / abs(b) for a, b in zip(result["losses"], theirs, strict=True))

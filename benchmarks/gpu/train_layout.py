@@ -8,7 +8,6 @@ It imports, then waits for a line on stdin, so that the next layout's imports ov
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import os
 import shutil
@@ -63,9 +62,9 @@ class Watched:
         return values
 
 
-def launch_here(out: Path, device: str, work: Callable[..., Any], **placement: Any) -> Any:
+def launch_here(work: Callable[..., Any], *, device: str, folder: Path, **placement: Any) -> Any:
     """The one worker, in this process, as Ray Train would start it: with a process group, here of one rank."""
-    meeting = out / "rendezvous"
+    meeting = folder.with_name("rendezvous")
     meeting.unlink(missing_ok=True)
     distributed.init_process_group("nccl" if device == "gpu" else "gloo", init_method=f"file://{meeting}", rank=0, world_size=1)
     try:
@@ -83,9 +82,8 @@ def run(job: JobSpec, curated: Path, out: Path, *, kill: bool) -> dict[str, Any]
         return engines[-1]
 
     out.mkdir(parents=True, exist_ok=True)
-    launch = functools.partial(launch_here, out, job.device)
     context = Context(job.name, job.task, job.seed, job.device)
-    counts = train.run(job.train, {"curate": curated}, out, context, job.generate, launch=launch, build_engine=build)
+    counts = train.run(job.train, {"curate": curated}, out, context, job.generate, launch=launch_here, build_engine=build)
     lines = [line for line in load_metrics(out / "metrics.jsonl") if "loss" in line]
     gigabyte = 1e9  # as the planner counts
     shape = facts(job.train.student)

@@ -108,8 +108,8 @@ def profiled(step: Callable[[], Any], device: str) -> list[dict[str, Any]]:
 
 
 def liger(loss: str, drawn: dict[str, torch.Tensor]) -> Callable[[], None] | None:
-    """Liger's fused loss of the same meaning, if there is one and it is installed: `sft`, and `forward_kl` with a live teacher."""
-    if importlib.util.find_spec("liger_kernel") is None:
+    """Liger's fused loss of the same meaning, on a GPU where it is installed: `sft`, and `forward_kl` with a live teacher."""
+    if importlib.util.find_spec("liger_kernel") is None or not drawn["hidden"].is_cuda:
         return None
     from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss, LigerFusedLinearJSD
 
