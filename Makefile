@@ -28,7 +28,7 @@ lint: env
 	$(VENV)/bin/ruff check .
 
 bench: env
-	for run in benchmarks/*/run.py; do $(VENV)/bin/python $$run --json $$(dirname $$run)/results/latest.json || exit 1; done
+	for run in $(filter-out benchmarks/gpu/%,$(wildcard benchmarks/*/run.py)); do $(VENV)/bin/python $$run --json $$(dirname $$run)/results/latest.json || exit 1; done
 
 env: $(STAMP)
 
