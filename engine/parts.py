@@ -29,6 +29,7 @@ from engine.storage import Folder
 Key = tuple[int, int]  # prompt_id, sample_index
 _CODES = {status: code for code, status in enumerate(STATUSES)}
 _ERROR = _CODES["error"]
+_UNTOLD = -1
 _COLUMNS = {  # field of a record: column of its part, and type in memory
     "prompt_id": ("prompt_id", np.int64), "sample_index": ("sample_index", np.int32), "status": ("status", np.int8),
     "tokens_in": ("prompt_tokens", np.int32), "tokens_out": ("completion_tokens", np.int32),
@@ -46,11 +47,15 @@ class Record:
     prompt_id: np.ndarray
     sample_index: np.ndarray
     status: np.ndarray  # index into records.STATUSES
-    tokens_in: np.ndarray
+    tokens_in: np.ndarray  # -1 where an API did not say
     tokens_out: np.ndarray
     size_bytes: int
     sha256: str
     lost_usd: float = 0.0  # what tries without an answer may have cost, of the requests answered here
+
+    def tokens(self) -> tuple[int, int]:
+        """Tokens in and out of all rows, as far as they are known."""
+        return int(self.tokens_in.clip(0).sum()), int(self.tokens_out.clip(0).sum())
 
 
 def open_epoch(folder: Folder) -> int:
@@ -100,6 +105,8 @@ def _load_record(path: Folder) -> Record:
     record = _load_json(path)
     try:
         record["status"] = [_CODES[status] for status in record["status"]]
+        for name in ("tokens_in", "tokens_out"):
+            record[name] = [_UNTOLD if tokens is None else tokens for tokens in record[name]]
         columns = {name: np.array(record[name], dtype) for name, (_, dtype) in _COLUMNS.items()}  # a million rows as lists: 200 MB
         return Record(name=path.name, **record | columns)
     except (TypeError, ValueError, LookupError, OverflowError) as error:
@@ -153,7 +160,10 @@ def final_rows(records: Sequence[Record]) -> Rows:
 
 @dataclass(frozen=True)
 class Settled:
-    """The final rows of a folder: disjoint files with their rows, and sums over the rows, also by teacher."""
+    """The final rows of a folder: disjoint files with their rows, and sums over the rows, also by teacher.
+
+    `untold` rows have no token counts, because their API gave none: the sums leave them out.
+    """
 
     files: dict[str, int]
     status: dict[str, int]
@@ -161,6 +171,7 @@ class Settled:
     tokens_out: int
     teachers: dict[str, dict[str, Any]]
     failed: int
+    untold: int = 0
 
 
 def settle(folder: Folder) -> Settled:
@@ -171,6 +182,7 @@ def settle(folder: Folder) -> Settled:
     edges = np.searchsorted(rows.record[by_record], np.arange(len(records) + 1))
     files: dict[str, int] = {}
     teachers: dict[str, dict[str, Any]] = {}
+    untold = 0
     for number, record in enumerate(records):
         keep = np.sort(rows.row[by_record[edges[number] : edges[number + 1]]])
         if not len(keep):
@@ -188,11 +200,12 @@ def settle(folder: Folder) -> Settled:
         codes, counts = np.unique(record.status[keep], return_counts=True)
         sums["status"].update({STATUSES[code]: int(count) for code, count in zip(codes, counts, strict=True)})
         for tokens in ("tokens_in", "tokens_out"):
-            sums[tokens] += int(getattr(record, tokens)[keep].sum())
+            sums[tokens] += int(getattr(record, tokens)[keep].clip(0).sum())
+        untold += int((record.tokens_out[keep] == _UNTOLD).sum())
     status: Counter[str] = sum((sums["status"] for sums in teachers.values()), Counter())
     return Settled(
         files, {name: status[name] for name in STATUSES if status[name]}, sum(sums["tokens_in"] for sums in teachers.values()),
-        sum(sums["tokens_out"] for sums in teachers.values()), teachers, rows.failed(),
+        sum(sums["tokens_out"] for sums in teachers.values()), teachers, rows.failed(), untold,
     )
 
 

@@ -87,8 +87,8 @@ class Completion:
     reasoning: str | None = None  # what the teacher wrote before its answer, where a parser or the API tells them apart
     prompt_token_ids: Any = field(default_factory=lambda: _NO_INTS)
     token_ids: Any = field(default_factory=lambda: _NO_INTS)
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: int | None = 0  # None: the API did not say
+    completion_tokens: int | None = 0
     error: str | None = None
     attempt: int = 1
     token_logprobs: Any = field(default_factory=lambda: _NO_FLOATS)  # (T,)

@@ -212,8 +212,8 @@ def _row_problems(run: Folder, folder: Folder, manifest: Manifest, contents: dic
     sums = {
         "rows_out": (manifest.rows_out, len(rows)),
         "status": (manifest.info.get("status"), dict(Counter(rows["status"].to_pylist()))),
-        "tokens_in": (manifest.info.get("tokens_in"), sum(rows["prompt_tokens"].to_pylist())),
-        "tokens_out": (manifest.info.get("tokens_out"), sum(rows["completion_tokens"].to_pylist())),
+        "tokens_in": (manifest.info.get("tokens_in"), sum(filter(None, rows["prompt_tokens"].to_pylist()))),
+        "tokens_out": (manifest.info.get("tokens_out"), sum(filter(None, rows["completion_tokens"].to_pylist()))),
     }
     for name, (said, held) in sums.items():
         if said != held:

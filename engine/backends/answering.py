@@ -40,7 +40,9 @@ ENGINES = {
     "anthropic": "engine.backends.api_teacher:AnthropicTeacher",
     "fake": "engine.backends.fake:FakeTeacher",
 }
-STATUS_OF_FINISH = {"stop": "ok", "length": "truncated", "content_filter": "refused", "repetition": "loop"}
+STATUS_OF_FINISH = {
+    "stop": "ok", "length": "truncated", "content_filter": "refused", "repetition": "loop", "abort": "error", "error": "error",
+}
 DEATHS_OF_A_POISON = 3  # a row that was in so many engines when they died is not asked again
 OPEN = {"id": "open", "rows": [], "count": 0}  # a shard without rows: the engine opens, and a refused key shows
 FENCE_S = 10.0  # between looks at whether another driver has taken over
@@ -62,7 +64,8 @@ class Generation:
     """One finished answer: token ids (T,), sampled log-probabilities (T,), top-k (T*k,) flat, tail mass (T,).
 
     An engine that gives text and no ids (an API) sets `text` and the token counts, and the texts of its top log-probabilities
-    as `topk_tokens` (T*k,). `lost_tries` were sent before, came to nothing, and may be charged all the same.
+    as `topk_tokens` (T*k,). `lost_tries` were sent before, came to nothing, and may be charged all the same; of others it is known
+    what they were charged: `lost_tokens` in and out.
     """
 
     finish_reason: str
@@ -77,6 +80,7 @@ class Generation:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     lost_tries: int = 0
+    lost_tokens: tuple[int, int] = (0, 0)
 
     @property
     def size_bytes(self) -> int:
@@ -84,9 +88,10 @@ class Generation:
         return sum(array.nbytes for array in (self.token_ids, self.token_logprobs, self.topk_ids, self.topk_logprobs, self.tail))
 
     @property
-    def tokens(self) -> int:
-        """Tokens of the answer, by the server's count where it gives no ids."""
-        return len(self.token_ids) if self.completion_tokens is None else self.completion_tokens
+    def tokens(self) -> int | None:
+        """Tokens of the answer, by the server's count where it gives no ids; None where it does not say."""
+        untold = self.completion_tokens is None and self.text is not None and not len(self.token_ids)
+        return None if untold else len(self.token_ids) if self.completion_tokens is None else self.completion_tokens
 
 
 class PromptTooLong(Exception):
@@ -169,7 +174,7 @@ def spent_usd(spec: GenerateSpec, folder: Folder) -> float:
     without prices nothing is read."""
     prices = {teacher.name: teacher.prices for teacher in spec.teachers if teacher.prices}
     return sum(
-        record.lost_usd + cost_usd(prices.get(record.teacher), int(record.tokens_in.sum()), int(record.tokens_out.sum()))
+        record.lost_usd + cost_usd(prices.get(record.teacher), *record.tokens())
         for record in (parts.accepted_records(folder) if prices else ())
     )
 
@@ -325,7 +330,7 @@ class Answerer:
             return None
         await self._writer.add(finished, 0 if generation is None else generation.size_bytes)
         self._counts["rows"] += 1
-        tokens_in, tokens_out = self._tokens(finished)
+        tokens_in, tokens_out = self._known_tokens(finished)
         self._counts["tokens_in"] += tokens_in
         self._counts["tokens_out"] += tokens_out
         await give_back()
@@ -356,7 +361,7 @@ class Answerer:
                 self._ending, finished = error, request
             finally:
                 self._asking -= 1
-            await self._budget.settle(reserved, *self._tokens(finished), finished.lost_usd)
+            await self._budget.settle(reserved, *self._known_tokens(finished), finished.lost_usd)
             return finished
 
     async def _ask_engine(self, request: _Pending, sampling: Sampling, most_usd: float) -> _Pending:
@@ -364,18 +369,23 @@ class Answerer:
         deadline_s = self._job.spec.request_timeout_s if self._engine.max_model_len is not None else None
         try:
             generation = await asyncio.wait_for(self._engine.generate(request.prompt, sampling), deadline_s)
-            untold = self._engine.max_model_len is None and generation.prompt_tokens is None
-            return replace(request, generation=generation, lost_usd=most_usd * (generation.lost_tries + untold))
+            untold = self._engine.max_model_len is None and None in (generation.prompt_tokens, generation.tokens)
+            lost_usd = most_usd * (generation.lost_tries + untold) + cost_usd(self._job.teacher.prices, *generation.lost_tokens)
+            return replace(request, generation=generation, lost_usd=lost_usd)
         except EngineError:
             raise
         except PromptTooLong as error:
-            return replace(request, status="too_long", error=str(error)[:500])
+            return replace(request, status="too_long", error=str(error)[:500], lost_usd=self._lost_usd(error, most_usd))
         except TimeoutError:
             self._leave_if_stuck()
             return replace(request, status="error", error=f"no answer within {self._job.spec.request_timeout_s:g} s")
         except Exception as error:  # noqa: BLE001 - one request's failure is a row status, counted and shown
-            lost_usd = most_usd * getattr(error, "lost_tries", 0)
-            return replace(request, status="error", error=f"{type(error).__name__}: {error}"[:500], lost_usd=lost_usd)
+            problem = f"{type(error).__name__}: {error}"[:500]
+            return replace(request, status="error", error=problem, lost_usd=self._lost_usd(error, most_usd))
+
+    def _lost_usd(self, error: Exception, most_usd: float) -> float:
+        """What the tries of a request without an answer have cost, as far as the vendor said, else the most that they can."""
+        return most_usd * getattr(error, "lost_tries", 0) + cost_usd(self._job.teacher.prices, *getattr(error, "lost_tokens", (0, 0)))
 
     def _leave_if_stuck(self) -> None:
         """A slow answer is one row's affair; an engine that took no step for half of a deadline is replaced.
@@ -385,12 +395,18 @@ class Answerer:
         if (silent_s := getattr(self._engine, "silent_s", lambda: 0.0)()) >= self._job.spec.request_timeout_s / 2:
             leave(f"the engine took no step for {silent_s:.0f} s")
 
-    def _tokens(self, item: _Pending) -> tuple[int, int]:
-        """Tokens in and out."""
+    def _known_tokens(self, item: _Pending) -> tuple[int, int]:
+        """Tokens in and out for sums; of an answer that lacks a count nothing is known, and its cost is in `lost_usd`."""
+        counts = self._tokens(item)
+        return (0, 0) if None in counts else counts
+
+    def _tokens(self, item: _Pending) -> tuple[int | None, int | None]:
+        """Tokens in and out; None where an API did not say."""
         generation, ids = item.generation, item.prompt if self._engine.max_model_len is not None else ()
         if generation is None:
             return len(ids), 0
-        return len(ids) if generation.prompt_tokens is None else generation.prompt_tokens, generation.tokens
+        tokens_in = len(ids) if self._engine.max_model_len is not None and generation.prompt_tokens is None else generation.prompt_tokens
+        return tokens_in, generation.tokens
 
     def _finish(self, pending: Sequence[_Pending]) -> pa.Table:
         """Completions, made in bulk; where that fails, one by one: an answer that cannot be stored is one row's `error`."""
@@ -430,7 +446,9 @@ class Answerer:
         if np.isnan(generation.topk_logprobs).any():
             raise FloatingPointError("log-probabilities that are no numbers")
         text, reasoning = next(texts) if generation.text is None else (generation.text, generation.reasoning)
-        status = STATUS_OF_FINISH.get(generation.finish_reason, "error")
+        # An API's own word for an end that gave a text is an answer; an engine's is a fault.
+        unknown = "ok" if generation.text is not None and text.strip() else "error"
+        status = STATUS_OF_FINISH.get(generation.finish_reason, unknown)
         packed = next(signals, None)
         signal = {"topk_packed": packed} if packed is not None else {
             "topk_ids": generation.topk_ids, "topk_logprobs": generation.topk_logprobs, "tail": generation.tail,

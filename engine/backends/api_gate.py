@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import json
 import math
+import re
 import time
 from contextvars import ContextVar
 from typing import Any
@@ -20,16 +22,73 @@ BUSY = (429, 503, 529)
 REFUSALS = 50  # times that one request may be told "later" (BUSY); its tries do not pay for them
 CLIENT_WAIT_S = 120.0  # the openai client gives up on a longer Retry-After
 BURST_S = 1.0  # seconds of unused budget that may be spent at once
+# A refusal by rate that no waiting mends: this one request is larger than what the account may send in a minute.
+TOO_LARGE = re.compile(r"request too large|too large for|tokens must be reduced|reduce the (length|size|number of tokens)", re.IGNORECASE)
+UNREACHED = "x-distill-unreached"  # header of a reply that this Gate made up, because none came
 
 failures: ContextVar[int] = ContextVar("failures", default=0)
 lost_tries: ContextVar[int] = ContextVar("lost_tries", default=0)
-"""Of the request that this task is about: tries that failed, and those of them that the vendor may have answered and charged."""
+lost_tokens: ContextVar[tuple[int, int]] = ContextVar("lost_tokens", default=(0, 0))
+replied: ContextVar[bool] = ContextVar("replied", default=False)
+last_usage: ContextVar[tuple[int, int] | None] = ContextVar("last_usage", default=None)
+"""Of the request that this task is about: tries that failed; those of them that the vendor may have answered and charged without
+saying how much; tokens in and out of those that it says it charged; whether a reply came that goes to the vendor's client, and what
+it says of itself, None where it says nothing."""
 
 
 def new_request() -> None:
     """Before each request of a task."""
     failures.set(0)
     lost_tries.set(0)
+    lost_tokens.set((0, 0))
+    replied.set(False)
+    last_usage.set(None)
+
+
+def lose_reply() -> None:
+    """The reply that came cannot be used, and was paid for; nothing where none came."""
+    if replied.get():
+        lose_try(last_usage.get())
+
+
+def lose_try(usage: tuple[int, int] | None) -> None:
+    """A try that may have been charged came to nothing; `usage` are its tokens in and out where the vendor said them."""
+    if usage is None:
+        lost_tries.set(lost_tries.get() + 1)
+    else:
+        tokens_in, tokens_out = lost_tokens.get()
+        lost_tokens.set((tokens_in + usage[0], tokens_out + usage[1]))
+
+
+_COUNTED = (("prompt", "input"), ("completion", "output"))  # OpenAI's and Anthropic's words
+
+
+def usage_of(body: Any) -> tuple[int, int] | None:
+    """Tokens in and out by a reply's own word, in the form of either protocol; None where it lacks one of them or it is no count."""
+    usage = body.get("usage") if isinstance(body, dict) else None
+    if not isinstance(usage, dict):
+        return None
+    tokens_in, tokens_out = (usage.get(f"{name}_tokens", usage.get(f"{other}_tokens")) for name, other in _COUNTED)
+    are_counts = all(type(count) is int and count >= 0 for count in (tokens_in, tokens_out))
+    return (tokens_in, tokens_out) if are_counts else None
+
+
+def words_of(body: Any) -> str:
+    """The sentence in a server's error, whatever its shape: OpenAI's, a list of errors, FastAPI's `detail`, a string, plain text."""
+    if isinstance(body, str):
+        try:
+            return words_of(json.loads(body))
+        except ValueError:
+            return body.strip()
+    if isinstance(body, list):
+        return "; ".join(filter(None, map(words_of, body)))
+    if isinstance(body, dict):
+        place = ".".join(map(str, body["loc"])) + ": " if isinstance(body.get("loc"), list) else ""
+        for name in ("error", "message", "msg", "detail", "details", "errors", "error_message", "title", "reason"):
+            if words := words_of(body.get(name)):
+                return place + words
+        return json.dumps(body) if body else ""
+    return ""
 
 
 class Budget:
@@ -97,26 +156,33 @@ class Gate(httpx2.AsyncClient):
 
     async def _try(self, request: httpx2.Request, options: dict[str, Any]) -> tuple[httpx2.Response, int]:
         """The response and the tokens that it cost."""
-        status, lost = 502, True
+        status, lost, usage, unreached = 502, True, None, {}
         try:
             async with asyncio.timeout(self._timeout_s):
                 response = await super().send(request, **options)
-            body = response.json() if response.is_success else {}
-            if not body.get("error"):
-                usage = body.get("usage") or {}
-                return response, usage.get("total_tokens") or usage.get("input_tokens", 0) + usage.get("output_tokens", 0)
-            problem = "an error in place of an answer"
+            if not response.is_success:
+                return response, 0
+            body = response.json()
+            usage = usage_of(body)
+            if not (isinstance(body, dict) and body.get("error")):
+                replied.set(True)
+                last_usage.set(usage)
+                return response, sum(usage or (0, 0))
+            problem = f"an error in place of an answer: {words_of(body)}"
         except TimeoutError:
             status, problem = 504, f"no answer within {self._timeout_s:g} s"
         except httpx2.RequestError as error:
-            lost, problem = not isinstance(error, httpx2.ConnectError), type(error).__name__
+            lost, problem, unreached = not isinstance(error, httpx2.ConnectError), type(error).__name__, {UNREACHED: "1"}
         except ValueError:
             problem = "the answer is cut"
-        lost_tries.set(lost_tries.get() + lost)
-        return httpx2.Response(status, json={"error": {"message": problem}}, request=request), 0
+        if lost:
+            lose_try(usage)
+        return httpx2.Response(status, json={"error": {"message": problem}}, headers=unreached, request=request), 0
 
     def _learn(self, response: httpx2.Response, started: float) -> None:
-        if response.status_code in BUSY:
+        if response.status_code in BUSY and TOO_LARGE.search(response.text):
+            response.headers["x-should-retry"] = "false"  # nobody else has to wait for it
+        elif response.status_code in BUSY:
             self.refused += 1
             pause = retry_after_s(response.headers)
             self.resume_at = max(self.resume_at, time.monotonic() + pause)

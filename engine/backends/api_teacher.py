@@ -17,10 +17,24 @@ from typing import Any
 import numpy as np
 
 from engine.backends.answering import Generation, PromptTooLong, Sampling
-from engine.backends.api_gate import REFUSALS, Gate, lost_tries, new_request
+from engine.backends.api_gate import (
+    BUSY,
+    REFUSALS,
+    TOO_LARGE,
+    UNREACHED,
+    Gate,
+    last_usage,
+    lose_reply,
+    lost_tokens,
+    lost_tries,
+    new_request,
+    words_of,
+)
 from engine.errors import StageError
 from engine.records import Messages
 from engine.spec import CaptureSpec, TeacherSpec
+
+_log = logging.getLogger(__name__)
 
 ECHO = 20  # characters in a row, of the prompt, that make a server's message unfit for a log
 TOO_LONG = re.compile(r"context.?(length|limit|window)|prompt is too long|maximum model length", re.IGNORECASE)
@@ -29,7 +43,12 @@ TOO_LONG = re.compile(r"context.?(length|limit|window)|prompt is too long|maximu
 class ApiError(Exception):
     """A request without an answer: type, status and the server's words, as far as they do not repeat the prompt."""
 
-    lost_tries = 0
+
+
+def _billed(error: Exception) -> Exception:
+    """The error with what its request was charged: the caller may count it, whatever the request came to."""
+    error.lost_tries, error.lost_tokens = lost_tries.get(), lost_tokens.get()
+    return error
 
 
 class _ApiTeacher:
@@ -70,13 +89,20 @@ class _ApiTeacher:
         return {"requests": self._gate.sent, "refused": self._gate.refused, "concurrency": int(self._gate.concurrency), "pause_s": pause}
 
     async def open(self) -> None:
-        """One free call, so that a wrong key or address is a StageError before the first paid one; a server may lack the route."""
+        """One free call, so that a wrong key or address is a StageError before the first paid one.
+
+        Any other failure is a warning: a server may lack the route, or a key the right to it.
+        """
         new_request()
         try:
             await self._client.models.list()
-        except self._vendors_error as error:
-            if getattr(error, "status_code", None) not in (404, 405):
-                raise self._stage_error(self._describe(error, [])) from None
+        except Exception as error:  # noqa: BLE001 - also a list that the client cannot read
+            said, status = self._describe(error, []), getattr(error, "status_code", None)
+            headers = getattr(getattr(error, "response", None), "headers", {})
+            if status == 401 or UNREACHED in headers or status == 504:
+                raise self._stage_error(said) from None
+            if status not in (404, 405):
+                _log.warning("teacher '%s': its models cannot be listed (%s); it is asked all the same", self._teacher.name, said)
 
     async def generate(self, prompt: Messages, sampling: Sampling) -> Generation:
         """One answer. PromptTooLong or ApiError for this request alone; StageError if no other one can succeed either."""
@@ -84,7 +110,9 @@ class _ApiTeacher:
         try:
             answer = await self._ask(prompt, sampling)
             self._has_answered = True
-            return replace(answer, lost_tries=lost_tries.get())
+            told = last_usage.get() or (None, None)
+            lost = {"lost_tries": lost_tries.get(), "lost_tokens": lost_tokens.get()}
+            return replace(answer, prompt_tokens=told[0], completion_tokens=told[1], **lost)
         except self._vendors_error as error:
             status, said = getattr(error, "status_code", None), str(error.body)
             if status == 400 and "content_filter" in said:  # Azure refuses a prompt with an error
@@ -93,10 +121,13 @@ class _ApiTeacher:
             # Once something was answered, 403 and 404 are about the prompt (a moderator's no), not about the account or the model.
             if status in (401, 402) or (status in (403, 404) and not self._has_answered) or "insufficient_quota" in said:
                 raise self._stage_error(text) from None
-            too_long = status == 413 or (status in (400, 422) and TOO_LONG.search(said))
-            problem = (PromptTooLong if too_long else ApiError)(text)
-            problem.lost_tries = lost_tries.get()
-            raise problem from None
+            too_long = status == 413 or (status in (400, 422) and TOO_LONG.search(said)) or (status in BUSY and TOO_LARGE.search(said))
+            lose_reply()
+            raise _billed((PromptTooLong if too_long else ApiError)(text)) from None
+        except Exception as error:  # noqa: BLE001 - a reply that came is paid for, whatever it holds
+            lose_reply()
+            said = str(error) if isinstance(error, ApiError) else f"the answer cannot be read ({type(error).__name__})"
+            raise _billed(ApiError(said)) from None
 
     def _body(self, **fields: Any) -> dict[str, Any]:
         """Fields of a request; `extra_body` wins, and a null there takes a field out for servers that do not know it."""
@@ -110,9 +141,7 @@ class _ApiTeacher:
         )
 
     def _describe(self, error: Any, prompt: Messages) -> str:
-        body = error.body if isinstance(error.body, dict) else {}
-        detail = body["error"] if isinstance(body.get("error"), dict) else body
-        message = str(detail.get("message") or "").replace(self._key, "***")[:300]
+        message = words_of(getattr(error, "body", None)).replace(self._key, "***")[:300]
         runs = [message[start : start + ECHO] for start in range(len(message) - ECHO + 1)]
         texts = [str(turn["content"]) for turn in prompt]
         echoed = any(any(run in text for run in runs) if len(text) >= ECHO else text and text in message for text in texts)
@@ -140,17 +169,49 @@ class OpenAITeacher(_ApiTeacher):
                 logprobs=top and True, top_logprobs=top,
             ),
         )
-        if not reply.choices:
-            raise ApiError("the answer holds no choices")
-        choice, usage = reply.choices[0], reply.usage
+        if not isinstance(reply.choices, list) or not reply.choices or not getattr(reply.choices[0], "message", None):
+            raise ApiError("the answer holds no choices" if not reply.choices else "the answer's choice holds no message")
+        choice = reply.choices[0]
         message = choice.message
+        text, thought = _parts_of(message.content)
         positions = choice.logprobs.content if self._top_k and choice.logprobs else None
         return Generation(
-            "content_filter" if message.refusal else choice.finish_reason, text=_storable(message.content or ""),
-            reasoning=_storable(getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)),
-            prompt_tokens=usage and usage.prompt_tokens, completion_tokens=usage and usage.completion_tokens,
+            "content_filter" if message.refusal else _REASONS.get(choice.finish_reason, str(choice.finish_reason)), text=_storable(text),
+            reasoning=_storable(getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None) or thought),
             **(signal_of_positions(positions, self._top_k) if positions else {}),
         )
+
+
+# What servers of this protocol say in place of its words.
+_REASONS = {
+    **dict.fromkeys(("eos", "eos_token", "stop_sequence", "end_turn", "end_of_turn", "complete", "completed", "STOP"), "stop"),
+    **dict.fromkeys(("max_tokens", "max_length", "model_length", "MAX_TOKENS"), "length"),
+    **dict.fromkeys(("refusal", "safety", "SAFETY", "content-filter"), "content_filter"),
+}
+
+
+def _parts_of(content: Any) -> tuple[str, str | None]:
+    """Text and reasoning of a message's content: a string, or a list of parts, of which some are the model's thinking."""
+    if content is None or isinstance(content, str):
+        return content or "", None
+    said: dict[bool, list[str]] = {False: [], True: []}
+
+    def read(part: Any, thinks: bool) -> None:
+        if isinstance(part, str):
+            said[thinks].append(part)
+        elif isinstance(part, list):
+            for one in part:
+                read(one, thinks)
+        elif isinstance(part, dict):
+            thinking = part.get("thinking", part.get("reasoning"))
+            if thinking is not None:
+                read(thinking, True)
+            read(part.get("text", ""), thinks or part.get("type") in ("thinking", "reasoning"))
+        else:
+            raise ApiError(f"the answer's content holds a part of type {type(part).__name__}")
+
+    read(content, False)
+    return "".join(said[False]), "".join(said[True]) or None
 
 
 def signal_of_positions(positions: list[Any], k: int) -> dict[str, Any]:
@@ -213,5 +274,4 @@ class AnthropicTeacher(_ApiTeacher):
         return Generation(
             self._REASONS.get(reply.stop_reason, str(reply.stop_reason)), text=_storable("".join(block.text for block in blocks["text"])),
             reasoning=_storable("\n".join(block.thinking for block in blocks["thinking"])) or None,
-            prompt_tokens=reply.usage.input_tokens, completion_tokens=reply.usage.output_tokens,
         )

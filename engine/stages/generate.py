@@ -6,17 +6,18 @@ here. What a replica finished is on disk within a minute; a second run issues on
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from engine import parts
 from engine.backends import ray_data
-from engine.backends.answering import spent_usd
+from engine.backends.answering import STATUS_OF_FINISH, spent_usd
 from engine.backends.dispatch import Stream, Tally, answer_prompts
 from engine.errors import StageError
 from engine.progress import Context
 from engine.records import file_metadata, read_tables
 from engine.rundir import Counts, stage_files
-from engine.spec import GenerateSpec
+from engine.spec import API_KINDS, GenerateSpec
 
 
 def run(spec: GenerateSpec, inputs: dict[str, Path], out: Path, ctx: Context, *, stream: Stream = ray_data.stream) -> Counts:
@@ -47,8 +48,20 @@ def _info(spec: GenerateSpec, settled: parts.Settled, tally: Tally, out: Path) -
         "prompts": tally.prompts, "completions": tally.wanted, "answered_this_run": tally.answered, "status": settled.status,
         "tokens_in": settled.tokens_in, "tokens_out": settled.tokens_out, "tokens_per_second": tally.tokens_per_second, **cost,
         "teachers": teachers, "route": spec.route, "max_tokens": spec.sampling.max_tokens, "top_k": spec.capture.top_k,
+        **({"rows_without_token_counts": settled.untold} if settled.untold else {}), **_foreign_words(spec, settled, out),
         "tokenizer_fingerprint": first.get("tokenizer_fingerprint"), "vocab_size": first.get("vocab_size"),
     }
+
+
+def _foreign_words(spec: GenerateSpec, settled: parts.Settled, out: Path) -> dict[str, dict[str, int]]:
+    """How often APIs ended an answer with a word that this engine does not know."""
+    if all(teacher.kind not in API_KINDS for teacher in spec.teachers):
+        return {}
+    said: Counter[str] = Counter()
+    for table in read_tables([out / name for name in settled.files], columns=["finish_reason"]):
+        said.update(filter(None, table["finish_reason"].to_pylist()))
+    foreign = {word: count for word, count in said.items() if word not in STATUS_OF_FINISH}
+    return {"unknown_finish_reasons": foreign} if foreign else {}
 
 
 def _first_error(out: Path, settled: parts.Settled) -> str:

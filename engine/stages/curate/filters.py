@@ -41,7 +41,9 @@ def is_complete(answer: Completion, prompt: Prompt, *, keep_truncated: bool) -> 
 
 
 def has_length(answer: Completion, prompt: Prompt, *, min_tokens: int, max_tokens: int | None) -> Verdict:
-    """Drop answers outside the wanted length, in tokens."""
+    """Drop answers outside the wanted length, in tokens; keep those whose length nobody told."""
+    if answer.completion_tokens is None:
+        return Keep()
     if answer.completion_tokens < min_tokens:
         return Drop("too_few_tokens")
     return Drop("too_many_tokens") if max_tokens is not None and answer.completion_tokens > max_tokens else Keep()

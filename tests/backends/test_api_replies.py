@@ -1,0 +1,245 @@
+"""What vendors say, in the shapes that they say it: endings, contents, errors, and what a reply cost."""
+
+import asyncio
+import logging
+
+import misbehaving_api
+import numpy as np
+import pytest
+from misbehaving_api import KEY, Faults
+
+from engine import parts, pipeline
+from engine.backends import fake
+from engine.backends.answering import PromptTooLong, Sampling, spent_usd
+from engine.backends.api_gate import usage_of, words_of
+from engine.backends.api_teacher import AnthropicTeacher, ApiError, OpenAITeacher
+from engine.errors import StageError
+from engine.progress import Context
+from engine.records import Completion, read_tables, to_rows
+from engine.spec import CaptureSpec, JobSpec, TeacherSpec
+from engine.stages import curate, generate
+
+KINDS = {"openai": OpenAITeacher, "anthropic": AnthropicTeacher}
+USAGE = {"prompt_tokens": 1000, "completion_tokens": 500, "total_tokens": 1500}
+
+
+def reply(content="#### 5", *, usage=USAGE, reason="stop", **more):
+    body = {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "usage": usage}
+    body["choices"] = [{"index": 0, "finish_reason": reason, "message": {"role": "assistant", "content": content}}]
+    return {name: value for name, value in (body | more).items() if value != "absent"}
+
+
+@pytest.fixture
+def teacher(monkeypatch):
+    monkeypatch.setenv("DISTILL_TEST_API_KEY", KEY)
+
+    def build(url, kind="openai", attempts=3):
+        base_url = f"{url}/v1" if kind == "openai" else url
+        spec = TeacherSpec(name="api", kind=kind, model="m", base_url=base_url, api_key_env="DISTILL_TEST_API_KEY")
+        return KINDS[kind](spec, CaptureSpec(), device="cpu", timeout_s=20.0, attempts=attempts)
+
+    return build
+
+
+def ask(engine, words="What is 2 + 3?"):
+    async def run():
+        async with engine._client:
+            return await engine.generate([{"role": "user", "content": words}], Sampling(0.7, 32))
+
+    return asyncio.run(run())
+
+
+def answered(teacher, body):
+    with misbehaving_api.serve(answer=lambda path, asked: (200, body)) as api:
+        return ask(teacher(api.url))
+
+
+@pytest.mark.parametrize(("word", "reason"), [
+    ("eos", "stop"), ("eos_token", "stop"), ("stop_sequence", "stop"), ("max_tokens", "length"), ("model_length", "length"),
+    ("safety", "content_filter"), ("fin du texte", "fin du texte"),
+])
+def test_a_vendors_word_for_an_ending_is_understood_or_kept(teacher, word, reason):
+    assert answered(teacher, reply(reason=word)).finish_reason == reason
+
+
+@pytest.mark.parametrize(("content", "text", "reasoning"), [
+    ([{"type": "text", "text": "#### "}, {"type": "text", "text": "5"}], "#### 5", None),
+    ([{"type": "thinking", "thinking": [{"type": "text", "text": "2 and 3"}]}, {"type": "text", "text": "5"}], "5", "2 and 3"),
+    ([{"type": "reasoning", "text": "2 and 3"}, "5"], "5", "2 and 3"),
+    (None, "", None), ([], "", None),
+])
+def test_content_in_parts_is_joined_and_thinking_is_reasoning(teacher, content, text, reasoning):
+    found = answered(teacher, reply(content))
+    assert (found.text, found.reasoning) == (text, reasoning)
+
+
+@pytest.mark.parametrize("usage", [
+    "absent", None, {}, {"total_tokens": 13}, {"prompt_tokens": 9}, {"prompt_tokens": "9", "completion_tokens": "4"},
+    {"prompt_tokens": 9, "completion_tokens": -1}, {"prompt_tokens": True, "completion_tokens": 4}, "none", [9, 4],
+])
+def test_a_count_that_is_missing_or_none_is_unknown_and_not_zero(teacher, usage):
+    found = answered(teacher, reply(usage=usage))
+    assert found.text == "#### 5"
+    assert (found.prompt_tokens, found.tokens) == (None, None)
+    assert usage_of({"usage": usage}) is None
+
+
+UNREADABLE = {
+    "no choices": reply(choices=[]), "choices null": reply(choices=None), "choices missing": reply(choices="absent"),
+    "a choice without message": reply(choices=[{"index": 0, "finish_reason": "stop"}]), "choices of text": reply(choices="5"),
+    "content is a number": reply(5), "a part is a number": reply([5]), "message null": reply(choices=[{"index": 0, "message": None}]),
+}
+
+
+@pytest.mark.parametrize("body", UNREADABLE.values(), ids=UNREADABLE)
+def test_what_a_reply_that_cannot_be_read_was_billed_is_known(teacher, body):
+    with pytest.raises(ApiError) as caught:
+        answered(teacher, body)
+    assert (caught.value.lost_tries, caught.value.lost_tokens) == (0, (1000, 500))
+    with pytest.raises(ApiError) as caught:
+        answered(teacher, {name: value for name, value in body.items() if name != "usage"})
+    assert (caught.value.lost_tries, caught.value.lost_tokens) == (1, (0, 0))
+
+
+def test_an_error_in_place_of_an_answer_counts_what_it_says_of_itself(teacher):
+    with pytest.raises(ApiError, match="overloaded today") as caught:
+        answered(teacher, {"error": {"message": "overloaded today"}, "usage": USAGE})
+    assert (caught.value.lost_tries, caught.value.lost_tokens) == (0, (3000, 1500))  # three tries
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("status", [400, 403, 500])
+def test_models_that_cannot_be_listed_are_a_warning(teacher, kind, status, caplog):
+    with misbehaving_api.serve(Faults(models_status=status)) as api, caplog.at_level(logging.WARNING):
+        engine = teacher(api.url, kind, attempts=1)
+
+        async def run():
+            await engine.open()
+            return await engine.generate([{"role": "user", "content": "What is 2 + 3?"}], Sampling(0.7, 32))
+
+        assert asyncio.run(run()).text.startswith("echo")
+    assert "its models cannot be listed" in caplog.text
+
+
+@pytest.mark.parametrize(("body", "word"), [
+    ([{"error": {"code": 400, "message": 'Unknown name "seed": Cannot find field.'}}], "seed"),
+    ({"detail": [{"type": "extra_forbidden", "loc": ["body", "max_completion_tokens"], "msg": "Extra inputs are not permitted"}]},
+     r"body\.max_completion_tokens: Extra inputs"),
+    ({"error": "seed is not supported"}, "seed is not supported"), ({"detail": "no seeds here"}, "no seeds here"),
+    ({"message": "seed?"}, r"seed\?"), ("seed is not supported by this model", "seed is not supported"),
+    ({"code": 17, "what": "seed"}, "seed"),
+])
+def test_the_servers_own_sentence_reaches_the_user(teacher, body, word):
+    with misbehaving_api.serve(answer=lambda path, asked: (422, body)) as api, pytest.raises(ApiError, match=word):
+        ask(teacher(api.url, attempts=1))
+
+
+def test_words_are_found_in_nothing_too():
+    assert words_of(None) == words_of({}) == words_of([]) == ""
+    assert words_of("<html>busy</html>") == "<html>busy</html>"
+
+
+def test_a_request_that_no_waiting_lets_in_is_too_long_and_slows_nobody(teacher):
+    words = "Request too large for m on tokens per min (TPM): Limit 30000, Requested 34238. The input must be reduced."
+
+    def answer(path, asked):
+        if len(asked["messages"][0]["content"]) > 500:
+            return 429, {"error": {"message": words, "code": "rate_limit_exceeded"}}
+        return misbehaving_api.answer(path, asked)
+
+    with misbehaving_api.serve(answer=answer) as api:
+        engine = teacher(api.url)
+        before = engine.figures()["concurrency"]
+        with pytest.raises(PromptTooLong, match="Request too large"):
+            ask(engine, "x" * 1000)
+        assert (len(api.calls), engine.figures()["concurrency"], engine.figures()["pause_s"]) == (1, before, 0)
+
+
+# The stage: rows, and the bill
+
+
+@pytest.fixture
+def job(monkeypatch, tmp_path):
+    """A job of so many math prompts for an API at `url`."""
+    monkeypatch.setenv("DISTILL_TEST_API_KEY", KEY)
+
+    def build(url, count, **fields):
+        source = tmp_path / "train.jsonl"
+        source.write_text("".join(f'{{"prompt": "What is {n} + 3?", "reference": "5"}}\n' for n in range(count)))
+        api = {"name": "api", "kind": "openai", "model": "m", "base_url": f"{url}/v1", "api_key_env": "DISTILL_TEST_API_KEY",
+               "concurrency": 8, "prices": {"input": 10.0, "output": 100.0}}
+        settings = {"teachers": [api], "request_timeout_s": 5.0, "max_attempts": 2, "max_failed_fraction": 1.0} | fields
+        return JobSpec.model_validate({
+            "name": "bill", "task": "math", "device": "cpu", "prompts": {"train": str(source), "validation_fraction": 0.0},
+            "generate": settings, "train": {"student": "none"}, "loadtest": {"models": []},
+        })
+
+    return build
+
+
+def run_stage(spec, tmp_path):
+    prompts = pipeline.importlib.import_module("engine.stages.prompts")
+    folders = {name: tmp_path / name for name in ("prompts", "generate", "curate")}
+    context = Context("bill", "math", 0)
+    for name, folder in folders.items():
+        folder.mkdir(exist_ok=True)
+        if name == "prompts":
+            counts = prompts.run(spec.prompts, {}, folder, context)
+        elif name == "generate":
+            counts = generate.run(spec.generate, folders, folder, context, stream=fake.stream)
+            found = counts
+        else:
+            counts = curate.run(spec.curate, folders, folder, context)
+        pipeline.rundir.publish(folder, name, {}, counts, 0.0)
+    rows = [row for table in read_tables([folders["generate"] / f for f in found.files]) for row in to_rows(table, Completion)]
+    return found, rows, counts
+
+
+def test_rows_without_counts_are_kept_and_said(job, tmp_path):
+    with misbehaving_api.serve(answer=lambda path, asked: (200, reply(usage=None, reason="fin"))) as api:
+        found, rows, curated = run_stage(job(api.url, 6), tmp_path)
+    assert {row.completion_tokens for row in rows} == {None}
+    assert found.info["rows_without_token_counts"] == 6
+    assert found.info["unknown_finish_reasons"] == {"fin": 6}
+    assert found.info["cost_usd"] > 0
+    assert {row.status for row in rows} == {"ok"}
+    assert curated.rows_out == 6
+
+
+def odd_reply(rng):
+    """(body, what the server bills for it, whether it says so)."""
+    tokens = {"prompt_tokens": int(rng.integers(5, 20)), "completion_tokens": int(rng.integers(1, 60))}
+    bill = (tokens["prompt_tokens"] * 10 + tokens["completion_tokens"] * 100) / 1e6
+    if rng.random() > 0.3:
+        return reply(usage=tokens), bill, True
+    kind = rng.integers(6)
+    bodies = [
+        reply(usage="absent"), reply(usage=tokens, choices=[]), reply([{"type": "text", "text": "5"}], usage=tokens), reply(5, usage=None),
+        reply(usage={"prompt_tokens": "9"}), reply(usage=tokens, choices=None),
+    ]
+    return bodies[kind], bill, kind in (1, 2, 5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_ledger_is_never_below_the_bill_and_the_bill_never_beyond_the_limit(job, tmp_path, seed):
+    rng, billed, untold = np.random.default_rng(seed), [], []
+
+    def answer(path, asked):
+        body, bill, said = odd_reply(rng)
+        billed.append(bill)
+        untold.append(not said)
+        return 200, body
+
+    limit = 0.25
+    with misbehaving_api.serve(answer=answer) as api:
+        spec = job(api.url, 80, max_cost_usd=limit, sampling={"temperature": 0.7, "max_tokens": 64})
+        with pytest.raises(StageError, match=r"max_cost_usd=0\.25 is used up"):
+            run_stage(spec, tmp_path)
+    ledger, bill = spent_usd(spec.generate, tmp_path / "generate"), sum(billed)
+    most = (64 * 100 + (len("What is 79 + 3?") + 16) * 10) / 1e6  # of one request
+    assert bill <= ledger <= limit
+    assert ledger <= bill + most * sum(untold) + 1e-9
+    assert len(billed) > 20
+    assert sum(untold)
+    rows = parts.final_rows(parts.accepted_records(tmp_path / "generate"))
+    assert len(rows.prompt_id) == len(billed)
