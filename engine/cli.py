@@ -19,7 +19,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from engine.errors import EngineError, SpecError
+from engine.errors import EngineError, SpecError, Stopped
 from engine.spec import JobSpec
 
 JOB = click.argument("job", type=click.Path(path_type=Path))
@@ -59,9 +59,13 @@ def _load(job: Path, sets: tuple[str, ...]) -> JobSpec:
 
 @contextmanager
 def _errors() -> Iterator[None]:
-    """Engine errors become one message on stderr and an exit code; Ctrl-C says how to go on."""
+    """Engine errors become one message on stderr and an exit code; Ctrl-C and SIGTERM say how to go on."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
+    except Stopped as stopped:
+        click.echo(str(stopped), err=True)
+        sys.exit(stopped.exit_code)
     except EngineError as error:
         Console(stderr=True).print(f"[bold red]{type(error).__name__}[/]: ", end="")
         click.echo(str(error), err=True)

@@ -5,7 +5,8 @@
     ├── InputError      a row or file of the user's data is wrong                                     (exit 1)
     ├── CapacityError   the job wants more than the cluster has                                       (exit 1)
     └── StageError      a stage could not do its work; what it finished is kept                       (exit 1)
-        └── Preempted   a node is about to be taken away; the work is saved, to go on without it
+        ├── Preempted   a node is about to be taken away; the work is saved, to go on without it
+        └── Stopped     the user interrupted it; the work is saved
 
 They carry one string and no other constructor argument, so that they survive pickling between Ray processes.
 """
@@ -40,6 +41,10 @@ class StageError(EngineError):
 
 class Preempted(StageError):
     """Work was saved and left because a node is about to be taken away; it can go on at once on what remains."""
+
+
+class Stopped(StageError):
+    """Ctrl-C or SIGTERM: what was open was waited for, and is kept."""
 
 
 def remedy_of(error: BaseException) -> str:

@@ -209,6 +209,20 @@ def settle(folder: Folder) -> Settled:
     )
 
 
+def ask_to_stop(folder: Folder, epoch: int) -> None:
+    """Tell the replicas of this epoch to ask nothing more, to wait for what is open, and to commit it."""
+    _stop_file(folder, epoch).write_text("")
+
+
+def is_asked_to_stop(folder: Folder, epoch: int) -> bool:
+    """Whether the driver of this epoch was interrupted."""
+    return _stop_file(folder, epoch).exists()
+
+
+def _stop_file(folder: Folder, epoch: int) -> Folder:
+    return folder / "receipts" / f"{epoch:05d}-stop"
+
+
 def begin_attempt(folder: Folder, epoch: int, shard: str, keys: Sequence[Key]) -> None:
     """Note which rows of a shard are about to enter an engine. The driver ends the attempt when it has the receipt."""
     write_atomic(folder / "attempts" / f"open-{epoch:05d}-{shard}-{uuid.uuid4().hex}.json", json.dumps(keys))

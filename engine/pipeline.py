@@ -81,9 +81,11 @@ def run(
     folders: dict[str, Folder] = {}
     manifests: dict[str, Manifest] = {}
     reused: list[str] = []
+    connected = False
     with rundir.run_lock(root), ExitStack() as stack:
         check_owner(root, job.name)
-        rundir.write_atomic(root / "job.yaml", dump_job(job))
+        with _told("the run folder"):
+            rundir.write_atomic(root / "job.yaml", dump_job(job))
         for stage in STAGES:
             if missing := set(stage.needs) - folders.keys():
                 if stage.name in chosen:
@@ -100,8 +102,9 @@ def run(
                 reused.append(stage.name)
                 ctx.progress.say(f"{stage.name:<9} reused  {folder.name}")
             if (manifest is None or failed) and stage.name in chosen:
-                if stage.cluster:
-                    stack.enter_context(_connected(job, ctx, root))
+                if stage.cluster and not connected:
+                    _connect(stack, job, ctx, root)
+                    connected = True
                 manifest = _run_stage(stage, job, folders, folder, identity, ctx, manifest)
             if manifest is not None:
                 folders[stage.name], manifests[stage.name] = folder, manifest
@@ -147,6 +150,14 @@ def _told(stage: str) -> Iterator[None]:
         if not (remedy := remedy_of(error)):
             raise
         raise StageError(f"{stage}: {error}{remedy}") from error
+
+
+def _connect(stack: ExitStack, job: JobSpec, ctx: Context, root: Folder) -> None:
+    """Ray until `stack` ends, with a sign of what takes so long, and which cluster was joined where one was."""
+    with ctx.progress.waiting("connecting to Ray" if ctx.cluster or os.environ.get("RAY_ADDRESS") else "starting Ray here"):
+        joined = stack.enter_context(_connected(job, ctx, root))
+    if joined:
+        ctx.progress.say(joined)
 
 
 def _connected(job: JobSpec, ctx: Context, root: Folder) -> Any:

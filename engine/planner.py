@@ -12,6 +12,7 @@ from engine.layout import Layout
 from engine.models import Architecture, facts
 from engine.spec import CaptureSpec, JobSpec, LoraSpec, TeacherSpec, TrainSpec
 
+BUCKET_B = 0.5  # elements of DeepSpeed's reduce bucket in billions (its default), never more than there are parameters (deepspeed_engine)
 ADAM_BYTES = 16  # fp32 master weight, two moments, and DeepSpeed's fp32 gradient
 
 
@@ -113,18 +114,20 @@ def _train(spec: TrainSpec) -> Need:
 def state_gb(spec: TrainSpec, model: Architecture) -> float:
     """Device memory of weights, gradients and optimizer per worker in GB (B6.10 with the safe 18 bytes: 2 + 16).
 
-    In bf16: stage 0 holds 4+16 bytes per parameter, 1: 4+16/n, 2: 2+18/n, 3: 18/n + 4 x the largest tensor. Offloading leaves
-    the weights on the device (stages 0-2), or the largest tensor (stage 3). With LoRA the parameters are the adapters', and the
-    student's frozen weights come on top: shared out at stage 3, half a byte for each in a layer with nf4. n: fewest workers.
+    In bf16: stage 0 holds 4+16 bytes per parameter, 1: 4+16/n, 2: 2+18/n, 3: 18/n + 4 x the largest tensor and a reduce bucket.
+    Offloading leaves the weights and one gradient on the device (stages 1, 2), or the largest tensor and the bucket (stage 3).
+    With LoRA the parameters are the adapters', and the student's frozen weights come on top: shared out at stage 3, half a byte
+    for each in a layer with nf4. n: fewest workers.
     """
     weight, n, largest_b = _weight_bytes(spec), spec.worker_range[0], model.vocab * model.hidden / 1e9
     trained_b = adapters_b(spec.lora, model) if spec.lora else model.params_b
     frozen_gb = _frozen_gb(spec, model) if spec.lora else 0.0
     if spec.zero_stage == 3:
         shard = 0 if spec.offload != "none" else trained_b * (weight + ADAM_BYTES) / n
-        return shard + frozen_gb / n + 2 * weight * largest_b
+        bucket_gb = weight * min(BUCKET_B, trained_b)  # DeepSpeed holds it for good
+        return shard + frozen_gb / n + 2 * weight * largest_b + bucket_gb
     if spec.offload == "cpu":
-        return trained_b * weight + frozen_gb
+        return trained_b * weight + frozen_gb + weight * min(largest_b, trained_b)  # a buffer for gradients on their way
     per_param = {0: 2 * weight + ADAM_BYTES, 1: 2 * weight + ADAM_BYTES / n, 2: weight + (weight + ADAM_BYTES) / n}
     return trained_b * per_param[spec.zero_stage] + frozen_gb
 

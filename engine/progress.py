@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
 from engine.rundir import PROGRESS, write_atomic
@@ -69,7 +69,7 @@ class Progress:
         if self.console and self.console.is_terminal:
             self._bar = RichProgress(
                 TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-                TimeRemainingColumn(), TextColumn("{task.fields[figures]}"), console=self.console,
+                TimeRemainingColumn(), TextColumn("{task.fields[figures]}"), **self._quiet(),
             )
             self._task = self._bar.add_task(name, total=None, figures="")
             self._bar.start()
@@ -80,6 +80,21 @@ class Progress:
                 self._bar.stop()
                 self._bar = None
             self._write(force=True)
+
+    @contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """Say what is waited for while the block runs: with its seconds on a terminal, once elsewhere."""
+        if self.console is None or self._bar or not self.console.is_terminal:
+            self.say(what)
+            yield
+            return
+        with RichProgress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), **self._quiet()) as bar:
+            bar.add_task(what, total=None)
+            yield
+
+    def _quiet(self) -> dict[str, Any]:
+        """A bar goes when its stage ends (a line says what came of it), and leaves alone what libraries print: that is the log's."""
+        return {"console": self.console, "transient": True, "redirect_stdout": False, "redirect_stderr": False}
 
     def say(self, line: str) -> None:
         """One line for people."""

@@ -31,7 +31,10 @@ def placement(default: Any = ..., **constraints: Any) -> Any:
 class Block(BaseModel):
     """Base of every block: frozen, no unknown fields, no silent type conversion."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    # Defaults are validated too: an int written for a float would otherwise have another identity than what a file says.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, allow_inf_nan=False, validate_default=True
+    )
 
     def identity_fields(self) -> dict[str, Any]:
         """The block's identity as plain JSON values; nested blocks likewise, placement fields left out."""

@@ -1,7 +1,10 @@
+import json
 import os
 
 import pytest
+from conftest import REPOSITORY
 
+from engine import pipeline
 from engine.errors import SpecError
 from engine.jobfile import dump_job, load_job
 from engine.yamlfile import dump_yaml, read_document
@@ -77,6 +80,17 @@ def test_set_overrides_the_file_by_name_and_index_and_opens_missing_blocks(job_f
 
 def test_the_last_set_wins(job_file):
     assert load_job(job_file, ["train={student: s, epochs: 4}", "train.epochs=5"]).train.epochs == 5
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "jobs").glob("*.yaml")), ids=lambda path: path.name)
+def test_an_identity_does_not_depend_on_how_a_number_was_written(path, tmp_path):
+    """120 and 120.0 are equal in Python but not in a hash: every default of every block, read back from a run's job.yaml."""
+    job = load_job(path)
+    (tmp_path / "job.yaml").write_text(dump_job(job))
+    again = load_job(tmp_path / "job.yaml")
+    for name in pipeline.NAMES:
+        ours, theirs = (json.dumps(getattr(side, name).identity_fields(), default=str) for side in (job, again))
+        assert ours == theirs, name
 
 
 def test_a_dumped_job_loads_to_the_same_job(job_file, tmp_path):

@@ -88,8 +88,8 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def install(pack: Path, site: Path, checkout: Path) -> dict[str, list[str]]:
-    """Install into the folder `site`, with pip and no network, the wheels whose package is not here, and the checkout.
+def install(pack: Path, site: Path) -> dict[str, list[str]]:
+    """Install into the folder `site`, with pip and no network, the wheels whose package is not here.
 
     A package that is here in another version stays: replacing numpy or protobuf under the torch of the machine breaks more than
     it mends. Returns the names that were installed, and those kept in another version.
@@ -97,20 +97,20 @@ def install(pack: Path, site: Path, checkout: Path) -> dict[str, list[str]]:
     missing, kept = [], []
     for wheel in sorted((pack / "wheels").glob("*.whl")):
         name, version = wheel.name.split("-")[:2]
-        here = _version(name)
+        here = version_here(name)
         if here is None:
             missing.append(wheel)
         elif here != version:
             kept.append(f"{name} {here} ({version} in the pack)")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile", "--no-cache-dir"]
     pip += ["--disable-pip-version-check", "--upgrade", "--target", str(site)]
-    for more in ([str(wheel) for wheel in missing], ["--no-build-isolation", str(checkout)]):
-        if more:
-            subprocess.run([*pip, *more], check=True)
+    if missing:
+        subprocess.run([*pip, *map(str, missing)], check=True)
     return {"installed": [" ".join(wheel.name.split("-")[:2]) for wheel in missing], "kept": kept}
 
 
-def _version(name: str) -> str | None:
+def version_here(name: str) -> str | None:
+    """Of an installed package."""
     try:
         return importlib.metadata.version(re.sub("[-_.]+", "-", name))
     except importlib.metadata.PackageNotFoundError:

@@ -13,12 +13,14 @@ grep -v '^deepspeed==' benchmarks/gpu/pack.txt >"$pack/wheels.txt"
     --platform manylinux2014_x86_64 --dest "$pack/wheels" --requirement "$pack/wheels.txt"
 DS_BUILD_OPS=0 "$python" -m pip wheel --quiet --no-deps --wheel-dir "$pack/wheels" \
     "$(grep '^deepspeed==' benchmarks/gpu/pack.txt)"
+# The product's own name and version; its code is that of the checkout.
+"$python" -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir "$pack/wheels" .
 
 # Curated examples with the teachers' signal, made on this CPU.
 "$python" benchmarks/gpu/wide_model.py "$pack/wide"
 cat >"$pack/jobs.json" <<'JOBS'
 {
- "quickstart": {"job": "jobs/quickstart.yaml", "sets": ["train.workers=1", "train.global_batch=16"], "cpu": ["train.epochs=5"]},
+ "quickstart": {"job": "jobs/quickstart.yaml", "sets": ["train.workers=1", "train.global_batch=16"], "cpu": ["train.epochs=5"], "gpu": ["train.epochs=5"]},
  "wide": {"job": "benchmarks/gpu/wide.yaml", "sets": [], "gpu": ["train.student=benchmarks/gpu/pack/wide/student-gpu", "train.learning_rate=1e-3"]}
 }
 JOBS

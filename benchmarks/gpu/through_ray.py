@@ -29,6 +29,7 @@ def main() -> None:
     manifest = load_manifest(case.folder("train")) if done.returncode == 0 else None
     facts = {"seconds": manifest.seconds, **manifest.info} if manifest else {}
     options.result.write_text(json.dumps({"exit_code": done.returncode, **facts}))
+    sys.exit(done.returncode)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
+import re
 import signal
 import sys
 import time
@@ -21,7 +21,7 @@ from typing import Any
 import deepspeed  # noqa: F401  its import takes seconds, which overlap with another layout's steps
 import torch
 from cases import load_case
-from layouts import LAYOUTS, STEPS
+from layouts import LAYOUTS, STEPS, TRAINED
 from torch import distributed
 
 from engine.backends import deepspeed_engine
@@ -104,13 +104,17 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "gpu"), required=True)
     parser.add_argument("--kill", action="store_true", help="end by SIGKILL after the first checkpoint")
     options = parser.parse_args()
-    sys.stdin.readline()
+    if not sys.stdin.readline():
+        return  # who should have said so is gone
     layout = LAYOUTS[options.name]
-    case = load_case(options.pack, "wide", options.device, {f"train.{key}": value for key, value in layout.fields.items()})
+    fields = {f"train.{key}": value for key, value in layout.fields.items()}
+    if layout.fields.get("init") == "pretrained":
+        fields["train.student"] = str(options.out.with_name(re.sub(r"\W+", "-", TRAINED)) / "student")
+    if not layout.killed:
+        fields["train.checkpoint_steps"] = 1000  # one at the end
+    case = load_case(options.pack, "wide", options.device, fields)
     seen = run(case.job, case.folder("curate"), options.out, kill=options.kill)
     options.result.write_text(json.dumps(seen))
-    for big in ("checkpoints", "student", "baseline"):
-        shutil.rmtree(options.out / big, ignore_errors=True)
 
 
 if __name__ == "__main__":

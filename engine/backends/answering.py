@@ -19,6 +19,7 @@ import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
@@ -26,7 +27,7 @@ import pyarrow as pa
 
 from engine import codec, parts
 from engine.backends.admission import Budget, Room, cost_usd
-from engine.errors import EngineError, StageError
+from engine.errors import EngineError, StageError, Stopped
 from engine.records import SCHEMA_VERSION, Completion, Messages, completion_schema, derive_seed, read_tables, to_table
 from engine.rundir import versions
 from engine.spec import GenerateSpec, SamplingSpec, TeacherSpec
@@ -286,7 +287,11 @@ class Answerer:
             await asyncio.sleep(min(0.5, self._job.spec.part_seconds / 4))
             if self._writer.is_old() or self._room.held == 0:
                 await self._writer.commit()
-            if time.monotonic() - looked >= FENCE_S:
+            is_due = time.monotonic() - looked >= FENCE_S
+            may_look = is_due or isinstance(self._job.folder, Path)  # a look into a store is paid for
+            if may_look and await asyncio.to_thread(parts.is_asked_to_stop, self._job.folder, self._job.epoch):
+                self._ending = self._ending or Stopped("interrupted; what was answered is kept, and the same command resumes")
+            if is_due:
                 looked, newest = time.monotonic(), await asyncio.to_thread(parts.newest_epoch, self._job.folder)
                 if newest > self._job.epoch:
                     self._ending = StageError(

@@ -18,6 +18,7 @@ from torch import distributed, nn
 from engine.errors import StageError
 from engine.spec import TrainSpec
 
+REDUCE_BUCKET = 500_000_000  # elements, DeepSpeed's default
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _PARTS = ("weight", *_MOMENTS)
 
@@ -68,6 +69,9 @@ def build(spec: TrainSpec, student: Any, *, device: str) -> DeepSpeedEngine:
     deepspeed.utils.logger.setLevel(logging.WARNING)
     named = {name: param for name, param in student.named_parameters() if param.requires_grad}
     config = zero_config(spec, device)
+    # ZeRO-3 allocates the whole bucket for good, however small the student: 2 GB in fp32.
+    count = sum(param.numel() for param in named.values())
+    config["zero_optimization"].setdefault("reduce_bucket_size", min(REDUCE_BUCKET, count))
     try:
         if spec.zero_stage == 3:  # now, weight by weight: initialize would first move the whole module, teacher and all, to the device
             deepspeed.zero.Init(module=student, config_dict_or_path=config)

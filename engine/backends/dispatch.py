@@ -5,8 +5,11 @@ What happens inside a replica is answering.py. Generate and evaluate both come h
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +19,7 @@ import numpy as np
 
 from engine import parts
 from engine.backends.answering import OPEN, AnswerJob, build_answerer, spent_usd
-from engine.errors import EngineError, StageError
+from engine.errors import EngineError, StageError, Stopped
 from engine.layout import Layout
 from engine.progress import Context
 from engine.routing import Wanted, count_prompts, wanted_rows
@@ -123,6 +126,8 @@ def answer_prompts(spec: GenerateSpec, prompt_files: Sequence[Folder], folder: F
         if plans[name]:
             try:
                 _let_answer(replace(job, spent_usd=spent_usd(spec, folder)), plans[name], tally, ctx, stream)
+            except Stopped:
+                raise
             except EngineError as error:  # the other teachers' work is theirs
                 failures.append(error)
     if failures:
@@ -177,10 +182,39 @@ def _let_answer(job: AnswerJob, shards: list[dict[str, Any]], tally: Tally, ctx:
         )
 
     answered = 0
-    for receipt in stream(
-        shards, functools.partial(build_answerer, job), on_figures=show, **_stream_options(job, ctx),
-    ):
-        parts.end_attempts(job.folder, job.epoch, receipt["shard"])
-        tally.add(receipt)
-        answered += receipt["rows"]
+    receipts = stream(shards, functools.partial(build_answerer, job), on_figures=show, **_stream_options(job, ctx))
+    # Closed before an error goes on: its threads still call Ray, which must not be gone by then.
+    with _interruptible(job, ctx), contextlib.closing(receipts):
+        for receipt in receipts:
+            parts.end_attempts(job.folder, job.epoch, receipt["shard"])
+            tally.add(receipt)
+            answered += receipt["rows"]
     ctx.progress.update(done=before + answered)
+
+
+@contextlib.contextmanager
+def _interruptible(job: AnswerJob, ctx: Context) -> Iterator[None]:
+    """While the block runs, Ctrl-C and SIGTERM ask the replicas to finish what is open and to commit it; a second one ends at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's business
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def ask(number: int, frame: Any) -> None:
+        restore()
+        parts.ask_to_stop(job.folder, job.epoch)
+        ctx.progress.say(
+            f"{ctx.progress.name}: stopping: nothing more is asked, and what is open is waited for, at most"
+            f" {job.spec.request_timeout_s:g} s; once more ends at once"
+        )
+
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield
+    finally:
+        restore()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import time
@@ -36,15 +37,17 @@ LOCAL = "local"  # without it ray.init would join whatever cluster was started l
 
 
 @contextmanager
-def connected(address: str | None, *, shared: Folder, environment: Mapping[str, str] | None = None, **local: Any) -> Iterator[None]:
+def connected(
+    address: str | None, *, shared: Folder, environment: Mapping[str, str] | None = None, **local: Any
+) -> Iterator[str | None]:
     """Ray for the length of the block: this process's own connection if it has one, else `address`,
-    else RAY_ADDRESS, else a new local cluster.
+    else RAY_ADDRESS, else a new local cluster. Gives a sentence that says which cluster was joined, None for one of its own.
 
     `environment` reaches every process of the job; `local` are arguments of ray.init for a local cluster. A connection
     made here is closed here. CapacityError if no cluster answers or a node does not see `shared`.
     """
     if ray.is_initialized():
-        yield
+        yield None
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = address or os.environ.get("RAY_ADDRESS") or LOCAL
@@ -52,20 +55,38 @@ def connected(address: str | None, *, shared: Folder, environment: Mapping[str, 
     if address == LOCAL:
         os.environ.update(variables)  # the cluster's own processes start here and inherit it
     variables["PYTHONPATH"] = os.pathsep.join(_package_path())
+    variables = {name: value for name, value in variables.items() if name not in _variables_of_this_job()}
     local = {"include_dashboard": False, "object_store_memory": _object_store_bytes()} | local if address == LOCAL else {}
     try:
         _require_answer(address)  # ray.init itself would try for minutes
         ray.init(address=address, namespace="distill", log_to_driver=True, runtime_env={"env_vars": variables}, **local)
-    except (OSError, RuntimeError, RayError) as error:
+    except Exception as error:
+        if address == LOCAL:  # Ray says "The current node timed out during startup" by a bare Exception
+            raise CapacityError(
+                f"Ray does not start on this machine: {error}; is it out of memory, disk under /tmp or processors just now? Give the"
+                " command again, or join a cluster that runs already: --cluster FILE"
+            ) from error
         raise CapacityError(
             f"no Ray cluster answers at {address}: {error}; start one with `ray start --head`, or leave --cluster out"
             " (a cluster with token authentication also needs RAY_AUTH_MODE=token)"
         ) from error
     try:
         require_shared(shared)
-        yield
+        yield None if address == LOCAL else _joined()
     finally:
         ray.shutdown()
+
+
+def _variables_of_this_job() -> dict[str, str]:
+    """Environment that a submitted job was given: Ray refuses to be told any of it twice, and hands it to all processes anyway."""
+    config = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
+    return (config.get("runtime_env") or {}).get("env_vars") or {}
+
+
+def _joined() -> str:
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    gpus = sum(int(node["Resources"].get("GPU", 0)) for node in nodes)
+    return f"connected to the Ray cluster at {ray.get_runtime_context().gcs_address} ({len(nodes)} nodes, {gpus} GPUs)"
 
 
 def _require_answer(address: str) -> None:

@@ -1,5 +1,6 @@
 """What is asked: shards of what is missing, teachers in turn, budgets, failures, and what may not be written anywhere."""
 
+import errno
 import json
 import logging
 import os
@@ -269,3 +270,27 @@ def test_what_an_api_charged_without_an_answer_counts_as_the_most_it_can(answer,
     assert cut > 1
     assert len(rows) == 20
     assert counts.info["cost_usd"] == 10 * cut + (4 if usage else 10) * 20
+
+
+def test_the_stream_is_closed_before_an_error_of_the_driver_goes_on(fake_job, tmp_path, monkeypatch):
+    """Left suspended, its watch would call a Ray that is gone, which ends the process without a word."""
+    closed = []
+
+    def stream(shards, build, **options):
+        try:
+            for shard in shards:
+                yield {"shard": shard["id"], "rows": shard["count"], "tokens": 0, "started": 0.0, "finished": 1.0, "over_budget": False}
+        finally:
+            closed.append(True)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(parts, "end_attempts", full)
+    job = fake_job(40)
+    prompts = pipeline.run(job, tmp_path / "runs", until="prompts").folders["prompts"]
+    (tmp_path / "generate").mkdir()
+    with pytest.raises(OSError, match="No space left") as caught:
+        generate.run(job.generate, {"prompts": prompts}, tmp_path / "generate", Context("job", "math", 0), stream=stream)
+    assert caught.value is not None
+    assert closed == [True]

@@ -1,3 +1,4 @@
+import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -58,3 +59,33 @@ def test_a_cluster_that_wants_a_token_says_so(monkeypatch):
     with pytest.raises(CapacityError, match="RAY_AUTH_MODE=token"):
         backend.submit(cluster, "true", secrets={}, on_log=print)
     server.shutdown()
+
+
+def test_what_a_submitted_job_was_given_is_not_told_to_ray_again(monkeypatch, tmp_path):
+    """Ray refuses a variable that both the job and its driver set, and prints all of them, keys too."""
+    told = {}
+
+    def init(**options):
+        told.update(options["runtime_env"]["env_vars"])
+        raise ConnectionError("nobody is there")
+
+    given = {"env_vars": {"PYTHONPATH": "/theirs", "DO_NOT_TRACK": "1", "CANARY_KEY": "sk-canary"}}
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": given}))
+    monkeypatch.setattr(backend.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(backend.ray, "init", init)
+    with pytest.raises(CapacityError, match="no Ray cluster answers at auto"), backend.connected("auto", shared=tmp_path):
+        pass
+    assert "VLLM_NO_USAGE_STATS" in told
+    assert not told.keys() & given["env_vars"].keys()
+
+
+def test_a_ray_that_does_not_start_here_is_an_error_with_a_remedy(monkeypatch, tmp_path):
+    def init(**options):
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(backend.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(backend.ray, "init", init)
+    said = r"Ray does not start on this machine: .*timed out.*Give the command again"
+    with pytest.raises(CapacityError, match=said), backend.connected(None, shared=tmp_path):
+        pass

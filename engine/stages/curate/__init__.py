@@ -37,13 +37,14 @@ def run(spec: CurateSpec, inputs: dict[str, Path], out: Path, ctx: Context) -> C
     unusable: Counter[str] = Counter()
     files: dict[str, int] = {}
     rows_in, rows_out = 0, {"train": 0, "validation": 0}
+    usable = ("ok", "truncated") if spec.keep_truncated else ("ok",)
     completions = read_tables(stage_files(inputs["generate"], "data/"), columns=list({*_LIGHT, *_CARRIED}))
     for number, table in enumerate(completions):
         prompts = _prompts_of(table["prompt_id"].to_numpy(), sorted_prompts)
         kept: dict[str, list[int]] = {"train": [], "validation": []}
         for row, (answer, prompt) in enumerate(zip(to_rows(table.select(_LIGHT), Completion), prompts, strict=True)):
             rows_in += answer.split == "train"
-            if answer.split == "validation" and answer.status != "ok":
+            if answer.split == "validation" and answer.status not in usable:
                 unusable[answer.status] += 1
             elif answer.split == "train" and (drop := _first_drop(answer, prompt, filters)):
                 lost[drop[0]][drop[1]] += 1

@@ -104,6 +104,21 @@ def test_each_filter_counts_its_drops_and_the_funnel_narrows(tmp_path):
     assert [row["prompt_id"] for row in examples["train"]] == [0, 6]
 
 
+def test_truncated_validation_answers_are_kept_where_truncated_training_answers_are(tmp_path):
+    rows = [reply(1, status="truncated"), reply(2, "validation", status="truncated"), reply(3, "validation", status="loop")]
+    prompts = [ask(1), ask(2, "validation"), ask(3, "validation")]
+    counts, examples, _ = run(tmp_path, prompts, [rows], keep_truncated=True, check_reference=False)
+    assert [len(examples[split]) for split in ("train", "validation")] == [1, 1]
+    assert counts.info["validation_unusable"] == {"loop": 1}
+
+
+def test_an_answer_whose_length_nobody_told_is_neither_too_short_nor_too_long(tmp_path):
+    untold = reply(1)
+    object.__setattr__(untold, "completion_tokens", None)
+    counts, _, _ = run(tmp_path, [ask(1)], [[untold]], min_tokens=2, max_tokens=2)
+    assert counts.rows_out == 1
+
+
 def test_validation_answers_pass_uncurated_if_they_are_ok(tmp_path):
     rows = [reply(1), reply(2, "validation", text="wrong"), reply(3, "validation", status="truncated")]
     counts, examples, _ = run(tmp_path, [ask(1), ask(2, "validation"), ask(3, "validation")], [rows])
