@@ -19,7 +19,7 @@ from typing import Any
 
 from engine.errors import SpecError
 from engine.models import Architecture, facts, load_config
-from engine.spec import JobSpec, TeacherSpec
+from engine.spec import API_KINDS, JobSpec, TeacherSpec
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _PICKLED = (".bin", ".pt", ".pth")
@@ -36,7 +36,7 @@ def problems(job: JobSpec) -> list[str]:
     """Everything that is wrong with the files and machines' settings that the job names, one sentence each."""
     from engine.stages.prompts import head_problems  # here: a job without problems elsewhere need not wait for it
 
-    training = (_student_problems, _white_box_problems, _signal_problems, _training_problems, _deepspeed_problems)
+    training = (_student_problems, _template_problems, _white_box_problems, _signal_problems, _training_problems, _deepspeed_problems)
     return [*head_problems(job.prompts), *_teacher_problems(job), *(found for part in training for found in part(job)), *_missing_keys(job)]
 
 
@@ -249,6 +249,25 @@ def _tokenizer_problems(field: str, model: str) -> Iterator[str]:
     if folder.is_dir() and not any((folder / name).exists() for name in _TOKENIZER_FILES):
         way_out = "; name another folder under train.tokenizer" if field == "train.student" else ""
         yield f"{field}: {folder} has no tokenizer ({', '.join(_TOKENIZER_FILES)}){way_out}"
+
+
+def _template_problems(job: JobSpec) -> Iterator[str]:
+    """Answers that come as text must be spelt by the student's chat template; a teacher's own token ids need none."""
+    source = job.train.tokenizer or job.train.student
+    folder, apis = Path(source), [teacher.name for teacher in job.generate.teachers if teacher.kind in API_KINDS]
+    if apis and any((folder / name).exists() for name in _TOKENIZER_FILES) and not _has_chat_template(folder):
+        field = "train.tokenizer" if job.train.tokenizer else "train.student"
+        yield (f"{field}: {source} has no chat template (chat_template.jinja, or chat_template in tokenizer_config.json), so the text that"
+               f" teacher '{apis[0]}' gives cannot become a conversation of the student; set train.tokenizer to one that has")
+
+
+def _has_chat_template(folder: Path) -> bool:
+    if (folder / "chat_template.jinja").exists() or (folder / "chat_template.json").exists():
+        return True
+    try:
+        return bool(json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template"))
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def _layout_problems(field: str, shape: Architecture | None, tensor_parallel: int, max_model_len: int | None = None) -> Iterator[str]:

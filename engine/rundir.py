@@ -135,7 +135,7 @@ def content_identity(source: str, cache: Folder) -> str:
     return "sha256:" + hashlib.sha256(canonical_json(digests).encode()).hexdigest()
 
 
-_DATA_FILES = (".jsonl", ".parquet", ".csv")
+_DATA_FILES = (".jsonl", ".parquet", ".csv", ".tsv", ".arrow", ".gz", ".zst")
 
 
 def identity_hash(identity: Mapping[str, Any]) -> str:

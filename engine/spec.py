@@ -7,6 +7,7 @@ no machine; `jobfile.py` turns YAML into a JobSpec.
 
 from __future__ import annotations
 
+import string
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -74,13 +75,16 @@ class PromptsSpec(Block):
     """Source files -> prompts: normalised, with stable ids, split and sharded."""
 
     train: str | list[str] = placement()
-    """Training prompts: JSONL, Parquet or CSV files, or a folder of them. Identity is their content, not their path."""
+    """Training prompts: JSONL, JSON arrays, CSV, TSV (each also .gz or .zst), Parquet or a `datasets` folder saved to disk; or a
+    folder of them. Identity is their content, not their path."""
     validation: str | list[str] | None = placement(None)
     """Validation prompts; none: `validation_fraction` is taken from the training prompts."""
     validation_fraction: float = identity(0.05, ge=0, lt=1)
     """Seeded fraction of the training prompts held out when no validation file is given."""
     fields: FieldMap = identity(FieldMap())
     """Column names in the source files."""
+    template: str | None = identity(None)
+    """Builds the prompt from columns by name: "Premise: {premise}\\nHypothesis: {hypothesis}"; none: the prompt or messages column."""
     system: str | None = identity(None)
     """System message put before every conversation that has none."""
     on_conflict: Literal["error", "first"] = identity("error")
@@ -89,6 +93,17 @@ class PromptsSpec(Block):
     """Read at most this many rows of each source file."""
     shard_rows: int = placement(4096, ge=1)
     """Rows per Parquet file."""
+
+    @model_validator(mode="after")
+    def _template_names_columns(self) -> PromptsSpec:
+        try:
+            parts = list(string.Formatter().parse(self.template or "{prompt}"))
+        except ValueError:
+            parts = []
+        names = [(name, how) for _, name, *how in parts if name is not None]
+        if not names or not all(name.isidentifier() and how in (["", None], [None, None]) for name, how in names):
+            raise ValueError(f"prompts.template={self.template!r}; write column names in braces, such as {{premise}}")
+        return self
 
     def sources(self) -> list[str]:
         """The source files behind a mark of their split, which is no file: a file that changes sides changes the identity."""

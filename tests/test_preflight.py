@@ -101,6 +101,20 @@ def test_code_that_transformers_has_built_in_is_not_asked_for(place):
     assert problems(a_job(place)) == []
 
 
+def test_a_student_without_a_chat_template_is_found_before_an_api_is_paid(place, monkeypatch):
+    monkeypatch.setenv("SOME_KEY", "k")
+    api = {"kind": "openai", "model": "m", "api_key_env": "SOME_KEY"}
+    assert "train.student: " in the_problem(a_job(place, api))
+    assert "has no chat template" in the_problem(a_job(place, api))
+    assert "train.tokenizer: " in the_problem(a_job(place, api, {"tokenizer": f"{place}/teacher"}))
+    assert problems(a_job(place)) == [], "a teacher's own token ids need none"
+    (place / "student/tokenizer_config.json").write_text('{"chat_template": "{{ messages }}"}')
+    assert problems(a_job(place, api)) == []
+    (place / "student/tokenizer_config.json").write_text("{}")
+    (place / "student/chat_template.jinja").write_text("{{ messages }}")
+    assert problems(a_job(place, api)) == []
+
+
 def test_a_missing_tokenizer_is_found(place):
     (place / "student" / "tokenizer.json").unlink()
     assert "has no tokenizer" in the_problem(a_job(place))
@@ -192,6 +206,7 @@ def test_a_length_beyond_the_model_is_found(place):
 
 def test_a_key_that_is_named_but_not_set_is_found(place, monkeypatch):
     monkeypatch.delenv("MY_KEY", raising=False)
+    (place / "student/chat_template.jinja").write_text("{{ messages }}")
     teacher = {"kind": "openai", "model": "gpt-4", "api_key_env": "MY_KEY"}
     assert "teachers.0.api_key_env: the environment variable MY_KEY is not set" in the_problem(a_job(place, teacher=teacher))
     assert "serve.api_key_env: the environment variable MY_KEY" in the_problem(a_job(place, serve={"api_key_env": "MY_KEY"}))

@@ -51,7 +51,7 @@ FIELDS = {
     PromptsSpec: {
         "train": (P, GIVEN, ["b.jsonl"]), "validation": (P, None, "v.jsonl"), "validation_fraction": (I, 0.05, 0.1),
         "fields": (I, FieldMap(), {"id": "key"}), "system": (I, None, "Be brief."), "on_conflict": (I, "error", "first"),
-        "limit": (I, None, 10), "shard_rows": (P, 4096, 8),
+        "limit": (I, None, 10), "shard_rows": (P, 4096, 8), "template": (I, None, "{question}"),
     },
     TeacherSpec: {
         "name": (I, GIVEN, "other"), "kind": (I, "vllm", "openai"), "model": (P, GIVEN, "/elsewhere"),
@@ -197,7 +197,7 @@ def test_specs_are_frozen():
 BAD = {
     PromptsSpec: [
         {"train": 3}, {"train": None}, {"validation_fraction": 1}, {"validation_fraction": -0.1}, {"limit": 0}, {"shard_rows": 0},
-        {"on_conflict": "last"}, {"fields": {"text": "x"}},
+        {"on_conflict": "last"}, {"fields": {"text": "x"}}, {"template": "no column"},
     ],
     TeacherSpec: [
         {"name": "a/b"}, {"name": "x" * 65}, {"kind": "hf"}, {"tensor_parallel": 0}, {"replicas": 0}, {"replicas": "2"},

@@ -1,3 +1,4 @@
+import gzip
 import json
 import random
 import re
@@ -98,12 +99,17 @@ BAD_LINES = [
     (b'{"prompt": "\\ud800"}', "invalid_utf8"),
     ({"text": "no such column"}, "missing_field"),
     (["not", "an object"], "wrong_type"),
-    ({"prompt": 7}, "wrong_type"),
-    ({"prompt": "p", "reference": [1]}, "wrong_type"),
+    ({"prompt": 7}, "content_not_text"),
+    ({"prompt": "p", "reference": [1]}, "several_values"),
     ({"messages": [{"role": "user"}]}, "wrong_type"),
     ({"prompt": " \n"}, "empty_prompt"),
-    ({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}, "last_message_not_user"),
-    ({"messages": [{"role": "user", "content": "q", "name": "bob"}]}, "wrong_type"),
+    ({"messages": [{"role": "system", "content": "q"}]}, "last_message_not_user"),
+    ({"messages": [{"role": "assistant", "content": "a"}]}, "last_message_not_user"),
+    ({"messages": [{"role": "user", "content": "q", "name": "bob"}]}, "unknown_message_field"),
+    ({"messages": [{"role": "wizard", "content": "q"}]}, "unknown_role"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]}, "content_not_text"),
+    ({"messages": [{"role": "assistant", "content": "", "tool_calls": [{"id": "1"}]}, {"role": "user", "content": "q"}]}, "tool_call"),
+    ({"messages": [{"role": "tool", "content": "42"}, {"role": "user", "content": "q"}]}, "tool_call"),
 ]
 
 
@@ -120,7 +126,7 @@ def test_warnings_say_how_many_lines_are_in_quarantine_and_that_nothing_validate
     counts, _, out = run(tmp_path, train=write(tmp_path / "a.jsonl", {"prompt": "good"}, b"{", {"prompt": 1}, b"}"))
     quarantine, validation = counts.info["warnings"]
     assert quarantine == (
-        "3 of 4 lines went to quarantine (broken_json 2, wrong_type 1):"
+        "3 of 4 lines went to quarantine (broken_json 2, content_not_text 1):"
         f" {out / 'data/quarantine.parquet'}; --strict makes this an error"
     )
     assert validation.startswith("none of 4 rows is a validation prompt")
@@ -227,7 +233,7 @@ def test_missing_empty_and_useless_sources_are_errors(tmp_path):
     for source, message in [
         (tmp_path / "none.jsonl", "prompts.train: .*none.jsonl does not exist"),
         (tmp_path / "empty.jsonl", "empty.jsonl:1: the file is empty"),
-        (tmp_path / "folder", "folder is not one of .jsonl, .parquet, .csv and holds none"),
+        (tmp_path / "folder", r"folder is not one of \.jsonl, \.parquet, .* and holds none"),
         (tmp_path / "cut.parquet", "cut.parquet: unreadable Parquet"),
         (tmp_path / "a.txt", "a.txt is not one of"),
         (useless, r"none of 1 rows is a train prompt \(dropped: missing_field 1\)"),
@@ -296,3 +302,159 @@ def test_width_encoding_and_empty_columns_are_no_change_of_type(tmp_path):
         pq.write_table(pa.table({"prompt": [f"{number}?"], "reference": column}), tmp_path / f"{number}.parquet")
     counts, _, _ = run(tmp_path, train=str(tmp_path))
     assert counts.rows_out == 5
+
+
+# Files as people have them
+
+ROWS = [{"prompt": f"q{n}", "reference": str(n)} for n in range(3)]
+
+
+def as_read(tmp_path, name, data, **spec):
+    """(prompt, reference) of each row of a file with these bytes, and the counts."""
+    (tmp_path / name).write_bytes(data)
+    counts, split, _ = run(tmp_path, train=str(tmp_path / name), **spec)
+    return [(row.messages[-1]["content"], row.reference) for row in split["train"]], counts
+
+
+JSONL = "".join(json.dumps(row) + "\n" for row in ROWS)
+SEMICOLONS = "\ufeffprompt;reference\n" + "".join(f"q{n};{n}\n" for n in range(3))
+FORMS = {
+    "a.json": json.dumps(ROWS, indent=1).encode(), "a.jsonl.gz": gzip.compress(JSONL.encode()),
+    "a.jsonl.zst": bytes(pa.compress(JSONL.encode(), codec="zstd", asbytes=True)), "a.jsonl": JSONL.encode("utf-16"),
+    "b.jsonl": b"\xef\xbb\xbf" + JSONL.encode(), "a.csv": SEMICOLONS.encode(), "b.csv": SEMICOLONS.replace(";", "|").encode("utf-8"),
+    "c.csv": SEMICOLONS.replace("\ufeff", "").encode("utf-16"), "d.csv": SEMICOLONS.replace(";", " , ").encode(),
+    "a.tsv": SEMICOLONS.replace(";", "\t").encode(), "a.csv.gz": gzip.compress(SEMICOLONS.encode()),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_row_is_the_same_however_its_file_is_written(tmp_path, name):
+    rows, counts = as_read(tmp_path, name, FORMS[name])
+    assert [(prompt.strip(), reference.strip()) for prompt, reference in rows] == [("q0", "0"), ("q1", "1"), ("q2", "2")]
+    assert counts.rows_in == 3
+
+
+@pytest.mark.parametrize(("text", "rows", "broken"), [
+    ('prompt,reference\ngood,1\n"never closed,7\n' + "".join(f"What is {n} + 0?,{n}\n" for n in range(1000)), 1001, 1),
+    ('prompt,reference\n"never closed,7\na,1\n"b, too",2\nc,3\n', 3, 1),
+    ('prompt,reference\na,1\n"one, two"three,2\nb,3\n"also "bad",4\nc,5\n', 3, 2),
+    ('prompt,reference\n"a\nwith lines",1\nb,2\n', 2, 0),
+])
+def test_one_stray_quote_costs_one_row(tmp_path, text, rows, broken):
+    found, counts = as_read(tmp_path, "a.csv", text.encode())
+    assert (len(found), counts.rows_in) == (rows, rows + broken)
+
+
+def test_a_quote_that_is_never_closed_in_a_large_file_costs_one_row(tmp_path, monkeypatch):
+    monkeypatch.setattr("engine.stages.prompts.readers.MOST_LINES", 50)
+    text = 'prompt,reference\n"never closed,7\n' + "".join(f"q{n},{n}\n" for n in range(500))
+    found, counts = as_read(tmp_path, "a.csv", text.encode())
+    assert (len(found), counts.rows_in, dict(counts.dropped)) == (500, 501, {"broken_csv": 1})
+
+
+def test_a_column_that_is_there_twice_is_refused_and_those_found_are_listed(tmp_path):
+    (tmp_path / "twice.csv").write_text("prompt,reference, reference\nq,5,9\n")
+    with pytest.raises(InputError, match=r"twice\.csv:1: the column 'reference' is there twice"):
+        run(tmp_path, train=str(tmp_path / "twice.csv"))
+    (tmp_path / "other.csv").write_text("question,answer\nq,5\n")
+    (problem,) = prompts.head_problems(PromptsSpec(train=str(tmp_path / "other.csv")))
+    assert problem.endswith("columns found: 'question', 'answer'")
+
+
+def test_foreign_files_of_a_folder_are_skipped_and_listed(tmp_path):
+    folder = tmp_path / "data"
+    for name in ("a.jsonl", ".ipynb_checkpoints/a-checkpoint.jsonl", "._a.jsonl", "__MACOSX/b.jsonl", "_cache/c.jsonl"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(json.dumps({"prompt": name}) + "\n")
+    (folder / "state.json").write_text('{"_fingerprint": "x"}')
+    (folder / ".hidden.csv").touch()
+    counts, split, _ = run(tmp_path, train=str(folder))
+    assert [row.messages[0]["content"] for row in split["train"]] == ["a.jsonl"]
+    assert len(counts.info["skipped_files"]) == 6
+    assert prompts.head_problems(PromptsSpec(train=str(folder))) == []
+
+
+def test_a_datasets_folder_that_was_saved_to_disk_is_read(tmp_path):
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    table = pa.Table.from_pylist(ROWS)
+    with pa.OSFile(str(folder / "data-00000-of-00001.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
+        stream.write_table(table)
+    (folder / "state.json").write_text("{}")
+    _, split, _ = run(tmp_path, train=str(folder))
+    assert [row.reference for row in split["train"]] == ["0", "1", "2"]
+
+
+CONVERSATIONS = {
+    "the last answer is the reference": (
+        {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]}, [("user", "Hi")], "Ho"),
+    "an answer of no weight is none": (
+        {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho", "weight": 0}]}, [("user", "Hi")], None),
+    "weights inside": (
+        {"messages": [
+            {"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}, {"role": "user", "content": "c"},
+        ]},
+        [("user", "a"), ("assistant", "b"), ("user", "c")], None),
+    "developer": (
+        {"messages": [{"role": "developer", "content": "Be kind."}, {"role": "user", "content": "Hi"}]},
+        [("system", "Be kind."), ("user", "Hi")], None),
+    "text parts": (
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "H"}, {"type": "text", "text": "i"}]}]},
+        [("user", "Hi")], None),
+    "empty lists": ({"messages": [{"role": "user", "content": "Hi", "tool_calls": []}]}, [("user", "Hi")], None),
+    "ShareGPT": (
+        {"conversations": [{"from": "system", "value": "Be kind."}, {"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]},
+        [("system", "Be kind."), ("user", "Hi")], "Ho"),
+    "the reference column wins": (
+        {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}], "reference": "He"},
+        [("user", "Hi")], "He"),
+}
+
+
+@pytest.mark.parametrize("name", CONVERSATIONS)
+def test_conversations_in_other_peoples_forms(tmp_path, name):
+    row, messages, reference = CONVERSATIONS[name]
+    _, split, _ = run(tmp_path, train=write(tmp_path / "a.jsonl", row))
+    (found,) = split["train"]
+    assert [(turn["role"], turn["content"]) for turn in found.messages] == messages
+    assert found.reference == reference
+
+
+def test_an_alpaca_row_is_about_its_input(tmp_path):
+    rows = [{"instruction": "Translate.", "input": word, "output": "x" + word} for word in ("dog", "cat", "")]
+    _, split, _ = run(tmp_path, train=write(tmp_path / "a.jsonl", *rows), fields=FieldMap(prompt="instruction", reference="output"))
+    assert [row.messages[-1]["content"] for row in split["train"]] == ["Translate.\n\ndog", "Translate.\n\ncat", "Translate."]
+
+
+def test_a_template_builds_the_prompt_from_columns_by_name(tmp_path):
+    rows = [{"premise": "It rains.", "hypothesis": "It is {wet}.", "label": "neutral"}, {"premise": "It rains."}]
+    counts, split, _ = run(
+        tmp_path, train=write(tmp_path / "a.jsonl", *rows), fields=FieldMap(reference="label"),
+        template="Premise: {premise}\nHypothesis: {hypothesis}",
+    )
+    (row,) = split["train"]
+    assert (row.messages[0]["content"], row.reference) == ("Premise: It rains.\nHypothesis: It is {wet}.", "neutral")
+    assert counts.dropped == {"missing_field": 1}
+
+
+@pytest.mark.parametrize("template", ["{premise", "no column", "{}", "{0}", "{a.b}", "{a!r}"])
+def test_a_template_that_names_no_columns_is_refused(template):
+    with pytest.raises(ValueError, match=r"write column names in braces, such as \{premise\}"):
+        PromptsSpec(train="a", template=template)
+
+
+def test_a_value_that_python_does_not_have_costs_nothing_and_no_number_is_no_reference(tmp_path):
+    table = pa.table({
+        "prompt": ["a", "b"], "reference": [float("nan"), 5.0], "until": pa.array([2534023008000000000, 0], pa.timestamp("us")),
+    })
+    pq.write_table(table, tmp_path / "a.parquet")
+    _, split, _ = run(tmp_path, train=str(tmp_path / "a.parquet"))
+    assert [row.reference for row in split["train"]] == [None, "5.0"]
+    rows, _ = as_read(tmp_path, "a.jsonl", b'{"prompt": "a", "reference": NaN}\n')
+    assert rows == [("a", None)]
+
+
+def test_an_array_under_another_name_says_what_it_is(tmp_path):
+    (tmp_path / "a.jsonl").write_text("[\n" + json.dumps(ROWS[0]) + ",\n" + json.dumps(ROWS[1]) + "\n]\n")
+    with pytest.raises(InputError, match=r"this is one JSON array .* name it \.json"):
+        run(tmp_path, train=str(tmp_path / "a.jsonl"))

@@ -174,8 +174,19 @@ def _conversation(messages: Messages, tokenizer: Any, learn_turns: str) -> Token
         _answer_length(tokens, _spell(messages[: turn + 1], tokenizer)[border:], tokenizer)
         for turn, tokens, border in zip(turns, added, borders, strict=False)
     ]
+    for turn, (start, end) in zip((*turns, last), itertools.pairwise(borders), strict=True):
+        if _without_spaces(messages[turn]["content"]) not in _without_spaces(whole[start:end]):
+            raise StageError(
+                "train: the student's chat template leaves out a part of the answers (templates of reasoning models cut what stands before"
+                " </think>), so the student would not learn what the teacher said; set train.tokenizer to one whose template keeps it"
+            )
     masks = [np.arange(len(tokens)) < count for tokens, count in zip(added, [*learned, len(added[-1])], strict=True)]
     return TokenSequence(np.array(sum(added, context), np.int32), np.concatenate([np.zeros(len(context), bool), *masks]))
+
+
+def _without_spaces(text: str) -> str:
+    """Templates may strip and re-wrap an answer, and it stays the same answer."""
+    return "".join(text.split())
 
 
 def _spell(messages: Messages, tokenizer: Any, **options: Any) -> str:

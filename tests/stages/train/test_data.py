@@ -13,7 +13,7 @@ from engine.errors import StageError
 from engine.records import EXAMPLE, Example, file_metadata, read_tables, to_rows, to_table, tokenizer_fingerprint, write_parquet
 from engine.rundir import stage_files
 from engine.spec import TrainSpec
-from engine.stages.train.data import TokenSequence, load_sequences
+from engine.stages.train.data import TokenSequence, _conversation, load_sequences
 
 SFT = TrainSpec(student="x")
 
@@ -121,6 +121,25 @@ def test_a_template_that_rewrites_the_prompt_is_refused(
     other = make_tokenizer(["<eos>", "<pad>", *map(str, range(46))], template)
     with pytest.raises(StageError, match="rewrites the conversation"):
         load(write_curated(), other)
+
+
+@pytest.mark.parametrize("learn_turns", ["last", "all"])
+def test_a_template_that_cuts_an_answer_is_refused(
+    learn_turns: str, make_tokenizer: Callable[..., Any], tmp_path: Path
+) -> None:
+    """What is trained on is what was answered: templates of reasoning models cut what stands before </think>."""
+    words = ["<pad>", "<eos>", "<user>", "<assistant>", "5", "is", "because", "2", "</think>", "[", "]"]
+    cut = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}{{ '<assistant> ' + m.content.split('</think>')[-1] + ' <eos> ' }}"
+        "{% else %}{{ '<user> ' + m.content + ' ' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<assistant> ' }}{% endif %}"
+    )
+    turns = [{"role": "user", "content": "5"}, {"role": "assistant", "content": "because 2 </think> is 5"}]
+    with pytest.raises(StageError, match="leaves out a part of the answers"):
+        _conversation(turns, make_tokenizer(words, cut), learn_turns)
+    kept = cut.replace(".split('</think>')[-1]", ".strip()")
+    spaced = [turns[0], {"role": "assistant", "content": "because  2 </think>\n is 5 "}]
+    learned = _conversation(spaced, make_tokenizer(words, kept), learn_turns)
+    assert target_words(learned, make_tokenizer(words, kept)) == "because 2 </think> is 5 <eos>"
 
 
 def test_a_tokenizer_without_a_template_is_refused(write_curated: Callable[..., Path], make_tokenizer: Callable[..., Any]) -> None:

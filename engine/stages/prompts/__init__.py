@@ -5,30 +5,27 @@ Every good line is kept, every other one counted by reason. The stage writes pro
 
 from __future__ import annotations
 
-import csv
-import json
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from engine.errors import InputError
 from engine.progress import Context
-from engine.records import PROMPT, Messages, Prompt, derive_seed, prompt_hash, prompt_id_of, to_table, write_parquet
+from engine.records import PROMPT, Prompt, derive_seed, to_table, write_parquet
 from engine.rundir import Counts
 from engine.spec import FieldMap, PromptsSpec
+from engine.stages.prompts.readers import BadRow, read_rows, require_one_schema, source_files
+from engine.stages.prompts.rows import columns_of, prompt_of
 
 _SPLITS = ("validation", "train")  # in the order of reading: a prompt that is in both stays in validation
 _HEAD_FILES = 8  # a folder may hold thousands
 _HEAD_ROWS = 100
-_ROLES = ("system", "user", "assistant")
 
 
 def run(spec: PromptsSpec, inputs: dict[str, Path], out: Path, ctx: Context) -> Counts:
@@ -40,7 +37,8 @@ def run(spec: PromptsSpec, inputs: dict[str, Path], out: Path, ctx: Context) -> 
     quarantine: list[dict[str, str | int]] = []  # places and reasons, never the content
     dropped: Counter[str] = Counter()
     rows_in = 0
-    sources = {split: source_files(spec, split) for split in _SPLITS}
+    skipped: list[Path] = []
+    sources = {split: source_files(spec, split, skipped) for split in _SPLITS}
     for paths in sources.values():
         require_one_schema(paths)
     for source, path in [(split, path) for split, paths in sources.items() for path in paths]:
@@ -78,7 +76,8 @@ def run(spec: PromptsSpec, inputs: dict[str, Path], out: Path, ctx: Context) -> 
             if split == "train" or spec.validation:
                 raise InputError(f"prompts.{split}: {message}; correct the files, or map their columns in prompts.fields")
             warnings.append(f"{message}, so evaluate has nothing to score; raise prompts.validation_fraction")
-    return Counts(rows_in, sum(kept.values()), files, dropped, {**kept, "warnings": warnings})
+    skipped_files = {"skipped_files": sorted({str(path) for path in skipped})} if skipped else {}
+    return Counts(rows_in, sum(kept.values()), files, dropped, {**kept, **skipped_files, "warnings": warnings})
 
 
 def head_problems(spec: PromptsSpec) -> list[str]:
@@ -89,7 +88,7 @@ def head_problems(spec: PromptsSpec) -> list[str]:
     head = spec.model_copy(update={"limit": min(_HEAD_ROWS, spec.limit or _HEAD_ROWS)})
     for split in _SPLITS:
         try:
-            heads = source_files(spec, split)[:_HEAD_FILES]
+            heads = source_files(spec, split, [])[:_HEAD_FILES]
             require_one_schema(heads)
             for path in heads:
                 rows = list(load_prompts(path, head, "", split))
@@ -101,13 +100,36 @@ def head_problems(spec: PromptsSpec) -> list[str]:
                     line, reason = rows[0] if rows else (1, "no rows")
                     problems.append(
                         f"{path}:{line}: {reason}, and none of the first {_HEAD_ROWS} rows can be used; correct the file, or map"
-                        f" its columns in prompts.fields (now {fields.prompt!r} or {fields.messages!r})"
+                        f" its columns in prompts.fields (now {fields.prompt!r} or {fields.messages!r}){_found_columns(path, spec)}"
                     )
         except InputError as error:
             problems.append(str(error))
     if not problems and fields.reference != FieldMap().reference and all(prompt.reference is None for prompt in prompts):
         problems.append(f"prompts.fields.reference: no row has a {fields.reference!r}; correct the name of the column")
     return problems
+
+
+def load_prompts(path: Path, spec: PromptsSpec, task: str, split: str) -> Iterator[tuple[int, Prompt | BadRow]]:
+    """The prompts of one file with their lines (rows of Parquet count from 1), and a BadRow for every line that gives none."""
+    for line, row in islice(read_rows(path), spec.limit):
+        try:
+            yield line, prompt_of(columns_of(row), path, line, spec, task, split)
+        except BadRow as bad:
+            yield line, bad
+        except UnicodeError:  # also a lone surrogate: `\ud800` in JSON, or a byte of a CSV file that is not UTF-8
+            yield line, BadRow("invalid_utf8")
+        except (ValueError, RecursionError):  # not JSON, or a number too long for Python
+            yield line, BadRow("broken_json")
+
+
+def _found_columns(path: Path, spec: PromptsSpec) -> str:
+    """The columns of a file's first row that can be read, as the end of a sentence."""
+    for _, row in islice(read_rows(path), _HEAD_ROWS):
+        try:
+            return f"; columns found: {', '.join(map(repr, columns_of(row)))}"
+        except (BadRow, ValueError, RecursionError):
+            continue
+    return ""
 
 
 class Seen(NamedTuple):
@@ -191,171 +213,3 @@ def _split_of(prompt: Prompt, spec: PromptsSpec, seed: int) -> str:
 
 def _listed(counts: Counter[str]) -> str:
     return ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items())) or "none"
-
-
-class BadRow(Exception):
-    """A line that cannot be used; its text is the reason. Readers yield it, so that the next line is still read."""
-
-
-Row = dict[str, Any] | bytes | pa.RecordBatch | BadRow  # columns, a line of JSON, one row of Arrow, or what is wrong
-
-
-def source_files(spec: PromptsSpec, split: str) -> list[Path]:
-    """The data files of a split in order, folders expanded. InputError for what is missing, empty or of another kind."""
-    source = getattr(spec, split) or []
-    files = []
-    for path in map(Path, [source] if isinstance(source, str) else source):
-        found = sorted(p for p in path.rglob("*") if p.suffix in _READERS and p.is_file()) if path.is_dir() else [path]
-        files += found or [path]
-    for path in files:
-        if not path.exists():
-            raise InputError(f"prompts.{split}: {path} does not exist; correct the path")
-        if path.suffix not in _READERS:
-            raise InputError(f"prompts.{split}: {path} is not one of {', '.join(_READERS)} and holds none; convert or rename it")
-        if path.stat().st_size == 0:
-            raise InputError(f"prompts.{split}: {path}:1: the file is empty; fill it, or take it out of prompts.{split}")
-    return files
-
-
-def require_one_schema(files: list[Path]) -> None:
-    """InputError where a column has another type in one Parquet file of a split than in an earlier one."""
-    seen: dict[str, tuple[str, Path]] = {}
-    for path in files:
-        for column in _parquet_schema(path) if path.suffix == ".parquet" else ():
-            kind = _kind(column.type)
-            first, place = seen.setdefault(column.name, (kind, path)) if kind != "null" else (kind, path)
-            if first != kind:
-                raise InputError(f"{place} and {path}: column {column.name!r} is {first} in one and {kind} in the other; give it one type")
-
-
-def _kind(column: pa.DataType) -> str:
-    """What a type means, whatever its width and encoding."""
-    if pa.types.is_dictionary(column):
-        return _kind(column.value_type)
-    if pa.types.is_list(column) or pa.types.is_large_list(column):
-        return f"list of {_kind(column.value_type)}"
-    kinds = (  # the fields of a message's struct are checked row by row
-        ("integer", pa.types.is_integer), ("float", pa.types.is_floating), ("struct", pa.types.is_struct),
-        ("string", pa.types.is_string), ("string", pa.types.is_large_string), ("string", pa.types.is_string_view),
-    )
-    return next((name for name, is_kind in kinds if is_kind(column)), str(column))
-
-
-def load_prompts(path: Path, spec: PromptsSpec, task: str, split: str) -> Iterator[tuple[int, Prompt | BadRow]]:
-    """The prompts of one file with their lines (rows of Parquet count from 1), and a BadRow for every line that gives none."""
-    for line, row in islice(_READERS[path.suffix](path), spec.limit):
-        try:
-            yield line, _prompt(_columns(row), path, line, spec, task, split)
-        except BadRow as bad:
-            yield line, bad
-        except UnicodeError:  # also a lone surrogate: `\ud800` in JSON, or a byte of a CSV file that is not UTF-8
-            yield line, BadRow("invalid_utf8")
-        except (ValueError, RecursionError):  # not JSON, or a number too long for Python
-            yield line, BadRow("broken_json")
-
-
-def _columns(row: Row) -> dict[str, Any]:
-    if isinstance(row, BadRow):
-        raise row
-    if isinstance(row, pa.RecordBatch):
-        return row.to_pylist()[0]
-    values = json.loads(row) if isinstance(row, bytes) else row
-    if not isinstance(values, dict):
-        raise BadRow("wrong_type")
-    return values
-
-
-def _prompt(values: dict[str, Any], path: Path, line: int, spec: PromptsSpec, task: str, split: str) -> Prompt:
-    fields = spec.fields
-    messages = _messages(values, fields, spec.system)
-    source_id = f"{path.name}:{line}" if fields.id is None else _scalar(values.get(fields.id))
-    if source_id is None:
-        raise BadRow("missing_field")
-    reference = _scalar(values.get(fields.reference))
-    mapped = fields.model_dump().values()
-    rest = {key: value for key, value in values.items() if key not in mapped}
-    meta = json.dumps(rest, sort_keys=True, ensure_ascii=False, default=str)
-    f"{source_id}{reference}{meta}".encode()  # the hash does the same for the messages
-    sha256 = prompt_hash(messages)
-    return Prompt(prompt_id_of(sha256), sha256, source_id, messages, task, path.name, split, reference, meta)
-
-
-def _messages(values: dict[str, Any], fields: FieldMap, system: str | None) -> Messages:
-    messages = values.get(fields.messages)
-    if messages in (None, ""):
-        prompt = values.get(fields.prompt)
-        if prompt is None:
-            raise BadRow("missing_field")
-        own_system = values.get(fields.system) if fields.system else None
-        messages = [{"role": "system", "content": own_system}] if own_system else []
-        messages.append({"role": "user", "content": prompt})
-    elif isinstance(messages, str):  # CSV, and Parquet written from it
-        messages = json.loads(messages)
-    if not isinstance(messages, list) or not all(_is_message(message) for message in messages):
-        raise BadRow("wrong_type")
-    if not messages or messages[-1]["role"] != "user":
-        raise BadRow("last_message_not_user")
-    if not messages[-1]["content"].strip():
-        raise BadRow("empty_prompt")
-    if system and messages[0]["role"] != "system":
-        messages = [{"role": "system", "content": system}, *messages]
-    return [{"role": message["role"], "content": message["content"]} for message in messages]
-
-
-def _is_message(message: Any) -> bool:
-    """Role and content and nothing else: leaving out a tool call or a name would silently make another conversation."""
-    given = {key: value for key, value in message.items() if value is not None} if isinstance(message, dict) else {}
-    return given.keys() == {"role", "content"} and given["role"] in _ROLES and isinstance(given["content"], str)
-
-
-def _scalar(value: Any) -> str | None:
-    """A text or number as text; None and blank text are None."""
-    if not isinstance(value, str | int | float | None):
-        raise BadRow("wrong_type")
-    return None if value is None or not str(value).strip() else str(value)
-
-
-def _read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
-    with path.open("rb") as lines:
-        yield from ((line, text) for line, text in enumerate(lines, 1) if text.strip())
-
-
-def _read_csv(path: Path) -> Iterator[tuple[int, Row]]:
-    csv.field_size_limit(2**31 - 1)  # the default of 128 KiB is shorter than a long prompt
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
-        reader = csv.reader(lines, strict=True)
-        header: list[str] | None = None
-        while True:
-            line = reader.line_num + 1
-            try:
-                cells = next(reader, None)
-            except csv.Error:
-                yield line, BadRow("broken_csv")
-                continue
-            if cells is None:
-                return
-            if header is None:
-                header = cells
-            elif cells:  # not a blank line
-                yield line, dict(zip(header, cells, strict=True)) if len(cells) == len(header) else BadRow("wrong_column_count")
-
-
-def _read_parquet(path: Path) -> Iterator[tuple[int, Row]]:
-    with _readable(path):
-        yield from enumerate((batch.slice(row, 1) for batch in pq.ParquetFile(path).iter_batches() for row in range(len(batch))), 1)
-
-
-def _parquet_schema(path: Path) -> pa.Schema:
-    with _readable(path):
-        return pq.read_schema(path)
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: unreadable Parquet ({error}); copy or write the file again") from None
-
-
-_READERS = {".jsonl": _read_jsonl, ".parquet": _read_parquet, ".csv": _read_csv}
