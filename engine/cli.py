@@ -270,7 +270,9 @@ def loadtest(job: Path, sets: tuple[str, ...], runs: str, cluster: Path | None, 
             if url:
                 serving = pipeline.load_url(spec, url, model or "student", runs, progress=progress)
             else:
-                done = pipeline.run(spec, runs, until="loadtest", cluster=_ray_address(cluster), progress=progress, log=log)
+                # Measured anew each time, and never after a training that nobody asked for.
+                where = {"cluster": _ray_address(cluster), "progress": progress, "log": log}
+                done = pipeline.run(spec, runs, only="loadtest", force=True, **where)
                 serving = done.manifests["loadtest"].info["serving"]
             console.print(serving_table(serving))
 

@@ -219,6 +219,11 @@ def is_asked_to_stop(folder: Folder, epoch: int) -> bool:
     return _stop_file(folder, epoch).exists()
 
 
+def is_asking(folder: Folder, epoch: int) -> bool:
+    """Whether rows of this epoch have entered an engine, and no receipt for them has come."""
+    return any((folder / "attempts").glob(f"open-{epoch:05d}-*"))
+
+
 def _stop_file(folder: Folder, epoch: int) -> Folder:
     return folder / "receipts" / f"{epoch:05d}-stop"
 

@@ -34,6 +34,22 @@ class Stage:
     also: tuple[str, ...] = ()  # further blocks of the job that it is given by name
     cluster: bool = False
     store: bool = False  # works in an object store too
+    placed: Callable[[JobSpec], dict[str, Any]] | None = None  # placement that is its result, and so part of its identity
+
+
+def _served(job: JobSpec) -> dict[str, Any]:
+    """What a load test measures: on what and how the models are served, not where a client finds them."""
+    found: dict[str, Any] = {"device": job.device}
+    found["serve"] = job.serve.model_dump(mode="json", exclude={"host", "port", "api_key_env", "start_timeout_s"})
+    if "teacher" in job.loadtest.models:
+        found["teacher"] = job.generate.teachers[0].model_dump(mode="json", include=_ENGINE_FIELDS)
+    return found
+
+
+_ENGINE_FIELDS = {
+    "tensor_parallel", "pipeline_parallel", "data_parallel", "expert_parallel", "accelerator_type", "max_num_seqs", "max_model_len",
+    "kv_cache_gib", "engine_args",
+}
 
 
 STAGES = (
@@ -43,7 +59,7 @@ STAGES = (
     Stage(4, "train", needs=("curate",), reads=lambda job: job.train.models(), also=("generate",), cluster=True),
     Stage(5, "evaluate", needs=("prompts", "generate", "train"), also=("generate",), cluster=True),
     # 6 is serve: alive while loadtest or `distill serve` needs it, never a file (stages/serve.py)
-    Stage(7, "loadtest", needs=("prompts", "train"), also=("generate", "serve"), cluster=True),
+    Stage(7, "loadtest", needs=("prompts", "train"), also=("generate", "serve"), cluster=True, placed=_served),
     Stage(8, "report", needs=("prompts", "generate", "curate", "train", "evaluate", "loadtest")),
 )
 NAMES = tuple(stage.name for stage in STAGES)
@@ -235,7 +251,8 @@ def plan(job: JobSpec, runs: str | Folder = "runs") -> list[StagePlan]:
 def identity_of(stage: Stage, job: JobSpec, folders: dict[str, Folder], root: Folder) -> dict[str, Any]:
     """All that decides a stage's result: its identity fields, the seed, upstream manifests and the content it reads."""
     cache = root.parent / ".cache" / "content.json"
-    return {
+    placed = {"placed": stage.placed(job)} if stage.placed else {}
+    return placed | {
         "stage": stage.name, "task": job.task, "seed": job.seed,
         "blocks": {name: getattr(job, name).identity_fields() for name in (stage.name, *stage.also)},
         "upstream": {name: rundir.manifest_sha256(folders[name]) for name in stage.needs},

@@ -183,3 +183,10 @@ def test_submit_follows_a_job_on_a_cluster_with_token_authentication(job_file, t
 def test_a_set_on_the_command_line_reaches_the_job(job_file, tmp_path):
     distill("run", job_file(), "--until", "prompts", "--runs", tmp_path / "runs", "--set", "train.learning_rate=3e-5")
     assert "learning_rate: 3.0e-05" in (tmp_path / "runs/fake/job.yaml").read_text()
+
+
+def test_a_load_test_of_an_untrained_job_trains_nothing(tmp_path):
+    result = distill("loadtest", REPOSITORY / "jobs/quickstart.yaml", "--runs", tmp_path)
+    assert result.returncode == 1
+    assert "loadtest needs" in result.stderr
+    assert [path.name for path in (tmp_path / "quickstart").iterdir() if path.name[0].isdigit()] == []

@@ -81,13 +81,30 @@ PLACEMENTS = {
 
 
 @pytest.mark.parametrize(("block", "field", "value"), [(b, f, v) for b, fields in PLACEMENTS.items() for f, v in fields.items()])
-def test_placement_never_changes_a_folder(fake_job, tmp_path, block, field, value):
+def test_placement_never_changes_a_folder_but_that_of_a_load_test(fake_job, tmp_path, block, field, value):
+    """A load test is of what was served: there placement is the result."""
     job = fake_job()
     changed = job.model_copy(update={block: getattr(job, block).model_copy(update={field: value})})
     folders = dict.fromkeys(pipeline.NAMES, tmp_path)
     (tmp_path / MANIFEST).write_text("{}")
     for stage in STAGES:
-        assert identity_of(stage, job, folders, tmp_path) == identity_of(stage, changed, folders, tmp_path)
+        measured = stage.name == "loadtest" and block == "serve" and field != "port"
+        assert (identity_of(stage, job, folders, tmp_path) != identity_of(stage, changed, folders, tmp_path)) == measured
+
+
+def test_a_load_test_is_of_a_device_and_of_the_teachers_layout_where_the_teacher_is_served(fake_job, tmp_path):
+    (tmp_path / MANIFEST).write_text("{}")
+    folders = dict.fromkeys(pipeline.NAMES, tmp_path)
+
+    def identities(device="cpu", **layout):
+        teacher = {"name": "t", "model": "org/teacher"} | layout
+        job = fake_job(loadtest={"models": ["student", "teacher"], "rates": [1.0]}, generate={"teachers": [teacher]}, device=device)
+        return {stage.name: identity_of(stage, job, folders, tmp_path) for stage in STAGES}
+
+    plain = identities()
+    for changes in ({"device": "gpu"}, {"tensor_parallel": 4}):
+        other = identities(**changes)
+        assert [name for name in other if other[name] != plain[name]] == ["loadtest"]
 
 
 def test_a_teachers_replicas_are_placement_and_its_dtype_is_not(fake_job, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,6 +32,15 @@ class Case:
         if plans[stage].state != "reuse":
             raise RuntimeError(f"{stage} of job '{self.job.name}' is not finished in {self.runs}; make the pack anew with this checkout")
         return plans[stage].folder
+
+
+def arguments(description: str | None) -> argparse.Namespace:
+    """What run.py tells a part that works on a copy of the pack's runs."""
+    parser = argparse.ArgumentParser(description=description)
+    for name in ("pack", "runs", "result"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--device", choices=("cpu", "gpu"), required=True)
+    return parser.parse_args()
 
 
 def load_case(pack: Path, name: str, device: str, fields: Mapping[str, Any] | None = None, runs: Path | None = None) -> Case:

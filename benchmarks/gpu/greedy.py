@@ -5,13 +5,12 @@ Scores them as evaluate does, and asks on the CPU again: a student that answers 
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from cases import load_case
+from cases import arguments, load_case
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engine.answers import same_final_answer
@@ -35,11 +34,7 @@ def answers(folder: Path, conversations: list[Any], device: str) -> list[str]:
 
 def main() -> None:
     """Write how many answers are right, and how many are the same on the CPU."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("pack", "runs", "result"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--device", choices=("cpu", "gpu"), required=True)
-    options = parser.parse_args()
+    options = arguments(__doc__)
     case = load_case(options.pack, "quickstart", options.device, runs=options.runs)
     tables = read_tables(stage_files(case.folder("prompts"), "data/validation-"))
     prompts = [row for table in tables for row in to_rows(table, Prompt)][:MOST]

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
-from cases import load_case
+from cases import arguments, load_case
 
 from engine.rundir import load_manifest
 
 
 def main() -> None:
     """Write the exit code of the command and the facts of the train stage's manifest."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("pack", "runs", "result"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--device", choices=("cpu", "gpu"), required=True)
-    options = parser.parse_args()
+    options = arguments(__doc__)
     shutil.copytree(options.pack / "runs/quickstart", options.runs / "quickstart")
     case = load_case(options.pack, "quickstart", options.device, runs=options.runs)
     sets = [argument for value in case.sets for argument in ("--set", value)]

@@ -206,6 +206,8 @@ def _interruptible(job: AnswerJob, ctx: Context) -> Iterator[None]:
 
     def ask(number: int, frame: Any) -> None:
         restore()
+        if not parts.is_asking(job.folder, job.epoch):  # engines still start: nothing is open that could be kept
+            raise KeyboardInterrupt
         parts.ask_to_stop(job.folder, job.epoch)
         ctx.progress.say(
             f"{ctx.progress.name}: stopping: nothing more is asked, and what is open is waited for, at most"

@@ -30,7 +30,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from engine.backends import ray_cluster
 from engine.backends.ray_placement import PATIENCE_S, Placements
-from engine.errors import EngineError, StageError, remedy_of
+from engine.errors import EngineError, StageError, Stopped, remedy_of
 from engine.layout import Layout
 
 _log = logging.getLogger(__name__)
@@ -195,11 +195,17 @@ def _pass(
                 compute=ray.data.ActorPoolStrategy(min_size=fewest, max_size=most, max_tasks_in_flight_per_actor=queue),
                 max_concurrency=slots, ray_remote_args_fn=places.remote_args, **places.resources,
             )
+            stopped: Stopped | None = None
             for row in outcomes.iter_rows():
                 outcome = pickle.loads(row["outcome"])
-                if isinstance(outcome, EngineError):
+                if isinstance(outcome, Stopped):  # the other replicas still commit what they had open
+                    stopped = outcome
+                elif isinstance(outcome, EngineError):
                     raise type(outcome)(f"{what}: {outcome}")
-                yield row["shard"], outcome
+                else:
+                    yield row["shard"], outcome
+            if stopped:
+                raise Stopped(f"{what}: {stopped}")
     except EngineError:
         raise
     except Exception as error:

@@ -14,10 +14,11 @@ from collections import Counter, defaultdict
 import httpx
 import pytest
 import ray
+from conftest import statuses
 
 from engine import pipeline
 from engine.backends import ray_data
-from engine.errors import StageError
+from engine.errors import StageError, Stopped
 from engine.progress import Context
 from engine.records import Completion, read_tables, to_rows
 from engine.stages import generate
@@ -235,3 +236,23 @@ def test_replicas_share_the_shards_and_every_row_comes_back_once(answer, tmp_pat
     by_pid = Counter(pid for pid, _ in starts(calls))
     assert len(by_pid) == 2
     assert min(by_pid.values()) > 30, "the first to be ready took everything"
+
+
+def test_an_interrupt_keeps_what_every_replica_had_open_and_the_same_call_asks_only_the_rest(answer, tmp_path):
+    calls = tmp_path / "calls"
+    knobs = {"calls": str(calls), "latency_s": 0.5}
+
+    def interrupt():
+        while len(starts(calls)) < 40 or len({pid for pid, _ in starts(calls)}) < 2:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(Stopped, match=r"model 't' \(fake\): interrupted; what was answered is kept, and the same command resumes"):
+        answer(400, knobs=knobs, replicas=2, concurrency=8)
+    asked = len(starts(calls))
+    assert 40 <= asked < 400
+    assert len(statuses(tmp_path / "generate")) == asked
+    counts, _ = answer(400, knobs=knobs, replicas=2, concurrency=8)
+    assert counts.info["status"] == {"ok": 408}
+    assert len(starts(calls)) == 408
