@@ -237,7 +237,7 @@ def test_a_finished_stage_copied_from_another_job_is_refused(fake_job, tmp_path)
 
 @pytest.mark.slow
 def test_ctrl_c_exits_1_and_says_how_to_go_on(fake_job, tmp_path):
-    teacher = {"name": "t", "kind": "fake", "model": "fake", "fake": {"latency_s": 60}}
+    teacher = {"name": "t", "kind": "fake", "model": "fake", "fake": {"latency_s": 5}}
     command = generate_command(tmp_path, fake_job(generate={"teachers": [teacher]}))
     driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
