@@ -187,7 +187,7 @@ def test_a_running_job_is_seen_by_its_driver_by_status_and_by_prometheus(fake_jo
         try:
             until = time.monotonic() + 120
             while time.monotonic() < until and not (
-                len(seen) > 1 and any("tok/s" in rest for _, rest in seen) and {"rows", "tokens_out"} <= metrics.keys()
+                any("tok/s" in rest and "truncated" in rest for _, rest in seen) and {"rows_truncated", "tokens_out"} <= metrics.keys()
             ):
                 command = [sys.executable, "-m", "engine.cli", "status", str(tmp_path / "runs/seen")]
                 said = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "240"}, check=True).stdout
