@@ -375,8 +375,7 @@ class Answerer:
         try:
             generation = await asyncio.wait_for(self._engine.generate(request.prompt, sampling), deadline_s)
             untold = self._engine.max_model_len is None and None in (generation.prompt_tokens, generation.tokens)
-            lost_usd = most_usd * (generation.lost_tries + untold) + cost_usd(self._job.teacher.prices, *generation.lost_tokens)
-            return replace(request, generation=generation, lost_usd=lost_usd)
+            return replace(request, generation=generation, lost_usd=self._lost_usd(generation, most_usd) + most_usd * untold)
         except EngineError:
             raise
         except PromptTooLong as error:
@@ -388,9 +387,9 @@ class Answerer:
             problem = f"{type(error).__name__}: {error}"[:500]
             return replace(request, status="error", error=problem, lost_usd=self._lost_usd(error, most_usd))
 
-    def _lost_usd(self, error: Exception, most_usd: float) -> float:
-        """What the tries of a request without an answer have cost, as far as the vendor said, else the most that they can."""
-        return most_usd * getattr(error, "lost_tries", 0) + cost_usd(self._job.teacher.prices, *getattr(error, "lost_tokens", (0, 0)))
+    def _lost_usd(self, outcome: Generation | Exception, most_usd: float) -> float:
+        """What the tries that came to nothing have cost, as far as the vendor said, else the most that they can."""
+        return most_usd * getattr(outcome, "lost_tries", 0) + cost_usd(self._job.teacher.prices, *getattr(outcome, "lost_tokens", (0, 0)))
 
     def _leave_if_stuck(self) -> None:
         """A slow answer is one row's affair; an engine that took no step for half of a deadline is replaced.

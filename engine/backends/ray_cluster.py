@@ -55,7 +55,8 @@ def connected(
     if address == LOCAL:
         os.environ.update(variables)  # the cluster's own processes start here and inherit it
     variables["PYTHONPATH"] = os.pathsep.join(_package_path())
-    variables = {name: value for name, value in variables.items() if name not in _variables_of_this_job()}
+    given = _variables_of_this_job()
+    variables = {name: value for name, value in variables.items() if name not in given}
     local = {"include_dashboard": False, "object_store_memory": _object_store_bytes()} | local if address == LOCAL else {}
     try:
         _require_answer(address)  # ray.init itself would try for minutes

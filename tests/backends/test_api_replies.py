@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from misbehaving_api import KEY, Faults
 
-from engine import parts, pipeline
+from engine import parts, rundir
 from engine.backends import fake
 from engine.backends.answering import PromptTooLong, Sampling, spent_usd
 from engine.backends.api_gate import usage_of, words_of
@@ -17,7 +17,7 @@ from engine.errors import StageError
 from engine.progress import Context
 from engine.records import Completion, read_tables, to_rows
 from engine.spec import CaptureSpec, JobSpec, TeacherSpec
-from engine.stages import curate, generate
+from engine.stages import curate, generate, prompts
 
 KINDS = {"openai": OpenAITeacher, "anthropic": AnthropicTeacher}
 USAGE = {"prompt_tokens": 1000, "completion_tokens": 500, "total_tokens": 1500}
@@ -178,7 +178,6 @@ def job(monkeypatch, tmp_path):
 
 
 def run_stage(spec, tmp_path):
-    prompts = pipeline.importlib.import_module("engine.stages.prompts")
     folders = {name: tmp_path / name for name in ("prompts", "generate", "curate")}
     context = Context("bill", "math", 0)
     for name, folder in folders.items():
@@ -190,7 +189,7 @@ def run_stage(spec, tmp_path):
             found = counts
         else:
             counts = curate.run(spec.curate, folders, folder, context)
-        pipeline.rundir.publish(folder, name, {}, counts, 0.0)
+        rundir.publish(folder, name, {}, counts, 0.0)
     rows = [row for table in read_tables([folders["generate"] / f for f in found.files]) for row in to_rows(table, Completion)]
     return found, rows, counts
 

@@ -166,6 +166,12 @@ class _Lines:
         self.number += 1
         return line
 
+    def peek(self) -> str:
+        """The next line, which is read again; "" at the end."""
+        if not self._ahead and (line := next(self._text, "")):
+            self._ahead.append(line)
+        return self._ahead[-1] if self._ahead else ""
+
     def give_back(self) -> None:
         """All lines of the record but its first are read again."""
         again = self.record[1:]
@@ -183,10 +189,7 @@ def _read_csv(path: Path) -> Iterator[tuple[int, Row]]:
             lines.record, line = [], lines.number + 1
             try:
                 if header is None:
-                    first = next(lines, "")
-                    delimiter = _delimiter_of(first)
-                    lines._ahead.append(lines.record.pop())
-                    lines.number -= 1
+                    delimiter = _delimiter_of(lines.peek())
                 cells = next(csv.reader(lines, strict=True, delimiter=delimiter, skipinitialspace=True), None)
             except csv.Error:
                 lines.give_back()
