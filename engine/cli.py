@@ -19,7 +19,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from engine.errors import EngineError, SpecError, Stopped
+from engine.errors import EngineError, Stopped
 from engine.spec import JobSpec
 
 JOB = click.argument("job", type=click.Path(path_type=Path))
@@ -140,6 +140,7 @@ def check(job: Path, sets: tuple[str, ...], runs: str) -> None:
 def run(job: Path, sets: tuple[str, ...], runs: str, cluster: Path | None, **options: Any) -> None:
     """Run a job: skip what is finished, resume what is not."""
     with _errors():
+        _take_keys()
         spec = _load(job, sets)
         log = _log_path(spec, runs, "run")
         with _quiet(log) as console:
@@ -153,6 +154,16 @@ def run(job: Path, sets: tuple[str, ...], runs: str, cluster: Path | None, **opt
                     console.print(f"[yellow]warning[/] {name}: {warning}", highlight=False)
             if "report" in done.folders:
                 _print_report(console, done)
+
+
+def _take_keys() -> None:
+    """In a job that was submitted with keys; elsewhere Ray is not even imported."""
+    from engine.clusterfile import HANDED_KEYS
+
+    if HANDED_KEYS in os.environ:
+        from engine.backends import ray_secrets
+
+        ray_secrets.take()
 
 
 def _print_report(console: Console, done: Any) -> None:
@@ -291,11 +302,11 @@ def submit(job: Path, sets: tuple[str, ...], runs: str, cluster: Path, **options
         from engine.storage import run_folder
 
         spec, target = _load(job, sets), load_cluster(cluster)
-        preflight.check(spec)
-        keys = [spec.serve.api_key_env, *(teacher.api_key_env for teacher in spec.generate.teachers)]
-        names = {*target.secret_env, *filter(None, keys)}
-        if missing := names - os.environ.keys():
-            raise SpecError(f"{cluster}: secret_env names {sorted(missing)}, which is not set in this shell; export it")
+        preflight.check(spec, keys=False)
+        names = {*target.secret_env, *spec.key_variables().values()}
+        secrets = {name: os.environ[name] for name in names if os.environ.get(name)}
+        if missing := ", ".join(sorted(names - secrets.keys())):
+            click.echo(f"{missing}: not set in this shell, so it must be set where `ray start` runs on {target.name}'s head")
         from engine.backends import ray_cluster
 
         where = str(job) if target.working_dir else str(job.resolve())
@@ -305,7 +316,6 @@ def submit(job: Path, sets: tuple[str, ...], runs: str, cluster: Path, **options
             flag = f"--{name.rstrip('_')}"
             command += [flag] if value is True else [flag, value] if value else []
         here = "" if target.working_dir else f"cd {shlex.quote(os.getcwd())} && "
-        secrets = {name: os.environ[name] for name in names}
         ray_cluster.submit(target, here + shlex.join(command), secrets=secrets, on_log=lambda text: click.echo(text, nl=False))
 
 

@@ -14,6 +14,8 @@ from pydantic import field_validator
 from engine.spec import Block, EnvironmentVariable, Name, placement
 from engine.yamlfile import read_document
 
+HANDED_KEYS = "DISTILL_HANDED_KEYS"  # variable of a submitted job that names where its keys are (backends/ray_secrets.py)
+
 
 class Cluster(Block):
     """One running Ray cluster. Relative paths mean: beside the cluster file."""
@@ -33,7 +35,7 @@ class Cluster(Block):
     env: dict[EnvironmentVariable, str] = placement({})
     """Environment of the job. No secrets: their names go to `secret_env`."""
     secret_env: list[EnvironmentVariable] = placement([])
-    """Environment variables whose values are taken from the submitting shell and passed on."""
+    """Environment variables that hold secrets: handed from the submitting shell to the job's processes, or set where the head runs."""
     wait_s: float = placement(60, gt=0)
     """Longest wait for the cluster to answer."""
 

@@ -179,7 +179,7 @@ def _connect(stack: ExitStack, job: JobSpec, ctx: Context, root: Folder) -> None
 def _connected(job: JobSpec, ctx: Context, root: Folder) -> Any:
     from engine.backends import ray_cluster
 
-    return ray_cluster.connected(ctx.cluster, shared=root, environment=_guard(job))
+    return ray_cluster.connected(ctx.cluster, shared=root, environment=_guard(job), keys=job.key_variables().values())
 
 
 def _guard(job: JobSpec) -> dict[str, str]:

@@ -26,9 +26,9 @@ _PICKLED = (".bin", ".pt", ".pth")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
-def check(job: JobSpec) -> None:
-    """SpecError with all problems of the job, one per line."""
-    if found := problems(job):
+def check(job: JobSpec, *, keys: bool = True) -> None:
+    """SpecError with all problems of the job, one per line; without `keys`, missing ones are none: it will run elsewhere."""
+    if found := [*problems(job), *(_missing_keys(job) if keys else ())]:
         raise SpecError("\n".join(found))
 
 
@@ -37,7 +37,7 @@ def problems(job: JobSpec) -> list[str]:
     from engine.stages.prompts import head_problems  # here: a job without problems elsewhere need not wait for it
 
     training = (_student_problems, _template_problems, _white_box_problems, _signal_problems, _training_problems, _deepspeed_problems)
-    return [*head_problems(job.prompts), *_teacher_problems(job), *(found for part in training for found in part(job)), *_missing_keys(job)]
+    return [*head_problems(job.prompts), *_teacher_problems(job), *(found for part in training for found in part(job))]
 
 
 def _teacher_problems(job: JobSpec) -> Iterator[str]:
@@ -203,9 +203,8 @@ DEEPSPEED_FREE = (
 
 
 def _missing_keys(job: JobSpec) -> Iterator[str]:
-    named = {f"generate.teachers.{number}.api_key_env": t.api_key_env for number, t in enumerate(job.generate.teachers)}
-    for field, variable in (named | {"serve.api_key_env": job.serve.api_key_env}).items():
-        if variable and not os.environ.get(variable):
+    for field, variable in job.key_variables().items():
+        if not os.environ.get(variable):
             yield f"{field}: the environment variable {variable} is not set; export {variable}=<the key> before the command"
 
 

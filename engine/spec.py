@@ -673,6 +673,11 @@ class JobSpec(Block):
     report: ReportSpec = identity(ReportSpec())
     """Stage 8."""
 
+    def key_variables(self) -> dict[str, str]:
+        """{field: environment variable} of each API key that the job names."""
+        named = {f"generate.teachers.{number}.api_key_env": t.api_key_env for number, t in enumerate(self.generate.teachers)}
+        return {field: name for field, name in (named | {"serve.api_key_env": self.serve.api_key_env}).items() if name}
+
     @model_validator(mode="after")
     def _blocks_agree(self) -> JobSpec:
         teacher = self.generate.teachers[0]

@@ -17,7 +17,7 @@ from result import machine
 
 from engine import parts, pipeline
 from engine.errors import StageError
-from engine.jobfile import load_job
+from engine.jobfile import dump_job, load_job
 from engine.records import STATUSES
 from engine.rundir import git_commit, versions
 from engine.spec import JobSpec
@@ -166,6 +166,22 @@ def fake_job(tmp_path):
         return JobSpec.model_validate(job)
 
     return build
+
+
+@pytest.fixture
+def job_file(fake_job, tmp_path):
+    """Write a job of fake_job to a file."""
+    def write(*arguments, **changes):
+        (tmp_path / "job.yaml").write_text(dump_job(fake_job(*arguments, **changes)))
+        return tmp_path / "job.yaml"
+
+    return write
+
+
+def distill(*arguments, cwd=None, **options):
+    """The command as a user types it."""
+    command = [sys.executable, "-m", "engine.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, **options)
 
 
 def save_tiny(folder: Path, architecture: str, **config) -> Path:

@@ -1,31 +1,10 @@
 """The commands as a user types them."""
 
-import contextlib
-import os
-import shutil
-import socket
 import subprocess
 import sys
-import tempfile
 
 import pytest
-from conftest import REPOSITORY
-
-from engine.jobfile import dump_job
-
-
-def distill(*arguments, cwd=None, **options):
-    command = [sys.executable, "-m", "engine.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, **options)
-
-
-@pytest.fixture
-def job_file(fake_job, tmp_path):
-    def write(*arguments, **changes):
-        (tmp_path / "job.yaml").write_text(dump_job(fake_job(*arguments, **changes)))
-        return tmp_path / "job.yaml"
-
-    return write
+from conftest import REPOSITORY, distill
 
 
 def test_check_prints_the_plan_of_the_quickstart():
@@ -142,42 +121,6 @@ def test_a_cluster_that_does_not_answer_is_named(job_file, tmp_path):
     assert result.returncode == 1
     assert "no Ray cluster answers at 127.0.0.1:1" in result.stderr
     assert "ray start --head" in result.stderr
-
-
-@pytest.mark.slow
-def test_submit_follows_a_job_on_a_cluster_with_token_authentication(job_file, tmp_path, request):
-    """`ray start --head` with token auth, one job that succeeds and one that fails."""
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(4)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        gcs, dashboard, client, agent = (str(probe.getsockname()[1]) for probe in probes)
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | {
-        "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef0123456789abcdef", "RAY_USAGE_STATS_ENABLED": "0",
-    }
-    short = tempfile.mkdtemp(prefix="ray-")  # its sockets need a short path
-    request.addfinalizer(lambda: shutil.rmtree(short, ignore_errors=True))
-    ray = [sys.executable, "-m", "ray.scripts.scripts"]
-    head = subprocess.Popen(
-        [*ray, "start", "--head", "--block", "--port", gcs, "--dashboard-port", dashboard, "--num-cpus", "2",
-         "--temp-dir", short, "--ray-client-server-port", client, "--dashboard-agent-listen-port", agent],
-        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )
-    cluster = tmp_path / "cluster.yaml"
-    cluster.write_text(f"name: here\naddress: http://127.0.0.1:{dashboard}\nray_address: auto\npython: {sys.executable}\nwait_s: 120\n")
-    try:
-        path = job_file()
-        arguments = ("submit", path, "--cluster", cluster, "--runs", tmp_path / "runs", "--set", "train.epochs=1")
-        good = distill(*arguments, "--until", "curate", env=environment)
-        assert good.returncode == 0, good.stdout + good.stderr
-        assert "curate" in good.stdout
-        bad = job_file(generate={"teachers": [{"name": "t", "kind": "fake", "model": "fake", "fake": {"cannot_start": True}}]})
-        failed = distill("submit", bad, "--cluster", cluster, "--runs", tmp_path / "runs", "--until", "curate", env=environment)
-        assert failed.returncode != 0
-        assert "the fake teacher was told not to start" in failed.stdout + failed.stderr
-    finally:
-        head.terminate()
-        head.wait(60)
 
 
 def test_a_set_on_the_command_line_reaches_the_job(job_file, tmp_path):

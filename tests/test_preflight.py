@@ -208,10 +208,13 @@ def test_a_key_that_is_named_but_not_set_is_found(place, monkeypatch):
     monkeypatch.delenv("MY_KEY", raising=False)
     (place / "student/chat_template.jinja").write_text("{{ messages }}")
     teacher = {"kind": "openai", "model": "gpt-4", "api_key_env": "MY_KEY"}
-    assert "teachers.0.api_key_env: the environment variable MY_KEY is not set" in the_problem(a_job(place, teacher=teacher))
-    assert "serve.api_key_env: the environment variable MY_KEY" in the_problem(a_job(place, serve={"api_key_env": "MY_KEY"}))
+    with pytest.raises(SpecError, match=r"^generate\.teachers\.0\.api_key_env: the environment variable MY_KEY is not set"):
+        check(a_job(place, teacher=teacher))
+    with pytest.raises(SpecError, match=r"^serve\.api_key_env: the environment variable MY_KEY"):
+        check(a_job(place, serve={"api_key_env": "MY_KEY"}))
+    check(a_job(place, teacher=teacher, serve={"api_key_env": "MY_KEY"}), keys=False)  # it will run elsewhere
     monkeypatch.setenv("MY_KEY", "sk-secret")
-    assert problems(a_job(place, teacher=teacher, serve={"api_key_env": "MY_KEY"})) == []
+    check(a_job(place, teacher=teacher, serve={"api_key_env": "MY_KEY"}))
 
 
 def test_checking_and_planning_import_no_heavy_library():

@@ -6,8 +6,8 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from ray.exceptions import RayError
 from ray.job_submission import JobStatus, JobSubmissionClient
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from engine.backends import ray_secrets
 from engine.clusterfile import Cluster
 from engine.errors import CapacityError, EngineError, StageError
 from engine.layout import Layout, Node, shortfall
@@ -38,13 +39,14 @@ LOCAL = "local"  # without it ray.init would join whatever cluster was started l
 
 @contextmanager
 def connected(
-    address: str | None, *, shared: Folder, environment: Mapping[str, str] | None = None, **local: Any
+    address: str | None, *, shared: Folder, environment: Mapping[str, str] | None = None, keys: Iterable[str] = (), **local: Any
 ) -> Iterator[str | None]:
     """Ray for the length of the block: this process's own connection if it has one, else `address`,
     else RAY_ADDRESS, else a new local cluster. Gives a sentence that says which cluster was joined, None for one of its own.
 
-    `environment` reaches every process of the job; `local` are arguments of ray.init for a local cluster. A connection
-    made here is closed here. CapacityError if no cluster answers or a node does not see `shared`.
+    `environment` reaches every process of the job, and so do the values of the variables `keys`, which nobody else sees; `local` are
+    arguments of ray.init for a local cluster. A connection made here is closed here. CapacityError if no cluster answers or a node
+    does not see `shared`.
     """
     if ray.is_initialized():
         yield None
@@ -58,24 +60,30 @@ def connected(
     given = _variables_of_this_job()
     variables = {name: value for name, value in variables.items() if name not in given}
     local = {"include_dashboard": False, "object_store_memory": _object_store_bytes()} | local if address == LOCAL else {}
-    try:
-        _require_answer(address)  # ray.init itself would try for minutes
-        ray.init(address=address, namespace="distill", log_to_driver=True, runtime_env={"env_vars": variables}, **local)
-    except Exception as error:
-        if address == LOCAL:  # Ray says "The current node timed out during startup" by a bare Exception
-            raise CapacityError(
-                f"Ray does not start on this machine: {error}; is it out of memory, disk under /tmp or processors just now? Give the"
-                " command again, or join a cluster that runs already: --cluster FILE"
-            ) from error
-        raise CapacityError(
-            f"no Ray cluster answers at {address}: {error}; start one with `ray start --head`, or leave --cluster out"
-            " (a cluster with token authentication also needs RAY_AUTH_MODE=token)"
-        ) from error
-    try:
+    with ExitStack() as stack:
+        try:
+            _require_answer(address)  # ray.init itself would try for minutes
+            runtime_env: dict[str, Any] = {"env_vars": variables}
+            if address != LOCAL and (lent := stack.enter_context(ray_secrets.lent(address, keys))):
+                runtime_env = {"env_vars": variables | lent, "worker_process_setup_hook": ray_secrets.HOOK}
+            ray.init(address=address, namespace="distill", log_to_driver=True, runtime_env=runtime_env, **local)
+        except Exception as error:
+            raise _no_ray(address, error) from error
+        stack.callback(ray.shutdown)
         require_shared(shared)
         yield None if address == LOCAL else _joined()
-    finally:
-        ray.shutdown()
+
+
+def _no_ray(address: str, error: Exception) -> CapacityError:
+    if address == LOCAL:  # Ray says "The current node timed out during startup" by a bare Exception
+        return CapacityError(
+            f"Ray does not start on this machine: {error}; is it out of memory, disk under /tmp or processors just now? Give the"
+            " command again, or join a cluster that runs already: --cluster FILE"
+        )
+    return CapacityError(
+        f"no Ray cluster answers at {address}: {error}; start one with `ray start --head`, or leave --cluster out"
+        " (a cluster with token authentication also needs RAY_AUTH_MODE=token)"
+    )
 
 
 def _variables_of_this_job() -> dict[str, str]:
@@ -170,11 +178,13 @@ def require_shared(folder: Folder) -> None:
 def submit(cluster: Cluster, entrypoint: str, *, secrets: Mapping[str, str], on_log: Callable[[str], None]) -> None:
     """Run `entrypoint` as a Ray job, pass its log to `on_log`, and return when it has succeeded.
 
-    Works with token authentication (RAY_AUTH_MODE=token, or a token in RAY_AUTH_TOKEN or under the home directory).
+    The values of `secrets` are handed to its driver alone (ray_secrets). Works with token authentication (RAY_AUTH_MODE=token, or a
+    token in RAY_AUTH_TOKEN or under the home directory).
     Raises CapacityError if the cluster does not answer and StageError if the job fails or is stopped.
     """
     client = _job_client(cluster)
-    runtime_env: dict = {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)} | dict(cluster.env) | dict(secrets)}
+    runtime_env: dict = {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)} | dict(cluster.env)}
+    runtime_env["env_vars"] |= ray_secrets.hand_over(client, cluster, secrets)
     if cluster.working_dir:
         runtime_env |= {"working_dir": cluster.working_dir, "excludes": [".venv", ".git", "runs"]}
     try:

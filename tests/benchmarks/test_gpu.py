@@ -126,7 +126,7 @@ def test_the_short_form_runs_here(quickstart_run, tmp_path):
     for stage in ("prompts", "generate", "curate"):
         source = quickstart_run.folders[stage]
         shutil.copytree(source, folder / source.name)
-    entry = {"job": "jobs/quickstart.yaml", "sets": [*SHORT_QUICKSTART, "train.workers=1"]}
+    entry = {"job": "jobs/quickstart.yaml", "sets": [*SHORT_QUICKSTART, "train.workers=1", "train.epochs=1"]}
     wide = entry | {"sets": [*entry["sets"], "train.global_batch=4", "train.checkpoint_steps=8", "train.epochs=4"]}
     jobs = {"quickstart": entry, "wide": wide}
     (tmp_path / "pack/jobs.json").write_text(json.dumps(jobs))
