@@ -184,8 +184,8 @@ class TeacherSpec(Block):
     """Copies of the engine that share the prompts: a number, or [fewest, most] that grow as the cluster has room."""
     accelerator_type: str | None = placement(None)
     """Ray's name of the GPU that replicas must get, e.g. H200."""
-    max_num_seqs: int = placement(128, ge=1)
-    """Sequences that one engine decodes at a time."""
+    max_num_seqs: int | None = placement(None, ge=1)
+    """Sequences that one engine decodes at a time; none: 128 on a CPU, vLLM's own choice on a GPU (H100, H200: 1,024)."""
     kv_cache_gib: float | None = placement(None, gt=0)
     """KV cache of one replica in GiB; none: 1 GiB on a CPU, vLLM's own choice on a GPU."""
     gpu_memory_utilization: float = placement(0.9, gt=0, le=1)
@@ -570,8 +570,8 @@ class EvaluateSpec(Block):
     """Devices of one replica."""
     replicas: int = placement(1, ge=1)
     """Engine copies per model."""
-    max_num_seqs: int = placement(128, ge=1)
-    """Sequences that one engine decodes at a time."""
+    max_num_seqs: int | None = placement(None, ge=1)
+    """Sequences that one engine decodes at a time; none: 128 on a CPU, vLLM's own choice on a GPU (H100, H200: 1,024)."""
     kv_cache_gib: float | None = placement(None, gt=0)
     """KV cache of one replica in GiB."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = identity("auto")
@@ -591,8 +591,8 @@ class ServeSpec(Block):
     """Engine copies per served model."""
     tensor_parallel: int = placement(1, ge=1)
     """Devices of one replica of the student (the teacher brings its own)."""
-    max_num_seqs: int = placement(128, ge=1)
-    """Sequences that one engine decodes at a time."""
+    max_num_seqs: int | None = placement(None, ge=1)
+    """Sequences that one engine decodes at a time; none: 128 on a CPU, vLLM's own choice on a GPU (H100, H200: 1,024)."""
     max_model_len: int | None = placement(None, ge=16)
     """Longest prompt plus answer in tokens."""
     kv_cache_gib: float | None = placement(None, gt=0)

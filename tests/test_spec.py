@@ -57,7 +57,7 @@ FIELDS = {
         "name": (I, GIVEN, "other"), "kind": (I, "vllm", "openai"), "model": (P, GIVEN, "/elsewhere"),
         "revision": (I, None, "abc"),
         "dtype": (I, "auto", "bfloat16"), "max_model_len": (I, None, 1024), "system": (I, None, "Be brief."),
-        "trust_remote_code": (I, False, True), "tensor_parallel": (P, 1, 8), "replicas": (P, 1, 4), "max_num_seqs": (P, 128, 64),
+        "trust_remote_code": (I, False, True), "tensor_parallel": (P, 1, 8), "replicas": (P, 1, 4), "max_num_seqs": (P, None, 64),
         "kv_cache_gib": (P, None, 2), "gpu_memory_utilization": (P, 0.9, 0.5), "base_url": (P, None, "http://127.0.0.1:1/v1"),
         "api_key_env": (P, GIVEN, "OTHER_KEY"), "fake": (I, {}, {"fail": 1}),
         "quantization": (I, None, "fp8"), "kv_cache_dtype": (I, "auto", "fp8"), "sampling": (I, None, {"samples": 2}),
@@ -118,12 +118,12 @@ FIELDS = {
     EvaluateSpec: {
         "metrics": (I, "auto", ["accuracy"]), "baseline": (I, True, False), "max_tokens": (I, None, 64),
         "bootstrap_samples": (I, 1000, 200), "max_model_len": (I, None, 512),
-        "tensor_parallel": (P, 1, 2), "replicas": (P, 1, 2), "max_num_seqs": (P, 128, 8),
+        "tensor_parallel": (P, 1, 2), "replicas": (P, 1, 2), "max_num_seqs": (P, None, 8),
         "kv_cache_gib": (P, None, 2), "dtype": (I, "auto", "float32"),
     },
     ServeSpec: {
         "host": (P, "127.0.0.1", "::1"), "port": (P, 8000, 9000), "api_key_env": (P, None, "KEY"), "replicas": (P, 1, 2),
-        "tensor_parallel": (P, 1, 2), "max_num_seqs": (P, 128, 8), "max_model_len": (P, None, 512), "kv_cache_gib": (P, None, 2),
+        "tensor_parallel": (P, 1, 2), "max_num_seqs": (P, None, 8), "max_model_len": (P, None, 512), "kv_cache_gib": (P, None, 2),
         "dtype": (I, "auto", "float32"), "start_timeout_s": (P, 900, 60),
     },
     LoadtestSpec: {

@@ -44,6 +44,7 @@ ENGINES = {
 STATUS_OF_FINISH = {
     "stop": "ok", "length": "truncated", "content_filter": "refused", "repetition": "loop", "abort": "error", "error": "error",
 }
+MAX_NUM_SEQS = {"cpu": 128, "gpu": 1024}  # ours, and what vLLM takes on a large GPU; before an engine says what it has
 DEATHS_OF_A_POISON = 3  # a row that was in so many engines when they died is not asked again
 OPEN = {"id": "open", "rows": [], "count": 0}  # a shard without rows: the engine opens, and a refused key shows
 FENCE_S = 10.0  # between looks at whether another driver has taken over
@@ -154,6 +155,7 @@ class AnswerJob:
     seed: int
     device: str
     spent_usd: float = 0.0
+    batch: int | None = None  # sequences that the engine decodes at a time, once it is there
 
     @property
     def sampling(self) -> SamplingSpec:
@@ -162,7 +164,9 @@ class AnswerJob:
     @property
     def requests_in_flight(self) -> int:
         """Requests that one replica has open; twice the batch of a local engine, so that it never drains."""
-        return 2 * self.teacher.max_num_seqs if self.teacher.kind == "vllm" else self.teacher.concurrency
+        if self.teacher.kind != "vllm":
+            return self.teacher.concurrency
+        return 2 * (self.batch or (self.teacher.max_num_seqs or MAX_NUM_SEQS[self.device]) * self.teacher.data_parallel)
 
     @property
     def rows_in_flight(self) -> int:
@@ -192,6 +196,8 @@ class Answerer:
     """Answers shards with one engine and commits the rows; the worker inside a replica."""
 
     def __init__(self, engine: AnswerEngine, job: AnswerJob) -> None:
+        if batch := getattr(engine, "max_num_seqs", None):  # what it really has, where the job left it to vLLM
+            job = replace(job, batch=batch)
         self._engine, self._job = engine, job
         capture = job.spec.capture
         self._metadata = {

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.backends.answering import Generation, Sampling, leave
+from engine.backends.answering import MAX_NUM_SEQS, Generation, Sampling, leave
 from engine.errors import StageError
 from engine.layout import SPANNING
 from engine.records import Messages, bare_prompt, tokenizer_fingerprint
@@ -33,7 +33,8 @@ _TELLING = re.compile(r"(Error|Exception|error):")
 def engine_arguments(spec: TeacherSpec, device: str, top_k: int = 0, *, spanning: bool = False) -> dict[str, Any]:
     """TeacherSpec -> vLLM's AsyncEngineArgs (also Serve LLM's engine_kwargs), with what a CPU needs.
 
-    `spanning`: the replica lies on several nodes, so Ray starts its workers; `engine_args` of the spec wins over all else.
+    `spanning`: the replica lies on several nodes, so Ray starts its workers; `engine_args` of the spec wins over all else. How much
+    an engine on a GPU batches is left to vLLM, which knows the GPU and what the engine is for.
     """
     arguments: dict[str, Any] = {
         "model": spec.model,
@@ -66,6 +67,7 @@ def engine_arguments(spec: TeacherSpec, device: str, top_k: int = 0, *, spanning
             "enable_chunked_prefill": False,
             "max_num_batched_tokens": max(8192, spec.max_model_len or context_length(spec.model)),
             "kv_cache_memory_bytes": int((spec.kv_cache_gib or 1.0) * GIB),
+            "max_num_seqs": spec.max_num_seqs or MAX_NUM_SEQS["cpu"],
         }
     return {key: value for key, value in arguments.items() if value is not None} | spec.engine_args
 
@@ -110,6 +112,7 @@ class VllmEngine:
             self._engine = (_AsyncEngine if teacher.data_parallel > 1 else _SteppedEngine)(arguments)
         _keep_arrays(self._engine.output_processor)
         self.max_model_len = self._engine.config.model_config.max_model_len
+        self.max_num_seqs = self._engine.config.scheduler_config.max_num_seqs * teacher.data_parallel  # each rank has its own batch
         self.metadata = {
             "vocab_size": self._engine.config.model_config.get_vocab_size(),
             "tokenizer_fingerprint": tokenizer_fingerprint(self.tokenizer.get_vocab()),
@@ -181,9 +184,10 @@ class _SteppedEngine:
     """vLLM's LLMEngine, stepped in a thread that takes requests between steps: the pace of `LLM.generate`, fed without pause."""
 
     def __init__(self, arguments: Any) -> None:
+        from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.llm_engine import LLMEngine
 
-        self._engine = LLMEngine.from_engine_args(arguments)
+        self._engine = LLMEngine.from_engine_args(arguments, usage_context=UsageContext.LLM_CLASS)
         self.config, self.output_processor = self._engine.vllm_config, self._engine.output_processor
         self._inbox: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._open: dict[str, asyncio.Future[Any]] = {}
@@ -255,9 +259,10 @@ class _AsyncEngine:
     """vLLM's AsyncLLM, which alone spreads requests over data-parallel engine cores."""
 
     def __init__(self, arguments: Any) -> None:
+        from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        self._engine = AsyncLLM.from_engine_args(arguments)
+        self._engine = AsyncLLM.from_engine_args(arguments, usage_context=UsageContext.LLM_CLASS)
         self.config, self.output_processor = self._engine.vllm_config, self._engine.output_processor
         self._numbers, self._open, self._heard = itertools.count(), 0, time.monotonic()
         process = self.output_processor.process_outputs

@@ -187,6 +187,31 @@ def test_rows_held_and_requests_open_keep_their_bounds(replica, shard_rows):
     assert most == {"held": 32, "open": 10}
 
 
+@pytest.mark.parametrize(("batch", "ranks", "given", "bounds"), [
+    (4, 1, None, (64, 8)), (48, 1, None, (96, 96)), (None, 1, None, (192, 192)), (None, 1, 40, (80, 80)), (None, 2, 20, (80, 80)),
+])
+def test_a_local_engine_is_kept_full_by_twice_the_batch_that_it_has(replica, batch, ranks, given, bounds):
+    """What the job says is a guess until the engine says what vLLM gave it."""
+    most = Counter()
+
+    async def look(text):
+        most["held"] = max(most["held"], worker.figures()["open"])
+        most["open"] = max(most["open"], len(engine.open_now))
+        async with asyncio.timeout(20):
+            while (most["held"], most["open"]) < bounds:  # nothing is answered before so many are asked
+                await asyncio.sleep(0.01)
+                most["held"] = max(most["held"], worker.figures()["open"])
+        return await plainly(text)
+
+    engine = Says(look)
+    if batch:
+        engine.max_num_seqs = batch
+    teacher = {"kind": "vllm", "max_num_seqs": given, "data_parallel": ranks}
+    worker, _ = replica([f"p{n}" for n in range(192)], engine, teacher=teacher)
+    answer(worker, *shards(192, 8))
+    assert (most["held"], most["open"]) == bounds
+
+
 def test_the_first_rows_are_asked_while_later_shards_wait_to_be_tokenised(replica):
     class Slow(Says):
         tokenised, at_first = 0, None

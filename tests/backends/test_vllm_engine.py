@@ -13,7 +13,7 @@ import pytest
 from conftest import save_tiny
 
 from engine import codec, pipeline
-from engine.backends.vllm_engine import _keep_arrays, engine_arguments, engine_environment, split_logprobs
+from engine.backends.vllm_engine import VllmEngine, _keep_arrays, engine_arguments, engine_environment, split_logprobs
 from engine.errors import StageError
 from engine.records import (
     SCHEMA_VERSION,
@@ -27,7 +27,7 @@ from engine.records import (
     to_table,
     write_parquet,
 )
-from engine.spec import TeacherSpec
+from engine.spec import CaptureSpec, TeacherSpec
 
 QUICKSTART = Path(__file__).parents[2] / "jobs/quickstart"
 
@@ -69,7 +69,7 @@ def test_log_probabilities_of_a_long_answer_stay_few_arrays_in_order():
 def test_a_cpu_engine_gets_what_keeps_it_alive():
     arguments = engine_arguments(TeacherSpec(name="t", model="m", max_model_len=16384), "cpu", top_k=64)
     assert arguments["enable_chunked_prefill"] is False
-    assert arguments["max_num_batched_tokens"] >= 16384
+    assert (arguments["max_num_batched_tokens"], arguments["max_num_seqs"]) == (16384, 128)
     assert arguments["kv_cache_memory_bytes"] == 2**30
     assert arguments["max_logprobs"] == 64
     assert arguments["logprobs_mode"] == "raw_logprobs"
@@ -77,9 +77,49 @@ def test_a_cpu_engine_gets_what_keeps_it_alive():
 
 def test_a_gpu_engine_keeps_vllms_own_scheduling():
     arguments = engine_arguments(TeacherSpec(name="t", model="m", tensor_parallel=8), "gpu")
-    assert not {"enforce_eager", "enable_chunked_prefill", "kv_cache_memory_bytes"} & arguments.keys()
+    theirs = {"enforce_eager", "enable_chunked_prefill", "kv_cache_memory_bytes", "max_num_seqs", "max_num_batched_tokens"}
+    assert not theirs & arguments.keys()
     assert (arguments["tensor_parallel_size"], arguments["distributed_executor_backend"]) == (8, "mp")
     assert engine_environment(8, "gpu") == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "memory", "batch"), [("NVIDIA H200", 141, (1024, 16384)), ("NVIDIA A100-SXM4-80GB", 80, (256, 8192))])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_an_engine_that_answers_offline_batches_as_llm_would_on_its_gpu(name, memory, batch, ranks, monkeypatch):
+    """vLLM resolves the arguments that our engine gets, for a GPU that is not here; what is given in the job stays."""
+    from vllm.engine import arg_utils
+    from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+    class Pretended:
+        get_device_total_memory = staticmethod(lambda: memory * 2**30)
+        get_device_name = staticmethod(lambda: name)
+        is_cpu = is_tpu = staticmethod(lambda: False)
+
+        def __getattr__(self, field):
+            return getattr(there, field)
+
+    there = arg_utils.current_platform
+    given = []
+
+    def engine(cls, arguments, **more):
+        given.append((arguments, more))
+        raise RuntimeError("seen")
+
+    monkeypatch.setattr(LLMEngine, "from_engine_args", classmethod(engine))
+    monkeypatch.setattr(AsyncLLM, "from_engine_args", classmethod(engine))
+    monkeypatch.setattr(arg_utils, "current_platform", Pretended())
+    for own in ({}, {"max_num_seqs": 77, "engine_args": {"max_num_batched_tokens": 4096}}):
+        teacher = TeacherSpec(name="t", model=str(QUICKSTART / "teacher"), data_parallel=ranks, **own)
+        with pytest.raises(StageError, match="seen"):
+            VllmEngine(teacher, CaptureSpec(), device="gpu")
+        arguments, more = given.pop()
+        arguments.data_parallel_size = 1  # a CPU build has no such backend; it is not part of the batch
+        arguments._set_default_max_num_seqs_and_batched_tokens_args(
+            more["usage_context"], arguments.create_model_config(), SimpleNamespace(use_batched_dp_moe=False)
+        )
+        assert (arguments.max_num_seqs, arguments.max_num_batched_tokens) == ((77, 4096) if own else batch)
 
 
 def test_a_replica_over_two_nodes_is_started_by_ray_and_one_inside_a_node_by_vllm():
