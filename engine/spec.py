@@ -285,6 +285,8 @@ class GenerateSpec(Block):
     """Stop asking, resumably, before the answers of all teachers with `prices` cost more than this."""
     max_failed_fraction: float = placement(0.0, ge=0, le=1)
     """Rows that may end in `error` before the stage counts as failed."""
+    min_teacher_score: float | None = placement(None, ge=0, le=1)
+    """Least score of each teacher on its validation answers that have references; below it the job ends here. None: a warning below 0.2."""
 
     @model_validator(mode="after")
     def _teachers_agree(self) -> GenerateSpec:

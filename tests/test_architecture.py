@@ -14,7 +14,9 @@ from engine.spec import JobSpec
 ROOT = Path(__file__).parents[1] / "engine"
 MODULES = sorted(ROOT.rglob("*.py"))
 CLUSTER_LIBRARIES = {"ray", "vllm", "deepspeed"}
-EVERYONE = {"spec", "records", "codec", "rundir", "errors", "progress", "parts", "answers", "models", "layout", "routing", "storage"}
+EVERYONE = {
+    "spec", "records", "codec", "rundir", "errors", "progress", "parts", "answers", "metrics", "models", "layout", "routing", "storage",
+}
 MAY_IMPORT = {
     "cli": {"pipeline", "jobfile", "clusterfile", "preflight", "planner", "stages", "backends", "verify"},
     "pipeline": {"preflight", "jobfile", "stages", "backends"},

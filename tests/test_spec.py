@@ -80,7 +80,7 @@ FIELDS = {
         "capture": (I, CaptureSpec(), {"top_k": 4}), "shard_rows": (P, 512, 16), "rows_in_flight": (P, None, 64),
         "part_rows": (P, 512, 16), "part_seconds": (P, 60, 5), "request_timeout_s": (P, 600, 5), "max_attempts": (P, 5, 7),
         "start_timeout_s": (P, 7200, 60), "route": (I, "all", "split"), "route_by": (I, None, GIVEN), "max_cost_usd": (P, None, 5),
-        "max_failed_fraction": (P, 0.0, 0.5),
+        "max_failed_fraction": (P, 0.0, 0.5), "min_teacher_score": (P, None, 0.4),
     },
     CurateSpec: {
         "min_tokens": (I, 1, 0), "max_tokens": (I, None, 100), "keep_truncated": (I, False, True), "dedup": (I, "exact", "none"),
@@ -210,7 +210,8 @@ BAD = {
         {"samples": 0}, {"reproducible": 1},
     ],
     CaptureSpec: [{"top_k": -1}, {"top_k": 1025}, {"dtype": "bfloat16"}],
-    GenerateSpec: [{"teachers": []}, {"teachers": [TEACHER, TEACHER]}, {"max_failed_fraction": 1.1}, {"part_seconds": 0},
+    GenerateSpec: [{"teachers": []}, {"teachers": [TEACHER, TEACHER]}, {"max_failed_fraction": 1.1}, {"min_teacher_score": 20},
+                   {"part_seconds": 0},
         {"max_cost_usd": 5, "teachers": [API_TEACHER]}, {"route": "by"}, {"route_by": "task"},
         {"route": "by", "route_by": "task", "teachers": [TEACHER, TEACHER | {"name": "u"}]},
         {"route": "by", "route_by": "task", "teachers": [TEACHER | {"routes": ["qa"]}, TEACHER | {"name": "u", "routes": ["qa"]}]}],

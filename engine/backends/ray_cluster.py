@@ -18,7 +18,7 @@ from ray.exceptions import RayError
 from ray.job_submission import JobStatus, JobSubmissionClient
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from engine.backends import ray_secrets
+from engine.backends import ray_loopback, ray_secrets
 from engine.clusterfile import Cluster
 from engine.errors import CapacityError, EngineError, StageError
 from engine.layout import Layout, Node, shortfall
@@ -55,7 +55,7 @@ def connected(
     address = address or os.environ.get("RAY_ADDRESS") or LOCAL
     variables = JOB_ENVIRONMENT | dict(environment or {})
     if address == LOCAL:
-        os.environ.update(variables)  # the cluster's own processes start here and inherit it
+        os.environ.update(variables | ray_loopback.environment())  # the cluster's own processes start here and inherit it
     variables["PYTHONPATH"] = os.pathsep.join(_package_path())
     given = _variables_of_this_job()
     variables = {name: value for name, value in variables.items() if name not in given}
@@ -63,9 +63,10 @@ def connected(
     with ExitStack() as stack:
         try:
             _require_answer(address)  # ray.init itself would try for minutes
-            runtime_env: dict[str, Any] = {"env_vars": variables}
-            if address != LOCAL and (lent := stack.enter_context(ray_secrets.lent(address, keys))):
-                runtime_env = {"env_vars": variables | lent, "worker_process_setup_hook": ray_secrets.HOOK}
+            lent = {} if address == LOCAL else stack.enter_context(ray_secrets.lent(address, keys))
+            runtime_env: dict[str, Any] = {"env_vars": variables | lent}
+            if hook := ray_loopback.HOOK if address == LOCAL else ray_secrets.HOOK if lent else None:
+                runtime_env["worker_process_setup_hook"] = hook
             ray.init(address=address, namespace="distill", log_to_driver=True, runtime_env=runtime_env, **local)
         except Exception as error:
             raise _no_ray(address, error) from error
@@ -112,6 +113,11 @@ def _object_store_bytes() -> int:
     """A fifth of the free shared memory, at most 2 GB: receipts and manifests travel through Ray, rows do not."""
     stat = os.statvfs("/dev/shm") if os.path.isdir("/dev/shm") else os.statvfs("/tmp")
     return max(100_000_000, min(2_000_000_000, stat.f_bavail * stat.f_frsize // 5))
+
+
+def is_on_loopback() -> bool:
+    """Whether the cluster is one of this machine alone, which nobody else may reach."""
+    return all(node["NodeManagerAddress"] == ray_loopback.ADDRESS for node in ray.nodes() if node["Alive"])
 
 
 def nodes(device: str) -> list[Node]:

@@ -40,10 +40,11 @@ def run_workers(
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_TIMEOUT_S))
     from ray import PlacementGroupID
     from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import PreemptionError, TrainingFailedError
     from ray.util.placement_group import PlacementGroup, remove_placement_group
 
+    from engine.backends import ray_rendezvous
     from engine.backends.ray_cluster import require
 
     on_gpu, (fewest, most) = device == "gpu", workers
@@ -57,7 +58,7 @@ def run_workers(
                 num_workers=workers if fewest < most else most, use_gpu=on_gpu,
                 resources_per_worker={"GPU": 1} if on_gpu else {"CPU": 1},
             ),
-            torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
+            torch_config=ray_rendezvous.torch_config("nccl" if on_gpu else "gloo"),
             # The same name would make Ray restore its own idea of the run; ours lies in the task's folder. Ray is left no
             # failures to retry: it would retry ours too, and it never retries deaths while the group starts.
             run_config=RunConfig(name=uuid.uuid4().hex[:8], storage_path=str(folder.resolve())),

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
-from engine import parts
+import pyarrow.compute as pc
+
+from engine import metrics, parts
 from engine.backends import ray_data
 from engine.backends.answering import STATUS_OF_FINISH, spent_usd
 from engine.backends.dispatch import Stream, Tally, answer_prompts
@@ -18,6 +21,9 @@ from engine.progress import Context
 from engine.records import file_metadata, read_tables
 from engine.rundir import Counts, stage_files
 from engine.spec import API_KINDS, GenerateSpec
+from engine.storage import Folder
+
+LOW_SCORE = 0.2  # of a teacher: below, a sentence says so
 
 
 def run(spec: GenerateSpec, inputs: dict[str, Path], out: Path, ctx: Context, *, stream: Stream = ray_data.stream) -> Counts:
@@ -33,10 +39,51 @@ def run(spec: GenerateSpec, inputs: dict[str, Path], out: Path, ctx: Context, *,
             f"generate: {settled.failed} of {tally.wanted} rows failed (first: {_first_error(out, settled)}); everything else is"
             " kept. Run the same command again to retry them, or allow some with generate.max_failed_fraction"
         )
-    return Counts(rows_in=tally.wanted, rows_out=found, files=settled.files, info=_info(spec, settled, tally, out))
+    info = _info(spec, settled, tally, out)
+    info["teachers"], warnings = _judged(spec, info["teachers"], _validation_scores(prompt_files, out, settled, ctx.task))
+    return Counts(rows_in=tally.wanted, rows_out=found, files=settled.files, info=info | {"warnings": warnings})
 
 
-def _info(spec: GenerateSpec, settled: parts.Settled, tally: Tally, out: Path) -> dict[str, object]:
+def _validation_scores(prompt_files: list[Folder], out: Folder, settled: parts.Settled, task: str) -> dict[str, tuple[float, int, int]]:
+    """By teacher: its headline score on the validation prompts with a usable reference, how many those are, and how many were cut."""
+    metric = metrics.TASK_METRICS[task][0]
+    references: dict[int, str] = {}
+    for table in read_tables([file for file in prompt_files if file.name.startswith("validation")], ["prompt_id", "reference"]):
+        found = (metrics.usable_reference(task, reference) for reference in table["reference"].to_pylist())
+        references |= {row: gold for row, gold in zip(table["prompt_id"].to_pylist(), found, strict=True) if gold is not None}
+    said: dict[str, list[tuple[str, str, str]]] = {}
+    if references:
+        for table in read_tables([out / name for name in settled.files], ["teacher", "prompt_id", "split", "status", "text"]):
+            for row in table.filter(pc.field("split") == "validation").to_pylist():
+                if gold := references.get(row["prompt_id"]):
+                    said.setdefault(row["teacher"], []).append((row["text"], gold, row["status"]))
+    scores = {}
+    for teacher, answers in said.items():
+        texts, golds, statuses = zip(*answers, strict=True)
+        score = metrics.score_of(metric, metrics.statistics_of(metric, task, texts, golds))
+        scores[teacher] = (round(score, 6), len(answers), statuses.count("truncated"))
+    return scores
+
+
+def _judged(
+    spec: GenerateSpec, teachers: list[dict[str, Any]], scores: dict[str, tuple[float, int, int]]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The teachers with their scores, and a warning for each that can teach little. StageError below min_teacher_score."""
+    poor = []
+    for name, (score, count, cut) in scores.items():
+        if score < (LOW_SCORE if spec.min_teacher_score is None else spec.min_teacher_score):
+            poor.append(f"teacher '{name}' scores {score:.3g} on its {count:,} validation answers with a reference, {cut:,} of them cut")
+    if poor and spec.min_teacher_score is not None:
+        raise StageError(
+            f"generate: {'; '.join(poor)}; generate.min_teacher_score is {spec.min_teacher_score:g}. The answers are kept: read some, mend"
+            " the prompts, sampling.max_tokens or the teacher, or lower the floor to go on"
+        )
+    advice = "a student can hardly learn the task from it; read some answers before training, or set generate.min_teacher_score to end here"
+    shown = [teacher | ({"validation_score": scores[teacher["name"]][0]} if teacher["name"] in scores else {}) for teacher in teachers]
+    return shown, [f"{sentence}: {advice}" for sentence in poor]
+
+
+def _info(spec: GenerateSpec, settled: parts.Settled, tally: Tally, out: Path) -> dict[str, Any]:
     stored = {name: file_metadata(out / name) for name in list(settled.files)[:1]}
     first = next(iter(stored.values()), {})
     teachers = [

@@ -106,6 +106,30 @@ def test_a_prompt_longer_than_the_context_is_too_long_and_the_rest_finishes(answ
     assert counts.rows_in == 48
 
 
+def test_a_teacher_that_does_not_know_the_task_is_named_before_anybody_trains_on_it(answer):
+    counts, *_ = answer(10, sampling={"temperature": 0.0, "max_tokens": 5})
+    assert counts.info["teachers"][0]["validation_score"] == 0.0
+    (warning,) = counts.info["warnings"]
+    assert "teacher 't' scores 0 on its 8 validation answers with a reference, 8 of them cut" in warning
+    assert "generate.min_teacher_score" in warning
+
+
+def test_a_teacher_that_knows_it_gets_no_warning(answer):
+    counts, *_ = answer(10, min_teacher_score=0.9)
+    assert counts.info["teachers"][0]["validation_score"] == 1.0
+    assert counts.info["warnings"] == []
+
+
+def test_a_teacher_below_the_floor_ends_the_stage_and_a_lower_floor_goes_on_with_its_answers(answer, tmp_path):
+    short = {"temperature": 0.0, "max_tokens": 5}
+    with pytest.raises(StageError, match=r"scores 0 on its 8 .*min_teacher_score is 0\.5\. The answers are kept"):
+        answer(10, sampling=short, min_teacher_score=0.5)
+    before = sorted(path.name for path in (tmp_path / "generate/data").iterdir())
+    counts, *_ = answer(10, sampling=short, min_teacher_score=0)
+    assert (counts.rows_out, counts.info["answered_this_run"]) == (18, 0)
+    assert sorted(path.name for path in (tmp_path / "generate/data").iterdir()) == before
+
+
 def test_an_answer_that_runs_into_max_tokens_is_truncated(answer):
     counts, _, _ = answer(10, sampling={"temperature": 0.0, "max_tokens": 5})
     assert counts.info["status"] == {"truncated": 18}

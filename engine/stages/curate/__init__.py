@@ -24,6 +24,8 @@ from engine.stages.curate.filters import FILTERS, Drop, Verdict
 _LIGHT = [field.name for field in completion_schema() if not (pa.types.is_list(field.type) or pa.types.is_binary(field.type))]
 _CARRIED = [name for name in EXAMPLE.names if name != "messages"]
 
+FEW = 0.1  # of the answers: below, a sentence says so
+
 Filters = dict[str, Callable[[Completion, Prompt], Verdict]]
 
 
@@ -65,6 +67,12 @@ def run(spec: CurateSpec, inputs: dict[str, Path], out: Path, ctx: Context) -> C
     if not rows_out["train"]:
         listed = ", ".join(f"{reason} {count}" for reason, count in dropped.items())
         warnings.append(f"no example is left: all {rows_in} answers were dropped ({listed}); look at them, or relax the curate block")
+    elif rows_out["train"] < FEW * rows_in:
+        listed = ", ".join(f"{reason} {count:,}" for reason, count in dropped.most_common())
+        warnings.append(
+            f"only {rows_out['train']:,} of {rows_in:,} answers are kept ({listed}): too few to learn from what was paid for; look at the"
+            " dropped ones, mend what produces them (the prompt, max_tokens, the teacher), or relax the curate block"
+        )
     validation = {"validation_examples": rows_out["validation"], "validation_unusable": unusable}
     return Counts(rows_in, rows_out["train"], files, dropped, {"funnel": funnel, **validation, "warnings": warnings})
 

@@ -48,6 +48,7 @@ def build_report(job: str, inputs: dict[str, Path]) -> dict[str, Any]:
         train=manifests["train"].info,
         quality=evaluate["quality"], metrics=evaluate["metrics"],
         serving=manifests["loadtest"].info["serving"],
+        warnings=[f"{stage}: {text}" for stage, manifest in manifests.items() for text in manifest.info.get("warnings", [])],
         lineage={stage: {"folder": folder.name, "manifest_sha256": manifest_sha256(folder)} for stage, folder in inputs.items()},
     )
     return report.model_dump(mode="json", exclude_unset=True)

@@ -106,5 +106,7 @@ class Report(_Block):
     quality: Quality
     metrics: dict[str, dict[str, float | None]]
     serving: dict[str, Serving]
+    warnings: list[str]
+    """What a stage found doubtful, with its name in front."""
     lineage: dict[str, dict[str, str]]
     """By stage: `folder` under the run's root, and `manifest_sha256`."""

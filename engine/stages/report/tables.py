@@ -21,7 +21,7 @@ class Table:
 
 
 def headline(report: dict[str, Any]) -> list[str]:
-    """What a reader should take away, one sentence each; empty where a stage had nothing."""
+    """What a reader should take away, one sentence each, warnings last; empty where a stage had nothing."""
     found = []
     quality, serving = report["quality"], report["serving"]
     if quality["retention"] is not None:
@@ -36,7 +36,7 @@ def headline(report: dict[str, Any]) -> list[str]:
         if teacher["output_tokens_per_second"]:
             ratio = student["output_tokens_per_second"] / teacher["output_tokens_per_second"]
             found.append(f"At {load_name(teacher)} it serves {ratio:.2g} times the teacher's output tokens per second.")
-    return found
+    return [*found, *(f"Warning, {text}" for text in report["warnings"])]
 
 
 def tables(report: dict[str, Any]) -> list[Table]:

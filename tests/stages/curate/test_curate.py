@@ -164,3 +164,12 @@ def test_rows_in_are_kept_or_dropped_for_any_input_and_any_settings(tmp_path, se
     assert counts.info["funnel"][-1][1] == counts.rows_out
     kept = {(row["prompt_id"], row["sample_index"]) for row in examples["train"]}
     assert len(kept) == counts.rows_out
+
+
+@pytest.mark.parametrize(("good", "said"), [(3, True), (4, False)])
+def test_a_curation_that_keeps_next_to_nothing_says_what_was_lost(tmp_path, good, said):
+    prompts = [ask(number) for number in range(40)]
+    answers = [reply(n, text=None if n < good else "no", status="ok" if n < 20 else "truncated") for n in range(40)]
+    counts, *_ = run(tmp_path, prompts, [answers])
+    listed = f"only {good} of 40 answers are kept (truncated 20, wrong_answer {20 - good})"
+    assert [listed in warning for warning in counts.info["warnings"]] == [True] * said

@@ -63,6 +63,15 @@ def test_a_run_without_a_load_test_reports_quality_alone(publish, inputs, out):
     assert ["student", "0.872", "[0.840,", "0.898]", *["–"] * 5] in rows
 
 
+def test_what_the_stages_doubted_stands_in_the_report(publish, inputs, out):
+    info = rundir.load_manifest(inputs["curate"]).info | {"warnings": ["only 14 of 1,666 answers are kept"]}
+    inputs["curate"] = publish("curate", 3, info=info)
+    report_stage.run(ReportSpec(), inputs, out, CTX)
+    assert json.loads((out / "report.json").read_text())["warnings"] == ["curate: only 14 of 1,666 answers are kept"]
+    for page in ("report.md", "report.html"):
+        assert "Warning, curate: only 14 of" in (out / page).read_text()
+
+
 def test_a_teacher_that_is_the_reference_has_no_score_of_its_own(publish, inputs, out):
     quality = {
         "metric": "rouge_l", "n": 50, "teacher": None, "baseline": 0.1, "student": 0.6, "retention": 0.6,

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from engine import parts
-from engine.answers import final_answer
+from engine import metrics, parts
 from engine.backends import ray_data
 from engine.backends.dispatch import answer_prompts
 from engine.errors import StageError
@@ -23,7 +22,6 @@ from engine.progress import Context
 from engine.records import ANSWER, Answer, Completion, Prompt, derive_seed, read_tables, to_rows, to_table, write_parquet
 from engine.rundir import Counts, stage_files, trained_model
 from engine.spec import EvaluateSpec, GenerateSpec, SamplingSpec, TeacherSpec
-from engine.stages.evaluate import metrics
 
 Answers = dict[str, list[Completion]]  # model -> one per validation prompt
 Statistics = dict[str, dict[str, np.ndarray]]  # metric -> model -> (N, C)
@@ -70,12 +68,19 @@ def run(
     rows = _answer_rows(answers, references, statistics)
     (out / "data").mkdir(parents=True, exist_ok=True)
     write_parquet(to_table(rows, ANSWER), out / "data/answers.parquet")
-    warning = f"{missing} of {len(prompts)} prompts have no gold answer; the teacher's is their reference"
+    warnings = [f"{missing} of {len(prompts)} prompts have no gold answer; the teacher's is their reference"] if missing else []
+    quality = _quality(names[0], statistics[names[0]], kind, spec.bootstrap_samples, derive_seed(ctx.seed, "evaluate"))
+    if not quality["student"]:
+        cut = sum(row.status == "truncated" for row in answers["student"])
+        warnings.append(
+            f"the student scores 0 in {names[0]} on all {len(prompts)} prompts ({cut} of its answers were cut at max_tokens): it has not"
+            " learnt the task; read data/answers.parquet, and look at what curate kept and at the training loss"
+        )
     info = {
-        "quality": _quality(names[0], statistics[names[0]], kind, spec.bootstrap_samples, derive_seed(ctx.seed, "evaluate")),
+        "quality": quality,
         "metrics": {name: {model: metrics.score_of(name, found) for model, found in by.items()} for name, by in statistics.items()},
         "reference": kind,
-        "warnings": [warning] if missing else [],
+        "warnings": warnings,
     }
     return Counts(len(rows), len(rows), {"data/answers.parquet": len(rows)}, info=info)
 
@@ -102,8 +107,7 @@ def _in_order(model: str, rows: Sequence[Completion], prompts: Sequence[Prompt])
 
 def _references(task: str, prompts: Sequence[Prompt], teacher: Sequence[Completion]) -> tuple[list[str], int]:
     """A reference per prompt, and how many of them are the teacher's answer because there is no usable gold one."""
-    compares_final = metrics.METRICS[metrics.TASK_METRICS[task][0]].is_proportion
-    gold = [p.reference if not compares_final or final_answer(task, p.reference or "") is not None else None for p in prompts]
+    gold = [metrics.usable_reference(task, prompt.reference) for prompt in prompts]
     references = [row.text if reference is None else reference for reference, row in zip(gold, teacher, strict=True)]
     return references, gold.count(None)
 

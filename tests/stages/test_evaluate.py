@@ -138,3 +138,9 @@ def test_a_routed_prompt_without_an_answer_is_an_error(run):
     generate = GENERATE.model_copy(update={"route": "split"})
     with pytest.raises(StageError, match=r"teacher gave no answer to 1 of 2 validation prompts, e.g. id 2"):
         run([ask(1, "1"), ask(2, "2")], ["1", None], ["1", "2"], generate=generate, owners=["big", "other"])
+
+
+@pytest.mark.parametrize(("student", "said"), [(["7", "x"], True), (["0", "x"], False)])
+def test_a_student_that_scores_nothing_is_told_in_words(run, student, said):
+    counts, *_ = run([ask(0, "#### 0"), ask(1, "#### 1")], ["0", "1"], student)
+    assert [warning.partition(" on all ")[0] for warning in counts.info["warnings"]] == ["the student scores 0 in exact_match"] * said

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import sacrebleu
 
-from engine.answers import normalise_qa, same_final_answer
+from engine.answers import final_answer, normalise_qa, same_final_answer
 from engine.errors import SpecError
 
 Interval = list[float] | None
@@ -37,6 +37,12 @@ def resolve_metrics(task: str, wanted: str | Sequence[str]) -> list[str]:
     if unknown := [name for name in names if name not in allowed]:
         raise SpecError(f"evaluate.metrics={unknown}; choose from {', '.join(allowed)} for task {task}, or auto")
     return names or allowed
+
+
+def usable_reference(task: str, reference: str | None) -> str | None:
+    """The reference, if the task's headline metric can compare with it."""
+    compares_final = METRICS[TASK_METRICS[task][0]].is_proportion
+    return reference if not compares_final or final_answer(task, reference or "") is not None else None
 
 
 def statistics_of(metric: str, task: str, texts: Sequence[str], references: Sequence[str]) -> np.ndarray:

@@ -1,0 +1,36 @@
+"""A local cluster listens on loopback only: Ray with its metrics, torch's gloo, and Serve's replicas."""
+
+from __future__ import annotations
+
+import socket
+
+from ray._private import ray_constants
+
+ADDRESS = "127.0.0.1"
+HOOK = "engine.backends.ray_loopback.narrow"
+
+
+def environment() -> dict[str, str]:
+    """Prepare this process to start such a cluster; what its processes must have in their environment.
+
+    Ray has this as its way on macOS and Windows, where it supports no clusters; on Linux it replaces `_node_ip_address="127.0.0.1"`.
+    """
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    interface = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), None)
+    return {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"} | ({"GLOO_SOCKET_IFNAME": interface} if interface else {})
+
+
+def narrow() -> None:
+    """In each worker process as it starts: gRPC servers that would listen on all addresses get loopback.
+
+    Each Serve replica of Ray 2.60 has one, on [::] without a choice, and it asks for no key.
+    """
+    from grpc.aio._server import Server
+
+    anywhere = Server.add_insecure_port
+
+    def add_insecure_port(self: Server, address: str) -> int:
+        host, _, port = address.rpartition(":")
+        return anywhere(self, f"{ADDRESS}:{port}" if host in ("[::]", "0.0.0.0") else address)
+
+    Server.add_insecure_port = add_insecure_port
