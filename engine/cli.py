@@ -121,7 +121,7 @@ def check(job: Path, sets: tuple[str, ...], runs: str) -> None:
         from engine import pipeline, planner, preflight
 
         spec = _load(job, sets)
-        preflight.check(spec)
+        preflight.check(spec, running=pipeline.unfinished(spec, runs))
         click.echo(f"{spec.name}: {spec.task}, device {spec.device}")
         for stage in pipeline.plan(spec, runs):
             click.echo(f"  {stage.stage:<9} {stage.state:<7}{stage.folder.name if stage.folder else ''}")
@@ -225,16 +225,30 @@ def verify(run: str) -> None:
 @main.command()
 @RUN
 @click.option("--dry-run", is_flag=True, help="Show what would go; remove nothing.")
-def gc(run: str, dry_run: bool) -> None:
-    """Remove what no commit record and no manifest of a run folder names."""
+@click.option("--superseded", is_flag=True, help="Also remove the stage folders of settings that job.yaml no longer has.")
+def gc(run: str, dry_run: bool, superseded: bool) -> None:
+    """Remove what no commit record and no manifest of a run folder names; list what other settings left."""
     with _errors():
+        from engine import pipeline
+        from engine.jobfile import load_run
         from engine.storage import run_folder
         from engine.verify import gc as collect
+        from engine.verify import superseded as left_behind
 
-        removed = collect(run_folder(run), dry_run=dry_run)
+        folder = run_folder(run)
+        removed = collect(folder, dry_run=dry_run)
+        current = {stage.folder for stage in pipeline.plan(load_run(folder), folder.parent)}
+        old = left_behind(folder, current, remove=superseded and not dry_run)
+        removed += old if superseded else []
         for path, size in removed:
             click.echo(f"{size:>14,}  {path}")
-        click.echo(f"{'would free' if dry_run else 'freed'} {sum(size for _, size in removed):,} bytes in {len(removed):,} files")
+        verb, what = "would free" if dry_run else "freed", "files and folders" if superseded else "files"
+        click.echo(f"{verb} {sum(size for _, size in removed):,} bytes in {len(removed):,} {what}")
+        if old and not superseded:
+            size = sum(size for _, size in old)
+            click.echo(f"{size:,} bytes more belong to settings that job.yaml no longer has; --superseded removes them:")
+            for path, size in old:
+                click.echo(f"{size:>14,}  {path}")
 
 
 @main.command()
@@ -302,7 +316,7 @@ def submit(job: Path, sets: tuple[str, ...], runs: str, cluster: Path, **options
         from engine.storage import run_folder
 
         spec, target = _load(job, sets), load_cluster(cluster)
-        preflight.check(spec, keys=False)
+        preflight.check(spec, running=())  # its keys may be where the driver runs
         names = {*target.secret_env, *spec.key_variables().values()}
         secrets = {name: os.environ[name] for name in names if os.environ.get(name)}
         if missing := ", ".join(sorted(names - secrets.keys())):

@@ -89,10 +89,10 @@ def run(
     from engine import preflight
     from engine.jobfile import check_owner, dump_job
 
-    preflight.check(job)
     chosen = choose(only, from_, until)
     root = run_folder(runs) / job.name
     _require_disk(root, [stage.name for stage in STAGES if stage.name in chosen and not stage.store])
+    preflight.check(job, running=chosen if force or retry else unfinished(job, runs).intersection(chosen))
     ctx = Context(job.name, job.task, job.seed, job.device, strict, cluster, log, progress or Progress())
     folders: dict[str, Folder] = {}
     manifests: dict[str, Manifest] = {}
@@ -183,8 +183,8 @@ def _connected(job: JobSpec, ctx: Context, root: Folder) -> Any:
 
 
 def _guard(job: JobSpec) -> dict[str, str]:
-    """Serve's processes learn at their start which key they guard."""
-    if not job.serve.api_key_env:
+    """Serve's processes learn at their start which key they guard; a run that serves nothing needs none."""
+    if not os.environ.get(job.serve.api_key_env or ""):
         return {}
     from engine.stages import serve
 
@@ -246,6 +246,11 @@ def plan(job: JobSpec, runs: str | Folder = "runs") -> list[StagePlan]:
         else:
             plans.append(StagePlan(stage.name, "resume" if folder.exists() else "run", folder))
     return plans
+
+
+def unfinished(job: JobSpec, runs: str | Folder = "runs") -> set[str]:
+    """Names of the stages that a run of the whole job would work on."""
+    return {stage.stage for stage in plan(job, runs) if stage.state != "reuse"}
 
 
 def identity_of(stage: Stage, job: JobSpec, folders: dict[str, Folder], root: Folder) -> dict[str, Any]:

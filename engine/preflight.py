@@ -13,7 +13,7 @@ import importlib.util
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,9 @@ _PICKLED = (".bin", ".pt", ".pth")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
-def check(job: JobSpec, *, keys: bool = True) -> None:
-    """SpecError with all problems of the job, one per line; without `keys`, missing ones are none: it will run elsewhere."""
-    if found := [*problems(job), *(_missing_keys(job) if keys else ())]:
+def check(job: JobSpec, running: Collection[str] = ("generate", "loadtest")) -> None:
+    """SpecError with all problems of the job, one per line. A missing API key is one where a stage that wants it is `running` here."""
+    if found := [*problems(job), *_missing_keys(job, running)]:
         raise SpecError("\n".join(found))
 
 
@@ -202,9 +202,10 @@ DEEPSPEED_FREE = (
 )
 
 
-def _missing_keys(job: JobSpec) -> Iterator[str]:
+def _missing_keys(job: JobSpec, running: Collection[str]) -> Iterator[str]:
     for field, variable in job.key_variables().items():
-        if not os.environ.get(variable):
+        stage = field.partition(".")[0].replace("serve", "loadtest")
+        if stage in running and not os.environ.get(variable):
             yield f"{field}: the environment variable {variable} is not set; export {variable}=<the key> before the command"
 
 

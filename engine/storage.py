@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import io
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -169,6 +170,22 @@ def file_sizes(folder: Folder, names: Iterable[str]) -> dict[str, int]:
     found = store.get_file_info(FileSelector(inside, allow_not_found=True, recursive=True))
     sizes = {info.path.removeprefix(f"{inside}/"): info.size for info in found if info.type == FileType.File}
     return {name: sizes[name] for name in names if name in sizes}
+
+
+def tree_bytes(folder: Folder) -> int:
+    """Bytes of all files below `folder`."""
+    store, inside = folder.place if isinstance(folder, StorePath) else (LocalFileSystem(), str(folder))
+    found = store.get_file_info(FileSelector(inside, allow_not_found=True, recursive=True))
+    return sum(info.size for info in found if info.type == FileType.File)
+
+
+def remove_tree(folder: Folder) -> None:
+    """Remove all files below `folder`, and itself."""
+    if isinstance(folder, Path):
+        shutil.rmtree(folder)
+    else:
+        store, inside = folder.place
+        store.delete_dir(inside)
 
 
 def files_in(folder: Folder) -> dict[str, os.stat_result]:

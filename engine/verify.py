@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from engine.errors import StageError
 from engine.jobfile import load_run
 from engine.records import prompt_hash, prompt_id_of, read_tables
 from engine.rundir import STAGE_FOLDER, Manifest, file_sha256, manifest_paths, read_manifest, run_lock
-from engine.storage import Folder, StorePath, files_in, read_buffer
+from engine.storage import Folder, StorePath, files_in, read_buffer, remove_tree, tree_bytes
 
 _LIGHT = ("prompt_id", "sample_index", "teacher", "status", "prompt_tokens", "completion_tokens")
 _OF_RECORD = {"prompt_id": "prompt_id", "sample_index": "sample_index", "status": "status",
@@ -298,10 +298,27 @@ def gc(run: Folder, *, dry_run: bool = False) -> list[tuple[Folder, int]]:
     return removed
 
 
+def superseded(run: Folder, current: Collection[Folder], *, remove: bool) -> list[tuple[Folder, int]]:
+    """Stage folders of other settings than the job's `current` ones, with their bytes; `remove` deletes them.
+
+    StageError while a driver runs here.
+    """
+    load_run(run)
+    with run_lock(run):
+        old = [(folder, tree_bytes(folder)) for folder in _stage_folders(run) if folder not in current and not _is_link(folder)]
+        for folder, _ in old if remove else ():
+            remove_tree(folder)
+    return old
+
+
+def _is_link(folder: Folder) -> bool:
+    return isinstance(folder, Path) and folder.is_symlink()
+
+
 def _garbage(run: Folder, *, shut_out: bool) -> Iterator[tuple[Folder, int]]:
     yield from _temporary(run)
     for folder in _stage_folders(run):
-        if isinstance(folder, Path) and folder.is_symlink():
+        if _is_link(folder):
             continue
         report = Report()
         manifests = list(_manifests(folder, report))

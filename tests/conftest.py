@@ -7,9 +7,11 @@ import socket
 import subprocess
 import sys
 import time
+from ipaddress import ip_address
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
@@ -74,6 +76,18 @@ def quickstart_job():
 def quickstart_run(quickstart_job, ray_cluster, tmp_path_factory):
     """The whole of it, once per session, on the real components."""
     return pipeline.run(quickstart_job, tmp_path_factory.mktemp("runs"))
+
+
+def open_to_others(process: psutil.Process) -> list[tuple[str, str, int]]:
+    """(name, address, port) of what the process and all that it started listen on, where another machine could reach it."""
+    found = []
+    for each in (process, *process.children(recursive=True)):
+        try:
+            found += [(each.name(), *connection.laddr) for connection in each.net_connections("inet") if connection.status == "LISTEN"]
+        except psutil.Error:  # it ended meanwhile
+            continue
+    assert found, "something listens, or this looks at the wrong processes"
+    return [(name, address, port) for name, address, port in found if not ip_address(address.removeprefix("::ffff:")).is_loopback]
 
 
 def statuses(folder: Path) -> dict[tuple[str, int, int], str]:

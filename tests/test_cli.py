@@ -1,8 +1,10 @@
 """The commands as a user types them."""
 
+import os
 import subprocess
 import sys
 
+import misbehaving_api
 import pytest
 from conftest import REPOSITORY, distill
 
@@ -82,6 +84,53 @@ def test_status_verify_and_gc_take_the_run_folder(job_file, tmp_path):
     assert damaged.returncode == 1
     assert "train-00000.parquet: has 1 bytes instead of" in damaged.stderr
     assert "--only prompts --force" in damaged.stderr
+
+
+def test_a_finished_stage_wants_no_key_any_more(job_file, tmp_path, monkeypatch):
+    """The teacher's key is wanted where generate will run, and nowhere else; so is the endpoint's."""
+    monkeypatch.delenv("CANARY_KEY", raising=False)
+    monkeypatch.delenv("GUARD_KEY", raising=False)
+    with misbehaving_api.serve() as api:
+        teacher = {"name": "t", "kind": "openai", "model": "m", "base_url": f"{api.url}/v1", "api_key_env": "CANARY_KEY"}
+        job = job_file(10, generate={"teachers": [teacher]}, serve={"api_key_env": "GUARD_KEY"})
+        runs = ("--runs", tmp_path / "runs")
+        refused = distill("run", job, *runs, "--until", "generate")
+        assert refused.returncode == 2
+        assert "generate.teachers.0.api_key_env: the environment variable CANARY_KEY is not set" in refused.stderr
+        assert "GUARD_KEY" not in refused.stderr
+        assert distill("run", job, *runs, "--only", "prompts").returncode == 0
+        answered = distill("run", job, *runs, "--until", "generate", env=os.environ | {"CANARY_KEY": misbehaving_api.KEY})
+        assert answered.returncode == 0, answered.stderr
+        asked = len(api.calls)
+        curated = distill("run", job, *runs, "--until", "curate")
+        assert curated.returncode == 0, curated.stderr
+        assert len(api.calls) == asked
+    for again in ("--force", "--retry"):
+        more = [again] if again == "--force" else [again, "failed"]
+        assert "CANARY_KEY is not set" in distill("run", job, *runs, "--only", "generate", *more).stderr
+    assert "GUARD_KEY is not set" in distill("check", job, *runs).stderr
+    assert "CANARY_KEY" not in distill("check", job, *runs).stderr
+
+
+def test_gc_lists_the_stages_of_former_settings_and_removes_them_when_told_to(job_file, tmp_path):
+    path, run = job_file(), tmp_path / "runs/fake"
+    for limit in (10, 20):
+        distill("run", path, "--until", "prompts", "--runs", tmp_path / "runs", "--set", f"prompts.limit={limit}")
+    old, new = sorted(run.glob("1-prompts-*"), key=lambda folder: folder.stat().st_mtime)
+    (run / "1-prompts-00000000").symlink_to(new)
+    listed = distill("gc", run)
+    assert "freed 0 bytes in 0 files\n" in listed.stdout
+    assert "bytes more belong to settings that job.yaml no longer has; --superseded removes them:" in listed.stdout
+    assert old.name in listed.stdout
+    assert new.name not in listed.stdout
+    size = sum(file.stat().st_size for file in old.rglob("*") if file.is_file())
+    assert f"would free {size:,} bytes in 1 files and folders" in distill("gc", run, "--superseded", "--dry-run").stdout
+    assert old.exists()
+    assert f"freed {size:,} bytes in 1 files and folders" in distill("gc", run, "--superseded").stdout
+    assert not old.exists()
+    assert "done" in distill("status", run).stdout
+    assert (run / "1-prompts-00000000").is_symlink()
+    assert "freed 0 bytes" in distill("gc", run, "--superseded").stdout
 
 
 @pytest.mark.parametrize("command", ["status", "verify", "gc"])

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import httpx
 import openai
+import psutil
 import pytest
 import ray
 import torch
-from conftest import KEY
+from conftest import KEY, open_to_others
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engine import pipeline
@@ -128,6 +129,10 @@ def test_no_log_or_manifest_holds_the_key_and_no_log_a_prompt(run, endpoint):
         content = path.read_bytes()
         assert KEY.encode() not in content, path
         assert path in published or QUESTION[0]["content"].encode() not in content, path
+
+
+def test_a_local_run_that_serves_listens_on_loopback_only(endpoint):
+    assert open_to_others(psutil.Process()) == []
 
 
 def client(endpoint) -> openai.OpenAI:

@@ -216,6 +216,8 @@ class Answerer:
         self._preparing = asyncio.Semaphore(2)
         self._requests_open = asyncio.Semaphore(job.requests_in_flight)
         self._room = Room(job.rows_in_flight)
+        # Of this run alone: another run of this process may find other prompts at the same path.
+        self._prompts = functools.lru_cache(maxsize=2)(_prompt_table)
         # Read here and not taken from the job: a replica before this one may have spent some since.
         self._budget = Budget(job.teacher.prices, job.spec.max_cost_usd, spent_usd(job.spec, job.folder))
         self._asking, self._ending = 0, None  # requests that the engine has; the error for which nothing more is asked
@@ -308,7 +310,7 @@ class Answerer:
         """The shard's requests, and apart from them groups of rows that were in an engine when it died."""
         job, name = self._job, self._job.teacher.name
         rows, samples = zip(*[(row, sample) for start, stop, sample in shard["rows"] for row in range(start, stop)], strict=True)
-        table = _prompt_table(job.prompt_files[shard["file"]]).take(list(rows))
+        table = self._prompts(job.prompt_files[shard["file"]]).take(list(rows))
         ids, splits = table["prompt_id"].to_pylist(), table["split"].to_pylist()
         done, deaths = parts.take_over(job.folder, job.epoch, shard["id"], name, ids)
         conversations = [_with_system(messages, job.teacher.system) for messages in table["messages"].to_pylist()]
@@ -504,7 +506,6 @@ def _with_system(messages: Messages, system: str | None) -> Messages:
     return [{"role": "system", "content": system}, *messages]
 
 
-@functools.lru_cache(maxsize=2)
 def _prompt_table(file: Folder) -> Any:
     (table,) = read_tables([file], columns=["prompt_id", "split", "messages"])
     return table

@@ -127,6 +127,14 @@ def test_every_request_ends_in_one_of_all_statuses_with_its_reason(replica):
     assert figures["tokens_out"] == sum(row.completion_tokens for row in found) == receipt["tokens"]
 
 
+def test_prompts_that_changed_at_the_same_path_are_read_again(replica):
+    for text in ("first", "other"):
+        engine = Says(plainly)
+        worker, _ = replica([text], engine)
+        answer(worker, *shards(1, 1))
+        assert [asked for asked, _ in engine.asked] == [f"user: {text}"]
+
+
 def test_training_prompts_are_sampled_and_validation_prompts_answered_greedily(replica):
     engine = Says(plainly)
     worker, _ = replica(["a", "b"], engine, validation={1}, sampling={"temperature": 0.8, "top_p": 0.9, "max_tokens": 7})

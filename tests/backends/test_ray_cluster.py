@@ -1,9 +1,12 @@
 import json
+import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import psutil
 import pytest
 import ray
+from conftest import open_to_others
 
 from engine.backends import ray_cluster as backend
 from engine.clusterfile import Cluster
@@ -43,6 +46,15 @@ def test_devices_that_something_else_holds_are_waited_for_and_then_counted_as_mi
         backend.require("generate", Layout(replicas=(2, 2), device="cpu"))
     ray.util.remove_placement_group(holder)
     backend.require("generate", Layout(replicas=(2, 2), device="cpu"))
+
+
+@pytest.mark.slow
+def test_a_local_cluster_listens_on_loopback_only(ray_cluster):
+    """Ray's own processes and its metrics; test_ray_train.py looks while workers train, test_end_to_end.py while models are served."""
+    workers = [ray.remote(num_cpus=0)(os.getpid).remote() for _ in range(2)]
+    ray.get(workers)
+    assert open_to_others(psutil.Process()) == []
+    assert ray.nodes()[0]["NodeManagerAddress"] == "127.0.0.1"
 
 
 def test_a_cluster_that_wants_a_token_says_so(monkeypatch):

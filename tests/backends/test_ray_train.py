@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from torch import distributed
@@ -25,6 +26,8 @@ def test_workers_share_a_group_and_a_dead_one_restarts_them(tmp_path: Path) -> N
             os._exit(1)
         total = torch.tensor(float(rank + 1))
         distributed.all_reduce(total)
+        heard = {each.laddr.ip for each in psutil.Process().net_connections("inet") if each.status == "LISTEN"}
+        assert heard <= {"127.0.0.1", "::ffff:127.0.0.1"}, "workers of a local cluster meet on loopback"
         assert torch.get_num_threads() == max(1, (os.cpu_count() or 1) // workers)
         return float(total)
 
