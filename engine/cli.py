@@ -19,7 +19,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from engine.errors import EngineError, Stopped
+from engine.errors import EngineError, Stopped, remedy_of
 from engine.spec import JobSpec
 
 JOB = click.argument("job", type=click.Path(path_type=Path))
@@ -70,6 +70,11 @@ def _errors() -> Iterator[None]:
         Console(stderr=True).print(f"[bold red]{type(error).__name__}[/]: ", end="")
         click.echo(str(error), err=True)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if not (remedy := remedy_of(error)):
+            raise
+        click.echo(f"{error}{remedy}", err=True)
+        sys.exit(EngineError.exit_code)
     except KeyboardInterrupt:
         click.echo("interrupted; what is finished is kept, the same command resumes", err=True)
         sys.exit(1)
@@ -123,6 +128,8 @@ def check(job: Path, sets: tuple[str, ...], runs: str) -> None:
         spec = _load(job, sets)
         preflight.check(spec, running=pipeline.unfinished(spec, runs))
         click.echo(f"{spec.name}: {spec.task}, device {spec.device}")
+        for line in preflight.source_lines(spec):
+            click.echo(f"  {line}")
         for stage in pipeline.plan(spec, runs):
             click.echo(f"  {stage.stage:<9} {stage.state:<7}{stage.folder.name if stage.folder else ''}")
         wants = planner.plan(spec)

@@ -49,6 +49,9 @@ class Stopped(StageError):
 
 def remedy_of(error: BaseException) -> str:
     """What to do about an error of the machine that is nobody's mistake, as the end of a sentence; "" where nothing can be said."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    number = error.errno if isinstance(error, OSError) else None
+    if number in (errno.ENOSPC, errno.EDQUOT):
         return "; make room there, and the same command goes on: what is committed is kept"
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "; give a folder that is yours to write, e.g. --runs ~/runs, or ask its owner for the right"
     return ""

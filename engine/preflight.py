@@ -40,6 +40,13 @@ def problems(job: JobSpec) -> list[str]:
     return [*head_problems(job.prompts), *_teacher_problems(job), *(found for part in training for found in part(job))]
 
 
+def source_lines(job: JobSpec) -> list[str]:
+    """What the job's prompt files hold, a sentence each."""
+    from engine.stages.prompts import head_lines
+
+    return head_lines(job.prompts, job.task, [job.generate.route_by] if job.generate.route_by else [])
+
+
 def _teacher_problems(job: JobSpec) -> Iterator[str]:
     for number, teacher in enumerate(job.generate.teachers):
         if teacher.kind == "vllm":

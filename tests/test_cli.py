@@ -1,6 +1,7 @@
 """The commands as a user types them."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -110,6 +111,15 @@ def test_a_finished_stage_wants_no_key_any_more(job_file, tmp_path, monkeypatch)
         assert "CANARY_KEY is not set" in distill("run", job, *runs, "--only", "generate", *more).stderr
     assert "GUARD_KEY is not set" in distill("check", job, *runs).stderr
     assert "CANARY_KEY" not in distill("check", job, *runs).stderr
+
+
+@pytest.mark.parametrize("command", ["run", "serve", "loadtest"])
+def test_a_folder_where_nobody_may_write_is_an_error_with_a_remedy(command, job_file):
+    """/sys takes no folder from anybody, root included: as a folder of another user's."""
+    done = distill(command, job_file(), "--runs", "/sys")
+    assert done.returncode == 1
+    assert re.search(r"^\[Errno \d+\] .*: '/sys/fake.*; give a folder that is yours to write", done.stderr)
+    assert "Traceback" not in done.stderr
 
 
 def test_gc_lists_the_stages_of_former_settings_and_removes_them_when_told_to(job_file, tmp_path):

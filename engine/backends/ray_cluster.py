@@ -33,6 +33,7 @@ JOB_ENVIRONMENT = {
 
 CONNECT_TIMEOUT_S = 10
 FREE_WAIT_S = 60
+FOLLOW_S, FOLLOW_PATIENCE_S = 2, 600
 STOP_WAIT_S = 600  # from SIGTERM to SIGKILL when a job is stopped (Ray: 3), for training to save first
 LOCAL = "local"  # without it ray.init would join whatever cluster was started last on this machine
 
@@ -198,22 +199,38 @@ def submit(cluster: Cluster, entrypoint: str, *, secrets: Mapping[str, str], on_
     except (RuntimeError, RayError) as error:
         raise CapacityError(f"cluster '{cluster.name}' at {cluster.address} did not take the job: {error}") from error
     on_log(f"submitted {job_id}\n")
-    shown = 0
     try:
-        while True:
-            status = client.get_job_status(job_id)
-            log = client.get_job_logs(job_id)
-            on_log(log[shown:])
-            shown = len(log)
-            if status.is_terminal():
-                break
-            time.sleep(2)
+        status = _follow(client, job_id, cluster, on_log)
     except KeyboardInterrupt:
         client.stop_job(job_id)
         raise
     if status != JobStatus.SUCCEEDED:
         message = client.get_job_info(job_id).message or ""
         raise StageError(f"job {job_id} {status.value.lower()}: {message.strip()[-2000:]}; its log: ray job logs {job_id}")
+
+
+def _follow(client: JobSubmissionClient, job_id: str, cluster: Cluster, on_log: Callable[[str], None]) -> JobStatus:
+    """Pass the job's log on until it ends; a dashboard that is away for less than FOLLOW_PATIENCE_S is asked again."""
+    shown, heard, away = 0, time.monotonic(), False
+    while True:
+        try:
+            status, log = client.get_job_status(job_id), client.get_job_logs(job_id)
+        except (OSError, RuntimeError, RayError) as error:
+            if time.monotonic() - heard > FOLLOW_PATIENCE_S:
+                raise CapacityError(
+                    f"cluster '{cluster.name}' at {cluster.address} has not answered for {FOLLOW_PATIENCE_S} s: {error}. The job goes on"
+                    f" there, and its result is kept: ray job logs --address {cluster.address} --follow {job_id}"
+                ) from error
+            if not away:
+                on_log(f"{cluster.address} does not answer; the job goes on there, and it is asked again\n")
+            away = True
+            time.sleep(FOLLOW_S)
+            continue
+        on_log(log[shown:])
+        shown, heard, away = len(log), time.monotonic(), False
+        if status.is_terminal():
+            return status
+        time.sleep(FOLLOW_S)
 
 
 def _job_client(cluster: Cluster) -> JobSubmissionClient:

@@ -2,11 +2,14 @@ import json
 import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import psutil
 import pytest
 import ray
+import requests
 from conftest import open_to_others
+from ray.job_submission import JobStatus
 
 from engine.backends import ray_cluster as backend
 from engine.clusterfile import Cluster
@@ -89,6 +92,55 @@ def test_what_a_submitted_job_was_given_is_not_told_to_ray_again(monkeypatch, tm
         pass
     assert "VLLM_NO_USAGE_STATS" in told
     assert not told.keys() & given["env_vars"].keys()
+
+
+class Dashboard:
+    """Answers of a job's dashboard in turn: a status with its log, or an error."""
+
+    def __init__(self, *turns):
+        self.turns, self.stopped = list(turns), []
+
+    def get_job_status(self, job_id):
+        turn = self.turns.pop(0) if len(self.turns) > 1 else self.turns[0]
+        if isinstance(turn, Exception):
+            raise turn
+        status, self.log = turn
+        return status
+
+    def get_job_logs(self, job_id):
+        return self.log
+
+    def submit_job(self, **_):
+        return "job-1"
+
+    def get_job_info(self, job_id):
+        return SimpleNamespace(message="it failed")
+
+
+@pytest.mark.parametrize("error", [requests.ConnectionError("refused"), RuntimeError("500"), requests.ReadTimeout("slow")])
+def test_a_dashboard_that_is_away_for_a_while_is_asked_again(error, monkeypatch):
+    monkeypatch.setattr(backend, "FOLLOW_S", 0)
+    turns = (JobStatus.RUNNING, "a\n"), error, error, (JobStatus.RUNNING, "a\nb\n"), error, (JobStatus.SUCCEEDED, "a\nb\nc\n")
+    monkeypatch.setattr(backend, "_job_client", lambda cluster: Dashboard(*turns))
+    told = []
+    backend.submit(Cluster(name="c", address="http://127.0.0.1:1"), "true", secrets={}, on_log=told.append)
+    away = "http://127.0.0.1:1 does not answer; the job goes on there, and it is asked again\n"
+    assert told == ["submitted job-1\n", "a\n", away, "b\n", away, "c\n"]
+
+
+def test_a_dashboard_that_stays_away_ends_the_command_and_not_the_job(monkeypatch):
+    monkeypatch.setattr(backend, "FOLLOW_S", 0)
+    monkeypatch.setattr(backend, "FOLLOW_PATIENCE_S", 0.1)
+    monkeypatch.setattr(backend, "_job_client", lambda cluster: Dashboard((JobStatus.RUNNING, ""), OSError("gone")))
+    with pytest.raises(CapacityError, match=r"has not answered for 0\.1 s: gone\. The job goes on there.*--follow job-1"):
+        backend.submit(Cluster(name="c", address="http://127.0.0.1:1"), "true", secrets={}, on_log=print)
+
+
+@pytest.mark.parametrize(("nodes", "said"), [(1, "(1 nodes, 8 GPUs)"), (2, "(2 nodes, 16 GPUs)")])
+def test_the_cluster_that_was_joined_is_named(nodes, said, monkeypatch):
+    monkeypatch.setattr(backend.ray, "nodes", lambda: [{"Alive": True, "Resources": {"GPU": 8.0}}] * nodes + [{"Alive": False}])
+    monkeypatch.setattr(backend.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="10.0.0.1:6379"))
+    assert backend._joined() == f"connected to the Ray cluster at 10.0.0.1:6379 {said}"
 
 
 def test_a_ray_that_does_not_start_here_is_an_error_with_a_remedy(monkeypatch, tmp_path):

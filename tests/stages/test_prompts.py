@@ -100,7 +100,7 @@ BAD_LINES = [
     ({"text": "no such column"}, "missing_field"),
     (["not", "an object"], "wrong_type"),
     ({"prompt": 7}, "content_not_text"),
-    ({"prompt": "p", "reference": [1]}, "several_values"),
+    ({"prompt": "p", "reference": [[1], [2]]}, "several_values"),
     ({"messages": [{"role": "user"}]}, "wrong_type"),
     ({"prompt": " \n"}, "empty_prompt"),
     ({"messages": [{"role": "system", "content": "q"}]}, "last_message_not_user"),
@@ -257,7 +257,7 @@ def test_the_head_tells_what_is_wrong_with_place_and_remedy(tmp_path):
         ({"train": str(tmp_path / "none.jsonl")}, "none.jsonl does not exist; correct"),
         ({"train": str(tmp_path / "empty.jsonl")}, "empty.jsonl:1: the file is empty; fill it"),
         ({"train": write(tmp_path / "q.jsonl", {"question": "q"})}, "q.jsonl:1: missing_field, and none of the first"),
-        ({"train": write(tmp_path / "b.jsonl", b"{", b"}")}, "b.jsonl:1: broken_json, and none of the first 100 rows"),
+        ({"train": write(tmp_path / "b.jsonl", b"{", b"}")}, "b.jsonl:1: broken_json, and none of the first 200 rows"),
         ({"train": write(tmp_path / "r.jsonl", {"prompt": "q"}), "fields": FieldMap(reference="gold")}, "no row has a 'gold'"),
         ({"train": write(tmp_path / "d.jsonl", *twice), "fields": FieldMap(id="id")}, "a duplicate id with other content"),
     ]
@@ -265,6 +265,39 @@ def test_the_head_tells_what_is_wrong_with_place_and_remedy(tmp_path):
         problems = prompts.head_problems(PromptsSpec(**spec))
         assert len(problems) == 1
         assert message in problems[0]
+
+
+@pytest.mark.parametrize(("rows", "spec", "task", "said"), [
+    ([{"prompt": "p", "reference": "#### 1"}, {"prompt": "q", "reference": "none"}, {"prompt": "r", "level": "x"}], {}, "math",
+     "3 of its first 3 rows become prompts; 2 have a reference, of which task math can read 1; not used: level"),
+    ([{"prompt": "p"}, {"question": "q"}, {"prompt": ""}], {}, "qa",
+     "1 of its first 3 rows become prompts (empty_prompt 1, missing_field 1); 0 have a reference, of which task qa can read 0"),
+    ([{"premise": "a", "hypothesis": "b", "label": "c", "gold": "neutral"}], {"template": "{premise} {hypothesis}"}, "nli",
+     "1 of its first 1 rows become prompts; 0 have a reference, of which task nli can read 0; not used: gold, label"),
+    ([{"prompt": "p", "lang": "en"}], {}, "conversation", "become prompts; 0 have a reference, of which task conversation can read 0"),
+    ([{"instruction": "i", "input": "x", "output": "o"}], {"fields": FieldMap(prompt="instruction", reference="output")}, "summarization",
+     "1 of its first 1 rows become prompts; 1 have a reference, of which task summarization can read 1"),
+])
+def test_the_head_says_what_becomes_of_the_rows_and_what_nothing_reads(tmp_path, rows, spec, task, said):
+    train = write(tmp_path / "a.jsonl", *rows)
+    (line,) = prompts.head_lines(PromptsSpec(train=train, **spec), task, ["lang"])
+    assert line.startswith(f"{train}: ")
+    assert line.endswith(said)
+
+
+@pytest.mark.parametrize(("reference", "all_of_them"), [
+    (["Ann Lee", "Lee"], ["Ann Lee", "Lee"]), ({"text": ["Ann Lee", "Lee", "Lee"], "answer_start": [1, 5, 9]}, ["Ann Lee", "Lee"]),
+    ({"value": "Ann Lee", "aliases": ["Lee", "A. Lee"], "type": "person"}, ["Ann Lee", "Lee", "A. Lee"]),
+    (["Ann Lee"], None), ([1, 2], ["1", "2"]), ({"text": [], "answer_start": []}, None),
+])
+def test_several_right_answers_are_kept_and_said(tmp_path, reference, all_of_them):
+    train = write(tmp_path / "a.jsonl", {"prompt": "Who?", "gold": reference})
+    counts, split, _ = run(tmp_path, train=train, fields=FieldMap(reference="gold"))
+    (row,) = split["train"]
+    assert row.reference == ("Ann Lee" if reference == ["Ann Lee"] else all_of_them[0] if all_of_them else None)
+    assert json.loads(row.meta).get("gold") == all_of_them
+    told = "1 rows have several right answers in 'gold'; the first is the reference, all are in meta"
+    assert (told in counts.info["warnings"]) == bool(all_of_them)
 
 
 def test_the_head_is_read_without_heavy_imports():

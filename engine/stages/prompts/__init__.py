@@ -5,10 +5,11 @@ Every good line is kept, every other one counted by reason. The stage writes pro
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -21,11 +22,11 @@ from engine.records import PROMPT, Prompt, derive_seed, to_table, write_parquet
 from engine.rundir import Counts
 from engine.spec import FieldMap, PromptsSpec
 from engine.stages.prompts.readers import BadRow, read_rows, require_one_schema, source_files
-from engine.stages.prompts.rows import columns_of, prompt_of
+from engine.stages.prompts.rows import columns_of, columns_read, prompt_of
 
 _SPLITS = ("validation", "train")  # in the order of reading: a prompt that is in both stays in validation
-_HEAD_FILES = 8  # a folder may hold thousands
-_HEAD_ROWS = 100
+_HEAD_FILES = 8  # per split: a folder may hold thousands
+_HEAD_ROWS = 200
 
 
 def run(spec: PromptsSpec, inputs: dict[str, Path], out: Path, ctx: Context) -> Counts:
@@ -36,7 +37,7 @@ def run(spec: PromptsSpec, inputs: dict[str, Path], out: Path, ctx: Context) -> 
     files: dict[str, int] = {}
     quarantine: list[dict[str, str | int]] = []  # places and reasons, never the content
     dropped: Counter[str] = Counter()
-    rows_in = 0
+    rows_in = several = 0
     skipped: list[Path] = []
     sources = {split: source_files(spec, split, skipped) for split in _SPLITS}
     for paths in sources.values():
@@ -51,6 +52,7 @@ def run(spec: PromptsSpec, inputs: dict[str, Path], out: Path, ctx: Context) -> 
             elif reason := ledger.reason_to_drop(prompt, path, line):
                 dropped[reason] += 1
             else:
+                several += spec.fields.reference in prompt.meta and spec.fields.reference in json.loads(prompt.meta)
                 prompts = waiting[split := _split_of(prompt, spec, ctx.seed)]
                 prompts.append(replace(prompt, split=split))
                 if len(prompts) == spec.shard_rows:
@@ -70,6 +72,10 @@ def run(spec: PromptsSpec, inputs: dict[str, Path], out: Path, ctx: Context) -> 
             first = "{file}:{line}: {reason}".format(**quarantine[0])
             raise InputError(f"prompts: {message}; correct them (first {first}), or run without --strict to leave them out")
         warnings.append(f"{message}; --strict makes this an error")
+    if several:
+        warnings.append(
+            f"{several:,} rows have several right answers in {spec.fields.reference!r}; the first is the reference, all are in meta"
+        )
     for split in waiting:
         if not kept[split]:
             message = f"none of {rows_in} rows is a {split} prompt (dropped: {_listed(dropped)})"
@@ -80,33 +86,79 @@ def run(spec: PromptsSpec, inputs: dict[str, Path], out: Path, ctx: Context) -> 
     return Counts(rows_in, sum(kept.values()), files, dropped, {**kept, **skipped_files, "warnings": warnings})
 
 
+@dataclass(frozen=True)
+class Head:
+    """What the first rows of a source file give; a place is a line and the reason why it gives no prompt."""
+
+    path: Path
+    rows: int
+    prompts: list[Prompt]
+    bad: Counter[str]
+    first_bad: tuple[int, str]
+    places: list[int]
+    unread: list[str]
+
+    def line(self, task: str, *, used: Collection[str] = ()) -> str:
+        """What becomes of the rows in one sentence; columns that something else than the prompt uses are `used`."""
+        from engine.metrics import usable_reference  # its metrics are libraries that a job without problems need not wait for
+
+        given = [prompt.reference for prompt in self.prompts if prompt.reference is not None]
+        readable = sum(usable_reference(task, reference) is not None for reference in given)
+        unread = [name for name in self.unread if name not in used]
+        told = [f"{len(self.prompts)} of its first {self.rows} rows become prompts" + (f" ({_listed(self.bad)})" if self.bad else "")]
+        told.append(f"{len(given)} have a reference, of which task {task} can read {readable}")
+        if unread:
+            told.append(f"not used: {', '.join(unread)}")
+        return f"{self.path}: {'; '.join(told)}"
+
+
+def heads(spec: PromptsSpec, split: str) -> list[Head]:
+    """The head of each file of a split. InputError where the files of a source cannot be read together."""
+    files = source_files(spec, split, [])[:_HEAD_FILES]
+    require_one_schema(files)
+    head, known = spec.model_copy(update={"limit": min(_HEAD_ROWS, spec.limit or _HEAD_ROWS)}), columns_read(spec)
+    found = []
+    for path in files:
+        rows = list(load_prompts(path, head, "", split))
+        bad = [(line, str(prompt)) for line, prompt in rows if isinstance(prompt, BadRow)]
+        good = [(line, prompt) for line, prompt in rows if isinstance(prompt, Prompt)]
+        columns = dict.fromkeys(name for _, prompt in good for name in json.loads(prompt.meta))
+        found.append(Head(
+            path, len(rows), [prompt for _, prompt in good], Counter(reason for _, reason in bad), (bad or [(1, "no rows")])[0],
+            [line for line, _ in good], [name for name in columns if name not in known],
+        ))
+    return found
+
+
 def head_problems(spec: PromptsSpec) -> list[str]:
     """What is wrong with the sources, as far as their first rows tell; each message has place and remedy."""
     problems: list[str] = []
     prompts: list[Prompt] = []
     ledger, fields = Ledger(spec), spec.fields
-    head = spec.model_copy(update={"limit": min(_HEAD_ROWS, spec.limit or _HEAD_ROWS)})
     for split in _SPLITS:
         try:
-            heads = source_files(spec, split, [])[:_HEAD_FILES]
-            require_one_schema(heads)
-            for path in heads:
-                rows = list(load_prompts(path, head, "", split))
-                good = [(line, prompt) for line, prompt in rows if isinstance(prompt, Prompt)]
-                for line, prompt in good:
-                    ledger.reason_to_drop(prompt, path, line)
-                prompts += [prompt for _, prompt in good]
-                if not good:
-                    line, reason = rows[0] if rows else (1, "no rows")
+            for head in heads(spec, split):
+                for line, prompt in zip(head.places, head.prompts, strict=True):
+                    ledger.reason_to_drop(prompt, head.path, line)
+                prompts += head.prompts
+                if not head.prompts:
+                    line, reason = head.first_bad
                     problems.append(
-                        f"{path}:{line}: {reason}, and none of the first {_HEAD_ROWS} rows can be used; correct the file, or map"
-                        f" its columns in prompts.fields (now {fields.prompt!r} or {fields.messages!r}){_found_columns(path, spec)}"
+                        f"{head.path}:{line}: {reason}, and none of the first {_HEAD_ROWS} rows can be used; correct the file, or map"
+                        f" its columns in prompts.fields (now {fields.prompt!r} or {fields.messages!r}){_found_columns(head.path, spec)}"
                     )
         except InputError as error:
             problems.append(str(error))
     if not problems and fields.reference != FieldMap().reference and all(prompt.reference is None for prompt in prompts):
         problems.append(f"prompts.fields.reference: no row has a {fields.reference!r}; correct the name of the column")
     return problems
+
+
+def head_lines(spec: PromptsSpec, task: str, used: Collection[str]) -> list[str]:
+    """A sentence per source file: what its first rows become, which references the task can read, and which columns nothing reads."""
+    lines = [head.line(task, used=used) for split in _SPLITS for head in heads(spec, split)]
+    more = sum(max(0, len(source_files(spec, split, [])) - _HEAD_FILES) for split in _SPLITS)
+    return [*lines, *([f"{more:,} more files were not looked at"] if more else [])]
 
 
 def load_prompts(path: Path, spec: PromptsSpec, task: str, split: str) -> Iterator[tuple[int, Prompt | BadRow]]:

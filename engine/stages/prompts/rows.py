@@ -47,14 +47,29 @@ def prompt_of(values: dict[str, Any], path: Path, line: int, spec: PromptsSpec, 
     source_id = f"{path.name}:{line}" if fields.id is None else _scalar(values.get(fields.id))
     if source_id is None:
         raise BadRow("missing_field")
-    reference = _scalar(values.get(fields.reference))
-    reference = answer if reference is None else reference
+    gold = _answers(values.get(fields.reference))
+    reference = gold[0] if gold else answer
     mapped = fields.model_dump().values()
     rest = {key: value for key, value in values.items() if key not in mapped}
+    if len(gold) > 1:
+        rest[fields.reference] = gold
     meta = json.dumps(rest, sort_keys=True, ensure_ascii=False, default=str)
     f"{source_id}{reference}{meta}".encode()  # the hash does the same for the messages
     sha256 = prompt_hash(messages)
     return Prompt(prompt_id_of(sha256), sha256, source_id, messages, task, path.name, split, reference, meta)
+
+
+def columns_read(spec: PromptsSpec) -> set[str]:
+    """Names of the columns that can become part of a prompt or its reference."""
+    fields = spec.fields
+    found = {*filter(None, fields.model_dump().values())}
+    if spec.template:
+        found |= {name for _, name, _, _ in string.Formatter().parse(spec.template) if name}
+    if fields.messages == FieldMap().messages:
+        found.add("conversations")
+    if fields.prompt == "instruction" and not spec.template:
+        found.add("input")
+    return found
 
 
 def _messages(values: dict[str, Any], fields: FieldMap, spec: PromptsSpec) -> tuple[Messages, str | None]:
@@ -126,6 +141,14 @@ def _turn(message: Any) -> tuple[dict[str, str], float]:
     if not isinstance(content, str):
         raise BadRow("content_not_text" if content is not None else "wrong_type")
     return {"role": _ROLES[role], "content": content}, weight
+
+
+def _answers(value: Any) -> list[str]:
+    """Every right answer: one, a list of them, SQuAD's {"text": […]} or TriviaQA's {"value", "aliases"}."""
+    if isinstance(value, dict):
+        value = value["text"] if "text" in value else [value.get("value"), *value.get("aliases", [])]
+    texts = [_scalar(each) for each in (value if isinstance(value, list) else [value])]
+    return list(dict.fromkeys(text for text in texts if text is not None))
 
 
 def _scalar(value: Any) -> str | None:
