@@ -18,13 +18,15 @@ _log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 900  # workers import torch and deepspeed, which takes minutes on a busy machine
 LEAVING_TIMEOUT_S = 300  # from a notice to the end of a node; clouds give two minutes at most
+ALIKE_S = 5  # for all workers to raise what the first one raised
 _ERROR_LINES = 15
 # What ranks report when another rank died: true, but not the cause.
 _PEER_LOST = re.compile(r"gloo|nccl|connection (closed|reset)|process ?group|collective", re.IGNORECASE)
 
 
 def run_workers(
-    work: Callable[[int, int, Callable[[], bool]], Any], *, workers: tuple[int, int], device: str, folder: Path, max_failures: int
+    work: Callable[[int, int, Callable[[], bool]], Any], *, workers: tuple[int, int], device: str, folder: Path, max_failures: int,
+    taken: Callable[[], object] = lambda: None,
 ) -> Any:
     """Call work(rank, workers, preempted) on every worker; rank 0's return value.
 
@@ -32,7 +34,8 @@ def run_workers(
     holds one, and waits for it). When nodes come or go Ray Train ends all workers and calls the work again. A worker that dies
     restarts all of them, too, up to `max_failures` times; then StageError with the cause's last lines. `preempted()` is True
     from the notice that a node of the run is about to go; work that then raises Preempted is called again at no failure's
-    cost. What it raises as another EngineError is not tried again.
+    cost. What it raises as another EngineError is not tried again, nor what all workers raise alike before anything `taken()` changes,
+    which tells of steps.
     CapacityError if the cluster has too few devices: Ray Train itself would wait for them without a word.
     """
     # The controller is an actor: it takes these from the driver's environment.
@@ -51,9 +54,11 @@ def run_workers(
     require("train", Layout(replicas=workers, device=device, counted="workers"))
     failures, groups = 0, _placement_groups()
     while True:
+        before, name = taken(), uuid.uuid4().hex[:8]
+        raised = folder.resolve() / f"raised-{name}"
         trainer = TorchTrainer(
             _enter,
-            train_loop_config={"work": work, "on_gpu": on_gpu},
+            train_loop_config={"work": work, "on_gpu": on_gpu, "raised": str(raised)},
             scaling_config=ScalingConfig(
                 num_workers=workers if fewest < most else most, use_gpu=on_gpu,
                 resources_per_worker={"GPU": 1} if on_gpu else {"CPU": 1},
@@ -61,7 +66,7 @@ def run_workers(
             torch_config=ray_rendezvous.torch_config("nccl" if on_gpu else "gloo"),
             # The same name would make Ray restore its own idea of the run; ours lies in the task's folder. Ray is left no
             # failures to retry: it would retry ours too, and it never retries deaths while the group starts.
-            run_config=RunConfig(name=uuid.uuid4().hex[:8], storage_path=str(folder.resolve())),
+            run_config=RunConfig(name=name, storage_path=str(folder.resolve())),
         )
         try:
             return trainer.fit().return_value
@@ -75,11 +80,35 @@ def run_workers(
                 continue
             if isinstance(cause, EngineError):
                 raise cause from error
+            if taken() == before and (alike := _raised_alike(raised)):
+                raise StageError(
+                    f"train: all workers failed before their first step with {alike}\nAnother start cannot mend that: mend its cause, and"
+                    " the same command goes on"
+                ) from error
             failures += 1
             last_lines = f"rank {rank}: " + "\n".join(str(cause).strip().splitlines()[-_ERROR_LINES:])
             _log.warning("workers failed (attempt %d of %d): %s", failures, max_failures + 1, last_lines)
             if failures > max_failures:
                 raise StageError(f"train: workers failed {failures} times, the last time with:\n{last_lines}") from error
+
+
+def _tell(raised: Path, rank: int, workers: int, error: Exception) -> None:
+    """Leave a worker's error where the driver finds it, and wait a little for the others': Ray ends all at the first that it hears of."""
+    raised.mkdir(parents=True, exist_ok=True)
+    (raised / f"{rank}-of-{workers}").write_text(f"{type(error).__name__}: {error}")
+    deadline = time.monotonic() + ALIKE_S
+    while len(list(raised.iterdir())) < workers and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+def _raised_alike(raised: Path) -> str | None:
+    """What every worker raised in the same words, if they did: none died, and none only lost the others."""
+    told = {path.name: path.read_text() for path in raised.glob("*-of-*")}
+    words = set(told.values())
+    if len(words) != 1 or len(told) < int(next(iter(told)).rpartition("-")[2]):
+        return None
+    (said,) = words
+    return None if _PEER_LOST.search(said) else said
 
 
 def _placement_groups() -> set[str]:
@@ -109,7 +138,14 @@ def _enter(config: dict[str, Any]) -> Any:
     context = get_context()
     if not config["on_gpu"]:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
-    return config["work"](context.get_world_rank(), context.get_world_size(), _preempted)
+    rank, workers = context.get_world_rank(), context.get_world_size()
+    try:
+        return config["work"](rank, workers, _preempted)
+    except EngineError:
+        raise
+    except Exception as error:
+        _tell(Path(config["raised"]), rank, workers, error)
+        raise
 
 
 def _preempted() -> bool:

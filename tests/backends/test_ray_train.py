@@ -68,6 +68,25 @@ def test_what_the_work_itself_refuses_is_not_tried_again(tmp_path: Path) -> None
     assert (tmp_path / "rank0").read_text() == "started\n"
 
 
+@pytest.mark.parametrize(("steps", "starts"), [(0, 1), (1, 2)])
+def test_what_all_workers_raise_alike_before_a_step_is_not_tried_again(tmp_path: Path, steps: int, starts: int) -> None:
+    def work(folder: Path, steps: int, rank: int, workers: int, preempted: Preempts) -> None:
+        with (folder / f"rank{rank}").open("a") as file:
+            file.write("started\n")
+        if steps:
+            (folder / "steps").open("a").write("step\n")
+        distributed.barrier()
+        raise ValueError("Unsupported head_dim 17")
+
+    said = "failed 2 times" if steps else r"all workers failed before their first step with ValueError: Unsupported head_dim 17"
+    taken = lambda: (tmp_path / "steps").exists() and (tmp_path / "steps").stat().st_size  # noqa: E731
+    with pytest.raises(StageError, match=said):
+        run_workers(
+            partial(work, tmp_path, steps), workers=(2, 2), device="cpu", folder=tmp_path / "ray", max_failures=1, taken=taken
+        )
+    assert (tmp_path / "rank0").read_text() == "started\n" * starts
+
+
 def test_a_preemption_notice_reaches_the_work_and_costs_no_failure(tmp_path: Path) -> None:
     """The notice is put where Ray's watcher of draining nodes puts it."""
     def work(folder: Path, rank: int, workers: int, preempted: Preempts) -> int:

@@ -33,6 +33,7 @@ from engine.stages.train.metrics import follow, load_metrics, require_trackers
 from engine.stages.train.packing import Packed, write_blocks
 from engine.stages.train.schedule import Schedule
 from engine.stages.train.student import load_tokenizer, vocabulary_size, write_untrained
+from engine.storage import file_sizes
 
 
 def run(
@@ -65,7 +66,8 @@ def run(
     ctx.progress.update(note=f"starting {fewest if fewest == most else f'{fewest} to {most}'} workers")
     with _stop_on_sigterm(out / STOP_FILE), follow(out / "metrics.jsonl", ctx.progress, steps):
         ending = launch(
-            work, workers=spec.worker_range, device=ctx.device, folder=out / "ray_train", max_failures=spec.max_failures
+            work, workers=spec.worker_range, device=ctx.device, folder=out / "ray_train", max_failures=spec.max_failures,
+            taken=lambda: file_sizes(out, ["metrics.jsonl"]),
         )
     checked |= {"first_loss_error": ending.pop("first_loss_error")}
     info = _info(spec, out, packed, global_batch, ending | {"gates": checked})
