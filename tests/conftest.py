@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -78,11 +79,16 @@ def quickstart_run(quickstart_job, ray_cluster, tmp_path_factory):
     return pipeline.run(quickstart_job, tmp_path_factory.mktemp("runs"))
 
 
-def open_to_others(process: psutil.Process) -> list[tuple[str, str, int]]:
-    """(name, address, port) of what the process and all that it started listen on, where another machine could reach it."""
+_OF_RAY = re.compile(r"ray::|raylet|gcs_server|ray/dashboard|ray/_private")
+
+
+def open_to_others() -> list[tuple[str, str, int]]:
+    """(name, address, port) of what Ray's processes under this one listen on, where another machine could reach it."""
     found = []
-    for each in (process, *process.children(recursive=True)):
+    for each in psutil.Process().children(recursive=True):
         try:
+            if not _OF_RAY.search(" ".join(each.cmdline())):
+                continue  # what other tests left running
             found += [(each.name(), *connection.laddr) for connection in each.net_connections("inet") if connection.status == "LISTEN"]
         except psutil.Error:  # it ended meanwhile
             continue

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import httpx
 import openai
-import psutil
 import pytest
 import ray
 import torch
@@ -132,7 +131,7 @@ def test_no_log_or_manifest_holds_the_key_and_no_log_a_prompt(run, endpoint):
 
 
 def test_a_local_run_that_serves_listens_on_loopback_only(endpoint):
-    assert open_to_others(psutil.Process()) == []
+    assert open_to_others() == []
 
 
 def client(endpoint) -> openai.OpenAI:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,11 @@ class Layout:
     killed: bool = False  # once, after its first checkpoint; then the same again
     on_cpu: bool = True
     short: bool = False  # part of the short form too
+
+
+def slug(name: str) -> str:
+    """A part's name as a file name."""
+    return re.sub(r"\W+", "-", name)
 
 
 def _bf16(stage: int, on_cpu: bool = True, **more: Any) -> Layout:

@@ -11,7 +11,6 @@ import contextlib
 import importlib
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -25,6 +24,7 @@ from typing import Any
 HERE, CHECKOUT = Path(__file__).parent, Path(__file__).parents[2]
 sys.path.insert(0, str(HERE))
 import pack as packed  # noqa: E402
+from layouts import LAYOUTS, STEPS, TRAINED, slug  # noqa: E402
 
 TAIL_LINES, LEAST_S = 25, 10
 NO_REFERENCE = 1e-9  # a loss that nothing agrees with
@@ -132,7 +132,7 @@ class Session:
             process.stdin.close()
 
     def _log(self, part: Part) -> Path:
-        return self.work / f"{_slug(part.name)}.log"
+        return self.work / f"{slug(part.name)}.log"
 
     def _result(self, part: Part) -> Path:
         return result_file(self.work, part.name)
@@ -160,11 +160,7 @@ class Session:
 
 def result_file(work: Path, name: str) -> Path:
     """Where a part's process writes what it saw."""
-    return work / f"{_slug(name)}.json"
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"\W+", "-", name)
+    return work / f"{slug(name)}.json"
 
 
 def _end(process: subprocess.Popen[bytes] | None) -> None:
@@ -179,7 +175,6 @@ def _end(process: subprocess.Popen[bytes] | None) -> None:
 
 def parts_of(options: argparse.Namespace, work: Path) -> Iterator[Part]:
     """The most valuable first."""
-    from layouts import LAYOUTS, STEPS, TRAINED
     from result import bounded
 
     python, device, short = sys.executable, options.device, options.short
@@ -194,7 +189,7 @@ def parts_of(options: argparse.Namespace, work: Path) -> Iterator[Part]:
         if not (layout.short if short else layout.on_cpu or device == "gpu"):
             continue
         command = [
-            python, str(HERE / "train_layout.py"), name, "--device", device, "--pack", str(options.pack), "--out", str(work / _slug(name)),
+            python, str(HERE / "train_layout.py"), name, "--device", device, "--pack", str(options.pack), "--out", str(work / slug(name)),
             "--result", str(result_file(work, name)),
         ]
 
@@ -215,7 +210,7 @@ def parts_of(options: argparse.Namespace, work: Path) -> Iterator[Part]:
 
         commands, codes = ([[*command, "--kill"], command], ((-signal.SIGKILL,), (0,))) if layout.killed else ([command], ((0,),))
         limit_s = 120 if layout.killed else 75
-        leaves = [work / _slug(name) / big for big in ("checkpoints", "baseline", *(() if name == TRAINED else ("student",)))]
+        leaves = [work / slug(name) / big for big in ("checkpoints", "baseline", *(() if name == TRAINED else ("student",)))]
         yield Part(name, limit_s, commands, judge, codes, waits=True, leaves=leaves)
         if name == "resume" or (short and layout.killed):
             yield from _product_parts(options, work)  # before the rarer layouts: this is what a user does

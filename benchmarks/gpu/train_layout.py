@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import signal
 import sys
 import time
@@ -21,7 +20,7 @@ from typing import Any
 import deepspeed  # noqa: F401  its import takes seconds, which overlap with another layout's steps
 import torch
 from cases import load_case
-from layouts import LAYOUTS, STEPS, TRAINED
+from layouts import LAYOUTS, STEPS, TRAINED, slug
 from torch import distributed
 
 from engine.backends import deepspeed_engine
@@ -109,7 +108,7 @@ def main() -> None:
     layout = LAYOUTS[options.name]
     fields = {f"train.{key}": value for key, value in layout.fields.items()}
     if layout.fields.get("init") == "pretrained":
-        fields["train.student"] = str(options.out.with_name(re.sub(r"\W+", "-", TRAINED)) / "student")
+        fields["train.student"] = str(options.out.with_name(slug(TRAINED)) / "student")
     if not layout.killed:
         fields["train.checkpoint_steps"] = 1000  # one at the end
     case = load_case(options.pack, "wide", options.device, fields)
