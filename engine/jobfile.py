@@ -7,7 +7,7 @@ exist is preflight's business.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,10 @@ def load_job(path: Path, sets: Sequence[str] = ()) -> JobSpec:
     document = read_document(Path(path))
     for setting in sets:
         _apply_set(document, setting)
-    return _with_absolute_paths(document.build(JobSpec), document)
+    beside = document.file.absolute().parent
+    return with_absolute_paths(
+        document.build(JobSpec), lambda path: Path.cwd() if document.place(path).startswith("--set ") else beside
+    )
 
 
 def load_run(folder: Folder) -> JobSpec:
@@ -67,12 +70,17 @@ def _apply_set(document: Document, setting: str) -> None:
         raise SpecError(f"--set {setting}: {name} is no field; list items go by number, as in generate.teachers.0.name") from None
 
 
-def _with_absolute_paths(job: JobSpec, document: Document) -> JobSpec:
-    """The name of an API model is no path, and of a fake teacher neither."""
-    prompts = {name: _files(getattr(job.prompts, name), ("prompts", name), document) for name in ("train", "validation")}
-    train = {name: _model(getattr(job.train, name), ("train", name), document) for name in ("student", "tokenizer")}
+def with_absolute_paths(job: JobSpec, base: Callable[[FieldPath], Path] = lambda path: Path.cwd()) -> JobSpec:
+    """The job with files and model folders as absolute paths; `base` says from where the relative ones of a field start.
+
+    Workers have another current directory. The name of an API model is no path, and of a fake teacher neither.
+    """
+    prompts = {name: _files(getattr(job.prompts, name), ("prompts", name), base) for name in ("train", "validation")}
+    train: dict[str, Any] = {name: _model(getattr(job.train, name), ("train", name), base) for name in ("student", "tokenizer")}
+    if live := job.train.teacher:
+        train["teacher"] = live.model_copy(update={"model": _model(live.model, ("train", "teacher", "model"), base)})
     teachers = [
-        teacher.model_copy(update={"model": _model(teacher.model, ("generate", "teachers", number, "model"), document)})
+        teacher.model_copy(update={"model": _model(teacher.model, ("generate", "teachers", number, "model"), base)})
         if teacher.kind == "vllm" else teacher
         for number, teacher in enumerate(job.generate.teachers)
     ]
@@ -83,18 +91,17 @@ def _with_absolute_paths(job: JobSpec, document: Document) -> JobSpec:
     })
 
 
-def _files(value: str | list[str] | None, path: FieldPath, document: Document) -> str | list[str] | None:
+def _files(value: str | list[str] | None, path: FieldPath, base: Callable[[FieldPath], Path]) -> str | list[str] | None:
     if isinstance(value, list):
-        return [_absolute(item, (*path, number), document) for number, item in enumerate(value)]
-    return _absolute(value, path, document) if value else value
+        return [_absolute(item, base((*path, number))) for number, item in enumerate(value)]
+    return _absolute(value, base(path)) if value else value
 
 
-def _model(value: str | None, path: FieldPath, document: Document) -> str | None:
+def _model(value: str | None, path: FieldPath, base: Callable[[FieldPath], Path]) -> str | None:
     """A model is a path if it exists or looks like one; otherwise it is a hub name and stays."""
-    folder = _absolute(value or "", path, document)
+    folder = _absolute(value or "", base(path))
     return folder if value and (value.startswith(("./", "../", "/", "~")) or os.path.exists(folder)) else value
 
 
-def _absolute(value: str, path: FieldPath, document: Document) -> str:
-    base = Path.cwd() if document.place(path).startswith("--set ") else document.file.absolute().parent
+def _absolute(value: str, base: Path) -> str:
     return os.path.normpath(base / os.path.expanduser(value))

@@ -83,13 +83,13 @@ def run(
     """Run what is not finished of the chosen stages; `force` makes the chosen ones again in new folders.
 
     `retry="failed"` asks again for the rows that ended in `error` and publishes a further manifest beside the first.
-    `cluster` is a Ray address (none: this process's connection, RAY_ADDRESS, or a local cluster). Raises EngineError;
-    whatever was finished before stays, and the same call resumes.
+    `cluster` is a Ray address (none: this process's connection, RAY_ADDRESS, or a local cluster). Relative paths in `job` start
+    in the current directory. Raises EngineError; whatever was finished before stays, and the same call resumes.
     """
     from engine import preflight
-    from engine.jobfile import check_owner, dump_job
+    from engine.jobfile import check_owner, dump_job, with_absolute_paths
 
-    chosen = choose(only, from_, until)
+    job, chosen = with_absolute_paths(job), choose(only, from_, until)
     root = run_folder(runs) / job.name
     _require_disk(root, [stage.name for stage in STAGES if stage.name in chosen and not stage.store])
     preflight.check(job, running=chosen if force or retry else unfinished(job, runs).intersection(chosen))
@@ -200,6 +200,9 @@ def _endpoint(job: JobSpec, train: Path, models: list[str], ctx: Context) -> Any
 @contextmanager
 def serving(job: JobSpec, models: list[str], runs: str | Folder = "runs", *, cluster: str | None = None) -> Iterator[Any]:
     """The endpoint of a finished job for the length of the block; yields its base URL and key."""
+    from engine.jobfile import with_absolute_paths
+
+    job = with_absolute_paths(job)
     root = run_folder(runs) / job.name
     _require_disk(root, ["serve"])
     train = next((state.folder for state in plan(job, runs) if state.stage == "train" and state.state == "reuse"), None)

@@ -6,7 +6,8 @@ from conftest import REPOSITORY
 
 from engine import pipeline
 from engine.errors import SpecError
-from engine.jobfile import dump_job, load_job
+from engine.jobfile import dump_job, load_job, load_run, with_absolute_paths
+from engine.spec import JobSpec
 from engine.yamlfile import dump_yaml, read_document
 
 JOB = """\
@@ -196,3 +197,34 @@ def test_a_file_that_is_no_job_is_refused_with_its_line(tmp_path, text, message)
 def test_a_file_that_cannot_be_read_is_refused(job_file):
     assert refused(job_file.with_name("jobs.yaml")) == "jobs.yaml: cannot be read: No such file or directory"
     assert "cannot be read" in refused(job_file.parent / "student")
+
+
+@pytest.mark.parametrize("source", ["a file", "Python"])
+def test_relative_models_and_files_become_absolute_wherever_a_job_comes_from(source, tmp_path, monkeypatch):
+    """Workers have another current directory than the driver."""
+    for name in ("big", "live", "small"):
+        (tmp_path / name).mkdir()
+    job = JobSpec.model_validate({
+        "name": "j", "task": "math", "prompts": {"train": ["a.jsonl", "b.jsonl"], "validation": "v.jsonl"},
+        "generate": {"teachers": [{"name": "t", "model": "big"}, {"name": "u", "kind": "fake", "model": "big"}]},
+        "train": {"student": "./small", "tokenizer": "owner/name", "loss": "forward_kl", "teacher": {"model": "live"}},
+    })
+    if source == "a file":
+        (tmp_path / "job.yaml").write_text(dump_job(job))
+        found = load_job(tmp_path / "job.yaml")
+    else:
+        monkeypatch.chdir(tmp_path)
+        found = with_absolute_paths(job)
+    assert found.prompts.train == [f"{tmp_path}/a.jsonl", f"{tmp_path}/b.jsonl"]
+    assert found.prompts.validation == f"{tmp_path}/v.jsonl"
+    assert [teacher.model for teacher in found.generate.teachers] == [f"{tmp_path}/big", "big"]
+    assert (found.train.student, found.train.tokenizer) == (f"{tmp_path}/small", "owner/name")
+    assert found.train.teacher.model == f"{tmp_path}/live"
+
+
+def test_a_relative_job_from_python_reaches_the_run_as_absolute(fake_job, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    job = fake_job(4)
+    job = job.model_copy(update={"prompts": job.prompts.model_copy(update={"train": "train.jsonl"})})
+    done = pipeline.run(job, tmp_path / "runs", until="prompts")
+    assert load_run(done.root).prompts.train == f"{tmp_path}/train.jsonl"
