@@ -1,5 +1,6 @@
 """The commands as a user types them."""
 
+import contextlib
 import os
 import re
 import subprocess
@@ -120,6 +121,43 @@ def test_a_folder_where_nobody_may_write_is_an_error_with_a_remedy(command, job_
     assert done.returncode == 1
     assert re.search(r"^\[Errno \d+\] .*: '/sys/fake.*; give a folder that is yours to write", done.stderr)
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 4 MB, and a function that fills it up."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], capture_output=True, check=False).returncode:
+        pytest.skip("only root may mount a file system")
+
+    def fill():
+        with (disk / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+            while filler.write(bytes(512)):
+                pass
+
+    yield disk, fill
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+@pytest.mark.parametrize("stage", ["before the start", "prompts", "curate", pytest.param("generate", marks=pytest.mark.slow)])
+def test_a_full_disk_is_said_with_a_remedy_and_the_same_command_goes_on(stage, job_file, small_disk):
+    disk, fill = small_disk
+    job, runs = job_file(), ("--runs", disk / "runs")
+    before = {"generate": "prompts", "curate": "generate"}.get(stage)
+    if before:
+        assert distill("run", job, *runs, "--until", before).returncode == 0
+    elif stage == "prompts":  # the folder and its job.yaml are there
+        assert distill("run", job, *runs, "--set", "prompts.limit=3", "--until", "prompts").returncode == 0
+    fill()
+    until = "prompts" if stage == "before the start" else stage
+    failed = distill("run", job, *runs, "--until", until)
+    assert failed.returncode == 1
+    assert "No space left on device" in failed.stderr
+    assert "make room there, and the same command goes on" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    (disk / "filler").unlink()
+    assert distill("run", job, *runs, "--until", until).returncode == 0
 
 
 def test_gc_lists_the_stages_of_former_settings_and_removes_them_when_told_to(job_file, tmp_path):
