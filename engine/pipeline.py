@@ -92,7 +92,8 @@ def run(
     job, chosen = with_absolute_paths(job), choose(only, from_, until)
     root = run_folder(runs) / job.name
     _require_disk(root, [stage.name for stage in STAGES if stage.name in chosen and not stage.store])
-    preflight.check(job, running=chosen if force or retry else unfinished(job, runs).intersection(chosen))
+    keyless = any(not os.environ.get(name) for name in job.key_variables().values())
+    preflight.check(job, running=unfinished(job, runs).intersection(chosen) if keyless and not (force or retry) else chosen)
     ctx = Context(job.name, job.task, job.seed, job.device, strict, cluster, log, progress or Progress())
     folders: dict[str, Folder] = {}
     manifests: dict[str, Manifest] = {}
