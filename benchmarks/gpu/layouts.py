@@ -47,7 +47,7 @@ LAYOUTS = {
     "bf16 zero 2": _bf16(2),
     "bf16 zero 3": _bf16(3),
     "resume": Layout(_bf16(3).fields, "bf16 zero 3", 1e-3, killed=True),
-    "fp32 zero 0": Layout({"zero_stage": 0}, short=True),
+    "fp32 zero 0": Layout({"zero_stage": 0}),
     "fp32 zero 2": Layout({"zero_stage": 2}, "fp32 zero 0"),
     "attention sdpa": _bf16(0, on_cpu=False, attention="sdpa"),
     "activation checkpointing": _bf16(2, on_cpu=False, gradient_checkpointing=True),
