@@ -88,24 +88,23 @@ def run(spec: PromptsSpec, inputs: dict[str, Path], out: Path, ctx: Context) -> 
 
 @dataclass(frozen=True)
 class Head:
-    """What the first rows of a source file give; a place is a line and the reason why it gives no prompt."""
+    """What the first rows of a source file give, each with its line, and the columns that no prompt reads."""
 
     path: Path
-    rows: int
-    prompts: list[Prompt]
-    bad: Counter[str]
-    first_bad: tuple[int, str]
-    places: list[int]
+    good: list[tuple[int, Prompt]]
+    bad: list[tuple[int, str]]  # reasons
     unread: list[str]
 
     def line(self, task: str, *, used: Collection[str] = ()) -> str:
         """What becomes of the rows in one sentence; columns that something else than the prompt uses are `used`."""
         from engine.metrics import usable_reference  # its metrics are libraries that a job without problems need not wait for
 
-        given = [prompt.reference for prompt in self.prompts if prompt.reference is not None]
+        given = [prompt.reference for _, prompt in self.good if prompt.reference is not None]
+        reasons = Counter(reason for _, reason in self.bad)
         readable = sum(usable_reference(task, reference) is not None for reference in given)
         unread = [name for name in self.unread if name not in used]
-        told = [f"{len(self.prompts)} of its first {self.rows} rows become prompts" + (f" ({_listed(self.bad)})" if self.bad else "")]
+        rows = len(self.good) + len(self.bad)
+        told = [f"{len(self.good)} of its first {rows} rows become prompts" + (f" ({_listed(reasons)})" if reasons else "")]
         told.append(f"{len(given)} have a reference, of which task {task} can read {readable}")
         if unread:
             told.append(f"not used: {', '.join(unread)}")
@@ -123,10 +122,7 @@ def heads(spec: PromptsSpec, split: str) -> list[Head]:
         bad = [(line, str(prompt)) for line, prompt in rows if isinstance(prompt, BadRow)]
         good = [(line, prompt) for line, prompt in rows if isinstance(prompt, Prompt)]
         columns = dict.fromkeys(name for _, prompt in good for name in json.loads(prompt.meta))
-        found.append(Head(
-            path, len(rows), [prompt for _, prompt in good], Counter(reason for _, reason in bad), (bad or [(1, "no rows")])[0],
-            [line for line, _ in good], [name for name in columns if name not in known],
-        ))
+        found.append(Head(path, good, bad, [name for name in columns if name not in known]))
     return found
 
 
@@ -138,11 +134,11 @@ def head_problems(spec: PromptsSpec) -> list[str]:
     for split in _SPLITS:
         try:
             for head in heads(spec, split):
-                for line, prompt in zip(head.places, head.prompts, strict=True):
+                for line, prompt in head.good:
                     ledger.reason_to_drop(prompt, head.path, line)
-                prompts += head.prompts
-                if not head.prompts:
-                    line, reason = head.first_bad
+                prompts += [prompt for _, prompt in head.good]
+                if not head.good:
+                    line, reason = head.bad[0] if head.bad else (1, "no rows")
                     problems.append(
                         f"{head.path}:{line}: {reason}, and none of the first {_HEAD_ROWS} rows can be used; correct the file, or map"
                         f" its columns in prompts.fields (now {fields.prompt!r} or {fields.messages!r}){_found_columns(head.path, spec)}"
