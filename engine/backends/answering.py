@@ -381,7 +381,8 @@ class Answerer:
         """A try that came to nothing, and an answer without token counts, count as the most that they can cost."""
         deadline_s = self._job.spec.request_timeout_s if self._engine.max_model_len is not None else None
         try:
-            generation = await asyncio.wait_for(self._engine.generate(request.prompt, sampling), deadline_s)
+            async with asyncio.timeout(deadline_s):  # wait_for would run each request in a task of its own
+                generation = await self._engine.generate(request.prompt, sampling)
             untold = self._engine.max_model_len is None and None in (generation.prompt_tokens, generation.tokens)
             return replace(request, generation=generation, lost_usd=self._lost_usd(generation, most_usd) + most_usd * untold)
         except EngineError:
