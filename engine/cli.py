@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import logging
 import os
+import re
 import shlex
 import signal
 import sys
@@ -82,7 +83,10 @@ def _errors() -> Iterator[None]:
 
 @contextmanager
 def _quiet(log: Path) -> Iterator[Console]:
-    """Send everything that libraries and their processes print to `log`; yields a console on the real terminal."""
+    """Send everything that libraries and their processes print to `log`; yields a console on the real terminal.
+
+    The log begins with the command and ends with what stopped it, so that it can be read alone.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -91,8 +95,13 @@ def _quiet(log: Path) -> Iterator[Console]:
         os.dup2(sink.fileno(), 1)
         os.dup2(sink.fileno(), 2)
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        command = re.sub(r"//[^/@\s]+@", "//***@", shlex.join(sys.argv))  # a password in an address
+        logging.info("distill-engine %s: %s", importlib.metadata.version("distill-engine"), command)
         try:
             yield Console(file=terminal, width=None if os.isatty(saved[0]) else 130)
+        except EngineError as error:
+            logging.error("%s: %s", type(error).__name__, error)
+            raise
         finally:
             sys.stdout.flush()
             sys.stderr.flush()

@@ -1,6 +1,7 @@
 """What several test modules share: one Ray cluster, one vLLM server, small prompt files, a job with the fake teacher."""
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -238,6 +239,23 @@ def tiny_llama(tmp_path_factory):
     rope = {"rope_type": "llama3", "rope_theta": 500_000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
             "original_max_position_embeddings": 256}
     return save_tiny(tmp_path_factory.mktemp("llama"), "Llama", num_key_value_heads=2, rope_parameters=rope)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 4 MB, and a function that fills it up."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], capture_output=True, check=False).returncode:
+        pytest.skip("only root may mount a file system")
+
+    def fill():
+        with (disk / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+            while filler.write(bytes(512)):
+                pass
+
+    yield disk, fill
+    subprocess.run(["umount", "-l", disk], check=True)
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[1] / "engine"
 MODULES = sorted(ROOT.rglob("*.py"))
 CLUSTER_LIBRARIES = {"ray", "vllm", "deepspeed"}
 EVERYONE = {
-    "spec", "records", "codec", "rundir", "errors", "progress", "parts", "answers", "metrics", "models", "layout", "routing", "storage",
+    "spec", "records", "codec", "rundir", "errors", "interrupts", "progress", "parts", "answers", "metrics", "models", "layout", "routing",
+    "storage",
 }
 MAY_IMPORT = {
     "cli": {"pipeline", "jobfile", "clusterfile", "preflight", "planner", "stages", "backends", "verify"},

@@ -1,10 +1,10 @@
 """The commands as a user types them."""
 
-import contextlib
 import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import misbehaving_api
 import pytest
@@ -123,23 +123,6 @@ def test_a_folder_where_nobody_may_write_is_an_error_with_a_remedy(command, job_
     assert "Traceback" not in done.stderr
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 4 MB, and a function that fills it up."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], capture_output=True, check=False).returncode:
-        pytest.skip("only root may mount a file system")
-
-    def fill():
-        with (disk / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
-            while filler.write(bytes(512)):
-                pass
-
-    yield disk, fill
-    subprocess.run(["umount", "-l", disk], check=True)
-
-
 @pytest.mark.parametrize("stage", ["before the start", "prompts", "curate", pytest.param("generate", marks=pytest.mark.slow)])
 def test_a_full_disk_is_said_with_a_remedy_and_the_same_command_goes_on(stage, job_file, small_disk):
     disk, fill = small_disk
@@ -209,6 +192,26 @@ def test_a_store_that_cannot_be_meant_is_named_without_its_secret(job_file, runs
     assert result.returncode == 2
     assert problem in result.stderr
     assert "secret" not in result.stderr + result.stdout
+
+
+def test_the_log_of_a_refused_command_tells_what_was_asked_and_why_not(job_file, tmp_path):
+    refused = distill("run", job_file(), "--until", "prompts", "--runs", tmp_path / "runs", "--only", "prompts")
+    assert refused.returncode == 2
+    (log,) = (tmp_path / "runs").rglob("*.log")
+    assert re.search(r"distill-engine \S+: .* run \S+job.yaml --until prompts", log.read_text())
+    assert "SpecError: --only names the one stage to run" in log.read_text()
+
+
+@pytest.mark.slow
+def test_a_local_run_leaves_no_session_of_ray_and_its_log_stays(job_file, tmp_path):
+    def sessions():
+        return {path.name for path in Path("/tmp/ray").glob("session_2*")}
+
+    before = sessions()
+    assert distill("run", job_file(), "--until", "generate", "--runs", tmp_path / "runs").returncode == 0
+    assert sessions() <= before
+    (log,) = (tmp_path / "runs").rglob("*.log")
+    assert log.stat().st_size
 
 
 def test_a_cluster_that_does_not_answer_is_named(job_file, tmp_path):

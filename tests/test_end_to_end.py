@@ -130,6 +130,15 @@ def test_no_log_or_manifest_holds_the_key_and_no_log_a_prompt(run, endpoint):
         assert path in published or QUESTION[0]["content"].encode() not in content, path
 
 
+def test_a_request_is_one_line_of_the_logs_and_no_warning_comes_every_second(run, endpoint):
+    session = Path(ray._private.worker._global_node.get_session_dir_path())
+    lines = [line for path in (session / "logs").rglob("*") if path.is_file() for line in path.read_text(errors="replace").splitlines()]
+    served = [line for line in lines if "distill_OpenAiIngress" in line and "POST /v1/chat/completions" in line]
+    assert len(served) >= run.manifests["loadtest"].rows_in, "this looks at the wrong files"
+    assert [line for line in lines if "distill_LLMServer" in line and " -- CALL " in line] == []
+    assert [line for line in lines if "Failed to query Ray Train Controller" in line] == []
+
+
 def test_a_local_run_that_serves_listens_on_loopback_only(endpoint):
     assert open_to_others() == []
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +18,7 @@ import numpy as np
 from engine import parts
 from engine.backends.answering import OPEN, AnswerJob, build_answerer, spent_usd
 from engine.errors import EngineError, StageError, Stopped
+from engine.interrupts import asked_once
 from engine.layout import Layout
 from engine.progress import Context
 from engine.routing import Wanted, count_prompts, wanted_rows
@@ -184,7 +183,7 @@ def _let_answer(job: AnswerJob, shards: list[dict[str, Any]], tally: Tally, ctx:
     answered = 0
     receipts = stream(shards, functools.partial(build_answerer, job), on_figures=show, **_stream_options(job, ctx))
     # Closed before an error goes on: its threads still call Ray, which must not be gone by then.
-    with _interruptible(job, ctx), contextlib.closing(receipts):
+    with asked_once(functools.partial(_stop_asking, job, ctx)), contextlib.closing(receipts):
         for receipt in receipts:
             parts.end_attempts(job.folder, job.epoch, receipt["shard"])
             tally.add(receipt)
@@ -192,31 +191,12 @@ def _let_answer(job: AnswerJob, shards: list[dict[str, Any]], tally: Tally, ctx:
     ctx.progress.update(done=before + answered)
 
 
-@contextlib.contextmanager
-def _interruptible(job: AnswerJob, ctx: Context) -> Iterator[None]:
-    """While the block runs, Ctrl-C and SIGTERM ask the replicas to finish what is open and to commit it; a second one ends at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals are the main thread's business
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def ask(number: int, frame: Any) -> None:
-        restore()
-        if not parts.is_asking(job.folder, job.epoch):  # engines still start: nothing is open that could be kept
-            raise KeyboardInterrupt
-        parts.ask_to_stop(job.folder, job.epoch)
-        ctx.progress.say(
-            f"{ctx.progress.name}: stopping: nothing more is asked, and what is open is waited for, at most"
-            f" {job.spec.request_timeout_s:g} s; once more ends at once"
-        )
-
-    for number in before:
-        signal.signal(number, ask)
-    try:
-        yield
-    finally:
-        restore()
+def _stop_asking(job: AnswerJob, ctx: Context) -> None:
+    """Tell the replicas to finish what is open and to commit it."""
+    if not parts.is_asking(job.folder, job.epoch):  # engines still start: nothing is open that could be kept
+        raise KeyboardInterrupt
+    parts.ask_to_stop(job.folder, job.epoch)
+    ctx.progress.say(
+        f"{ctx.progress.name}: stopping: nothing more is asked, and what is open is waited for, at most"
+        f" {job.spec.request_timeout_s:g} s; once more ends at once"
+    )

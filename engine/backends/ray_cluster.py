@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -68,12 +69,22 @@ def connected(
             runtime_env: dict[str, Any] = {"env_vars": variables | lent}
             if hook := ray_loopback.HOOK if address == LOCAL else ray_secrets.HOOK if lent else None:
                 runtime_env["worker_process_setup_hook"] = hook
-            ray.init(address=address, namespace="distill", log_to_driver=True, runtime_env=runtime_env, **local)
+            context = ray.init(address=address, namespace="distill", log_to_driver=True, runtime_env=runtime_env, **local)
         except Exception as error:
             raise _no_ray(address, error) from error
         stack.callback(ray.shutdown)
         require_shared(shared)
         yield None if address == LOCAL else _joined()
+    if address == LOCAL:  # nothing failed, so nobody looks for a cause in there
+        _remove_session(Path(context.address_info["session_dir"]))
+
+
+def _remove_session(session: Path) -> None:
+    """Ray's folder of a cluster that is gone, some megabytes each: Ray itself leaves them all under /tmp/ray."""
+    shutil.rmtree(session, ignore_errors=True)
+    latest = session.parent / "session_latest"
+    if latest.is_symlink() and not latest.exists():
+        latest.unlink(missing_ok=True)
 
 
 def _no_ray(address: str, error: Exception) -> CapacityError:

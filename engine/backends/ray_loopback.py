@@ -1,13 +1,18 @@
-"""A local cluster listens on loopback only: Ray with its metrics, torch's gloo, and Serve's replicas."""
+"""A local cluster listens on loopback only: Ray with its metrics, torch's gloo, and Serve's replicas.
+
+It has no dashboard, so what asks one of it again and again is told to be quiet.
+"""
 
 from __future__ import annotations
 
+import logging
 import socket
 
 from ray._private import ray_constants
 
 ADDRESS = "127.0.0.1"
-HOOK = "engine.backends.ray_loopback.narrow"
+HOOK = "engine.backends.ray_loopback.set_up_worker"
+_ASKS_A_DASHBOARD = "ray.train.v2._internal.execution.controller.placement_group_cleaner"  # every second of training, and warns
 
 
 def environment() -> dict[str, str]:
@@ -20,8 +25,14 @@ def environment() -> dict[str, str]:
     return {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"} | ({"GLOO_SOCKET_IFNAME": interface} if interface else {})
 
 
-def narrow() -> None:
-    """In each worker process as it starts: gRPC servers that would listen on all addresses get loopback.
+def set_up_worker() -> None:
+    """In each worker process as it starts."""
+    logging.getLogger(_ASKS_A_DASHBOARD).setLevel(logging.ERROR)
+    _narrow()
+
+
+def _narrow() -> None:
+    """gRPC servers that would listen on all addresses get loopback.
 
     Each Serve replica of Ray 2.60 has one, on [::] without a choice, and it asks for no key.
     """

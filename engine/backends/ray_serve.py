@@ -44,6 +44,7 @@ def llm_config(name: str, model: TeacherSpec, device: str, replicas: int) -> LLM
             "max_ongoing_requests": 1024,
             "max_constructor_retry_count": 1,  # an engine that cannot start says so within minutes
             "ray_actor_options": {"num_cpus": 0},
+            "logging_config": {"enable_access_log": False},  # the ingress has its line of the same request
         },
         engine_kwargs=arguments,
         # vLLM's Ray executor takes bundles of one GPU only.

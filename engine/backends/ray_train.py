@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from engine.errors import EngineError, Preempted, StageError
+from engine.errors import EngineError, Preempted, StageError, remedy_of
 from engine.layout import Layout
 
 _log = logging.getLogger(__name__)
@@ -34,8 +34,8 @@ def run_workers(
     holds one, and waits for it). When nodes come or go Ray Train ends all workers and calls the work again. A worker that dies
     restarts all of them, too, up to `max_failures` times; then StageError with the cause's last lines. `preempted()` is True
     from the notice that a node of the run is about to go; work that then raises Preempted is called again at no failure's
-    cost. What it raises as another EngineError is not tried again, nor what all workers raise alike before anything `taken()` changes,
-    which tells of steps.
+    cost. What it raises as another EngineError is not tried again, nor a full disk, nor what all workers raise alike before anything
+    `taken()` changes, which tells of steps.
     CapacityError if the cluster has too few devices: Ray Train itself would wait for them without a word.
     """
     # The controller is an actor: it takes these from the driver's environment.
@@ -43,7 +43,6 @@ def run_workers(
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_TIMEOUT_S))
     from ray import PlacementGroupID
     from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import PreemptionError, TrainingFailedError
     from ray.util.placement_group import PlacementGroup, remove_placement_group
 
@@ -56,7 +55,7 @@ def run_workers(
     while True:
         before, name = taken(), uuid.uuid4().hex[:8]
         raised = folder.resolve() / f"raised-{name}"
-        trainer = TorchTrainer(
+        trainer = _trainer_class()(
             _enter,
             train_loop_config={"work": work, "on_gpu": on_gpu, "raised": str(raised)},
             scaling_config=ScalingConfig(
@@ -90,6 +89,18 @@ def run_workers(
             _log.warning("workers failed (attempt %d of %d): %s", failures, max_failures + 1, last_lines)
             if failures > max_failures:
                 raise StageError(f"train: workers failed {failures} times, the last time with:\n{last_lines}") from error
+
+
+def _trainer_class() -> Any:
+    from ray.train.torch import TorchTrainer
+
+    class Trainer(TorchTrainer):
+        """Leaves Ctrl-C to us: Ray's own handler ends the driver with exit code 0 and not a word."""
+
+        def _register_sigint_handler(self, controller: Any) -> None:
+            pass
+
+    return Trainer
 
 
 def _tell(raised: Path, rank: int, workers: int, error: Exception) -> None:
@@ -144,6 +155,8 @@ def _enter(config: dict[str, Any]) -> Any:
     except EngineError:
         raise
     except Exception as error:
+        if remedy := remedy_of(error):  # a full disk is as full after a restart
+            raise StageError(f"train: {error}{remedy}") from error
         _tell(Path(config["raised"]), rank, workers, error)
         raise
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -65,6 +66,33 @@ def test_what_the_work_itself_refuses_is_not_tried_again(tmp_path: Path) -> None
 
     with pytest.raises(StageError, match=r"^the loss of step 3 is nan$"):
         run_workers(partial(work, tmp_path), workers=(2, 2), device="cpu", folder=tmp_path / "ray", max_failures=2)
+    assert (tmp_path / "rank0").read_text() == "started\n"
+
+
+def test_an_interrupt_is_the_callers_affair(tmp_path: Path) -> None:
+    """Ray Train's own handler would end this process with exit code 0 and without a word."""
+    def work(driver: int, rank: int, workers: int, preempted: Preempts) -> str:
+        os.kill(driver, signal.SIGINT)
+        return "done"
+
+    heard: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+    try:
+        assert run_workers(partial(work, os.getpid()), workers=(1, 1), device="cpu", folder=tmp_path / "ray", max_failures=0) == "done"
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert heard == [signal.SIGINT]
+
+
+def test_a_full_disk_is_said_with_a_remedy_and_not_tried_again(tmp_path: Path, small_disk: tuple[Path, Callable[[], None]]) -> None:
+    def work(folder: Path, disk: Path, rank: int, workers: int, preempted: Preempts) -> None:
+        (folder / f"rank{rank}").open("a").write("started\n")
+        (disk / f"saved-{rank}").write_bytes(bytes(100_000))
+
+    disk, fill = small_disk
+    fill()
+    with pytest.raises(StageError, match=r"train: .*No space left on device.*; make room there, and the same command goes on"):
+        run_workers(partial(work, tmp_path, disk), workers=(1, 1), device="cpu", folder=tmp_path / "ray", max_failures=2)
     assert (tmp_path / "rank0").read_text() == "started\n"
 
 

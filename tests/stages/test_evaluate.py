@@ -34,7 +34,7 @@ def publish_table(folder, stage, name, table, info=None):
 
 @pytest.fixture
 def run(tmp_path):
-    def run_stage(prompts, teacher, student, baseline=None, task="math", generate=GENERATE, owners=None, **spec):
+    def run_stage(prompts, teacher, student, baseline=None, task="math", generate=GENERATE, owners=None, folder=None, **spec):
         names = owners or ["big"] * len(prompts)
         stored = [reply(p.prompt_id, text, name) for p, text, name in zip(prompts, teacher, names, strict=True) if text is not None]
         stored += [reply(p.prompt_id, "999", "other") for p in prompts if not owners] + [reply(5000, "1", split="train")]
@@ -55,8 +55,8 @@ def run(tmp_path):
             pairs = {model: list(zip(prompts, said[model], strict=True))[::-1] for model in models}
             return {model: [reply(p.prompt_id, text, model) for p, text in pairs[model] if text is not None] for model in models}
 
-        out = tmp_path / "5"
-        out.mkdir()
+        out = folder or tmp_path / "5"
+        out.mkdir(exist_ok=True)
         ctx = Context(job="t", task=task, seed=0)
         spec = EvaluateSpec(baseline=baseline is not None, **spec)
         counts = evaluate.run(spec, inputs, out, ctx, generate=generate, answer=answer)
@@ -89,6 +89,13 @@ def test_teacher_baseline_and_student_are_scored_against_the_gold_answers(run, t
     assert {
         "prompt_id": 7, "model": "student", "status": "ok", "text": "", "reference": "#### 7", "scores": '{"exact_match": 0.0}',
     } in rows
+
+
+def test_a_disk_that_is_full_when_the_scores_are_written_is_said(run, small_disk):
+    disk, fill = small_disk
+    fill()
+    with pytest.raises(OSError, match="No space left on device"):
+        run([ask(1, "1")], ["1"], ["1"], folder=disk)
 
 
 def test_without_gold_answers_the_teacher_is_the_reference(run):

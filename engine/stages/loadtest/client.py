@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -52,6 +53,7 @@ async def measure(
     warm_prompts, timed_prompts = _split(prompts, spec, rng)
     open_loop_s = ARRIVALS[spec.arrivals](rng, level.rate, spec.warmup_seconds + spec.seconds) if level.rate else None
     transport = openai.DefaultAsyncHttpx2Client(limits=httpx.Limits(max_connections=None, max_keepalive_connections=None))
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # below that it logs a line per request, in the loop that is timed
     # An explicit key: without one the client would send the environment's OPENAI_API_KEY to whatever the URL is.
     client = openai.AsyncOpenAI(base_url=base_url, api_key=api_key or "none", max_retries=0, timeout=None, http_client=transport)
     zero = time.perf_counter() + spec.warmup_seconds

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import functools
 import json
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,8 +17,9 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from engine.backends import deepspeed_engine, ray_train
-from engine.errors import StageError
-from engine.progress import Context
+from engine.errors import StageError, Stopped
+from engine.interrupts import asked_once
+from engine.progress import Context, Progress
 from engine.records import file_metadata, tokenizer_fingerprint
 from engine.rundir import Counts, load_manifest, stage_files, write_atomic
 from engine.spec import GenerateSpec, TrainSpec
@@ -42,8 +41,8 @@ def run(
 ) -> Counts:
     """Train the student on the curated examples; resumes from what `out` holds.
 
-    `launch` runs the worker function on every rank, `build_engine` makes what moves the weights. A SIGTERM saves after the
-    step in hand, and ends in a StageError; a second one ends at once.
+    `launch` runs the worker function on every rank, `build_engine` makes what moves the weights. Ctrl-C and SIGTERM save after
+    the step in hand, and end in Stopped; a second one ends at once.
     """
     require_trackers(spec.trackers)
     tokenizer = load_tokenizer(spec)
@@ -64,7 +63,7 @@ def run(
     steps = Schedule(Blocks(out / "blocks", "train", shard_cache(spec)).shard_sizes, global_batch, ctx.seed, spec).steps
     fewest, most = spec.worker_range
     ctx.progress.update(note=f"starting {fewest if fewest == most else f'{fewest} to {most}'} workers")
-    with _stop_on_sigterm(out / STOP_FILE), follow(out / "metrics.jsonl", ctx.progress, steps):
+    with _saving_when_interrupted(out / STOP_FILE, ctx.progress), follow(out / "metrics.jsonl", ctx.progress, steps):
         ending = launch(
             work, workers=spec.worker_range, device=ctx.device, folder=out / "ray_train", max_failures=spec.max_failures,
             taken=lambda: file_sizes(out, ["metrics.jsonl"]),
@@ -76,24 +75,18 @@ def run(
 
 
 @contextmanager
-def _stop_on_sigterm(stop: Path) -> Iterator[None]:
-    """While the block runs, SIGTERM makes the file by which workers are told to save and leave. One of an earlier start is removed."""
+def _saving_when_interrupted(stop: Path, progress: Progress) -> Iterator[None]:
+    """While the block runs, Ctrl-C and SIGTERM make the file by which workers are told to save and leave. One of an earlier start goes."""
     stop.unlink(missing_ok=True)
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals are the main thread's business
-        return
 
-    def ask(signum: int, frame: Any) -> None:
+    def ask() -> None:
         stop.touch()
-        signal.signal(signal.SIGTERM, before)
+        progress.say("train: stopping: the step in hand is finished and saved; once more ends at once, with what was saved before")
 
-    before = signal.signal(signal.SIGTERM, ask)
-    try:
+    with asked_once(ask):
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
     if stop.exists():
-        raise StageError("train: stopped as asked, when the last step had just been taken; the same command goes on")
+        raise Stopped("train: stopped as asked, when the last step had just been taken; the same command goes on")
 
 
 def _require_the_teachers_tokenizer(spec: TrainSpec, tokenizer: Any) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import distributed
 
-from engine.errors import Preempted, StageError
+from engine.errors import Preempted, StageError, Stopped
 from engine.records import derive_seed
 from engine.spec import TrainSpec
 from engine.stages.train import checkpoints, gates
@@ -147,7 +147,7 @@ def fit(
             writer.save(step.number, engine.save(), validations)
         if request:
             saved = f"step {step.number} of {schedule.steps} is saved"
-            leave(Preempted(f"train: a node goes away; {saved}") if request == PREEMPTED else StageError(
+            leave(Preempted(f"train: a node goes away; {saved}") if request == PREEMPTED else Stopped(
                 f"train: stopped as asked; {saved}, and the same command resumes"
             ))
         if ended:

@@ -1,6 +1,7 @@
 """The client against a real local server: what is timed, what is excluded, and what becomes of each fault."""
 
 import asyncio
+import logging
 import statistics
 import time
 
@@ -117,6 +118,13 @@ def test_the_same_seed_sends_the_same_prompts_at_the_same_times():
             found = load(server, Level(rate=30.0), arrivals="poisson")
         seen.append((sorted(s.intended_ms for s in found.samples), sorted(r["messages"][0]["content"] for r in server.requests)))
     assert seen[0] == seen[1]
+
+
+def test_a_request_is_no_line_of_the_clients_log(caplog):
+    with caplog.at_level(logging.INFO), serve(lambda i: Behaviour()) as server:
+        load(server, Level(concurrency=2), seconds=0.2)
+    assert len(server.requests) > 2
+    assert [record for record in caplog.records if "HTTP Request" in record.getMessage()] == []
 
 
 def test_the_request_carries_the_jobs_knobs():

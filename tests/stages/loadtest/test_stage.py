@@ -70,6 +70,26 @@ def test_every_model_is_loaded_at_every_level(inputs, out):
     assert min(table["intended_ms"].to_pylist()) >= 0
 
 
+def test_a_disk_that_fills_while_it_measures_is_said_and_the_endpoint_goes(inputs, small_disk):
+    disk, fill = small_disk
+    open_now = []
+
+    @contextlib.contextmanager
+    def endpoint(models):
+        open_now.append(models)
+        fill()
+        yield SimpleNamespace(base_url=server.url, api_key="key")
+        open_now.clear()
+
+    spec = LoadtestSpec(models=["student"], concurrency=[1], seconds=0.3, warmup_seconds=0.1)
+    with serve(lambda i: Behaviour(ttft_s=0.01)) as server:
+        with pytest.raises(OSError, match="No space left on device"):
+            loadtest.run(spec, inputs, disk, CTX, endpoint=endpoint)
+        assert open_now == []
+        (disk / "filler").unlink()
+        assert loadtest.run(spec, inputs, disk, CTX, endpoint=endpoint_of(server)).rows_out > 0
+
+
 def test_no_models_means_no_endpoint_and_zero_rows(inputs, out):
     counts = loadtest.run(LoadtestSpec(models=[]), inputs, out, CTX, endpoint=lambda models: pytest.fail("started an endpoint"))
     assert (counts.rows_in, counts.info) == (0, {"serving": {}})

@@ -46,6 +46,16 @@ def test_report_json_is_the_contract(report, inputs):
     }
 
 
+def test_a_full_disk_is_said_and_the_report_is_made_when_there_is_room(inputs, small_disk):
+    disk, fill = small_disk
+    fill()
+    with pytest.raises(OSError, match="No space left on device"):
+        report_stage.run(ReportSpec(), inputs, disk, CTX)
+    (disk / "filler").unlink()
+    report_stage.run(ReportSpec(), inputs, disk, CTX)
+    Report.model_validate_json((disk / "report.json").read_text())
+
+
 def test_a_level_has_its_own_load_and_null_for_infinite(report):
     levels = report["serving"]["student"]["levels"]
     assert [("concurrency" in level, "rate" in level) for level in levels] == [(True, False)] * 3 + [(False, True)] * 2

@@ -16,7 +16,7 @@ import torch
 from torch_engine import GENERATE, TorchEngine, run_in_process
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from engine.errors import StageError
+from engine.errors import StageError, Stopped
 from engine.progress import Context
 from engine.rundir import Counts
 from engine.spec import TrainSpec, WhiteBoxSpec
@@ -168,22 +168,40 @@ def events() -> Iterator[type[EngineWithEvents]]:
     EngineWithEvents.steps, EngineWithEvents.at_step = 0, None
 
 
-def test_sigterm_saves_and_the_same_command_resumes(
-    spec: TrainSpec, write_curated: Callable[..., Path], tmp_path: Path, ctx: Context, events: type[EngineWithEvents]
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_saves_and_the_same_command_resumes(
+    number: signal.Signals, spec: TrainSpec, write_curated: Callable[..., Path], tmp_path: Path, ctx: Context,
+    events: type[EngineWithEvents],
 ) -> None:
     curated, out = write_curated(), tmp_path / "out"
     run_here(spec, curated, tmp_path / "whole", ctx)
-    events.at_step = (3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    events.at_step = (3, lambda: os.kill(os.getpid(), number))
     out.mkdir()
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(number)
     total = len(losses(tmp_path / "whole"))
-    with pytest.raises(StageError, match=rf"stopped as asked; step 3 of {total} is saved, and the same command resumes"):
+    with pytest.raises(Stopped, match=rf"stopped as asked; step 3 of {total} is saved, and the same command resumes"):
         train.run(spec, {"curate": curated}, out, ctx, GENERATE, launch=run_in_process, build_engine=events)
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert signal.getsignal(number) == before
     train.run(spec, {"curate": curated}, out, ctx, GENERATE, launch=run_in_process, build_engine=events)
     assert events.steps == total
     assert losses(out) == losses(tmp_path / "whole")
     assert student_weights(out) == student_weights(tmp_path / "whole")
+
+
+def test_a_disk_that_fills_while_training_ends_it_and_the_same_command_goes_on(
+    spec: TrainSpec, write_curated: Callable[..., Path], tmp_path: Path, ctx: Context, events: type[EngineWithEvents],
+    small_disk: tuple[Path, Callable[[], None]],
+) -> None:
+    curated, (disk, fill) = write_curated(), small_disk
+    run_here(spec, curated, tmp_path / "whole", ctx)
+    events.at_step = (7, fill)  # between the saves of steps 5 and 10
+    with pytest.raises((OSError, StageError), match="No space left on device"):
+        train.run(spec, {"curate": curated}, disk, ctx, GENERATE, launch=run_in_process, build_engine=events)
+    (disk / "filler").unlink()
+    events.at_step = None
+    train.run(spec, {"curate": curated}, disk, ctx, GENERATE, launch=run_in_process, build_engine=events)
+    assert losses(disk) == losses(tmp_path / "whole")
+    assert student_weights(disk) == student_weights(tmp_path / "whole")
 
 
 def student_weights(out: Path, name: str = "student/model.safetensors") -> bytes:
