@@ -158,7 +158,7 @@ def test_cluster_parses(path):
 
 def test_the_local_cluster_is_on_loopback_and_shares_the_disk():
     cluster = load_cluster(ROOT / "clusters" / "local.yaml")
-    assert (cluster.address, cluster.working_dir, cluster.ray_address) == ("http://127.0.0.1:8265", None, "auto")
+    assert (cluster.address, cluster.working_dir, cluster.ray_address) == ("http://127.0.0.1:8265", None, "127.0.0.1:6379")
     assert cluster.python == str(ROOT / ".venv" / "bin" / "python")
 
 

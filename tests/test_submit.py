@@ -75,6 +75,11 @@ def head(tmp_path_factory):
          "--temp-dir", short, "--ray-client-server-port", client, "--dashboard-agent-listen-port", agent],
         env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", int(gcs)), timeout=1):
+            break
+        time.sleep(0.2)
     yield Head(f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}", Path(short), environment)
     process.terminate()
     process.wait(60)
@@ -135,6 +140,18 @@ def test_a_key_that_nobody_set_is_asked_for_where_the_driver_runs(submit):
     assert failed.returncode == 1
     assert "CANARY_KEY, MORE_SECRET: not set in this shell, so it must be set where `ray start` runs on here's head" in failed.stdout
     assert "the environment variable CANARY_KEY is not set" in failed.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("environment", [{"RAY_AUTH_TOKEN": "another" * 5}, {"RAY_AUTH_MODE": "disabled"}], ids=["wrong", "none"])
+def test_a_wrong_token_is_named_and_not_waited_for(head, job_file, tmp_path, environment):
+    cluster = tmp_path / "cluster.yaml"
+    cluster.write_text(f"name: here\naddress: {head.dashboard}\nray_address: {head.gcs}\n")
+    runs = ("--runs", tmp_path / "runs", "--until", "generate")
+    failed = distill("run", job_file(), "--cluster", cluster, *runs, env=head.environment | environment)
+    assert failed.returncode == 1
+    assert f"the Ray cluster at {head.gcs} refuses this shell's token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN" in failed.stderr
+    assert TOKEN not in failed.stderr
 
 
 class Client:

@@ -15,7 +15,7 @@ from typing import Any
 
 import ray
 from ray._private.state import available_resources_per_node  # vLLM reads free devices by it; Ray's public API has only totals
-from ray.exceptions import RayError
+from ray.exceptions import AuthenticationError, RayError
 from ray.job_submission import JobStatus, JobSubmissionClient
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -64,7 +64,7 @@ def connected(
     local = {"include_dashboard": False, "object_store_memory": _object_store_bytes()} | local if address == LOCAL else {}
     with ExitStack() as stack:
         try:
-            _require_answer(address)  # ray.init itself would try for minutes
+            _require_answer(address)
             lent = {} if address == LOCAL else stack.enter_context(ray_secrets.lent(address, keys))
             runtime_env: dict[str, Any] = {"env_vars": variables | lent}
             if hook := ray_loopback.HOOK if address == LOCAL else ray_secrets.HOOK if lent else None:
@@ -93,9 +93,13 @@ def _no_ray(address: str, error: Exception) -> CapacityError:
             f"Ray does not start on this machine: {error}; is it out of memory, disk under /tmp or processors just now? Give the"
             " command again, or join a cluster that runs already: --cluster FILE"
         )
+    if isinstance(error, AuthenticationError):
+        return CapacityError(
+            f"the Ray cluster at {address} refuses this shell's token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN (or"
+            " ~/.ray/auth_token) to the token that the cluster was started with"
+        )
     return CapacityError(
         f"no Ray cluster answers at {address}: {error}; start one with `ray start --head`, or leave --cluster out"
-        " (a cluster with token authentication also needs RAY_AUTH_MODE=token)"
     )
 
 
@@ -112,9 +116,12 @@ def _joined() -> str:
 
 
 def _require_answer(address: str) -> None:
+    """OSError, or Ray's AuthenticationError, where ray.init would try for a minute and name neither."""
     host, _, port = address.rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
+    if address != LOCAL:
+        ray_secrets.head_of(address)
 
 
 def _package_path() -> list[str]:

@@ -63,7 +63,7 @@ def take() -> None:
     """In the driver of a submitted job: what was handed over becomes its environment, and the entry is deleted."""
     if not (name := os.environ.pop(HANDED_KEYS, None)):
         return
-    store = GcsClient(address=canonicalize_bootstrap_address_or_die("auto"))
+    store = head_of("auto")
     found = store.internal_kv_get(name.encode(), None)
     store.internal_kv_del(name.encode(), False, None)
     if found is None:
@@ -83,7 +83,7 @@ def lent(address: str, names: Iterable[str]) -> Iterator[dict[str, str]]:
     if not values:
         yield {}
         return
-    store = GcsClient(address=canonicalize_bootstrap_address_or_die(address))
+    store = head_of(address)
     _sweep(store)
     name = _new_name()
     store.internal_kv_put(name.encode(), _packed(values), True, None)
@@ -97,6 +97,11 @@ def borrow() -> None:
     """In each worker process as it starts. One of a job that ended (Serve's, which stay) finds nothing, and needs nothing."""
     if (name := os.environ.get(LENT_KEYS)) and (found := _internal_kv_get(name)):
         os.environ.update(_unpacked(found))
+
+
+def head_of(address: str) -> GcsClient:
+    """The head of the cluster at `address` (host:port or auto). AuthenticationError at once where it refuses this process's token."""
+    return GcsClient(address=canonicalize_bootstrap_address_or_die(address))
 
 
 def _sweep(store: GcsClient) -> None:

@@ -85,6 +85,7 @@ def test_what_a_submitted_job_was_given_is_not_told_to_ray_again(monkeypatch, tm
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": given}))
     monkeypatch.setattr(backend.ray, "is_initialized", lambda: False)
     monkeypatch.setattr(backend.ray, "init", init)
+    monkeypatch.setattr(backend, "_require_answer", lambda address: None)
     with pytest.raises(CapacityError, match="no Ray cluster answers at auto"), backend.connected("auto", shared=tmp_path):
         pass
     assert "VLLM_NO_USAGE_STATS" in told
