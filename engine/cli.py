@@ -280,10 +280,11 @@ def serve(job: Path, sets: tuple[str, ...], runs: str, cluster: Path | None, mod
         log = _log_path(spec, runs, "serve")
         with _quiet(log) as console:
             names = list(models) or ["student"]
-            console.print(f"starting {', '.join(names)}; third-party output goes to {log}", highlight=False, soft_wrap=True)
+            console.print(f"{spec.name}: third-party output goes to {log}", highlight=False, soft_wrap=True)
             from engine import pipeline
+            from engine.progress import Progress
 
-            with pipeline.serving(spec, names, runs, cluster=_ray_address(cluster)) as endpoint:
+            with pipeline.serving(spec, names, runs, cluster=_ray_address(cluster), progress=Progress(console)) as endpoint:
                 guard = f", Authorization: Bearer ${spec.serve.api_key_env}" if endpoint.api_key else ""
                 console.print(f"serving {', '.join(names)} at {endpoint.base_url}{guard}; Ctrl-C stops it", highlight=False)
                 with suppress(KeyboardInterrupt):

@@ -172,15 +172,12 @@ def _told(stage: str) -> Iterator[None]:
 def _connect(stack: ExitStack, job: JobSpec, ctx: Context, root: Folder) -> None:
     """Ray until `stack` ends, with a sign of what takes so long, and which cluster was joined where one was."""
     with ctx.progress.waiting("connecting to Ray" if ctx.cluster or os.environ.get("RAY_ADDRESS") else "starting Ray here"):
-        joined = stack.enter_context(_connected(job, ctx, root))
+        from engine.backends import ray_cluster
+
+        connected = ray_cluster.connected(ctx.cluster, shared=root, environment=_guard(job), keys=job.key_variables().values())
+        joined = stack.enter_context(connected)
     if joined:
         ctx.progress.say(joined)
-
-
-def _connected(job: JobSpec, ctx: Context, root: Folder) -> Any:
-    from engine.backends import ray_cluster
-
-    return ray_cluster.connected(ctx.cluster, shared=root, environment=_guard(job), keys=job.key_variables().values())
 
 
 def _guard(job: JobSpec) -> dict[str, str]:
@@ -199,7 +196,9 @@ def _endpoint(job: JobSpec, train: Path, models: list[str], ctx: Context) -> Any
 
 
 @contextmanager
-def serving(job: JobSpec, models: list[str], runs: str | Folder = "runs", *, cluster: str | None = None) -> Iterator[Any]:
+def serving(
+    job: JobSpec, models: list[str], runs: str | Folder = "runs", *, cluster: str | None = None, progress: Progress | None = None
+) -> Iterator[Any]:
     """The endpoint of a finished job for the length of the block; yields its base URL and key."""
     from engine.jobfile import with_absolute_paths
 
@@ -209,8 +208,11 @@ def serving(job: JobSpec, models: list[str], runs: str | Folder = "runs", *, clu
     train = next((state.folder for state in plan(job, runs) if state.stage == "train" and state.state == "reuse"), None)
     if train is None and set(models) != {"teacher"}:
         raise StageError(f"job '{job.name}' has no finished student in {root}; make it first: distill run JOB --until train")
-    ctx = Context(job.name, job.task, job.seed, job.device, cluster=cluster)
-    with _connected(job, ctx, root), _endpoint(job, train or root, models, ctx) as endpoint:
+    ctx = Context(job.name, job.task, job.seed, job.device, cluster=cluster, progress=progress or Progress())
+    with ExitStack() as stack:
+        _connect(stack, job, ctx, root)
+        with ctx.progress.waiting(f"starting {', '.join(models)}"):
+            endpoint = stack.enter_context(_endpoint(job, train or root, models, ctx))
         yield endpoint
 
 

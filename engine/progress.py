@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
 from engine.rundir import PROGRESS, write_atomic
@@ -66,35 +66,41 @@ class Progress:
         self._state = {"stage": name, "done": 0, "total": None, "unit": "rows", "started": time.time()}
         self._last_line = time.monotonic()
         self._last_file = 0.0
-        if self.console and self.console.is_terminal:
-            self._bar = RichProgress(
-                TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-                TimeRemainingColumn(), TextColumn("{task.fields[figures]}"), **self._quiet(),
-            )
-            self._task = self._bar.add_task(name, total=None, figures="")
-            self._bar.start()
         try:
-            yield
+            with self._live(name, TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+                            TimeRemainingColumn()):
+                yield
         finally:
-            if self._bar:
-                self._bar.stop()
-                self._bar = None
             self._write(force=True)
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
-        """Say what is waited for while the block runs: with its seconds on a terminal, once elsewhere."""
-        if self.console is None or self._bar or not self.console.is_terminal:
+        """Say what is waited for while the block runs: with its seconds and the newest note on a terminal, once elsewhere."""
+        self._state.setdefault("started", time.time())
+        if self._bar or not (self.console and self.console.is_terminal):
             self.say(what)
             yield
             return
-        with RichProgress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), **self._quiet()) as bar:
-            bar.add_task(what, total=None)
+        with self._live(what, SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()):
             yield
 
-    def _quiet(self) -> dict[str, Any]:
-        """A bar goes when its stage ends (a line says what came of it), and leaves alone what libraries print: that is the log's."""
-        return {"console": self.console, "transient": True, "redirect_stdout": False, "redirect_stderr": False}
+    @contextmanager
+    def _live(self, name: str, *columns: ProgressColumn) -> Iterator[None]:
+        """On a terminal, a bar that goes when the block ends (a line says what came of it).
+
+        It leaves alone what libraries print meanwhile: that is the log's.
+        """
+        if not (self.console and self.console.is_terminal):
+            yield
+            return
+        figures = TextColumn("{task.fields[figures]}")
+        quiet = {"transient": True, "redirect_stdout": False, "redirect_stderr": False}
+        with RichProgress(*columns, figures, console=self.console, **quiet) as self._bar:
+            self._task = self._bar.add_task(name, total=None, figures="")
+            try:
+                yield
+            finally:
+                self._bar = None
 
     def say(self, line: str) -> None:
         """One line for people."""
@@ -120,16 +126,17 @@ class Progress:
         text = figures_text(self._state["figures"])
         if self._bar:
             note = self._state.get("note", "")
-            self._bar.update(self._task, completed=self._state["done"], total=self._state["total"], figures=text or note)
+            self._bar.update(self._task, completed=self._state.get("done"), total=self._state.get("total"), figures=text or note)
             return
         now = time.monotonic()
         if announce or now - self._last_line >= PLAIN_SECONDS:
             self._last_line = now
-            self.say(f"{self._stage:<9} {self._state['note'] if announce else self._line(text)}")
+            self.say(f"{self._stage:<9} {self._state['note'] if announce else self._line(text)}".lstrip())
 
     def _line(self, text: str) -> str:
-        if not self._state["total"]:
-            return "  ".join(part for part in (self._state.get("note", ""), text) if part)
+        if not self._state.get("total"):
+            seconds = f"{time.time() - self._state['started']:,.0f} s"
+            return "  ".join(part for part in (self._state.get("note", ""), text, seconds) if part)
         return state_text(self._state | {"updated": time.time()})
 
     def _write(self, force: bool = False) -> None:

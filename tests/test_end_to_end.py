@@ -1,5 +1,6 @@
 """The whole way on the real components: the quickstart with fewer rows, then its endpoint as a stranger would use it."""
 
+import io
 import json
 import os
 import subprocess
@@ -12,9 +13,11 @@ import pytest
 import ray
 import torch
 from conftest import KEY, open_to_others
+from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engine import pipeline
+from engine.progress import Progress
 from engine.records import Example, Prompt, read_tables, to_rows
 from engine.rundir import stage_files
 from engine.stages.report.contract import Report
@@ -34,8 +37,14 @@ def run(quickstart_run):
 
 
 @pytest.fixture(scope="session")
-def endpoint(job, run):
-    with pipeline.serving(job, ["student"], run.root.parent) as endpoint:
+def told():
+    """What a person without a terminal is shown while the endpoint starts."""
+    return io.StringIO()
+
+
+@pytest.fixture(scope="session")
+def endpoint(job, run, told):
+    with pipeline.serving(job, ["student"], run.root.parent, progress=Progress(Console(file=told, width=120))) as endpoint:
         yield endpoint
 
 
@@ -137,6 +146,12 @@ def test_a_request_is_one_line_of_the_logs_and_no_warning_comes_every_second(run
     assert len(served) >= run.manifests["loadtest"].rows_in, "this looks at the wrong files"
     assert [line for line in lines if "distill_LLMServer" in line and " -- CALL " in line] == []
     assert [line for line in lines if "Failed to query Ray Train Controller" in line] == []
+
+
+def test_serving_says_what_it_waits_for(endpoint, told):
+    lines = told.getvalue().splitlines()
+    assert "starting student" in lines
+    assert any(line.startswith("waiting for LLMServer:student") and line.endswith(" s") for line in lines)
 
 
 def test_a_local_run_that_serves_listens_on_loopback_only(endpoint):

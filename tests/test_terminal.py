@@ -18,6 +18,7 @@ with _quiet(Path(sys.argv[1])) as console:
     progress = Progress(console)
     with progress.waiting("starting Ray here"):
         print("NOISE while waiting", flush=True)
+        progress.update(note="waiting for student")
         time.sleep(1.2)
     with progress.stage("train", Path(sys.argv[1]).parent):
         for done in range(20):
@@ -72,6 +73,7 @@ def test_no_line_of_a_third_party_appears_and_a_finished_stage_is_one_line(tmp_p
     assert "NOISE" not in seen
     assert log.read_text().count("NOISE") == 1 + 3 * 20
     assert "starting Ray here" in seen
+    assert "waiting for student" in seen
     assert "0:00:01" in seen, "the seconds of what is waited for are shown"
     assert "19/20" in seen
     assert screen(seen) == ["train     done    4-train-0123  20 rows in 1 s"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from engine.records import Messages, Signal, arrays, bare_prompt, count_unsigned
 from engine.spec import TrainSpec
 from engine.stages.train.alignment import align, special_ids, token_starts
 
+COMPARED = 200  # examples of each file that are decoded and compared with their stored answers
+MOST_DIFFERING = 0.05  # of those
 LEAST_ALIGNED = 0.1  # tokenizers of one text agree at far more places; less means that one of them is not what wrote or reads it
 
 
@@ -65,7 +68,7 @@ def load_sequences(
             rows = _aligned_sequences(table, file.name, metadata, tokenizer, teacher_tokenizers)
         else:
             rows = (_conversation(messages, tokenizer, spec.learn_turns) for messages in table["messages"].to_pylist())
-        for row in rows:
+        for row in _as_answered(rows, table, file.name, tokenizer):
             largest = max(row.ids.max(initial=0), row.signal.ids.max(initial=0) if row.signal else 0)
             if largest >= vocab_size:
                 raise StageError(
@@ -88,6 +91,36 @@ def _check_signal(table: pa.Table, file: str, loss: str, metadata: dict[str, Any
             f"train: {missing} of {table.num_rows} examples in {file} lack the top-k signal that loss {loss} learns from;"
             " set generate.capture.top_k to 16 or more and generate again, or set train.loss: sft"
         )
+
+
+def _as_answered(rows: Iterator[TokenSequence], table: pa.Table, file: str, tokenizer: Any) -> Iterator[TokenSequence]:
+    """The same sequences. StageError if what they teach is not what was answered: some of them are decoded and compared.
+
+    Few may differ, as a tokenizer may spell a rare character otherwise; ids of other answers, or a tokenizer that has no tokens for
+    them, differ in most.
+    """
+    stride = max(1, table.num_rows // COMPARED)
+    differing = compared = 0
+    example = ("", "")
+    for number, row in enumerate(rows):
+        if number % stride == 0:
+            learnt, answered = tokenizer.decode(row.ids[row.is_target]), table["messages"][number].as_py()[-1]["content"]
+            compared += 1
+            if _comparable(answered) not in _comparable(learnt):
+                differing, example = differing + 1, (answered, learnt)
+        yield row
+    if differing > MOST_DIFFERING * compared:
+        answered, learnt = (repr(text[:80]) for text in example)
+        raise StageError(
+            f"train: {differing} of {compared} examples of {file} that were compared would teach another text than their answer, e.g."
+            f" {learnt} where {answered} was answered; is train.tokenizer the one of these answers, and did a filter change their text?"
+            " Generate and curate again, or set train.tokenizer to one that has tokens for them"
+        )
+
+
+def _comparable(text: str) -> str:
+    """Templates strip and re-wrap answers, tokenizers compose accents: the answer stays the same."""
+    return unicodedata.normalize("NFKC", "".join(text.split()))
 
 
 def _check_template(table: pa.Table, file: str, tokenizer: Any) -> None:
@@ -175,18 +208,13 @@ def _conversation(messages: Messages, tokenizer: Any, learn_turns: str) -> Token
         for turn, tokens, border in zip(turns, added, borders, strict=False)
     ]
     for turn, (start, end) in zip((*turns, last), itertools.pairwise(borders), strict=True):
-        if _without_spaces(messages[turn]["content"]) not in _without_spaces(whole[start:end]):
+        if _comparable(messages[turn]["content"]) not in _comparable(whole[start:end]):
             raise StageError(
                 "train: the student's chat template leaves out a part of the answers (templates of reasoning models cut what stands before"
                 " </think>), so the student would not learn what the teacher said; set train.tokenizer to one whose template keeps it"
             )
     masks = [np.arange(len(tokens)) < count for tokens, count in zip(added, [*learned, len(added[-1])], strict=True)]
     return TokenSequence(np.array(sum(added, context), np.int32), np.concatenate([np.zeros(len(context), bool), *masks]))
-
-
-def _without_spaces(text: str) -> str:
-    """Templates may strip and re-wrap an answer, and it stays the same answer."""
-    return "".join(text.split())
 
 
 def _spell(messages: Messages, tokenizer: Any, **options: Any) -> str:

@@ -142,6 +142,46 @@ def test_a_template_that_cuts_an_answer_is_refused(
     assert target_words(learned, make_tokenizer(words, kept)) == "because 2 </think> is 5 <eos>"
 
 
+@pytest.mark.parametrize("change", [".replace('is', '')", ".upper()", "[:8]", "|replace('2', '5')", ".split()[0]"])
+def test_a_template_that_changes_an_answer_is_refused(change: str, make_tokenizer: Callable[..., Any]) -> None:
+    words = ["<pad>", "<eos>", "<user>", "<assistant>", "because", "BECAUSE", "is", "IS", "2", "5"]
+    changed = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}{{ '<assistant> ' + (m.content" + change + ") + ' <eos> ' }}"
+        "{% else %}{{ '<user> ' + m.content + ' ' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<assistant> ' }}{% endif %}"
+    )
+    turns = [{"role": "user", "content": "5"}, {"role": "assistant", "content": "because 2 is 5"}]
+    with pytest.raises(StageError, match="leaves out a part of the answers"):
+        _conversation(turns, make_tokenizer(words, changed), "last")
+
+
+def test_a_tokenizer_without_tokens_for_the_answers_is_refused(
+    write_curated: Callable[..., Path], make_tokenizer: Callable[..., Any]
+) -> None:
+    other = make_tokenizer(["<eos>", "<assistant>", "<user>", "is", "<pad>", *map(str, range(42))])
+    with pytest.raises(StageError, match=r"60 of 60 examples .* e\.g\. '.*<pad>.*' where '.*plus.*' was answered"):
+        load(write_curated(), other)
+
+
+def test_ids_of_another_answer_than_the_text_are_refused_where_they_are_many(
+    write_curated: Callable[..., Path], tokenizer: Any
+) -> None:
+    """The text is what a filter may have changed; the ids are what would be learnt."""
+    (file,) = stage_files(write_curated(), "data/train-")
+    (table,), metadata = read_tables([file]), file_metadata(file)
+    rows = to_rows(table, Example)
+
+    def write(changed: int) -> None:
+        ask = [row.messages[:-1] for row in rows]
+        other = [replace(row, messages=[*asked, {"role": "assistant", "content": "is 7"}]) for row, asked in zip(rows, ask, strict=True)]
+        write_parquet(to_table([*other[:changed], *rows[changed:]], EXAMPLE, metadata), file)
+
+    write(3)
+    assert len(list(load_sequences([file], SFT, tokenizer, 48))) == 60
+    write(4)
+    with pytest.raises(StageError, match=r"4 of 60 examples .* would teach another text than their answer, .* where 'is 7' was answered"):
+        list(load_sequences([file], SFT, tokenizer, 48))
+
+
 def test_a_tokenizer_without_a_template_is_refused(write_curated: Callable[..., Path], make_tokenizer: Callable[..., Any]) -> None:
     with pytest.raises(StageError, match=r"no chat template; set train\.tokenizer"):
         load(write_curated(), make_tokenizer(["<eos>", "<pad>", *map(str, range(46))], None))
@@ -199,11 +239,11 @@ def test_a_student_without_a_template_learns_from_a_teacher_without_one_only(
     with pytest.raises(StageError, match=r"has no chat template, so its questions end with '1 plus 2'.*set train\.tokenizer"):
         load(write_curated(train=[example_row(bare, "<user> 1 plus 2 <eos> <assistant>")]), bare)
     (only,) = load(write_curated("bare", train=[example_row(bare, "1 plus 2")]), bare)
-    assert target_words(only, bare) == "3 <eos>"
+    assert target_words(only, bare) == "1 plus 2 is 3 <eos>"
 
 
 def example_row(tokenizer: Any, asked: str) -> Example:
-    asked_ids, answer_ids = (tokenizer(text)["input_ids"] for text in (asked, "3 <eos>"))
+    asked_ids, answer_ids = (tokenizer(text)["input_ids"] for text in (asked, "1 plus 2 is 3 <eos>"))
     return Example(1, "t", 0, "train", TURNS[:2], prompt_token_ids=asked_ids, token_ids=answer_ids)
 
 
@@ -221,9 +261,10 @@ def test_more_stored_tokens_than_the_student_has_are_refused(write_curated: Call
 
 def test_a_system_message_that_only_the_teacher_had_is_no_other_template(write_curated: Callable[..., Path], tokenizer: Any) -> None:
     asked = tokenizer("<system> is <eos> <user> 1 plus 2 <eos> <assistant>")["input_ids"]
-    row = Example(1, "t", 0, "train", TURNS[:2], prompt_token_ids=asked, token_ids=[8, 1])
+    answer = tokenizer("1 plus 2 is 3 <eos>")["input_ids"]
+    row = Example(1, "t", 0, "train", TURNS[:2], prompt_token_ids=asked, token_ids=answer)
     (only,) = load(write_curated(train=[row]), tokenizer)
-    assert only.ids.tolist() == [*asked, 8, 1]
+    assert only.ids.tolist() == [*asked, *answer]
 
 
 def test_a_template_that_rewrites_earlier_turns_is_refused(tmp_path: Path, make_tokenizer: Callable[..., Any]) -> None:
