@@ -253,8 +253,7 @@ def gc(run: str, dry_run: bool, superseded: bool) -> None:
 
         folder = run_folder(run)
         removed = collect(folder, dry_run=dry_run)
-        current = {stage.folder for stage in pipeline.plan(load_run(folder), folder.parent)}
-        old = left_behind(folder, current, remove=superseded and not dry_run)
+        old = left_behind(folder, pipeline.is_superseded(load_run(folder), folder.parent), remove=superseded and not dry_run)
         removed += old if superseded else []
         for path, size in removed:
             click.echo(f"{size:>14,}  {path}")

@@ -14,6 +14,10 @@ from pydantic import field_validator
 from engine.spec import Block, EnvironmentVariable, Name, placement
 from engine.yamlfile import read_document
 
+_SECRET = re.compile(
+    r"(^|_)(\w*KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASS|PAT|CREDENTIAL|CRED|AUTH)S?(_?\d+|_READ|_WRITE|_HEADER)?$", re.IGNORECASE
+)
+_HARMLESS = re.compile(r"^(MAX|MIN|NUM|SORT|CACHE|PARTITION|PRIMARY)_|_MODE$", re.IGNORECASE)
 HANDED_KEYS = "DISTILL_HANDED_KEYS"  # variable of a submitted job that names where its keys are (backends/ray_secrets.py)
 
 
@@ -42,7 +46,7 @@ class Cluster(Block):
     @field_validator("env")
     @classmethod
     def _no_secrets(cls, env: dict[str, str]) -> dict[str, str]:
-        if found := [name for name in env if re.search(r"(KEY|TOKEN|SECRET|PASSWORD)S?$", name, re.IGNORECASE)]:
+        if found := [name for name in env if _SECRET.search(name) and not _HARMLESS.search(name)]:
             raise ValueError(f"{', '.join(found)}: values of secrets do not belong in a file; list the name under secret_env")
         return env
 

@@ -18,6 +18,7 @@ from typing import Any
 from engine import rundir
 from engine.errors import InputError, SpecError, StageError, remedy_of
 from engine.progress import Context, Progress
+from engine.records import canonical_json
 from engine.rundir import Manifest
 from engine.spec import JobSpec
 from engine.storage import Folder, StorePath, run_folder
@@ -31,6 +32,7 @@ class Stage:
     name: str
     needs: tuple[str, ...] = ()
     reads: Callable[[JobSpec], list[str]] = lambda job: []  # files and models whose content is part of the identity
+    files_of: Callable[[Path], list[Path]] | None = None  # which files of a folder that it reads; none: those of a model
     also: tuple[str, ...] = ()  # further blocks of the job that it is given by name
     cluster: bool = False
     store: bool = False  # works in an object store too
@@ -52,8 +54,14 @@ _ENGINE_FIELDS = {
 }
 
 
+def _prompt_files(folder: Path) -> list[Path]:
+    from engine.stages.prompts.readers import data_files
+
+    return data_files(folder)[0]
+
+
 STAGES = (
-    Stage(1, "prompts", reads=lambda job: job.prompts.sources(), store=True),
+    Stage(1, "prompts", reads=lambda job: job.prompts.sources(), files_of=_prompt_files, store=True),
     Stage(2, "generate", needs=("prompts",), reads=lambda job: [t.model for t in job.generate.teachers], cluster=True, store=True),
     Stage(3, "curate", needs=("prompts", "generate"), store=True),
     Stage(4, "train", needs=("curate",), reads=lambda job: job.train.models(), also=("generate",), cluster=True),
@@ -254,6 +262,27 @@ def plan(job: JobSpec, runs: str | Folder = "runs") -> list[StagePlan]:
     return plans
 
 
+def is_superseded(job: JobSpec, runs: str | Folder = "runs") -> Callable[[Folder], bool]:
+    """Whether a stage folder of the job's run is of other settings than the job has, or older than a finished one of the same.
+
+    What cannot be told is not: a stage behind an unfinished one, or whose sources are not there just now, may be needed again.
+    """
+    plans = {state.stage: state for state in plan(job, runs)}
+    blocks = {stage.name: {name: getattr(job, name).identity_fields() for name in (stage.name, *stage.also)} for stage in STAGES}
+
+    def decide(folder: Folder) -> bool:
+        stage = rundir.STAGE_FOLDER.fullmatch(folder.name)[2]
+        now = plans.get(stage)
+        if now is None or folder == now.folder:
+            return False
+        if now.state == "reuse":
+            return True
+        manifest = rundir.load_manifest(folder)
+        return manifest is not None and canonical_json(manifest.identity["blocks"]) != canonical_json(blocks[stage])
+
+    return decide
+
+
 def unfinished(job: JobSpec, runs: str | Folder = "runs") -> set[str]:
     """Names of the stages that a run of the whole job would work on."""
     return {stage.stage for stage in plan(job, runs) if stage.state != "reuse"}
@@ -267,7 +296,7 @@ def identity_of(stage: Stage, job: JobSpec, folders: dict[str, Folder], root: Fo
         "stage": stage.name, "task": job.task, "seed": job.seed,
         "blocks": {name: getattr(job, name).identity_fields() for name in (stage.name, *stage.also)},
         "upstream": {name: rundir.manifest_sha256(folders[name]) for name in stage.needs},
-        "content": [rundir.content_identity(source, cache) for source in stage.reads(job) if source],
+        "content": [rundir.content_identity(source, cache, stage.files_of) for source in stage.reads(job) if source],
     }
 
 

@@ -17,7 +17,7 @@ import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,10 +110,11 @@ def _sync_entry(path: Path) -> None:
         os.close(folder)
 
 
-def content_identity(source: str, cache: Folder) -> str:
-    """sha256 over a file's or model folder's content; a name that is no path here stands for itself (a hub id).
+def content_identity(source: str, cache: Folder, files_of: Callable[[Path], list[Path]] | None = None) -> str:
+    """sha256 over a file's or folder's content; a name that is no path here stands for itself (a hub id).
 
-    Hashes are cached in the JSON file `cache` by path, size and modification time.
+    `files_of` says which files of a folder count; none: those of a model. Hashes are cached in the JSON file `cache` by path, size and
+    modification time.
     """
     path = Path(source)
     if not path.exists():
@@ -121,7 +122,7 @@ def content_identity(source: str, cache: Folder) -> str:
     if path.is_file():
         files = [path]
     else:
-        files = sorted(p for p in path.rglob("*") if p.is_file() and (p.suffix in _MODEL_FILES or p.suffix in _DATA_FILES))
+        files = files_of(path) if files_of else sorted(p for p in path.rglob("*") if p.is_file() and p.suffix in _MODEL_FILES)
     known: dict[str, str] = json.loads(cache.read_text()) if cache.exists() else {}
     hashes, fresh = {}, {}
     for file in files:
@@ -133,9 +134,6 @@ def content_identity(source: str, cache: Folder) -> str:
         write_atomic(cache, json.dumps(known | fresh))
     digests = list(hashes.values()) if path.is_file() else hashes
     return "sha256:" + hashlib.sha256(canonical_json(digests).encode()).hexdigest()
-
-
-_DATA_FILES = (".jsonl", ".parquet", ".csv", ".tsv", ".arrow", ".gz", ".zst")
 
 
 def identity_hash(identity: Mapping[str, Any]) -> str:

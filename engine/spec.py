@@ -46,13 +46,16 @@ class Block(BaseModel):
         }
 
 
-def _identity_value(value: Any) -> Any:
+def _identity_value(value: Any, free: bool = False) -> Any:
+    """`free` values stand in maps whose fields have no types: 20 and 20.0 are one there too."""
     if isinstance(value, Block):
         return value.identity_fields()
     if isinstance(value, list | tuple):
-        return [_identity_value(item) for item in value]
+        return [_identity_value(item, free) for item in value]
     if isinstance(value, dict):
-        return {key: _identity_value(item) for key, item in value.items()}
+        return {key: _identity_value(item, free=True) for key, item in value.items()}
+    if isinstance(value, float) and (value == 0 or free) and value.is_integer():
+        return int(value) if free else 0.0  # -0.0 too
     return value
 
 
@@ -101,7 +104,8 @@ class PromptsSpec(Block):
         except ValueError:
             parts = []
         names = [(name, how) for _, name, *how in parts if name is not None]
-        if not names or not all(name.isidentifier() and how in (["", None], [None, None]) for name, how in names):
+        plain = (["", None], [None, None])  # neither a format nor a conversion
+        if not names or not all(name.strip() and not name.isdigit() and not set(name) & set(".[]") and how in plain for name, how in names):
             raise ValueError(f"prompts.template={self.template!r}; write column names in braces, such as {{premise}}")
         return self
 
@@ -137,6 +141,10 @@ class PriceSpec(Block):
     """Prompt tokens."""
     output: float = placement(ge=0)
     """Generated tokens, reasoning included."""
+
+
+_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")  # what bounds an answer, in servers' words
+_SEVERAL = ("n", "best_of")  # answers to one request, all charged
 
 
 class TeacherSpec(Block):
@@ -217,6 +225,13 @@ class TeacherSpec(Block):
             raise ValueError(f"replicas={self.replicas}, but an API teacher has one client; raise its concurrency instead")
         if self.prices and self.replicas != 1:
             raise ValueError(f"prices with replicas={self.replicas}: each replica would spend a budget of its own; leave one of them out")
+        for name in (*_LIMITS, *_SEVERAL):
+            given = self.extra_body.get(name)
+            if given is not None and not (type(given) in (int, float) and given >= 1 and given == int(given)):
+                raise ValueError(f"extra_body.{name}={given!r}; give a whole number from 1, or leave it out")
+        limit_is_gone = "max_completion_tokens" in self.extra_body and not any(self.extra_body.get(name) for name in _LIMITS)
+        if self.prices and self.kind == "openai" and limit_is_gone:
+            raise ValueError("extra_body takes the limit of an answer out, so no cost could be bounded; set max_tokens there")
         url = urlsplit(self.base_url or "")
         if url.username or url.password:
             raise ValueError("base_url holds a user or password, which would end up in logs; name the key's variable in api_key_env")
@@ -231,9 +246,10 @@ class TeacherSpec(Block):
         return (self.replicas[0], self.replicas[-1]) if isinstance(self.replicas, list) else (self.replicas, self.replicas)
 
     def most_tokens(self, max_tokens: int) -> int:
-        """Tokens that an answer asked for with `max_tokens` may have: `extra_body` wins."""
-        own = [self.extra_body[name] for name in ("max_tokens", "max_completion_tokens") if isinstance(self.extra_body.get(name), int)]
-        return max(own, default=max_tokens)
+        """Tokens that the answers to one request with `max_tokens` may have in all: `extra_body` wins, and may ask for several."""
+        own = "max_tokens" if self.kind == "anthropic" else "max_completion_tokens"
+        limits = {own: max_tokens} | {name: self.extra_body[name] for name in _LIMITS if self.extra_body.get(name) is not None}
+        return int(max(limits.values())) * max(int(self.extra_body.get(name) or 1) for name in _SEVERAL)
 
     @property
     def devices(self) -> int:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -298,14 +298,14 @@ def gc(run: Folder, *, dry_run: bool = False) -> list[tuple[Folder, int]]:
     return removed
 
 
-def superseded(run: Folder, current: Collection[Folder], *, remove: bool) -> list[tuple[Folder, int]]:
-    """Stage folders of other settings than the job's `current` ones, with their bytes; `remove` deletes them.
+def superseded(run: Folder, is_old: Callable[[Folder], bool], *, remove: bool) -> list[tuple[Folder, int]]:
+    """Stage folders that `is_old` names, with their bytes; `remove` deletes them.
 
     StageError while a driver runs here.
     """
     load_run(run)
     with run_lock(run):
-        old = [(folder, tree_bytes(folder)) for folder in _stage_folders(run) if folder not in current and not _is_link(folder)]
+        old = [(folder, tree_bytes(folder)) for folder in _stage_folders(run) if not _is_link(folder) and is_old(folder)]
         for folder, _ in old if remove else ():
             remove_tree(folder)
     return old

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -162,6 +163,26 @@ def test_gc_lists_the_stages_of_former_settings_and_removes_them_when_told_to(jo
     assert "done" in distill("status", run).stdout
     assert (run / "1-prompts-00000000").is_symlink()
     assert "freed 0 bytes" in distill("gc", run, "--superseded").stdout
+
+
+@pytest.mark.parametrize("what", ["an unfinished force", "sources that changed", "sources that are away", "an upstream that is not there"])
+def test_gc_takes_nothing_for_superseded_that_may_be_needed_again(job_file, tmp_path, what):
+    path, run = job_file(), tmp_path / "runs/fake"
+    distill("run", path, "--until", "prompts", "--runs", tmp_path / "runs")
+    (finished,) = run.glob("1-prompts-*")
+    if what == "an unfinished force":
+        (run / f"{finished.name}-2/data").mkdir(parents=True)
+    elif what == "sources that changed":
+        with (tmp_path / "train.jsonl").open("a") as file:
+            file.write('{"prompt": "one more", "reference": "1"}\n')
+    elif what == "sources that are away":
+        (tmp_path / "train.jsonl").rename(tmp_path / "elsewhere.jsonl")
+    else:
+        shutil.copytree(finished, run / "2-generate-01234567")
+        (run / "2-generate-01234567/manifest.json").unlink()
+    assert "superseded" not in distill("gc", run).stdout
+    assert distill("gc", run, "--superseded").returncode == 0
+    assert (finished / "manifest.json").exists()
 
 
 @pytest.mark.parametrize("command", ["status", "verify", "gc"])

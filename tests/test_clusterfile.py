@@ -38,3 +38,18 @@ def test_problems_name_file_line_and_remedy(tmp_path):
 
 def test_every_field_has_a_description():
     assert all(field.description and field.json_schema_extra == {"role": "placement"} for field in Cluster.model_fields.values())
+
+
+@pytest.mark.parametrize("name", [
+    "OPENAI_API_KEY", "OPENAI_API_KEY_2", "HF_TOKEN", "HF_TOKEN_READ", "GITHUB_PAT", "DB_PASSWD", "AZURE_KEY1", "AUTH_HEADER",
+    "OPENAI_CRED",
+])
+def test_names_of_secrets_do_not_stand_under_env(tmp_path, name):
+    with pytest.raises(SpecError, match="list the name under secret_env"):
+        load_cluster(written(tmp_path, f"name: c\naddress: http://10.0.0.1:8265\nenv: {{{name}: abc}}\n"))
+
+
+@pytest.mark.parametrize("name", ["MAX_TOKENS", "SORT_KEY", "RAY_AUTH_MODE", "PYTHONPATH", "PATH", "NCCL_DEBUG"])
+def test_other_variables_may(tmp_path, name):
+    path = written(tmp_path, f"name: c\naddress: http://10.0.0.1:8265\nenv: {{{name}: abc}}\n")
+    assert load_cluster(path).env == {name: "abc"}

@@ -1,5 +1,7 @@
 """Each field with its default and another valid value: one table for defaults, roles, descriptions and identity."""
 
+import json
+
 import pytest
 from pydantic import ValidationError
 
@@ -264,3 +266,28 @@ def test_a_required_field_has_no_default(block):
 def test_blocks_that_contradict_each_other_are_refused_with_the_way_out(changes, message):
     with pytest.raises(ValidationError, match=message):
         JobSpec(**BASE[JobSpec] | changes)
+
+
+@pytest.mark.parametrize(("one", "other"), [({"top_k": 20}, {"top_k": 20.0}), ({"a": [1e3]}, {"a": [1000]}), ({"x": 0.0}, {"x": -0.0})])
+def test_a_number_in_a_free_map_is_one_however_it_is_written(one, other):
+    def identity(body):
+        return json.dumps(TeacherSpec(name="t", kind="fake", model="m", extra_body=body).identity_fields())
+
+    assert identity(one) == identity(other) != identity({"top_k": 20.5})
+
+
+API = {"name": "t", "kind": "openai", "model": "m", "api_key_env": "K", "prices": {"input": 1, "output": 2}}
+
+
+@pytest.mark.parametrize(("body", "most"), [
+    ({}, 64), ({"n": 5}, 320), ({"best_of": 3.0}, 192), ({"max_tokens": 2048.0, "max_completion_tokens": None}, 2048),
+    ({"max_tokens": 16}, 64), ({"max_completion_tokens": 16}, 16), ({"max_output_tokens": 100}, 100),
+])
+def test_the_most_that_an_answer_can_cost_knows_what_is_asked_for_besides(body, most):
+    assert TeacherSpec(**API, extra_body=body).most_tokens(64) == most
+
+
+@pytest.mark.parametrize("body", [{"max_completion_tokens": None}, {"n": "5"}, {"max_tokens": 0.5}, {"n": True}])
+def test_a_body_whose_cost_cannot_be_bounded_is_refused(body):
+    with pytest.raises(ValidationError, match=r"extra_body"):
+        TeacherSpec(**API, extra_body=body)

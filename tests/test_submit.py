@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import misbehaving_api
+import psutil
 import pytest
 import requests
 from conftest import distill
@@ -81,7 +82,9 @@ def head(tmp_path_factory):
             break
         time.sleep(0.2)
     yield Head(f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}", Path(short), environment)
-    process.terminate()
+    for each in (*psutil.Process(process.pid).children(recursive=True), process):  # its own way to stop takes half a minute
+        with contextlib.suppress(psutil.Error):
+            each.kill()
     process.wait(60)
     shutil.rmtree(short, ignore_errors=True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from engine.spec import PriceSpec
 
@@ -59,6 +59,13 @@ class Room:
         return (self.held == 0 and not (alone and self._waiting)) or (not alone and self.held + rows <= self._size)
 
 
+class Reservation(NamedTuple):
+    """The most that one try of a request can cost, and how many tries the budget holds."""
+
+    most_usd: float
+    tries: int
+
+
 class Budget:
     """Dollars of an API. Each request reserves the most that it can cost, so that the limit is never passed."""
 
@@ -68,28 +75,32 @@ class Budget:
         self.is_spent = False
         self._changed = asyncio.Condition()
 
-    async def reserve(self, prompt: Any, max_tokens: int) -> float | None:
-        """Dollars set aside for one request; None where the budget does not hold it, now that all others are settled."""
+    async def reserve(self, prompt: Any, max_tokens: int, tries: int = 1) -> Reservation | None:
+        """Dollars set aside for one request, each of whose tries may be charged; None where the budget does not hold one of them,
+        now that all others are settled. Near its end it holds fewer tries than wanted."""
         if self._prices is None:
-            return 0.0
+            return Reservation(0.0, tries)
         most = cost_usd(self._prices, _most_tokens(prompt), max_tokens)
         async with self._changed:
             if self._limit_usd is not None:
                 limit = self._limit_usd
-                await self._changed.wait_for(lambda: self.spent_usd + self._reserved_usd + most <= limit or not self._open)
-                if self.spent_usd + most > limit:
+                await self._changed.wait_for(lambda: self.spent_usd + self._reserved_usd + most * tries <= limit or not self._open)
+                while tries and self.spent_usd + most * tries > limit:
+                    tries -= 1
+                if not tries:
                     self.is_spent = True
                     return None
-            self._reserved_usd += most
+            self._reserved_usd += most * tries
             self._open += 1
-        return most
+        return Reservation(most, tries)
 
-    async def settle(self, reserved_usd: float, tokens_in: int, tokens_out: int, lost_usd: float = 0.0) -> None:
+    async def settle(self, reserved: Reservation, tokens_in: int, tokens_out: int, lost_usd: float = 0.0) -> None:
         """What the request did cost, and what tries without an answer may have, in place of what was set aside."""
         if self._prices is not None:
             async with self._changed:
                 self._open -= 1
-                self._reserved_usd = self._reserved_usd - reserved_usd if self._open else 0.0  # floats do not cancel to it
+                left = self._reserved_usd - reserved.most_usd * reserved.tries
+                self._reserved_usd = left if self._open else 0.0  # floats do not cancel to it
                 self.spent_usd += cost_usd(self._prices, tokens_in, tokens_out) + lost_usd
                 self._changed.notify_all()
 

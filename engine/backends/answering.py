@@ -59,6 +59,7 @@ class Sampling:
     top_p: float = 1.0
     seed: int | None = None
     stop_loops: bool = False
+    tries: int | None = None  # that a budget holds, of an API which may charge each; None: as many as the job allows
 
 
 @dataclass(frozen=True)
@@ -364,12 +365,13 @@ class Answerer:
         async with self._requests_open:  # the deadline is that of an open request, not of one that waits its turn
             if self._ending:
                 return request
-            reserved = await self._budget.reserve(request.prompt, self._job.teacher.most_tokens(sampling.max_tokens))
+            tries = 1 if self._engine.max_model_len is not None else self._job.spec.max_attempts
+            reserved = await self._budget.reserve(request.prompt, self._job.teacher.most_tokens(sampling.max_tokens), tries)
             if reserved is None:
                 return request
             self._asking += 1
             try:
-                finished = await self._ask_engine(request, sampling, reserved)
+                finished = await self._ask_engine(request, replace(sampling, tries=reserved.tries), reserved.most_usd)
             except EngineError as error:
                 self._ending, finished = error, request
             finally:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import html
 import json
 import math
 import re
@@ -24,21 +25,31 @@ CLIENT_WAIT_S = 120.0  # the openai client gives up on a longer Retry-After
 BURST_S = 1.0  # seconds of unused budget that may be spent at once
 # A refusal by rate that no waiting mends: this one request is larger than what the account may send in a minute.
 TOO_LARGE = re.compile(r"request too large|too large for|tokens must be reduced|reduce the (length|size|number of tokens)", re.IGNORECASE)
+TOO_LONG = re.compile(
+    r"context.?(length|limit|window|size)|(prompt|input|messages?|request|string|text) (is |are |has )?too (long|large|many tokens)"
+    r"|too many (input |prompt )?tokens|maximum (model|prompt|input) length|(input|prompt) token count|range of input length"
+    r"|`?inputs`? tokens|model token limit|n_ctx",
+    re.IGNORECASE,
+)
 UNREACHED = "x-distill-unreached"  # header of a reply that this Gate made up, because none came
 
 failures: ContextVar[int] = ContextVar("failures", default=0)
+tries_allowed: ContextVar[int | None] = ContextVar("tries_allowed", default=None)
 lost_tries: ContextVar[int] = ContextVar("lost_tries", default=0)
 lost_tokens: ContextVar[tuple[int, int]] = ContextVar("lost_tokens", default=(0, 0))
 replied: ContextVar[bool] = ContextVar("replied", default=False)
 last_usage: ContextVar[tuple[int, int] | None] = ContextVar("last_usage", default=None)
-"""Of the request that this task is about: tries that failed; those of them that the vendor may have answered and charged without
-saying how much; tokens in and out of those that it says it charged; whether a reply came that goes to the vendor's client, and what
-it says of itself, None where it says nothing."""
+last_words: ContextVar[str] = ContextVar("last_words", default="")
+"""Of the request that this task is about: tries that failed, and how many may, None for the job's number; those of them that the vendor
+may have answered and charged without saying how much; tokens in and out of those that it says it charged; whether a reply came that goes
+to the vendor's client, what it says it cost, None where it says nothing, and its sentence where it holds no answer."""
 
 
-def new_request() -> None:
+def new_request(tries: int | None = None) -> None:
     """Before each request of a task."""
     failures.set(0)
+    tries_allowed.set(tries)
+    last_words.set("")
     lost_tries.set(0)
     lost_tokens.set((0, 0))
     replied.set(False)
@@ -69,8 +80,17 @@ def usage_of(body: Any) -> tuple[int, int] | None:
     if not isinstance(usage, dict):
         return None
     tokens_in, tokens_out = (usage.get(f"{name}_tokens", usage.get(f"{other}_tokens")) for name, other in _COUNTED)
-    are_counts = all(type(count) is int and count >= 0 for count in (tokens_in, tokens_out))
-    return (tokens_in, tokens_out) if are_counts else None
+    if not (_is_count(tokens_in) and _is_count(tokens_out)):
+        return None
+    if _is_count(total := usage.get("total_tokens")):  # some count their reasoning there alone
+        tokens_out = max(tokens_out, total - tokens_in)
+    # Anthropic counts what it wrote to its cache and read from it apart from the rest of the input.
+    cached = [usage.get(name) for name in ("cache_creation_input_tokens", "cache_read_input_tokens")]
+    return tokens_in + sum(filter(_is_count, cached)), tokens_out
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
 
 
 def words_of(body: Any) -> str:
@@ -79,16 +99,29 @@ def words_of(body: Any) -> str:
         try:
             return words_of(json.loads(body))
         except ValueError:
-            return body.strip()
+            return _text_of_page(body) if _PAGE.search(body) else body.strip()
     if isinstance(body, list):
         return "; ".join(filter(None, map(words_of, body)))
     if isinstance(body, dict):
         place = ".".join(map(str, body["loc"])) + ": " if isinstance(body.get("loc"), list) else ""
-        for name in ("error", "message", "msg", "detail", "details", "errors", "error_message", "title", "reason"):
-            if words := words_of(body.get(name)):
-                return place + words
-        return json.dumps(body) if body else ""
+        found = [words for name in _SAYING if (words := words_of(body.get(name)))]
+        # A sentence that another one repeats, or a mere code beside one, is left out.
+        told = [words for words in dict.fromkeys(found) if not any(words != other and words in other for other in found)]
+        return place + "; ".join(told) if told else json.dumps(body) if body else ""
     return ""
+
+
+_SAYING = (
+    "error", "message", "msg", "detail", "details", "errors", "error_message", "error_description", "error_msg", "title", "reason",
+    "metadata", "raw", "base_resp", "status_msg",
+)
+_PAGE = re.compile(r"<(!doctype|html|head|body)\b", re.IGNORECASE)
+
+
+def _text_of_page(page: str) -> str:
+    """What a person would read of an HTML page."""
+    page = re.sub(r"<(style|script)\b.*?</\1\s*>|<!--.*?-->", " ", page, flags=re.IGNORECASE | re.DOTALL)
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", page)).split())
 
 
 class Budget:
@@ -164,9 +197,11 @@ class Gate(httpx2.AsyncClient):
                 return response, 0
             body = response.json()
             usage = usage_of(body)
-            if not (isinstance(body, dict) and body.get("error")):
+            has_answer = isinstance(body, dict) and bool(body.get("choices") or body.get("content"))
+            if has_answer or not (isinstance(body, dict) and body.get("error")):
                 replied.set(True)
                 last_usage.set(usage)
+                last_words.set("" if has_answer else words_of(body))
                 return response, sum(usage or (0, 0))
             problem = f"an error in place of an answer: {words_of(body)}"
         except TimeoutError:
@@ -174,13 +209,16 @@ class Gate(httpx2.AsyncClient):
         except httpx2.RequestError as error:
             lost, problem, unreached = not isinstance(error, httpx2.ConnectError), type(error).__name__, {UNREACHED: "1"}
         except ValueError:
-            problem = "the answer is cut"
+            page = _PAGE.search(response.text)
+            problem = f"a page in place of an answer: {words_of(response.text)[:200]}" if page else "the answer is cut"
         if lost:
             lose_try(usage)
         return httpx2.Response(status, json={"error": {"message": problem}}, headers=unreached, request=request), 0
 
     def _learn(self, response: httpx2.Response, started: float) -> None:
-        if response.status_code in BUSY and TOO_LARGE.search(response.text):
+        if response.request.method != "POST":
+            return  # the list of models says nothing of how answers come
+        if never_fits(response.status_code, response.text):
             response.headers["x-should-retry"] = "false"  # nobody else has to wait for it
         elif response.status_code in BUSY:
             self.refused += 1
@@ -195,10 +233,17 @@ class Gate(httpx2.AsyncClient):
                 response.headers["x-should-retry"] = "false"
         elif response.is_error:
             failures.set(failures.get() + 1)
-            if failures.get() >= self._attempts:
+            if failures.get() >= min(self._attempts, tries_allowed.get() or self._attempts):
                 response.headers["x-should-retry"] = "false"
         else:
             self.concurrency = min(self._most, self.concurrency + 1 / self.concurrency)
+
+
+def never_fits(status: int, said: str) -> bool:
+    """Whether an error means that this request is too long, whenever it is sent."""
+    if status in BUSY:
+        return bool(TOO_LARGE.search(said))
+    return status == 413 or ((status in (400, 422) or status >= 500) and bool(TOO_LONG.search(said) or TOO_LARGE.search(said)))
 
 
 def retry_after_s(headers: httpx2.Headers) -> float:

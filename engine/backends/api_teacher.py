@@ -6,6 +6,9 @@ when. Keys come from the environment variable that the job names; no error's tex
 
 from __future__ import annotations
 
+import base64
+import html
+import json
 import logging
 import math
 import os
@@ -13,20 +16,21 @@ import re
 import time
 from dataclasses import replace
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 import numpy as np
 
 from engine.backends.answering import Generation, PromptTooLong, Sampling
 from engine.backends.api_gate import (
-    BUSY,
     REFUSALS,
-    TOO_LARGE,
     UNREACHED,
     Gate,
     last_usage,
+    last_words,
     lose_reply,
     lost_tokens,
     lost_tries,
+    never_fits,
     new_request,
     words_of,
 )
@@ -37,7 +41,7 @@ from engine.spec import CaptureSpec, TeacherSpec
 _log = logging.getLogger(__name__)
 
 ECHO = 20  # characters in a row, of the prompt, that make a server's message unfit for a log
-TOO_LONG = re.compile(r"context.?(length|limit|window)|prompt is too long|maximum model length", re.IGNORECASE)
+KEY_START = 8  # characters of a key that give it away
 
 
 class ApiError(Exception):
@@ -95,22 +99,24 @@ class _ApiTeacher:
         """
         new_request()
         try:
-            await self._client.models.list()
+            await self._client.with_options(max_retries=0).models.list()
         except Exception as error:  # noqa: BLE001 - also a list that the client cannot read
             said, status = self._describe(error, []), getattr(error, "status_code", None)
             headers = getattr(getattr(error, "response", None), "headers", {})
-            if status == 401 or UNREACHED in headers or status == 504:
+            if status == 401 or UNREACHED in headers:
                 raise self._stage_error(said) from None
             if status not in (404, 405):
                 _log.warning("teacher '%s': its models cannot be listed (%s); it is asked all the same", self._teacher.name, said)
 
     async def generate(self, prompt: Messages, sampling: Sampling) -> Generation:
         """One answer. PromptTooLong or ApiError for this request alone; StageError if no other one can succeed either."""
-        new_request()
+        new_request(sampling.tries)
         try:
             answer = await self._ask(prompt, sampling)
             self._has_answered = True
             told = last_usage.get() or (None, None)
+            if not told[0] or ((answer.text or answer.reasoning) and not told[1]):
+                told = (None, None)  # no tokens for something is no count
             lost = {"lost_tries": lost_tries.get(), "lost_tokens": lost_tokens.get()}
             return replace(answer, prompt_tokens=told[0], completion_tokens=told[1], **lost)
         except self._vendors_error as error:
@@ -121,13 +127,14 @@ class _ApiTeacher:
             # Once something was answered, 403 and 404 are about the prompt (a moderator's no), not about the account or the model.
             if status in (401, 402) or (status in (403, 404) and not self._has_answered) or "insufficient_quota" in said:
                 raise self._stage_error(text) from None
-            too_long = status == 413 or (status in (400, 422) and TOO_LONG.search(said)) or (status in BUSY and TOO_LARGE.search(said))
+            too_long = status is not None and never_fits(status, said)
             lose_reply()
             raise _billed((PromptTooLong if too_long else ApiError)(text)) from None
         except Exception as error:  # noqa: BLE001 - a reply that came is paid for, whatever it holds
             lose_reply()
             said = str(error) if isinstance(error, ApiError) else f"the answer cannot be read ({type(error).__name__})"
-            raise _billed(ApiError(said)) from None
+            words = self._unkeyed(last_words.get())[:300]
+            raise _billed(ApiError(f"{said}: {words}" if words and not _echoes(words, prompt) else said)) from None
 
     def _body(self, **fields: Any) -> dict[str, Any]:
         """Fields of a request; `extra_body` wins, and a null there takes a field out for servers that do not know it."""
@@ -141,11 +148,34 @@ class _ApiTeacher:
         )
 
     def _describe(self, error: Any, prompt: Messages) -> str:
-        message = words_of(getattr(error, "body", None)).replace(self._key, "***")[:300]
-        runs = [message[start : start + ECHO] for start in range(len(message) - ECHO + 1)]
-        texts = [str(turn["content"]) for turn in prompt]
-        echoed = any(any(run in text for run in runs) if len(text) >= ECHO else text and text in message for text in texts)
-        return f"{type(error).__name__} {getattr(error, 'status_code', '')}: {'(the message repeats the prompt)' if echoed else message}"
+        response = getattr(error, "response", None)  # whole: the clients hand on what stands under `error` alone
+        message = self._unkeyed((words_of(response.text) if response is not None else "") or words_of(getattr(error, "body", None)))[:300]
+        told = "(the message repeats the prompt)" if _echoes(message, prompt) else message
+        return f"{type(error).__name__} {getattr(error, 'status_code', '')}: {told}"
+
+    def _unkeyed(self, message: str) -> str:
+        """The message without the key, however it is spelled there, whole or begun."""
+        key = self._key
+        spellings = {
+            key, quote(key, safe=""), quote_plus(key), html.escape(key), key.replace("/", "\\/"), json.dumps(key)[1:-1],
+            *("".join(c if c.isalnum() else form.format(ord(c)) for c in key) for form in ("\\u{:04x}", "&#{};", "&#x{:x};")),
+            base64.b64encode(key.encode()).decode().rstrip("="),
+        }
+        for spelled in sorted(spellings, key=len, reverse=True):
+            begun = re.escape(spelled[:KEY_START]) + r"[^\s\"'<>,;]*" if len(spelled) > KEY_START else re.escape(spelled)
+            message = re.sub(begun, "***", message, flags=re.IGNORECASE)
+        return message
+
+
+def _echoes(message: str, prompt: Messages) -> bool:
+    """Whether a server's message repeats what it was asked: a run of it, or a short turn in quotes."""
+    runs = [message[start : start + ECHO] for start in range(len(message) - ECHO + 1)]
+    for text in (str(turn["content"]).strip() for turn in prompt):
+        if len(text) >= ECHO and any(run in text for run in runs):
+            return True
+        if text and len(text) < ECHO and re.search(rf"[\"'`]{re.escape(text)}[\"'`]", message):
+            return True
+    return False
 
 
 class OpenAITeacher(_ApiTeacher):
@@ -169,32 +199,45 @@ class OpenAITeacher(_ApiTeacher):
                 logprobs=top and True, top_logprobs=top,
             ),
         )
-        if not isinstance(reply.choices, list) or not reply.choices or not getattr(reply.choices[0], "message", None):
-            raise ApiError("the answer holds no choices" if not reply.choices else "the answer's choice holds no message")
-        choice = reply.choices[0]
-        message = choice.message
-        text, thought = _parts_of(message.content)
+        choices = getattr(reply, "choices", None)
+        if not isinstance(choices, list) or not choices:
+            raise ApiError("the answer holds no choices")
+        choice = choices[0]
+        message = getattr(choice, "message", None)
+        said = message.content if message else getattr(choice, "text", None)  # the older protocol's place
+        if message is None and said is None:
+            raise ApiError("the answer's choice holds no message")
+        text, thought, refused = _parts_of(said)
+        apart = next(filter(None, (getattr(message, name, None) for name in ("reasoning_content", "reasoning"))), None)
         positions = choice.logprobs.content if self._top_k and choice.logprobs else None
         return Generation(
-            "content_filter" if message.refusal else _REASONS.get(choice.finish_reason, str(choice.finish_reason)), text=_storable(text),
-            reasoning=_storable(getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None) or thought),
-            **(signal_of_positions(positions, self._top_k) if positions else {}),
+            "content_filter" if refused or getattr(message, "refusal", None) else _reason_of(choice.finish_reason), text=_storable(text),
+            reasoning=_storable(_text_of(apart) or thought), **(signal_of_positions(positions, self._top_k) if positions else {}),
         )
 
 
-# What servers of this protocol say in place of its words.
+# What servers of either protocol say of an ending, in small letters -> OpenAI's word for it.
 _REASONS = {
-    **dict.fromkeys(("eos", "eos_token", "stop_sequence", "end_turn", "end_of_turn", "complete", "completed", "STOP"), "stop"),
-    **dict.fromkeys(("max_tokens", "max_length", "model_length", "MAX_TOKENS"), "length"),
-    **dict.fromkeys(("refusal", "safety", "SAFETY", "content-filter"), "content_filter"),
+    **dict.fromkeys(("stop", "eos", "eos_token", "stop_sequence", "end_turn", "end_of_turn", "complete", "completed", "finish"), "stop"),
+    **dict.fromkeys((
+        "length", "max_tokens", "max_length", "model_length", "max_output_tokens", "max_new_tokens", "token_limit",
+        "model_context_window_exceeded",
+    ), "length"),
+    **dict.fromkeys(("content_filter", "refusal", "safety", "content-filter", "prohibited_content", "blocklist"), "content_filter"),
 }
 
 
-def _parts_of(content: Any) -> tuple[str, str | None]:
-    """Text and reasoning of a message's content: a string, or a list of parts, of which some are the model's thinking."""
-    if content is None or isinstance(content, str):
-        return content or "", None
+def _reason_of(ending: Any) -> str:
+    """OpenAI's word for how an answer ended; a word that nobody knows stays as it is."""
+    if isinstance(ending, dict):
+        ending = next((ending[name] for name in ("type", "reason") if isinstance(ending.get(name), str)), ending)
+    return _REASONS.get(str(ending).lower(), str(ending))
+
+
+def _parts_of(content: Any) -> tuple[str, str | None, bool]:
+    """Text and reasoning of a message's content, and whether it refuses: a string, or parts, of which some are the model's thinking."""
     said: dict[bool, list[str]] = {False: [], True: []}
+    refusals = []
 
     def read(part: Any, thinks: bool) -> None:
         if isinstance(part, str):
@@ -203,15 +246,23 @@ def _parts_of(content: Any) -> tuple[str, str | None]:
             for one in part:
                 read(one, thinks)
         elif isinstance(part, dict):
-            thinking = part.get("thinking", part.get("reasoning"))
-            if thinking is not None:
-                read(thinking, True)
-            read(part.get("text", ""), thinks or part.get("type") in ("thinking", "reasoning"))
-        else:
+            thinks = thinks or part.get("type") in ("thinking", "reasoning")
+            for name in ("thinking", "reasoning", "summary"):
+                read(part.get(name), True)
+            for name in ("text", "content", "value"):
+                read(part.get(name), thinks)
+            refusals.append(part.get("refusal"))
+        elif part is not None:
             raise ApiError(f"the answer's content holds a part of type {type(part).__name__}")
 
     read(content, False)
-    return "".join(said[False]), "".join(said[True]) or None
+    return "".join(said[False]), "".join(said[True]) or None, any(refusals)
+
+
+def _text_of(content: Any) -> str | None:
+    """All text of a content, thinking or not."""
+    text, thought, _ = _parts_of(content)
+    return (thought or "") + text or None
 
 
 def signal_of_positions(positions: list[Any], k: int) -> dict[str, Any]:
@@ -249,11 +300,6 @@ def _ids(tokens: list[str]) -> np.ndarray:
 class AnthropicTeacher(_ApiTeacher):
     """Claude, or a server of the Anthropic messages protocol."""
 
-    _REASONS = {  # noqa: RUF012
-        "end_turn": "stop", "stop_sequence": "stop", "max_tokens": "length", "model_context_window_exceeded": "length",
-        "refusal": "content_filter",
-    }
-
     def _connect(self, **arguments: Any) -> tuple[Any, type[Exception]]:
         import anthropic
 
@@ -270,8 +316,11 @@ class AnthropicTeacher(_ApiTeacher):
                 system="\n\n".join(turn["content"] for turn in prompt if turn["role"] == "system") or None,
             ),
         )
+        if isinstance(reply.content, str):
+            return Generation(_reason_of(reply.stop_reason), text=_storable(reply.content))
         blocks = {kind: [block for block in reply.content if block.type == kind] for kind in ("text", "thinking")}
+        thoughts = filter(None, (_text_of(block.thinking) for block in blocks["thinking"]))
         return Generation(
-            self._REASONS.get(reply.stop_reason, str(reply.stop_reason)), text=_storable("".join(block.text for block in blocks["text"])),
-            reasoning=_storable("\n".join(block.thinking for block in blocks["thinking"])) or None,
+            _reason_of(reply.stop_reason), text=_storable("".join(_text_of(block.text) or "" for block in blocks["text"])),
+            reasoning=_storable("\n".join(thoughts)) or None,
         )

@@ -21,7 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from engine.backends import ray_loopback, ray_secrets
 from engine.clusterfile import Cluster
-from engine.errors import CapacityError, EngineError, StageError
+from engine.errors import CapacityError, EngineError, SpecError, StageError
 from engine.layout import Layout, Node, shortfall
 from engine.storage import Folder
 
@@ -207,6 +207,12 @@ def submit(cluster: Cluster, entrypoint: str, *, secrets: Mapping[str, str], on_
     token in RAY_AUTH_TOKEN or under the home directory).
     Raises CapacityError if the cluster does not answer and StageError if the job fails or is stopped.
     """
+    shown = [name for name, value in cluster.env.items() if name in secrets or value in secrets.values()]
+    if shown:
+        raise SpecError(
+            f"cluster '{cluster.name}': {', '.join(sorted(shown))} under env is a key that the job names, or has the value of one, and env"
+            " is shown to all who see the cluster; take it out there: the job's keys are handed over by themselves"
+        )
     client = _job_client(cluster)
     runtime_env: dict = {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)} | dict(cluster.env)}
     runtime_env["env_vars"] |= ray_secrets.hand_over(client, cluster, secrets)

@@ -27,7 +27,8 @@ def environment() -> dict[str, str]:
 
 def set_up_worker() -> None:
     """In each worker process as it starts."""
-    logging.getLogger(_ASKS_A_DASHBOARD).setLevel(logging.ERROR)
+    # A filter, because Ray Train configures its loggers later, which forgets levels.
+    logging.getLogger(_ASKS_A_DASHBOARD).addFilter(lambda record: record.levelno > logging.WARNING)
     _narrow()
 
 

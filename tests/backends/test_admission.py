@@ -178,7 +178,7 @@ def test_a_request_waits_for_open_ones_that_may_turn_out_cheaper():
         await turn()
         assert not second.done()
         await budget.settle(first, 40, 5)
-        assert await asyncio.wait_for(second, 1) == pytest.approx(MOST_USD)
+        assert await asyncio.wait_for(second, 1) == (pytest.approx(MOST_USD), 1)
         assert not budget.is_spent
 
     asyncio.run(work())
@@ -210,14 +210,14 @@ def test_sums_that_do_not_cancel_exactly_keep_nobody_waiting():
 def test_what_earlier_runs_spent_counts():
     async def work():
         assert await Budget(PRICES, 10 * MOST_USD, 9.5 * MOST_USD).reserve(QUESTION, 50) is None
-        assert await Budget(PRICES, 10 * MOST_USD, 8.5 * MOST_USD).reserve(QUESTION, 50) == pytest.approx(MOST_USD)
+        assert await Budget(PRICES, 10 * MOST_USD, 8.5 * MOST_USD).reserve(QUESTION, 50) == (pytest.approx(MOST_USD), 1)
 
     asyncio.run(work())
 
 
 def test_token_ids_cost_what_they_are():
     async def work():
-        assert await Budget(PRICES, None, 0.0).reserve([5] * 100, 50) == pytest.approx(MOST_USD)
+        assert await Budget(PRICES, None, 0.0).reserve([5] * 100, 50) == (pytest.approx(MOST_USD), 1)
 
     asyncio.run(work())
 
@@ -227,7 +227,7 @@ def test_without_prices_nothing_is_counted_or_refused():
         budget = Budget(None, 1e-12, 0.0)
         reserved = await budget.reserve(QUESTION, 10**9)
         await budget.settle(reserved, 10**9, 10**9)
-        assert (reserved, budget.spent_usd, budget.is_spent) == (0.0, 0.0, False)
+        assert (reserved, budget.spent_usd, budget.is_spent) == ((0.0, 1), 0.0, False)
 
     asyncio.run(work())
 
@@ -246,8 +246,25 @@ def test_tries_that_came_to_nothing_count_against_the_limit():
     async def work():
         budget = Budget(PRICES, 2.5 * MOST_USD, 0.0)
         reserved = await budget.reserve(QUESTION, 50)
-        await budget.settle(reserved, 100, 50, lost_usd=reserved)
+        await budget.settle(reserved, 100, 50, lost_usd=reserved.most_usd)
         assert budget.spent_usd == pytest.approx(2 * MOST_USD)
         assert await asyncio.wait_for(budget.reserve(QUESTION, 50), 1) is None
+
+    asyncio.run(work())
+
+
+def test_every_try_that_may_be_charged_is_set_aside_and_near_the_end_there_are_fewer():
+    async def work():
+        budget = Budget(PRICES, 7.5 * MOST_USD, 0.0)
+        first = await budget.reserve(QUESTION, 50, 5)
+        assert first == (pytest.approx(MOST_USD), 5)
+        second = asyncio.ensure_future(budget.reserve(QUESTION, 50, 5))
+        await turn()
+        assert not second.done(), "ten tries would not fit"
+        await budget.settle(first, 100, 50, lost_usd=4 * MOST_USD)
+        assert (await second).tries == 2
+        await budget.settle(await second, 100, 50, lost_usd=MOST_USD)
+        assert await budget.reserve(QUESTION, 50, 5) is None
+        assert budget.spent_usd == pytest.approx(7 * MOST_USD)
 
     asyncio.run(work())

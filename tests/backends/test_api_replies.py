@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import re
 import signal
 
 import misbehaving_api
@@ -58,7 +59,8 @@ def answered(teacher, body):
 
 @pytest.mark.parametrize(("word", "reason"), [
     ("eos", "stop"), ("eos_token", "stop"), ("stop_sequence", "stop"), ("max_tokens", "length"), ("model_length", "length"),
-    ("safety", "content_filter"), ("fin du texte", "fin du texte"),
+    ("safety", "content_filter"), ("fin du texte", "fin du texte"), ("LENGTH", "length"), ("max_output_tokens", "length"),
+    ("max_new_tokens", "length"), ("Stop", "stop"), ({"type": "stop"}, "stop"), ({"reason": "MAX_TOKENS"}, "length"),
 ])
 def test_a_vendors_word_for_an_ending_is_understood_or_kept(teacher, word, reason):
     assert answered(teacher, reply(reason=word)).finish_reason == reason
@@ -68,7 +70,10 @@ def test_a_vendors_word_for_an_ending_is_understood_or_kept(teacher, word, reaso
     ([{"type": "text", "text": "#### "}, {"type": "text", "text": "5"}], "#### 5", None),
     ([{"type": "thinking", "thinking": [{"type": "text", "text": "2 and 3"}]}, {"type": "text", "text": "5"}], "5", "2 and 3"),
     ([{"type": "reasoning", "text": "2 and 3"}, "5"], "5", "2 and 3"),
-    (None, "", None), ([], "", None),
+    (None, "", None), ([], "", None), ([None, {"type": "text", "text": "5"}], "5", None),
+    ([{"type": "thinking", "thinking": "2 and 3", "text": None}, {"type": "text", "text": "5"}], "5", "2 and 3"),
+    ([{"type": "text", "text": {"value": "5", "annotations": []}}], "5", None), ([{"type": "text", "content": "5"}], "5", None),
+    ({"type": "text", "text": "5"}, "5", None),
 ])
 def test_content_in_parts_is_joined_and_thinking_is_reasoning(teacher, content, text, reasoning):
     found = answered(teacher, reply(content))
@@ -136,9 +141,76 @@ def test_the_servers_own_sentence_reaches_the_user(teacher, body, word):
         ask(teacher(api.url, attempts=1))
 
 
+@pytest.mark.parametrize(("body", "word"), [
+    ({"error": "Bad Request", "message": "max_tokens must not be above 4096"}, "Bad Request; max_tokens must not be above 4096"),
+    ({"error": "invalid_request", "error_description": "the seed is odd"}, "the seed is odd"),
+    ({"error": {"code": "E1"}, "detail": "seed is unknown"}, "seed is unknown"), ({"error": True, "message": "no seeds"}, "no seeds"),
+    ({"error": {"message": "Provider returned error", "metadata": {"raw": "seed too large"}}}, "seed too large"),
+    ("<html><head><style>" + "a { color: red }" * 40 + "</style><title>502</title></head><body>upstream &amp; down</body></html>",
+     "502 upstream & down"),
+])
+def test_the_servers_sentence_is_found_beside_other_words(teacher, body, word):
+    with misbehaving_api.serve(answer=lambda path, asked: (422, body)) as api, pytest.raises(ApiError, match=re.escape(word)):
+        ask(teacher(api.url, attempts=1))
+
+
+@pytest.mark.parametrize("body", [
+    {"code": 17, "message": "the seed is odd"}, {"detail": "the seed is odd"}, {"error_msg": "the seed is odd"},
+    {"base_resp": {"status_code": 2013, "status_msg": "the seed is odd"}}, {"choices": [], "message": "the seed is odd"},
+])
+def test_a_reply_without_an_answer_shows_what_it_says_instead(teacher, body):
+    with pytest.raises(ApiError, match="the answer holds no choices: the seed is odd"):
+        answered(teacher, body)
+
+
+@pytest.mark.parametrize("short", ["5", "no", "name"])
+def test_a_short_question_hides_a_servers_sentence_only_where_it_is_quoted(teacher, short):
+    said = "Unknown name in 5 fields, none of them known"
+    with misbehaving_api.serve(answer=lambda path, asked: (422, {"message": said})) as api, pytest.raises(ApiError, match=said):
+        ask(teacher(api.url, attempts=1), short)
+    quoting = {"message": f"what is '{short}'?"}
+    with misbehaving_api.serve(answer=lambda path, asked: (422, quoting)) as api, pytest.raises(ApiError, match="repeats the prompt"):
+        ask(teacher(api.url, attempts=1), short)
+
+
+@pytest.mark.parametrize("said", [
+    "The input token count (9000) exceeds the maximum number of tokens allowed (8192).", "Input is too long for requested model.",
+    "`inputs` tokens + `max_new_tokens` must be <= 4096", "the request exceeds the available context size",
+    "This model's maximum prompt length is 131072", "too many tokens: size limit exceeded by 12", "exceeded model token limit: 8192",
+    "Range of input length should be [1, 30720]", "Please reduce the length of the messages.", "Prompt has too many tokens",
+    "Invalid 'messages[0].content': string too long",
+])
+@pytest.mark.parametrize("status", [400, 500])
+def test_too_long_is_understood_in_many_words_and_asked_once(teacher, said, status):
+    with misbehaving_api.serve(answer=lambda path, asked: (status, {"error": {"message": said}})) as api, pytest.raises(PromptTooLong):
+        ask(teacher(api.url, attempts=3))
+    assert len(api.calls) == 1
+
+
+def test_a_parameter_out_of_range_is_not_too_long(teacher):
+    said = {"error": {"message": "max_tokens must not be above 4096"}}
+    with misbehaving_api.serve(answer=lambda path, asked: (400, said)) as api, pytest.raises(ApiError):
+        ask(teacher(api.url))
+
+
+@pytest.mark.parametrize(("usage", "counted"), [
+    ({"prompt_tokens": 10, "completion_tokens": 4, "total_tokens": 314}, (10, 304)),
+    ({"input_tokens": 9, "cache_creation_input_tokens": 5000, "cache_read_input_tokens": 700, "output_tokens": 4}, (5709, 4)),
+    ({"prompt_tokens": 10, "completion_tokens": 4, "total_tokens": None}, (10, 4)),
+    ({"prompt_tokens": 10, "completion_tokens": 4, "total_tokens": 12}, (10, 4)),
+])
+def test_tokens_that_stand_elsewhere_are_charged_too(usage, counted):
+    assert usage_of({"usage": usage}) == counted
+
+
+def test_no_tokens_for_a_text_is_no_count(teacher):
+    found = answered(teacher, reply(usage={"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}))
+    assert (found.prompt_tokens, found.tokens) == (None, None)
+
+
 def test_words_are_found_in_nothing_too():
     assert words_of(None) == words_of({}) == words_of([]) == ""
-    assert words_of("<html>busy</html>") == "<html>busy</html>"
+    assert words_of("<html>busy</html>") == "busy"
 
 
 def test_a_request_that_no_waiting_lets_in_is_too_long_and_slows_nobody(teacher):
@@ -252,3 +324,23 @@ def test_the_ledger_is_never_below_the_bill_and_the_bill_never_beyond_the_limit(
     assert sum(untold)
     rows = parts.final_rows(parts.accepted_records(tmp_path / "generate"))
     assert 20 < len(rows.prompt_id) <= len(billed), "what could not be read before Ctrl-C is asked once more after it"
+
+
+@pytest.mark.parametrize("odd", ["an error with its usage", "cut"])
+@pytest.mark.parametrize("seed", range(3))
+def test_tries_that_are_charged_and_come_to_nothing_never_pass_the_limit(job, tmp_path, odd, seed):
+    """Three in four, each of which the client tries again."""
+    rng, tries, limit = np.random.default_rng(seed), [], 0.05
+    usage = {"prompt_tokens": 10, "completion_tokens": 64}
+
+    def answer(path, asked):
+        tries.append(0.0065)
+        is_odd = odd != "cut" and rng.random() < 0.75
+        return 200, {"error": {"message": "overloaded"}, "usage": usage} if is_odd else reply(usage=usage)
+
+    with misbehaving_api.serve(Faults(cut=0.75 * (odd == "cut"), seed=seed), answer=answer) as api:
+        spec = job(api.url, 40, max_cost_usd=limit, max_attempts=5, sampling={"temperature": 0.7, "max_tokens": 64})
+        with pytest.raises(StageError, match=r"max_cost_usd=0\.05 is used up"):
+            run_stage(spec, tmp_path)
+    assert sum(tries) <= spent_usd(spec.generate, tmp_path / "generate") + 1e-9 <= limit + 2e-9
+    assert len(tries) >= 4

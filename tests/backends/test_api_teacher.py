@@ -1,11 +1,15 @@
 """Both vendors' clients behind the gate, against a local API that misbehaves and keeps a history, and against a real vLLM server."""
 
 import asyncio
+import base64
+import html
 import logging
 import math
+import re
 import time
 from email.utils import formatdate
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx2
 import misbehaving_api
@@ -452,6 +456,30 @@ def test_neither_key_nor_prompt_is_in_an_error_or_a_log(teacher, kind, caplog):
 def test_the_key_is_masked_where_a_server_repeats_it(teacher):
     with misbehaving_api.serve(answer=replying(400, {"error": {"message": f"key {KEY} may not do this"}})) as api:
         assert str(fails(teacher("openai", api.url), CONVERSATION)) == "BadRequestError 400: key *** may not do this"
+
+
+@pytest.mark.parametrize("spell", [
+    str.upper, lambda key: quote(key, safe=""), lambda key: key.replace("/", "\\/"), html.escape,
+    lambda key: base64.b64encode(key.encode()).decode(), lambda key: key[:14] + "...", lambda key: key.replace("/", "\\u002f"),
+], ids=["upper", "percent", "json", "html", "base64", "begun", "unicode"])
+def test_the_key_is_masked_however_it_is_spelled(teacher, monkeypatch, spell):
+    key = "sk-canary/of+the=key&more"
+    monkeypatch.setattr(misbehaving_api, "KEY", key)
+    monkeypatch.setenv("DISTILL_TEST_API_KEY", key)
+    with misbehaving_api.serve(answer=replying(400, {"error": f"key {spell(key)} may not do this"})) as api:
+        said = str(fails(teacher("openai", api.url), CONVERSATION))
+    assert "may not do this" in said
+    assert "***" in said
+    assert not re.search(r"canary|c2stY2FuYX", said, re.IGNORECASE)
+
+
+@pytest.mark.parametrize("status", [403, 429, 500, 503, 504])
+def test_a_list_of_models_that_fails_is_asked_once_and_says_nothing_of_the_pace(teacher, status, caplog):
+    with misbehaving_api.serve(Faults(models_status=status)) as api:
+        engine = teacher("openai", api.url)
+        asyncio.run(asyncio.wait_for(engine.open(), 10))
+        assert engine.figures()["concurrency"] == engine._teacher.concurrency
+    assert "its models cannot be listed" in caplog.text
 
 
 # A real server of both protocols

@@ -11,7 +11,7 @@ from ray.job_submission import JobStatus
 
 from engine.backends import ray_cluster as backend
 from engine.clusterfile import Cluster
-from engine.errors import CapacityError, StageError
+from engine.errors import CapacityError, SpecError, StageError
 from engine.layout import Layout
 
 
@@ -71,6 +71,15 @@ def test_a_cluster_that_wants_a_token_says_so(monkeypatch):
     with pytest.raises(CapacityError, match="RAY_AUTH_MODE=token"):
         backend.submit(cluster, "true", secrets={}, on_log=print)
     server.shutdown()
+
+
+@pytest.mark.parametrize("env", [{"LAB_ACCESS": "other"}, {"HARMLESS": "sk-canary"}])
+def test_a_key_in_the_clusters_env_is_refused_before_anything_is_sent(env, monkeypatch):
+    monkeypatch.setattr(backend, "_job_client", lambda cluster: pytest.fail("a connection was made"))
+    cluster = Cluster(name="c", address="http://127.0.0.1:1", env=env)
+    with pytest.raises(SpecError, match="is a key that the job names, or has the value of one") as refused:
+        backend.submit(cluster, "true", secrets={"LAB_ACCESS": "sk-canary"}, on_log=print)
+    assert "sk-canary" not in str(refused.value)
 
 
 def test_what_a_submitted_job_was_given_is_not_told_to_ray_again(monkeypatch, tmp_path):

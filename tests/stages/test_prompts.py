@@ -4,7 +4,9 @@ import random
 import re
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,9 +14,10 @@ import pytest
 from engine.errors import InputError
 from engine.progress import Context
 from engine.records import PROMPT, Prompt, prompt_hash, prompt_id_of, read_tables, to_rows
-from engine.rundir import load_manifest, publish, stage_files
+from engine.rundir import content_identity, load_manifest, publish, stage_files
 from engine.spec import FieldMap, PromptsSpec
 from engine.stages import prompts
+from engine.stages.prompts.readers import data_files
 
 CTX = Context(job="t", task="math", seed=0)
 
@@ -491,3 +494,159 @@ def test_an_array_under_another_name_says_what_it_is(tmp_path):
     (tmp_path / "a.jsonl").write_text("[\n" + json.dumps(ROWS[0]) + ",\n" + json.dumps(ROWS[1]) + "\n]\n")
     with pytest.raises(InputError, match=r"this is one JSON array .* name it \.json"):
         run(tmp_path, train=str(tmp_path / "a.jsonl"))
+
+
+# What else people have
+
+
+def arrow_folder(folder, rows, name="data-00000-of-00001.arrow"):
+    folder.mkdir(parents=True, exist_ok=True)
+    table = pa.Table.from_pylist(rows)
+    with pa.OSFile(str(folder / name), "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
+        stream.write_table(table)
+    (folder / "state.json").write_text('{"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}')
+    return folder
+
+
+def texts(split):
+    return [row.messages[-1]["content"] for row in split["train"]]
+
+
+def test_a_folder_of_several_splits_is_refused_with_their_names(tmp_path):
+    for name in ("train", "test"):
+        arrow_folder(tmp_path / "ds" / name, ROWS)
+    (tmp_path / "ds/dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    with pytest.raises(InputError, match=r"holds several splits; name one in its place, e.g. of .*ds/train, .*ds/test"):
+        run(tmp_path, train=str(tmp_path / "ds"))
+    _, split, _ = run(tmp_path, train=str(tmp_path / "ds/train"))
+    assert len(split["train"]) == len(ROWS)
+
+
+def test_what_a_library_cached_is_not_read_and_all_that_is_not_read_is_listed(tmp_path):
+    folder = arrow_folder(tmp_path / "ds", ROWS)
+    arrow_folder(folder, [{"prompt": "MAPPED"}], "cache-1c80317fa3b1799d.arrow")
+    write(folder / "A.JSONL", {"prompt": "capital"})
+    write(folder / "b.ndjson", {"prompt": "another ending"})
+    (folder / "cache").mkdir()
+    write(folder / "cache/old.jsonl", {"prompt": "OLD"})
+    (folder / "empty.jsonl").touch()
+    (folder / "README.txt").write_text("not data")
+    counts, split, _ = run(tmp_path, train=str(folder))
+    assert set(texts(split)) == {row["prompt"] for row in ROWS} | {"capital", "another ending"}
+    names = {Path(path).name for path in counts.info["skipped_files"]}
+    assert names == {"cache-1c80317fa3b1799d.arrow", "old.jsonl", "empty.jsonl", "README.txt", "state.json"}
+    (line,) = [line for line in prompts.head_lines(PromptsSpec(train=str(folder)), "math", []) if "are not read" in line]
+    assert line.startswith("5 other files")
+
+
+def test_a_foreign_file_in_a_folder_changes_no_identity(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    write(folder / "a.jsonl", {"prompt": "p"})
+    cache = tmp_path / "cache.json"
+    before = content_identity(str(folder), cache, lambda path: data_files(path)[0])
+    for name in ("README.txt", ".ipynb_checkpoints/a.jsonl", "dataset_info.json", "cache/x.parquet"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("{}")
+    assert content_identity(str(folder), cache, lambda path: data_files(path)[0]) == before
+    write(folder / "b.jsonl", {"prompt": "q"})
+    assert content_identity(str(folder), cache, lambda path: data_files(path)[0]) != before
+
+
+def test_a_mapped_system_message_stands_before_a_conversation_too(tmp_path):
+    turns = [{"role": "user", "content": "Hi"}]
+    own = [{"role": "system", "content": "Own."}, *turns]
+    source = write(tmp_path / "a.jsonl", {"messages": turns, "sys": "Be brief."}, {"messages": own, "sys": "Other."})
+    _, split, _ = run(tmp_path, train=source, fields=FieldMap(system="sys"))
+    assert [row.messages[0]["content"] for row in split["train"]] == ["Be brief.", "Own."]
+
+
+def test_a_mapped_column_that_is_not_read_is_named(tmp_path):
+    source = write(tmp_path / "a.jsonl", {"messages": [{"role": "user", "content": "Hi"}], "prompt": "unread"})
+    (line,) = prompts.head_lines(PromptsSpec(train=source), "math", [])
+    assert "not used: prompt" in line
+
+
+@pytest.mark.parametrize(("value", "told"), [(17, "Is it prime?\n\n17"), ("", "Is it prime?"), (None, "Is it prime?")])
+def test_alpacas_second_column_may_be_a_number(tmp_path, value, told):
+    source = write(tmp_path / "a.jsonl", {"instruction": "Is it prime?", "input": value, "output": "yes"})
+    _, split, _ = run(tmp_path, train=source, fields=FieldMap(prompt="instruction", reference="output"))
+    assert texts(split) == [told]
+
+
+def test_an_empty_column_of_a_template_is_an_empty_text_and_names_may_have_spaces(tmp_path):
+    rows = [{"Question Text": "Why?", "hint": ""}, {"Question Text": "How?", "hint": None}, {"Question Text": "Who?", "hint": 3}]
+    counts, split, _ = run(tmp_path, train=write(tmp_path / "a.jsonl", *rows), template="{Question Text}|{hint}")
+    assert texts(split) == ["Why?|", "Who?|3"]
+    assert counts.dropped == {"missing_field": 1}
+
+
+def test_scalars_of_parquet_are_text_and_columns_that_nobody_reads_cost_nothing(tmp_path):
+    late = pa.array([[2**62]], pa.list_(pa.timestamp("us")))
+    broken = pa.StringArray.from_buffers(1, pa.py_buffer(np.array([0, 2], np.int32)), pa.py_buffer(b"\xff\xfe"))
+    columns = {
+        " prompt ": pa.array([5]), "reference": pa.array([b"0.1"]), "weight": pa.array([0.1], pa.float32()), "late": late, "broken": broken,
+    }
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    _, split, _ = run(tmp_path, train=str(tmp_path / "a.parquet"))
+    assert (texts(split), split["train"][0].reference) == (["5"], "0.1")
+    assert json.loads(split["train"][0].meta)["weight"] == 0.1
+
+
+def test_a_broken_text_in_the_column_that_is_read_costs_its_row(tmp_path):
+    broken = pa.StringArray.from_buffers(2, pa.py_buffer(np.array([0, 2, 4], np.int32)), pa.py_buffer(b"ok\xff\xfe"))
+    pq.write_table(pa.table({"prompt": broken}), tmp_path / "a.parquet")
+    counts, split, _ = run(tmp_path, train=str(tmp_path / "a.parquet"))
+    assert (texts(split), counts.dropped) == (["ok"], {"invalid_utf8": 1})
+
+
+@pytest.mark.parametrize(("reference", "first"), [
+    ({"value": "x", "aliases": None}, "x"), ({"value": "x", "aliases": "yes"}, "x"), ({"answer": "x"}, "x"),
+    ([{"text": "x"}, {"text": "y"}], "x"),
+])
+def test_references_in_maps_are_found(tmp_path, reference, first):
+    _, split, _ = run(tmp_path, train=write(tmp_path / "a.jsonl", {"prompt": "p", "reference": reference}))
+    assert split["train"][0].reference == first
+
+
+def test_a_map_that_holds_no_known_reference_is_named(tmp_path):
+    source = write(tmp_path / "a.jsonl", {"prompt": "p", "reference": {"what": "x"}}, {"prompt": "q"})
+    assert run(tmp_path, train=source)[0].dropped == {"unknown_reference": 1}
+
+
+@pytest.mark.parametrize(("name", "content"), [
+    ("a.jsonl.gz", gzip.compress(b'{"prompt": "p"}\n' * 2000)[:40]), ("a.jsonl.gz", b"no gzip at all"), ("a.jsonl.zst", b"no zstd at all"),
+    ("a.jsonl", '{"prompt": "p"}'.encode("utf-16-le")), ("a.csv", "prompt\np\n".encode("utf-32-le")),
+    ("a.jsonl", b'[{"prompt": "p"}, {"prompt": "q"}]'), ("a.jsonl", b'[{"prompt": "p"},\n{"prompt": "q"}]'),
+])
+def test_a_file_that_is_not_what_its_name_says_is_named_with_a_way_out(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=rf"{name}.*(written as its name says|looks like UTF-16|JSON array)"):
+        run(tmp_path, train=str(tmp_path / name))
+    assert prompts.head_problems(PromptsSpec(train=str(tmp_path / name)))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+def test_a_mark_tells_the_encoding(tmp_path, encoding):
+    (tmp_path / "a.jsonl").write_bytes('{"prompt": "Grüße"}\n'.encode(encoding))
+    assert texts(run(tmp_path, train=str(tmp_path / "a.jsonl"))[1]) == ["Grüße"]
+
+
+@pytest.mark.parametrize(("name", "content", "prompt", "reference"), [
+    ("a.tsv", "prompt\treference, gold\np\tr\n", "p", None), ("a.csv", "prompt;reference, gold\np;r\nq;s\n", "p", None),
+    ("a.csv", "\n\nprompt,reference\np,r\n", "p", "r"), ("a.csv", "sep=;\nprompt;reference\np, q;r\n", "p, q", "r"),
+    ("a.csv", "prompt,reference,,\np,r,,\n", "p", "r"), ("a.csv", "prompt,reference\n    return x,r\n", "    return x", "r"),
+    ("a.csv", 'prompt, reference\n"p, q", "r"\n', "p, q", "r"),
+])
+def test_tables_as_spreadsheets_write_them(tmp_path, name, content, prompt, reference):
+    (tmp_path / name).write_text(content)
+    _, split, _ = run(tmp_path, train=str(tmp_path / name))
+    assert (texts(split)[0], split["train"][0].reference) == (prompt, reference)
+
+
+@pytest.mark.parametrize("role", ["Human", "HUMAN", "User"])
+@pytest.mark.parametrize("other", ["GPT", "chatgpt", "bing", "bard", "model"])
+def test_names_of_roles_in_many_spellings(tmp_path, role, other):
+    turns = [{"from": role, "value": "Hi"}, {"from": other, "value": "Ho"}]
+    _, split, _ = run(tmp_path, train=write(tmp_path / "a.jsonl", {"conversations": turns}))
+    assert (split["train"][0].messages, split["train"][0].reference) == ([{"role": "user", "content": "Hi"}], "Ho")

@@ -27,6 +27,7 @@ from engine.stages.prompts.rows import columns_of, columns_read, prompt_of
 _SPLITS = ("validation", "train")  # in the order of reading: a prompt that is in both stays in validation
 _HEAD_FILES = 8  # per split: a folder may hold thousands
 _HEAD_ROWS = 200
+_SHOWN_FILES = 5
 
 
 def run(spec: PromptsSpec, inputs: dict[str, Path], out: Path, ctx: Context) -> Counts:
@@ -153,15 +154,21 @@ def head_problems(spec: PromptsSpec) -> list[str]:
 def head_lines(spec: PromptsSpec, task: str, used: Collection[str]) -> list[str]:
     """A sentence per source file: what its first rows become, which references the task can read, and which columns nothing reads."""
     lines = [head.line(task, used=used) for split in _SPLITS for head in heads(spec, split)]
-    more = sum(max(0, len(source_files(spec, split, [])) - _HEAD_FILES) for split in _SPLITS)
-    return [*lines, *([f"{more:,} more files were not looked at"] if more else [])]
+    skipped: list[Path] = []
+    more = sum(max(0, len(source_files(spec, split, skipped)) - _HEAD_FILES) for split in _SPLITS)
+    if more:
+        lines.append(f"{more:,} more files were not looked at")
+    if skipped:
+        shown = ", ".join(map(str, skipped[:_SHOWN_FILES])) + (", …" if len(skipped) > _SHOWN_FILES else "")
+        lines.append(f"{len(skipped):,} other files in these folders are not read: {shown}")
+    return lines
 
 
 def load_prompts(path: Path, spec: PromptsSpec, task: str, split: str) -> Iterator[tuple[int, Prompt | BadRow]]:
     """The prompts of one file with their lines (rows of Parquet count from 1), and a BadRow for every line that gives none."""
     for line, row in islice(read_rows(path), spec.limit):
         try:
-            yield line, prompt_of(columns_of(row), path, line, spec, task, split)
+            yield line, prompt_of(columns_of(row, spec.fields.prompt), path, line, spec, task, split)
         except BadRow as bad:
             yield line, bad
         except UnicodeError:  # also a lone surrogate: `\ud800` in JSON, or a byte of a CSV file that is not UTF-8

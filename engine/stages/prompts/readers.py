@@ -11,6 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from engine.spec import PromptsSpec
 
 _COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 _DELIMITERS = ",;\t|"
-_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}  # the two marks of UTF-16
+_MARKS = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}  # the longer first
 MOST_LINES = 10_000  # of one record of CSV; a quote that is never closed would swallow the file
 
 
@@ -36,15 +37,17 @@ Row = dict[str, Any] | bytes | pa.RecordBatch | BadRow  # columns, a line of JSO
 def source_files(spec: PromptsSpec, split: str, skipped: list[Path]) -> list[Path]:
     """The data files of a split in order, folders expanded. InputError for what is missing, empty or of another kind.
 
-    Foreign files of a folder go to `skipped`: hidden names (of editors, notebooks, file systems and caches), and JSON that holds no rows.
+    All other files of a folder go to `skipped` (see `data_files`).
     """
     source = getattr(spec, split) or []
     files = []
     for path in map(Path, [source] if isinstance(source, str) else source):
-        below = sorted(p for p in path.rglob("*") if kind_of(p) in READERS and p.is_file()) if path.is_dir() else [path]
-        foreign = {p for p in below if path.is_dir() and _is_foreign(p, path)}
-        skipped += sorted(foreign)
-        files += [p for p in below if p not in foreign] or [path]
+        if path.is_dir():
+            found, left = data_files(path)
+            skipped += left
+            files += found or [path]
+        else:
+            files.append(path)
     for path in files:
         if not path.exists():
             raise InputError(f"prompts.{split}: {path} does not exist; correct the path")
@@ -55,8 +58,27 @@ def source_files(spec: PromptsSpec, split: str, skipped: list[Path]) -> list[Pat
     return files
 
 
+def data_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The files below a folder that hold rows, and all others: hidden names and caches (of editors, notebooks, file systems, libraries),
+    empty files, other kinds, JSON that holds no rows, and what a `datasets` folder does not list.
+
+    InputError for a folder of several splits: which of them is meant cannot be guessed.
+    """
+    every = sorted(path for path in folder.rglob("*") if path.is_file())
+    for path in every:
+        if path.name == "dataset_dict.json":
+            splits = ", ".join(str(path.parent / name) for name in json.loads(path.read_text()).get("splits", []))
+            raise InputError(f"{path.parent} holds several splits; name one in its place, e.g. of {splits}")
+    found = [path for path in every if not _is_foreign(path, folder)]
+    return found, [path for path in every if path not in set(found)]
+
+
 def _is_foreign(path: Path, folder: Path) -> bool:
-    if any(part[0] in "._" for part in path.relative_to(folder).parts):
+    if any(part[0] in "._" or part.lower() in ("cache", "__macosx") for part in path.relative_to(folder).parts):
+        return True
+    if kind_of(path) not in READERS or not path.stat().st_size:
+        return True
+    if kind_of(path) == ".arrow" and path.name.startswith("cache-"):  # what `map` left in a `datasets` folder
         return True
     if kind_of(path) != ".json":
         return False
@@ -65,20 +87,26 @@ def _is_foreign(path: Path, folder: Path) -> bool:
 
 
 def kind_of(path: Path) -> str:
-    """The ending that says how a file is written, without that of a compression."""
-    return Path(path.stem).suffix if path.suffix in _COMPRESSED else path.suffix
+    """The ending that says how a file is written, in small letters, without that of a compression."""
+    return (Path(path.stem).suffix if path.suffix.lower() in _COMPRESSED else path.suffix).lower()
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
-    """Each row of a file with its line (rows of Parquet and Arrow, and items of a JSON array, count from 1)."""
-    return READERS[kind_of(path)](path)
+    """Each row of a file with its line (rows of Parquet and Arrow, and items of a JSON array, count from 1).
+
+    InputError for a file that is cut or is not written as its name says.
+    """
+    try:
+        yield from READERS[kind_of(path)](path)
+    except (OSError, EOFError, UnicodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); is it whole, and written as its name says? Copy or write it again") from None
 
 
 def require_one_schema(files: list[Path]) -> None:
     """InputError where a column has another type in one Parquet file of a split than in an earlier one."""
     seen: dict[str, tuple[str, Path]] = {}
     for path in files:
-        for column in _parquet_schema(path) if path.suffix == ".parquet" else ():
+        for column in _parquet_schema(path) if kind_of(path) == ".parquet" else ():
             kind = _kind(column.type)
             first, place = seen.setdefault(column.name, (kind, path)) if kind != "null" else (kind, path)
             if first != kind:
@@ -102,10 +130,14 @@ def _kind(column: pa.DataType) -> str:
 def _opened(path: Path) -> Iterator[io.BufferedIOBase]:
     """The file's bytes, decompressed; UTF-16 with a mark comes out as UTF-8."""
     with path.open("rb") as raw:
-        packed = pa.input_stream(raw, compression=_COMPRESSED[path.suffix]) if path.suffix in _COMPRESSED else None
-        data = io.BufferedReader(packed) if packed else raw
-        if encoding := _MARKS.get(data.peek(2)[:2]):
-            data = io.BufferedReader(_Recoded(io.TextIOWrapper(data, encoding, errors="surrogatepass", newline="")))
+        compression = _COMPRESSED.get(path.suffix.lower())
+        data = io.BufferedReader(pa.input_stream(raw, compression=compression)) if compression else raw
+        head = data.peek(64)[:64]
+        encoding = next((encoding for mark, encoding in _MARKS.items() if head.startswith(mark)), None)
+        if encoding is None and len(head) > 3 and max(head[::2].count(0), head[1::2].count(0)) > len(head) / 4:
+            raise InputError(f"{path}: looks like UTF-16 or UTF-32 without its mark; save it as UTF-8")
+        if encoding:
+            data = io.BufferedReader(_Recoded(io.TextIOWrapper(data, encoding, errors="replace", newline="")))
         yield data
 
 
@@ -120,7 +152,7 @@ class _Recoded(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         if not self._left:
-            self._left = self._text.read(len(buffer)).encode(errors="surrogatepass")
+            self._left = self._text.read(len(buffer)).encode(errors="replace")
         taken = self._left[: len(buffer)]
         buffer[: len(taken)] = taken
         self._left = self._left[len(taken) :]
@@ -130,7 +162,7 @@ class _Recoded(io.RawIOBase):
 def _read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
     with _opened(path) as lines:
         for line, text in enumerate(lines, 1):
-            if line == 1 and text.strip().removeprefix(b"\xef\xbb\xbf") == b"[":
+            if line == 1 and text.strip().removeprefix(b"\xef\xbb\xbf").startswith(b"["):
                 raise InputError(f"{path}:1: this is one JSON array and not a line per row; name it .json, or write a line per row")
             if text.strip():
                 yield line, text
@@ -166,11 +198,10 @@ class _Lines:
         self.number += 1
         return line
 
-    def peek(self) -> str:
-        """The next line, which is read again; "" at the end."""
-        if not self._ahead and (line := next(self._text, "")):
-            self._ahead.append(line)
-        return self._ahead[-1] if self._ahead else ""
+    def peek(self, count: int) -> list[str]:
+        """The next lines, fewer at the end, which are read again."""
+        self._ahead = [*reversed(list(islice(self._text, count - len(self._ahead)))), *self._ahead]
+        return self._ahead[::-1][:count]
 
     def give_back(self) -> None:
         """All lines of the record but its first are read again."""
@@ -184,13 +215,11 @@ def _read_csv(path: Path) -> Iterator[tuple[int, Row]]:
     with _opened(path) as data:
         lines = _Lines(io.TextIOWrapper(data, "utf-8-sig", errors="surrogateescape", newline=""))
         header: list[str] | None = None
-        delimiter = ","
+        delimiter, spaced = _form_of(lines, kind_of(path))
         while True:
             lines.record, line = [], lines.number + 1
             try:
-                if header is None:
-                    delimiter = _delimiter_of(lines.peek())
-                cells = next(csv.reader(lines, strict=True, delimiter=delimiter, skipinitialspace=True), None)
+                cells = next(csv.reader(lines, strict=True, delimiter=delimiter, skipinitialspace=spaced), None)
             except csv.Error:
                 lines.give_back()
                 yield line, BadRow("broken_csv")
@@ -199,21 +228,41 @@ def _read_csv(path: Path) -> Iterator[tuple[int, Row]]:
                 return
             if header is None:
                 header = [name.strip() for name in cells]
-                if twice := [name for name, count in Counter(header).items() if count > 1]:
+                if twice := [name for name, count in Counter(header).items() if name and count > 1]:
                     raise InputError(f"{path}:1: the column {twice[0]!r} is there twice; rename one of them")
             elif cells and len(cells) != len(header):
                 lines.give_back()  # a quote that closes in a later line has swallowed rows
                 yield line, BadRow("wrong_column_count")
             elif cells:  # not a blank line
-                yield line, dict(zip(header, cells, strict=True))
+                yield line, {name: cell for name, cell in zip(header, cells, strict=True) if name}  # spreadsheets leave empty columns
 
 
-def _delimiter_of(header: str) -> str:
-    """The one that is most often in the header; a comma where there is none."""
-    return max(_DELIMITERS, key=header.count)
+def _form_of(lines: _Lines, kind: str) -> tuple[str, bool]:
+    """The delimiter, and whether a space follows it; takes off blank lines and Excel's `sep=;` before the header.
+
+    It is the one by which most of the next lines have as many cells as the header; of several, the one that is most often there.
+    """
+    told = None
+    while (ahead := lines.peek(1)) and (not ahead[0].strip() or ahead[0].lower().startswith("sep=")):
+        told = ahead[0].strip()[4:5] or told
+        next(lines)
+        lines.record = []
+    header, *following = lines.peek(20) or [""]
+    if told or (kind == ".tsv" and "\t" in header):
+        delimiter = told or "\t"
+    else:
+        def agreeing(delimiter: str) -> tuple[int, int]:
+            cells = [len(row) for row in csv.reader([header, *following], delimiter=delimiter)]
+            return (sum(count == cells[0] for count in cells[1:]) if cells and cells[0] > 1 else -1), header.count(delimiter)
+
+        delimiter = max(_DELIMITERS, key=agreeing)
+    return delimiter, f"{delimiter} " in header
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[int, Row]]:
+    names = Counter(name.strip() for name in _parquet_schema(path).names)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise InputError(f"{path}: the column {twice[0]!r} is there twice; rename one of them")
     with _readable(path):
         yield from enumerate((batch.slice(row, 1) for batch in pq.ParquetFile(path).iter_batches() for row in range(len(batch))), 1)
 
@@ -240,4 +289,5 @@ def _readable(path: Path) -> Iterator[None]:
 
 READERS: dict[str, Callable[[Path], Iterator[tuple[int, Row]]]] = {
     ".jsonl": _read_jsonl, ".parquet": _read_parquet, ".csv": _read_csv, ".tsv": _read_csv, ".json": _read_json, ".arrow": _read_arrow,
+    ".ndjson": _read_jsonl,
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import logging
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -25,8 +26,9 @@ from engine.records import Messages, Signal, arrays, bare_prompt, count_unsigned
 from engine.spec import TrainSpec
 from engine.stages.train.alignment import align, special_ids, token_starts
 
-COMPARED = 200  # examples of each file that are decoded and compared with their stored answers
-MOST_DIFFERING = 0.05  # of those
+_log = logging.getLogger(__name__)
+
+MOST_DIFFERING = 0.05  # of the examples of a file
 LEAST_ALIGNED = 0.1  # tokenizers of one text agree at far more places; less means that one of them is not what wrote or reads it
 
 
@@ -94,33 +96,31 @@ def _check_signal(table: pa.Table, file: str, loss: str, metadata: dict[str, Any
 
 
 def _as_answered(rows: Iterator[TokenSequence], table: pa.Table, file: str, tokenizer: Any) -> Iterator[TokenSequence]:
-    """The same sequences. StageError if what they teach is not what was answered: some of them are decoded and compared.
+    """The same sequences. StageError if what they teach, decoded, is not what was answered.
 
-    Few may differ, as a tokenizer may spell a rare character otherwise; ids of other answers, or a tokenizer that has no tokens for
-    them, differ in most.
+    Few may differ, and a warning tells how many, as a tokenizer may spell a rare character otherwise; ids of other answers, or a tokenizer
+    that has no tokens for them, differ in most.
     """
-    stride = max(1, table.num_rows // COMPARED)
-    differing = compared = 0
-    example = ("", "")
-    for number, row in enumerate(rows):
-        if number % stride == 0:
-            learnt, answered = tokenizer.decode(row.ids[row.is_target]), table["messages"][number].as_py()[-1]["content"]
-            compared += 1
-            if _comparable(answered) not in _comparable(learnt):
-                differing, example = differing + 1, (answered, learnt)
+    differing, example = 0, ("", "")
+    for row, messages in zip(rows, table["messages"], strict=True):
+        learnt, answered = tokenizer.decode(row.ids[row.is_target]), messages[-1]["content"].as_py()
+        if _comparable(answered) not in _comparable(learnt):
+            differing, example = differing + 1, (answered, learnt)
         yield row
-    if differing > MOST_DIFFERING * compared:
-        answered, learnt = (repr(text[:80]) for text in example)
+    answered, learnt = (repr(text[:80]) for text in example)
+    told = f"{differing} of {table.num_rows} examples of {file} teach another text than their answer, e.g. {learnt} where {answered}"
+    if differing > MOST_DIFFERING * table.num_rows:
         raise StageError(
-            f"train: {differing} of {compared} examples of {file} that were compared would teach another text than their answer, e.g."
-            f" {learnt} where {answered} was answered; is train.tokenizer the one of these answers, and did a filter change their text?"
+            f"train: {told} was answered; is train.tokenizer the one of these answers, and did a filter change their text?"
             " Generate and curate again, or set train.tokenizer to one that has tokens for them"
         )
+    if differing:
+        _log.warning("train: %s was answered", told)
 
 
 def _comparable(text: str) -> str:
-    """Templates strip and re-wrap answers, tokenizers compose accents: the answer stays the same."""
-    return unicodedata.normalize("NFKC", "".join(text.split()))
+    """Decoders put spaces where they like, and tokenizers compose accents: the answer stays the same."""
+    return unicodedata.normalize("NFC", "".join(text.split()))
 
 
 def _check_template(table: pa.Table, file: str, tokenizer: Any) -> None:
@@ -202,13 +202,13 @@ def _conversation(messages: Messages, tokenizer: Any, learn_turns: str) -> Token
         )
     borders = [*map(len, openings), len(whole)]
     context, *added = (_tokens(whole[start:end], tokenizer) for start, end in itertools.pairwise([0, *borders]))
-    added[-1] = _up_to_its_end(added[-1], tokenizer.eos_token_id)
+    added[-1] = _up_to_its_end(added[-1], tokenizer)
     learned = [
         _answer_length(tokens, _spell(messages[: turn + 1], tokenizer)[border:], tokenizer)
         for turn, tokens, border in zip(turns, added, borders, strict=False)
     ]
     for turn, (start, end) in zip((*turns, last), itertools.pairwise(borders), strict=True):
-        if _comparable(messages[turn]["content"]) not in _comparable(whole[start:end]):
+        if messages[turn]["content"].strip() not in whole[start:end]:
             raise StageError(
                 "train: the student's chat template leaves out a part of the answers (templates of reasoning models cut what stands before"
                 " </think>), so the student would not learn what the teacher said; set train.tokenizer to one whose template keeps it"
@@ -232,10 +232,13 @@ def _tokens(text: str, tokenizer: Any) -> list[int]:
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def _up_to_its_end(answer: list[int], eos: int | None) -> list[int]:
+def _up_to_its_end(answer: list[int], tokenizer: Any) -> list[int]:
     """The last answer's tokens up to the end-of-sequence token: templates often add a line break, which no server ever generates."""
+    eos = tokenizer.eos_token_id
     if eos in answer:
-        return answer[: len(answer) - answer[::-1].index(eos)]
+        end = len(answer) - answer[::-1].index(eos)
+        if not tokenizer.decode(answer[end:], skip_special_tokens=True).strip():  # else it is one that the answer speaks of
+            return answer[:end]
     return answer if eos is None else [*answer, eos]  # without it the student would never learn to stop
 
 

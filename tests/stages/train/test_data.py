@@ -142,7 +142,7 @@ def test_a_template_that_cuts_an_answer_is_refused(
     assert target_words(learned, make_tokenizer(words, kept)) == "because 2 </think> is 5 <eos>"
 
 
-@pytest.mark.parametrize("change", [".replace('is', '')", ".upper()", "[:8]", "|replace('2', '5')", ".split()[0]"])
+@pytest.mark.parametrize("change", [".replace('is', '')", ".upper()", "[:8]", "|replace('2', '5')", ".split()[0]", ".split()|join('\n')"])
 def test_a_template_that_changes_an_answer_is_refused(change: str, make_tokenizer: Callable[..., Any]) -> None:
     words = ["<pad>", "<eos>", "<user>", "<assistant>", "because", "BECAUSE", "is", "IS", "2", "5"]
     changed = (
@@ -154,6 +154,17 @@ def test_a_template_that_changes_an_answer_is_refused(change: str, make_tokenize
         _conversation(turns, make_tokenizer(words, changed), "last")
 
 
+def test_an_answer_that_speaks_of_the_end_mark_is_learnt_whole(make_tokenizer: Callable[..., Any]) -> None:
+    words = ["<pad>", "<eos>", "<user>", "<assistant>", "write", "then", "stop", "5"]
+    template = (  # without an end of its own
+        "{% for m in messages %}{{ '<' + m.role + '> ' + m.content + ' ' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<assistant> ' }}{% endif %}"
+    )
+    tokenizer = make_tokenizer(words, template)
+    row = _conversation([{"role": "user", "content": "5"}, {"role": "assistant", "content": "write <eos> then stop"}], tokenizer, "last")
+    assert target_words(row, tokenizer) == "write <eos> then stop <eos>"
+
+
 def test_a_tokenizer_without_tokens_for_the_answers_is_refused(
     write_curated: Callable[..., Path], make_tokenizer: Callable[..., Any]
 ) -> None:
@@ -163,7 +174,7 @@ def test_a_tokenizer_without_tokens_for_the_answers_is_refused(
 
 
 def test_ids_of_another_answer_than_the_text_are_refused_where_they_are_many(
-    write_curated: Callable[..., Path], tokenizer: Any
+    write_curated: Callable[..., Path], tokenizer: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The text is what a filter may have changed; the ids are what would be learnt."""
     (file,) = stage_files(write_curated(), "data/train-")
@@ -177,8 +188,9 @@ def test_ids_of_another_answer_than_the_text_are_refused_where_they_are_many(
 
     write(3)
     assert len(list(load_sequences([file], SFT, tokenizer, 48))) == 60
+    assert "3 of 60 examples" in caplog.text
     write(4)
-    with pytest.raises(StageError, match=r"4 of 60 examples .* would teach another text than their answer, .* where 'is 7' was answered"):
+    with pytest.raises(StageError, match=r"4 of 60 examples .* teach another text than their answer, .* where 'is 7' was answered"):
         list(load_sequences([file], SFT, tokenizer, 48))
 
 

@@ -17,7 +17,7 @@ import pytest
 from fake_trainer import FakeEngine
 from torch import distributed
 
-from engine.errors import Preempted, StageError
+from engine.errors import Preempted, StageError, Stopped
 from engine.spec import TrainSpec
 from engine.stages.train import checkpoints
 from engine.stages.train.blocks import Blocks
@@ -147,7 +147,7 @@ def test_a_validation_loss_that_is_not_finite_is_never_saved(folder: Path) -> No
 
 
 @pytest.mark.parametrize(("request_", "error", "message"), [
-    (STOP, StageError, r"stopped as asked; step 5 of 16 is saved, and the same command resumes"),
+    (STOP, Stopped, r"stopped as asked; step 5 of 16 is saved, and the same command resumes"),
     (PREEMPTED, Preempted, r"a node goes away; step 5 of 16 is saved"),
 ])
 def test_a_request_saves_first_and_the_resume_loses_no_step(
