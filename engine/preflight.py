@@ -128,7 +128,11 @@ def _vocabulary(model: str) -> Any:
 
 def _training_problems(job: JobSpec) -> Iterator[str]:
     """Settings that need a package, a GPU or data that are not there, and folders that each node would understand otherwise."""
+    from engine.stages.prompts import holds_unlearnt
+
     train = job.train
+    if train.learn_turns == "all" and holds_unlearnt(job.prompts):
+        yield "train.learn_turns: all would learn answers that the prompt files give weight 0; set learn_turns: last"
     if train.attention in ("flash_attention_2", "flex_attention") and job.device == "cpu":
         yield f"train.attention={train.attention} wants GPUs; set attention: sdpa, or device: gpu"
     wanted = {f"train.trackers: {name}": name for name in train.trackers}

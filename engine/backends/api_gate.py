@@ -31,7 +31,7 @@ TOO_LONG = re.compile(
     r"|`?inputs`? tokens|model token limit|n_ctx",
     re.IGNORECASE,
 )
-UNREACHED = "x-distill-unreached"  # header of a reply that this Gate made up, because none came
+UNREACHED = "x-distill-unreached"  # header of a reply that this Gate made up, because nobody is at the address
 
 failures: ContextVar[int] = ContextVar("failures", default=0)
 tries_allowed: ContextVar[int | None] = ContextVar("tries_allowed", default=None)
@@ -207,7 +207,8 @@ class Gate(httpx2.AsyncClient):
         except TimeoutError:
             status, problem = 504, f"no answer within {self._timeout_s:g} s"
         except httpx2.RequestError as error:
-            lost, problem, unreached = not isinstance(error, httpx2.ConnectError), type(error).__name__, {UNREACHED: "1"}
+            reached = not isinstance(error, httpx2.ConnectError)
+            lost, problem, unreached = reached, type(error).__name__, {} if reached else {UNREACHED: "1"}
         except ValueError:
             page = _PAGE.search(response.text)
             problem = f"a page in place of an answer: {words_of(response.text)[:200]}" if page else "the answer is cut"

@@ -650,3 +650,21 @@ def test_names_of_roles_in_many_spellings(tmp_path, role, other):
     turns = [{"from": role, "value": "Hi"}, {"from": other, "value": "Ho"}]
     _, split, _ = run(tmp_path, train=write(tmp_path / "a.jsonl", {"conversations": turns}))
     assert (split["train"][0].messages, split["train"][0].reference) == ([{"role": "user", "content": "Hi"}], "Ho")
+
+
+def test_an_arrow_file_is_read_in_both_of_arrows_formats(tmp_path):
+    table = pa.Table.from_pylist(ROWS)
+    with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    _, split, _ = run(tmp_path, train=str(tmp_path / "a.arrow"))
+    assert texts(split) == [row["prompt"] for row in ROWS]
+
+
+def test_answers_of_weight_0_inside_a_conversation_are_told(tmp_path):
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "bad", "weight": 0}, {"role": "user", "content": "b"}]
+    source = write(tmp_path / "a.jsonl", {"messages": turns}, {"messages": turns[-1:]})
+    counts, split, _ = run(tmp_path, train=source)
+    assert json.loads(split["train"][0].meta) == {"turns_of_weight_0": [1]}
+    assert any("1 conversations hold answers of weight 0" in warning for warning in counts.info["warnings"])
+    assert prompts.holds_unlearnt(PromptsSpec(train=source))
+    assert not prompts.holds_unlearnt(PromptsSpec(train=str(tmp_path / "away.jsonl")))

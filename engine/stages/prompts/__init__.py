@@ -9,6 +9,7 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -22,7 +23,7 @@ from engine.records import PROMPT, Prompt, derive_seed, to_table, write_parquet
 from engine.rundir import Counts
 from engine.spec import FieldMap, PromptsSpec
 from engine.stages.prompts.readers import BadRow, read_rows, require_one_schema, source_files
-from engine.stages.prompts.rows import columns_of, columns_read, prompt_of
+from engine.stages.prompts.rows import UNLEARNT, columns_of, columns_read, prompt_of
 
 _SPLITS = ("validation", "train")  # in the order of reading: a prompt that is in both stays in validation
 _HEAD_FILES = 8  # per split: a folder may hold thousands
@@ -38,7 +39,7 @@ def run(spec: PromptsSpec, inputs: dict[str, Path], out: Path, ctx: Context) -> 
     files: dict[str, int] = {}
     quarantine: list[dict[str, str | int]] = []  # places and reasons, never the content
     dropped: Counter[str] = Counter()
-    rows_in = several = 0
+    rows_in = several = unlearnt = 0
     skipped: list[Path] = []
     sources = {split: source_files(spec, split, skipped) for split in _SPLITS}
     for paths in sources.values():
@@ -54,6 +55,7 @@ def run(spec: PromptsSpec, inputs: dict[str, Path], out: Path, ctx: Context) -> 
                 dropped[reason] += 1
             else:
                 several += spec.fields.reference in prompt.meta and spec.fields.reference in json.loads(prompt.meta)
+                unlearnt += UNLEARNT in prompt.meta
                 prompts = waiting[split := _split_of(prompt, spec, ctx.seed)]
                 prompts.append(replace(prompt, split=split))
                 if len(prompts) == spec.shard_rows:
@@ -76,6 +78,10 @@ def run(spec: PromptsSpec, inputs: dict[str, Path], out: Path, ctx: Context) -> 
     if several:
         warnings.append(
             f"{several:,} rows have several right answers in {spec.fields.reference!r}; the first is the reference, all are in meta"
+        )
+    if unlearnt:
+        warnings.append(
+            f"{unlearnt:,} conversations hold answers of weight 0, which only train.learn_turns: all would learn; leave it at `last`"
         )
     for split in waiting:
         if not kept[split]:
@@ -116,7 +122,8 @@ def heads(spec: PromptsSpec, split: str) -> list[Head]:
     """The head of each file of a split. InputError where the files of a source cannot be read together."""
     files = source_files(spec, split, [])[:_HEAD_FILES]
     require_one_schema(files)
-    head, known = spec.model_copy(update={"limit": min(_HEAD_ROWS, spec.limit or _HEAD_ROWS)}), columns_read(spec)
+    head = spec.model_copy(update={"limit": min(_HEAD_ROWS, spec.limit or _HEAD_ROWS)})
+    known = columns_read(spec) | {UNLEARNT}
     found = []
     for path in files:
         rows = list(load_prompts(path, head, "", split))
@@ -149,6 +156,13 @@ def head_problems(spec: PromptsSpec) -> list[str]:
     if not problems and fields.reference != FieldMap().reference and all(prompt.reference is None for prompt in prompts):
         problems.append(f"prompts.fields.reference: no row has a {fields.reference!r}; correct the name of the column")
     return problems
+
+
+def holds_unlearnt(spec: PromptsSpec) -> bool:
+    """Whether the first rows hold answers inside a conversation that are marked as not to be learnt; what cannot be read holds none."""
+    with suppress(InputError):
+        return any(UNLEARNT in prompt.meta for split in _SPLITS for head in heads(spec, split) for _, prompt in head.good)
+    return False
 
 
 def head_lines(spec: PromptsSpec, task: str, used: Collection[str]) -> list[str]:

@@ -268,8 +268,14 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, Row]]:
 
 
 def _read_arrow(path: Path) -> Iterator[tuple[int, Row]]:
-    """A file of a `datasets` folder that was saved to disk: an Arrow stream."""
-    with _readable(path), pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as batches:
+    """A file of a `datasets` folder that was saved to disk, which is an Arrow stream, or one in Arrow's file format."""
+    with _readable(path), pa.memory_map(str(path)) as source:
+        if source.read(6) == b"ARROW1":
+            file = pa.ipc.open_file(source)
+            batches: Iterator[pa.RecordBatch] = (file.get_batch(number) for number in range(file.num_record_batches))
+        else:
+            source.seek(0)
+            batches = iter(pa.ipc.open_stream(source))
         yield from enumerate((batch.slice(row, 1) for batch in batches for row in range(len(batch))), 1)
 
 

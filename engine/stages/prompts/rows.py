@@ -16,6 +16,7 @@ from engine.records import Messages, Prompt, prompt_hash, prompt_id_of
 from engine.spec import FieldMap, PromptsSpec
 from engine.stages.prompts.readers import BadRow, Row
 
+UNLEARNT = "turns_of_weight_0"  # in meta: numbers of the answers inside a conversation that OpenAI's files mark so
 # Names of roles: ours, OpenAI's newer one for system, and ShareGPT's.
 _ROLES = {
     **dict.fromkeys(("system", "developer"), "system"), **dict.fromkeys(("user", "human"), "user"),
@@ -55,7 +56,7 @@ def _python(value: pa.Scalar) -> Any:
 def prompt_of(values: dict[str, Any], path: Path, line: int, spec: PromptsSpec, task: str, split: str) -> Prompt:
     """The prompt of a row. BadRow with its reason where it gives none."""
     fields = spec.fields
-    messages, answer, used = _messages(values, fields, spec)
+    messages, answer, unlearnt, used = _messages(values, fields, spec)
     source_id = f"{path.name}:{line}" if fields.id is None else _scalar(values.get(fields.id))
     if source_id is None:
         raise BadRow("missing_field")
@@ -65,6 +66,8 @@ def prompt_of(values: dict[str, Any], path: Path, line: int, spec: PromptsSpec, 
     rest = {key: value for key, value in values.items() if key not in used}
     if len(gold) > 1:
         rest[fields.reference] = gold
+    if unlearnt:
+        rest[UNLEARNT] = unlearnt
     meta = json.dumps(rest, sort_keys=True, ensure_ascii=False, default=str).encode(errors="replace").decode()  # nobody reads it
     f"{source_id}{reference}".encode()  # the hash does the same for the messages
     sha256 = prompt_hash(messages)
@@ -83,8 +86,10 @@ def columns_read(spec: PromptsSpec) -> set[str]:
     return found
 
 
-def _messages(values: dict[str, Any], fields: FieldMap, spec: PromptsSpec) -> tuple[Messages, str | None, set[str | None]]:
-    """The conversation up to its last user turn, the assistant's answer behind that where it has one, and the mapped columns read."""
+def _messages(values: dict[str, Any], fields: FieldMap, spec: PromptsSpec) -> tuple[Messages, str | None, list[int], set[str | None]]:
+    """The conversation up to its last user turn, the assistant's answer behind that where it has one, the earlier answers that are not
+    to be learnt, and the mapped columns that were read.
+    """
     given, used = values.get(fields.messages), {fields.messages, fields.system}
     if given in (None, "") and fields.messages == FieldMap().messages:
         given = values.get("conversations")  # ShareGPT
@@ -100,6 +105,7 @@ def _messages(values: dict[str, Any], fields: FieldMap, spec: PromptsSpec) -> tu
         last, weight = turns.pop()
         answer = last["content"] if weight else None
     messages = [turn for turn, _ in turns]
+    unlearnt = [number for number, (turn, weight) in enumerate(turns) if turn["role"] == "assistant" and not weight]
     if not messages or messages[-1]["role"] != "user":
         raise BadRow("last_message_not_user")
     if not messages[-1]["content"].strip():
@@ -107,7 +113,7 @@ def _messages(values: dict[str, Any], fields: FieldMap, spec: PromptsSpec) -> tu
     own = _scalar(values.get(fields.system)) if fields.system else None
     if (system := own or spec.system) and messages[0]["role"] != "system":
         messages = [{"role": "system", "content": system}, *messages]
-    return messages, answer if answer and answer.strip() else None, used
+    return messages, answer if answer and answer.strip() else None, unlearnt, used
 
 
 def _single_turn(values: dict[str, Any], fields: FieldMap, template: str | None) -> list[dict[str, Any]]:
