@@ -268,7 +268,7 @@ def is_superseded(job: JobSpec, runs: str | Folder = "runs") -> Callable[[Folder
     What cannot be told is not: a stage behind an unfinished one, or whose sources are not there just now, may be needed again.
     """
     plans = {state.stage: state for state in plan(job, runs)}
-    blocks = {stage.name: {name: getattr(job, name).identity_fields() for name in (stage.name, *stage.also)} for stage in STAGES}
+    blocks = {stage.name: canonical_json(_blocks_of(stage, job)) for stage in STAGES}
 
     def decide(folder: Folder) -> bool:
         stage = rundir.STAGE_FOLDER.fullmatch(folder.name)[2]
@@ -278,7 +278,7 @@ def is_superseded(job: JobSpec, runs: str | Folder = "runs") -> Callable[[Folder
         if now.state == "reuse":
             return True
         manifest = rundir.load_manifest(folder)
-        return manifest is not None and canonical_json(manifest.identity["blocks"]) != canonical_json(blocks[stage])
+        return manifest is not None and canonical_json(manifest.identity["blocks"]) != blocks[stage]
 
     return decide
 
@@ -294,10 +294,14 @@ def identity_of(stage: Stage, job: JobSpec, folders: dict[str, Folder], root: Fo
     placed = {"placed": stage.placed(job)} if stage.placed else {}
     return placed | {
         "stage": stage.name, "task": job.task, "seed": job.seed,
-        "blocks": {name: getattr(job, name).identity_fields() for name in (stage.name, *stage.also)},
+        "blocks": _blocks_of(stage, job),
         "upstream": {name: rundir.manifest_sha256(folders[name]) for name in stage.needs},
         "content": [rundir.content_identity(source, cache, stage.files_of) for source in stage.reads(job) if source],
     }
+
+
+def _blocks_of(stage: Stage, job: JobSpec) -> dict[str, Any]:
+    return {name: getattr(job, name).identity_fields() for name in (stage.name, *stage.also)}
 
 
 def choose(only: str | None, from_: str | None, until: str | None) -> tuple[str, ...]:

@@ -77,12 +77,16 @@ class Progress:
     def waiting(self, what: str) -> Iterator[None]:
         """Say what is waited for while the block runs: with its seconds and the newest note on a terminal, once elsewhere."""
         self._state.setdefault("started", time.time())
-        if self._bar or not (self.console and self.console.is_terminal):
+        if self._bar or not self._is_on_terminal:
             self.say(what)
             yield
             return
         with self._live(what, SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()):
             yield
+
+    @property
+    def _is_on_terminal(self) -> bool:
+        return bool(self.console and self.console.is_terminal)
 
     @contextmanager
     def _live(self, name: str, *columns: ProgressColumn) -> Iterator[None]:
@@ -90,7 +94,7 @@ class Progress:
 
         It leaves alone what libraries print meanwhile: that is the log's.
         """
-        if not (self.console and self.console.is_terminal):
+        if not self._is_on_terminal:
             yield
             return
         figures = TextColumn("{task.fields[figures]}")

@@ -360,18 +360,19 @@ class Answerer:
         sampling = Sampling(
             temperature=0.0 if greedy else settings.temperature, top_p=1.0 if greedy else settings.top_p,
             max_tokens=min(settings.max_tokens, room), seed=request.seed if settings.reproducible and not greedy else None,
-            stop_loops=settings.stop_loops,
+            stop_loops=settings.stop_loops, tries=1 if self._engine.max_model_len is not None else self._job.spec.max_attempts,
         )
         async with self._requests_open:  # the deadline is that of an open request, not of one that waits its turn
             if self._ending:
                 return request
-            tries = 1 if self._engine.max_model_len is not None else self._job.spec.max_attempts
-            reserved = await self._budget.reserve(request.prompt, self._job.teacher.most_tokens(sampling.max_tokens), tries)
+            reserved = await self._budget.reserve(request.prompt, self._job.teacher.most_tokens(sampling.max_tokens), sampling.tries)
             if reserved is None:
                 return request
+            if reserved.tries < sampling.tries:
+                sampling = replace(sampling, tries=reserved.tries)
             self._asking += 1
             try:
-                finished = await self._ask_engine(request, replace(sampling, tries=reserved.tries), reserved.most_usd)
+                finished = await self._ask_engine(request, sampling, reserved.most_usd)
             except EngineError as error:
                 self._ending, finished = error, request
             finally:

@@ -69,8 +69,11 @@ def data_files(folder: Path) -> tuple[list[Path], list[Path]]:
         if path.name == "dataset_dict.json":
             splits = ", ".join(str(path.parent / name) for name in json.loads(path.read_text()).get("splits", []))
             raise InputError(f"{path.parent} holds several splits; name one in its place, e.g. of {splits}")
-    found = [path for path in every if not _is_foreign(path, folder)]
-    return found, [path for path in every if path not in set(found)]
+    found: list[Path] = []
+    left: list[Path] = []
+    for path in every:
+        (left if _is_foreign(path, folder) else found).append(path)
+    return found, left
 
 
 def _is_foreign(path: Path, folder: Path) -> bool:
