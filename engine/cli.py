@@ -112,7 +112,7 @@ def _quiet(log: Path) -> Iterator[Console]:
 
 def _log_path(job: JobSpec, runs: str, what: str) -> Path:
     """Beside the run; a log cannot grow in an object store, so there it stays here, under runs/."""
-    from engine.storage import run_folder
+    from engine.store.paths import run_folder
 
     folder = run_folder(runs)
     folder = folder if isinstance(folder, Path) else Path("runs").resolve()
@@ -203,7 +203,7 @@ def status(job: str, sets: tuple[str, ...], runs: str) -> None:
         from engine.jobfile import load_run
         from engine.progress import state_text
         from engine.rundir import PROGRESS, is_running, load_manifest
-        from engine.storage import run_folder
+        from engine.store.paths import run_folder
 
         folder = run_folder(job)
         is_run = not isinstance(folder, Path) or folder.is_dir()
@@ -228,7 +228,7 @@ def verify(run: str) -> None:
     """Recompute every checksum, id and count of a run folder; exit 1 with what is wrong and what to do."""
     with _errors():
         from engine.errors import StageError
-        from engine.storage import run_folder
+        from engine.store.paths import run_folder
         from engine.verify import verify as check_run
 
         report = check_run(run_folder(run))
@@ -247,7 +247,7 @@ def gc(run: str, dry_run: bool, superseded: bool) -> None:
     with _errors():
         from engine import pipeline
         from engine.jobfile import load_run
-        from engine.storage import run_folder
+        from engine.store.paths import run_folder
         from engine.verify import gc as collect
         from engine.verify import superseded as left_behind
 
@@ -329,7 +329,7 @@ def submit(job: Path, sets: tuple[str, ...], runs: str, cluster: Path, **options
     with _errors():
         from engine import preflight
         from engine.clusterfile import load_cluster
-        from engine.storage import run_folder
+        from engine.store.paths import run_folder
 
         spec, target = _load(job, sets), load_cluster(cluster)
         preflight.check(spec, running=())  # its keys may be where the driver runs

@@ -13,7 +13,7 @@ from typing import Any
 
 from engine.errors import SpecError
 from engine.spec import JobSpec
-from engine.storage import Folder
+from engine.store.paths import Folder
 from engine.yamlfile import Document, FieldPath, dump_yaml, read_document
 
 

@@ -23,8 +23,8 @@ import pyarrow as pa
 
 from engine.errors import StageError
 from engine.records import STATUSES, parquet_bytes, read_tables
-from engine.rundir import publish_durable, write_atomic
-from engine.storage import Folder
+from engine.store.files import publish_durable, write_atomic
+from engine.store.paths import Folder
 
 Key = tuple[int, int]  # prompt_id, sample_index
 _CODES = {status: code for code, status in enumerate(STATUSES)}

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine import rundir
 from engine.errors import InputError, SpecError, StageError, remedy_of
 from engine.progress import Context, Progress
 from engine.records import canonical_json
-from engine.rundir import Manifest
+from engine.rundir import STAGE_FOLDER, Manifest, content_identity, load_manifest, manifest_sha256, publish, run_lock, stage_folder
 from engine.spec import JobSpec
-from engine.storage import Folder, StorePath, run_folder
+from engine.store.files import write_atomic
+from engine.store.paths import Folder, StorePath, run_folder
 
 
 @dataclass(frozen=True)
@@ -107,18 +107,18 @@ def run(
     manifests: dict[str, Manifest] = {}
     reused: list[str] = []
     connected = False
-    with rundir.run_lock(root), ExitStack() as stack:
+    with run_lock(root), ExitStack() as stack:
         check_owner(root, job.name)
         with _told("the run folder"):
-            rundir.write_atomic(root / "job.yaml", dump_job(job))
+            write_atomic(root / "job.yaml", dump_job(job))
         for stage in STAGES:
             if missing := set(stage.needs) - folders.keys():
                 if stage.name in chosen:
                     raise StageError(f"{stage.name} needs {sorted(missing)}, which is not finished; run the job without --only and --from")
                 continue
             identity = identity_of(stage, job, folders, root)
-            folder = rundir.stage_folder(root, stage.order, stage.name, identity, force=force and stage.name in chosen)
-            manifest = rundir.load_manifest(folder)
+            folder = stage_folder(root, stage.order, stage.name, identity, force=force and stage.name in chosen)
+            manifest = load_manifest(folder)
             failed = retry == "failed" and stage.name in chosen and bool(manifest and manifest.info.get("status", {}).get("error"))
             if manifest is not None and stage.name in chosen and not failed:
                 bad = "data/quarantine.parquet"
@@ -161,7 +161,7 @@ def _run_stage(
         if before and counts.files == {name: entry.rows for name, entry in before.files.items()}:
             ctx.progress.say(f"{stage.name:<9} retried {folder.name}  nothing gained; the manifest stays")
             return before
-        manifest = rundir.publish(folder, stage.name, identity, counts, time.monotonic() - started, supersede=before is not None)
+        manifest = publish(folder, stage.name, identity, counts, time.monotonic() - started, supersede=before is not None)
     ctx.progress.say(f"{stage.name:<9} done    {folder.name}  {manifest.rows_out:,} rows in {manifest.seconds:,.0f} s")
     return manifest
 
@@ -253,8 +253,8 @@ def plan(job: JobSpec, runs: str | Folder = "runs") -> list[StagePlan]:
         if set(stage.needs) - folders.keys():
             plans.append(StagePlan(stage.name, "run", None))
             continue
-        folder = rundir.stage_folder(root, stage.order, stage.name, identity_of(stage, job, folders, root))
-        if rundir.load_manifest(folder) is not None:
+        folder = stage_folder(root, stage.order, stage.name, identity_of(stage, job, folders, root))
+        if load_manifest(folder) is not None:
             folders[stage.name] = folder
             plans.append(StagePlan(stage.name, "reuse", folder))
         else:
@@ -271,13 +271,13 @@ def is_superseded(job: JobSpec, runs: str | Folder = "runs") -> Callable[[Folder
     blocks = {stage.name: canonical_json(_blocks_of(stage, job)) for stage in STAGES}
 
     def decide(folder: Folder) -> bool:
-        stage = rundir.STAGE_FOLDER.fullmatch(folder.name)[2]
+        stage = STAGE_FOLDER.fullmatch(folder.name)[2]
         now = plans.get(stage)
         if now is None or folder == now.folder:
             return False
         if now.state == "reuse":
             return True
-        manifest = rundir.load_manifest(folder)
+        manifest = load_manifest(folder)
         return manifest is not None and canonical_json(manifest.identity["blocks"]) != blocks[stage]
 
     return decide
@@ -295,8 +295,8 @@ def identity_of(stage: Stage, job: JobSpec, folders: dict[str, Folder], root: Fo
     return placed | {
         "stage": stage.name, "task": job.task, "seed": job.seed,
         "blocks": _blocks_of(stage, job),
-        "upstream": {name: rundir.manifest_sha256(folders[name]) for name in stage.needs},
-        "content": [rundir.content_identity(source, cache, stage.files_of) for source in stage.reads(job) if source],
+        "upstream": {name: manifest_sha256(folders[name]) for name in stage.needs},
+        "content": [content_identity(source, cache, stage.files_of) for source in stage.reads(job) if source],
     }
 
 

@@ -17,8 +17,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-from engine.rundir import PROGRESS, write_atomic
-from engine.storage import Folder, StorePath
+from engine.rundir import PROGRESS
+from engine.store.files import write_atomic
+from engine.store.paths import Folder, StorePath
 
 PLAIN_SECONDS = 10.0
 FILE_SECONDS, STORE_SECONDS = 1.0, 10.0  # each write to a store is a paid request

@@ -42,7 +42,7 @@ import pyarrow.parquet as pq
 
 from engine import codec
 from engine.errors import InputError, StageError
-from engine.storage import Folder, parquet_place
+from engine.store.paths import Folder, parquet_place
 
 SCHEMA_VERSION = 1  # of the tables above
 Messages = list[dict[str, str]]

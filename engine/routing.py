@@ -13,7 +13,7 @@ import pyarrow as pa
 from engine.errors import InputError
 from engine.records import derive_seed, read_tables
 from engine.spec import GenerateSpec, TeacherSpec
-from engine.storage import Folder
+from engine.store.paths import Folder
 
 _COLUMNS = ("task", "source", "split")
 

@@ -15,7 +15,6 @@ import os
 import platform
 import re
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,7 +26,8 @@ from pydantic import BaseModel
 
 from engine.errors import SpecError, StageError
 from engine.records import canonical_json
-from engine.storage import Folder, StorePath, file_sizes
+from engine.store.files import file_sha256, write_atomic
+from engine.store.paths import Folder, StorePath, file_sizes
 
 MANIFEST = "manifest.json"
 STAGE_FOLDER = re.compile(r"(\d+)-([a-z]+)-([0-9a-f]{8})(-\d+)?")
@@ -69,45 +69,6 @@ class Manifest(BaseModel):
     git_commit: str | None
     files: dict[str, FileEntry]
     info: dict[str, Any]
-
-
-def file_sha256(path: Folder) -> str:
-    """sha256 (hex) of a file's bytes."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def write_atomic(path: Folder, text: str) -> None:
-    """The text file appears whole, flushed to the disk, or not at all."""
-    publish_durable(path, text.encode())
-
-
-def publish_durable(path: Folder, data: bytes | memoryview) -> None:
-    """The file appears whole, flushed to the disk with its folder's entry, or not at all."""
-    if isinstance(path, StorePath):
-        path.write_bytes(data)
-        return
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-        _sync_entry(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _sync_entry(path: Path) -> None:
-    """After a power cut the name is there, not only the bytes."""
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def content_identity(source: str, cache: Folder, files_of: Callable[[Path], list[Path]] | None = None) -> str:

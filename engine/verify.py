@@ -23,8 +23,9 @@ from engine import parts
 from engine.errors import StageError
 from engine.jobfile import load_run
 from engine.records import prompt_hash, prompt_id_of, read_tables
-from engine.rundir import STAGE_FOLDER, Manifest, file_sha256, manifest_paths, read_manifest, run_lock
-from engine.storage import Folder, StorePath, files_in, read_buffer, remove_tree, tree_bytes
+from engine.rundir import STAGE_FOLDER, Manifest, manifest_paths, read_manifest, run_lock
+from engine.store.files import file_sha256
+from engine.store.paths import Folder, StorePath, files_in, read_buffer, remove_tree, tree_bytes
 
 _LIGHT = ("prompt_id", "sample_index", "teacher", "status", "prompt_tokens", "completion_tokens")
 _OF_RECORD = {"prompt_id": "prompt_id", "sample_index": "sample_index", "status": "status",

@@ -261,9 +261,9 @@ def small_disk(tmp_path):
 @pytest.fixture
 def answer_here():
     """Run prompts and generate of a job in this process, without Ray; publishes and returns generate's folder."""
-    from engine import rundir
     from engine.backends import fake
     from engine.progress import Context
+    from engine.rundir import publish
     from engine.stages import generate
 
     def answer(job, runs, *, supersede=False):
@@ -273,7 +273,7 @@ def answer_here():
         (out / "data").mkdir(parents=True, exist_ok=True)
         counts = generate.run(job.generate, inputs, out, Context(job.name, job.task, job.seed), stream=fake.stream)
         identity = pipeline.identity_of(pipeline.STAGES[1], job, inputs, out.parent)
-        rundir.publish(out, "generate", identity, counts, 0.0, supersede=supersede)
+        publish(out, "generate", identity, counts, 0.0, supersede=supersede)
         return out
 
     return answer

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from conftest import statuses
 
-from engine import pipeline, rundir
+from engine import pipeline
 from engine.errors import InputError, SpecError, StageError
 from engine.jobfile import dump_job
 from engine.pipeline import STAGES, identity_of
-from engine.rundir import MANIFEST, load_manifest, stage_files
+from engine.rundir import MANIFEST, load_manifest, manifest_paths, stage_files
 from engine.verify import verify
 
 
@@ -214,7 +214,7 @@ def test_retry_failed_asks_only_for_failed_rows_and_the_new_manifest_counts(fake
 
     third, count = asked()
     assert count == status["error"], "only what failed is asked again"
-    assert len(rundir.manifest_paths(folder)) == 2, "nothing was gained, so nothing behind it changes"
+    assert len(manifest_paths(folder)) == 2, "nothing was gained, so nothing behind it changes"
     assert third.folders["curate"] == second.folders["curate"]
     assert verify(tmp_path / "runs/fake").problems == []
 
@@ -224,7 +224,7 @@ def test_retry_failed_asks_only_for_failed_rows_and_the_new_manifest_counts(fake
 def test_retry_failed_reuses_what_has_no_failed_row(fake_job, answer_here, tmp_path):
     folder = answer_here(fake_job(), tmp_path / "runs")
     assert "generate" in run(fake_job(), tmp_path, until="generate", retry="failed").reused
-    assert len(rundir.manifest_paths(folder)) == 1
+    assert len(manifest_paths(folder)) == 1
 
 
 def test_a_finished_stage_copied_from_another_job_is_refused(fake_job, tmp_path):

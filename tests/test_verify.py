@@ -12,10 +12,11 @@ import uuid
 import pytest
 from conftest import statuses
 
-from engine import parts, pipeline, rundir
+from engine import parts, pipeline
 from engine.errors import SpecError, StageError
 from engine.jobfile import dump_job
 from engine.records import Completion, completion_schema, parquet_bytes, read_tables, to_table, write_parquet
+from engine.rundir import Counts, identity_hash, load_manifest, publish, run_lock
 from engine.verify import gc, verify
 
 
@@ -109,16 +110,16 @@ def test_the_remedy_for_a_damaged_part_makes_only_its_rows_again(finished, fake_
 
 def republish(folder, files, **info):
     """A manifest that is right about its files and wrong about what it answers."""
-    manifest = rundir.load_manifest(folder)
+    manifest = load_manifest(folder)
     (folder / "manifest.json").unlink()
     rows = sum(files.values())
-    rundir.publish(folder, "generate", manifest.identity, rundir.Counts(rows, rows, files, info=manifest.info | info), 0.0)
+    publish(folder, "generate", manifest.identity, Counts(rows, rows, files, info=manifest.info | info), 0.0)
 
 
 def test_missing_duplicated_and_foreign_rows_are_counted(finished):
     folder = finished()
-    name = min(rundir.load_manifest(folder).files)
-    files = {name: entry.rows for name, entry in rundir.load_manifest(folder).files.items()}
+    name = min(load_manifest(folder).files)
+    files = {name: entry.rows for name, entry in load_manifest(folder).files.items()}
     (table,) = read_tables([folder / name])
     foreign = table.slice(2, 1).set_column(0, table.schema.field(0), [[17]])
     for number, rows in enumerate((table.slice(1), table.slice(1, 1), foreign)):  # without its first; its second again; an id of nobody
@@ -134,7 +135,7 @@ def test_missing_duplicated_and_foreign_rows_are_counted(finished):
 
 def test_sums_of_the_manifest_are_those_of_the_rows(finished):
     folder = finished()
-    republish(folder, {name: entry.rows for name, entry in rundir.load_manifest(folder).files.items()}, tokens_out=1)
+    republish(folder, {name: entry.rows for name, entry in load_manifest(folder).files.items()}, tokens_out=1)
     (problem,) = verify(folder.parent).problems
     assert re.search(r"tokens_out is 1 in the manifest and \d+ in the files", problem)
 
@@ -142,11 +143,11 @@ def test_sums_of_the_manifest_are_those_of_the_rows(finished):
 def test_routed_prompts_belong_to_one_teacher_each(finished):
     teachers = [{"name": name, "kind": "fake", "model": "fake"} for name in "ab"]
     folder = finished(teachers=teachers)
-    manifest = rundir.load_manifest(folder)
+    manifest = load_manifest(folder)
     assert (verify(folder.parent).problems, manifest.rows_out) == ([], 176)
     identity = manifest.identity
     identity["blocks"]["generate"]["route"] = "split"
-    routed = folder.with_name(f"2-generate-{rundir.identity_hash(identity)}")
+    routed = folder.with_name(f"2-generate-{identity_hash(identity)}")
     folder.rename(routed)
     (routed / "manifest.json").write_text(manifest.model_copy(update={"identity": identity}).model_dump_json())
     assert any("missing 0, duplicated 48, foreign 0" in problem for problem in verify(routed.parent).problems)
@@ -211,7 +212,7 @@ def test_gc_removes_what_nothing_names_and_nothing_else(finished, tmp_path):
 def test_gc_refuses_while_a_driver_runs(finished):
     folder = finished()
     left = litter(folder)
-    with rundir.run_lock(folder.parent), pytest.raises(StageError, match="another process"):
+    with run_lock(folder.parent), pytest.raises(StageError, match="another process"):
         gc(folder.parent)
     assert all(path.exists() for path in left)
 
@@ -253,12 +254,12 @@ def test_a_record_of_another_epoch_than_its_name_says_is_named(finished):
 
 def test_ids_that_do_not_belong_to_their_messages_are_named(finished):
     folder = next(path for path in finished().parent.iterdir() if "-prompts-" in path.name)
-    manifest = rundir.load_manifest(folder)
+    manifest = load_manifest(folder)
     name = next(name for name in manifest.files if name.startswith("data/train"))
     (table,) = read_tables([folder / name])
     ids = table["prompt_id"].to_pylist()
     write_parquet(table.set_column(table.column_names.index("prompt_id"), "prompt_id", [[ids[1], ids[0], *ids[2:]]]), folder / name)
     (folder / "manifest.json").unlink()
     files = {name: entry.rows for name, entry in manifest.files.items()}
-    rundir.publish(folder, "prompts", manifest.identity, rundir.Counts(len(ids), len(ids), files, info=manifest.info), 0.0)
+    publish(folder, "prompts", manifest.identity, Counts(len(ids), len(ids), files, info=manifest.info), 0.0)
     assert any(problem.startswith(f"{folder / name}: ids that do not belong") for problem in verify(folder.parent).problems)

@@ -128,7 +128,7 @@ def _read_file(path: Path, entry: dict[str, Any]) -> pa.Table | None:
     """The table if the file is what its entry says (bytes, sha256, rows, page checksums), else None."""
     try:
         with pa.OSFile(str(path)) as file:
-            content = file.read_buffer()  # not Python's bytes: pyarrow 26 may abort at exit over those (engine/storage.py)
+            content = file.read_buffer()  # not Python's bytes: pyarrow 26 may abort at exit over those (engine/store/paths.py)
         if content.size != entry["size_bytes"] or hashlib.sha256(content).hexdigest() != entry["sha256"]:
             return None
         table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)

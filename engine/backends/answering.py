@@ -31,7 +31,7 @@ from engine.errors import EngineError, StageError, Stopped
 from engine.records import SCHEMA_VERSION, Completion, Messages, completion_schema, derive_seed, read_tables, to_table
 from engine.rundir import versions
 from engine.spec import GenerateSpec, SamplingSpec, TeacherSpec
-from engine.storage import Folder
+from engine.store.paths import Folder
 
 _log = logging.getLogger(__name__)
 

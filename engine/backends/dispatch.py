@@ -23,7 +23,7 @@ from engine.layout import Layout
 from engine.progress import Context
 from engine.routing import Wanted, count_prompts, wanted_rows
 from engine.spec import API_KINDS, GenerateSpec
-from engine.storage import Folder
+from engine.store.paths import Folder
 
 Stream = Callable[..., Iterator[dict[str, Any]]]
 

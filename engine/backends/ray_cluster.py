@@ -23,7 +23,7 @@ from engine.backends import ray_loopback, ray_secrets
 from engine.clusterfile import Cluster
 from engine.errors import CapacityError, EngineError, SpecError, StageError
 from engine.layout import Layout, Node, shortfall
-from engine.storage import Folder
+from engine.store.paths import Folder
 
 # Chosen by us, inherited by every process of the job: no prompts in Serve's logs, no usage reports, no hub when offline.
 JOB_ENVIRONMENT = {

@@ -21,7 +21,7 @@ from engine.progress import Context
 from engine.records import file_metadata, read_tables
 from engine.rundir import Counts, stage_files
 from engine.spec import API_KINDS, GenerateSpec
-from engine.storage import Folder
+from engine.store.paths import Folder
 
 LOW_SCORE = 0.2  # of a teacher: below, a sentence says so
 

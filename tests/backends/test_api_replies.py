@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from misbehaving_api import KEY, Faults
 
-from engine import parts, rundir
+from engine import parts
 from engine.backends import fake
 from engine.backends.answering import PromptTooLong, Sampling, spent_usd
 from engine.backends.api_gate import usage_of, words_of
@@ -19,6 +19,7 @@ from engine.backends.api_teacher import AnthropicTeacher, ApiError, OpenAITeache
 from engine.errors import StageError, Stopped
 from engine.progress import Context
 from engine.records import Completion, read_tables, to_rows
+from engine.rundir import publish
 from engine.spec import CaptureSpec, JobSpec, TeacherSpec
 from engine.stages import curate, generate, prompts
 
@@ -263,7 +264,7 @@ def run_stage(spec, tmp_path):
             found = counts
         else:
             counts = curate.run(spec.curate, folders, folder, context)
-        rundir.publish(folder, name, {}, counts, 0.0)
+        publish(folder, name, {}, counts, 0.0)
     rows = [row for table in read_tables([folders["generate"] / f for f in found.files]) for row in to_rows(table, Completion)]
     return found, rows, counts
 

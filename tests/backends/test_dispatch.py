@@ -13,12 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import statuses, stream_together
 
-from engine import parts, pipeline, rundir
+from engine import parts, pipeline
 from engine.backends.dispatch import missing_shards
 from engine.errors import StageError
 from engine.progress import Context, Progress
 from engine.records import Completion, read_tables, to_rows
 from engine.routing import Wanted
+from engine.rundir import publish
 from engine.stages import generate
 
 NOTHING = (np.zeros(0, np.int64), np.zeros(0, np.int32))
@@ -78,7 +79,7 @@ def answer(fake_job, tmp_path):
         context = context or Context("job", "math", 0)
         with context.progress.stage("generate", out):
             counts = generate.run(job.generate, {"prompts": prompts}, out, context, stream=stream_together)
-        rundir.publish(out, "generate", {}, counts, 0.0, supersede=True)
+        publish(out, "generate", {}, counts, 0.0, supersede=True)
         return counts, [row for table in read_tables([out / name for name in counts.files]) for row in to_rows(table, Completion)]
 
     return run
@@ -213,7 +214,7 @@ def test_neither_prompt_nor_key_is_in_a_log_a_record_a_manifest_or_metadata(fake
                 assert CANARY not in str(error.value)
             else:
                 counts = generate.run(job.generate, {"prompts": run.folders["prompts"]}, out, context, stream=stream_together)
-                rundir.publish(out, "generate", pipeline.identity_of(
+                publish(out, "generate", pipeline.identity_of(
                     pipeline.STAGES[1], job, {"prompts": run.folders["prompts"]}, run.root), counts, 0.0)
         assert len(api.calls) == 20
     everything = [Path(folder) / name for folder, _, names in os.walk(tmp_path / "runs") for name in names]

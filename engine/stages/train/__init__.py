@@ -21,7 +21,7 @@ from engine.errors import StageError, Stopped
 from engine.interrupts import asked_once
 from engine.progress import Context, Progress
 from engine.records import file_metadata, tokenizer_fingerprint
-from engine.rundir import Counts, load_manifest, stage_files, write_atomic
+from engine.rundir import Counts, load_manifest, stage_files
 from engine.spec import GenerateSpec, TrainSpec
 from engine.stages.train import gates
 from engine.stages.train.blocks import Blocks, shard_cache
@@ -32,7 +32,8 @@ from engine.stages.train.metrics import follow, load_metrics, require_trackers
 from engine.stages.train.packing import Packed, write_blocks
 from engine.stages.train.schedule import Schedule
 from engine.stages.train.student import load_tokenizer, vocabulary_size, write_untrained
-from engine.storage import file_sizes
+from engine.store.files import write_atomic
+from engine.store.paths import file_sizes
 
 
 def run(

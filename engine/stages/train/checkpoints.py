@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from engine.errors import StageError
-from engine.rundir import write_atomic
+from engine.store.files import write_atomic
 
 _log = logging.getLogger(__name__)
 

@@ -23,8 +23,8 @@ import torch
 
 from engine.errors import SpecError
 from engine.progress import Progress
-from engine.rundir import write_atomic
 from engine.spec import TrainSpec
+from engine.store.files import write_atomic
 
 POLL_SECONDS = 1.0
 SHOWN = {

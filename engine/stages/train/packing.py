@@ -19,8 +19,8 @@ import numpy as np
 import pyarrow as pa
 
 from engine.records import Signal, derive_seed
-from engine.rundir import file_sha256, write_atomic
 from engine.stages.train.data import TokenSequence
+from engine.store.files import file_sha256, write_atomic
 
 SHARD_BYTES = 256 * 2**20
 _INTS, _FLOATS = pa.list_(pa.int32()), pa.list_(pa.float32())

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pyarrow.parquet as pq
 import pytest
 
-from engine import rundir
 from engine.errors import StageError
 from engine.progress import Context, Progress
 from engine.records import PROMPT, REQUEST_SAMPLE, Prompt, prompt_hash, prompt_id_of, to_table, write_parquet
+from engine.rundir import PROGRESS, Counts, publish
 from engine.spec import LoadtestSpec
 from engine.stages import loadtest
 from tests.fake_server import Behaviour, serve
@@ -28,7 +28,7 @@ def inputs(tmp_path):
         sha = prompt_hash(messages)
         rows.append(Prompt(prompt_id_of(sha), sha, str(i), messages, "math", "file", "validation"))
     write_parquet(to_table(rows, PROMPT), folder / "data/validation-0000.parquet")
-    rundir.publish(folder, "prompts", {}, rundir.Counts(20, 20, {"data/validation-0000.parquet": 20}), 0.1)
+    publish(folder, "prompts", {}, Counts(20, 20, {"data/validation-0000.parquet": 20}), 0.1)
     return {"prompts": folder}
 
 
@@ -55,7 +55,7 @@ def test_every_model_is_loaded_at_every_level(inputs, out):
     with serve(lambda i: Behaviour(status=500) if i % 9 == 8 else Behaviour(ttft_s=0.02)) as server:
         endpoint = endpoint_of(server)
         counts = loadtest.run(spec, inputs, out, CTX, endpoint=endpoint)
-    manifest = rundir.publish(out, "loadtest", {}, counts, 1.0)
+    manifest = publish(out, "loadtest", {}, counts, 1.0)
     assert endpoint.models == ["teacher", "student"]
     assert list(manifest.info["serving"]) == ["teacher", "student"]
     levels = manifest.info["serving"]["student"]["levels"]
@@ -93,7 +93,7 @@ def test_a_disk_that_fills_while_it_measures_is_said_and_the_endpoint_goes(input
 def test_no_models_means_no_endpoint_and_zero_rows(inputs, out):
     counts = loadtest.run(LoadtestSpec(models=[]), inputs, out, CTX, endpoint=lambda models: pytest.fail("started an endpoint"))
     assert (counts.rows_in, counts.info) == (0, {"serving": {}})
-    assert rundir.publish(out, "loadtest", {}, counts, 0.0).files[loadtest.SAMPLES].rows == 0
+    assert publish(out, "loadtest", {}, counts, 0.0).files[loadtest.SAMPLES].rows == 0
 
 
 def test_a_model_that_never_answers_stops_the_stage_after_one_level(inputs, out):
@@ -110,7 +110,7 @@ def test_progress_shows_requests_level_and_tokens_per_second(inputs, out):
     spec = LoadtestSpec(concurrency=[2], seconds=1.5, warmup_seconds=0.0)
     with serve(lambda i: Behaviour(ttft_s=0.02)) as server, progress.stage("loadtest", out):
         loadtest.run(spec, inputs, out, Context("job", "math", 0, progress=progress), endpoint=endpoint_of(server))
-    state = json.loads((out / rundir.PROGRESS).read_text())
+    state = json.loads((out / PROGRESS).read_text())
     assert state["done"] > 0
     assert state["figures"]["level"] == "student at concurrency=2"
     assert state["figures"]["tok/s"] > 0

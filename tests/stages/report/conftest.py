@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from engine import rundir
+from engine.rundir import Counts, publish, stage_folder
 
 
 def level(load, tokens, ttft, failed=0, valid=True, **fields):
@@ -59,11 +59,11 @@ ROWS = {
 
 
 @pytest.fixture
-def publish(tmp_path):
+def finish(tmp_path):
     """Publish one stage with other figures than the usual; returns its folder."""
 
-    def publish(stage, order, info=None, rows=None):
-        folder = rundir.stage_folder(tmp_path / "job", order, stage, {})
+    def finish(stage, order, info=None, rows=None):
+        folder = stage_folder(tmp_path / "job", order, stage, {})
         folder.mkdir(parents=True, exist_ok=True)
         files = {}
         if stage == "train":
@@ -72,21 +72,21 @@ def publish(tmp_path):
             (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
             files = {"metrics.jsonl": len(lines)}
         rows_in, rows_out, dropped = rows or ROWS[stage]
-        counts = rundir.Counts(rows_in, rows_out, files, dropped, INFO[stage] if info is None else info)
-        rundir.publish(folder, stage, {}, counts, 12.5 * order)
+        counts = Counts(rows_in, rows_out, files, dropped, INFO[stage] if info is None else info)
+        publish(folder, stage, {}, counts, 12.5 * order)
         return folder
 
-    return publish
+    return finish
 
 
 @pytest.fixture
-def inputs(publish):
+def inputs(finish):
     """Folders of a whole finished run."""
-    return {stage: publish(stage, order) for order, stage in enumerate(INFO, 1)}
+    return {stage: finish(stage, order) for order, stage in enumerate(INFO, 1)}
 
 
 @pytest.fixture
 def out(tmp_path):
-    folder = rundir.stage_folder(tmp_path / "job", 8, "report", {})
+    folder = stage_folder(tmp_path / "job", 8, "report", {})
     folder.mkdir(parents=True)
     return folder

@@ -10,8 +10,8 @@ import pytest
 from pydantic import ValidationError
 from rich.console import Console
 
-from engine import rundir
 from engine.progress import Context
+from engine.rundir import MANIFEST, Counts, load_manifest, manifest_sha256, publish
 from engine.spec import ReportSpec
 from engine.stages import report as report_stage
 from engine.stages.report.contract import Report
@@ -22,7 +22,7 @@ CTX = Context(job="quick <b>&", task="math", seed=0)
 @pytest.fixture
 def written(inputs, out):
     counts = report_stage.run(ReportSpec(), inputs, out, CTX)
-    rundir.publish(out, "report", {}, counts, 1.0)
+    publish(out, "report", {}, counts, 1.0)
     return out
 
 
@@ -42,7 +42,7 @@ def test_report_json_is_the_contract(report, inputs):
     assert (report["train"]["zero_stage"], report["train"]["workers"]) == (2, 2)
     assert report["quality"]["ci95"]["student"] == [0.84, 0.898]
     assert report["lineage"]["train"] == {
-        "folder": inputs["train"].name, "manifest_sha256": rundir.manifest_sha256(inputs["train"]),
+        "folder": inputs["train"].name, "manifest_sha256": manifest_sha256(inputs["train"]),
     }
 
 
@@ -63,8 +63,8 @@ def test_a_level_has_its_own_load_and_null_for_infinite(report):
     assert levels[4]["valid"] is False
 
 
-def test_a_run_without_a_load_test_reports_quality_alone(publish, inputs, out):
-    inputs["loadtest"] = publish("loadtest", 6, info={"serving": {}}, rows=(0, 0, {}))
+def test_a_run_without_a_load_test_reports_quality_alone(finish, inputs, out):
+    inputs["loadtest"] = finish("loadtest", 6, info={"serving": {}}, rows=(0, 0, {}))
     report_stage.run(ReportSpec(), inputs, out, CTX)
     report = json.loads((out / "report.json").read_text())
     assert report["serving"] == {}
@@ -73,21 +73,21 @@ def test_a_run_without_a_load_test_reports_quality_alone(publish, inputs, out):
     assert ["student", "0.872", "[0.840,", "0.898]", *["–"] * 5] in rows
 
 
-def test_what_the_stages_doubted_stands_in_the_report(publish, inputs, out):
-    info = rundir.load_manifest(inputs["curate"]).info | {"warnings": ["only 14 of 1,666 answers are kept"]}
-    inputs["curate"] = publish("curate", 3, info=info)
+def test_what_the_stages_doubted_stands_in_the_report(finish, inputs, out):
+    info = load_manifest(inputs["curate"]).info | {"warnings": ["only 14 of 1,666 answers are kept"]}
+    inputs["curate"] = finish("curate", 3, info=info)
     report_stage.run(ReportSpec(), inputs, out, CTX)
     assert json.loads((out / "report.json").read_text())["warnings"] == ["curate: only 14 of 1,666 answers are kept"]
     for page in ("report.md", "report.html"):
         assert "Warning, curate: only 14 of" in (out / page).read_text()
 
 
-def test_a_teacher_that_is_the_reference_has_no_score_of_its_own(publish, inputs, out):
+def test_a_teacher_that_is_the_reference_has_no_score_of_its_own(finish, inputs, out):
     quality = {
         "metric": "rouge_l", "n": 50, "teacher": None, "baseline": 0.1, "student": 0.6, "retention": 0.6,
         "ci95": {"teacher": None, "baseline": None, "student": [0.5, 0.7], "retention": [0.5, 0.7]},
     }
-    inputs["evaluate"] = publish("evaluate", 5, info={"quality": quality, "metrics": {}})
+    inputs["evaluate"] = finish("evaluate", 5, info={"quality": quality, "metrics": {}})
     report_stage.run(ReportSpec(), inputs, out, CTX)
     page = (out / "report.md").read_text()
     assert "| student | 0.600 | [0.500, 0.700] |" in page
@@ -95,8 +95,8 @@ def test_a_teacher_that_is_the_reference_has_no_score_of_its_own(publish, inputs
     assert "| teacher |" not in page
 
 
-def test_a_manifest_that_breaks_the_contract_is_not_published(publish, inputs, out):
-    inputs["train"] = publish("train", 4, info={"steps": 1})
+def test_a_manifest_that_breaks_the_contract_is_not_published(finish, inputs, out):
+    inputs["train"] = finish("train", 4, info={"steps": 1})
     with pytest.raises(ValidationError, match="final_loss"):
         report_stage.run(ReportSpec(), inputs, out, CTX)
     assert not (out / "report.json").exists()
@@ -120,9 +120,9 @@ def test_the_finished_model_card_has_the_facts_of_training_and_the_scores(inputs
     folder = inputs["train"] / "student"
     folder.mkdir()
     (folder / "README.md").write_text("---\nlibrary_name: transformers\n---\n\n# j\n\nFacts.\n\n## Scores\n\nNot yet.\n")
-    counts = rundir.Counts(1, 1, {"student/README.md": 0, "metrics.jsonl": 1}, info=rundir.load_manifest(inputs["train"]).info)
-    (inputs["train"] / rundir.MANIFEST).unlink()
-    rundir.publish(inputs["train"], "train", {}, counts, 1.0)
+    counts = Counts(1, 1, {"student/README.md": 0, "metrics.jsonl": 1}, info=load_manifest(inputs["train"]).info)
+    (inputs["train"] / MANIFEST).unlink()
+    publish(inputs["train"], "train", {}, counts, 1.0)
     counts = report_stage.run(ReportSpec(), inputs, out, CTX)
     card = (out / "model_card.md").read_text()
     assert "model_card.md" in counts.files

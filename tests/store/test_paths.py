@@ -15,11 +15,13 @@ from conftest import statuses
 from moto.server import ThreadedMotoServer
 from test_verify import commit
 
-from engine import parts, pipeline, rundir
+from engine import parts, pipeline
 from engine.errors import SpecError, StageError
 from engine.jobfile import dump_job
 from engine.records import read_tables
-from engine.storage import StorePath, file_sizes, files_in, run_folder
+from engine.rundir import load_manifest
+from engine.store.files import file_sha256
+from engine.store.paths import StorePath, file_sizes, files_in, run_folder
 from engine.verify import gc, verify
 
 CREDENTIALS = {
@@ -96,7 +98,7 @@ def test_an_object_appears_whole_or_not_at_all(store):
         assert not path.exists()
         file.write(b"le")
     assert path.read_bytes() == b"whole"
-    assert rundir.file_sha256(path) == hashlib.sha256(b"whole").hexdigest()
+    assert file_sha256(path) == hashlib.sha256(b"whole").hexdigest()
 
 
 def test_prompts_generate_and_curate_live_in_a_store_and_go_on_on_a_disk(fake_job, answer_here, store, tmp_path):
@@ -141,7 +143,7 @@ def test_a_resume_in_a_store_asks_only_for_what_is_missing(fake_job, answer_here
     answer_here(job, store)
     assert calls.read_text().count(" start") == 48 + rows
     assert verify(folder.parent).problems == []
-    assert rundir.load_manifest(folder).rows_out == 48
+    assert load_manifest(folder).rows_out == 48
 
 
 def test_epochs_shut_out_a_late_writer_in_a_store(store):
