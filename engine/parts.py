@@ -22,7 +22,8 @@ import numpy as np
 import pyarrow as pa
 
 from engine.errors import StageError
-from engine.records import STATUSES, parquet_bytes, read_tables
+from engine.rows.records import STATUSES
+from engine.rows.tables import parquet_bytes, read_tables
 from engine.store.files import publish_durable, write_atomic
 from engine.store.paths import Folder
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from engine.errors import InputError, SpecError, StageError, remedy_of
 from engine.progress import Context, Progress
-from engine.records import canonical_json
+from engine.rows.ids import canonical_json
 from engine.rundir import STAGE_FOLDER, Manifest, content_identity, load_manifest, manifest_sha256, publish, run_lock, stage_folder
 from engine.spec import JobSpec
 from engine.store.files import write_atomic

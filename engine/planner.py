@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from engine.codec import token_bytes
 from engine.layout import Layout
 from engine.models import Architecture, facts
+from engine.rows.codec import token_bytes
 from engine.spec import CaptureSpec, JobSpec, LoraSpec, TeacherSpec, TrainSpec
 
 BUCKET_B = 0.5  # elements of DeepSpeed's reduce bucket in billions (its default), never more than there are parameters (deepspeed_engine)

@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from engine.errors import InputError
-from engine.records import derive_seed, read_tables
+from engine.rows.ids import derive_seed
+from engine.rows.tables import read_tables
 from engine.spec import GenerateSpec, TeacherSpec
 from engine.store.paths import Folder
 

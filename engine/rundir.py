@@ -25,7 +25,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from engine.errors import SpecError, StageError
-from engine.records import canonical_json
+from engine.rows.ids import canonical_json
 from engine.store.files import file_sha256, write_atomic
 from engine.store.paths import Folder, StorePath, file_sizes
 

@@ -265,7 +265,7 @@ class CaptureSpec(Block):
     dtype: Literal["float32", "float16"] = identity("float16")
     """Type of the stored log-probabilities (codec: plain)."""
     codec: Literal["plain", "packed"] = identity("plain")
-    """`plain`: flat Arrow lists; `packed`: half the size, a little less exact (engine/codec.py)."""
+    """`plain`: flat Arrow lists; `packed`: half the size, a little less exact (engine/rows/codec.py)."""
     packed_bits: int = identity(8, ge=4, le=8)
     """Bits of one packed log-probability: 8 is near exact, 5 takes 13 % fewer bytes (benchmarks/signal)."""
 

@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 from engine import parts
 from engine.errors import StageError
 from engine.jobfile import load_run
-from engine.records import prompt_hash, prompt_id_of, read_tables
+from engine.rows.ids import prompt_hash, prompt_id_of
+from engine.rows.tables import read_tables
 from engine.rundir import STAGE_FOLDER, Manifest, manifest_paths, read_manifest, run_lock
 from engine.store.files import file_sha256
 from engine.store.paths import Folder, StorePath, files_in, read_buffer, remove_tree, tree_bytes

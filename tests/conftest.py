@@ -22,7 +22,7 @@ from result import machine
 from engine import parts, pipeline
 from engine.errors import StageError
 from engine.jobfile import dump_job, load_job
-from engine.records import STATUSES
+from engine.rows.records import STATUSES
 from engine.rundir import git_commit, versions
 from engine.spec import JobSpec
 

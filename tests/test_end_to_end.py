@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engine import pipeline
 from engine.progress import Progress
-from engine.records import Example, Prompt, read_tables, to_rows
+from engine.rows.records import Example, Prompt
+from engine.rows.tables import read_tables, to_rows
 from engine.rundir import stage_files
 from engine.stages.report.contract import Report
 

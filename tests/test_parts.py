@@ -5,7 +5,8 @@ from conftest import statuses
 
 from engine import parts
 from engine.errors import StageError
-from engine.records import Completion, completion_schema, read_tables, to_table
+from engine.rows.records import Completion, completion_schema
+from engine.rows.tables import read_tables, to_table
 
 
 def table_of(teacher):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, statuses
 
-from engine.records import read_tables
+from engine.rows.tables import read_tables
 from engine.rundir import MANIFEST, load_manifest, stage_files
 
 pytestmark = pytest.mark.proof

@@ -11,7 +11,8 @@ import pytest
 from conftest import REPOSITORY
 from test_proof import command, only
 
-from engine.records import read_signal, read_tables
+from engine.rows.signal import read_signal
+from engine.rows.tables import read_tables
 from engine.rundir import load_manifest, stage_files
 
 pytestmark = pytest.mark.proof

@@ -10,7 +10,8 @@ from engine.backends import fake
 from engine.backends.answering import ENGINES
 from engine.jobfile import load_job
 from engine.progress import Context
-from engine.records import Completion, read_tables, to_rows
+from engine.rows.records import Completion
+from engine.rows.tables import read_tables, to_rows
 from engine.spec import TrainSpec
 from engine.stages import generate
 from engine.yamlfile import read_document

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from engine.errors import InputError
-from engine.records import PROMPT, Prompt, to_table, write_parquet
 from engine.routing import count_prompts, wanted_rows
+from engine.rows.records import PROMPT, Prompt
+from engine.rows.tables import to_table, write_parquet
 from engine.spec import GenerateSpec
 
 

@@ -9,7 +9,8 @@ from conftest import REPOSITORY, SERVER_KEY_ENV, write_prompts
 
 from engine import pipeline
 from engine.jobfile import load_job
-from engine.records import Completion, Example, read_tables, to_rows
+from engine.rows.records import Completion, Example
+from engine.rows.tables import read_tables, to_rows
 from engine.rundir import stage_files
 from engine.verify import verify
 

@@ -15,7 +15,8 @@ from conftest import statuses
 from engine import parts, pipeline
 from engine.errors import SpecError, StageError
 from engine.jobfile import dump_job
-from engine.records import Completion, completion_schema, parquet_bytes, read_tables, to_table, write_parquet
+from engine.rows.records import Completion, completion_schema
+from engine.rows.tables import parquet_bytes, read_tables, to_table, write_parquet
 from engine.rundir import Counts, identity_hash, load_manifest, publish, run_lock
 from engine.verify import gc, verify
 

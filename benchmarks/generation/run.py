@@ -30,7 +30,8 @@ def prepare(work: Path, rows: int) -> None:
     from variants import job
 
     import engine
-    from engine.records import derive_seed, read_tables
+    from engine.rows.ids import derive_seed
+    from engine.rows.tables import read_tables
     from engine.rundir import stage_files
 
     prompts = tiny_model.make_prompts(tiny_model.make_model(work / "model"), rows)

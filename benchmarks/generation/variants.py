@@ -39,7 +39,7 @@ def job(task: dict[str, Any], k: int) -> Any:
 def ours(task: dict[str, Any], k: int, work: Path) -> tuple[float, np.ndarray]:
     """`distill run --until generate`; the figure is the manifest's own."""
     import engine
-    from engine.records import read_tables
+    from engine.rows.tables import read_tables
 
     done = engine.run(job(task, k), work / "runs", until="generate")
     manifest, folder = done.manifests["generate"], done.folders["generate"]

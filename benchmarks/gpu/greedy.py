@@ -13,8 +13,9 @@ import torch
 from cases import arguments, load_case
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from engine.answers import same_final_answer
-from engine.records import Prompt, read_tables, to_rows
+from engine.rows.final_answer import same_final_answer
+from engine.rows.records import Prompt
+from engine.rows.tables import read_tables, to_rows
 from engine.rundir import stage_files
 
 MOST, AGAIN, NEW_TOKENS = 256, 32, 64

@@ -18,8 +18,10 @@ REPOSITORY = Path(__file__).parents[2]
 sys.path.append(str(REPOSITORY / "benchmarks"))
 from result import bounded, write_result  # noqa: E402
 
-from engine import codec  # noqa: E402
-from engine.records import SCHEMA_VERSION, Completion, completion_schema, read_signal, to_table, write_parquet  # noqa: E402
+from engine.rows import codec  # noqa: E402
+from engine.rows.records import SCHEMA_VERSION, Completion, completion_schema  # noqa: E402
+from engine.rows.signal import read_signal  # noqa: E402
+from engine.rows.tables import to_table, write_parquet  # noqa: E402
 
 VOCABULARY, SIGMAS, KS, TOKENS, ROW_TOKENS = 129_280, (1.5, 3, 5, 8), (16, 50, 128), 1024, 128
 BITS = (8, 5, 4)

@@ -25,7 +25,9 @@ def write_curated(folder: Path, work: Path, examples: list[Any], signals: list[A
     """A finished curate stage with these ids; `signals` are (ids, logprobs, tail) of each answer."""
     from transformers import AutoTokenizer
 
-    from engine.records import EXAMPLE, SCHEMA_VERSION, Example, to_table, tokenizer_fingerprint, write_parquet
+    from engine.rows.ids import tokenizer_fingerprint
+    from engine.rows.records import EXAMPLE, SCHEMA_VERSION, Example
+    from engine.rows.tables import to_table, write_parquet
     from engine.rundir import Counts, publish
 
     fingerprint = tokenizer_fingerprint(AutoTokenizer.from_pretrained(work / "student").get_vocab())

@@ -25,10 +25,13 @@ from typing import Any, NoReturn, Protocol
 import numpy as np
 import pyarrow as pa
 
-from engine import codec, parts
+from engine import parts
 from engine.backends.admission import Budget, Room, cost_usd
 from engine.errors import EngineError, StageError, Stopped
-from engine.records import SCHEMA_VERSION, Completion, Messages, completion_schema, derive_seed, read_tables, to_table
+from engine.rows import codec
+from engine.rows.ids import derive_seed
+from engine.rows.records import SCHEMA_VERSION, Completion, Messages, completion_schema
+from engine.rows.tables import read_tables, to_table
 from engine.rundir import versions
 from engine.spec import GenerateSpec, SamplingSpec, TeacherSpec
 from engine.store.paths import Folder

@@ -35,7 +35,7 @@ from engine.backends.api_gate import (
     words_of,
 )
 from engine.errors import StageError
-from engine.records import Messages
+from engine.rows.records import Messages
 from engine.spec import CaptureSpec, TeacherSpec
 
 _log = logging.getLogger(__name__)

@@ -14,12 +14,15 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from engine import metrics, parts
+from engine import parts
 from engine.backends import ray_data
 from engine.backends.dispatch import answer_prompts
 from engine.errors import StageError
 from engine.progress import Context
-from engine.records import ANSWER, Answer, Completion, Prompt, derive_seed, read_tables, to_rows, to_table, write_parquet
+from engine.rows import metrics
+from engine.rows.ids import derive_seed
+from engine.rows.records import ANSWER, Answer, Completion, Prompt
+from engine.rows.tables import read_tables, to_rows, to_table, write_parquet
 from engine.rundir import Counts, stage_files, trained_model
 from engine.spec import EvaluateSpec, GenerateSpec, SamplingSpec, TeacherSpec
 

@@ -12,13 +12,14 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from engine import metrics, parts
+from engine import parts
 from engine.backends import ray_data
 from engine.backends.answering import STATUS_OF_FINISH, spent_usd
 from engine.backends.dispatch import Stream, Tally, answer_prompts
 from engine.errors import StageError
 from engine.progress import Context
-from engine.records import file_metadata, read_tables
+from engine.rows import metrics
+from engine.rows.tables import file_metadata, read_tables
 from engine.rundir import Counts, stage_files
 from engine.spec import API_KINDS, GenerateSpec
 from engine.store.paths import Folder

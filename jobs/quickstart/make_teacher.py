@@ -16,7 +16,9 @@ from transformers import LlamaConfig
 
 from engine.backends import ray_cluster
 from engine.progress import Context, Progress
-from engine.records import EXAMPLE, Example, to_table, tokenizer_fingerprint, write_parquet
+from engine.rows.ids import tokenizer_fingerprint
+from engine.rows.records import EXAMPLE, Example
+from engine.rows.tables import to_table, write_parquet
 from engine.rundir import Counts, publish
 from engine.spec import TrainSpec
 from engine.stages import train

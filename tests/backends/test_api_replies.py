@@ -18,7 +18,8 @@ from engine.backends.api_gate import usage_of, words_of
 from engine.backends.api_teacher import AnthropicTeacher, ApiError, OpenAITeacher
 from engine.errors import StageError, Stopped
 from engine.progress import Context
-from engine.records import Completion, read_tables, to_rows
+from engine.rows.records import Completion
+from engine.rows.tables import read_tables, to_rows
 from engine.rundir import publish
 from engine.spec import CaptureSpec, JobSpec, TeacherSpec
 from engine.stages import curate, generate, prompts

@@ -17,8 +17,9 @@ from engine import parts, pipeline
 from engine.backends.dispatch import missing_shards
 from engine.errors import StageError
 from engine.progress import Context, Progress
-from engine.records import Completion, read_tables, to_rows
 from engine.routing import Wanted
+from engine.rows.records import Completion
+from engine.rows.tables import read_tables, to_rows
 from engine.rundir import publish
 from engine.stages import generate
 

@@ -20,7 +20,8 @@ from engine import pipeline
 from engine.backends import ray_data
 from engine.errors import StageError, Stopped
 from engine.progress import Context
-from engine.records import Completion, read_tables, to_rows
+from engine.rows.records import Completion
+from engine.rows.tables import read_tables, to_rows
 from engine.stages import generate
 
 pytestmark = pytest.mark.slow

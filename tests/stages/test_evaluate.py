@@ -5,7 +5,8 @@ import pytest
 
 from engine.errors import StageError
 from engine.progress import Context
-from engine.records import ANSWER, PROMPT, Completion, Prompt, completion_schema, read_tables, to_rows, to_table, write_parquet
+from engine.rows.records import ANSWER, PROMPT, Completion, Prompt, completion_schema
+from engine.rows.tables import read_tables, to_rows, to_table, write_parquet
 from engine.rundir import Counts, publish
 from engine.spec import EvaluateSpec, GenerateSpec, SamplingSpec, TeacherSpec
 from engine.stages import evaluate

@@ -9,7 +9,9 @@ from engine import pipeline
 from engine.backends import fake
 from engine.errors import StageError
 from engine.progress import Context
-from engine.records import Completion, file_metadata, read_signal, read_tables, signal_of, to_rows
+from engine.rows.records import Completion
+from engine.rows.signal import read_signal, signal_of
+from engine.rows.tables import file_metadata, read_tables, to_rows
 from engine.stages import generate
 
 

@@ -13,7 +13,9 @@ import pytest
 
 from engine.errors import InputError
 from engine.progress import Context
-from engine.records import PROMPT, Prompt, prompt_hash, prompt_id_of, read_tables, to_rows
+from engine.rows.ids import prompt_hash, prompt_id_of
+from engine.rows.records import PROMPT, Prompt
+from engine.rows.tables import read_tables, to_rows
 from engine.rundir import content_identity, load_manifest, publish, stage_files
 from engine.spec import FieldMap, PromptsSpec
 from engine.stages import prompts

@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from engine.errors import StageError
 from engine.progress import Context
-from engine.records import EXAMPLE, Completion, Prompt, completion_schema, read_tables, to_rows, write_parquet
+from engine.rows.records import EXAMPLE, Completion, Prompt, completion_schema
+from engine.rows.tables import read_tables, to_rows, write_parquet
 from engine.rundir import Counts, stage_files
 from engine.spec import CurateSpec
 from engine.stages.curate.filters import FILTERS, Drop, Verdict

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from engine.answers import same_final_answer
-from engine.records import Completion, Prompt
+from engine.rows.final_answer import same_final_answer
+from engine.rows.records import Completion, Prompt
 from engine.spec import CurateSpec
 
 

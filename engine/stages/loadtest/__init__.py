@@ -15,7 +15,9 @@ from typing import Any, Protocol
 
 from engine.errors import StageError
 from engine.progress import Context
-from engine.records import REQUEST_SAMPLE, Messages, RequestSample, derive_seed, read_tables, to_table, write_parquet
+from engine.rows.ids import derive_seed
+from engine.rows.records import REQUEST_SAMPLE, Messages, RequestSample
+from engine.rows.tables import read_tables, to_table, write_parquet
 from engine.rundir import Counts, stage_files
 from engine.spec import LoadtestSpec
 from engine.stages.loadtest.arrivals import levels_of

@@ -19,7 +19,7 @@ import httpx
 import numpy as np
 import openai
 
-from engine.records import Messages, RequestSample
+from engine.rows.records import Messages, RequestSample
 from engine.spec import LoadtestSpec
 from engine.stages.loadtest.arrivals import ARRIVALS, Level
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.records import RequestSample
+from engine.rows.records import RequestSample
 from engine.stages.loadtest.client import Measurement
 
 MAX_LAG_MS = 50.0

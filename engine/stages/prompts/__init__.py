@@ -19,7 +19,9 @@ import pyarrow as pa
 
 from engine.errors import InputError
 from engine.progress import Context
-from engine.records import PROMPT, Prompt, derive_seed, to_table, write_parquet
+from engine.rows.ids import derive_seed
+from engine.rows.records import PROMPT, Prompt
+from engine.rows.tables import to_table, write_parquet
 from engine.rundir import Counts
 from engine.spec import FieldMap, PromptsSpec
 from engine.stages.prompts.readers import BadRow, read_rows, require_one_schema, source_files
@@ -104,7 +106,7 @@ class Head:
 
     def line(self, task: str, *, used: Collection[str] = ()) -> str:
         """What becomes of the rows in one sentence; columns that something else than the prompt uses are `used`."""
-        from engine.metrics import usable_reference  # its metrics are libraries that a job without problems need not wait for
+        from engine.rows.metrics import usable_reference  # its metrics are libraries that a job without problems need not wait for
 
         given = [prompt.reference for _, prompt in self.good if prompt.reference is not None]
         reasons = Counter(reason for _, reason in self.bad)

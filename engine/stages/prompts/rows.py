@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from engine.records import Messages, Prompt, prompt_hash, prompt_id_of
+from engine.rows.ids import prompt_hash, prompt_id_of
+from engine.rows.records import Messages, Prompt
 from engine.spec import FieldMap, PromptsSpec
 from engine.stages.prompts.readers import BadRow, Row
 

@@ -20,7 +20,8 @@ from engine.backends import deepspeed_engine, ray_train
 from engine.errors import StageError, Stopped
 from engine.interrupts import asked_once
 from engine.progress import Context, Progress
-from engine.records import file_metadata, tokenizer_fingerprint
+from engine.rows.ids import tokenizer_fingerprint
+from engine.rows.tables import file_metadata
 from engine.rundir import Counts, load_manifest, stage_files
 from engine.spec import GenerateSpec, TrainSpec
 from engine.stages.train import gates

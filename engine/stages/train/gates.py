@@ -17,7 +17,8 @@ from huggingface_hub import snapshot_download
 from transformers import AutoModelForCausalLM
 
 from engine.errors import StageError
-from engine.records import Signal, arrays, count_unsigned, file_metadata, read_tables, signals
+from engine.rows.signal import Signal, arrays, count_unsigned, signals
+from engine.rows.tables import file_metadata, read_tables
 from engine.spec import GenerateSpec, TeacherSpec, TrainSpec
 from engine.stages.train.blocks import Batch, Blocks
 from engine.stages.train.head import pieces

@@ -21,7 +21,7 @@ import torch
 from torch import distributed
 
 from engine.errors import Preempted, StageError, Stopped
-from engine.records import derive_seed
+from engine.rows.ids import derive_seed
 from engine.spec import TrainSpec
 from engine.stages.train import checkpoints, gates
 from engine.stages.train.blocks import Batch, Blocks, rank_batches, shard_cache

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from engine.records import Signal, derive_seed
+from engine.rows.ids import derive_seed
+from engine.rows.signal import Signal
 from engine.stages.train.data import TokenSequence
 from engine.store.files import file_sha256, write_atomic
 

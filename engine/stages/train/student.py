@@ -15,7 +15,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from engine.errors import StageError
-from engine.records import derive_seed
+from engine.rows.ids import derive_seed
 from engine.spec import LoraSpec, TrainSpec
 from engine.stages.train.attention import attention_of
 from engine.stages.train.blocks import Batch

@@ -6,17 +6,8 @@ import pytest
 
 from engine.errors import StageError
 from engine.progress import Context
-from engine.records import (
-    EXAMPLE,
-    PROMPT,
-    STATUSES,
-    Completion,
-    Prompt,
-    completion_schema,
-    file_metadata,
-    to_table,
-    write_parquet,
-)
+from engine.rows.records import EXAMPLE, PROMPT, STATUSES, Completion, Prompt, completion_schema
+from engine.rows.tables import file_metadata, to_table, write_parquet
 from engine.rundir import Counts, publish
 from engine.spec import CurateSpec
 from engine.stages import curate

@@ -1,6 +1,6 @@
 import pytest
 
-from engine.records import Completion, Prompt
+from engine.rows.records import Completion, Prompt
 from engine.spec import CurateSpec
 from engine.stages.curate.filters import FILTERS, Drop, Keep
 

@@ -9,7 +9,9 @@ import pytest
 
 from engine.errors import StageError
 from engine.progress import Context, Progress
-from engine.records import PROMPT, REQUEST_SAMPLE, Prompt, prompt_hash, prompt_id_of, to_table, write_parquet
+from engine.rows.ids import prompt_hash, prompt_id_of
+from engine.rows.records import PROMPT, REQUEST_SAMPLE, Prompt
+from engine.rows.tables import to_table, write_parquet
 from engine.rundir import PROGRESS, Counts, publish
 from engine.spec import LoadtestSpec
 from engine.stages import loadtest

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from engine.records import RequestSample
+from engine.rows.records import RequestSample
 from engine.stages.loadtest.arrivals import Level
 from engine.stages.loadtest.client import Measurement
 from engine.stages.loadtest.summary import percentiles, summarise

@@ -13,7 +13,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, PreTrainedTokenizerFast, Qwen2Config
 
 from engine.progress import Context
-from engine.records import EXAMPLE, Example, to_table, tokenizer_fingerprint, write_parquet
+from engine.rows.ids import tokenizer_fingerprint
+from engine.rows.records import EXAMPLE, Example
+from engine.rows.tables import to_table, write_parquet
 from engine.rundir import Counts, publish
 from engine.spec import TrainSpec
 

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine import codec
 from engine.errors import StageError
-from engine.records import EXAMPLE, Example, file_metadata, read_tables, to_rows, to_table, tokenizer_fingerprint, write_parquet
+from engine.rows import codec
+from engine.rows.ids import tokenizer_fingerprint
+from engine.rows.records import EXAMPLE, Example
+from engine.rows.tables import file_metadata, read_tables, to_rows, to_table, write_parquet
 from engine.rundir import stage_files
 from engine.spec import TrainSpec
 from engine.stages.train.data import TokenSequence, _conversation, load_sequences

@@ -12,7 +12,8 @@ from torch_engine import TorchEngine
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from engine.errors import StageError
-from engine.records import EXAMPLE, Example, to_table, write_parquet
+from engine.rows.records import EXAMPLE, Example
+from engine.rows.tables import to_table, write_parquet
 from engine.spec import GatesSpec, GenerateSpec, TrainSpec
 from engine.stages.train import gates
 from engine.stages.train.blocks import Blocks

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from engine.records import Signal
+from engine.rows.signal import Signal
 from engine.spec import TrainSpec
 from engine.stages.train.blocks import Blocks, rank_batches
 from engine.stages.train.data import TokenSequence

@@ -25,7 +25,7 @@ from torch_engine import GENERATE, TorchEngine, run_in_process
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from engine.progress import Context
-from engine.records import Example
+from engine.rows.records import Example
 from engine.spec import GenerateSpec, TrainSpec
 from engine.stages import train
 from engine.stages.train.metrics import load_metrics

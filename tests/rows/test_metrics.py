@@ -3,7 +3,7 @@ import pytest
 import sacrebleu
 
 from engine.errors import SpecError
-from engine.metrics import interval_of, resolve_metrics, retention_interval, score_of, statistics_of
+from engine.rows.metrics import interval_of, resolve_metrics, retention_interval, score_of, statistics_of
 
 HYPOTHESES = ["the cat sat on mat", "a dog barks", "", "hello there general kenobi"]
 REFERENCES = ["the cat sat on the mat", "the dog barks loudly", "nothing", "hello there general kenobi"]

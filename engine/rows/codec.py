@@ -1,6 +1,6 @@
 """Packed form of the top-k signal (`capture.codec: packed`): a fixed number of bytes per token, about half of plain.
 
-It does not know rows or files (engine/records.py does). Shapes: T tokens, k captured log-probabilities per token, n tokens
+It does not know rows or files (engine/rows/records.py does). Shapes: T tokens, k captured log-probabilities per token, n tokens
 of one chunk; V is the vocabulary size. A token is 4 bytes of header and then one bit vector, zero-padded to a byte:
 
 | part | size | content |

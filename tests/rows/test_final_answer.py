@@ -2,7 +2,7 @@ from fractions import Fraction
 
 import pytest
 
-from engine.answers import final_answer, normalise_qa, same_final_answer
+from engine.rows.final_answer import final_answer, normalise_qa, same_final_answer
 
 
 @pytest.mark.parametrize(

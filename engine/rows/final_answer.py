@@ -13,7 +13,6 @@ from decimal import Decimal
 from fractions import Fraction
 
 FinalAnswer = Fraction | str
-
 _NUMBER_PATTERN = (
     r"(?<![A-Za-z0-9])(?:(?<![)\]])-)?[$€£]?"  # -5 and -$5; but 10-5 and (a)-5 end in 5
     r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+|(?=\.\d))"  # 1,234  1234  and the nothing before .5
@@ -27,7 +26,6 @@ _MARKED = re.compile(
 _FRACTION = re.compile(r"\\[dt]?frac\{(-?\d+)\}\{(\d+)\}")
 _MARKUP = re.compile(r"\\(?:text|mathrm|mbox)\{([^{}]*)\}|\\[!,;: ]|\\left|\\right|[*`]|\\(?=[%$])")
 _UNIT = re.compile(r"(?:[\s$€£%°.,:]|(?<![A-Za-z])[A-Za-z]{2,}(?![A-Za-z]))*")
-
 _NLI_MENTION = re.compile(
     r"(?<!not )(?<!not_)(?<!non-)\b"
     r"(?:(?P<entailment>entail(?:ment|s|ed)?)|(?P<neutral>neutral)|(?P<contradiction>contradict(?:ion|s|ed|ory)?))\b"

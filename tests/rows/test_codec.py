@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from engine.codec import SPAN_MAX, pack, pack_rows, token_bytes, unpack
+from engine.rows.codec import SPAN_MAX, pack, pack_rows, token_bytes, unpack
 
 V = 129_280
 

@@ -4,24 +4,26 @@ import re
 import numpy as np
 import pytest
 
-from engine import codec, records
 from engine.errors import InputError, StageError
-from engine.records import Completion, completion_schema, read_signal, signal_of, to_rows, to_table
+from engine.rows import codec, ids, records, tables
+from engine.rows.records import Completion, completion_schema
+from engine.rows.signal import read_signal, signal_of
+from engine.rows.tables import to_rows, to_table
 
 
 def test_a_prompt_id_is_the_first_63_bits_of_the_hash():
-    digest = records.prompt_hash([{"role": "user", "content": "hi"}])
-    assert records.prompt_id_of(digest) == int(digest, 16) >> (256 - 63)
-    assert 0 <= records.prompt_id_of("f" * 64) < 2**63
+    digest = ids.prompt_hash([{"role": "user", "content": "hi"}])
+    assert ids.prompt_id_of(digest) == int(digest, 16) >> (256 - 63)
+    assert 0 <= ids.prompt_id_of("f" * 64) < 2**63
 
 
 def test_the_hash_depends_on_content_and_not_on_key_order():
-    assert records.prompt_hash([{"role": "user", "content": "é"}]) == records.prompt_hash([{"content": "é", "role": "user"}])
-    assert records.prompt_hash([{"role": "user", "content": "a"}]) != records.prompt_hash([{"role": "system", "content": "a"}])
+    assert ids.prompt_hash([{"role": "user", "content": "é"}]) == ids.prompt_hash([{"content": "é", "role": "user"}])
+    assert ids.prompt_hash([{"role": "user", "content": "a"}]) != ids.prompt_hash([{"role": "system", "content": "a"}])
 
 
 def test_seeds_are_31_bits_and_differ_by_every_part():
-    seeds = {records.derive_seed(0, prompt, teacher, sample) for prompt in range(50) for teacher in "ab" for sample in range(3)}
+    seeds = {ids.derive_seed(0, prompt, teacher, sample) for prompt in range(50) for teacher in "ab" for sample in range(3)}
     assert len(seeds) == 300
     assert all(0 <= seed < 2**31 for seed in seeds)
 
@@ -34,9 +36,9 @@ def test_a_completion_survives_parquet_with_its_signal_and_metadata(tmp_path, dt
         topk_ids=[3, 9, 4, 8], topk_logprobs=np.array([-0.5, -2.0, -1.0, -1.5]), tail=[0.25, 0.125],
     )
     path = tmp_path / "x.parquet"
-    records.write_parquet(to_table([row], completion_schema(dtype), {"top_k": 2, "teacher": "t"}), path)
-    assert records.file_metadata(path) == {"top_k": 2, "teacher": "t"}
-    (table,) = records.read_tables([path])
+    tables.write_parquet(to_table([row], completion_schema(dtype), {"top_k": 2, "teacher": "t"}), path)
+    assert tables.file_metadata(path) == {"top_k": 2, "teacher": "t"}
+    (table,) = tables.read_tables([path])
     (back,) = to_rows(table, Completion)
     assert (back.prompt_id, back.text, back.reasoning, back.token_ids) == (2**62, "hi", "so", [3, 4])
     assert (back.topk_packed, back.topk_tokens) == (b"\0\xff", ["a", "é", "b", "c"])
@@ -48,12 +50,12 @@ def test_a_completion_survives_parquet_with_its_signal_and_metadata(tmp_path, dt
 def test_a_damaged_page_is_noticed(tmp_path):
     path = tmp_path / "x.parquet"
     rows = [Completion(n, "t", 0, "train", 0, "ok", text=f"answer {n}") for n in range(500)]
-    records.write_parquet(to_table(rows, completion_schema()), path)
+    tables.write_parquet(to_table(rows, completion_schema()), path)
     content = bytearray(path.read_bytes())
     content[200] ^= 0xFF
     path.write_bytes(content)
     with pytest.raises(StageError, match=r"x\.parquet is missing or damaged .*CRC.*distill verify"):
-        list(records.read_tables([path]))
+        list(tables.read_tables([path]))
 
 
 def test_a_signal_cut_short_is_refused():
@@ -85,7 +87,7 @@ def write_answers(path, rows, name="plain", **changed):
         empty = {"topk_ids": [], "topk_logprobs": [], "tail": []}
         rows = [dataclasses.replace(row, topk_packed=packed, **empty) for row, packed in zip(rows, columns, strict=True)]
     metadata = {"schema_version": 1, "codec": name, "top_k": K, "vocab_size": V, "packed_bits": 8} | changed
-    records.write_parquet(to_table(rows, completion_schema(), metadata), path)
+    tables.write_parquet(to_table(rows, completion_schema(), metadata), path)
     return path
 
 
@@ -126,5 +128,5 @@ def test_every_column_and_the_metadata_of_completions_is_documented():
 
 
 def test_a_fingerprint_means_the_same_token_ids():
-    assert records.tokenizer_fingerprint({"a": 0, "b": 1}) == records.tokenizer_fingerprint({"b": 1, "a": 0})
-    assert records.tokenizer_fingerprint({"a": 0, "b": 1}) != records.tokenizer_fingerprint({"a": 1, "b": 0})
+    assert ids.tokenizer_fingerprint({"a": 0, "b": 1}) == ids.tokenizer_fingerprint({"b": 1, "a": 0})
+    assert ids.tokenizer_fingerprint({"a": 0, "b": 1}) != ids.tokenizer_fingerprint({"a": 1, "b": 0})

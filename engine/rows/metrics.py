@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import sacrebleu
 
-from engine.answers import final_answer, normalise_qa, same_final_answer
 from engine.errors import SpecError
+from engine.rows.final_answer import final_answer, normalise_qa, same_final_answer
 
 Interval = list[float] | None
 
@@ -128,7 +128,6 @@ METRICS: dict[str, Metric] = {
     "bleu": Metric(_bleu_counts, _bleu),
     "rougeL": Metric(_rouge_l, _mean),
 }
-
 TASK_METRICS: dict[str, list[str]] = {
     "math": ["exact_match"],
     "nli": ["accuracy"],

@@ -1,0 +1,40 @@
+"""Ids, seeds and fingerprints: the same value gives the same one on every machine, for ever."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from engine.rows.records import Messages
+
+
+def canonical_json(value: Any) -> str:
+    """One spelling per value: sorted keys, no spaces, UTF-8 kept."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def prompt_hash(messages: Messages) -> str:
+    """sha256 (hex) of the canonical messages."""
+    return hashlib.sha256(canonical_json(messages).encode()).hexdigest()
+
+
+def prompt_id_of(sha256_hex: str) -> int:
+    """First 63 bits of the hash: fits a signed int64."""
+    return int(sha256_hex[:16], 16) >> 1
+
+
+def derive_seed(*parts: Any) -> int:
+    """A 31-bit seed from any JSON values, e.g. (job seed, prompt_id, teacher, sample_index)."""
+    return int.from_bytes(hashlib.sha256(canonical_json(list(parts)).encode()).digest()[:4], "big") >> 1
+
+
+def bare_prompt(messages: Messages) -> str:
+    """What a model without a chat template is asked."""
+    return "\n".join(message["content"] for message in messages)
+
+
+def tokenizer_fingerprint(vocabulary: Mapping[str, int]) -> str:
+    """sha256 (hex) of the token -> id map: equal where token ids mean the same."""
+    return hashlib.sha256(canonical_json(sorted(vocabulary.items())).encode()).hexdigest()

@@ -1,0 +1,160 @@
+"""Row types and their Arrow schemas: what one stage hands to the next.
+
+Shapes in this file: T generated tokens of one answer, k captured log-probabilities per token. Per-token arrays are flat
+lists in Parquet; a signal of shape (T, k) is stored as T*k values in row order. Log-probabilities are natural
+logarithms of the raw distribution at temperature 1. The module touches no cluster and no model.
+
+Completions, schema version 1. `curate` hands the signal's columns and the metadata on as they are. `read_signal` reads both codecs.
+
+| column | type | content |
+|---|---|---|
+| prompt_id, teacher, sample_index | int64, string, int32 | the key: one final row each |
+| split, seed, status, finish_reason, error, attempt | | where the row belongs, how it ended (STATUSES), how often it was tried |
+| text, reasoning | string | the answer, and what was written before it where that is told apart |
+| prompt_token_ids, token_ids | list<int32> | (P,) and (T,); empty from an API without ids; prompt_tokens, completion_tokens count them |
+| token_logprobs | list<float32> | (T,), of the generated tokens |
+| topk_ids, topk_logprobs, tail | list<int32>, list<float16 or float32>, list<float32> | codec plain: (T*k,), (T*k,) and (T,) |
+| topk_packed | binary | codec packed: T * codec.token_bytes(top_k, vocab_size, packed_bits) bytes (engine/rows/codec.py) |
+| topk_tokens | list<string> | (T*k,), in place of topk_ids from an API that gives texts |
+
+| metadata key (values are JSON) | content |
+|---|---|
+| schema_version | version of these tables; a reader refuses any other |
+| codec, packed_bits | plain or packed, and the bits of a packed value |
+| top_k, vocab_size | k, 0 without a signal, and the number of ids that the teacher knows |
+| tokenizer_fingerprint | `tokenizer_fingerprint` of the teacher's tokenizer: equal where ids mean the same |
+| teacher, teacher_revision, engine, versions | who answered, and with what |
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+SCHEMA_VERSION = 1  # of the tables above
+Messages = list[dict[str, str]]
+# Final states of a completion. `error` alone is transient: a later run may try it again.
+STATUSES = ("ok", "truncated", "empty", "loop", "too_long", "refused", "error")
+_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+_INTS = pa.list_(pa.int32())
+_FLOATS = pa.list_(pa.float32())
+_NO_INTS = np.zeros(0, np.int32)
+_NO_FLOATS = np.zeros(0, np.float32)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One conversation that wants an answer."""
+
+    prompt_id: int  # first 63 bits of prompt_sha256
+    prompt_sha256: str
+    source_id: str
+    messages: Messages
+    task: str
+    source: str
+    split: str  # train | validation
+    reference: str | None = None
+    meta: str = "{}"
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One teacher's answer to one prompt: exactly one final row per (prompt_id, teacher, sample_index)."""
+
+    prompt_id: int
+    teacher: str
+    sample_index: int
+    split: str
+    seed: int
+    status: str
+    finish_reason: str | None = None
+    text: str = ""
+    reasoning: str | None = None  # what the teacher wrote before its answer, where a parser or the API tells them apart
+    prompt_token_ids: Any = field(default_factory=lambda: _NO_INTS)
+    token_ids: Any = field(default_factory=lambda: _NO_INTS)
+    prompt_tokens: int | None = 0  # None: the API did not say
+    completion_tokens: int | None = 0
+    error: str | None = None
+    attempt: int = 1
+    token_logprobs: Any = field(default_factory=lambda: _NO_FLOATS)  # (T,)
+    topk_ids: Any = field(default_factory=lambda: _NO_INTS)  # (T*k,)
+    topk_logprobs: Any = field(default_factory=lambda: _NO_FLOATS)  # (T*k,)
+    tail: Any = field(default_factory=lambda: _NO_FLOATS)  # (T,)
+    topk_packed: bytes = b""  # the three columns above in one (codec: packed); they are empty then
+    topk_tokens: Any = field(default_factory=list)  # (T*k,) texts in place of topk_ids, from an API that gives no ids
+
+
+@dataclass(frozen=True)
+class Example:
+    """A conversation that ends in the assistant's answer, with the teacher's signal where there is one."""
+
+    prompt_id: int
+    teacher: str
+    sample_index: int
+    split: str
+    messages: Messages
+    prompt_token_ids: Any = field(default_factory=lambda: _NO_INTS)
+    token_ids: Any = field(default_factory=lambda: _NO_INTS)
+    topk_ids: Any = field(default_factory=lambda: _NO_INTS)
+    topk_logprobs: Any = field(default_factory=lambda: _NO_FLOATS)
+    tail: Any = field(default_factory=lambda: _NO_FLOATS)
+    topk_packed: bytes = b""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One model's answer to one validation prompt, scored."""
+
+    prompt_id: int
+    model: str  # teacher | baseline | student
+    status: str
+    text: str
+    reference: str | None
+    scores: str  # JSON: metric -> value
+
+
+@dataclass(frozen=True)
+class RequestSample:
+    """One request of a load test. Times are milliseconds; latencies count from the intended send time."""
+
+    model: str
+    level: str  # concurrency=4 | rate=2.5
+    intended_ms: float
+    sent_ms: float
+    status: str  # ok | http_429 | timeout | ...
+    ttft_ms: float | None
+    tpot_ms: float | None
+    e2e_ms: float | None
+    prompt_tokens: int
+    output_tokens: int
+    error: str | None = None
+
+
+def _schema(row: type, **types: pa.DataType) -> pa.Schema:
+    names = [f.name for f in dataclasses.fields(row)]
+    plain = {"int": pa.int64(), "str": pa.string(), "float": pa.float64()}
+    hints = {f.name: str(f.type).split(" | ")[0] for f in dataclasses.fields(row)}
+    return pa.schema([(name, types.get(name) or plain[hints[name]]) for name in names])
+
+
+PROMPT = _schema(Prompt, messages=_MESSAGES)
+EXAMPLE = _schema(
+    Example, messages=_MESSAGES, sample_index=pa.int32(), prompt_token_ids=_INTS, token_ids=_INTS,
+    topk_ids=_INTS, topk_logprobs=_FLOATS, tail=_FLOATS, topk_packed=pa.binary(),
+)
+ANSWER = _schema(Answer)
+REQUEST_SAMPLE = _schema(RequestSample)
+
+
+def completion_schema(capture_dtype: str = "float16") -> pa.Schema:
+    """Schema of completions; `capture_dtype` (float16 | float32) is the type of `topk_logprobs`."""
+    values = pa.list_(pa.float16() if capture_dtype == "float16" else pa.float32())
+    return _schema(
+        Completion, sample_index=pa.int32(), attempt=pa.int32(), prompt_tokens=pa.int32(), completion_tokens=pa.int32(),
+        prompt_token_ids=_INTS, token_ids=_INTS, token_logprobs=_FLOATS, topk_ids=_INTS, topk_logprobs=values, tail=_FLOATS,
+        topk_packed=pa.binary(), topk_tokens=pa.list_(pa.string()),
+    )
