@@ -3,7 +3,7 @@
     from engine import JobSpec, run
 """
 
+from engine.job.spec import JobSpec
 from engine.pipeline import Run, run
-from engine.spec import JobSpec
 
 __all__ = ["JobSpec", "Run", "run"]

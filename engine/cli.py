@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from engine.errors import EngineError, Stopped, remedy_of
-from engine.spec import JobSpec
+from engine.job.spec import JobSpec
 
 JOB = click.argument("job", type=click.Path(path_type=Path))
 SETS = click.option("--set", "sets", multiple=True, metavar="FIELD=VALUE", help="Override one field, e.g. train.learning_rate=3e-5.")
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def _load(job: Path, sets: tuple[str, ...]) -> JobSpec:
-    from engine.jobfile import load_job
+    from engine.job.jobfile import load_job
 
     return load_job(job, list(sets))
 
@@ -200,7 +200,7 @@ def status(job: str, sets: tuple[str, ...], runs: str) -> None:
     """How far a job is, from its files alone. JOB is a job file or a run folder."""
     with _errors():
         from engine import pipeline
-        from engine.jobfile import load_run
+        from engine.job.jobfile import load_run
         from engine.progress import state_text
         from engine.rundir import PROGRESS, is_running, load_manifest
         from engine.store.paths import run_folder
@@ -246,7 +246,7 @@ def gc(run: str, dry_run: bool, superseded: bool) -> None:
     """Remove what no commit record and no manifest of a run folder names; list what other settings left."""
     with _errors():
         from engine import pipeline
-        from engine.jobfile import load_run
+        from engine.job.jobfile import load_run
         from engine.store.paths import run_folder
         from engine.verify import gc as collect
         from engine.verify import superseded as left_behind

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from pydantic import field_validator
 
-from engine.spec import Block, EnvironmentVariable, Name, placement
-from engine.yamlfile import read_document
+from engine.job.spec import Block, EnvironmentVariable, Name, placement
+from engine.job.yamlfile import read_document
 
 _SECRET = re.compile(
     r"(^|_)(\w*KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASS|PAT|CREDENTIAL|CRED|AUTH)S?(_?\d+|_READ|_WRITE|_HEADER)?$", re.IGNORECASE

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from engine.spec import TeacherSpec
+from engine.job.spec import TeacherSpec
 
 SPANNING = "DISTILL_REPLICA_SPANS_NODES"  # set in the environment of an actor whose bundles lie on several nodes
 KIND_SHARE = 0.001  # Ray's way to ask for a kind of accelerator: a crumb of its resource

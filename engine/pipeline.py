@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import InputError, SpecError, StageError, remedy_of
+from engine.job.spec import JobSpec
 from engine.progress import Context, Progress
 from engine.rows.ids import canonical_json
 from engine.rundir import STAGE_FOLDER, Manifest, content_identity, load_manifest, manifest_sha256, publish, run_lock, stage_folder
-from engine.spec import JobSpec
 from engine.store.files import write_atomic
 from engine.store.paths import Folder, StorePath, run_folder
 
@@ -95,7 +95,7 @@ def run(
     in the current directory. Raises EngineError; whatever was finished before stays, and the same call resumes.
     """
     from engine import preflight
-    from engine.jobfile import check_owner, dump_job, with_absolute_paths
+    from engine.job.jobfile import check_owner, dump_job, with_absolute_paths
 
     job, chosen = with_absolute_paths(job), choose(only, from_, until)
     root = run_folder(runs) / job.name
@@ -208,7 +208,7 @@ def serving(
     job: JobSpec, models: list[str], runs: str | Folder = "runs", *, cluster: str | None = None, progress: Progress | None = None
 ) -> Iterator[Any]:
     """The endpoint of a finished job for the length of the block; yields its base URL and key."""
-    from engine.jobfile import with_absolute_paths
+    from engine.job.jobfile import with_absolute_paths
 
     job = with_absolute_paths(job)
     root = run_folder(runs) / job.name

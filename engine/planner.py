@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from engine.job.spec import CaptureSpec, JobSpec, LoraSpec, TeacherSpec, TrainSpec
 from engine.layout import Layout
 from engine.models import Architecture, facts
 from engine.rows.codec import token_bytes
-from engine.spec import CaptureSpec, JobSpec, LoraSpec, TeacherSpec, TrainSpec
 
 BUCKET_B = 0.5  # elements of DeepSpeed's reduce bucket in billions (its default), never more than there are parameters (deepspeed_engine)
 ADAM_BYTES = 16  # fp32 master weight, two moments, and DeepSpeed's fp32 gradient

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import SpecError
+from engine.job.spec import API_KINDS, JobSpec, TeacherSpec
 from engine.models import Architecture, facts, load_config
-from engine.spec import API_KINDS, JobSpec, TeacherSpec
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _PICKLED = (".bin", ".pt", ".pth")

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from engine.errors import InputError
+from engine.job.spec import GenerateSpec, TeacherSpec
 from engine.rows.ids import derive_seed
 from engine.rows.tables import read_tables
-from engine.spec import GenerateSpec, TeacherSpec
 from engine.store.paths import Folder
 
 _COLUMNS = ("task", "source", "split")

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from engine import parts
 from engine.errors import StageError
-from engine.jobfile import load_run
+from engine.job.jobfile import load_run
 from engine.rows.ids import prompt_hash, prompt_id_of
 from engine.rows.tables import read_tables
 from engine.rundir import STAGE_FOLDER, Manifest, manifest_paths, read_manifest, run_lock

@@ -21,10 +21,10 @@ from result import machine
 
 from engine import parts, pipeline
 from engine.errors import StageError
-from engine.jobfile import dump_job, load_job
+from engine.job.jobfile import dump_job, load_job
+from engine.job.spec import JobSpec
 from engine.rows.records import STATUSES
 from engine.rundir import git_commit, versions
-from engine.spec import JobSpec
 
 REPOSITORY = Path(__file__).parents[1]
 KEY = "a-key-for-tests"

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from engine.backends.vllm_engine import engine_arguments, engine_environment
-from engine.spec import TeacherSpec
+from engine.job.spec import TeacherSpec
 
 
 def main(asked: Path, given: Path) -> None:

@@ -20,9 +20,9 @@ from engine import pipeline
 from engine.backends import ray_data
 from engine.backends.ray_placement import Placements
 from engine.errors import CapacityError
+from engine.job.spec import JobSpec
 from engine.layout import Layout
 from engine.progress import Context
-from engine.spec import JobSpec
 from engine.stages import generate
 
 

@@ -21,8 +21,8 @@ from typing import Any
 from torch_engine import GENERATE
 
 from engine.backends import deepspeed_engine, ray_cluster, ray_train
+from engine.job.spec import TrainSpec
 from engine.progress import Context
-from engine.spec import TrainSpec
 from engine.stages import train
 from engine.stages.train.metrics import load_metrics
 

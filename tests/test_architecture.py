@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from engine import pipeline
-from engine.spec import JobSpec
+from engine.job.spec import JobSpec
 
 ROOT = Path(__file__).parents[1] / "engine"
 MODULES = sorted(ROOT.rglob("*.py"))

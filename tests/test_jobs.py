@@ -11,7 +11,7 @@ import yaml
 from engine import pipeline
 from engine.backends import fake
 from engine.clusterfile import load_cluster
-from engine.jobfile import dump_job, load_job
+from engine.job.jobfile import dump_job, load_job
 from engine.models import facts
 from engine.planner import plan
 from engine.progress import Context

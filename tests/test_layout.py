@@ -2,8 +2,8 @@
 
 import pytest
 
+from engine.job.spec import TeacherSpec
 from engine.layout import Layout, Node, fits, shortfall, spans
-from engine.spec import TeacherSpec
 
 
 def nodes(*free, devices=8, kind=None):

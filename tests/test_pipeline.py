@@ -13,7 +13,7 @@ from conftest import statuses
 
 from engine import pipeline
 from engine.errors import InputError, SpecError, StageError
-from engine.jobfile import dump_job
+from engine.job.jobfile import dump_job
 from engine.pipeline import STAGES, identity_of
 from engine.rundir import MANIFEST, load_manifest, manifest_paths, stage_files
 from engine.verify import verify

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from engine.errors import SpecError
+from engine.job.spec import JobSpec
 from engine.preflight import DEEPSPEED_DECIDED, DEEPSPEED_FREE, ENGINE_FIELDS, check, fields_of, problems, zero_fields
-from engine.spec import JobSpec
 
 CONFIG = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "num_hidden_layers": 2, "hidden_size": 64,
@@ -222,7 +222,7 @@ def test_checking_and_planning_import_no_heavy_library():
     code = """
 import sys
 from pathlib import Path
-from engine.jobfile import load_job
+from engine.job.jobfile import load_job
 from engine.planner import plan
 from engine.preflight import problems
 job = load_job(Path("jobs/gpt-4-to-phi-3.5-mini.yaml"))

@@ -8,13 +8,13 @@ from types import ModuleType
 from engine import pipeline
 from engine.backends import fake
 from engine.backends.answering import ENGINES
-from engine.jobfile import load_job
+from engine.job.jobfile import load_job
+from engine.job.spec import TrainSpec
+from engine.job.yamlfile import read_document
 from engine.progress import Context
 from engine.rows.records import Completion
 from engine.rows.tables import read_tables, to_rows
-from engine.spec import TrainSpec
 from engine.stages import generate
-from engine.yamlfile import read_document
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

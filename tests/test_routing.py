@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from engine.errors import InputError
+from engine.job.spec import GenerateSpec
 from engine.routing import count_prompts, wanted_rows
 from engine.rows.records import PROMPT, Prompt
 from engine.rows.tables import to_table, write_parquet
-from engine.spec import GenerateSpec
 
 
 def ask(number, *, split="train", task="math", source="a", **meta):

@@ -8,7 +8,7 @@ import yaml
 from conftest import REPOSITORY, SERVER_KEY_ENV, write_prompts
 
 from engine import pipeline
-from engine.jobfile import load_job
+from engine.job.jobfile import load_job
 from engine.rows.records import Completion, Example
 from engine.rows.tables import read_tables, to_rows
 from engine.rundir import stage_files

@@ -14,7 +14,7 @@ from conftest import statuses
 
 from engine import parts, pipeline
 from engine.errors import SpecError, StageError
-from engine.jobfile import dump_job
+from engine.job.jobfile import dump_job
 from engine.rows.records import Completion, completion_schema
 from engine.rows.tables import parquet_bytes, read_tables, to_table, write_parquet
 from engine.rundir import Counts, identity_hash, load_manifest, publish, run_lock

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from engine.spec import GenerateSpec, TrainSpec
+from engine.job.spec import GenerateSpec, TrainSpec
 from engine.stages.train.blocks import Batch
 from engine.stages.train.student import Student
 

@@ -67,7 +67,7 @@ class Job:
     def run(self) -> None:
         """In this process, on the Ray cluster that it is connected to."""
         from engine import pipeline
-        from engine.jobfile import load_job
+        from engine.job.jobfile import load_job
 
         pipeline.run(load_job(self._file), self.runs, until="generate")
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from engine import pipeline
-from engine.jobfile import load_job
-from engine.spec import JobSpec
+from engine.job.jobfile import load_job
+from engine.job.spec import JobSpec
 
 CHECKOUT = Path(__file__).parents[2]
 JOBS = "jobs.json"  # in the pack: of each job its file (in the checkout) and settings, and further ones by device

@@ -24,10 +24,10 @@ from layouts import LAYOUTS, STEPS, TRAINED, slug
 from torch import distributed
 
 from engine.backends import deepspeed_engine
+from engine.job.spec import JobSpec
 from engine.models import facts
 from engine.planner import state_gb
 from engine.progress import Context
-from engine.spec import JobSpec
 from engine.stages import train
 from engine.stages.train.checkpoints import complete
 from engine.stages.train.metrics import load_metrics

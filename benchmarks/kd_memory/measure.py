@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from engine.spec import TrainSpec
+from engine.job.spec import TrainSpec
 from engine.stages.train.head import head_loss
 from engine.stages.train.losses import LOSSES, Targets, token_losses
 

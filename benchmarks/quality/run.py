@@ -14,7 +14,7 @@ from result import bounded, write_result  # noqa: E402
 
 import engine  # noqa: E402
 from engine.backends import ray_cluster  # noqa: E402
-from engine.jobfile import load_job  # noqa: E402
+from engine.job.jobfile import load_job  # noqa: E402
 from engine.rows.tables import read_tables  # noqa: E402
 
 LOSSES = ("sft", "forward_kl", "reverse_kl", "jsd")

@@ -64,8 +64,8 @@ def captured(work: Path, examples: list[Any]) -> list[Any]:
 def train(spec: Any, work: Path, curated: Path, out: Path) -> None:
     """The stage as the pipeline calls it; WORK/teacher answered."""
     from engine.backends import ray_cluster
+    from engine.job.spec import GenerateSpec, TeacherSpec
     from engine.progress import Context
-    from engine.spec import GenerateSpec, TeacherSpec
     from engine.stages import train as stage
 
     out.mkdir(parents=True)
@@ -96,7 +96,7 @@ def whole_steps(out: Path, warmup: int) -> tuple[float, dict[str, Any]]:
 def main() -> None:
     """Measure one variant once."""
     name, micro, work = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
-    from engine.spec import TrainSpec
+    from engine.job.spec import TrainSpec
     task = json.loads((work / "task.json").read_text())
     assert os.cpu_count() == task["threads"], "the worker's threads are the cores"
     examples = json.loads((work / "examples.json").read_text())

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
-from engine.spec import PriceSpec
+from engine.job.spec import PriceSpec
 
 _OVERHEAD_TOKENS = 16  # of a chat template, per message
 

@@ -28,12 +28,12 @@ import pyarrow as pa
 from engine import parts
 from engine.backends.admission import Budget, Room, cost_usd
 from engine.errors import EngineError, StageError, Stopped
+from engine.job.spec import GenerateSpec, SamplingSpec, TeacherSpec
 from engine.rows import codec
 from engine.rows.ids import derive_seed
 from engine.rows.records import SCHEMA_VERSION, Completion, Messages, completion_schema
 from engine.rows.tables import read_tables, to_table
 from engine.rundir import versions
-from engine.spec import GenerateSpec, SamplingSpec, TeacherSpec
 from engine.store.paths import Folder
 
 _log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx2
 
-from engine.spec import TeacherSpec
+from engine.job.spec import TeacherSpec
 
 BUSY = (429, 503, 529)
 REFUSALS = 50  # times that one request may be told "later" (BUSY); its tries do not pay for them

@@ -35,8 +35,8 @@ from engine.backends.api_gate import (
     words_of,
 )
 from engine.errors import StageError
+from engine.job.spec import CaptureSpec, TeacherSpec
 from engine.rows.records import Messages
-from engine.spec import CaptureSpec, TeacherSpec
 
 _log = logging.getLogger(__name__)
 

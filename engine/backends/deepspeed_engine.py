@@ -16,7 +16,7 @@ import torch
 from torch import distributed, nn
 
 from engine.errors import StageError
-from engine.spec import TrainSpec
+from engine.job.spec import TrainSpec
 
 REDUCE_BUCKET = 500_000_000  # elements, DeepSpeed's default
 _MOMENTS = ("exp_avg", "exp_avg_sq")

@@ -19,10 +19,10 @@ from engine import parts
 from engine.backends.answering import OPEN, AnswerJob, build_answerer, spent_usd
 from engine.errors import EngineError, StageError, Stopped
 from engine.interrupts import asked_once
+from engine.job.spec import API_KINDS, GenerateSpec
 from engine.layout import Layout
 from engine.progress import Context
 from engine.routing import Wanted, count_prompts, wanted_rows
-from engine.spec import API_KINDS, GenerateSpec
 from engine.store.paths import Folder
 
 Stream = Callable[..., Iterator[dict[str, Any]]]

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from engine.backends.answering import Generation, Sampling
+from engine.job.spec import CaptureSpec, TeacherSpec
 from engine.rows.ids import tokenizer_fingerprint
 from engine.rows.records import Messages
-from engine.spec import CaptureSpec, TeacherSpec
 
 VOCABULARY = 256
 

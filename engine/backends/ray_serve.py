@@ -26,8 +26,8 @@ from engine.backends.bearer_guard import KEY_VARIABLE, BearerGuard, key_environm
 from engine.backends.ray_cluster import require
 from engine.backends.vllm_engine import engine_arguments, engine_environment
 from engine.errors import CapacityError, StageError
+from engine.job.spec import TeacherSpec
 from engine.layout import Layout
-from engine.spec import TeacherSpec
 
 APPLICATION = "distill"
 

@@ -24,10 +24,10 @@ import numpy as np
 
 from engine.backends.answering import MAX_NUM_SEQS, Generation, Sampling, leave
 from engine.errors import StageError
+from engine.job.spec import CaptureSpec, TeacherSpec
 from engine.layout import SPANNING
 from engine.rows.ids import bare_prompt, tokenizer_fingerprint
 from engine.rows.records import Messages
-from engine.spec import CaptureSpec, TeacherSpec
 
 GIB = 1024**3
 _TELLING = re.compile(r"(Error|Exception|error):")

@@ -18,13 +18,13 @@ from engine import parts
 from engine.backends import ray_data
 from engine.backends.dispatch import answer_prompts
 from engine.errors import StageError
+from engine.job.spec import EvaluateSpec, GenerateSpec, SamplingSpec, TeacherSpec
 from engine.progress import Context
 from engine.rows import metrics
 from engine.rows.ids import derive_seed
 from engine.rows.records import ANSWER, Answer, Completion, Prompt
 from engine.rows.tables import read_tables, to_rows, to_table, write_parquet
 from engine.rundir import Counts, stage_files, trained_model
-from engine.spec import EvaluateSpec, GenerateSpec, SamplingSpec, TeacherSpec
 
 Answers = dict[str, list[Completion]]  # model -> one per validation prompt
 Statistics = dict[str, dict[str, np.ndarray]]  # metric -> model -> (N, C)

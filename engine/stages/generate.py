@@ -17,11 +17,11 @@ from engine.backends import ray_data
 from engine.backends.answering import STATUS_OF_FINISH, spent_usd
 from engine.backends.dispatch import Stream, Tally, answer_prompts
 from engine.errors import StageError
+from engine.job.spec import API_KINDS, GenerateSpec
 from engine.progress import Context
 from engine.rows import metrics
 from engine.rows.tables import file_metadata, read_tables
 from engine.rundir import Counts, stage_files
-from engine.spec import API_KINDS, GenerateSpec
 from engine.store.paths import Folder
 
 LOW_SCORE = 0.2  # of a teacher: below, a sentence says so

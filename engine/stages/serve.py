@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 from engine.backends import bearer_guard, ray_serve
 from engine.errors import SpecError
+from engine.job.spec import ServeSpec, TeacherSpec
 from engine.progress import Context
 from engine.rundir import trained_model
-from engine.spec import ServeSpec, TeacherSpec
 
 
 class Endpoint(NamedTuple):

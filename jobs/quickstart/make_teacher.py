@@ -15,12 +15,12 @@ from rich.console import Console
 from transformers import LlamaConfig
 
 from engine.backends import ray_cluster
+from engine.job.spec import TrainSpec
 from engine.progress import Context, Progress
 from engine.rows.ids import tokenizer_fingerprint
 from engine.rows.records import EXAMPLE, Example
 from engine.rows.tables import to_table, write_parquet
 from engine.rundir import Counts, publish
-from engine.spec import TrainSpec
 from engine.stages import train
 
 FOLDER = Path(__file__).parent / "teacher"

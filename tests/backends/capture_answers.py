@@ -12,7 +12,7 @@ from pathlib import Path
 
 from engine.backends.answering import Generation, Sampling
 from engine.backends.vllm_engine import VllmEngine
-from engine.spec import CaptureSpec, TeacherSpec
+from engine.job.spec import CaptureSpec, TeacherSpec
 
 
 async def answers_of(engine: VllmEngine, prompts: list[list[int]]) -> list[Generation]:

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from engine.backends.admission import Budget, Room
-from engine.spec import PriceSpec
+from engine.job.spec import PriceSpec
 
 PRICES = PriceSpec(input=1.0, output=2.0)  # dollars per million tokens
 QUESTION = [{"role": "user", "content": "x" * 84}]  # at most 100 tokens

@@ -20,7 +20,7 @@ from engine.backends.answering import PromptTooLong, Sampling
 from engine.backends.api_gate import retry_after_s
 from engine.backends.api_teacher import AnthropicTeacher, ApiError, OpenAITeacher
 from engine.errors import StageError
-from engine.spec import CaptureSpec, TeacherSpec
+from engine.job.spec import CaptureSpec, TeacherSpec
 
 REPOSITORY = Path(__file__).parents[2]
 CONVERSATION = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is 2 + 3?"}]

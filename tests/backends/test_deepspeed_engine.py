@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from engine.backends.deepspeed_engine import build, zero_config
 from engine.errors import StageError
-from engine.spec import TrainSpec
+from engine.job.spec import TrainSpec
 from engine.stages.train.data import TokenSequence
 from engine.stages.train.packing import write_blocks
 

@@ -13,8 +13,8 @@ from starlette.testclient import TestClient
 
 from engine.backends import bearer_guard, ray_serve
 from engine.errors import CapacityError, SpecError
+from engine.job.spec import ServeSpec, TeacherSpec
 from engine.progress import Context
-from engine.spec import ServeSpec, TeacherSpec
 from engine.stages import serve
 
 

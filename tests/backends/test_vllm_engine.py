@@ -15,11 +15,11 @@ from conftest import save_tiny
 from engine import pipeline
 from engine.backends.vllm_engine import VllmEngine, _keep_arrays, engine_arguments, engine_environment, split_logprobs
 from engine.errors import StageError
+from engine.job.spec import CaptureSpec, TeacherSpec
 from engine.rows import codec
 from engine.rows.records import SCHEMA_VERSION, Completion, completion_schema
 from engine.rows.signal import read_signal, signal_of
 from engine.rows.tables import file_metadata, read_tables, to_rows, to_table, write_parquet
-from engine.spec import CaptureSpec, TeacherSpec
 
 QUICKSTART = Path(__file__).parents[2] / "jobs/quickstart"
 

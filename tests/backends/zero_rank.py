@@ -14,7 +14,7 @@ import torch
 from torch import distributed
 
 from engine.backends import deepspeed_engine
-from engine.spec import TrainSpec
+from engine.job.spec import TrainSpec
 from engine.stages.train import checkpoints
 from engine.stages.train.blocks import Blocks, rank_batches
 from engine.stages.train.checkpoints import Validations, Writer

@@ -4,11 +4,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.errors import StageError
+from engine.job.spec import EvaluateSpec, GenerateSpec, SamplingSpec, TeacherSpec
 from engine.progress import Context
 from engine.rows.records import ANSWER, PROMPT, Completion, Prompt, completion_schema
 from engine.rows.tables import read_tables, to_rows, to_table, write_parquet
 from engine.rundir import Counts, publish
-from engine.spec import EvaluateSpec, GenerateSpec, SamplingSpec, TeacherSpec
 from engine.stages import evaluate
 
 GENERATE = GenerateSpec(

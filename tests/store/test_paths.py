@@ -17,7 +17,7 @@ from test_verify import commit
 
 from engine import parts, pipeline
 from engine.errors import SpecError, StageError
-from engine.jobfile import dump_job
+from engine.job.jobfile import dump_job
 from engine.rows.tables import read_tables
 from engine.rundir import load_manifest
 from engine.store.files import file_sha256

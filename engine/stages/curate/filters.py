@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from engine.job.spec import CurateSpec
 from engine.rows.final_answer import same_final_answer
 from engine.rows.records import Completion, Prompt
-from engine.spec import CurateSpec
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.spec import LoadtestSpec
+from engine.job.spec import LoadtestSpec
 
 
 @dataclass(frozen=True)

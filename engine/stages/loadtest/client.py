@@ -19,8 +19,8 @@ import httpx
 import numpy as np
 import openai
 
+from engine.job.spec import LoadtestSpec
 from engine.rows.records import Messages, RequestSample
-from engine.spec import LoadtestSpec
 from engine.stages.loadtest.arrivals import ARRIVALS, Level
 
 FAILURE_PAUSE_S = 0.1  # a closed-loop slot that is refused at once would otherwise send thousands of requests a second

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.errors import InputError
-from engine.spec import PromptsSpec
+from engine.job.spec import PromptsSpec
 
 _COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 _DELIMITERS = ",;\t|"

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from engine.job.spec import FieldMap, PromptsSpec
 from engine.rows.ids import prompt_hash, prompt_id_of
 from engine.rows.records import Messages, Prompt
-from engine.spec import FieldMap, PromptsSpec
 from engine.stages.prompts.readers import BadRow, Row
 
 UNLEARNT = "turns_of_weight_0"  # in meta: numbers of the answers inside a conversation that OpenAI's files mark so

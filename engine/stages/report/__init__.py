@@ -12,9 +12,9 @@ from typing import Any
 from rich import box
 from rich.table import Table as RichTable
 
+from engine.job.spec import ReportSpec
 from engine.progress import Context
 from engine.rundir import Counts, git_commit, load_manifest, manifest_sha256, stage_files, versions
-from engine.spec import ReportSpec
 from engine.stages.report import tables
 from engine.stages.report.contract import Report
 from engine.store.files import write_atomic

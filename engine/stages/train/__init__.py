@@ -19,11 +19,11 @@ from transformers import AutoTokenizer
 from engine.backends import deepspeed_engine, ray_train
 from engine.errors import StageError, Stopped
 from engine.interrupts import asked_once
+from engine.job.spec import GenerateSpec, TrainSpec
 from engine.progress import Context, Progress
 from engine.rows.ids import tokenizer_fingerprint
 from engine.rows.tables import file_metadata
 from engine.rundir import Counts, load_manifest, stage_files
-from engine.spec import GenerateSpec, TrainSpec
 from engine.stages.train import gates
 from engine.stages.train.blocks import Blocks, shard_cache
 from engine.stages.train.data import load_sequences

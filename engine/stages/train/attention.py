@@ -13,7 +13,7 @@ from torch import nn
 from transformers import AttentionInterface, PretrainedConfig
 from transformers.utils import is_flash_attn_2_available
 
-from engine.spec import TrainSpec
+from engine.job.spec import TrainSpec
 
 PER_EXAMPLE, VARLEN = "sdpa_per_example", "torch_varlen"  # transformers' names of the two functions below
 

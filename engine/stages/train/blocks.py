@@ -19,7 +19,7 @@ import pyarrow as pa
 import torch
 
 from engine.errors import StageError
-from engine.spec import TrainSpec
+from engine.job.spec import TrainSpec
 from engine.stages.train.packing import BLOCK, load_packed, targets_file
 from engine.stages.train.schedule import WINDOW_SHARDS
 

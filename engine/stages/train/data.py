@@ -22,11 +22,11 @@ import pyarrow as pa
 from jinja2 import TemplateError
 
 from engine.errors import StageError
+from engine.job.spec import TrainSpec
 from engine.rows.ids import bare_prompt, tokenizer_fingerprint
 from engine.rows.records import Messages
 from engine.rows.signal import Signal, arrays, count_unsigned, signals
 from engine.rows.tables import file_metadata, read_tables
-from engine.spec import TrainSpec
 from engine.stages.train.alignment import align, special_ids, token_starts
 
 _log = logging.getLogger(__name__)

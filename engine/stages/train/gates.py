@@ -17,9 +17,9 @@ from huggingface_hub import snapshot_download
 from transformers import AutoModelForCausalLM
 
 from engine.errors import StageError
+from engine.job.spec import GenerateSpec, TeacherSpec, TrainSpec
 from engine.rows.signal import Signal, arrays, count_unsigned, signals
 from engine.rows.tables import file_metadata, read_tables
-from engine.spec import GenerateSpec, TeacherSpec, TrainSpec
 from engine.stages.train.blocks import Batch, Blocks
 from engine.stages.train.head import pieces
 from engine.stages.train.packing import Packed

@@ -21,8 +21,8 @@ import torch
 from torch import distributed
 
 from engine.errors import Preempted, StageError, Stopped
+from engine.job.spec import TrainSpec
 from engine.rows.ids import derive_seed
-from engine.spec import TrainSpec
 from engine.stages.train import checkpoints, gates
 from engine.stages.train.blocks import Batch, Blocks, rank_batches, shard_cache
 from engine.stages.train.checkpoints import Checkpoint, Validations, Writer

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from engine.spec import TrainSpec
+from engine.job.spec import TrainSpec
 
 # Logit of what has no probability: exp() of it is 0, and unlike -inf it has no NaN gradients.
 _NOTHING = -1e9

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 
 from engine.errors import SpecError
+from engine.job.spec import TrainSpec
 from engine.progress import Progress
-from engine.spec import TrainSpec
 from engine.store.files import write_atomic
 
 POLL_SECONDS = 1.0

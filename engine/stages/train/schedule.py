@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from engine.job.spec import TrainSpec
 from engine.rows.ids import derive_seed
-from engine.spec import TrainSpec
 
 WINDOW_SHARDS = 8  # about 2 GiB: what a worker's cache of shards holds at least
 

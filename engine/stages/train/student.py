@@ -15,8 +15,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from engine.errors import StageError
+from engine.job.spec import LoraSpec, TrainSpec
 from engine.rows.ids import derive_seed
-from engine.spec import LoraSpec, TrainSpec
 from engine.stages.train.attention import attention_of
 from engine.stages.train.blocks import Batch
 from engine.stages.train.cpu_kernels import linear, use_onednn

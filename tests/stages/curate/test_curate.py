@@ -5,11 +5,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.errors import StageError
+from engine.job.spec import CurateSpec
 from engine.progress import Context
 from engine.rows.records import EXAMPLE, PROMPT, STATUSES, Completion, Prompt, completion_schema
 from engine.rows.tables import file_metadata, to_table, write_parquet
 from engine.rundir import Counts, publish
-from engine.spec import CurateSpec
 from engine.stages import curate
 
 CTX = Context(job="t", task="math", seed=0)

@@ -1,7 +1,7 @@
 import pytest
 
+from engine.job.spec import CurateSpec
 from engine.rows.records import Completion, Prompt
-from engine.spec import CurateSpec
 from engine.stages.curate.filters import FILTERS, Drop, Keep
 
 

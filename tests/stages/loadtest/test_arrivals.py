@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from engine.spec import LoadtestSpec
+from engine.job.spec import LoadtestSpec
 from engine.stages.loadtest.arrivals import Level, constant, levels_of, poisson
 
 

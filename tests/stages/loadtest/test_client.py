@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from engine.spec import LoadtestSpec
+from engine.job.spec import LoadtestSpec
 from engine.stages.loadtest.arrivals import Level
 from engine.stages.loadtest.client import measure
 from engine.stages.loadtest.summary import summarise

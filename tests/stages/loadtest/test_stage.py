@@ -8,12 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.errors import StageError
+from engine.job.spec import LoadtestSpec
 from engine.progress import Context, Progress
 from engine.rows.ids import prompt_hash, prompt_id_of
 from engine.rows.records import PROMPT, REQUEST_SAMPLE, Prompt
 from engine.rows.tables import to_table, write_parquet
 from engine.rundir import PROGRESS, Counts, publish
-from engine.spec import LoadtestSpec
 from engine.stages import loadtest
 from tests.fake_server import Behaviour, serve
 

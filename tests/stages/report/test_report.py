@@ -10,9 +10,9 @@ import pytest
 from pydantic import ValidationError
 from rich.console import Console
 
+from engine.job.spec import ReportSpec
 from engine.progress import Context
 from engine.rundir import MANIFEST, Counts, load_manifest, manifest_sha256, publish
-from engine.spec import ReportSpec
 from engine.stages import report as report_stage
 from engine.stages.report.contract import Report
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch.nn.attention import varlen
 from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, Phi3Config, Qwen2Config, Qwen3Config
 
-from engine.spec import TrainSpec
+from engine.job.spec import TrainSpec
 from engine.stages.train import attention
 from engine.stages.train.attention import PER_EXAMPLE, VARLEN, attention_of
 

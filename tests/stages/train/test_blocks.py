@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from engine.errors import StageError
-from engine.spec import TrainSpec
+from engine.job.spec import TrainSpec
 from engine.stages.train.blocks import Blocks, ShardCache, rank_batches, shard_cache
 from engine.stages.train.data import TokenSequence
 from engine.stages.train.packing import write_blocks

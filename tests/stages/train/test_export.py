@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen2Config, Qwen3Config
 
 from engine.errors import StageError
-from engine.spec import TrainSpec
+from engine.job.spec import TrainSpec
 from engine.stages.train import export as export_module
 from engine.stages.train.export import export, model_card, rehearse
 

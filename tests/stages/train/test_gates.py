@@ -12,9 +12,9 @@ from torch_engine import TorchEngine
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from engine.errors import StageError
+from engine.job.spec import GatesSpec, GenerateSpec, TrainSpec
 from engine.rows.records import EXAMPLE, Example
 from engine.rows.tables import to_table, write_parquet
-from engine.spec import GatesSpec, GenerateSpec, TrainSpec
 from engine.stages.train import gates
 from engine.stages.train.blocks import Blocks
 from engine.stages.train.data import TokenSequence

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from engine.spec import TrainSpec
+from engine.job.spec import TrainSpec
 from engine.stages.train.head import head_loss, lend_weights, pieces
 from engine.stages.train.losses import LOSSES, Targets, token_losses
 

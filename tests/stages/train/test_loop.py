@@ -18,7 +18,7 @@ from fake_trainer import FakeEngine
 from torch import distributed
 
 from engine.errors import Preempted, StageError, Stopped
-from engine.spec import TrainSpec
+from engine.job.spec import TrainSpec
 from engine.stages.train import checkpoints
 from engine.stages.train.blocks import Blocks
 from engine.stages.train.checkpoints import Validations, Writer

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from engine.spec import TrainSpec
+from engine.job.spec import TrainSpec
 from engine.stages.train.losses import LOSSES, Targets, token_losses
 
 N, V = 5, 12

@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from engine.job.spec import TrainSpec
 from engine.rows.signal import Signal
-from engine.spec import TrainSpec
 from engine.stages.train.blocks import Blocks, rank_batches
 from engine.stages.train.data import TokenSequence
 from engine.stages.train.packing import pack, write_blocks

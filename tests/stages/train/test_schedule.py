@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engine.spec import TrainSpec
+from engine.job.spec import TrainSpec
 from engine.stages.train.schedule import FALLS, WINDOW_SHARDS, Schedule
 
 

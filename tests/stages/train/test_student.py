@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, BioGptConfig, LlamaConfig
 
 from engine.errors import StageError
-from engine.spec import LoraSpec, TrainSpec
+from engine.job.spec import LoraSpec, TrainSpec
 from engine.stages.train.student import _backbone, load_student, with_adapters, write_untrained
 
 

@@ -24,9 +24,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch_engine import GENERATE, TorchEngine, run_in_process
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+from engine.job.spec import GenerateSpec, TrainSpec
 from engine.progress import Context
 from engine.rows.records import Example
-from engine.spec import GenerateSpec, TrainSpec
 from engine.stages import train
 from engine.stages.train.metrics import load_metrics
 from engine.stages.train.student import Student

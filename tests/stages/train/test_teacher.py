@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from engine.errors import StageError
-from engine.spec import TrainSpec
+from engine.job.spec import TrainSpec
 from engine.stages.train.blocks import Batch, Blocks
 from engine.stages.train.data import TokenSequence
 from engine.stages.train.losses import LOSSES

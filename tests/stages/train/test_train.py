@@ -17,9 +17,9 @@ from torch_engine import GENERATE, TorchEngine, run_in_process
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engine.errors import StageError, Stopped
+from engine.job.spec import TrainSpec, WhiteBoxSpec
 from engine.progress import Context
 from engine.rundir import Counts
-from engine.spec import TrainSpec, WhiteBoxSpec
 from engine.stages import train
 from engine.stages.train.checkpoints import MARKER, complete
 from engine.stages.train.metrics import load_metrics

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import SpecError
-from engine.spec import JobSpec
+from engine.job.spec import JobSpec
+from engine.job.yamlfile import Document, FieldPath, dump_yaml, read_document
 from engine.store.paths import Folder
-from engine.yamlfile import Document, FieldPath, dump_yaml, read_document
 
 
 def load_job(path: Path, sets: Sequence[str] = ()) -> JobSpec:

@@ -5,8 +5,8 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from engine import spec
-from engine.spec import (
+from engine.job import spec
+from engine.job.spec import (
     AttentionTransferSpec,
     Block,
     CaptureSpec,

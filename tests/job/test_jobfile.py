@@ -6,9 +6,9 @@ from conftest import REPOSITORY
 
 from engine import pipeline
 from engine.errors import SpecError
-from engine.jobfile import dump_job, load_job, load_run, with_absolute_paths
-from engine.spec import JobSpec
-from engine.yamlfile import dump_yaml, read_document
+from engine.job.jobfile import dump_job, load_job, load_run, with_absolute_paths
+from engine.job.spec import JobSpec
+from engine.job.yamlfile import dump_yaml, read_document
 
 JOB = """\
 version: 1

@@ -1,0 +1,1 @@
+"""What do you want? The job file and its fields."""
