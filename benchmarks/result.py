@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from engine.rundir import git_commit, versions
+from engine.run.identity import git_commit, versions
 
 
 def bounded(value: float, sign: str, bound: float) -> dict[str, Any]:

@@ -162,7 +162,7 @@ def run(job: Path, sets: tuple[str, ...], runs: str, cluster: Path | None, **opt
         with _quiet(log) as console:
             console.print(f"{spec.name}: third-party output goes to {log}", highlight=False, soft_wrap=True)
             from engine import pipeline
-            from engine.progress import Progress
+            from engine.run.progress import Progress
 
             done = pipeline.run(spec, runs, cluster=_ray_address(cluster), progress=Progress(console), log=log, **options)
             for name, manifest in done.manifests.items():
@@ -201,8 +201,9 @@ def status(job: str, sets: tuple[str, ...], runs: str) -> None:
     with _errors():
         from engine import pipeline
         from engine.job.jobfile import load_run
-        from engine.progress import state_text
-        from engine.rundir import PROGRESS, is_running, load_manifest
+        from engine.run.lock import is_running
+        from engine.run.manifests import PROGRESS, load_manifest
+        from engine.run.progress import state_text
         from engine.store.paths import run_folder
 
         folder = run_folder(job)
@@ -228,8 +229,8 @@ def verify(run: str) -> None:
     """Recompute every checksum, id and count of a run folder; exit 1 with what is wrong and what to do."""
     with _errors():
         from engine.errors import StageError
+        from engine.run.verify import verify as check_run
         from engine.store.paths import run_folder
-        from engine.verify import verify as check_run
 
         report = check_run(run_folder(run))
         for line in report.lines:
@@ -247,9 +248,9 @@ def gc(run: str, dry_run: bool, superseded: bool) -> None:
     with _errors():
         from engine import pipeline
         from engine.job.jobfile import load_run
+        from engine.run.verify import gc as collect
+        from engine.run.verify import superseded as left_behind
         from engine.store.paths import run_folder
-        from engine.verify import gc as collect
-        from engine.verify import superseded as left_behind
 
         folder = run_folder(run)
         removed = collect(folder, dry_run=dry_run)
@@ -281,7 +282,7 @@ def serve(job: Path, sets: tuple[str, ...], runs: str, cluster: Path | None, mod
             names = list(models) or ["student"]
             console.print(f"{spec.name}: third-party output goes to {log}", highlight=False, soft_wrap=True)
             from engine import pipeline
-            from engine.progress import Progress
+            from engine.run.progress import Progress
 
             with pipeline.serving(spec, names, runs, cluster=_ray_address(cluster), progress=Progress(console)) as endpoint:
                 guard = f", Authorization: Bearer ${spec.serve.api_key_env}" if endpoint.api_key else ""
@@ -304,7 +305,7 @@ def loadtest(job: Path, sets: tuple[str, ...], runs: str, cluster: Path | None, 
         log = _log_path(spec, runs, "loadtest")
         with _quiet(log) as console:
             from engine import pipeline
-            from engine.progress import Progress
+            from engine.run.progress import Progress
             from engine.stages.report import serving_table
 
             progress = Progress(console)

@@ -17,9 +17,12 @@ from typing import Any
 
 from engine.errors import InputError, SpecError, StageError, remedy_of
 from engine.job.spec import JobSpec
-from engine.progress import Context, Progress
 from engine.rows.ids import canonical_json
-from engine.rundir import STAGE_FOLDER, Manifest, content_identity, load_manifest, manifest_sha256, publish, run_lock, stage_folder
+from engine.run.context import Context
+from engine.run.identity import content_identity
+from engine.run.lock import run_lock
+from engine.run.manifests import STAGE_FOLDER, Manifest, load_manifest, manifest_sha256, publish, stage_folder
+from engine.run.progress import Progress
 from engine.store.files import write_atomic
 from engine.store.paths import Folder, StorePath, run_folder
 

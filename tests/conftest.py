@@ -19,12 +19,13 @@ import pytest
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 from result import machine
 
-from engine import parts, pipeline
+from engine import pipeline
 from engine.errors import StageError
 from engine.job.jobfile import dump_job, load_job
 from engine.job.spec import JobSpec
 from engine.rows.records import STATUSES
-from engine.rundir import git_commit, versions
+from engine.run import parts
+from engine.run.identity import git_commit, versions
 
 REPOSITORY = Path(__file__).parents[1]
 KEY = "a-key-for-tests"
@@ -262,8 +263,8 @@ def small_disk(tmp_path):
 def answer_here():
     """Run prompts and generate of a job in this process, without Ray; publishes and returns generate's folder."""
     from engine.backends import fake
-    from engine.progress import Context
-    from engine.rundir import publish
+    from engine.run.context import Context
+    from engine.run.manifests import publish
     from engine.stages import generate
 
     def answer(job, runs, *, supersede=False):

@@ -22,7 +22,7 @@ from engine.backends.ray_placement import Placements
 from engine.errors import CapacityError
 from engine.job.spec import JobSpec
 from engine.layout import Layout
-from engine.progress import Context
+from engine.run.context import Context
 from engine.stages import generate
 
 

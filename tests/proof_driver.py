@@ -22,7 +22,7 @@ from torch_engine import GENERATE
 
 from engine.backends import deepspeed_engine, ray_cluster, ray_train
 from engine.job.spec import TrainSpec
-from engine.progress import Context
+from engine.run.context import Context
 from engine.stages import train
 from engine.stages.train.metrics import load_metrics
 

@@ -17,10 +17,10 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engine import pipeline
-from engine.progress import Progress
 from engine.rows.records import Example, Prompt
 from engine.rows.tables import read_tables, to_rows
-from engine.rundir import stage_files
+from engine.run.manifests import stage_files
+from engine.run.progress import Progress
 from engine.stages.report.contract import Report
 
 pytestmark = pytest.mark.slow

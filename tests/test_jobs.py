@@ -14,7 +14,7 @@ from engine.clusterfile import load_cluster
 from engine.job.jobfile import dump_job, load_job
 from engine.models import facts
 from engine.planner import plan
-from engine.progress import Context
+from engine.run.context import Context
 from engine.stages import generate
 
 ROOT = Path(__file__).parents[1]

@@ -15,8 +15,8 @@ from engine import pipeline
 from engine.errors import InputError, SpecError, StageError
 from engine.job.jobfile import dump_job
 from engine.pipeline import STAGES, identity_of
-from engine.rundir import MANIFEST, load_manifest, manifest_paths, stage_files
-from engine.verify import verify
+from engine.run.manifests import MANIFEST, load_manifest, manifest_paths, stage_files
+from engine.run.verify import verify
 
 
 def run(job, tmp_path, **options):
@@ -139,7 +139,7 @@ def test_strict_refuses_reused_prompts_with_quarantined_lines(fake_job, tmp_path
 
 
 def test_two_drivers_in_one_run_folder_exclude_each_other(fake_job, tmp_path):
-    from engine.rundir import run_lock
+    from engine.run.lock import run_lock
 
     with run_lock(tmp_path / "runs/fake"), pytest.raises(StageError, match="another process"):
         run(fake_job(), tmp_path, until="prompts")

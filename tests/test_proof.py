@@ -12,7 +12,7 @@ import pytest
 from conftest import REPOSITORY, statuses
 
 from engine.rows.tables import read_tables
-from engine.rundir import MANIFEST, load_manifest, stage_files
+from engine.run.manifests import MANIFEST, load_manifest, stage_files
 
 pytestmark = pytest.mark.proof
 JOB = REPOSITORY / "jobs/quickstart.yaml"

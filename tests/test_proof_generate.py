@@ -13,7 +13,7 @@ from test_proof import command, only
 
 from engine.rows.signal import read_signal
 from engine.rows.tables import read_tables
-from engine.rundir import load_manifest, stage_files
+from engine.run.manifests import load_manifest, stage_files
 
 pytestmark = pytest.mark.proof
 TIE = 2e-3  # nats between the two most likely tokens: float32 sums in another order may choose either

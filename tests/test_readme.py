@@ -11,9 +11,9 @@ from engine.backends.answering import ENGINES
 from engine.job.jobfile import load_job
 from engine.job.spec import TrainSpec
 from engine.job.yamlfile import read_document
-from engine.progress import Context
 from engine.rows.records import Completion
 from engine.rows.tables import read_tables, to_rows
+from engine.run.context import Context
 from engine.stages import generate
 
 ROOT = Path(__file__).parents[1]

@@ -11,8 +11,8 @@ from engine import pipeline
 from engine.job.jobfile import load_job
 from engine.rows.records import Completion, Example
 from engine.rows.tables import read_tables, to_rows
-from engine.rundir import stage_files
-from engine.verify import verify
+from engine.run.manifests import stage_files
+from engine.run.verify import verify
 
 pytestmark = pytest.mark.slow
 

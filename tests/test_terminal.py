@@ -13,7 +13,7 @@ SCRIPT = """
 import logging, sys, time
 from pathlib import Path
 from engine.cli import _quiet
-from engine.progress import Progress
+from engine.run.progress import Progress
 with _quiet(Path(sys.argv[1])) as console:
     progress = Progress(console)
     with progress.waiting("starting Ray here"):

@@ -32,7 +32,7 @@ def prepare(work: Path, rows: int) -> None:
     import engine
     from engine.rows.ids import derive_seed
     from engine.rows.tables import read_tables
-    from engine.rundir import stage_files
+    from engine.run.manifests import stage_files
 
     prompts = tiny_model.make_prompts(tiny_model.make_model(work / "model"), rows)
     (work / "prompts.jsonl").write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from engine.rows.final_answer import same_final_answer
 from engine.rows.records import Prompt
 from engine.rows.tables import read_tables, to_rows
-from engine.rundir import stage_files
+from engine.run.manifests import stage_files
 
 MOST, AGAIN, NEW_TOKENS = 256, 32, 64
 

@@ -287,7 +287,7 @@ def main() -> int:
         raise
     from result import machine
 
-    from engine.rundir import git_commit, versions
+    from engine.run.identity import git_commit, versions
 
     head = {"machine": machine() | {"gpus": graphics()}, "device": options.device, "versions": versions()}
     head["versions"] |= {name: version for name in ALSO if (version := packed.version_here(name))}

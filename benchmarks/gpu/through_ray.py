@@ -9,7 +9,7 @@ import sys
 
 from cases import arguments, load_case
 
-from engine.rundir import load_manifest
+from engine.run.manifests import load_manifest
 
 
 def main() -> None:

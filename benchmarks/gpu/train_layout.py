@@ -27,7 +27,7 @@ from engine.backends import deepspeed_engine
 from engine.job.spec import JobSpec
 from engine.models import facts
 from engine.planner import state_gb
-from engine.progress import Context
+from engine.run.context import Context
 from engine.stages import train
 from engine.stages.train.checkpoints import complete
 from engine.stages.train.metrics import load_metrics

@@ -28,7 +28,7 @@ def write_curated(folder: Path, work: Path, examples: list[Any], signals: list[A
     from engine.rows.ids import tokenizer_fingerprint
     from engine.rows.records import EXAMPLE, SCHEMA_VERSION, Example
     from engine.rows.tables import to_table, write_parquet
-    from engine.rundir import Counts, publish
+    from engine.run.manifests import Counts, publish
 
     fingerprint = tokenizer_fingerprint(AutoTokenizer.from_pretrained(work / "student").get_vocab())
     metadata = {"schema_version": SCHEMA_VERSION, "codec": "plain", "vocab_size": VOCABULARY, "teacher": "teacher"}
@@ -65,7 +65,7 @@ def train(spec: Any, work: Path, curated: Path, out: Path) -> None:
     """The stage as the pipeline calls it; WORK/teacher answered."""
     from engine.backends import ray_cluster
     from engine.job.spec import GenerateSpec, TeacherSpec
-    from engine.progress import Context
+    from engine.run.context import Context
     from engine.stages import train as stage
 
     out.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Prompts -> Completions inside a replica, whoever answers: build the engine, ask it, commit the answers (engine/parts.py).
+"""Prompts -> Completions inside a replica, whoever answers: build the engine, ask it, commit the answers (engine/run/parts.py).
 
 An engine is any class with the members of `AnswerEngine`; a new kind of teacher is one such class and one line in
 ENGINES. Which rows are asked, and where, is the driver's business (dispatch.py).
@@ -25,7 +25,6 @@ from typing import Any, NoReturn, Protocol
 import numpy as np
 import pyarrow as pa
 
-from engine import parts
 from engine.backends.admission import Budget, Room, cost_usd
 from engine.errors import EngineError, StageError, Stopped
 from engine.job.spec import GenerateSpec, SamplingSpec, TeacherSpec
@@ -33,7 +32,8 @@ from engine.rows import codec
 from engine.rows.ids import derive_seed
 from engine.rows.records import SCHEMA_VERSION, Completion, Messages, completion_schema
 from engine.rows.tables import read_tables, to_table
-from engine.rundir import versions
+from engine.run import parts
+from engine.run.identity import versions
 from engine.store.paths import Folder
 
 _log = logging.getLogger(__name__)

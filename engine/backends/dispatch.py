@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from engine import parts
 from engine.backends.answering import OPEN, AnswerJob, build_answerer, spent_usd
 from engine.errors import EngineError, StageError, Stopped
-from engine.interrupts import asked_once
 from engine.job.spec import API_KINDS, GenerateSpec
 from engine.layout import Layout
-from engine.progress import Context
 from engine.routing import Wanted, count_prompts, wanted_rows
+from engine.run import parts
+from engine.run.context import Context
+from engine.run.interrupts import asked_once
 from engine.store.paths import Folder
 
 Stream = Callable[..., Iterator[dict[str, Any]]]

@@ -14,17 +14,17 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from engine import parts
 from engine.backends import ray_data
 from engine.backends.dispatch import answer_prompts
 from engine.errors import StageError
 from engine.job.spec import EvaluateSpec, GenerateSpec, SamplingSpec, TeacherSpec
-from engine.progress import Context
 from engine.rows import metrics
 from engine.rows.ids import derive_seed
 from engine.rows.records import ANSWER, Answer, Completion, Prompt
 from engine.rows.tables import read_tables, to_rows, to_table, write_parquet
-from engine.rundir import Counts, stage_files, trained_model
+from engine.run import parts
+from engine.run.context import Context
+from engine.run.manifests import Counts, stage_files, trained_model
 
 Answers = dict[str, list[Completion]]  # model -> one per validation prompt
 Statistics = dict[str, dict[str, np.ndarray]]  # metric -> model -> (N, C)

@@ -12,16 +12,16 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from engine import parts
 from engine.backends import ray_data
 from engine.backends.answering import STATUS_OF_FINISH, spent_usd
 from engine.backends.dispatch import Stream, Tally, answer_prompts
 from engine.errors import StageError
 from engine.job.spec import API_KINDS, GenerateSpec
-from engine.progress import Context
 from engine.rows import metrics
 from engine.rows.tables import file_metadata, read_tables
-from engine.rundir import Counts, stage_files
+from engine.run import parts
+from engine.run.context import Context
+from engine.run.manifests import Counts, stage_files
 from engine.store.paths import Folder
 
 LOW_SCORE = 0.2  # of a teacher: below, a sentence says so

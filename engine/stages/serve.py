@@ -14,8 +14,8 @@ from typing import NamedTuple
 from engine.backends import bearer_guard, ray_serve
 from engine.errors import SpecError
 from engine.job.spec import ServeSpec, TeacherSpec
-from engine.progress import Context
-from engine.rundir import trained_model
+from engine.run.context import Context
+from engine.run.manifests import trained_model
 
 
 class Endpoint(NamedTuple):

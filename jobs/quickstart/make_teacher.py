@@ -16,11 +16,12 @@ from transformers import LlamaConfig
 
 from engine.backends import ray_cluster
 from engine.job.spec import TrainSpec
-from engine.progress import Context, Progress
 from engine.rows.ids import tokenizer_fingerprint
 from engine.rows.records import EXAMPLE, Example
 from engine.rows.tables import to_table, write_parquet
-from engine.rundir import Counts, publish
+from engine.run.context import Context
+from engine.run.manifests import Counts, publish
+from engine.run.progress import Progress
 from engine.stages import train
 
 FOLDER = Path(__file__).parent / "teacher"

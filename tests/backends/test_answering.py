@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from conftest import statuses
 
-from engine import parts
 from engine.backends.answering import Answerer, AnswerJob, Generation, PromptTooLong
 from engine.backends.fake import FakeTeacher
 from engine.errors import StageError
 from engine.job.spec import GenerateSpec
 from engine.rows.records import PROMPT, STATUSES, Completion, Prompt
 from engine.rows.tables import read_tables, to_rows, to_table, write_parquet
+from engine.run import parts
 
 QUICK = {"part_seconds": 0.1}
 

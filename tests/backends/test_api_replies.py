@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 from misbehaving_api import KEY, Faults
 
-from engine import parts
 from engine.backends import fake
 from engine.backends.answering import PromptTooLong, Sampling, spent_usd
 from engine.backends.api_gate import usage_of, words_of
 from engine.backends.api_teacher import AnthropicTeacher, ApiError, OpenAITeacher
 from engine.errors import StageError, Stopped
 from engine.job.spec import CaptureSpec, JobSpec, TeacherSpec
-from engine.progress import Context
 from engine.rows.records import Completion
 from engine.rows.tables import read_tables, to_rows
-from engine.rundir import publish
+from engine.run import parts
+from engine.run.context import Context
+from engine.run.manifests import publish
 from engine.stages import curate, generate, prompts
 
 KINDS = {"openai": OpenAITeacher, "anthropic": AnthropicTeacher}

@@ -13,14 +13,16 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import statuses, stream_together
 
-from engine import parts, pipeline
+from engine import pipeline
 from engine.backends.dispatch import missing_shards
 from engine.errors import StageError
-from engine.progress import Context, Progress
 from engine.routing import Wanted
 from engine.rows.records import Completion
 from engine.rows.tables import read_tables, to_rows
-from engine.rundir import publish
+from engine.run import parts
+from engine.run.context import Context
+from engine.run.manifests import publish
+from engine.run.progress import Progress
 from engine.stages import generate
 
 NOTHING = (np.zeros(0, np.int64), np.zeros(0, np.int32))
@@ -192,7 +194,7 @@ def test_neither_prompt_nor_key_is_in_a_log_a_record_a_manifest_or_metadata(fake
     from rich.console import Console
 
     monkeypatch.setenv("DISTILL_TEST_API_KEY", misbehaving_api.KEY)
-    monkeypatch.setattr("engine.progress.PLAIN_SECONDS", 0.0)
+    monkeypatch.setattr("engine.run.progress.PLAIN_SECONDS", 0.0)
     caplog.set_level(logging.DEBUG)
     told = open(tmp_path / "console", "w+")  # noqa: SIM115
     refuse = lambda path, body: (422, {"error": {"message": f"cannot read {body['messages'][-1]['content']}"}})  # noqa: E731

@@ -13,7 +13,7 @@ from misbehaving_api import KEY, Faults
 from engine import pipeline
 from engine.backends import fake
 from engine.errors import Stopped
-from engine.progress import Context
+from engine.run.context import Context
 from engine.stages import generate
 
 COUNT = 200

@@ -19,9 +19,9 @@ from conftest import statuses
 from engine import pipeline
 from engine.backends import ray_data
 from engine.errors import StageError, Stopped
-from engine.progress import Context
 from engine.rows.records import Completion
 from engine.rows.tables import read_tables, to_rows
+from engine.run.context import Context
 from engine.stages import generate
 
 pytestmark = pytest.mark.slow

@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 from engine.backends import bearer_guard, ray_serve
 from engine.errors import CapacityError, SpecError
 from engine.job.spec import ServeSpec, TeacherSpec
-from engine.progress import Context
+from engine.run.context import Context
 from engine.stages import serve
 
 

@@ -5,10 +5,10 @@ import pytest
 
 from engine.errors import StageError
 from engine.job.spec import EvaluateSpec, GenerateSpec, SamplingSpec, TeacherSpec
-from engine.progress import Context
 from engine.rows.records import ANSWER, PROMPT, Completion, Prompt, completion_schema
 from engine.rows.tables import read_tables, to_rows, to_table, write_parquet
-from engine.rundir import Counts, publish
+from engine.run.context import Context
+from engine.run.manifests import Counts, publish
 from engine.stages import evaluate
 
 GENERATE = GenerateSpec(

@@ -8,10 +8,10 @@ from conftest import statuses
 from engine import pipeline
 from engine.backends import fake
 from engine.errors import StageError
-from engine.progress import Context
 from engine.rows.records import Completion
 from engine.rows.signal import read_signal, signal_of
 from engine.rows.tables import file_metadata, read_tables, to_rows
+from engine.run.context import Context
 from engine.stages import generate
 
 

@@ -13,11 +13,12 @@ import pytest
 
 from engine.errors import InputError
 from engine.job.spec import FieldMap, PromptsSpec
-from engine.progress import Context
 from engine.rows.ids import prompt_hash, prompt_id_of
 from engine.rows.records import PROMPT, Prompt
 from engine.rows.tables import read_tables, to_rows
-from engine.rundir import content_identity, load_manifest, publish, stage_files
+from engine.run.context import Context
+from engine.run.identity import content_identity
+from engine.run.manifests import load_manifest, publish, stage_files
 from engine.stages import prompts
 from engine.stages.prompts.readers import data_files
 

@@ -15,14 +15,15 @@ from conftest import statuses
 from moto.server import ThreadedMotoServer
 from test_verify import commit
 
-from engine import parts, pipeline
+from engine import pipeline
 from engine.errors import SpecError, StageError
 from engine.job.jobfile import dump_job
 from engine.rows.tables import read_tables
-from engine.rundir import load_manifest
+from engine.run import parts
+from engine.run.manifests import load_manifest
+from engine.run.verify import gc, verify
 from engine.store.files import file_sha256
 from engine.store.paths import StorePath, file_sizes, files_in, run_folder
-from engine.verify import gc, verify
 
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "for-tests", "AWS_SECRET_ACCESS_KEY": "for-tests", "AWS_DEFAULT_REGION": "us-east-1",

@@ -16,10 +16,10 @@ import pyarrow as pa
 
 from engine.errors import StageError
 from engine.job.spec import CurateSpec
-from engine.progress import Context
 from engine.rows.records import EXAMPLE, Completion, Prompt, completion_schema
 from engine.rows.tables import read_tables, to_rows, write_parquet
-from engine.rundir import Counts, stage_files
+from engine.run.context import Context
+from engine.run.manifests import Counts, stage_files
 from engine.stages.curate.filters import FILTERS, Drop, Verdict
 
 _LIGHT = [field.name for field in completion_schema() if not (pa.types.is_list(field.type) or pa.types.is_binary(field.type))]

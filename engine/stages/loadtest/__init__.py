@@ -15,11 +15,11 @@ from typing import Any, Protocol
 
 from engine.errors import StageError
 from engine.job.spec import LoadtestSpec
-from engine.progress import Context
 from engine.rows.ids import derive_seed
 from engine.rows.records import REQUEST_SAMPLE, Messages, RequestSample
 from engine.rows.tables import read_tables, to_table, write_parquet
-from engine.rundir import Counts, stage_files
+from engine.run.context import Context
+from engine.run.manifests import Counts, stage_files
 from engine.stages.loadtest.arrivals import levels_of
 from engine.stages.loadtest.client import Measurement, measure
 from engine.stages.loadtest.summary import summarise

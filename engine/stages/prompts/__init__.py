@@ -19,11 +19,11 @@ import pyarrow as pa
 
 from engine.errors import InputError
 from engine.job.spec import FieldMap, PromptsSpec
-from engine.progress import Context
 from engine.rows.ids import derive_seed
 from engine.rows.records import PROMPT, Prompt
 from engine.rows.tables import to_table, write_parquet
-from engine.rundir import Counts
+from engine.run.context import Context
+from engine.run.manifests import Counts
 from engine.stages.prompts.readers import BadRow, read_rows, require_one_schema, source_files
 from engine.stages.prompts.rows import UNLEARNT, columns_of, columns_read, prompt_of
 

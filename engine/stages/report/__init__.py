@@ -13,8 +13,9 @@ from rich import box
 from rich.table import Table as RichTable
 
 from engine.job.spec import ReportSpec
-from engine.progress import Context
-from engine.rundir import Counts, git_commit, load_manifest, manifest_sha256, stage_files, versions
+from engine.run.context import Context
+from engine.run.identity import git_commit, versions
+from engine.run.manifests import Counts, load_manifest, manifest_sha256, stage_files
 from engine.stages.report import tables
 from engine.stages.report.contract import Report
 from engine.store.files import write_atomic

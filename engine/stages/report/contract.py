@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from engine.rundir import Manifest
+from engine.run.manifests import Manifest
 
 
 class _Block(BaseModel):

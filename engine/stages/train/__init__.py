@@ -18,12 +18,13 @@ from transformers import AutoTokenizer
 
 from engine.backends import deepspeed_engine, ray_train
 from engine.errors import StageError, Stopped
-from engine.interrupts import asked_once
 from engine.job.spec import GenerateSpec, TrainSpec
-from engine.progress import Context, Progress
 from engine.rows.ids import tokenizer_fingerprint
 from engine.rows.tables import file_metadata
-from engine.rundir import Counts, load_manifest, stage_files
+from engine.run.context import Context
+from engine.run.interrupts import asked_once
+from engine.run.manifests import Counts, load_manifest, stage_files
+from engine.run.progress import Progress
 from engine.stages.train import gates
 from engine.stages.train.blocks import Blocks, shard_cache
 from engine.stages.train.data import load_sequences

@@ -23,7 +23,7 @@ import torch
 
 from engine.errors import SpecError
 from engine.job.spec import TrainSpec
-from engine.progress import Progress
+from engine.run.progress import Progress
 from engine.store.files import write_atomic
 
 POLL_SECONDS = 1.0

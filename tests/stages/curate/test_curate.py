@@ -6,10 +6,10 @@ import pytest
 
 from engine.errors import StageError
 from engine.job.spec import CurateSpec
-from engine.progress import Context
 from engine.rows.records import EXAMPLE, PROMPT, STATUSES, Completion, Prompt, completion_schema
 from engine.rows.tables import file_metadata, to_table, write_parquet
-from engine.rundir import Counts, publish
+from engine.run.context import Context
+from engine.run.manifests import Counts, publish
 from engine.stages import curate
 
 CTX = Context(job="t", task="math", seed=0)

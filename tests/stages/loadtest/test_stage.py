@@ -9,11 +9,12 @@ import pytest
 
 from engine.errors import StageError
 from engine.job.spec import LoadtestSpec
-from engine.progress import Context, Progress
 from engine.rows.ids import prompt_hash, prompt_id_of
 from engine.rows.records import PROMPT, REQUEST_SAMPLE, Prompt
 from engine.rows.tables import to_table, write_parquet
-from engine.rundir import PROGRESS, Counts, publish
+from engine.run.context import Context
+from engine.run.manifests import PROGRESS, Counts, publish
+from engine.run.progress import Progress
 from engine.stages import loadtest
 from tests.fake_server import Behaviour, serve
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from engine.rundir import Counts, publish, stage_folder
+from engine.run.manifests import Counts, publish, stage_folder
 
 
 def level(load, tokens, ttft, failed=0, valid=True, **fields):

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from engine.job.spec import ReportSpec
-from engine.progress import Context
-from engine.rundir import MANIFEST, Counts, load_manifest, manifest_sha256, publish
+from engine.run.context import Context
+from engine.run.manifests import MANIFEST, Counts, load_manifest, manifest_sha256, publish
 from engine.stages import report as report_stage
 from engine.stages.report.contract import Report
 

@@ -13,11 +13,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, PreTrainedTokenizerFast, Qwen2Config
 
 from engine.job.spec import TrainSpec
-from engine.progress import Context
 from engine.rows.ids import tokenizer_fingerprint
 from engine.rows.records import EXAMPLE, Example
 from engine.rows.tables import to_table, write_parquet
-from engine.rundir import Counts, publish
+from engine.run.context import Context
+from engine.run.manifests import Counts, publish
 
 torch.set_num_threads(1)  # models this small only lose time to more threads
 

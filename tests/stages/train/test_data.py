@@ -14,7 +14,7 @@ from engine.rows import codec
 from engine.rows.ids import tokenizer_fingerprint
 from engine.rows.records import EXAMPLE, Example
 from engine.rows.tables import file_metadata, read_tables, to_rows, to_table, write_parquet
-from engine.rundir import stage_files
+from engine.run.manifests import stage_files
 from engine.stages.train.data import TokenSequence, _conversation, load_sequences
 
 SFT = TrainSpec(student="x")

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from engine.errors import SpecError
 from engine.job.spec import LoraSpec
-from engine.progress import Progress
+from engine.run.progress import Progress
 from engine.stages.train.metrics import TRACKERS, Metrics, Tail, Workload, follow, load_metrics, memory_gib, require_trackers
 from engine.stages.train.student import with_adapters
 

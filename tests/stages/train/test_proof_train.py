@@ -22,7 +22,7 @@ from forked_workers import run_forked
 from torch_engine import GENERATE
 
 from engine.job.spec import TrainSpec
-from engine.progress import Context
+from engine.run.context import Context
 from engine.stages import train
 from engine.stages.train import checkpoints
 from engine.stages.train.blocks import Blocks

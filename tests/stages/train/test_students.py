@@ -25,8 +25,8 @@ from torch_engine import GENERATE, TorchEngine, run_in_process
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from engine.job.spec import GenerateSpec, TrainSpec
-from engine.progress import Context
 from engine.rows.records import Example
+from engine.run.context import Context
 from engine.stages import train
 from engine.stages.train.metrics import load_metrics
 from engine.stages.train.student import Student

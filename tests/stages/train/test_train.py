@@ -18,8 +18,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engine.errors import StageError, Stopped
 from engine.job.spec import TrainSpec, WhiteBoxSpec
-from engine.progress import Context
-from engine.rundir import Counts
+from engine.run.context import Context
+from engine.run.manifests import Counts
 from engine.stages import train
 from engine.stages.train.checkpoints import MARKER, complete
 from engine.stages.train.metrics import load_metrics

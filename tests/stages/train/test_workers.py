@@ -16,8 +16,8 @@ from forked_workers import run_forked
 from torch_engine import GENERATE
 
 from engine.job.spec import TrainSpec
-from engine.progress import Context
-from engine.rundir import Counts
+from engine.run.context import Context
+from engine.run.manifests import Counts
 from engine.stages import train
 from engine.stages.train import checkpoints
 from engine.stages.train.metrics import load_metrics

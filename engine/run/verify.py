@@ -19,12 +19,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from engine import parts
 from engine.errors import StageError
 from engine.job.jobfile import load_run
 from engine.rows.ids import prompt_hash, prompt_id_of
 from engine.rows.tables import read_tables
-from engine.rundir import STAGE_FOLDER, Manifest, manifest_paths, read_manifest, run_lock
+from engine.run import parts
+from engine.run.lock import run_lock
+from engine.run.manifests import STAGE_FOLDER, Manifest, manifest_paths, read_manifest
 from engine.store.files import file_sha256
 from engine.store.paths import Folder, StorePath, files_in, read_buffer, remove_tree, tree_bytes
 

@@ -3,17 +3,8 @@ import json
 import pytest
 
 from engine.errors import StageError
-from engine.rundir import (
-    MANIFEST,
-    Counts,
-    content_identity,
-    load_manifest,
-    manifest_paths,
-    manifest_sha256,
-    publish,
-    stage_files,
-    stage_folder,
-)
+from engine.run.identity import content_identity
+from engine.run.manifests import MANIFEST, Counts, load_manifest, manifest_paths, manifest_sha256, publish, stage_files, stage_folder
 from engine.store.files import file_sha256, write_atomic
 
 

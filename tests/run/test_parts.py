@@ -3,10 +3,10 @@ import asyncio
 import pytest
 from conftest import statuses
 
-from engine import parts
 from engine.errors import StageError
 from engine.rows.records import Completion, completion_schema
 from engine.rows.tables import read_tables, to_table
+from engine.run import parts
 
 
 def table_of(teacher):

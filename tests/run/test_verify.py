@@ -12,13 +12,16 @@ import uuid
 import pytest
 from conftest import statuses
 
-from engine import parts, pipeline
+from engine import pipeline
 from engine.errors import SpecError, StageError
 from engine.job.jobfile import dump_job
 from engine.rows.records import Completion, completion_schema
 from engine.rows.tables import parquet_bytes, read_tables, to_table, write_parquet
-from engine.rundir import Counts, identity_hash, load_manifest, publish, run_lock
-from engine.verify import gc, verify
+from engine.run import parts
+from engine.run.identity import identity_hash
+from engine.run.lock import run_lock
+from engine.run.manifests import Counts, load_manifest, publish
+from engine.run.verify import gc, verify
 
 
 def commit(folder, epoch, prompt_id):
@@ -230,7 +233,7 @@ def test_gc_leaves_an_unfinished_stage_its_attempts(finished):
 
 def test_reading_a_part_leaves_nothing_that_aborts_the_process_as_it_ends(finished):
     part = next(finished().glob("data/*.parquet"))
-    command = [sys.executable, "-c", f"import pathlib; from engine.verify import _content; _content(pathlib.Path({str(part)!r}))"]
+    command = [sys.executable, "-c", f"import pathlib; from engine.run.verify import _content; _content(pathlib.Path({str(part)!r}))"]
     for _ in range(5):  # with Python's bytes in Arrow's threads two of three such processes aborted
         assert subprocess.run(command, capture_output=True, text=True).stderr == ""
 

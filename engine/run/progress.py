@@ -10,14 +10,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-from engine.rundir import PROGRESS
+from engine.run.manifests import PROGRESS
 from engine.store.files import write_atomic
 from engine.store.paths import Folder, StorePath
 
@@ -150,17 +149,3 @@ class Progress:
         if self._file and (force or now - self._last_file >= due) and self._file.parent.exists():
             self._last_file = now
             write_atomic(self._file, json.dumps(self._state | {"updated": time.time()}))
-
-
-@dataclass(frozen=True)
-class Context:
-    """What a stage is told besides its own block: the job's facts and where to show progress."""
-
-    job: str
-    task: str
-    seed: int
-    device: str = "cpu"
-    strict: bool = False
-    cluster: str | None = None
-    log: Path | None = None
-    progress: Progress = field(default_factory=Progress)
