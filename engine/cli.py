@@ -120,7 +120,7 @@ def _log_path(job: JobSpec, runs: str, what: str) -> Path:
 
 
 def _ray_address(cluster: Path | None) -> str | None:
-    from engine.clusterfile import load_cluster
+    from engine.machines.clusterfile import load_cluster
 
     return load_cluster(cluster).ray_address or "auto" if cluster else None
 
@@ -132,7 +132,8 @@ def _ray_address(cluster: Path | None) -> str | None:
 def check(job: Path, sets: tuple[str, ...], runs: str) -> None:
     """Validate a job file and what it names, and print the plan. Starts nothing."""
     with _errors():
-        from engine import pipeline, planner, preflight
+        from engine import pipeline, preflight
+        from engine.machines import planner
 
         spec = _load(job, sets)
         preflight.check(spec, running=pipeline.unfinished(spec, runs))
@@ -174,7 +175,7 @@ def run(job: Path, sets: tuple[str, ...], runs: str, cluster: Path | None, **opt
 
 def _take_keys() -> None:
     """In a job that was submitted with keys; elsewhere Ray is not even imported."""
-    from engine.clusterfile import HANDED_KEYS
+    from engine.machines.clusterfile import HANDED_KEYS
 
     if HANDED_KEYS in os.environ:
         from engine.backends import ray_secrets
@@ -329,7 +330,7 @@ def submit(job: Path, sets: tuple[str, ...], runs: str, cluster: Path, **options
     """Run a job on a running cluster: submit it, follow its log, exit with its result."""
     with _errors():
         from engine import preflight
-        from engine.clusterfile import load_cluster
+        from engine.machines.clusterfile import load_cluster
         from engine.store.paths import run_folder
 
         spec, target = _load(job, sets), load_cluster(cluster)

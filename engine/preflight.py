@@ -19,7 +19,7 @@ from typing import Any
 
 from engine.errors import SpecError
 from engine.job.spec import API_KINDS, JobSpec, TeacherSpec
-from engine.models import Architecture, facts, load_config
+from engine.machines.architectures import Architecture, facts, load_config
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _PICKLED = (".bin", ".pt", ".pth")

@@ -21,7 +21,7 @@ from engine.backends import ray_data
 from engine.backends.ray_placement import Placements
 from engine.errors import CapacityError
 from engine.job.spec import JobSpec
-from engine.layout import Layout
+from engine.machines.layout import Layout
 from engine.run.context import Context
 from engine.stages import generate
 

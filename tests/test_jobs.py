@@ -10,10 +10,10 @@ import yaml
 
 from engine import pipeline
 from engine.backends import fake
-from engine.clusterfile import load_cluster
 from engine.job.jobfile import dump_job, load_job
-from engine.models import facts
-from engine.planner import plan
+from engine.machines.architectures import facts
+from engine.machines.clusterfile import load_cluster
+from engine.machines.planner import plan
 from engine.run.context import Context
 from engine.stages import generate
 

@@ -223,7 +223,7 @@ def test_checking_and_planning_import_no_heavy_library():
 import sys
 from pathlib import Path
 from engine.job.jobfile import load_job
-from engine.planner import plan
+from engine.machines.planner import plan
 from engine.preflight import problems
 job = load_job(Path("jobs/gpt-4-to-phi-3.5-mini.yaml"))
 plan(job).lines(), problems(job)

@@ -25,8 +25,8 @@ from torch import distributed
 
 from engine.backends import deepspeed_engine
 from engine.job.spec import JobSpec
-from engine.models import facts
-from engine.planner import state_gb
+from engine.machines.architectures import facts
+from engine.machines.planner import state_gb
 from engine.run.context import Context
 from engine.stages import train
 from engine.stages.train.checkpoints import complete

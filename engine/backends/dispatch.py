@@ -18,7 +18,7 @@ import numpy as np
 from engine.backends.answering import OPEN, AnswerJob, build_answerer, spent_usd
 from engine.errors import EngineError, StageError, Stopped
 from engine.job.spec import API_KINDS, GenerateSpec
-from engine.layout import Layout
+from engine.machines.layout import Layout
 from engine.routing import Wanted, count_prompts, wanted_rows
 from engine.run import parts
 from engine.run.context import Context

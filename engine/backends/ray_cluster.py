@@ -20,9 +20,9 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from engine.backends import ray_loopback, ray_secrets
-from engine.clusterfile import Cluster
 from engine.errors import CapacityError, EngineError, SpecError, StageError
-from engine.layout import Layout, Node, shortfall
+from engine.machines.clusterfile import Cluster
+from engine.machines.layout import Layout, Node, shortfall
 from engine.store.paths import Folder
 
 # Chosen by us, inherited by every process of the job: no prompts in Serve's logs, no usage reports, no hub when offline.

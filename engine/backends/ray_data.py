@@ -31,7 +31,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from engine.backends import ray_cluster
 from engine.backends.ray_placement import PATIENCE_S, Placements
 from engine.errors import EngineError, StageError, Stopped, remedy_of
-from engine.layout import Layout
+from engine.machines.layout import Layout
 
 _log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, placement_
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from engine.backends import ray_cluster
-from engine.layout import SPANNING, Layout, spans
+from engine.machines.layout import SPANNING, Layout, spans
 
 _log = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from engine.backends.ray_cluster import require
 from engine.backends.vllm_engine import engine_arguments, engine_environment
 from engine.errors import CapacityError, StageError
 from engine.job.spec import TeacherSpec
-from engine.layout import Layout
+from engine.machines.layout import Layout
 
 APPLICATION = "distill"
 

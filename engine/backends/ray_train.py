@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import EngineError, Preempted, StageError, remedy_of
-from engine.layout import Layout
+from engine.machines.layout import Layout
 
 _log = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ import numpy as np
 from engine.backends.answering import MAX_NUM_SEQS, Generation, Sampling, leave
 from engine.errors import StageError
 from engine.job.spec import CaptureSpec, TeacherSpec
-from engine.layout import SPANNING
+from engine.machines.layout import SPANNING
 from engine.rows.ids import bare_prompt, tokenizer_fingerprint
 from engine.rows.records import Messages
 

@@ -10,9 +10,9 @@ from conftest import open_to_others
 from ray.job_submission import JobStatus
 
 from engine.backends import ray_cluster as backend
-from engine.clusterfile import Cluster
 from engine.errors import CapacityError, SpecError, StageError
-from engine.layout import Layout
+from engine.machines.clusterfile import Cluster
+from engine.machines.layout import Layout
 
 
 def test_our_own_error_is_found_inside_rays_wrappers():

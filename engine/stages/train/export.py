@@ -29,7 +29,7 @@ from transformers import (
 
 from engine.errors import StageError
 from engine.job.spec import TrainSpec
-from engine.models import load_config, short_context
+from engine.machines.architectures import load_config, short_context
 from engine.run.identity import git_commit, versions
 from engine.store.files import write_atomic
 

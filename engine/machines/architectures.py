@@ -64,8 +64,6 @@ KNOWN: dict[str, Architecture] = {
     "phi-3-mini-128k": Architecture(3.82, 32, 3072, 32, 32, 96, 0, 32_064, 131_072, 2, ffn=8192, short_context=4096),
     "phi-3-mini-4k": Architecture(3.82, 32, 3072, 32, 32, 96, 0, 32_064, 4096, 2, ffn=8192),
 }
-
-
 _EXPERTS = ("n_routed_experts", "num_local_experts", "num_experts")
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from engine.job.spec import TeacherSpec
-from engine.layout import Layout, Node, fits, shortfall, spans
+from engine.machines.layout import Layout, Node, fits, shortfall, spans
 
 
 def nodes(*free, devices=8, kind=None):

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from engine.job.spec import CaptureSpec, JobSpec, LoraSpec, TeacherSpec, TrainSpec
-from engine.layout import Layout
-from engine.models import Architecture, facts
+from engine.machines.architectures import Architecture, facts
+from engine.machines.layout import Layout
 from engine.rows.codec import token_bytes
 
 BUCKET_B = 0.5  # elements of DeepSpeed's reduce bucket in billions (its default), never more than there are parameters (deepspeed_engine)

@@ -3,8 +3,8 @@ import json
 import pytest
 
 from engine.job.spec import CaptureSpec, JobSpec, LoraSpec, TrainSpec
-from engine.models import facts
-from engine.planner import adapters_b, plan, signal_bytes_per_token, state_gb, teacher_gb
+from engine.machines.architectures import facts
+from engine.machines.planner import adapters_b, plan, signal_bytes_per_token, state_gb, teacher_gb
 
 LLAMA_8B, PHI_4 = facts("meta-llama/Llama-3.1-8B-Instruct"), facts("microsoft/Phi-4-mini-instruct")
 

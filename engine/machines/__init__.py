@@ -1,0 +1,1 @@
+"""What runs it? Devices, the sizes of models, what fits where, and cluster files."""
