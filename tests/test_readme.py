@@ -6,8 +6,8 @@ from pathlib import Path
 from types import ModuleType
 
 from engine import pipeline
+from engine.asking.engine import ENGINES
 from engine.backends import fake
-from engine.backends.answering import ENGINES
 from engine.job.jobfile import load_job
 from engine.job.spec import TrainSpec
 from engine.job.yamlfile import read_document

@@ -20,7 +20,7 @@ from urllib.parse import quote, quote_plus
 
 import numpy as np
 
-from engine.backends.answering import Generation, PromptTooLong, Sampling
+from engine.asking.engine import Generation, PromptTooLong, Sampling
 from engine.backends.api_gate import (
     REFUSALS,
     UNREACHED,

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.backends.answering import Generation, Sampling
+from engine.asking.engine import Generation, Sampling
 from engine.job.spec import CaptureSpec, TeacherSpec
 from engine.rows.ids import tokenizer_fingerprint
 from engine.rows.records import Messages

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.backends.answering import MAX_NUM_SEQS, Generation, Sampling, leave
+from engine.asking.engine import MAX_NUM_SEQS, Generation, Sampling, leave
 from engine.errors import StageError
 from engine.job.spec import CaptureSpec, TeacherSpec
 from engine.machines.layout import SPANNING

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
+from engine.asking.dispatch import answer_prompts
 from engine.backends import ray_data
-from engine.backends.dispatch import answer_prompts
 from engine.errors import StageError
 from engine.job.spec import EvaluateSpec, GenerateSpec, SamplingSpec, TeacherSpec
 from engine.rows import metrics

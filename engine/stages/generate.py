@@ -12,9 +12,9 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from engine.asking.dispatch import Stream, Tally, answer_prompts
+from engine.asking.replica import STATUS_OF_FINISH, spent_usd
 from engine.backends import ray_data
-from engine.backends.answering import STATUS_OF_FINISH, spent_usd
-from engine.backends.dispatch import Stream, Tally, answer_prompts
 from engine.errors import StageError
 from engine.job.spec import API_KINDS, GenerateSpec
 from engine.rows import metrics

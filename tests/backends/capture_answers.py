@@ -10,7 +10,7 @@ import pickle
 import sys
 from pathlib import Path
 
-from engine.backends.answering import Generation, Sampling
+from engine.asking.engine import Generation, Sampling
 from engine.backends.vllm_engine import VllmEngine
 from engine.job.spec import CaptureSpec, TeacherSpec
 

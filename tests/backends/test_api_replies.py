@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from misbehaving_api import KEY, Faults
 
+from engine.asking.engine import PromptTooLong, Sampling
+from engine.asking.replica import spent_usd
 from engine.backends import fake
-from engine.backends.answering import PromptTooLong, Sampling, spent_usd
 from engine.backends.api_gate import usage_of, words_of
 from engine.backends.api_teacher import AnthropicTeacher, ApiError, OpenAITeacher
 from engine.errors import StageError, Stopped

@@ -16,7 +16,7 @@ import misbehaving_api
 import pytest
 from misbehaving_api import KEY, Faults
 
-from engine.backends.answering import PromptTooLong, Sampling
+from engine.asking.engine import PromptTooLong, Sampling
 from engine.backends.api_gate import retry_after_s
 from engine.backends.api_teacher import AnthropicTeacher, ApiError, OpenAITeacher
 from engine.errors import StageError

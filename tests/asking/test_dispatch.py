@@ -14,9 +14,9 @@ import pytest
 from conftest import statuses, stream_together
 
 from engine import pipeline
-from engine.backends.dispatch import missing_shards
+from engine.asking.dispatch import missing_shards
+from engine.asking.routing import Wanted
 from engine.errors import StageError
-from engine.routing import Wanted
 from engine.rows.records import Completion
 from engine.rows.tables import read_tables, to_rows
 from engine.run import parts

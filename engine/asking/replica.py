@@ -11,21 +11,19 @@ import functools
 import importlib
 import itertools
 import logging
-import math
-import os
-import sys
 import time
-import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from engine.backends.admission import Budget, Room, cost_usd
+from engine.asking.admission import Budget, Room, cost_usd
+from engine.asking.engine import ENGINES, MAX_NUM_SEQS, AnswerEngine, Generation, PromptTooLong, Sampling, leave
+from engine.asking.requests import Request, room_for_answer, set_apart, with_system
 from engine.errors import EngineError, StageError, Stopped
 from engine.job.spec import GenerateSpec, SamplingSpec, TeacherSpec
 from engine.rows import codec
@@ -37,114 +35,11 @@ from engine.run.identity import versions
 from engine.store.paths import Folder
 
 _log = logging.getLogger(__name__)
-
-ENGINES = {
-    "vllm": "engine.backends.vllm_engine:VllmEngine",
-    "openai": "engine.backends.api_teacher:OpenAITeacher",
-    "anthropic": "engine.backends.api_teacher:AnthropicTeacher",
-    "fake": "engine.backends.fake:FakeTeacher",
-}
 STATUS_OF_FINISH = {
     "stop": "ok", "length": "truncated", "content_filter": "refused", "repetition": "loop", "abort": "error", "error": "error",
 }
-MAX_NUM_SEQS = {"cpu": 128, "gpu": 1024}  # ours, and what vLLM takes on a large GPU; before an engine says what it has
-DEATHS_OF_A_POISON = 3  # a row that was in so many engines when they died is not asked again
 OPEN = {"id": "open", "rows": [], "count": 0}  # a shard without rows: the engine opens, and a refused key shows
 FENCE_S = 10.0  # between looks at whether another driver has taken over
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How one request is sampled; `seed=None` leaves the draw to the engine."""
-
-    temperature: float
-    max_tokens: int
-    top_p: float = 1.0
-    seed: int | None = None
-    stop_loops: bool = False
-    tries: int | None = None  # that a budget holds, of an API which may charge each; None: as many as the job allows
-
-
-@dataclass(frozen=True)
-class Generation:
-    """One finished answer: token ids (T,), sampled log-probabilities (T,), top-k (T*k,) flat, tail mass (T,).
-
-    An engine that gives text and no ids (an API) sets `text` and the token counts, and the texts of its top log-probabilities
-    as `topk_tokens` (T*k,). `lost_tries` were sent before, came to nothing, and may be charged all the same; of others it is known
-    what they were charged: `lost_tokens` in and out.
-    """
-
-    finish_reason: str
-    token_ids: Any = field(default_factory=lambda: np.zeros(0, np.int32))
-    token_logprobs: Any = field(default_factory=lambda: np.zeros(0, np.float32))
-    topk_ids: Any = field(default_factory=lambda: np.zeros(0, np.int32))
-    topk_logprobs: Any = field(default_factory=lambda: np.zeros(0, np.float32))
-    tail: Any = field(default_factory=lambda: np.zeros(0, np.float32))
-    text: str | None = None
-    reasoning: str | None = None
-    topk_tokens: list[str] = field(default_factory=list)
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    lost_tries: int = 0
-    lost_tokens: tuple[int, int] = (0, 0)
-
-    @property
-    def size_bytes(self) -> int:
-        """About what it adds to a part."""
-        return sum(array.nbytes for array in (self.token_ids, self.token_logprobs, self.topk_ids, self.topk_logprobs, self.tail))
-
-    @property
-    def tokens(self) -> int | None:
-        """Tokens of the answer, by the server's count where it gives no ids; None where it does not say."""
-        untold = self.completion_tokens is None and self.text is not None and not len(self.token_ids)
-        return None if untold else len(self.token_ids) if self.completion_tokens is None else self.completion_tokens
-
-
-class PromptTooLong(Exception):
-    """A server's word that a prompt does not fit its model; the row's status is `too_long`."""
-
-
-class AnswerEngine(Protocol):
-    """What a kind of teacher offers. Built as `Kind(teacher, capture, device=..., timeout_s=..., attempts=...)`.
-
-    `max_model_len` None means a server that checks lengths, keeps deadlines and retries itself, through its client. An
-    EngineError from `generate` ends the stage (a refused key, say); any other error is one row's status.
-    """
-
-    max_model_len: int | None
-    metadata: dict[str, Any]
-
-    def encode(self, conversations: list[Messages]) -> list[Any]:
-        """What `generate` takes: token ids (P,) each, or, where `max_model_len` is None, whatever it likes."""
-
-    def decode(self, token_ids: list[Any]) -> list[tuple[str, str | None]]:
-        """Ids (T,) of finished answers -> answer, and reasoning where it is told apart; not asked for a Generation with `text`."""
-
-    async def open(self) -> None:
-        """Before the first request: the last chance to fail for free, with an EngineError."""
-
-    async def generate(self, prompt: Any, sampling: Sampling) -> Generation:
-        """One answer to one prompt; many calls are open at a time."""
-
-
-@dataclass(frozen=True)
-class _Pending:
-    """A row on its way: first a request, then with an answer or a final status."""
-
-    prompt_id: int
-    sample_index: int
-    split: str
-    seed: int
-    prompt: Any
-    attempt: int
-    generation: Generation | None = None
-    status: str | None = None
-    error: str | None = None
-    lost_usd: float = 0.0  # what its tries that came to nothing may have cost
-
-    @property
-    def key(self) -> parts.Key:
-        return self.prompt_id, self.sample_index
 
 
 @dataclass(frozen=True)
@@ -272,7 +167,7 @@ class Answerer:
             leave(f"the engine's first token did not come within {deadline_s:g} s")
 
     async def _answer_group(
-        self, shard: str, requests: list[_Pending], alone: bool = False, on_entry: Callable[[], None] = lambda: None
+        self, shard: str, requests: list[Request], alone: bool = False, on_entry: Callable[[], None] = lambda: None
     ) -> list[int]:
         """Tokens of each request of a group that enters the engine together; without those that the budget refused."""
         async with self._room.hold(len(requests), alone=alone) as give_back:
@@ -310,23 +205,23 @@ class Answerer:
                         f"another driver has opened {self._job.folder} (epoch {newest}) and goes on; this one asks nothing more"
                     )
 
-    def _requests(self, shard: dict[str, Any]) -> tuple[list[_Pending], list[list[_Pending]]]:
+    def _requests(self, shard: dict[str, Any]) -> tuple[list[Request], list[list[Request]]]:
         """The shard's requests, and apart from them groups of rows that were in an engine when it died."""
         job, name = self._job, self._job.teacher.name
         rows, samples = zip(*[(row, sample) for start, stop, sample in shard["rows"] for row in range(start, stop)], strict=True)
         table = self._prompts(job.prompt_files[shard["file"]]).take(list(rows))
         ids, splits = table["prompt_id"].to_pylist(), table["split"].to_pylist()
         done, deaths = parts.take_over(job.folder, job.epoch, shard["id"], name, ids)
-        conversations = [_with_system(messages, job.teacher.system) for messages in table["messages"].to_pylist()]
+        conversations = [with_system(messages, job.teacher.system) for messages in table["messages"].to_pylist()]
         requests = [
-            _Pending(
+            Request(
                 prompt_id, sample, split, derive_seed(job.seed, prompt_id, name, sample), prompt, deaths[prompt_id, sample] + 1,
                 status=problem and "error", error=problem,
             )
             for prompt_id, sample, split, (prompt, problem) in zip(ids, samples, splits, self._encoded(conversations), strict=True)
             if (prompt_id, sample) not in done
         ]
-        return _set_apart(requests)
+        return set_apart(requests)
 
     def _encoded(self, conversations: list[Messages]) -> list[tuple[Any, str | None]]:
         """Each as the engine takes it, or why it takes it not: chat templates refuse roles and orders of roles."""
@@ -338,7 +233,7 @@ class Answerer:
             roles = ", ".join(message["role"] for message in conversations[0])
             return [([], f"a conversation of {roles} cannot be asked: {type(error).__name__}: {error}"[:500])]
 
-    async def _answer(self, request: _Pending, give_back: Callable[[], Awaitable[None]]) -> int | None:
+    async def _answer(self, request: Request, give_back: Callable[[], Awaitable[None]]) -> int | None:
         """Tokens of the answer, which is with the writer then; None where the budget refused the request."""
         finished = await self._ask(request) if request.status is None else request
         generation = finished.generation
@@ -353,9 +248,9 @@ class Answerer:
         await give_back()
         return tokens_out
 
-    async def _ask(self, request: _Pending) -> _Pending:
+    async def _ask(self, request: Request) -> Request:
         """The request with its answer or final status, or unchanged where the budget refused it."""
-        settings, room = self._job.sampling, _room_for_answer(self._engine.max_model_len, request.prompt)
+        settings, room = self._job.sampling, room_for_answer(self._engine.max_model_len, request.prompt)
         if room < 1:
             problem = f"{len(request.prompt)} prompt tokens in a context of {self._engine.max_model_len}"
             return replace(request, status="too_long", error=problem)
@@ -383,7 +278,7 @@ class Answerer:
             await self._budget.settle(reserved, *self._known_tokens(finished), finished.lost_usd)
             return finished
 
-    async def _ask_engine(self, request: _Pending, sampling: Sampling, most_usd: float) -> _Pending:
+    async def _ask_engine(self, request: Request, sampling: Sampling, most_usd: float) -> Request:
         """A try that came to nothing, and an answer without token counts, count as the most that they can cost."""
         deadline_s = self._job.spec.request_timeout_s if self._engine.max_model_len is not None else None
         try:
@@ -414,12 +309,12 @@ class Answerer:
         if (silent_s := getattr(self._engine, "silent_s", lambda: 0.0)()) >= self._job.spec.request_timeout_s / 2:
             leave(f"the engine took no step for {silent_s:.0f} s")
 
-    def _known_tokens(self, item: _Pending) -> tuple[int, int]:
+    def _known_tokens(self, item: Request) -> tuple[int, int]:
         """Tokens in and out for sums; of an answer that lacks a count nothing is known, and its cost is in `lost_usd`."""
         counts = self._tokens(item)
         return (0, 0) if None in counts else counts
 
-    def _tokens(self, item: _Pending) -> tuple[int | None, int | None]:
+    def _tokens(self, item: Request) -> tuple[int | None, int | None]:
         """Tokens in and out; None where an API did not say."""
         generation, ids = item.generation, item.prompt if self._engine.max_model_len is not None else ()
         if generation is None:
@@ -427,7 +322,7 @@ class Answerer:
         tokens_in = len(ids) if self._engine.max_model_len is not None and generation.prompt_tokens is None else generation.prompt_tokens
         return tokens_in, generation.tokens
 
-    def _finish(self, pending: Sequence[_Pending]) -> pa.Table:
+    def _finish(self, pending: Sequence[Request]) -> pa.Table:
         """Completions, made in bulk; where that fails, one by one: an answer that cannot be stored is one row's `error`."""
         try:
             return to_table(self._completions(pending), self._schema, self._metadata)
@@ -441,7 +336,7 @@ class Answerer:
             _log.warning("prompt %d, sample %d: %s", *item.key, problem)
             return self._finish([replace(item, status="error", error=problem)])
 
-    def _completions(self, pending: Sequence[_Pending]) -> list[Completion]:
+    def _completions(self, pending: Sequence[Request]) -> list[Completion]:
         """Decode and pack in bulk."""
         answered = [item.generation for item in pending if item.status is None and item.generation is not None]
         undecoded = [generation.token_ids for generation in answered if generation.text is None]
@@ -452,7 +347,7 @@ class Answerer:
             signals = iter(codec.pack_rows(rows, self._metadata["top_k"], self._metadata["vocab_size"], self._metadata["packed_bits"]))
         return [self._completion(item, texts, signals) for item in pending]
 
-    def _completion(self, item: _Pending, texts: Iterator[tuple[str, str | None]], signals: Iterator[bytes]) -> Completion:
+    def _completion(self, item: Request, texts: Iterator[tuple[str, str | None]], signals: Iterator[bytes]) -> Completion:
         generation = item.generation
         tokens_in, tokens_out = self._tokens(item)
         known = {
@@ -478,39 +373,6 @@ class Answerer:
             token_logprobs=generation.token_logprobs, topk_tokens=generation.topk_tokens,
             error=f"unknown finish reason {generation.finish_reason}" if status == "error" else None,
         )
-
-
-def leave(why: str) -> NoReturn:
-    """End this process: Ray replaces a dead actor, and would give a live one around a broken engine every retry."""
-    if sys.exc_info()[0]:
-        traceback.print_exc()
-    sys.stderr.write(f"{why}: this replica ends\n")
-    os._exit(1)
-
-
-def _set_apart(requests: list[_Pending]) -> tuple[list[_Pending], list[list[_Pending]]]:
-    """Requests that run together, and groups of suspects: a quarter of the shard each after one death, one row each after two.
-
-    Most deaths are a machine's and not a row's, so the first suspicion may not cost much; alone, a row proves itself.
-    """
-    poisoned = f"its engine died {DEATHS_OF_A_POISON} times while it was asked, the last time alone"
-    together = [request for request in requests if request.attempt == 1]
-    together += [replace(request, status="error", error=poisoned) for request in requests if request.attempt > DEATHS_OF_A_POISON]
-    once = [request for request in requests if request.attempt == 2]
-    size = math.ceil(len(once) / 4) or 1
-    groups = [once[start : start + size] for start in range(0, len(once), size)]
-    return together, groups + [[request] for request in requests if 2 < request.attempt <= DEATHS_OF_A_POISON]
-
-
-def _room_for_answer(max_model_len: int | None, prompt: Any) -> int:
-    """Tokens left for the answer; an engine that checks lengths itself always has room."""
-    return 2**31 if max_model_len is None else max_model_len - len(prompt)
-
-
-def _with_system(messages: Messages, system: str | None) -> Messages:
-    if system is None or messages[0]["role"] == "system":
-        return messages
-    return [{"role": "system", "content": system}, *messages]
 
 
 def _prompt_table(file: Folder) -> Any:

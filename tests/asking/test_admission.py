@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from engine.backends.admission import Budget, Room
+from engine.asking.admission import Budget, Room
 from engine.job.spec import PriceSpec
 
 PRICES = PriceSpec(input=1.0, output=2.0)  # dollars per million tokens

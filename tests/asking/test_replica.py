@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from conftest import statuses
 
-from engine.backends.answering import Answerer, AnswerJob, Generation, PromptTooLong
+from engine.asking.engine import Generation, PromptTooLong
+from engine.asking.replica import Answerer, AnswerJob
 from engine.backends.fake import FakeTeacher
 from engine.errors import StageError
 from engine.job.spec import GenerateSpec
@@ -457,7 +458,7 @@ def test_what_is_open_when_a_teacher_cannot_be_asked_any_more_is_kept(replica):
 
 
 def test_a_driver_that_another_one_shut_out_asks_nothing_more(replica, monkeypatch):
-    monkeypatch.setattr("engine.backends.answering.FENCE_S", 0.05)
+    monkeypatch.setattr("engine.asking.replica.FENCE_S", 0.05)
 
     async def slowly(text):
         if len(engine.asked) == 4:
@@ -480,7 +481,7 @@ def test_a_local_engine_that_never_opens_is_left(replica, monkeypatch):
     def leave(why):
         raise SystemExit(why)
 
-    monkeypatch.setattr("engine.backends.answering.leave", leave)
+    monkeypatch.setattr("engine.asking.replica.leave", leave)
     worker, _ = replica(["p0"], Hangs(plainly), request_timeout_s=0.2)
     with pytest.raises(SystemExit, match=r"first token did not come within 0\.2 s"):
         answer(worker, *shards(1, 1))

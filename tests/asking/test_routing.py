@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from engine.asking.routing import count_prompts, wanted_rows
 from engine.errors import InputError
 from engine.job.spec import GenerateSpec
-from engine.routing import count_prompts, wanted_rows
 from engine.rows.records import PROMPT, Prompt
 from engine.rows.tables import to_table, write_parquet
 

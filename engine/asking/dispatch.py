@@ -15,18 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from engine.backends.answering import OPEN, AnswerJob, build_answerer, spent_usd
+from engine.asking.replica import OPEN, AnswerJob, build_answerer, spent_usd
+from engine.asking.routing import Wanted, count_prompts, wanted_rows
 from engine.errors import EngineError, StageError, Stopped
 from engine.job.spec import API_KINDS, GenerateSpec
 from engine.machines.layout import Layout
-from engine.routing import Wanted, count_prompts, wanted_rows
 from engine.run import parts
 from engine.run.context import Context
 from engine.run.interrupts import asked_once
 from engine.store.paths import Folder
 
 Stream = Callable[..., Iterator[dict[str, Any]]]
-
 SMALLEST_SHARD, FEWEST_SHARDS, MOST_SHARDS = 32, 16, 256  # the last two per replica
 
 

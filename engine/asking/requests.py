@@ -1,0 +1,58 @@
+"""A row on its way through a replica, and which rows must go alone because engines died while they were asked."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+from engine.asking.engine import Generation
+from engine.rows.records import Messages
+from engine.run import parts
+
+DEATHS_OF_A_POISON = 3  # a row that was in so many engines when they died is not asked again
+
+
+@dataclass(frozen=True)
+class Request:
+    """A row on its way: first a request, then with an answer or a final status."""
+
+    prompt_id: int
+    sample_index: int
+    split: str
+    seed: int
+    prompt: Any
+    attempt: int
+    generation: Generation | None = None
+    status: str | None = None
+    error: str | None = None
+    lost_usd: float = 0.0  # what its tries that came to nothing may have cost
+
+    @property
+    def key(self) -> parts.Key:
+        return self.prompt_id, self.sample_index
+
+
+def set_apart(requests: list[Request]) -> tuple[list[Request], list[list[Request]]]:
+    """Requests that run together, and groups of suspects: a quarter of the shard each after one death, one row each after two.
+
+    Most deaths are a machine's and not a row's, so the first suspicion may not cost much; alone, a row proves itself.
+    """
+    poisoned = f"its engine died {DEATHS_OF_A_POISON} times while it was asked, the last time alone"
+    together = [request for request in requests if request.attempt == 1]
+    together += [replace(request, status="error", error=poisoned) for request in requests if request.attempt > DEATHS_OF_A_POISON]
+    once = [request for request in requests if request.attempt == 2]
+    size = math.ceil(len(once) / 4) or 1
+    groups = [once[start : start + size] for start in range(0, len(once), size)]
+    return together, groups + [[request] for request in requests if 2 < request.attempt <= DEATHS_OF_A_POISON]
+
+
+def room_for_answer(max_model_len: int | None, prompt: Any) -> int:
+    """Tokens left for the answer; an engine that checks lengths itself always has room."""
+    return 2**31 if max_model_len is None else max_model_len - len(prompt)
+
+
+def with_system(messages: Messages, system: str | None) -> Messages:
+    if system is None or messages[0]["role"] == "system":
+        return messages
+    return [{"role": "system", "content": system}, *messages]
