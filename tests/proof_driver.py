@@ -24,7 +24,7 @@ from engine.backends import deepspeed_engine, ray_cluster, ray_train
 from engine.job.spec import TrainSpec
 from engine.run.context import Context
 from engine.stages import train
-from engine.stages.train.metrics import load_metrics
+from engine.training.metrics import load_metrics
 
 
 def crash(plan: dict[str, Any], rank: int, place: str, step: int) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from engine.job.spec import GenerateSpec, TrainSpec
-from engine.stages.train.blocks import Batch
-from engine.stages.train.student import Student
+from engine.training.blocks import Batch
+from engine.training.student import Student
 
 GENERATE = GenerateSpec(teachers=[{"name": "t", "model": "no-such-teacher"}])  # whose answers the curated examples of tests are
 _MOMENTS = ("exp_avg", "exp_avg_sq")

@@ -29,8 +29,8 @@ from engine.machines.architectures import facts
 from engine.machines.planner import state_gb
 from engine.run.context import Context
 from engine.stages import train
-from engine.stages.train.checkpoints import complete
-from engine.stages.train.metrics import load_metrics
+from engine.training.checkpoints import complete
+from engine.training.metrics import load_metrics
 
 DIES_AFTER = 9  # steps; the job saves after eight
 

@@ -19,10 +19,10 @@ from measure import draw as draw_heads  # noqa: E402
 from measure import piece_loss, run_once, spec_of, stored  # noqa: E402
 from result import bounded, write_result  # noqa: E402
 
-from engine.stages.train.attention import attention_of  # noqa: E402
-from engine.stages.train.blocks import Batch  # noqa: E402
-from engine.stages.train.metrics import Workload, peak_flops  # noqa: E402
-from engine.stages.train.student import Student  # noqa: E402
+from engine.training.attention import attention_of  # noqa: E402
+from engine.training.blocks import Batch  # noqa: E402
+from engine.training.flops import Workload, peak_flops  # noqa: E402
+from engine.training.student import Student  # noqa: E402
 
 # Llama-3.2-1B's shape (its config.json): 1.24B parameters with tied embeddings.
 SHAPE = {

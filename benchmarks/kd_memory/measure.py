@@ -1,6 +1,6 @@
 """One measurement in a process of its own: `measure.py dense|pieces CASE TOKENS` prints JSON {extra_bytes, seconds, loss}.
 
-`dense` keeps the logits of all tokens, as `loss.backward()` over them does; `pieces` is engine/stages/train/head.py. Both call the
+`dense` keeps the logits of all tokens, as `loss.backward()` over them does; `pieces` is engine/training/head.py. Both call the
 same loss. Shapes: N targets, H hidden size, V vocabulary.
 """
 
@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 
 from engine.job.spec import TrainSpec
-from engine.stages.train.head import head_loss
-from engine.stages.train.losses import LOSSES, Targets, token_losses
+from engine.training.head import head_loss
+from engine.training.losses import LOSSES, Targets, token_losses
 
 VOCABULARY, HIDDEN, TOP_K, REPEATS = 128_256, 512, 50, 3
 # name -> (loss, whether the teacher is live)

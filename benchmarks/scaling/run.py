@@ -16,7 +16,7 @@ from result import bounded, write_result  # noqa: E402
 
 from engine.backends import ray_cluster  # noqa: E402
 from engine.job.spec import TrainSpec  # noqa: E402
-from engine.stages.train.metrics import load_metrics  # noqa: E402
+from engine.training.metrics import load_metrics  # noqa: E402
 
 WARMUP, STEPS = 2, 6
 

@@ -78,7 +78,7 @@ def whole_steps(out: Path, warmup: int) -> tuple[float, dict[str, Any]]:
     """Target tokens per second of the whole steps after the first `warmup`, with all that lies between steps."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    from engine.stages.train.metrics import load_metrics
+    from engine.training.metrics import load_metrics
 
     lines = [line for line in load_metrics(out / "metrics.jsonl") if "loss" in line]
     events = EventAccumulator(str(out / "tensorboard"), size_guidance={"scalars": 0})

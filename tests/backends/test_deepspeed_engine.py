@@ -20,8 +20,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from engine.backends.deepspeed_engine import build, zero_config
 from engine.errors import StageError
 from engine.job.spec import TrainSpec
-from engine.stages.train.data import TokenSequence
-from engine.stages.train.packing import write_blocks
+from engine.training.data import TokenSequence
+from engine.training.packing import write_blocks
 
 HALF, WHOLE = 3, 6
 ROOT = Path(__file__).parents[2]

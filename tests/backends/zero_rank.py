@@ -15,12 +15,12 @@ from torch import distributed
 
 from engine.backends import deepspeed_engine
 from engine.job.spec import TrainSpec
-from engine.stages.train import checkpoints
-from engine.stages.train.blocks import Blocks, rank_batches
-from engine.stages.train.checkpoints import Validations, Writer
-from engine.stages.train.loop import remaining_steps
-from engine.stages.train.schedule import Schedule
-from engine.stages.train.student import load_student
+from engine.training import checkpoints
+from engine.training.blocks import Blocks, rank_batches
+from engine.training.checkpoints import Validations, Writer
+from engine.training.loop import remaining_steps
+from engine.training.schedule import Schedule
+from engine.training.student import load_student
 
 
 def main(plan_file: str, rank: int) -> None:

@@ -25,17 +25,19 @@ from engine.run.context import Context
 from engine.run.interrupts import asked_once
 from engine.run.manifests import Counts, load_manifest, stage_files
 from engine.run.progress import Progress
-from engine.stages.train import gates
-from engine.stages.train.blocks import Blocks, shard_cache
-from engine.stages.train.data import load_sequences
-from engine.stages.train.export import rehearse, write_card
-from engine.stages.train.loop import STOP_FILE, Engine, train_worker
-from engine.stages.train.metrics import follow, load_metrics, require_trackers
-from engine.stages.train.packing import Packed, write_blocks
-from engine.stages.train.schedule import Schedule
-from engine.stages.train.student import load_tokenizer, vocabulary_size, write_untrained
 from engine.store.files import write_atomic
 from engine.store.paths import file_sizes
+from engine.training import gates
+from engine.training.blocks import Blocks, shard_cache
+from engine.training.data import load_sequences
+from engine.training.engine import Engine
+from engine.training.export import rehearse, write_card
+from engine.training.loop import STOP_FILE, train_worker
+from engine.training.metrics import follow, load_metrics
+from engine.training.packing import Packed, write_blocks
+from engine.training.schedule import Schedule
+from engine.training.student import load_tokenizer, vocabulary_size, write_untrained
+from engine.training.trackers import require_trackers
 
 
 def run(
