@@ -132,13 +132,14 @@ def _ray_address(cluster: Path | None) -> str | None:
 def check(job: Path, sets: tuple[str, ...], runs: str) -> None:
     """Validate a job file and what it names, and print the plan. Starts nothing."""
     with _errors():
-        from engine import pipeline, preflight
+        from engine import pipeline
+        from engine.check.job import check_job, source_lines
         from engine.machines import planner
 
         spec = _load(job, sets)
-        preflight.check(spec, running=pipeline.unfinished(spec, runs))
+        check_job(spec, running=pipeline.unfinished(spec, runs))
         click.echo(f"{spec.name}: {spec.task}, device {spec.device}")
-        for line in preflight.source_lines(spec):
+        for line in source_lines(spec):
             click.echo(f"  {line}")
         for stage in pipeline.plan(spec, runs):
             click.echo(f"  {stage.stage:<9} {stage.state:<7}{stage.folder.name if stage.folder else ''}")
@@ -329,12 +330,12 @@ def loadtest(job: Path, sets: tuple[str, ...], runs: str, cluster: Path | None, 
 def submit(job: Path, sets: tuple[str, ...], runs: str, cluster: Path, **options: Any) -> None:
     """Run a job on a running cluster: submit it, follow its log, exit with its result."""
     with _errors():
-        from engine import preflight
+        from engine.check.job import check_job
         from engine.machines.clusterfile import load_cluster
         from engine.store.paths import run_folder
 
         spec, target = _load(job, sets), load_cluster(cluster)
-        preflight.check(spec, running=())  # its keys may be where the driver runs
+        check_job(spec, running=())  # its keys may be where the driver runs
         names = {*target.secret_env, *spec.key_variables().values()}
         secrets = {name: os.environ[name] for name in names if os.environ.get(name)}
         if missing := ", ".join(sorted(names - secrets.keys())):

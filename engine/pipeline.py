@@ -97,14 +97,14 @@ def run(
     `cluster` is a Ray address (none: this process's connection, RAY_ADDRESS, or a local cluster). Relative paths in `job` start
     in the current directory. Raises EngineError; whatever was finished before stays, and the same call resumes.
     """
-    from engine import preflight
+    from engine.check.job import check_job
     from engine.job.jobfile import check_owner, dump_job, with_absolute_paths
 
     job, chosen = with_absolute_paths(job), choose(only, from_, until)
     root = run_folder(runs) / job.name
     _require_disk(root, [stage.name for stage in STAGES if stage.name in chosen and not stage.store])
     keyless = any(not os.environ.get(name) for name in job.key_variables().values())
-    preflight.check(job, running=unfinished(job, runs).intersection(chosen) if keyless and not (force or retry) else chosen)
+    check_job(job, running=unfinished(job, runs).intersection(chosen) if keyless and not (force or retry) else chosen)
     ctx = Context(job.name, job.task, job.seed, job.device, strict, cluster, log, progress or Progress())
     folders: dict[str, Folder] = {}
     manifests: dict[str, Manifest] = {}

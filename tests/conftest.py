@@ -111,7 +111,7 @@ def statuses(folder: Path) -> dict[tuple[str, int, int], str]:
 @pytest.fixture(scope="session")
 def vllm_server(tmp_path_factory):
     """Address of one vLLM server of the quickstart's teacher ("quickstart") for both API protocols, in float32; it wants no key."""
-    from engine.backends.vllm_engine import engine_environment
+    from engine.backends.vllm_settings import engine_environment
 
     port = free_port()
     log = tmp_path_factory.mktemp("vllm") / "server.log"

@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from engine.backends.vllm_engine import engine_arguments, engine_environment
+from engine.backends.vllm_settings import engine_arguments, engine_environment
 from engine.job.spec import TeacherSpec
 
 

@@ -51,7 +51,7 @@ def ours(task: dict[str, Any], k: int, work: Path) -> tuple[float, np.ndarray]:
 
 
 def _arguments(task: dict[str, Any], k: int) -> dict[str, Any]:
-    from engine.backends.vllm_engine import engine_arguments
+    from engine.backends.vllm_settings import engine_arguments
 
     return engine_arguments(job(task, k).generate.teachers[0], "cpu", k)
 

@@ -15,43 +15,12 @@ from typing import Any
 import torch
 from torch import distributed, nn
 
+from engine.backends.deepspeed_settings import REDUCE_BUCKET, zero_config
 from engine.errors import StageError
 from engine.job.spec import TrainSpec
 
-REDUCE_BUCKET = 500_000_000  # elements, DeepSpeed's default
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _PARTS = ("weight", *_MOMENTS)
-
-
-def zero_config(spec: TrainSpec, device: str) -> dict[str, Any]:
-    """DeepSpeed's configuration of a TrainSpec; `spec.deepspeed` adds to it and, where both speak, gives way."""
-    zero: dict[str, Any] = {"stage": spec.zero_stage}
-    if spec.offload != "none":
-        place: dict[str, Any] = {"device": spec.offload, "pin_memory": device == "gpu"}
-        if spec.offload == "nvme":
-            place["nvme_path"] = spec.nvme_path
-        zero["offload_optimizer"] = place
-        if spec.zero_stage == 3:
-            zero["offload_param"] = place
-    adam = {"lr": spec.learning_rate, "betas": [0.9, spec.adam_beta2], "weight_decay": spec.weight_decay}
-    adam |= {"torch_adam": True, "fused": True}
-    config = {
-        # The loop feeds as many micro-batches as a step has, and step() ends it. 2 only tells ZeRO-2 with offload that
-        # gradients accumulate; losses are scaled by the loop's token counts, not by this.
-        "train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 2, "managed_gradient_accumulation": False,
-        "optimizer": {"type": "AdamW", "params": adam},
-        # At stage 0 DeepSpeed clips without telling the norm: we clip ourselves.
-        "gradient_clipping": spec.max_grad_norm if spec.zero_stage else 0.0, "zero_optimization": zero,
-        "bf16": {"enabled": spec.precision == "bf16"}, "steps_per_print": 10**9,
-    }
-    if spec.precision == "bf16" and spec.zero_stage >= 2:
-        config["data_types"] = {"grad_accum_dtype": "fp32"}
-    return _merged(spec.deepspeed, config)
-
-
-def _merged(more: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
-    merged = more | config
-    return merged | {key: _merged(more[key], config[key]) for key in more.keys() & config.keys() if isinstance(config[key], dict)}
 
 
 def build(spec: TrainSpec, student: Any, *, device: str) -> DeepSpeedEngine:

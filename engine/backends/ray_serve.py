@@ -24,7 +24,7 @@ from ray.serve.schema import ApplicationStatus
 
 from engine.backends.bearer_guard import KEY_VARIABLE, BearerGuard, key_environment
 from engine.backends.ray_cluster import require
-from engine.backends.vllm_engine import engine_arguments, engine_environment
+from engine.backends.vllm_settings import engine_arguments, engine_environment
 from engine.errors import CapacityError, StageError
 from engine.job.spec import TeacherSpec
 from engine.machines.layout import Layout

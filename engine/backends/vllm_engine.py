@@ -22,79 +22,15 @@ from typing import Any
 
 import numpy as np
 
-from engine.asking.engine import MAX_NUM_SEQS, Generation, Sampling, leave
+from engine.asking.engine import Generation, Sampling, leave
+from engine.backends.vllm_settings import engine_arguments, engine_environment
 from engine.errors import StageError
 from engine.job.spec import CaptureSpec, TeacherSpec
 from engine.machines.layout import SPANNING
 from engine.rows.ids import bare_prompt, tokenizer_fingerprint
 from engine.rows.records import Messages
 
-GIB = 1024**3
 _TELLING = re.compile(r"(Error|Exception|error):")
-
-
-def engine_arguments(spec: TeacherSpec, device: str, top_k: int = 0, *, spanning: bool = False) -> dict[str, Any]:
-    """TeacherSpec -> vLLM's AsyncEngineArgs (also Serve LLM's engine_kwargs), with what a CPU needs.
-
-    `spanning`: the replica lies on several nodes, so Ray starts its workers; `engine_args` of the spec wins over all else. How much
-    an engine on a GPU batches is left to vLLM, which knows the GPU and what the engine is for.
-    """
-    arguments: dict[str, Any] = {
-        "model": spec.model,
-        "revision": spec.revision,
-        "dtype": spec.dtype,
-        "quantization": spec.quantization,
-        "kv_cache_dtype": spec.kv_cache_dtype,
-        "max_model_len": spec.max_model_len,
-        "tensor_parallel_size": spec.tensor_parallel,
-        "pipeline_parallel_size": spec.pipeline_parallel,
-        "data_parallel_size": spec.data_parallel,
-        "enable_expert_parallel": spec.expert_parallel,
-        "max_num_seqs": spec.max_num_seqs,
-        "trust_remote_code": spec.trust_remote_code,
-        "max_logprobs": max(20, top_k),
-        "logprobs_mode": "raw_logprobs",
-        # Said outright: inside a placement group vLLM would choose Ray even where its own processes do.
-        "distributed_executor_backend": "ray" if spanning else "mp" if spec.devices > 1 else None,
-        "disable_log_stats": True,
-    }
-    if device == "gpu":
-        arguments["gpu_memory_utilization"] = spec.gpu_memory_utilization
-        if spec.kv_cache_gib:
-            arguments["kv_cache_memory_bytes"] = int(spec.kv_cache_gib * GIB)
-    else:
-        # On a CPU a seeded request under chunked prefill kills the engine, and without a byte count every replica
-        # takes 92 % of the node's memory. Compilation costs minutes and gains nothing at this size.
-        arguments |= {
-            "enforce_eager": True,
-            "enable_chunked_prefill": False,
-            "max_num_batched_tokens": max(8192, spec.max_model_len or context_length(spec.model)),
-            "kv_cache_memory_bytes": int((spec.kv_cache_gib or 1.0) * GIB),
-            "max_num_seqs": spec.max_num_seqs or MAX_NUM_SEQS["cpu"],
-        }
-    return {key: value for key, value in arguments.items() if value is not None} | spec.engine_args
-
-
-def engine_environment(devices: int, device: str) -> dict[str, str]:
-    """Environment of the process that hosts an engine on `devices` devices; must be set before vLLM is imported."""
-    if device == "gpu":
-        return {}
-    cores = os.cpu_count() or 1
-    # Half of the cores compute; the others tokenise, decode and write, or host the next replica.
-    threads = {"OMP_NUM_THREADS": str(max(1, cores // (2 * devices)))}
-    if devices > 1:
-        return threads | {"VLLM_CPU_OMP_THREADS_BIND": "|".join(str(rank % cores) for rank in range(devices))}
-    # `nobind`: several replicas on one node must not pin themselves to the same cores. With multiprocessing off, the
-    # engine core computes in its own process instead of starting a worker that imports vLLM once more (20 s).
-    return threads | {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-
-
-def context_length(model: str) -> int:
-    """The model's own limit of prompt plus answer, in tokens."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(model)
-    return int(getattr(config, "max_position_embeddings", 8192))
 
 
 class VllmEngine:

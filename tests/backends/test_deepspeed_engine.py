@@ -17,7 +17,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from engine.backends.deepspeed_engine import build, zero_config
+from engine.backends.deepspeed_engine import build
+from engine.backends.deepspeed_settings import zero_config
 from engine.errors import StageError
 from engine.job.spec import TrainSpec
 from engine.training.data import TokenSequence

@@ -13,7 +13,8 @@ import pytest
 from conftest import save_tiny
 
 from engine import pipeline
-from engine.backends.vllm_engine import VllmEngine, _keep_arrays, engine_arguments, engine_environment, split_logprobs
+from engine.backends.vllm_engine import VllmEngine, _keep_arrays, split_logprobs
+from engine.backends.vllm_settings import engine_arguments, engine_environment
 from engine.errors import StageError
 from engine.job.spec import CaptureSpec, TeacherSpec
 from engine.rows import codec

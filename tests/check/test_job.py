@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from engine.backends.deepspeed_settings import DEEPSPEED_DECIDED, DEEPSPEED_FREE, zero_fields
+from engine.backends.library_names import fields_of
+from engine.backends.vllm_settings import ENGINE_FIELDS
+from engine.check.job import check_job, problems_of
 from engine.errors import SpecError
 from engine.job.spec import JobSpec
-from engine.preflight import DEEPSPEED_DECIDED, DEEPSPEED_FREE, ENGINE_FIELDS, check, fields_of, problems, zero_fields
 
 CONFIG = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "num_hidden_layers": 2, "hidden_size": 64,
@@ -46,21 +49,21 @@ def a_job(place, teacher=(), train=(), **blocks):
 
 
 def the_problem(job):
-    found = problems(job)
+    found = problems_of(job)
     assert len(found) == 1, found
     return found[0]
 
 
 def test_a_good_job_has_no_problems(place):
-    assert problems(a_job(place)) == []
-    check(a_job(place))
+    assert problems_of(a_job(place)) == []
+    check_job(a_job(place))
 
 
 def test_check_raises_all_problems_one_per_line(place):
     (place / "train.jsonl").unlink()
     (place / "student" / "config.json").unlink()
     with pytest.raises(SpecError) as caught:
-        check(a_job(place))
+        check_job(a_job(place))
     lines = str(caught.value).splitlines()
     assert len(lines) == 2
     assert "train.jsonl" in lines[0]
@@ -78,7 +81,7 @@ def test_a_missing_or_empty_prompt_file_is_found(place, content):
 def test_a_folder_without_weights_is_found_and_a_random_student_needs_none(place):
     (place / "student" / "model.safetensors").unlink()
     assert the_problem(a_job(place)).endswith("/student has no weights (*.safetensors); train.init: random needs none")
-    assert problems(a_job(place, train={"init": "random"})) == []
+    assert problems_of(a_job(place, train={"init": "random"})) == []
 
 
 def test_pickled_weights_are_refused(place):
@@ -90,7 +93,7 @@ def test_remote_code_is_refused_unless_trusted(place):
     auto_map = {"AutoConfig": "configuration_mine.MineConfig", "AutoModelForCausalLM": "modeling_mine.MineForCausalLM"}
     (place / "teacher" / "config.json").write_text(json.dumps(CONFIG | {"model_type": "mine", "auto_map": auto_map}))
     assert "set trust_remote_code: true" in the_problem(a_job(place))
-    assert problems(a_job(place, teacher={"trust_remote_code": True})) == []
+    assert problems_of(a_job(place, teacher={"trust_remote_code": True})) == []
     (place / "student" / "config.json").write_text(json.dumps(CONFIG | {"auto_map": auto_map}))
     assert "choose a student that needs none" in the_problem(a_job(place, teacher={"trust_remote_code": True}))
 
@@ -98,7 +101,7 @@ def test_remote_code_is_refused_unless_trusted(place):
 def test_code_that_transformers_has_built_in_is_not_asked_for(place):
     auto_map = {"AutoModelForCausalLM": "modeling_deepseek.DeepseekV3ForCausalLM"}
     (place / "teacher" / "config.json").write_text(json.dumps(CONFIG | {"model_type": "deepseek_v3", "auto_map": auto_map}))
-    assert problems(a_job(place)) == []
+    assert problems_of(a_job(place)) == []
 
 
 def test_a_student_without_a_chat_template_is_found_before_an_api_is_paid(place, monkeypatch):
@@ -107,18 +110,18 @@ def test_a_student_without_a_chat_template_is_found_before_an_api_is_paid(place,
     assert "train.student: " in the_problem(a_job(place, api))
     assert "has no chat template" in the_problem(a_job(place, api))
     assert "train.tokenizer: " in the_problem(a_job(place, api, {"tokenizer": f"{place}/teacher"}))
-    assert problems(a_job(place)) == [], "a teacher's own token ids need none"
+    assert problems_of(a_job(place)) == [], "a teacher's own token ids need none"
     (place / "student/tokenizer_config.json").write_text('{"chat_template": "{{ messages }}"}')
-    assert problems(a_job(place, api)) == []
+    assert problems_of(a_job(place, api)) == []
     (place / "student/tokenizer_config.json").write_text("{}")
     (place / "student/chat_template.jinja").write_text("{{ messages }}")
-    assert problems(a_job(place, api)) == []
+    assert problems_of(a_job(place, api)) == []
 
 
 def test_a_missing_tokenizer_is_found(place):
     (place / "student" / "tokenizer.json").unlink()
     assert "has no tokenizer" in the_problem(a_job(place))
-    assert problems(a_job(place, train={"tokenizer": f"{place}/teacher"})) == []
+    assert problems_of(a_job(place, train={"tokenizer": f"{place}/teacher"})) == []
     assert "train.tokenizer: there is no folder" in the_problem(a_job(place, train={"tokenizer": f"{place}/nowhere"}))
 
 
@@ -131,7 +134,7 @@ def test_a_model_that_is_neither_folder_nor_hub_name_is_found(place, model, part
 
 
 def test_a_hub_name_is_believed(place):
-    assert problems(a_job(place, teacher={"model": "org/teacher"})) == []
+    assert problems_of(a_job(place, teacher={"model": "org/teacher"})) == []
 
 
 def test_a_broken_config_is_found(place):
@@ -167,7 +170,7 @@ def test_pipelines_and_data_parallel_ranks_want_gpus(place, name):
     assert the_problem(a_job(place, {name: 2}, device="cpu")) == (
         f"generate.teachers.0.{name}=2, but vLLM's CPU engine dies of it (0.31); set {name}: 1, or device: gpu"
     )
-    assert problems(a_job(place, {name: 2})) == []
+    assert problems_of(a_job(place, {name: 2})) == []
 
 
 def test_a_data_parallel_teacher_cannot_be_load_tested(place):
@@ -191,7 +194,7 @@ def test_names_that_vllm_does_not_know_are_found_with_the_nearest(place, teacher
 
 def test_names_that_vllm_knows_are_no_problem(place):
     teacher = {"quantization": "fp8", "kv_cache_dtype": "fp8_e5m2", "engine_args": {"enforce_eager": True, "enable_log_requests": False}}
-    assert problems(a_job(place, teacher)) == []
+    assert problems_of(a_job(place, teacher)) == []
 
 
 def test_every_engine_argument_with_a_field_of_its_own_is_one_of_vllms():
@@ -209,24 +212,24 @@ def test_a_key_that_is_named_but_not_set_is_found(place, monkeypatch):
     (place / "student/chat_template.jinja").write_text("{{ messages }}")
     teacher = {"kind": "openai", "model": "gpt-4", "api_key_env": "MY_KEY"}
     with pytest.raises(SpecError, match=r"^generate\.teachers\.0\.api_key_env: the environment variable MY_KEY is not set"):
-        check(a_job(place, teacher=teacher))
+        check_job(a_job(place, teacher=teacher))
     with pytest.raises(SpecError, match=r"^serve\.api_key_env: the environment variable MY_KEY"):
-        check(a_job(place, serve={"api_key_env": "MY_KEY"}))
-    check(a_job(place, teacher=teacher, serve={"api_key_env": "MY_KEY"}), running=())  # its work is done, or will be elsewhere
+        check_job(a_job(place, serve={"api_key_env": "MY_KEY"}))
+    check_job(a_job(place, teacher=teacher, serve={"api_key_env": "MY_KEY"}), running=())  # its work is done, or will be elsewhere
     monkeypatch.setenv("MY_KEY", "sk-secret")
-    check(a_job(place, teacher=teacher, serve={"api_key_env": "MY_KEY"}))
+    check_job(a_job(place, teacher=teacher, serve={"api_key_env": "MY_KEY"}))
 
 
 def test_checking_and_planning_import_no_heavy_library():
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     code = """
 import sys
 from pathlib import Path
 from engine.job.jobfile import load_job
 from engine.machines.planner import plan
-from engine.preflight import problems
+from engine.check.job import problems
 job = load_job(Path("jobs/gpt-4-to-phi-3.5-mini.yaml"))
-plan(job).lines(), problems(job)
+plan(job).lines(), problems_of(job)
 print(sorted({"torch", "ray", "vllm", "transformers", "deepspeed"} & sys.modules.keys()))
 """
     out = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True, timeout=120)
@@ -234,10 +237,10 @@ print(sorted({"torch", "ray", "vllm", "transformers", "deepspeed"} & sys.modules
 
 
 def test_the_work_of_a_check_takes_a_fraction_of_a_second(place):
-    problems(a_job(place))  # imports
+    problems_of(a_job(place))  # imports
     started = time.perf_counter()
     engine = {"quantization": "fp8", "engine_args": {"enforce_eager": True}}
-    problems(a_job(place, teacher={"model": "deepseek-ai/DeepSeek-V3", "tensor_parallel": 8} | engine))
+    problems_of(a_job(place, teacher={"model": "deepseek-ai/DeepSeek-V3", "tensor_parallel": 8} | engine))
     assert time.perf_counter() - started < 0.5
 
 
@@ -261,7 +264,7 @@ def a_white_box_job(place, config=(), **train):
 
 def test_a_live_teacher_of_the_students_vocabulary_is_no_problem(place):
     layers = {"hidden": {"layers": [[0, 0], [2, 4]]}, "attention_transfer": {"layers": [[1, 1], [2, 4]]}}
-    assert problems(a_white_box_job(place, {"num_hidden_layers": 4}, **layers)) == []
+    assert problems_of(a_white_box_job(place, {"num_hidden_layers": 4}, **layers)) == []
 
 
 def test_vocabularies_padded_otherwise_are_an_error_with_the_stored_top_k_as_the_remedy(place):
@@ -272,7 +275,7 @@ def test_vocabularies_padded_otherwise_are_an_error_with_the_stored_top_k_as_the
 
 
 def test_hidden_states_alone_may_have_another_vocabulary(place):
-    assert problems(a_white_box_job(place, {"vocab_size": 7}, loss="sft", hidden={"layers": [[1, 1]]})) == []
+    assert problems_of(a_white_box_job(place, {"vocab_size": 7}, loss="sft", hidden={"layers": [[1, 1]]})) == []
 
 
 @pytest.mark.parametrize(("term", "pair", "problem"), [
@@ -306,7 +309,7 @@ def test_a_package_that_is_not_installed_is_found(place, train, package, what, m
     assert found == f"{what} needs a package that is not installed: pip install {package.replace('_', '-')}"
     (place / f"{package}.py").write_text("raise AssertionError('a check imports nothing')")
     monkeypatch.syspath_prepend(place)
-    assert problems(a_job(place, train=train)) == []
+    assert problems_of(a_job(place, train=train)) == []
 
 
 def test_flash_attention_wants_gpus(place):
@@ -319,14 +322,14 @@ def test_flash_attention_wants_gpus(place):
 def test_folders_on_each_node_are_absolute(place, train):
     name = next(iter(train))
     assert the_problem(a_job(place, train=train)) == f"train.{name}={train[name]} is a folder on each node; give an absolute path"
-    assert problems(a_job(place, train=train | {name: "/local/disk"})) == []
+    assert problems_of(a_job(place, train=train | {name: "/local/disk"})) == []
 
 
 @pytest.mark.parametrize("train", [{"export": "best"}, {"early_stopping": 3}])
 def test_what_goes_by_the_validation_loss_wants_validation_prompts(place, train):
     prompts = {"train": f"{place}/train.jsonl", "validation_fraction": 0.0}
     assert "but there are no validation prompts" in the_problem(a_job(place, train=train, prompts=prompts))
-    assert problems(a_job(place, train=train)) == []
+    assert problems_of(a_job(place, train=train)) == []
 
 
 @pytest.mark.parametrize(("settings", "problem"), [
@@ -369,7 +372,7 @@ def test_a_long_rope_student_is_asked_with_the_rotation_of_its_training(place, b
         place, train={"student": f"{place}/long", "block_tokens": block_tokens},
         **{name: {"max_model_len": length} for name, length in lengths.items()},
     )
-    assert [problem.startswith(start) for problem, start in zip(problems(job), found, strict=True)] == [True] * len(found)
+    assert [problem.startswith(start) for problem, start in zip(problems_of(job), found, strict=True)] == [True] * len(found)
 
 
 def test_a_stored_signal_wants_the_students_tokenizer(place):
@@ -379,8 +382,8 @@ def test_a_stored_signal_wants_the_students_tokenizer(place):
     problem = the_problem(a_job(place, train={"loss": "forward_kl"}, generate=capture))
     assert "generate.teachers.0.model (1 tokens) has another tokenizer than train.student (1); set train.loss: uld" in problem
     for loss in ("uld", "sft"):
-        assert problems(a_job(place, train={"loss": loss}, generate=capture)) == []
-    assert problems(a_job(place, train={"loss": "forward_kl", "tokenizer": f"{place}/teacher"}, generate=capture)) == []
+        assert problems_of(a_job(place, train={"loss": loss}, generate=capture)) == []
+    assert problems_of(a_job(place, train={"loss": "forward_kl", "tokenizer": f"{place}/teacher"}, generate=capture)) == []
 
 
 def test_uld_compares_no_more_tokens_than_the_student_has(place):
@@ -393,7 +396,7 @@ def test_uld_compares_no_more_tokens_than_the_student_has(place):
 
 def test_free_deepspeed_settings_are_no_problem(place):
     zero = {"overlap_comm": True, "reduce_bucket_size": 5e7, "stage3_max_live_parameters": 1e8, "offload_optimizer": {"buffer_count": 5}}
-    assert problems(a_job(place, train={"offload": "cpu", "deepspeed": {"wall_clock_breakdown": True, "zero_optimization": zero}})) == []
+    assert problems_of(a_job(place, train={"offload": "cpu", "deepspeed": {"wall_clock_breakdown": True, "zero_optimization": zero}})) == []
 
 
 def test_every_free_or_decided_deepspeed_setting_is_one_of_deepspeeds():
