@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -330,26 +331,10 @@ def loadtest(job: Path, sets: tuple[str, ...], runs: str, cluster: Path | None, 
 def submit(job: Path, sets: tuple[str, ...], runs: str, cluster: Path, **options: Any) -> None:
     """Run a job on a running cluster: submit it, follow its log, exit with its result."""
     with _errors():
-        from engine.check.job import check_job
-        from engine.machines.clusterfile import load_cluster
-        from engine.store.paths import run_folder
+        from engine import submission
 
-        spec, target = _load(job, sets), load_cluster(cluster)
-        check_job(spec, running=())  # its keys may be where the driver runs
-        names = {*target.secret_env, *spec.key_variables().values()}
-        secrets = {name: os.environ[name] for name in names if os.environ.get(name)}
-        if missing := ", ".join(sorted(names - secrets.keys())):
-            click.echo(f"{missing}: not set in this shell, so it must be set where `ray start` runs on {target.name}'s head")
-        from engine.backends import ray_cluster
-
-        where = str(job) if target.working_dir else str(job.resolve())
-        command = [target.python or "python", "-m", "engine.cli", "run", where, "--runs", target.runs or str(run_folder(runs))]
-        command += [word for setting in sets for word in ("--set", setting)]
-        for name, value in options.items():
-            flag = f"--{name.rstrip('_')}"
-            command += [flag] if value is True else [flag, value] if value else []
-        here = "" if target.working_dir else f"cd {shlex.quote(os.getcwd())} && "
-        ray_cluster.submit(target, here + shlex.join(command), secrets=secrets, on_log=lambda text: click.echo(text, nl=False))
+        echo = partial(click.echo, nl=False)
+        submission.submit(job, _load(job, sets), cluster, sets=sets, runs=runs, options=options, on_log=echo)
 
 
 @main.command()

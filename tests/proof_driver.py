@@ -1,4 +1,4 @@
-"""A driver of stages/train/test_proof_train.py, to be killed: the train stage on Ray workers, which die where the plan says.
+"""A driver of training/test_proof_train.py, to be killed: the train stage on Ray workers, which die where the plan says.
 
 python proof_driver.py PLAN.json: {spec, curated, out, address, pids, crashes: [{place, rank, step, done}], seconds_per_step}
 The address `own` means a cluster of its own, whose nodes change.

@@ -1,6 +1,6 @@
 """The driver's side of asking: which rows are missing, cut into shards, streamed through replicas, teacher by teacher.
 
-What happens inside a replica is answering.py. Generate and evaluate both come here.
+What happens inside a replica is replica.py. Generate and evaluate both come here.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt
 
 
 def rope_problems(name: str, shape: Architecture, block_tokens: int, max_model_len: int | None) -> Iterator[str]:
-    """A long-rope student must be asked with the rotation that it was trained with (stages/train/rope.py)."""
+    """A long-rope student must be asked with the rotation that it was trained with (engine/training/rope.py)."""
     short, longest = shape.short_context, max_model_len or shape.max_context
     if (block_tokens > short) != (longest > short):
         given = f"{name}.max_model_len={max_model_len}" if max_model_len else f"{name}.max_model_len, not given, is the model's {longest}"

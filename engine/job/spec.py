@@ -417,7 +417,7 @@ class TrainSpec(Block):
     loss: Literal[
         "sft", "forward_kl", "reverse_kl", "jsd", "skew_forward_kl", "skew_reverse_kl", "adaptive_kl", "tvd", "uld"
     ] = identity("sft")
-    """`sft`: cross-entropy on the teacher's tokens; the others compare distributions, `uld` across tokenizers (stages/train/losses.py)."""
+    """`sft`: cross-entropy on the teacher's tokens; the others compare distributions, `uld` across tokenizers (training/losses.py)."""
     sft_weight: float = identity(0.0, ge=0, lt=1)
     """Share of `sft` beside another loss: (1 - w) * loss + w * sft."""
     temperature: float = identity(1.0, gt=0, le=20)
@@ -583,7 +583,7 @@ class EvaluateSpec(Block):
     bootstrap_samples: int = identity(1000, ge=100, le=100_000)
     """Resamples of the bootstrap interval of means and of retention."""
     max_model_len: int | None = identity(None, ge=16)
-    """Longest prompt plus answer in tokens; long-rope models rotate by it (stages/train/rope.py)."""
+    """Longest prompt plus answer in tokens; long-rope models rotate by it (engine/training/rope.py)."""
     tensor_parallel: int = placement(1, ge=1)
     """Devices of one replica."""
     replicas: int = placement(1, ge=1)

@@ -117,7 +117,7 @@ def model_card(spec: TrainSpec, facts: Mapping[str, Any], config: dict[str, Any]
     """The card as Markdown behind a front matter that `huggingface_hub.ModelCardData` reads.
 
     `facts`: `job`, `task`, `folder` (name of the train stage's folder), `teachers` (metadata of the curated files, see
-    backends/answering.py), `data` (by step: rows in, rows out, drops by reason), and the `info` of the stage's manifest.
+    asking/replica.py), `data` (by step: rows in, rows out, drops by reason), and the `info` of the stage's manifest.
     `config` is the student's config.json. The section Scores comes last: the report stage puts its table there.
     """
     info = facts["info"]

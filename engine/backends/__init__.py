@@ -1,0 +1,1 @@
+"""Where does it happen? Everything that imports ray, vllm or deepspeed, and what asks other people's servers."""

@@ -1,0 +1,1 @@
+"""What happens? One module or folder per stage; stages meet only through files and their manifests."""
