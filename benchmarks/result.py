@@ -1,4 +1,5 @@
-"""The form in which every benchmark writes what it saw: machine, versions, commit and ratios with their bounds."""
+"""The form in which every benchmark writes what it saw: machine, versions, commit and ratios with
+their bounds."""
 
 import json
 import os
@@ -12,23 +13,44 @@ from engine.run.identity import git_commit, versions
 
 def bounded(value: float, sign: str, bound: float) -> dict[str, Any]:
     """One ratio: its value, its bound (`>= 0.95`, `<= 120`) and whether it holds."""
-    return {"value": value, "bound": f"{sign} {bound}", "ok": bool(value >= bound if sign == ">=" else value <= bound)}
+    return {
+        "value": value,
+        "bound": f"{sign} {bound}",
+        "ok": bool(value >= bound if sign == ">=" else value <= bound),
+    }
 
 
 def write_result(target: Path, ratios: dict[str, dict[str, Any]], **more: Any) -> int:
-    """Write the result as JSON, print the ratios, and return the exit status: 1 if one of them misses its bound."""
-    result = {"machine": machine(), "versions": versions(), "git_commit": git_commit(), "ratios": ratios}
+    """Write the result as JSON, print the ratios, and return the exit status: 1 if one of them
+    misses its bound."""
+    result = {
+        "machine": machine(),
+        "versions": versions(),
+        "git_commit": git_commit(),
+        "ratios": ratios,
+    }
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(result | more, indent=1) + "\n")
     for name, ratio in ratios.items():
-        print(f"{'ok  ' if ratio['ok'] else 'MISS'} {name}: {ratio['value']:.6g} (bound {ratio['bound']})")
+        print(
+            f"{'ok  ' if ratio['ok'] else 'MISS'} {name}: {ratio['value']:.6g} (bound"
+            f" {ratio['bound']})"
+        )
     return 0 if all(ratio["ok"] for ratio in ratios.values()) else 1
 
 
 def machine() -> dict[str, Any]:
     """What it ran on; no name of a host."""
-    found = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "system": platform.platform()}
+    found = {
+        "cpu": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+    }
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    lines = subprocess.run(["lscpu"], capture_output=True, text=True, check=False).stdout.splitlines()
+    lines = subprocess.run(
+        ["lscpu"], capture_output=True, text=True, check=False
+    ).stdout.splitlines()
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("Model name")]
-    return found | {"memory_gib": round(memory / 1024**3, 1)} | ({"cpu": models[0]} if models else {})
+    return (
+        found | {"memory_gib": round(memory / 1024**3, 1)} | ({"cpu": models[0]} if models else {})
+    )

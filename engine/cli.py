@@ -25,22 +25,46 @@ from engine.errors import EngineError, Stopped, remedy_of
 from engine.job.spec import JobSpec
 
 JOB = click.argument("job", type=click.Path(path_type=Path))
-SETS = click.option("--set", "sets", multiple=True, metavar="FIELD=VALUE", help="Override one field, e.g. train.learning_rate=3e-5.")
+SETS = click.option(
+    "--set",
+    "sets",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="Override one field, e.g. train.learning_rate=3e-5.",
+)
 RUNS = click.option(
-    "--runs", default="runs", show_default=True, help="Folder that holds the runs; up to curate also s3://bucket/folder, gs://…"
+    "--runs",
+    default="runs",
+    show_default=True,
+    help="Folder that holds the runs; up to curate also s3://bucket/folder, gs://…",
 )
 RUN = click.argument("run")
-CLUSTER = click.option("--cluster", type=click.Path(path_type=Path), help="Cluster file; none: a local Ray.")
+CLUSTER = click.option(
+    "--cluster", type=click.Path(path_type=Path), help="Cluster file; none: a local Ray."
+)
 
 
 def stage_options(command: Any) -> Any:
     """The options that choose what a run does."""
     for option in (
-        click.option("--strict", is_flag=True, help="Bad input lines end the run instead of going to quarantine."),
+        click.option(
+            "--strict",
+            is_flag=True,
+            help="Bad input lines end the run instead of going to quarantine.",
+        ),
         click.option("--force", is_flag=True, help="Make the chosen stages again, in new folders."),
-        click.option("--retry", type=click.Choice(["failed"]), help="Ask the teachers again for rows that ended in `error`."),
+        click.option(
+            "--retry",
+            type=click.Choice(["failed"]),
+            help="Ask the teachers again for rows that ended in `error`.",
+        ),
         click.option("--until", metavar="STAGE", help="Run up to this stage."),
-        click.option("--from", "from_", metavar="STAGE", help="Run from this stage on; earlier ones must be finished."),
+        click.option(
+            "--from",
+            "from_",
+            metavar="STAGE",
+            help="Run from this stage on; earlier ones must be finished.",
+        ),
         click.option("--only", metavar="STAGE", help="Run this stage alone."),
     ):
         command = option(command)
@@ -61,7 +85,8 @@ def _load(job: Path, sets: tuple[str, ...]) -> JobSpec:
 
 @contextmanager
 def _errors() -> Iterator[None]:
-    """Engine errors become one message on stderr and an exit code; Ctrl-C and SIGTERM say how to go on."""
+    """Engine errors become one message on stderr and an exit code; Ctrl-C and SIGTERM say how to go
+    on."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -84,7 +109,8 @@ def _errors() -> Iterator[None]:
 
 @contextmanager
 def _quiet(log: Path) -> Iterator[Console]:
-    """Send everything that libraries and their processes print to `log`; yields a console on the real terminal.
+    """Send everything that libraries and their processes print to `log`; yields a console on the
+    real terminal.
 
     The log begins with the command and ends with what stopped it, so that it can be read alone.
     """
@@ -95,7 +121,9 @@ def _quiet(log: Path) -> Iterator[Console]:
     with log.open("ab") as sink, os.fdopen(os.dup(saved[0]), "w", buffering=1) as terminal:
         os.dup2(sink.fileno(), 1)
         os.dup2(sink.fileno(), 2)
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        logging.basicConfig(
+            level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        )
         command = re.sub(r"//[^/@\s]+@", "//***@", shlex.join(sys.argv))  # a password in an address
         logging.info("distill-engine %s: %s", importlib.metadata.version("distill-engine"), command)
         try:
@@ -143,7 +171,9 @@ def check(job: Path, sets: tuple[str, ...], runs: str) -> None:
         for line in source_lines(spec):
             click.echo(f"  {line}")
         for stage in pipeline.plan(spec, runs):
-            click.echo(f"  {stage.stage:<9} {stage.state:<7}{stage.folder.name if stage.folder else ''}")
+            click.echo(
+                f"  {stage.stage:<9} {stage.state:<7}{stage.folder.name if stage.folder else ''}"
+            )
         wants = planner.plan(spec)
         click.echo(f"GPUs wanted: {wants.devices if spec.device == 'gpu' else 0}")
         for line in wants.lines():
@@ -163,11 +193,20 @@ def run(job: Path, sets: tuple[str, ...], runs: str, cluster: Path | None, **opt
         spec = _load(job, sets)
         log = _log_path(spec, runs, "run")
         with _quiet(log) as console:
-            console.print(f"{spec.name}: third-party output goes to {log}", highlight=False, soft_wrap=True)
+            console.print(
+                f"{spec.name}: third-party output goes to {log}", highlight=False, soft_wrap=True
+            )
             from engine import pipeline
             from engine.run.progress import Progress
 
-            done = pipeline.run(spec, runs, cluster=_ray_address(cluster), progress=Progress(console), log=log, **options)
+            done = pipeline.run(
+                spec,
+                runs,
+                cluster=_ray_address(cluster),
+                progress=Progress(console),
+                log=log,
+                **options,
+            )
             for name, manifest in done.manifests.items():
                 for warning in manifest.info.get("warnings", []):
                     console.print(f"[yellow]warning[/] {name}: {warning}", highlight=False)
@@ -211,17 +250,29 @@ def status(job: str, sets: tuple[str, ...], runs: str) -> None:
 
         folder = run_folder(job)
         is_run = not isinstance(folder, Path) or folder.is_dir()
-        spec, root = (load_run(folder), folder.parent) if is_run else (_load(Path(job), sets), run_folder(runs))
+        spec, root = (
+            (load_run(folder), folder.parent)
+            if is_run
+            else (_load(Path(job), sets), run_folder(runs))
+        )
         table = Table("stage", "state", "progress", "folder", title=spec.name, title_justify="left")
         for stage in pipeline.plan(spec, root):
             manifest = load_manifest(stage.folder) if stage.folder else None
-            state, text = {"reuse": "done", "resume": "unfinished", "run": "not started"}[stage.state], ""
+            state, text = (
+                {"reuse": "done", "resume": "unfinished", "run": "not started"}[stage.state],
+                "",
+            )
             if manifest:
                 text = f"{manifest.rows_out:,} rows in {manifest.seconds:,.0f} s"
             elif stage.folder and (stage.folder / PROGRESS).exists():
                 seen = json.loads((stage.folder / PROGRESS).read_text())
                 age = time.time() - seen["updated"]
-                state, text = "running" if is_running(root / spec.name) else f"unfinished, last seen {age:,.0f} s ago", state_text(seen)
+                state, text = (
+                    "running"
+                    if is_running(root / spec.name)
+                    else f"unfinished, last seen {age:,.0f} s ago",
+                    state_text(seen),
+                )
             table.add_row(stage.stage, state, text, stage.folder.name if stage.folder else "")
         Console().print(table)
 
@@ -229,7 +280,8 @@ def status(job: str, sets: tuple[str, ...], runs: str) -> None:
 @main.command()
 @RUN
 def verify(run: str) -> None:
-    """Recompute every checksum, id and count of a run folder; exit 1 with what is wrong and what to do."""
+    """Recompute every checksum, id and count of a run folder; exit 1 with what is wrong and what to
+    do."""
     with _errors():
         from engine.errors import StageError
         from engine.run.verify import verify as check_run
@@ -245,9 +297,14 @@ def verify(run: str) -> None:
 @main.command()
 @RUN
 @click.option("--dry-run", is_flag=True, help="Show what would go; remove nothing.")
-@click.option("--superseded", is_flag=True, help="Also remove the stage folders of settings that job.yaml no longer has.")
+@click.option(
+    "--superseded",
+    is_flag=True,
+    help="Also remove the stage folders of settings that job.yaml no longer has.",
+)
 def gc(run: str, dry_run: bool, superseded: bool) -> None:
-    """Remove what no commit record and no manifest of a run folder names; list what other settings left."""
+    """Remove what no commit record and no manifest of a run folder names; list what other settings
+    left."""
     with _errors():
         from engine import pipeline
         from engine.job.jobfile import load_run
@@ -257,15 +314,25 @@ def gc(run: str, dry_run: bool, superseded: bool) -> None:
 
         folder = run_folder(run)
         removed = collect(folder, dry_run=dry_run)
-        old = left_behind(folder, pipeline.is_superseded(load_run(folder), folder.parent), remove=superseded and not dry_run)
+        old = left_behind(
+            folder,
+            pipeline.is_superseded(load_run(folder), folder.parent),
+            remove=superseded and not dry_run,
+        )
         removed += old if superseded else []
         for path, size in removed:
             click.echo(f"{size:>14,}  {path}")
-        verb, what = "would free" if dry_run else "freed", "files and folders" if superseded else "files"
+        verb, what = (
+            "would free" if dry_run else "freed",
+            "files and folders" if superseded else "files",
+        )
         click.echo(f"{verb} {sum(size for _, size in removed):,} bytes in {len(removed):,} {what}")
         if old and not superseded:
             size = sum(size for _, size in old)
-            click.echo(f"{size:,} bytes more belong to settings that job.yaml no longer has; --superseded removes them:")
+            click.echo(
+                f"{size:,} bytes more belong to settings that job.yaml no longer has; --superseded"
+                " removes them:"
+            )
             for path, size in old:
                 click.echo(f"{size:>14,}  {path}")
 
@@ -275,21 +342,39 @@ def gc(run: str, dry_run: bool, superseded: bool) -> None:
 @SETS
 @RUNS
 @CLUSTER
-@click.option("--model", "models", multiple=True, type=click.Choice(["student", "teacher", "baseline"]), help="Default: student.")
-def serve(job: Path, sets: tuple[str, ...], runs: str, cluster: Path | None, models: tuple[str, ...]) -> None:
-    """Put the student (or teacher, or baseline) behind an OpenAI-compatible endpoint until Ctrl-C."""
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    type=click.Choice(["student", "teacher", "baseline"]),
+    help="Default: student.",
+)
+def serve(
+    job: Path, sets: tuple[str, ...], runs: str, cluster: Path | None, models: tuple[str, ...]
+) -> None:
+    """Put the student (or teacher, or baseline) behind an OpenAI-compatible endpoint until
+    Ctrl-C."""
     with _errors():
         spec = _load(job, sets)
         log = _log_path(spec, runs, "serve")
         with _quiet(log) as console:
             names = list(models) or ["student"]
-            console.print(f"{spec.name}: third-party output goes to {log}", highlight=False, soft_wrap=True)
+            console.print(
+                f"{spec.name}: third-party output goes to {log}", highlight=False, soft_wrap=True
+            )
             from engine import pipeline
             from engine.run.progress import Progress
 
-            with pipeline.serving(spec, names, runs, cluster=_ray_address(cluster), progress=Progress(console)) as endpoint:
-                guard = f", Authorization: Bearer ${spec.serve.api_key_env}" if endpoint.api_key else ""
-                console.print(f"serving {', '.join(names)} at {endpoint.base_url}{guard}; Ctrl-C stops it", highlight=False)
+            with pipeline.serving(
+                spec, names, runs, cluster=_ray_address(cluster), progress=Progress(console)
+            ) as endpoint:
+                guard = (
+                    f", Authorization: Bearer ${spec.serve.api_key_env}" if endpoint.api_key else ""
+                )
+                console.print(
+                    f"serving {', '.join(names)} at {endpoint.base_url}{guard}; Ctrl-C stops it",
+                    highlight=False,
+                )
                 with suppress(KeyboardInterrupt):
                     signal.pause()
 
@@ -299,9 +384,19 @@ def serve(job: Path, sets: tuple[str, ...], runs: str, cluster: Path | None, mod
 @SETS
 @RUNS
 @CLUSTER
-@click.option("--url", help="Base URL of any OpenAI-compatible server (ends in /v1); none: serve the job's models.")
+@click.option(
+    "--url",
+    help="Base URL of any OpenAI-compatible server (ends in /v1); none: serve the job's models.",
+)
 @click.option("--model", help="Model name at --url.")
-def loadtest(job: Path, sets: tuple[str, ...], runs: str, cluster: Path | None, url: str | None, model: str | None) -> None:
+def loadtest(
+    job: Path,
+    sets: tuple[str, ...],
+    runs: str,
+    cluster: Path | None,
+    url: str | None,
+    model: str | None,
+) -> None:
     """Load an endpoint with the job's validation prompts and print the curve."""
     with _errors():
         spec = _load(job, sets)
@@ -326,7 +421,12 @@ def loadtest(job: Path, sets: tuple[str, ...], runs: str, cluster: Path | None, 
 @JOB
 @SETS
 @RUNS
-@click.option("--cluster", type=click.Path(path_type=Path), required=True, help="Cluster file of a running Ray cluster.")
+@click.option(
+    "--cluster",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Cluster file of a running Ray cluster.",
+)
 @stage_options
 def submit(job: Path, sets: tuple[str, ...], runs: str, cluster: Path, **options: Any) -> None:
     """Run a job on a running cluster: submit it, follow its log, exit with its result."""
@@ -334,7 +434,9 @@ def submit(job: Path, sets: tuple[str, ...], runs: str, cluster: Path, **options
         from engine import submission
 
         echo = partial(click.echo, nl=False)
-        submission.submit(job, _load(job, sets), cluster, sets=sets, runs=runs, options=options, on_log=echo)
+        submission.submit(
+            job, _load(job, sets), cluster, sets=sets, runs=runs, options=options, on_log=echo
+        )
 
 
 @main.command()

@@ -1,4 +1,5 @@
-"""Hand a job to a running cluster: the command that its driver runs there, and the keys that it must find."""
+"""Hand a job to a running cluster: the command that its driver runs there, and the keys that it
+must find."""
 
 from __future__ import annotations
 
@@ -15,28 +16,52 @@ from engine.store.paths import run_folder
 
 
 def submit(
-    job: Path, spec: JobSpec, cluster: Path, *, sets: Sequence[str], runs: str, options: Mapping[str, Any], on_log: Callable[[str], None]
+    job: Path,
+    spec: JobSpec,
+    cluster: Path,
+    *,
+    sets: Sequence[str],
+    runs: str,
+    options: Mapping[str, Any],
+    on_log: Callable[[str], None],
 ) -> None:
-    """Run the job file `job` (as loaded: `spec`) on the cluster, follow its log, and raise StageError where it fails.
+    """Run the job file `job` (as loaded: `spec`) on the cluster, follow its log, and raise
+    StageError where it fails.
 
-    `options` are those of `distill run`, by name. Keys that are set here are handed over; of the others `on_log` hears where
-    they must be set.
+    `options` are those of `distill run`, by name. Keys that are set here are handed over; of the
+    others `on_log` hears where they must be set.
     """
     target = load_cluster(cluster)
     check_job(spec, running=())  # its keys may be where the driver runs
     names = {*target.secret_env, *spec.key_variables().values()}
     secrets = {name: os.environ[name] for name in names if os.environ.get(name)}
     if missing := ", ".join(sorted(names - secrets.keys())):
-        on_log(f"{missing}: not set in this shell, so it must be set where `ray start` runs on {target.name}'s head\n")
+        on_log(
+            f"{missing}: not set in this shell, so it must be set where `ray start` runs on"
+            f" {target.name}'s head\n"
+        )
     from engine.backends import ray_cluster
 
-    ray_cluster.submit(target, driver_command(job, target, sets, runs, options), secrets=secrets, on_log=on_log)
+    ray_cluster.submit(
+        target, driver_command(job, target, sets, runs, options), secrets=secrets, on_log=on_log
+    )
 
 
-def driver_command(job: Path, target: Cluster, sets: Sequence[str], runs: str, options: Mapping[str, Any]) -> str:
-    """The shell command that the driver runs: in the uploaded folder, or, where nothing is uploaded, in this one."""
+def driver_command(
+    job: Path, target: Cluster, sets: Sequence[str], runs: str, options: Mapping[str, Any]
+) -> str:
+    """The shell command that the driver runs: in the uploaded folder, or, where nothing is
+    uploaded, in this one."""
     where = str(job) if target.working_dir else str(job.resolve())
-    command = [target.python or "python", "-m", "engine.cli", "run", where, "--runs", target.runs or str(run_folder(runs))]
+    command = [
+        target.python or "python",
+        "-m",
+        "engine.cli",
+        "run",
+        where,
+        "--runs",
+        target.runs or str(run_folder(runs)),
+    ]
     for setting in sets:
         command += ["--set", setting]
     for name, value in options.items():

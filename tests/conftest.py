@@ -1,4 +1,5 @@
-"""What several test modules share: one Ray cluster, one vLLM server, small prompt files, a job with the fake teacher."""
+"""What several test modules share: one Ray cluster, one vLLM server, small prompt files, a job with
+the fake teacher."""
 
 import asyncio
 import contextlib
@@ -30,32 +31,56 @@ from engine.run.identity import git_commit, versions
 REPOSITORY = Path(__file__).parents[1]
 KEY = "a-key-for-tests"
 SHORT_QUICKSTART = ["prompts.limit=160", "train.epochs=2", "train.checkpoint_steps=5"]
-SERVER_KEY_ENV = "DISTILL_TEST_SERVER_KEY"  # set in every process of the cluster; the vLLM server takes any key
+SERVER_KEY_ENV = (
+    "DISTILL_TEST_SERVER_KEY"  # set in every process of the cluster; the vLLM server takes any key
+)
 
 
 def pytest_addoption(parser):
-    parser.addoption("--proof-json", type=Path, help="write what ran, how long it took and what it recorded (`make proof`) to this file")
+    parser.addoption(
+        "--proof-json",
+        type=Path,
+        help="write what ran, how long it took and what it recorded (`make proof`) to this file",
+    )
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    """The result of `make proof` in the form of benchmarks/proofs/results: commit, versions, and of each test what it recorded."""
+    """The result of `make proof` in the form of benchmarks/proofs/results: commit, versions, and of
+    each test what it recorded."""
     if target := config.getoption("proof_json"):
-        ran = [report for word in ("passed", "failed") for report in terminalreporter.getreports(word) if report.when == "call"]
+        ran = [
+            report
+            for word in ("passed", "failed")
+            for report in terminalreporter.getreports(word)
+            if report.when == "call"
+        ]
         proofs = {
-            report.head_line: {"passed": report.passed, "seconds": round(report.duration, 1), **dict(report.user_properties)}
+            report.head_line: {
+                "passed": report.passed,
+                "seconds": round(report.duration, 1),
+                **dict(report.user_properties),
+            }
             for report in ran
         }
-        result = {"git_commit": git_commit(), "versions": versions(), "machine": machine(), "proofs": proofs}
+        result = {
+            "git_commit": git_commit(),
+            "versions": versions(),
+            "machine": machine(),
+            "proofs": proofs,
+        }
         target.write_text(json.dumps(result, indent=1) + "\n")
 
 
 @pytest.fixture(scope="session")
 def ray_cluster(tmp_path_factory):
-    """One local Ray cluster for the whole session; its processes guard every Serve route with KEY."""
+    """One local Ray cluster for the whole session; its processes guard every Serve route with
+    KEY."""
     from engine.backends import bearer_guard, ray_cluster
 
     environment = bearer_guard.key_environment(KEY) | {SERVER_KEY_ENV: "any"}
-    with ray_cluster.connected(None, shared=tmp_path_factory.getbasetemp(), environment=environment, num_cpus=4):
+    with ray_cluster.connected(
+        None, shared=tmp_path_factory.getbasetemp(), environment=environment, num_cpus=4
+    ):
         yield
 
 
@@ -69,8 +94,13 @@ def quickstart_job():
     """The quickstart with fewer rows, and an endpoint behind KEY."""
     os.environ["DISTILL_TEST_KEY"] = KEY
     sets = [
-        *SHORT_QUICKSTART, f"serve.port={free_port()}", "serve.api_key_env=DISTILL_TEST_KEY",
-        "loadtest.concurrency=[2]", "loadtest.rates=[4.0]", "loadtest.seconds=2", "loadtest.warmup_seconds=0.5",
+        *SHORT_QUICKSTART,
+        f"serve.port={free_port()}",
+        "serve.api_key_env=DISTILL_TEST_KEY",
+        "loadtest.concurrency=[2]",
+        "loadtest.rates=[4.0]",
+        "loadtest.seconds=2",
+        "loadtest.warmup_seconds=0.5",
     ]
     return load_job(REPOSITORY / "jobs/quickstart.yaml", sets)
 
@@ -85,17 +115,26 @@ _OF_RAY = re.compile(r"ray::|raylet|gcs_server|ray/dashboard|ray/_private")
 
 
 def open_to_others() -> list[tuple[str, str, int]]:
-    """(name, address, port) of what Ray's processes under this one listen on, where another machine could reach it."""
+    """(name, address, port) of what Ray's processes under this one listen on, where another machine
+    could reach it."""
     found = []
     for each in psutil.Process().children(recursive=True):
         try:
             if not _OF_RAY.search(" ".join(each.cmdline())):
                 continue  # what other tests left running
-            found += [(each.name(), *connection.laddr) for connection in each.net_connections("inet") if connection.status == "LISTEN"]
+            found += [
+                (each.name(), *connection.laddr)
+                for connection in each.net_connections("inet")
+                if connection.status == "LISTEN"
+            ]
         except psutil.Error:  # it ended meanwhile
             continue
     assert found, "something listens, or this looks at the wrong processes"
-    return [(name, address, port) for name, address, port in found if not ip_address(address.removeprefix("::ffff:")).is_loopback]
+    return [
+        (name, address, port)
+        for name, address, port in found
+        if not ip_address(address.removeprefix("::ffff:")).is_loopback
+    ]
 
 
 def statuses(folder: Path) -> dict[tuple[str, int, int], str]:
@@ -104,25 +143,50 @@ def statuses(folder: Path) -> dict[tuple[str, int, int], str]:
     columns = (rows.teacher, rows.prompt_id, rows.sample_index, rows.status)
     return {
         (rows.teachers[teacher], prompt_id, sample): STATUSES[status]
-        for teacher, prompt_id, sample, status in zip(*(column.tolist() for column in columns), strict=True)
+        for teacher, prompt_id, sample, status in zip(
+            *(column.tolist() for column in columns), strict=True
+        )
     }
 
 
 @pytest.fixture(scope="session")
 def vllm_server(tmp_path_factory):
-    """Address of one vLLM server of the quickstart's teacher ("quickstart") for both API protocols, in float32; it wants no key."""
+    """Address of one vLLM server of the quickstart's teacher ("quickstart") for both API protocols,
+    in float32; it wants no key."""
     from engine.backends.vllm_settings import engine_environment
 
     port = free_port()
     log = tmp_path_factory.mktemp("vllm") / "server.log"
     command = [
-        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(REPOSITORY / "jobs/quickstart/teacher"),
-        "--served-model-name", "quickstart", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager",
-        "--no-enable-chunked-prefill", "--max-num-batched-tokens", "8192", "--max-num-seqs", "32", "--kv-cache-memory-bytes", str(2**28),
-        "--generation-config", "vllm", "--disable-log-stats",
+        sys.executable,
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        str(REPOSITORY / "jobs/quickstart/teacher"),
+        "--served-model-name",
+        "quickstart",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--dtype",
+        "float32",
+        "--enforce-eager",
+        "--no-enable-chunked-prefill",
+        "--max-num-batched-tokens",
+        "8192",
+        "--max-num-seqs",
+        "32",
+        "--kv-cache-memory-bytes",
+        str(2**28),
+        "--generation-config",
+        "vllm",
+        "--disable-log-stats",
     ]
     with log.open("wb") as output:
-        server = subprocess.Popen(command, env=os.environ | engine_environment(1, "cpu"), stdout=output, stderr=output)
+        server = subprocess.Popen(
+            command, env=os.environ | engine_environment(1, "cpu"), stdout=output, stderr=output
+        )
     try:
         deadline = time.monotonic() + 300
         while not _healthy(f"http://127.0.0.1:{port}/health"):
@@ -147,7 +211,8 @@ def _healthy(url: str) -> bool:
 
 
 def stream_together(shards, build, *, what, **_):
-    """`ray_data.stream` in this process: one replica, which gets all shards at once; errors as Ray's stream raises them."""
+    """`ray_data.stream` in this process: one replica, which gets all shards at once; errors as
+    Ray's stream raises them."""
     if not shards:
         return
 
@@ -162,7 +227,10 @@ def stream_together(shards, build, *, what, **_):
 
 
 def write_prompts(path: Path, count: int, first: int = 0) -> Path:
-    rows = [{"prompt": f"What is {n} plus {n + 1}? #### {2 * n + 1}", "reference": str(2 * n + 1)} for n in range(first, first + count)]
+    rows = [
+        {"prompt": f"What is {n} plus {n + 1}? #### {2 * n + 1}", "reference": str(2 * n + 1)}
+        for n in range(first, first + count)
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
@@ -173,18 +241,31 @@ def fake_job(tmp_path):
 
     def build(count: int = 40, **changes) -> JobSpec:
         job = {
-            "name": "fake", "task": "math", "device": "cpu",
+            "name": "fake",
+            "task": "math",
+            "device": "cpu",
             "prompts": {
                 "train": str(write_prompts(tmp_path / "train.jsonl", count)),
                 "validation": str(write_prompts(tmp_path / "validation.jsonl", 8, first=1000)),
             },
-            "generate": {"teachers": [{"name": "t", "kind": "fake", "model": "fake"}], "sampling": {"temperature": 0.0}},
-            "train": {"student": str(REPOSITORY / "jobs/quickstart/student"), "init": "random", "block_tokens": 256,
-                      "tokenizer": str(REPOSITORY / "jobs/quickstart/teacher")},
+            "generate": {
+                "teachers": [{"name": "t", "kind": "fake", "model": "fake"}],
+                "sampling": {"temperature": 0.0},
+            },
+            "train": {
+                "student": str(REPOSITORY / "jobs/quickstart/student"),
+                "init": "random",
+                "block_tokens": 256,
+                "tokenizer": str(REPOSITORY / "jobs/quickstart/teacher"),
+            },
             "loadtest": {"models": []},
         }
         for name, block in changes.items():
-            job[name] = job[name] | block if isinstance(block, dict) and isinstance(job.get(name), dict) else block
+            job[name] = (
+                job[name] | block
+                if isinstance(block, dict) and isinstance(job.get(name), dict)
+                else block
+            )
         return JobSpec.model_validate(job)
 
     return build
@@ -193,6 +274,7 @@ def fake_job(tmp_path):
 @pytest.fixture
 def job_file(fake_job, tmp_path):
     """Write a job of fake_job to a file."""
+
     def write(*arguments, **changes):
         (tmp_path / "job.yaml").write_text(dump_job(fake_job(*arguments, **changes)))
         return tmp_path / "job.yaml"
@@ -213,12 +295,20 @@ def save_tiny(folder: Path, architecture: str, **config) -> Path:
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(REPOSITORY / "jobs/quickstart/teacher")
     shape = {
-        "vocab_size": len(tokenizer), "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 3, "num_attention_heads": 4,
-        "max_position_embeddings": 1024, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
+        "vocab_size": len(tokenizer),
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 1024,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
         "bos_token_id": None,
     }
     torch.manual_seed(0)
-    model = getattr(transformers, f"{architecture}ForCausalLM")(getattr(transformers, f"{architecture}Config")(**shape | config))
+    model = getattr(transformers, f"{architecture}ForCausalLM")(
+        getattr(transformers, f"{architecture}Config")(**shape | config)
+    )
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -228,18 +318,39 @@ def save_tiny(folder: Path, architecture: str, **config) -> Path:
 def tiny_deepseek(tmp_path_factory):
     """DeepSeek-V3 in small: latent attention, and experts from the second layer on."""
     return save_tiny(
-        tmp_path_factory.mktemp("deepseek"), "DeepseekV3", num_key_value_heads=4, moe_intermediate_size=64, n_shared_experts=1,
-        n_routed_experts=8, num_experts_per_tok=2, n_group=2, topk_group=1, topk_method="noaux_tc", first_k_dense_replace=1,
-        kv_lora_rank=512, q_lora_rank=64, qk_rope_head_dim=64, v_head_dim=128, qk_nope_head_dim=128,
+        tmp_path_factory.mktemp("deepseek"),
+        "DeepseekV3",
+        num_key_value_heads=4,
+        moe_intermediate_size=64,
+        n_shared_experts=1,
+        n_routed_experts=8,
+        num_experts_per_tok=2,
+        n_group=2,
+        topk_group=1,
+        topk_method="noaux_tc",
+        first_k_dense_replace=1,
+        kv_lora_rank=512,
+        q_lora_rank=64,
+        qk_rope_head_dim=64,
+        v_head_dim=128,
+        qk_nope_head_dim=128,
     )
 
 
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory):
     """Llama 3.1 in small: grouped heads, and its own stretched RoPE."""
-    rope = {"rope_type": "llama3", "rope_theta": 500_000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 256}
-    return save_tiny(tmp_path_factory.mktemp("llama"), "Llama", num_key_value_heads=2, rope_parameters=rope)
+    rope = {
+        "rope_type": "llama3",
+        "rope_theta": 500_000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 256,
+    }
+    return save_tiny(
+        tmp_path_factory.mktemp("llama"), "Llama", num_key_value_heads=2, rope_parameters=rope
+    )
 
 
 @pytest.fixture
@@ -247,7 +358,9 @@ def small_disk(tmp_path):
     """A file system of 4 MB, and a function that fills it up."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], capture_output=True, check=False).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], capture_output=True, check=False
+    ).returncode:
         pytest.skip("only root may mount a file system")
 
     def fill():
@@ -261,7 +374,8 @@ def small_disk(tmp_path):
 
 @pytest.fixture
 def answer_here():
-    """Run prompts and generate of a job in this process, without Ray; publishes and returns generate's folder."""
+    """Run prompts and generate of a job in this process, without Ray; publishes and returns
+    generate's folder."""
     from engine.backends import fake
     from engine.run.context import Context
     from engine.run.manifests import publish
@@ -272,7 +386,9 @@ def answer_here():
         folders = {plan.stage: plan.folder for plan in pipeline.plan(job, runs)}
         inputs, out = {"prompts": folders["prompts"]}, folders["generate"]
         (out / "data").mkdir(parents=True, exist_ok=True)
-        counts = generate.run(job.generate, inputs, out, Context(job.name, job.task, job.seed), stream=fake.stream)
+        counts = generate.run(
+            job.generate, inputs, out, Context(job.name, job.task, job.seed), stream=fake.stream
+        )
         identity = pipeline.identity_of(pipeline.STAGES[1], job, inputs, out.parent)
         publish(out, "generate", identity, counts, 0.0, supersede=supersede)
         return out

@@ -1,4 +1,5 @@
-"""An OpenAI-compatible server without a model, with fault knobs: what the load generator is tried against."""
+"""An OpenAI-compatible server without a model, with fault knobs: what the load generator is tried
+against."""
 
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ class FakeServer:
 
 @contextlib.contextmanager
 def serve(behave: Callable[[int], Behaviour] = lambda index: Behaviour()) -> Iterator[FakeServer]:
-    """Answer /v1/chat/completions streams on a free loopback port; request number `index` gets `behave(index)`."""
+    """Answer /v1/chat/completions streams on a free loopback port; request number `index` gets
+    `behave(index)`."""
     listener = socket.create_server(("127.0.0.1", 0))
     server = FakeServer(f"http://127.0.0.1:{listener.getsockname()[1]}/v1")
     app = FastAPI()
@@ -51,7 +53,9 @@ def serve(behave: Callable[[int], Behaviour] = lambda index: Behaviour()) -> Ite
         server.requests.append(await request.json())
         behaviour = behave(len(server.requests) - 1)
         if behaviour.status != 200:
-            return JSONResponse({"error": {"message": f"fault {behaviour.status}"}}, behaviour.status)
+            return JSONResponse(
+                {"error": {"message": f"fault {behaviour.status}"}}, behaviour.status
+            )
         return StreamingResponse(_stream(behaviour), media_type="text/event-stream")
 
     live = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
@@ -67,7 +71,13 @@ def serve(behave: Callable[[int], Behaviour] = lambda index: Behaviour()) -> Ite
 
 
 def _event(**fields: Any) -> str:
-    return "data: " + json.dumps({"id": "1", "object": "chat.completion.chunk", "created": 0, "model": "fake", **fields}) + "\n\n"
+    return (
+        "data: "
+        + json.dumps(
+            {"id": "1", "object": "chat.completion.chunk", "created": 0, "model": "fake", **fields}
+        )
+        + "\n\n"
+    )
 
 
 async def _stream(behaviour: Behaviour) -> AsyncIterator[str]:
@@ -81,9 +91,15 @@ async def _stream(behaviour: Behaviour) -> AsyncIterator[str]:
         if chunk == behaviour.cut_after:
             raise ConnectionAbortedError("fault: cut")
         await asyncio.sleep(behaviour.gap_s if chunk else behaviour.ttft_s)
-        yield _event(choices=choice(content="w " * min(behaviour.tokens_per_chunk, behaviour.tokens - done)))
+        yield _event(
+            choices=choice(content="w " * min(behaviour.tokens_per_chunk, behaviour.tokens - done))
+        )
     yield _event(choices=[{"index": 0, "delta": {}, "finish_reason": "stop"}])
     if behaviour.usage:
-        usage = {"prompt_tokens": 7, "completion_tokens": behaviour.tokens, "total_tokens": 7 + behaviour.tokens}
+        usage = {
+            "prompt_tokens": 7,
+            "completion_tokens": behaviour.tokens,
+            "total_tokens": 7 + behaviour.tokens,
+        }
         yield _event(choices=[], usage=usage)
     yield "data: [DONE]\n\n"

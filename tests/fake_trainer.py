@@ -1,4 +1,5 @@
-"""A training engine without a model: one number moves by the tokens that it sees, and faults come when told."""
+"""A training engine without a model: one number moves by the tokens that it sees, and faults come
+when told."""
 
 from __future__ import annotations
 
@@ -11,9 +12,11 @@ import torch
 
 @dataclass
 class FakeEngine:
-    """`weight` is the running sum of learning rate x labels, so any lost or repeated batch shows in it.
+    """`weight` is the running sum of learning rate x labels, so any lost or repeated batch shows in
+    it.
 
-    die_at_step: raise RuntimeError in that call of `step`. wrong_at_step: report this loss and gradient norm at that step.
+    die_at_step: raise RuntimeError in that call of `step`. wrong_at_step: report this loss and
+    gradient norm at that step.
     validation_losses: what `validate` gives after so many steps, in place of the mean label.
     """
 
@@ -24,7 +27,9 @@ class FakeEngine:
     steps: int = 0
     learning_rates: list[float] = field(default_factory=list)
 
-    def step(self, batches: Iterable[Any], tokens: int, learning_rate: float) -> tuple[float, float, float]:
+    def step(
+        self, batches: Iterable[Any], tokens: int, learning_rate: float
+    ) -> tuple[float, float, float]:
         """Loss: mean label; accuracy: 0; gradient norm: 1."""
         if self.steps + 1 == self.die_at_step:
             raise RuntimeError(f"fake engine died at step {self.die_at_step}")

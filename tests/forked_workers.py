@@ -1,4 +1,5 @@
-"""Ray Train's launcher without Ray: the ranks are forked processes with a gloo group, and a death starts all of them again."""
+"""Ray Train's launcher without Ray: the ranks are forked processes with a gloo group, and a death
+starts all of them again."""
 
 from __future__ import annotations
 
@@ -18,8 +19,11 @@ from engine.errors import EngineError, StageError
 TIMEOUT_S = 300
 
 
-def run_forked(work: Callable[..., Any], *, workers: tuple[int, int], max_failures: int, **placement: object) -> Any:
-    """As ray_train.run_workers: rank 0's return value; an EngineError of a rank is raised, other deaths are tried again."""
+def run_forked(
+    work: Callable[..., Any], *, workers: tuple[int, int], max_failures: int, **placement: object
+) -> Any:
+    """As ray_train.run_workers: rank 0's return value; an EngineError of a rank is raised, other
+    deaths are tried again."""
     os.environ["DS_ACCELERATOR"] = "cpu"
     import deepspeed  # noqa: F401  once here, not in every process
 
@@ -36,7 +40,12 @@ def run_forked(work: Callable[..., Any], *, workers: tuple[int, int], max_failur
 
 def _attempt(work: Callable[..., Any], workers: int, folder: Path) -> list[Any]:
     """Per rank: {"returned": value}, its EngineError, or None for a death."""
-    ranks = [multiprocessing.get_context("fork").Process(target=_rank, args=(work, rank, workers, folder)) for rank in range(workers)]
+    ranks = [
+        multiprocessing.get_context("fork").Process(
+            target=_rank, args=(work, rank, workers, folder)
+        )
+        for rank in range(workers)
+    ]
     for rank in ranks:
         rank.start()
     waiting = {rank.sentinel: rank for rank in ranks}
@@ -45,7 +54,11 @@ def _attempt(work: Callable[..., Any], workers: int, folder: Path) -> list[Any]:
         for sentinel in ended:
             rank = waiting.pop(sentinel)
             rank.join()
-        if not ended or any(not (folder / str(at)).exists() for at, rank in enumerate(ranks) if rank.exitcode is not None):
+        if not ended or any(
+            not (folder / str(at)).exists()
+            for at, rank in enumerate(ranks)
+            if rank.exitcode is not None
+        ):
             for rank in waiting.values():
                 rank.kill()
     files = [folder / str(rank) for rank in range(workers)]
@@ -53,7 +66,9 @@ def _attempt(work: Callable[..., Any], workers: int, folder: Path) -> list[Any]:
 
 
 def _rank(work: Callable[..., Any], rank: int, workers: int, folder: Path) -> None:
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=workers)
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=workers
+    )
     end: Any = None
     try:
         end = {"returned": work(rank, workers, lambda: False)}

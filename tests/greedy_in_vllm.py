@@ -1,6 +1,8 @@
-"""Greedy answers of several models in float32 by vLLM, in a process of its own: an engine leaves its environment behind.
+"""Greedy answers of several models in float32 by vLLM, in a process of its own: an engine leaves
+its environment behind.
 
-python greedy_in_vllm.py ASKED.json GIVEN.json: [{model, max_model_len, prompts: token ids}] -> [[16 token ids per prompt]]
+python greedy_in_vllm.py ASKED.json GIVEN.json: [{model, max_model_len, prompts: token ids}] -> [[16
+token ids per prompt]]
 """
 
 import json
@@ -20,10 +22,19 @@ def main(asked: Path, given: Path) -> None:
     sampling = SamplingParams(temperature=0, max_tokens=16, ignore_eos=True, detokenize=False)
     answers = []
     for request in json.loads(asked.read_text()):
-        teacher = TeacherSpec(name="t", model=request["model"], max_model_len=request["max_model_len"], dtype="float32", kv_cache_gib=0.25)
-        rotary_embedding._ROPE_DICT.clear()  # kept per process, whatever the length, which decides long-rope's factors
+        teacher = TeacherSpec(
+            name="t",
+            model=request["model"],
+            max_model_len=request["max_model_len"],
+            dtype="float32",
+            kv_cache_gib=0.25,
+        )
+        # kept per process, whatever the length, which decides long-rope's factors
+        rotary_embedding._ROPE_DICT.clear()
         llm = LLM(**engine_arguments(teacher, "cpu"))
-        outputs = llm.generate([{"prompt_token_ids": prompt} for prompt in request["prompts"]], sampling)
+        outputs = llm.generate(
+            [{"prompt_token_ids": prompt} for prompt in request["prompts"]], sampling
+        )
         answers.append([list(output.outputs[0].token_ids) for output in outputs])
         del llm
     given.write_text(json.dumps(answers))

@@ -1,6 +1,8 @@
-"""Layouts on eight raylets of eight declared GPUs each, with the fake teacher; what was seen goes to FOLDER/facts.json.
+"""Layouts on eight raylets of eight declared GPUs each, with the fake teacher; what was seen goes
+to FOLDER/facts.json.
 
-Its own process, because a test session holds a connection to another cluster. Run by tests/backends/test_ray_placement.py.
+Its own process, because a test session holds a connection to another cluster. Run by
+tests/backends/test_ray_placement.py.
 """
 
 import json
@@ -28,8 +30,14 @@ from engine.stages import generate
 
 def groups():
     """Bundles per node of every group that has all its devices."""
-    found = {key: Counter(row["bundles_to_node_id"].values()) for key, row in placement_group_table().items() if row["state"] == "CREATED"}
-    return {key: sorted(nodes.values()) for key, nodes in found.items()}, [node for nodes in found.values() for node in nodes]
+    found = {
+        key: Counter(row["bundles_to_node_id"].values())
+        for key, row in placement_group_table().items()
+        if row["state"] == "CREATED"
+    }
+    return {key: sorted(nodes.values()) for key, nodes in found.items()}, [
+        node for nodes in found.values() for node in nodes
+    ]
 
 
 @contextmanager
@@ -55,7 +63,9 @@ def watched(on_look=lambda nodes: None):
 
 
 def cluster_gpus():
-    return [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
+    return [
+        node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")
+    ]
 
 
 def left_after(seconds=10):
@@ -69,13 +79,28 @@ def left_after(seconds=10):
 def answer(root, name, prompts, patience_s=60, latency_s=0.05, **teacher):
     """Run the generate stage with one fake teacher; rows by status."""
     path = root / f"{name}.jsonl"
-    path.write_text("".join(json.dumps({"prompt": f"What is {n}?", "reference": "1"}) + "\n" for n in range(prompts)))
-    fake = {"name": "t", "kind": "fake", "model": "fake", "fake": {"latency_s": latency_s}, "concurrency": 2}
-    job = JobSpec.model_validate({
-        "name": name, "task": "math", "prompts": {"train": str(path), "validation_fraction": 0.0},
-        "generate": {"teachers": [fake | teacher]},
-        "train": {"student": "s"}, "loadtest": {"models": []},
-    })
+    path.write_text(
+        "".join(
+            json.dumps({"prompt": f"What is {n}?", "reference": "1"}) + "\n" for n in range(prompts)
+        )
+    )
+    fake = {
+        "name": "t",
+        "kind": "fake",
+        "model": "fake",
+        "fake": {"latency_s": latency_s},
+        "concurrency": 2,
+    }
+    job = JobSpec.model_validate(
+        {
+            "name": name,
+            "task": "math",
+            "prompts": {"train": str(path), "validation_fraction": 0.0},
+            "generate": {"teachers": [fake | teacher]},
+            "train": {"student": "s"},
+            "loadtest": {"models": []},
+        }
+    )
     folder = pipeline.run(job, root / "runs", until="prompts").folders["prompts"]
     out = root / name
     (out / "data").mkdir(parents=True)
@@ -83,14 +108,28 @@ def answer(root, name, prompts, patience_s=60, latency_s=0.05, **teacher):
     def stream(*args, **kwargs):
         return ray_data.stream(*args, **kwargs, patience_s=patience_s)
 
-    generate.run(job.generate, {"prompts": folder}, out, Context("job", "math", 0, device="gpu"), stream=stream)
+    generate.run(
+        job.generate,
+        {"prompts": folder},
+        out,
+        Context("job", "math", 0, device="gpu"),
+        stream=stream,
+    )
     return Counter(statuses(out).values())
 
 
 def main(root):
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 0, "object_store_memory": 100_000_000})
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 2, "num_gpus": 0, "object_store_memory": 100_000_000},
+    )
     nodes = [
-        cluster.add_node(num_cpus=1, num_gpus=8, resources={"accelerator_type:H200": 1}, object_store_memory=80_000_000)
+        cluster.add_node(
+            num_cpus=1,
+            num_gpus=8,
+            resources={"accelerator_type:H200": 1},
+            object_store_memory=80_000_000,
+        )
         for _ in range(8)
     ]
     ray.init(address=cluster.address, namespace="distill", log_to_driver=False)
@@ -110,7 +149,8 @@ def main(root):
 
     refused = {}
     for name, teacher in {
-        "number": {"tensor_parallel": 8, "replicas": 9}, "split": {"tensor_parallel": 16},
+        "number": {"tensor_parallel": 8, "replicas": 9},
+        "split": {"tensor_parallel": 16},
         "kind": {"tensor_parallel": 8, "accelerator_type": "H100"},
     }.items():
         begun = time.monotonic()
@@ -153,7 +193,9 @@ def main(root):
         return look
 
     with watched(leave_when(3)) as seen:
-        rows = answer(root, "growth", 1200, patience_s=3, latency_s=0.1, tensor_parallel=8, replicas=[1, 12])
+        rows = answer(
+            root, "growth", 1200, patience_s=3, latency_s=0.1, tensor_parallel=8, replicas=[1, 12]
+        )
     done("growth", rows=rows, left=left_after(), alive=len(cluster_gpus()), **seen)
 
     with watched(leave_when(1)) as seen:

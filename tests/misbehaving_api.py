@@ -1,4 +1,5 @@
-"""A local API of both protocols that misbehaves at known rates, and its own history of what it was asked and when."""
+"""A local API of both protocols that misbehaves at known rates, and its own history of what it was
+asked and when."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ Answer = Callable[[str, dict[str, Any]], tuple[int, dict[str, Any]]]
 
 @dataclass(frozen=True)
 class Faults:
-    """Fractions of calls that go wrong, drawn in the order of arrival from `seed`; the remaining ones are answered."""
+    """Fractions of calls that go wrong, drawn in the order of arrival from `seed`; the remaining
+    ones are answered."""
 
     busy: float = 0.0  # 429 with Retry-After
     error: float = 0.0  # 500
@@ -65,11 +67,16 @@ class Api:
         return [call for call in self.calls if call.status == status]
 
     def early_calls(self, grace_s: float) -> list[Call]:
-        """Calls that arrived before the Retry-After of an earlier refusal had passed; `grace_s` is for what was on its way."""
+        """Calls that arrived before the Retry-After of an earlier refusal had passed; `grace_s` is
+        for what was on its way."""
         pause = float(self.faults.retry_after)
         return [
-            call for call in self.calls
-            if any(refusal.answered + grace_s < call.arrived < refusal.answered + pause for refusal in self.statuses(429))
+            call
+            for call in self.calls
+            if any(
+                refusal.answered + grace_s < call.arrived < refusal.answered + pause
+                for refusal in self.statuses(429)
+            )
         ]
 
 
@@ -78,29 +85,51 @@ def answer(path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     text = "echo: " + body["messages"][-1]["content"]
     if path.endswith("/messages"):
         return 200, {
-            "id": "1", "type": "message", "role": "assistant", "model": body["model"], "stop_reason": "end_turn", "stop_sequence": None,
-            "content": [{"type": "text", "text": text}], "usage": {"input_tokens": 9, "output_tokens": 4},
+            "id": "1",
+            "type": "message",
+            "role": "assistant",
+            "model": body["model"],
+            "stop_reason": "end_turn",
+            "stop_sequence": None,
+            "content": [{"type": "text", "text": text}],
+            "usage": {"input_tokens": 9, "output_tokens": 4},
         }
     return 200, {
-        "id": "1", "object": "chat.completion", "created": 0, "model": body["model"],
+        "id": "1",
+        "object": "chat.completion",
+        "created": 0,
+        "model": body["model"],
         "usage": {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13},
-        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
+        "choices": [
+            {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+        ],
     }
 
 
 @contextlib.contextmanager
 def serve(faults: Faults = Faults(), answer: Answer = answer) -> Iterator[Api]:
-    """An API on a free loopback port: `url` for Claude and Azure clients, `url`/v1 for OpenAI clients; the key is KEY."""
+    """An API on a free loopback port: `url` for Claude and Azure clients, `url`/v1 for OpenAI
+    clients; the key is KEY."""
     listener = socket.create_server(("127.0.0.1", 0))
-    api, draw, closing = Api(f"http://127.0.0.1:{listener.getsockname()[1]}", faults), random.Random(faults.seed), asyncio.Event()
+    api, draw, closing = (
+        Api(f"http://127.0.0.1:{listener.getsockname()[1]}", faults),
+        random.Random(faults.seed),
+        asyncio.Event(),
+    )
 
     def allowed(request: Request) -> bool:
         given = request.headers
-        return KEY in (given.get("authorization", "").removeprefix("Bearer "), given.get("x-api-key"), given.get("api-key"))
+        return KEY in (
+            given.get("authorization", "").removeprefix("Bearer "),
+            given.get("x-api-key"),
+            given.get("api-key"),
+        )
 
     async def models(request: Request) -> Response:
         if not allowed(request):
-            return JSONResponse({"error": {"message": f"Incorrect API key provided: {dict(request.headers)}"}}, 401)
+            return JSONResponse(
+                {"error": {"message": f"Incorrect API key provided: {dict(request.headers)}"}}, 401
+            )
         return JSONResponse({"object": "list", "data": [], "has_more": False}, faults.models_status)
 
     async def ask(request: Request) -> Response:
@@ -117,11 +146,15 @@ def serve(faults: Faults = Faults(), answer: Answer = answer) -> Iterator[Api]:
 
     async def reply(request: Request, call: Call) -> Response:
         if not allowed(request):
-            return JSONResponse({"error": {"message": f"Incorrect API key provided: {call.headers}"}}, 401)
+            return JSONResponse(
+                {"error": {"message": f"Incorrect API key provided: {call.headers}"}}, 401
+            )
         rates = {"busy": faults.busy, "error": faults.error, "hang": faults.hang, "cut": faults.cut}
-        fault, = draw.choices([*rates, "none"], [*rates.values(), 1 - sum(rates.values())])
+        (fault,) = draw.choices([*rates, "none"], [*rates.values(), 1 - sum(rates.values())])
         if fault == "busy" or (faults.capacity and api.open_now > faults.capacity):
-            return JSONResponse({"error": {"message": "slow down"}}, 429, {"Retry-After": faults.retry_after})
+            return JSONResponse(
+                {"error": {"message": "slow down"}}, 429, {"Retry-After": faults.retry_after}
+            )
         if fault == "error":
             return JSONResponse({"error": {"message": f"crashed on {json.dumps(call.body)}"}}, 500)
         if fault == "hang":
@@ -136,12 +169,22 @@ def serve(faults: Faults = Faults(), answer: Answer = answer) -> Iterator[Api]:
             whole = json.dumps(content).encode()
             if len(api.statuses(-2)) % 2:
                 return Response(whole[: len(whole) // 2], media_type="application/json")
-            return StreamingResponse(_dropped(whole), media_type="application/json", headers={"Content-Length": str(len(whole))})
-        return Response(json.dumps(content), status, media_type="application/json")  # escaped: half a surrogate pair may pass
+            return StreamingResponse(
+                _dropped(whole),
+                media_type="application/json",
+                headers={"Content-Length": str(len(whole))},
+            )
+        return Response(
+            json.dumps(content), status, media_type="application/json"
+        )  # escaped: half a surrogate pair may pass
 
     paths = ("/v1/chat/completions", "/v1/messages", "/openai/deployments/{name}/chat/completions")
-    routes = [Route(path, ask, methods=["POST"]) for path in paths] + [Route(path, models) for path in ("/v1/models", "/openai/models")]
-    live = uvicorn.Server(uvicorn.Config(Starlette(routes=routes), log_level="critical", timeout_graceful_shutdown=1))
+    routes = [Route(path, ask, methods=["POST"]) for path in paths] + [
+        Route(path, models) for path in ("/v1/models", "/openai/models")
+    ]
+    live = uvicorn.Server(
+        uvicorn.Config(Starlette(routes=routes), log_level="critical", timeout_graceful_shutdown=1)
+    )
     thread = threading.Thread(target=live.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     while not live.started and thread.is_alive():
@@ -150,7 +193,9 @@ def serve(faults: Faults = Faults(), answer: Answer = answer) -> Iterator[Api]:
         yield api
     finally:
         closing.set()
-        live.should_exit = True  # the thread ends by itself in a moment; seventy tests need not wait for it
+        live.should_exit = (
+            True  # the thread ends by itself in a moment; seventy tests need not wait for it
+        )
 
 
 async def _dropped(whole: bytes) -> AsyncIterator[bytes]:

@@ -1,7 +1,8 @@
-"""A driver of training/test_proof_train.py, to be killed: the train stage on Ray workers, which die where the plan says.
+"""A driver of training/test_proof_train.py, to be killed: the train stage on Ray workers, which die
+where the plan says.
 
-python proof_driver.py PLAN.json: {spec, curated, out, address, pids, crashes: [{place, rank, step, done}], seconds_per_step}
-The address `own` means a cluster of its own, whose nodes change.
+python proof_driver.py PLAN.json: {spec, curated, out, address, pids, crashes: [{place, rank, step,
+done}], seconds_per_step} The address `own` means a cluster of its own, whose nodes change.
 """
 
 from __future__ import annotations
@@ -54,7 +55,12 @@ def build_slowly(seconds: float, *args: Any, **kwargs: Any) -> Any:
 def watched(work: Callable[..., Any], plan: dict[str, Any], rank: int, *more: Any) -> Any:
     """The work on one worker, whose process can be found and killed."""
     Path(plan["pids"], str(rank)).write_text(str(os.getpid()))
-    return work(rank, *more, on_save=partial(crash, plan, rank), build_engine=partial(build_slowly, plan["seconds_per_step"]))
+    return work(
+        rank,
+        *more,
+        on_save=partial(crash, plan, rank),
+        build_engine=partial(build_slowly, plan["seconds_per_step"]),
+    )
 
 
 def launch(plan: dict[str, Any], work: Callable[..., Any], **placement: Any) -> Any:
@@ -62,17 +68,30 @@ def launch(plan: dict[str, Any], work: Callable[..., Any], **placement: Any) -> 
 
 
 def main_while_nodes_change(plan: dict[str, Any]) -> None:
-    """On two nodes with one CPU each: at step 20 the second is told to go, and goes; from step 40 on there is another one."""
+    """On two nodes with one CPU each: at step 20 the second is told to go, and goes; from step 40
+    on there is another one."""
     from ray.cluster_utils import Cluster
 
     cluster, out = Cluster(initialize_head=True, head_node_args={"num_cpus": 1}), Path(plan["out"])
     second = cluster.add_node(num_cpus=1)
-    training = threading.Thread(target=main, args=(plan | {"address": cluster.address},), daemon=True)
+    training = threading.Thread(
+        target=main, args=(plan | {"address": cluster.address},), daemon=True
+    )
     training.start()
     wait_for_step(out, 20, training)
-    notice = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot", "--deadline-remaining-seconds", "20"]
+    notice = [
+        "--reason",
+        "DRAIN_NODE_REASON_PREEMPTION",
+        "--reason-message",
+        "spot",
+        "--deadline-remaining-seconds",
+        "20",
+    ]
     ray = Path(sys.executable).with_name("ray")
-    subprocess.run([ray, "drain-node", "--address", cluster.address, "--node-id", second.node_id, *notice], check=True)
+    subprocess.run(
+        [ray, "drain-node", "--address", cluster.address, "--node-id", second.node_id, *notice],
+        check=True,
+    )
     time.sleep(20)
     cluster.remove_node(second, allow_graceful=False)
     wait_for_step(out, 40, training)
@@ -82,7 +101,9 @@ def main_while_nodes_change(plan: dict[str, Any]) -> None:
 
 
 def wait_for_step(out: Path, step: int, training: threading.Thread) -> None:
-    while training.is_alive() and not any(line["step"] >= step for line in load_metrics(out / "metrics.jsonl")):
+    while training.is_alive() and not any(
+        line["step"] >= step for line in load_metrics(out / "metrics.jsonl")
+    ):
         time.sleep(0.2)
 
 
@@ -91,7 +112,11 @@ def main(plan: dict[str, Any]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     with ray_cluster.connected(plan["address"], shared=out):
         counts = train.run(
-            TrainSpec(**plan["spec"]), {"curate": Path(plan["curated"])}, out, Context("proof", "math", 7), GENERATE,
+            TrainSpec(**plan["spec"]),
+            {"curate": Path(plan["curated"])},
+            out,
+            Context("proof", "math", 7),
+            GENERATE,
             launch=partial(launch, plan),
         )
     (out / "counts.json").write_text(json.dumps(counts.info))

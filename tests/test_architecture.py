@@ -14,9 +14,11 @@ from engine.job.spec import JobSpec
 ROOT = Path(__file__).parents[1] / "engine"
 MODULES = sorted(ROOT.rglob("*.py"))
 CLUSTER_LIBRARIES = {"ray", "vllm", "deepspeed"}
-# Each room imports only what stands to the right of it; rooms between bars know nothing of each other.
+# Each room imports only what stands to the right of it; rooms between bars know nothing of each
+# other.
 ORDER = (
-    "cli -> submission | pipeline -> check -> stages -> backends -> asking | training -> run | machines -> rows | job -> store -> errors"
+    "cli -> submission | pipeline -> check -> stages -> backends -> asking | training -> run |"
+    " machines -> rows | job -> store -> errors"
 )
 FLOORS = [[room.strip() for room in floor.split("|")] for floor in ORDER.split("->")]
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}
@@ -44,19 +46,32 @@ def test_imports_point_one_way(room):
     for path in modules:
         for name in imports(path):
             other = name.split(".")[1] if name.startswith("engine.") else room
-            assert other == room or FLOOR_OF[other] > FLOOR_OF[room], f"{path.relative_to(ROOT)} imports {name}"
+            assert other == room or FLOOR_OF[other] > FLOOR_OF[room], (
+                f"{path.relative_to(ROOT)} imports {name}"
+            )
 
 
 def test_the_root_holds_the_four_files_and_the_wings():
-    here = {path.stem if path.suffix else path.name for path in ROOT.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    here = {
+        path.stem if path.suffix else path.name
+        for path in ROOT.iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
     assert here - {"__init__"} == FLOOR_OF.keys()
     for wing in here - {"__init__", "cli", "submission", "pipeline", "errors"}:
-        assert "?" in ast.get_docstring(ast.parse((ROOT / wing / "__init__.py").read_text())), f"engine/{wing} asks no question"
+        assert "?" in ast.get_docstring(ast.parse((ROOT / wing / "__init__.py").read_text())), (
+            f"engine/{wing} asks no question"
+        )
 
 
 def test_no_module_imports_itself_in_a_circle():
     """Also within a wing, and of imports inside functions too."""
-    names = {".".join(("engine", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): path for path in MODULES}
+    names = {
+        ".".join(("engine", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(
+            ".__init__"
+        ): path
+        for path in MODULES
+    }
     reached: dict[str, set[str]] = {}
     for module, path in names.items():
         mentioned = {part for name in imports(path) for part in (name, name.rpartition(".")[0])}
@@ -94,7 +109,9 @@ def test_one_name_per_concept():
     blocks = set(JobSpec.model_fields)
     for stage in pipeline.STAGES:
         assert stage.name in blocks
-        assert (ROOT / "stages" / stage.name).is_dir() or (ROOT / "stages" / f"{stage.name}.py").is_file()
+        assert (ROOT / "stages" / stage.name).is_dir() or (
+            ROOT / "stages" / f"{stage.name}.py"
+        ).is_file()
 
 
 def test_no_drawer_modules():
@@ -103,8 +120,16 @@ def test_no_drawer_modules():
 
 
 def test_the_pipeline_reads_no_heavy_library():
-    code = "import sys, engine, engine.cli; print(sorted(set(sys.modules) & {'torch', 'ray', 'vllm', 'transformers', 'deepspeed'}))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    code = (
+        "import sys, engine, engine.cli; print(sorted(set(sys.modules) & {'torch', 'ray', 'vllm',"
+        " 'transformers', 'deepspeed'}))"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
 
 
 def test_stage_orders_rise_and_needs_come_first():

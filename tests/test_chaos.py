@@ -1,4 +1,5 @@
-"""The checker finds what is planted in hand-made folders, and a small version of benchmarks/chaos holds on real replicas."""
+"""The checker finds what is planted in hand-made folders, and a small version of benchmarks/chaos
+holds on real replicas."""
 
 import hashlib
 import json
@@ -17,26 +18,52 @@ import faults
 from checker import Death, check
 
 PROMPTS = {11: "a b c", 12: "d e f", 13: "g h i", 14: "j k l"}
-CLEAN = checker.Verdict(4, 0, 0, 0, 0, calls=4, regenerated=0, in_flight=0, regenerated_committed=0, regenerated_old=0, unlisted_records=0)
+CLEAN = checker.Verdict(
+    4,
+    0,
+    0,
+    0,
+    0,
+    calls=4,
+    regenerated=0,
+    in_flight=0,
+    regenerated_committed=0,
+    regenerated_old=0,
+    unlisted_records=0,
+)
 
 
 def entry(path: Path, rows: int) -> dict:
-    return {"rows": rows, "size_bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    return {
+        "rows": rows,
+        "size_bytes": path.stat().st_size,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+    }
 
 
 class Folder:
-    """A finished run as its formats define it, written by hand: two parts of two rows, one epoch, answered by pid 7."""
+    """A finished run as its formats define it, written by hand: two parts of two rows, one epoch,
+    answered by pid 7."""
 
     def __init__(self, root: Path) -> None:
-        self.prompts, self.generate, self.calls = root / "prompts", root / "generate", root / "calls.txt"
+        self.prompts, self.generate, self.calls = (
+            root / "prompts",
+            root / "generate",
+            root / "calls.txt",
+        )
         for folder in (self.prompts / "data", self.generate / "data", self.generate / "commits"):
             folder.mkdir(parents=True)
-        table = pa.table({
-            "prompt_id": list(PROMPTS), "split": ["train", "train", "train", "validation"],
-            "messages": [[{"role": "user", "content": text}] for text in PROMPTS.values()],
-        })
+        table = pa.table(
+            {
+                "prompt_id": list(PROMPTS),
+                "split": ["train", "train", "train", "validation"],
+                "messages": [[{"role": "user", "content": text}] for text in PROMPTS.values()],
+            }
+        )
         pq.write_table(table, self.prompts / "data/train-0.parquet")
-        (self.prompts / "manifest.json").write_text(json.dumps({"files": {"data/train-0.parquet": {}}}))
+        (self.prompts / "manifest.json").write_text(
+            json.dumps({"files": {"data/train-0.parquet": {}}})
+        )
         self.files: dict[str, dict] = {}
         self.epoch(1, [])
         self.part("a", [11, 12], time_s=100.0)
@@ -46,17 +73,36 @@ class Folder:
             self.call(prompt, pid=7, start=90 + number, end=95 + number)
 
     def epoch(self, number: int, accepted: list[str]) -> None:
-        (self.generate / f"commits/epoch-{number:05d}-x.json").write_text(json.dumps({"accepted": accepted}))
+        (self.generate / f"commits/epoch-{number:05d}-x.json").write_text(
+            json.dumps({"accepted": accepted})
+        )
 
-    def part(self, name: str, prompts: list[int], *, time_s: float, epoch: int = 1, listed: bool = True) -> Path:
+    def part(
+        self, name: str, prompts: list[int], *, time_s: float, epoch: int = 1, listed: bool = True
+    ) -> Path:
         path = self.generate / f"data/part-{name}.parquet"
-        pq.write_table(pa.table({
-            "prompt_id": prompts, "teacher": ["t"] * len(prompts), "sample_index": [0] * len(prompts), "seed": [5] * len(prompts),
-            "split": ["validation" if prompt == 14 else "train" for prompt in prompts], "status": ["ok"] * len(prompts),
-            "text": [" ".join(PROMPTS[prompt].split()[::-1]) for prompt in prompts],
-        }), path, write_page_checksum=True)
+        pq.write_table(
+            pa.table(
+                {
+                    "prompt_id": prompts,
+                    "teacher": ["t"] * len(prompts),
+                    "sample_index": [0] * len(prompts),
+                    "seed": [5] * len(prompts),
+                    "split": ["validation" if prompt == 14 else "train" for prompt in prompts],
+                    "status": ["ok"] * len(prompts),
+                    "text": [" ".join(PROMPTS[prompt].split()[::-1]) for prompt in prompts],
+                }
+            ),
+            path,
+            write_page_checksum=True,
+        )
         about = entry(path, len(prompts))
-        record = {"file": f"data/{path.name}", "epoch": epoch, "prompt_id": prompts, "sample_index": [0] * len(prompts)}
+        record = {
+            "file": f"data/{path.name}",
+            "epoch": epoch,
+            "prompt_id": prompts,
+            "sample_index": [0] * len(prompts),
+        }
         record |= {"status": ["ok"] * len(prompts)} | about
         file = self.generate / f"commits/record-{epoch:05d}-{name}.json"
         file.write_text(json.dumps(record))
@@ -66,10 +112,15 @@ class Folder:
         return path
 
     def publish(self, name: str = "manifest.json") -> None:
-        (self.generate / name).write_text(json.dumps({"files": self.files, "info": {"teachers": [{"name": "t"}]}}))
+        (self.generate / name).write_text(
+            json.dumps({"files": self.files, "info": {"teachers": [{"name": "t"}]}})
+        )
 
     def call(self, prompt: int, *, pid: int, start: float, end: float | None = None) -> None:
-        digest, seed = hashlib.sha256(PROMPTS[prompt].encode()).hexdigest(), None if prompt == 14 else 5
+        digest, seed = (
+            hashlib.sha256(PROMPTS[prompt].encode()).hexdigest(),
+            None if prompt == 14 else 5,
+        )
         with self.calls.open("a") as file:
             for time, event in ((start, "start"), (end, "end")):
                 if time is not None:
@@ -106,7 +157,10 @@ def test_rows_in_two_published_files_are_duplicated(folder):
     assert folder.check() == replace(CLEAN, duplicated=1)
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b[:40] + bytes([b[40] ^ 1]) + b[41:], lambda b: b""])
+@pytest.mark.parametrize(
+    "damage",
+    [lambda b: b[: len(b) // 2], lambda b: b[:40] + bytes([b[40] ^ 1]) + b[41:], lambda b: b""],
+)
 def test_a_published_file_with_other_bytes_is_torn_and_so_is_its_record(folder, damage):
     path = folder.generate / "data/part-b.parquet"
     path.write_bytes(damage(path.read_bytes()))
@@ -144,7 +198,9 @@ def test_a_row_that_ended_long_before_a_kill_is_not_asked_again(folder):
     folder.call(12, pid=8, start=200)
     assert folder.check(Death(7, 160)).regenerated_old == 1  # it had ended at 96
     assert folder.check(Death(7, 150)).regenerated_old == 0
-    assert folder.check(Death(9, 160)).regenerated_old == 0  # the kill of another process cost it nothing
+    assert (
+        folder.check(Death(9, 160)).regenerated_old == 0
+    )  # the kill of another process cost it nothing
 
 
 def test_a_late_record_of_an_older_epoch_is_counted_apart(folder):
@@ -165,13 +221,19 @@ def test_a_call_cut_short_by_a_kill_is_left_out_and_any_other_bad_line_is_an_err
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("seed", "name"), list(enumerate(faults.CRASH_POINTS)))
-def test_a_replica_that_dies_in_its_writer_loses_and_doubles_nothing(ray_cluster, tmp_path, name, seed):
+def test_a_replica_that_dies_in_its_writer_loses_and_doubles_nothing(
+    ray_cluster, tmp_path, name, seed
+):
     holds(faults.crash_point(tmp_path / "run", name=name, seed=seed, rows=400))
 
 
 @pytest.mark.slow
 def test_killed_replicas_cost_what_they_had_in_flight(ray_cluster, tmp_path):
-    holds(faults.replica_kills(tmp_path / "run", seed=0, rows=600, kills=2, latency_s=0.5, gap_s=(3.0, 5.0)))
+    holds(
+        faults.replica_kills(
+            tmp_path / "run", seed=0, rows=600, kills=2, latency_s=0.5, gap_s=(3.0, 5.0)
+        )
+    )
 
 
 @pytest.mark.slow
@@ -179,13 +241,20 @@ def test_killed_drivers_cost_what_was_in_flight(ray_cluster, tmp_path):
     import ray
 
     address = ray.get_runtime_context().gcs_address
-    holds(faults.driver_kills(tmp_path / "run", seed=0, rows=1200, kills=1, latency_s=0.2, address=address))
+    holds(
+        faults.driver_kills(
+            tmp_path / "run", seed=0, rows=1200, kills=1, latency_s=0.2, address=address
+        )
+    )
 
 
 def holds(outcome: faults.Outcome) -> None:
-    """No row lost, doubled, torn or wrong; nothing paid for twice but what was in flight; a second run asks nothing."""
+    """No row lost, doubled, torn or wrong; nothing paid for twice but what was in flight; a second
+    run asks nothing."""
     seen = outcome.verdict
-    assert (seen.lost, seen.duplicated, seen.torn, seen.wrong, outcome.second_run_calls) == (0,) * 5, outcome
+    assert (seen.lost, seen.duplicated, seen.torn, seen.wrong, outcome.second_run_calls) == (
+        0,
+    ) * 5, outcome
     assert (seen.regenerated_committed, seen.regenerated_old) == (0, 0), outcome
     assert seen.in_flight > 0, outcome
     assert seen.regenerated <= 1.1 * seen.in_flight, outcome

@@ -22,11 +22,16 @@ def test_check_prints_the_plan_of_the_quickstart():
 
 def test_check_is_quick_and_imports_nothing_heavy():
     code = (
-        "import sys\nfrom engine import cli\ntry: cli.main(sys.argv[1:])\nexcept SystemExit as e: code = e.code\n"
-        "print(sorted(set(sys.modules) & {'torch', 'ray', 'vllm', 'transformers', 'deepspeed'}), code)"
+        "import sys\nfrom engine import cli\ntry: cli.main(sys.argv[1:])\nexcept SystemExit as e:"
+        " code = e.code\n"
+        "print(sorted(set(sys.modules) & {'torch', 'ray', 'vllm', 'transformers', 'deepspeed'}),"
+        " code)"
     )
     result = subprocess.run(
-        [sys.executable, "-c", code, "check", str(REPOSITORY / "jobs/quickstart.yaml")], capture_output=True, text=True, check=True,
+        [sys.executable, "-c", code, "check", str(REPOSITORY / "jobs/quickstart.yaml")],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert result.stdout.strip().splitlines()[-1] == "[] 0"
 
@@ -44,7 +49,9 @@ def test_a_bad_job_exits_2_with_place_and_remedy(job_file):
 def test_bad_lines_warn_and_strict_exits_1(job_file, tmp_path):
     path = job_file()
     with (tmp_path / "train.jsonl").open("ab") as file:
-        file.write(b'{"prompt": "cut\n' + b'{"prompt": "\xff\xfe"}\n' + b'{"question": "no such field"}\n')
+        file.write(
+            b'{"prompt": "cut\n' + b'{"prompt": "\xff\xfe"}\n' + b'{"question": "no such field"}\n'
+        )
     relaxed = distill("run", path, "--until", "prompts", "--runs", tmp_path / "runs")
     assert relaxed.returncode == 0, relaxed.stderr
     assert "quarantine" in relaxed.stdout
@@ -90,19 +97,36 @@ def test_status_verify_and_gc_take_the_run_folder(job_file, tmp_path):
 
 
 def test_a_finished_stage_wants_no_key_any_more(job_file, tmp_path, monkeypatch):
-    """The teacher's key is wanted where generate will run, and nowhere else; so is the endpoint's."""
+    """The teacher's key is wanted where generate will run, and nowhere else; so is the
+    endpoint's."""
     monkeypatch.delenv("CANARY_KEY", raising=False)
     monkeypatch.delenv("GUARD_KEY", raising=False)
     with misbehaving_api.serve() as api:
-        teacher = {"name": "t", "kind": "openai", "model": "m", "base_url": f"{api.url}/v1", "api_key_env": "CANARY_KEY"}
+        teacher = {
+            "name": "t",
+            "kind": "openai",
+            "model": "m",
+            "base_url": f"{api.url}/v1",
+            "api_key_env": "CANARY_KEY",
+        }
         job = job_file(10, generate={"teachers": [teacher]}, serve={"api_key_env": "GUARD_KEY"})
         runs = ("--runs", tmp_path / "runs")
         refused = distill("run", job, *runs, "--until", "generate")
         assert refused.returncode == 2
-        assert "generate.teachers.0.api_key_env: the environment variable CANARY_KEY is not set" in refused.stderr
+        assert (
+            "generate.teachers.0.api_key_env: the environment variable CANARY_KEY is not set"
+            in refused.stderr
+        )
         assert "GUARD_KEY" not in refused.stderr
         assert distill("run", job, *runs, "--only", "prompts").returncode == 0
-        answered = distill("run", job, *runs, "--until", "generate", env=os.environ | {"CANARY_KEY": misbehaving_api.KEY})
+        answered = distill(
+            "run",
+            job,
+            *runs,
+            "--until",
+            "generate",
+            env=os.environ | {"CANARY_KEY": misbehaving_api.KEY},
+        )
         assert answered.returncode == 0, answered.stderr
         asked = len(api.calls)
         curated = distill("run", job, *runs, "--until", "curate")
@@ -110,7 +134,10 @@ def test_a_finished_stage_wants_no_key_any_more(job_file, tmp_path, monkeypatch)
         assert len(api.calls) == asked
     for again in ("--force", "--retry"):
         more = [again] if again == "--force" else [again, "failed"]
-        assert "CANARY_KEY is not set" in distill("run", job, *runs, "--only", "generate", *more).stderr
+        assert (
+            "CANARY_KEY is not set"
+            in distill("run", job, *runs, "--only", "generate", *more).stderr
+        )
     assert "GUARD_KEY is not set" in distill("check", job, *runs).stderr
     assert "CANARY_KEY" not in distill("check", job, *runs).stderr
 
@@ -120,19 +147,29 @@ def test_a_folder_where_nobody_may_write_is_an_error_with_a_remedy(command, job_
     """/sys takes no folder from anybody, root included: as a folder of another user's."""
     done = distill(command, job_file(), "--runs", "/sys")
     assert done.returncode == 1
-    assert re.search(r"^\[Errno \d+\] .*: '/sys/fake.*; give a folder that is yours to write", done.stderr)
+    assert re.search(
+        r"^\[Errno \d+\] .*: '/sys/fake.*; give a folder that is yours to write", done.stderr
+    )
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("stage", ["before the start", "prompts", "curate", pytest.param("generate", marks=pytest.mark.slow)])
-def test_a_full_disk_is_said_with_a_remedy_and_the_same_command_goes_on(stage, job_file, small_disk):
+@pytest.mark.parametrize(
+    "stage",
+    ["before the start", "prompts", "curate", pytest.param("generate", marks=pytest.mark.slow)],
+)
+def test_a_full_disk_is_said_with_a_remedy_and_the_same_command_goes_on(
+    stage, job_file, small_disk
+):
     disk, fill = small_disk
     job, runs = job_file(), ("--runs", disk / "runs")
     before = {"generate": "prompts", "curate": "generate"}.get(stage)
     if before:
         assert distill("run", job, *runs, "--until", before).returncode == 0
     elif stage == "prompts":  # the folder and its job.yaml are there
-        assert distill("run", job, *runs, "--set", "prompts.limit=3", "--until", "prompts").returncode == 0
+        assert (
+            distill("run", job, *runs, "--set", "prompts.limit=3", "--until", "prompts").returncode
+            == 0
+        )
     fill()
     until = "prompts" if stage == "before the start" else stage
     failed = distill("run", job, *runs, "--until", until)
@@ -147,25 +184,50 @@ def test_a_full_disk_is_said_with_a_remedy_and_the_same_command_goes_on(stage, j
 def test_gc_lists_the_stages_of_former_settings_and_removes_them_when_told_to(job_file, tmp_path):
     path, run = job_file(), tmp_path / "runs/fake"
     for limit in (10, 20):
-        distill("run", path, "--until", "prompts", "--runs", tmp_path / "runs", "--set", f"prompts.limit={limit}")
+        distill(
+            "run",
+            path,
+            "--until",
+            "prompts",
+            "--runs",
+            tmp_path / "runs",
+            "--set",
+            f"prompts.limit={limit}",
+        )
     old, new = sorted(run.glob("1-prompts-*"), key=lambda folder: folder.stat().st_mtime)
     (run / "1-prompts-00000000").symlink_to(new)
     listed = distill("gc", run)
     assert "freed 0 bytes in 0 files\n" in listed.stdout
-    assert "bytes more belong to settings that job.yaml no longer has; --superseded removes them:" in listed.stdout
+    assert (
+        "bytes more belong to settings that job.yaml no longer has; --superseded removes them:"
+        in listed.stdout
+    )
     assert old.name in listed.stdout
     assert new.name not in listed.stdout
     size = sum(file.stat().st_size for file in old.rglob("*") if file.is_file())
-    assert f"would free {size:,} bytes in 1 files and folders" in distill("gc", run, "--superseded", "--dry-run").stdout
+    assert (
+        f"would free {size:,} bytes in 1 files and folders"
+        in distill("gc", run, "--superseded", "--dry-run").stdout
+    )
     assert old.exists()
-    assert f"freed {size:,} bytes in 1 files and folders" in distill("gc", run, "--superseded").stdout
+    assert (
+        f"freed {size:,} bytes in 1 files and folders" in distill("gc", run, "--superseded").stdout
+    )
     assert not old.exists()
     assert "done" in distill("status", run).stdout
     assert (run / "1-prompts-00000000").is_symlink()
     assert "freed 0 bytes" in distill("gc", run, "--superseded").stdout
 
 
-@pytest.mark.parametrize("what", ["an unfinished force", "sources that changed", "sources that are away", "an upstream that is not there"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "an unfinished force",
+        "sources that changed",
+        "sources that are away",
+        "an upstream that is not there",
+    ],
+)
 def test_gc_takes_nothing_for_superseded_that_may_be_needed_again(job_file, tmp_path, what):
     path, run = job_file(), tmp_path / "runs/fake"
     distill("run", path, "--until", "prompts", "--runs", tmp_path / "runs")
@@ -200,14 +262,20 @@ def test_completion_scripts_name_the_command(shell):
 def test_a_stage_that_needs_a_disk_refuses_an_object_store_with_the_way_out(job_file):
     result = distill("run", job_file(), "--runs", "s3://bucket/runs?region=us-east-1")
     assert result.returncode == 2
-    assert "train, evaluate, loadtest, report cannot work in an object store. Run --until curate there, copy s3://" in result.stderr
+    assert (
+        "train, evaluate, loadtest, report cannot work in an object store. Run --until curate"
+        " there, copy s3://" in result.stderr
+    )
 
 
-@pytest.mark.parametrize(("runs", "problem"), [
-    ("s3://key:secret@bucket/runs", "holds a password"),
-    ("s4://bucket/runs", "give a folder, or s3://bucket/folder"),
-    ("s3://bucket/runs?no_such=1", "no_such"),
-])
+@pytest.mark.parametrize(
+    ("runs", "problem"),
+    [
+        ("s3://key:secret@bucket/runs", "holds a password"),
+        ("s4://bucket/runs", "give a folder, or s3://bucket/folder"),
+        ("s3://bucket/runs?no_such=1", "no_such"),
+    ],
+)
 def test_a_store_that_cannot_be_meant_is_named_without_its_secret(job_file, runs, problem):
     result = distill("run", job_file(), "--runs", runs, "--until", "prompts")
     assert result.returncode == 2
@@ -216,7 +284,9 @@ def test_a_store_that_cannot_be_meant_is_named_without_its_secret(job_file, runs
 
 
 def test_the_log_of_a_refused_command_tells_what_was_asked_and_why_not(job_file, tmp_path):
-    refused = distill("run", job_file(), "--until", "prompts", "--runs", tmp_path / "runs", "--only", "prompts")
+    refused = distill(
+        "run", job_file(), "--until", "prompts", "--runs", tmp_path / "runs", "--only", "prompts"
+    )
     assert refused.returncode == 2
     (log,) = (tmp_path / "runs").rglob("*.log")
     assert re.search(r"distill-engine \S+: .* run \S+job.yaml --until prompts", log.read_text())
@@ -229,7 +299,10 @@ def test_a_local_run_leaves_no_session_of_ray_and_its_log_stays(job_file, tmp_pa
         return {path.name for path in Path("/tmp/ray").glob("session_2*")}
 
     before = sessions()
-    assert distill("run", job_file(), "--until", "generate", "--runs", tmp_path / "runs").returncode == 0
+    assert (
+        distill("run", job_file(), "--until", "generate", "--runs", tmp_path / "runs").returncode
+        == 0
+    )
     assert sessions() <= before
     (log,) = (tmp_path / "runs").rglob("*.log")
     assert log.stat().st_size
@@ -238,14 +311,25 @@ def test_a_local_run_leaves_no_session_of_ray_and_its_log_stays(job_file, tmp_pa
 def test_a_cluster_that_does_not_answer_is_named(job_file, tmp_path):
     cluster = tmp_path / "cluster.yaml"
     cluster.write_text("name: gone\naddress: http://127.0.0.1:1\nray_address: 127.0.0.1:1\n")
-    result = distill("run", job_file(), "--until", "generate", "--runs", tmp_path / "runs", "--cluster", cluster)
+    result = distill(
+        "run", job_file(), "--until", "generate", "--runs", tmp_path / "runs", "--cluster", cluster
+    )
     assert result.returncode == 1
     assert "no Ray cluster answers at 127.0.0.1:1" in result.stderr
     assert "ray start --head" in result.stderr
 
 
 def test_a_set_on_the_command_line_reaches_the_job(job_file, tmp_path):
-    distill("run", job_file(), "--until", "prompts", "--runs", tmp_path / "runs", "--set", "train.learning_rate=3e-5")
+    distill(
+        "run",
+        job_file(),
+        "--until",
+        "prompts",
+        "--runs",
+        tmp_path / "runs",
+        "--set",
+        "train.learning_rate=3e-5",
+    )
     assert "learning_rate: 3.0e-05" in (tmp_path / "runs/fake/job.yaml").read_text()
 
 
@@ -253,4 +337,6 @@ def test_a_load_test_of_an_untrained_job_trains_nothing(tmp_path):
     result = distill("loadtest", REPOSITORY / "jobs/quickstart.yaml", "--runs", tmp_path)
     assert result.returncode == 1
     assert "loadtest needs" in result.stderr
-    assert [path.name for path in (tmp_path / "quickstart").iterdir() if path.name[0].isdigit()] == []
+    assert [
+        path.name for path in (tmp_path / "quickstart").iterdir() if path.name[0].isdigit()
+    ] == []

@@ -1,4 +1,5 @@
-"""The whole way on the real components: the quickstart with fewer rows, then its endpoint as a stranger would use it."""
+"""The whole way on the real components: the quickstart with fewer rows, then its endpoint as a
+stranger would use it."""
 
 import io
 import json
@@ -45,7 +46,9 @@ def told():
 
 @pytest.fixture(scope="session")
 def endpoint(job, run, told):
-    with pipeline.serving(job, ["student"], run.root.parent, progress=Progress(Console(file=told, width=120))) as endpoint:
+    with pipeline.serving(
+        job, ["student"], run.root.parent, progress=Progress(Console(file=told, width=120))
+    ) as endpoint:
         yield endpoint
 
 
@@ -74,15 +77,26 @@ def test_the_report_keeps_its_contract_and_needs_no_network(run):
 
 
 def test_training_reads_nothing_but_curated_teacher_answers(run):
-    examples = [row for t in read_tables(stage_files(run.folders["curate"], "data/train")) for row in to_rows(t, Example)]
-    train_ids = {row.prompt_id for t in read_tables(stage_files(run.folders["prompts"], "data/train")) for row in to_rows(t, Prompt)}
+    examples = [
+        row
+        for t in read_tables(stage_files(run.folders["curate"], "data/train"))
+        for row in to_rows(t, Example)
+    ]
+    train_ids = {
+        row.prompt_id
+        for t in read_tables(stage_files(run.folders["prompts"], "data/train"))
+        for row in to_rows(t, Prompt)
+    }
     assert {example.prompt_id for example in examples} <= train_ids
     assert {example.teacher for example in examples} == {"teacher"}
     assert run.manifests["train"].rows_in == len(examples)
 
 
 def test_training_lowers_the_loss_and_writes_tensorboard_events(run):
-    lines = [json.loads(line) for line in (run.folders["train"] / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (run.folders["train"] / "metrics.jsonl").read_text().splitlines()
+    ]
     losses = [line["loss"] for line in lines if "loss" in line]
     assert losses[-1] < 0.7 * losses[0]
     assert any("validation_loss" in line for line in lines)
@@ -90,7 +104,11 @@ def test_training_lowers_the_loss_and_writes_tensorboard_events(run):
 
 
 def test_a_second_run_reuses_every_stage_and_changes_no_byte(job, run):
-    files = {path: path.read_bytes() for folder in run.folders.values() for path in folder.rglob("*.parquet")}
+    files = {
+        path: path.read_bytes()
+        for folder in run.folders.values()
+        for path in folder.rglob("*.parquet")
+    }
     again = pipeline.run(job, run.root.parent)
     assert again.reused == pipeline.NAMES
     assert all(path.read_bytes() == content for path, content in files.items())
@@ -98,34 +116,63 @@ def test_a_second_run_reuses_every_stage_and_changes_no_byte(job, run):
 
 def test_other_replicas_workers_and_zero_stage_continue_in_the_same_folders(job, run):
     teacher = job.generate.teachers[0].model_copy(update={"replicas": 2})
-    other = job.model_copy(update={
-        "generate": job.generate.model_copy(update={"teachers": [teacher]}),
-        "train": job.train.model_copy(update={"workers": 1, "zero_stage": 3}),
-    })
-    assert [plan.folder for plan in pipeline.plan(other, run.root.parent)] == list(run.folders.values())
+    other = job.model_copy(
+        update={
+            "generate": job.generate.model_copy(update={"teachers": [teacher]}),
+            "train": job.train.model_copy(update={"workers": 1, "zero_stage": 3}),
+        }
+    )
+    assert [plan.folder for plan in pipeline.plan(other, run.root.parent)] == list(
+        run.folders.values()
+    )
 
 
 def test_the_student_gives_the_reports_answers_in_transformers(run):
     folder = run.folders["train"] / "student"
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder).eval()
-    answers = [r for t in read_tables(stage_files(run.folders["evaluate"], "data/")) for r in t.to_pylist() if r["model"] == "student"]
+    tokenizer, model = (
+        AutoTokenizer.from_pretrained(folder),
+        AutoModelForCausalLM.from_pretrained(folder).eval(),
+    )
+    answers = [
+        r
+        for t in read_tables(stage_files(run.folders["evaluate"], "data/"))
+        for r in t.to_pylist()
+        if r["model"] == "student"
+    ]
     messages = {
         row.prompt_id: row.messages
-        for table in read_tables(stage_files(run.folders["prompts"], "data/validation")) for row in to_rows(table, Prompt)
+        for table in read_tables(stage_files(run.folders["prompts"], "data/validation"))
+        for row in to_rows(table, Prompt)
     }
     for answer in answers[:20]:
         ids = tokenizer.apply_chat_template(
-            messages[answer["prompt_id"]], add_generation_prompt=True, return_tensors="pt", return_dict=False
+            messages[answer["prompt_id"]],
+            add_generation_prompt=True,
+            return_tensors="pt",
+            return_dict=False,
         )
         with torch.inference_mode():
-            out = model.generate(ids, max_new_tokens=64, do_sample=False, output_logits=True, return_dict_in_generate=True)
-        text = tokenizer.decode(out.sequences[0, ids.shape[1]:], skip_special_tokens=True)
+            out = model.generate(
+                ids,
+                max_new_tokens=64,
+                do_sample=False,
+                output_logits=True,
+                return_dict_in_generate=True,
+            )
+        text = tokenizer.decode(out.sequences[0, ids.shape[1] :], skip_special_tokens=True)
         if text != answer["text"]:
-            ours, theirs = out.sequences[0, ids.shape[1]:].tolist(), tokenizer(answer["text"], add_special_tokens=False)["input_ids"]
-            first = next(at for at, token in enumerate(ours) if theirs[at: at + 1] != [token])
+            ours, theirs = (
+                out.sequences[0, ids.shape[1] :].tolist(),
+                tokenizer(answer["text"], add_special_tokens=False)["input_ids"],
+            )
+            first = next(at for at, token in enumerate(ours) if theirs[at : at + 1] != [token])
             gap = float(torch.diff(out.logits[first][0].topk(2).values.flip(0)))
-            assert gap < TIE, f"{answer['prompt_id']}: {text!r} != {answer['text']!r} at token {first} without a tie (gap {gap:.2g})"
-            print(f"tie at token {first} of prompt {answer['prompt_id']}: {text!r} and {answer['text']!r}")  # noqa: T201
+            assert gap < TIE, (
+                f"{answer['prompt_id']}: {text!r} != {answer['text']!r} at token {first} without a"
+                f" tie (gap {gap:.2g})"
+            )
+            tie = f"tie at token {first} of prompt {answer['prompt_id']}: {text!r} and"
+            print(f"{tie} {answer['text']!r}")  # noqa: T201
 
 
 def test_no_log_or_manifest_holds_the_key_and_no_log_a_prompt(run, endpoint):
@@ -142,20 +189,37 @@ def test_no_log_or_manifest_holds_the_key_and_no_log_a_prompt(run, endpoint):
 
 def test_a_request_is_one_line_of_the_logs_and_no_warning_comes_every_second(run, endpoint):
     session = Path(ray._private.worker._global_node.get_session_dir_path())
-    logs = {path: path.read_text(errors="replace").splitlines() for path in (session / "logs").rglob("*") if path.is_file()}
+    logs = {
+        path: path.read_text(errors="replace").splitlines()
+        for path in (session / "logs").rglob("*")
+        if path.is_file()
+    }
     lines = [line for path in logs for line in logs[path]]
-    served = [line for line in lines if "distill_OpenAiIngress" in line and "POST /v1/chat/completions" in line]
+    served = [
+        line
+        for line in lines
+        if "distill_OpenAiIngress" in line and "POST /v1/chat/completions" in line
+    ]
     assert len(served) >= run.manifests["loadtest"].rows_in, "this looks at the wrong files"
     assert [line for line in lines if "distill_LLMServer" in line and " -- CALL " in line] == []
-    ours = f"-{ray.get_runtime_context().get_job_id()}-"  # other tests' drivers join this cluster as one of somebody else's
+    # other tests' drivers join this cluster as one of somebody else's
+    ours = f"-{ray.get_runtime_context().get_job_id()}-"
     assert any(ours in path.name for path in logs)
-    assert [line for path in logs if ours in path.name for line in logs[path] if "Failed to query Ray Train Controller" in line] == []
+    assert [
+        line
+        for path in logs
+        if ours in path.name
+        for line in logs[path]
+        if "Failed to query Ray Train Controller" in line
+    ] == []
 
 
 def test_serving_says_what_it_waits_for(endpoint, told):
     lines = told.getvalue().splitlines()
     assert "starting student" in lines
-    assert any(line.startswith("waiting for LLMServer:student") and line.endswith(" s") for line in lines)
+    assert any(
+        line.startswith("waiting for LLMServer:student") and line.endswith(" s") for line in lines
+    )
 
 
 def test_a_local_run_that_serves_listens_on_loopback_only(endpoint):
@@ -166,21 +230,44 @@ def client(endpoint) -> openai.OpenAI:
     return openai.OpenAI(base_url=endpoint.base_url, api_key=endpoint.api_key)
 
 
-QUESTION = [{"role": "user", "content": "Mia has 47 apples and buys 35 more. How many apples does Mia have?"}]
+QUESTION = [
+    {
+        "role": "user",
+        "content": "Mia has 47 apples and buys 35 more. How many apples does Mia have?",
+    }
+]
 
 
 def test_the_openai_client_gets_an_answer_and_a_stream(endpoint):
-    plain = client(endpoint).chat.completions.create(model="student", messages=QUESTION, max_tokens=24, temperature=0)
+    plain = client(endpoint).chat.completions.create(
+        model="student", messages=QUESTION, max_tokens=24, temperature=0
+    )
     assert plain.usage.completion_tokens > 0
-    chunks = client(endpoint).chat.completions.create(model="student", messages=QUESTION, max_tokens=24, temperature=0, stream=True)
-    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == plain.choices[0].message.content
+    chunks = client(endpoint).chat.completions.create(
+        model="student", messages=QUESTION, max_tokens=24, temperature=0, stream=True
+    )
+    assert (
+        "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+        == plain.choices[0].message.content
+    )
 
 
-ROUTES = ["/v1/models", "/v1/chat/completions", "/v1/completions", "/docs", "/openapi.json", "/-/routes", "/-/healthz", "/x"]
+ROUTES = [
+    "/v1/models",
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/docs",
+    "/openapi.json",
+    "/-/routes",
+    "/-/healthz",
+    "/x",
+]
 
 
 @pytest.mark.parametrize("path", ROUTES)
-@pytest.mark.parametrize("header", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {KEY}"}])
+@pytest.mark.parametrize(
+    "header", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {KEY}"}]
+)
 def test_a_missing_or_wrong_key_gets_401_on_every_route(endpoint, path, header):
     root = endpoint.base_url.removesuffix("/v1")
     assert httpx.get(root + path, headers=header).status_code == 401
@@ -189,13 +276,39 @@ def test_a_missing_or_wrong_key_gets_401_on_every_route(endpoint, path, header):
 
 def test_vllms_own_benchmark_works_against_the_endpoint(endpoint, run, tmp_path):
     arguments = [
-        "--backend", "openai-chat", "--base-url", endpoint.base_url.removesuffix("/v1"), "--endpoint", "/v1/chat/completions",
-        "--model", "student", "--tokenizer", str(run.folders["train"] / "student"), "--dataset-name", "random", "--random-input-len", "16",
-        "--random-output-len", "8", "--num-prompts", "8", "--save-result", "--result-dir", str(tmp_path), "--result-filename", "bench.json",
+        "--backend",
+        "openai-chat",
+        "--base-url",
+        endpoint.base_url.removesuffix("/v1"),
+        "--endpoint",
+        "/v1/chat/completions",
+        "--model",
+        "student",
+        "--tokenizer",
+        str(run.folders["train"] / "student"),
+        "--dataset-name",
+        "random",
+        "--random-input-len",
+        "16",
+        "--random-output-len",
+        "8",
+        "--num-prompts",
+        "8",
+        "--save-result",
+        "--result-dir",
+        str(tmp_path),
+        "--result-filename",
+        "bench.json",
     ]
     code = (
         "import argparse, asyncio, sys; from vllm.benchmarks.serve import add_cli_args, main_async;"
-        "parser = argparse.ArgumentParser(); add_cli_args(parser); asyncio.run(main_async(parser.parse_args(sys.argv[1:])))"
+        "parser = argparse.ArgumentParser(); add_cli_args(parser);"
+        " asyncio.run(main_async(parser.parse_args(sys.argv[1:])))"
     )
-    subprocess.run([sys.executable, "-c", code, *arguments], check=True, env=os.environ | {"OPENAI_API_KEY": KEY}, timeout=300)
+    subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        check=True,
+        env=os.environ | {"OPENAI_API_KEY": KEY},
+        timeout=300,
+    )
     assert json.loads((tmp_path / "bench.json").read_text())["completed"] == 8

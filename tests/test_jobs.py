@@ -1,4 +1,5 @@
-"""Every YAML in jobs/ and clusters/ parses and plans; every job's teacher answers, with a stand-in for its engine."""
+"""Every YAML in jobs/ and clusters/ parses and plans; every job's teacher answers, with a stand-in
+for its engine."""
 
 import json
 import threading
@@ -31,11 +32,20 @@ def name_of(path):
 
 
 def small(path, folder, **teacher):
-    """The job at `path` with a handful of prompts, short answers, and other values in its teacher."""
+    """The job at `path` with a handful of prompts, short answers, and other values in its
+    teacher."""
     prompts = folder / "prompts.jsonl"
-    prompts.write_text("".join(json.dumps({"prompt": f"What is {n} plus 1?", "reference": str(n + 1)}) + "\n" for n in range(12)))
+    prompts.write_text(
+        "".join(
+            json.dumps({"prompt": f"What is {n} plus 1?", "reference": str(n + 1)}) + "\n"
+            for n in range(12)
+        )
+    )
     values = {f"generate.teachers.0.{name}": value for name, value in teacher.items()} | {
-        "prompts.train": str(prompts), "prompts.validation": None, "prompts.limit": None, "generate.sampling.max_tokens": 8,
+        "prompts.train": str(prompts),
+        "prompts.validation": None,
+        "prompts.limit": None,
+        "generate.sampling.max_tokens": 8,
     }
     return load_job(path, [f"{name}={json.dumps(value)}" for name, value in values.items()])
 
@@ -53,42 +63,72 @@ def test_the_customer_support_job_is_the_one_that_was_asked_for():
     job = load_job(ROOT / "jobs" / "deepseek-v3-to-phi-4-mini.yaml")
     teacher = job.generate.teachers[0]
     assert (teacher.model, teacher.tensor_parallel) == ("deepseek-ai/DeepSeek-V3", 8)
-    assert (job.task, job.prompts.limit, job.generate.sampling.temperature) == ("conversation", 50_000, 0.7)
+    assert (job.task, job.prompts.limit, job.generate.sampling.temperature) == (
+        "conversation",
+        50_000,
+        0.7,
+    )
     assert (job.train.student, job.train.learning_rate, job.train.batch_size, job.train.epochs) == (
-        "microsoft/Phi-4-mini-instruct", 2e-5, 2, 3)
+        "microsoft/Phi-4-mini-instruct",
+        2e-5,
+        2,
+        3,
+    )
 
 
 def test_the_jobs_cover_the_students_of_the_mission_with_known_shapes_and_lengths_that_they_hold():
-    trained = {job.train.student: job.train for job in map(load_job, JOBS) if job.name != "quickstart"}
-    assert set(trained) == {
-        "microsoft/Phi-4-mini-instruct", "microsoft/Phi-3-mini-4k-instruct", "microsoft/Phi-3-mini-128k-instruct",
-        "microsoft/Phi-3.5-mini-instruct", "meta-llama/Llama-3.1-8B-Instruct",
+    trained = {
+        job.train.student: job.train for job in map(load_job, JOBS) if job.name != "quickstart"
     }
-    assert all(train.block_tokens <= facts(student).max_context for student, train in trained.items())
+    assert set(trained) == {
+        "microsoft/Phi-4-mini-instruct",
+        "microsoft/Phi-3-mini-4k-instruct",
+        "microsoft/Phi-3-mini-128k-instruct",
+        "microsoft/Phi-3.5-mini-instruct",
+        "meta-llama/Llama-3.1-8B-Instruct",
+    }
+    assert all(
+        train.block_tokens <= facts(student).max_context for student, train in trained.items()
+    )
 
 
 def test_long_rope_students_are_trained_with_the_factors_that_vllm_evaluates_them_with():
     for job in map(load_job, JOBS):
         shape = facts(job.train.student)
-        if shape.short_context:  # evaluate's engine takes the model's whole context, so it rotates by the long factors
+        if (
+            shape.short_context
+        ):  # evaluate's engine takes the model's whole context, so it rotates by the long factors
             assert job.train.block_tokens > shape.short_context, job.name
             assert (job.serve.max_model_len or shape.max_context) > shape.short_context, job.name
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "tiny"), [
-    ("deepseek-v3-to-phi-4-mini", "tiny_deepseek"),
-    ("llama-3.1-405b-to-llama-3.1-8b", "tiny_llama"),
-    pytest.param("deepseek-v3-h100-to-phi-4-mini", "tiny_deepseek", marks=pytest.mark.proof),
-    pytest.param("deepseek-v3-to-phi-3-mini-4k", "tiny_deepseek", marks=pytest.mark.proof),
-    pytest.param("deepseek-v3-to-phi-3-mini-128k", "tiny_deepseek", marks=pytest.mark.proof),
-    pytest.param("llama-3.1-405b-bf16-to-llama-3.1-8b", "tiny_llama", marks=pytest.mark.proof),
-    pytest.param("llama-3.1-405b-to-llama-3.1-8b-lora", "tiny_llama", marks=pytest.mark.proof),
-])
-def test_the_teacher_answers_as_a_tiny_model_of_its_architecture(name, tiny, request, tmp_path, ray_cluster):
-    one = dict.fromkeys(SPLITS, 1) | {"accelerator_type": None, "max_model_len": 512, "kv_cache_gib": 0.25}
-    job = small(ROOT / "jobs" / f"{name}.yaml", tmp_path, model=str(request.getfixturevalue(tiny)), **one)
-    run = pipeline.run(job.model_copy(update={"device": "cpu"}), tmp_path / "runs", until="generate")
+@pytest.mark.parametrize(
+    ("name", "tiny"),
+    [
+        ("deepseek-v3-to-phi-4-mini", "tiny_deepseek"),
+        ("llama-3.1-405b-to-llama-3.1-8b", "tiny_llama"),
+        pytest.param("deepseek-v3-h100-to-phi-4-mini", "tiny_deepseek", marks=pytest.mark.proof),
+        pytest.param("deepseek-v3-to-phi-3-mini-4k", "tiny_deepseek", marks=pytest.mark.proof),
+        pytest.param("deepseek-v3-to-phi-3-mini-128k", "tiny_deepseek", marks=pytest.mark.proof),
+        pytest.param("llama-3.1-405b-bf16-to-llama-3.1-8b", "tiny_llama", marks=pytest.mark.proof),
+        pytest.param("llama-3.1-405b-to-llama-3.1-8b-lora", "tiny_llama", marks=pytest.mark.proof),
+    ],
+)
+def test_the_teacher_answers_as_a_tiny_model_of_its_architecture(
+    name, tiny, request, tmp_path, ray_cluster
+):
+    one = dict.fromkeys(SPLITS, 1) | {
+        "accelerator_type": None,
+        "max_model_len": 512,
+        "kv_cache_gib": 0.25,
+    }
+    job = small(
+        ROOT / "jobs" / f"{name}.yaml", tmp_path, model=str(request.getfixturevalue(tiny)), **one
+    )
+    run = pipeline.run(
+        job.model_copy(update={"device": "cpu"}), tmp_path / "runs", until="generate"
+    )
     manifest = run.manifests["generate"]
     assert manifest.rows_out == 12
     assert manifest.info["top_k"] == job.generate.capture.top_k
@@ -105,13 +145,22 @@ class Answers(BaseHTTPRequestHandler):
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.path.endswith("/messages"):
             reply = {
-                "id": "1", "type": "message", "role": "assistant", "model": asked["model"], "stop_reason": "end_turn",
-                "stop_sequence": None, "content": [{"type": "text", "text": "It is 4."}], "usage": {"input_tokens": 9, "output_tokens": 5},
+                "id": "1",
+                "type": "message",
+                "role": "assistant",
+                "model": asked["model"],
+                "stop_reason": "end_turn",
+                "stop_sequence": None,
+                "content": [{"type": "text", "text": "It is 4."}],
+                "usage": {"input_tokens": 9, "output_tokens": 5},
             }
         else:
             message = {"role": "assistant", "content": "It is 4.", "refusal": None}
             reply = {
-                "id": "1", "object": "chat.completion", "created": 0, "model": asked["model"],
+                "id": "1",
+                "object": "chat.completion",
+                "created": 0,
+                "model": asked["model"],
                 "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
                 "usage": {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14},
             }
@@ -136,19 +185,29 @@ def api(monkeypatch):
     server.shutdown()
 
 
-@pytest.mark.parametrize(("name", "suffix"), [("gpt-4-to-phi-3.5-mini", "/v1"), ("claude-to-phi-3.5-mini", "")])
+@pytest.mark.parametrize(
+    ("name", "suffix"), [("gpt-4-to-phi-3.5-mini", "/v1"), ("claude-to-phi-3.5-mini", "")]
+)
 def test_the_teacher_answers_through_a_local_server_of_its_protocol(name, suffix, api, tmp_path):
     job = small(ROOT / "jobs" / f"{name}.yaml", tmp_path, base_url=api + suffix)
     prompts = pipeline.run(job, tmp_path / "runs", until="prompts").folders["prompts"]
     (tmp_path / "out" / "data").mkdir(parents=True)
-    counts = generate.run(job.generate, {"prompts": prompts}, tmp_path / "out", Context("job", job.task, 0), stream=fake.stream)
+    counts = generate.run(
+        job.generate,
+        {"prompts": prompts},
+        tmp_path / "out",
+        Context("job", job.task, 0),
+        stream=fake.stream,
+    )
     assert counts.info["status"] == {"ok": 12}
     assert counts.info["tokens_out"] == 12 * 5
 
 
 def test_every_job_has_its_teacher_tried():
     here = Path(__file__).read_text()
-    assert [path.stem for path in JOBS if f'"{path.stem}"' not in here and path.stem != "quickstart"] == []
+    assert [
+        path.stem for path in JOBS if f'"{path.stem}"' not in here and path.stem != "quickstart"
+    ] == []
 
 
 @pytest.mark.parametrize("path", [path for path in CLUSTERS if path not in KUBERAY], ids=name_of)
@@ -158,19 +217,32 @@ def test_cluster_parses(path):
 
 def test_the_local_cluster_is_on_loopback_and_shares_the_disk():
     cluster = load_cluster(ROOT / "clusters" / "local.yaml")
-    assert (cluster.address, cluster.working_dir, cluster.ray_address) == ("http://127.0.0.1:8265", None, "127.0.0.1:6379")
+    assert (cluster.address, cluster.working_dir, cluster.ray_address) == (
+        "http://127.0.0.1:8265",
+        None,
+        "127.0.0.1:6379",
+    )
     assert cluster.python == str(ROOT / ".venv" / "bin" / "python")
 
 
 @pytest.mark.parametrize("path", KUBERAY, ids=name_of)
 def test_kuberay_manifest_runs_distill_on_nodes_of_eight_gpus(path):
-    job = next(document for document in yaml.safe_load_all(path.read_text()) if document["kind"] == "RayJob")
+    job = next(
+        document
+        for document in yaml.safe_load_all(path.read_text())
+        if document["kind"] == "RayJob"
+    )
     words = job["spec"]["entrypoint"].split()
     assert words[:2] == ["distill", "run"]
-    named = [ROOT / word.removeprefix("/opt/distill-engine/") for word in words if word.endswith(".yaml")]
+    named = [
+        ROOT / word.removeprefix("/opt/distill-engine/") for word in words if word.endswith(".yaml")
+    ]
     assert all(file.exists() for file in named)
     workers = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
-    gpus = [group["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] for group in workers]
+    gpus = [
+        group["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"]
+        for group in workers
+    ]
     assert gpus == [8]
     nodes = sum(group["replicas"] for group in workers)
     sets = [words[i + 1] for i, word in enumerate(words) if word == "--set"]

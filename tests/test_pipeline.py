@@ -25,7 +25,11 @@ def run(job, tmp_path, **options):
 
 def test_a_finished_stage_is_reused_and_changes_no_byte(fake_job, tmp_path):
     first = run(fake_job(), tmp_path, until="prompts")
-    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in first.folders["prompts"].rglob("*") if path.is_file()}
+    before = {
+        path: (path.stat().st_mtime_ns, path.read_bytes())
+        for path in first.folders["prompts"].rglob("*")
+        if path.is_file()
+    }
     second = run(fake_job(), tmp_path, until="prompts")
     assert second.reused == ("prompts",)
     assert before == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in before}
@@ -45,7 +49,9 @@ def test_a_stage_without_its_inputs_names_them(fake_job, tmp_path):
 
 
 def test_an_unknown_stage_names_the_choices():
-    with pytest.raises(SpecError, match="--until generates: no such stage; choose one of prompts, generate"):
+    with pytest.raises(
+        SpecError, match="--until generates: no such stage; choose one of prompts, generate"
+    ):
         pipeline.choose(None, None, "generates")
     with pytest.raises(SpecError, match="comes after"):
         pipeline.choose(None, "train", "prompts")
@@ -63,25 +69,57 @@ def test_a_damaged_file_of_a_finished_stage_is_named(fake_job, tmp_path):
 def test_moving_the_sources_reuses_and_changing_them_does_not(fake_job, tmp_path):
     first = run(fake_job(), tmp_path, until="prompts").folders["prompts"]
     moved = (tmp_path / "train.jsonl").rename(tmp_path / "moved.jsonl")
-    job = fake_job().model_copy(update={"prompts": fake_job().prompts.model_copy(update={"train": str(moved)})})
+    job = fake_job().model_copy(
+        update={"prompts": fake_job().prompts.model_copy(update={"train": str(moved)})}
+    )
     assert run(job, tmp_path, until="prompts").folders["prompts"] == first
-    moved.write_text(moved.read_text() + json.dumps({"prompt": "one more", "reference": "1"}) + "\n")
+    moved.write_text(
+        moved.read_text() + json.dumps({"prompt": "one more", "reference": "1"}) + "\n"
+    )
     assert run(job, tmp_path, until="prompts").folders["prompts"] != first
 
 
 PLACEMENTS = {
-    "generate": {"shard_rows": 7, "part_rows": 9, "part_seconds": 3.0, "request_timeout_s": 9.0, "max_attempts": 5,
-                 "max_failed_fraction": 0.5, "rows_in_flight": 20},
-    "train": {"batch_size": 9, "accumulation": 2, "workers": 3, "zero_stage": 3, "offload": "cpu", "gradient_checkpointing": True,
-              "checkpoint_steps": 7, "keep_checkpoints": 9, "max_failures": 9},
+    "generate": {
+        "shard_rows": 7,
+        "part_rows": 9,
+        "part_seconds": 3.0,
+        "request_timeout_s": 9.0,
+        "max_attempts": 5,
+        "max_failed_fraction": 0.5,
+        "rows_in_flight": 20,
+    },
+    "train": {
+        "batch_size": 9,
+        "accumulation": 2,
+        "workers": 3,
+        "zero_stage": 3,
+        "offload": "cpu",
+        "gradient_checkpointing": True,
+        "checkpoint_steps": 7,
+        "keep_checkpoints": 9,
+        "max_failures": 9,
+    },
     "evaluate": {"replicas": 3, "tensor_parallel": 4, "max_num_seqs": 3, "kv_cache_gib": 9.0},
-    "serve": {"port": 9999, "replicas": 4, "max_num_seqs": 7, "kv_cache_gib": 2.0, "tensor_parallel": 2, "max_model_len": 99},
+    "serve": {
+        "port": 9999,
+        "replicas": 4,
+        "max_num_seqs": 7,
+        "kv_cache_gib": 2.0,
+        "tensor_parallel": 2,
+        "max_model_len": 99,
+    },
     "prompts": {"shard_rows": 3},
 }
 
 
-@pytest.mark.parametrize(("block", "field", "value"), [(b, f, v) for b, fields in PLACEMENTS.items() for f, v in fields.items()])
-def test_placement_never_changes_a_folder_but_that_of_a_load_test(fake_job, tmp_path, block, field, value):
+@pytest.mark.parametrize(
+    ("block", "field", "value"),
+    [(b, f, v) for b, fields in PLACEMENTS.items() for f, v in fields.items()],
+)
+def test_placement_never_changes_a_folder_but_that_of_a_load_test(
+    fake_job, tmp_path, block, field, value
+):
     """A load test is of what was served: there placement is the result."""
     job = fake_job()
     changed = job.model_copy(update={block: getattr(job, block).model_copy(update={field: value})})
@@ -89,16 +127,25 @@ def test_placement_never_changes_a_folder_but_that_of_a_load_test(fake_job, tmp_
     (tmp_path / MANIFEST).write_text("{}")
     for stage in STAGES:
         measured = stage.name == "loadtest" and block == "serve" and field != "port"
-        assert (identity_of(stage, job, folders, tmp_path) != identity_of(stage, changed, folders, tmp_path)) == measured
+        assert (
+            identity_of(stage, job, folders, tmp_path)
+            != identity_of(stage, changed, folders, tmp_path)
+        ) == measured
 
 
-def test_a_load_test_is_of_a_device_and_of_the_teachers_layout_where_the_teacher_is_served(fake_job, tmp_path):
+def test_a_load_test_is_of_a_device_and_of_the_teachers_layout_where_the_teacher_is_served(
+    fake_job, tmp_path
+):
     (tmp_path / MANIFEST).write_text("{}")
     folders = dict.fromkeys(pipeline.NAMES, tmp_path)
 
     def identities(device="cpu", **layout):
         teacher = {"name": "t", "model": "org/teacher"} | layout
-        job = fake_job(loadtest={"models": ["student", "teacher"], "rates": [1.0]}, generate={"teachers": [teacher]}, device=device)
+        job = fake_job(
+            loadtest={"models": ["student", "teacher"], "rates": [1.0]},
+            generate={"teachers": [teacher]},
+            device=device,
+        )
         return {stage.name: identity_of(stage, job, folders, tmp_path) for stage in STAGES}
 
     plain = identities()
@@ -113,7 +160,9 @@ def test_a_teachers_replicas_are_placement_and_its_dtype_is_not(fake_job, tmp_pa
     generate = next(stage for stage in STAGES if stage.name == "generate")
 
     def identity(**change):
-        job = fake_job(generate={"teachers": [{"name": "t", "kind": "fake", "model": "fake"} | change]})
+        job = fake_job(
+            generate={"teachers": [{"name": "t", "kind": "fake", "model": "fake"} | change]}
+        )
         return identity_of(generate, job, folders, tmp_path)
 
     assert identity() == identity(replicas=4, tensor_parallel=2, max_num_seqs=3, kv_cache_gib=2.0)
@@ -124,7 +173,13 @@ def test_a_teachers_replicas_are_placement_and_its_dtype_is_not(fake_job, tmp_pa
 def test_a_file_that_changes_its_split_changes_the_folder(fake_job, tmp_path):
     job = fake_job()
     train, validation = job.prompts.train, job.prompts.validation
-    one = job.model_copy(update={"prompts": job.prompts.model_copy(update={"train": [train, validation], "validation": None})})
+    one = job.model_copy(
+        update={
+            "prompts": job.prompts.model_copy(
+                update={"train": [train, validation], "validation": None}
+            )
+        }
+    )
     prompts = STAGES[0]
     assert identity_of(prompts, job, {}, tmp_path) != identity_of(prompts, one, {}, tmp_path)
 
@@ -147,14 +202,29 @@ def test_two_drivers_in_one_run_folder_exclude_each_other(fake_job, tmp_path):
 
 def generate_command(tmp_path, job) -> list[str]:
     (tmp_path / "job.yaml").write_text(dump_job(job))
-    return [sys.executable, "-m", "engine.cli", "run", str(tmp_path / "job.yaml"), "--runs", str(tmp_path / "runs"), "--until", "generate"]
+    return [
+        sys.executable,
+        "-m",
+        "engine.cli",
+        "run",
+        str(tmp_path / "job.yaml"),
+        "--runs",
+        str(tmp_path / "runs"),
+        "--until",
+        "generate",
+    ]
 
 
 @pytest.mark.slow
 def test_a_killed_driver_resumes_and_nothing_committed_is_answered_again(fake_job, tmp_path):
     calls = tmp_path / "calls"
-    teacher = {"name": "t", "kind": "fake", "model": "fake", "fake": {"latency_s": 0.05, "calls": str(calls)},
-               "concurrency": 4}
+    teacher = {
+        "name": "t",
+        "kind": "fake",
+        "model": "fake",
+        "fake": {"latency_s": 0.05, "calls": str(calls)},
+        "concurrency": 4,
+    }
     job = fake_job(400, generate={"teachers": [teacher], "part_rows": 10, "shard_rows": 40})
     command = generate_command(tmp_path, job)
     driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -184,14 +254,21 @@ def test_a_killed_driver_resumes_and_nothing_committed_is_answered_again(fake_jo
 
     total = calls.read_text().count(" start")
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    assert calls.read_text().count(" start") == total, "a second run of a finished job calls no teacher"
+    assert calls.read_text().count(" start") == total, (
+        "a second run of a finished job calls no teacher"
+    )
 
 
 @pytest.mark.slow
-def test_retry_failed_asks_only_for_failed_rows_and_the_new_manifest_counts(fake_job, tmp_path, ray_cluster):
+def test_retry_failed_asks_only_for_failed_rows_and_the_new_manifest_counts(
+    fake_job, tmp_path, ray_cluster
+):
     calls = tmp_path / "calls"
     knobs = {"latency_s": 0.3, "error_fraction": 0.2, "calls": str(calls)}
-    generate = {"teachers": [{"name": "t", "kind": "fake", "model": "fake", "fake": knobs}], "max_failed_fraction": 1.0}
+    generate = {
+        "teachers": [{"name": "t", "kind": "fake", "model": "fake", "fake": knobs}],
+        "max_failed_fraction": 1.0,
+    }
 
     def asked(**options):
         before = calls.read_text().count(" start") if calls.exists() else 0
@@ -218,7 +295,10 @@ def test_retry_failed_asks_only_for_failed_rows_and_the_new_manifest_counts(fake
     assert third.folders["curate"] == second.folders["curate"]
     assert verify(tmp_path / "runs/fake").problems == []
 
-    assert run(fake_job(generate=generate), tmp_path, until="generate").reused == ("prompts", "generate")
+    assert run(fake_job(generate=generate), tmp_path, until="generate").reused == (
+        "prompts",
+        "generate",
+    )
 
 
 def test_retry_failed_reuses_what_has_no_failed_row(fake_job, answer_here, tmp_path):
@@ -231,7 +311,10 @@ def test_a_finished_stage_copied_from_another_job_is_refused(fake_job, tmp_path)
     folder = run(fake_job(), tmp_path, until="prompts").folders["prompts"]
     other = run(fake_job(20, name="other"), tmp_path, until="prompts").folders["prompts"]
     (folder / MANIFEST).write_bytes((other / MANIFEST).read_bytes())
-    with pytest.raises(StageError, match=r"is of another identity .* copied from another job .* move the folder away"):
+    with pytest.raises(
+        StageError,
+        match=r"is of another identity .* copied from another job .* move the folder away",
+    ):
         run(fake_job(), tmp_path, until="prompts")
 
 
@@ -241,7 +324,10 @@ def test_ctrl_c_exits_1_and_says_how_to_go_on(fake_job, tmp_path):
     command = generate_command(tmp_path, fake_job(generate={"teachers": [teacher]}))
     driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    while not list((tmp_path / "runs/fake").glob("2-generate-*/attempts/*")) and time.monotonic() < deadline:
+    while (
+        not list((tmp_path / "runs/fake").glob("2-generate-*/attempts/*"))
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.2)
     driver.send_signal(signal.SIGINT)
     _, said = driver.communicate(timeout=60)
@@ -250,8 +336,16 @@ def test_ctrl_c_exits_1_and_says_how_to_go_on(fake_job, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_teacher_that_cannot_start_ends_the_job_with_its_own_words(fake_job, tmp_path, ray_cluster):
-    job = fake_job(generate={"teachers": [{"name": "t", "kind": "fake", "model": "fake", "fake": {"cannot_start": True}}]})
+def test_a_teacher_that_cannot_start_ends_the_job_with_its_own_words(
+    fake_job, tmp_path, ray_cluster
+):
+    job = fake_job(
+        generate={
+            "teachers": [
+                {"name": "t", "kind": "fake", "model": "fake", "fake": {"cannot_start": True}}
+            ]
+        }
+    )
     with pytest.raises(StageError, match="the fake teacher was told not to start"):
         run(job, tmp_path, until="generate")
 

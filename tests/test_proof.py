@@ -1,4 +1,5 @@
-"""What needs many real engines: kills of the real quickstart, and its continuation under another placement (`make proof`)."""
+"""What needs many real engines: kills of the real quickstart, and its continuation under another
+placement (`make proof`)."""
 
 import json
 import os
@@ -57,11 +58,17 @@ def test_a_killed_generate_resumes_with_other_replicas_and_repeats_nothing(runs)
     kept = {name: (folder / "data" / name).read_bytes() for name in os.listdir(folder / "data")}
     assert 0 < len(committed) < 5500
 
-    subprocess.run(command(runs, "--until", "generate", "--set", "generate.teachers.0.replicas=2"), check=True)
+    subprocess.run(
+        command(runs, "--until", "generate", "--set", "generate.teachers.0.replicas=2"), check=True
+    )
     manifest = load_manifest(folder)
     assert manifest is not None
     assert manifest.info["answered_this_run"] == 5500 - len(committed)
-    ids = [i for table in read_tables(stage_files(folder, "data/")) for i in table["prompt_id"].to_pylist()]
+    ids = [
+        i
+        for table in read_tables(stage_files(folder, "data/"))
+        for i in table["prompt_id"].to_pylist()
+    ]
     assert len(ids) == len(set(ids)) == 5500
     assert all((folder / "data" / name).read_bytes() == content for name, content in kept.items())
 
@@ -77,7 +84,19 @@ def test_a_killed_training_resumes_with_one_worker_and_another_zero_stage(runs):
     folder = only("4-train-*", runs)
     assert folder is not None
     assert not (folder / MANIFEST).exists()
-    subprocess.run(command(runs, "--until", "train", *often, "--set", "train.workers=1", "--set", "train.zero_stage=3"), check=True)
+    subprocess.run(
+        command(
+            runs,
+            "--until",
+            "train",
+            *often,
+            "--set",
+            "train.workers=1",
+            "--set",
+            "train.zero_stage=3",
+        ),
+        check=True,
+    )
     manifest = load_manifest(folder)
     assert manifest is not None
     assert manifest.info["global_batch"] == 16

@@ -21,14 +21,25 @@ PATTERNS = {
         re.escape(text)
         .replace(r"\{", "{")
         .replace(r"\}", "}")
-        .format_map({"name": "[A-Z][a-z]+", "other": "[A-Z][a-z]+", "things": "[a-z]+", "a": r"\d+", "b": r"\d+"})
+        .format_map(
+            {
+                "name": "[A-Z][a-z]+",
+                "other": "[A-Z][a-z]+",
+                "things": "[a-z]+",
+                "a": r"\d+",
+                "b": r"\d+",
+            }
+        )
     )
     for template, (_, text) in make_data.TEMPLATES.items()
 }
 
 
 def load_rows(split: str) -> list[Row]:
-    return [json.loads(line) for line in (QUICKSTART / "data" / f"{split}.jsonl").read_text("utf-8").splitlines()]
+    return [
+        json.loads(line)
+        for line in (QUICKSTART / "data" / f"{split}.jsonl").read_text("utf-8").splitlines()
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +81,9 @@ def test_splits_are_large_enough_and_files_small(train: list[Row], validation: l
     assert sum(file.stat().st_size for file in (QUICKSTART / "data").iterdir()) < 1_500_000
 
 
-def test_rows_have_exactly_the_fields_and_are_distinct(train: list[Row], validation: list[Row]) -> None:
+def test_rows_have_exactly_the_fields_and_are_distinct(
+    train: list[Row], validation: list[Row]
+) -> None:
     rows = train + validation
     assert all(row.keys() == {"id", "prompt", "reference"} for row in rows)
     assert len({row["id"] for row in rows}) == len(rows)
@@ -87,7 +100,9 @@ def test_every_template_and_both_operations_are_used(split: str) -> None:
 
 
 def test_no_pair_of_operands_is_in_both_splits(train: list[Row], validation: list[Row]) -> None:
-    assert not {find_operands(row["prompt"]) for row in train} & {find_operands(row["prompt"]) for row in validation}
+    assert not {find_operands(row["prompt"]) for row in train} & {
+        find_operands(row["prompt"]) for row in validation
+    }
 
 
 def test_gold_answers_are_right_and_never_negative(train: list[Row], validation: list[Row]) -> None:
@@ -100,7 +115,9 @@ def test_gold_answers_are_right_and_never_negative(train: list[Row], validation:
 def test_lessons_avoid_every_validation_pair(validation: list[Row]) -> None:
     lessons = make_data.lesson_problems(9000)
     assert len({lesson.prompt for lesson in lessons}) == 9000
-    assert not {find_operands(lesson.prompt) for lesson in lessons} & {find_operands(row["prompt"]) for row in validation}
+    assert not {find_operands(lesson.prompt) for lesson in lessons} & {
+        find_operands(row["prompt"]) for row in validation
+    }
 
 
 @pytest.mark.parametrize(
@@ -127,13 +144,24 @@ def test_worked_answers_compute_right_and_end_in_the_gold_answer() -> None:
         assert 10 * int(tens[1]) + int(units[1]) % 10 == problem.answer
 
 
-@pytest.mark.parametrize("text", ["Mia has 47 apples.", "  two\n\n\n spaces\t", "héllo 🎉 数", "#### 1234\r\n", "\x00\x7f"])
+@pytest.mark.parametrize(
+    "text",
+    ["Mia has 47 apples.", "  two\n\n\n spaces\t", "héllo 🎉 数", "#### 1234\r\n", "\x00\x7f"],
+)
 def test_tokenizer_round_trips_any_text(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 def test_tokenizer_gives_each_digit_its_own_token(tokenizer: PreTrainedTokenizerFast) -> None:
-    assert [tokenizer.decode([token]) for token in tokenizer.encode("82: 190")] == ["8", "2", ":", " ", "1", "9", "0"]
+    assert [tokenizer.decode([token]) for token in tokenizer.encode("82: 190")] == [
+        "8",
+        "2",
+        ":",
+        " ",
+        "1",
+        "9",
+        "0",
+    ]
 
 
 def test_tokenizer_knows_its_special_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -143,16 +171,30 @@ def test_tokenizer_knows_its_special_tokens(tokenizer: PreTrainedTokenizerFast) 
 
 
 @pytest.mark.parametrize("answer", ["47+35: 7+5=12", "\n\n  leading space", "", "plain"])
-def test_generation_prompt_is_an_exact_token_prefix(tokenizer: PreTrainedTokenizerFast, answer: str) -> None:
-    messages = [{"role": "user", "content": "Mia has 47?"}, {"role": "assistant", "content": answer}]
+def test_generation_prompt_is_an_exact_token_prefix(
+    tokenizer: PreTrainedTokenizerFast, answer: str
+) -> None:
+    messages = [
+        {"role": "user", "content": "Mia has 47?"},
+        {"role": "assistant", "content": answer},
+    ]
     prompt = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True)["input_ids"]
     whole = tokenizer.apply_chat_template(messages)["input_ids"]
     assert whole[: len(prompt)] == prompt
     assert tokenizer.decode(whole[len(prompt) :]) == f"{answer}<|im_end|>\n"
 
 
-def test_assistant_mask_covers_the_answer_and_its_closing_token(tokenizer: PreTrainedTokenizerFast) -> None:
-    messages = [{"role": "user", "content": "Mia has 47?"}, {"role": "assistant", "content": "#### 82"}]
-    whole = tokenizer.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
-    masked = [token for token, on in zip(whole["input_ids"], whole["assistant_masks"], strict=True) if on]
+def test_assistant_mask_covers_the_answer_and_its_closing_token(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    messages = [
+        {"role": "user", "content": "Mia has 47?"},
+        {"role": "assistant", "content": "#### 82"},
+    ]
+    whole = tokenizer.apply_chat_template(
+        messages, return_dict=True, return_assistant_tokens_mask=True
+    )
+    masked = [
+        token for token, on in zip(whole["input_ids"], whole["assistant_masks"], strict=True) if on
+    ]
     assert tokenizer.decode(masked) == "#### 82<|im_end|>"

@@ -28,7 +28,10 @@ def test_the_job_it_shows_is_valid(tmp_path):
     text, training = blocks("yaml")
     (tmp_path / "job.yaml").write_text(text)
     job = load_job(tmp_path / "job.yaml")
-    assert [(teacher.kind, teacher.devices) for teacher in job.generate.teachers] == [("vllm", 16), ("openai", 1)]
+    assert [(teacher.kind, teacher.devices) for teacher in job.generate.teachers] == [
+        ("vllm", 16),
+        ("openai", 1),
+    ]
     (tmp_path / "train.yaml").write_text(training)
     spec = TrainSpec(**read_document(tmp_path / "train.yaml").data["train"])
     assert (spec.loss, spec.worker_range, spec.learning_rate) == ("reverse_kl", (2, 8), 1e-4)
@@ -45,10 +48,17 @@ def test_the_kind_of_teacher_it_shows_answers(fake_job, tmp_path, monkeypatch):
     echo = job.generate.teachers[0].model_copy(update={"kind": "echo"})
     (tmp_path / "generate/data").mkdir(parents=True)
     counts = generate.run(
-        job.generate.model_copy(update={"teachers": [echo]}), {"prompts": prompts}, tmp_path / "generate", Context("job", "math", 0),
+        job.generate.model_copy(update={"teachers": [echo]}),
+        {"prompts": prompts},
+        tmp_path / "generate",
+        Context("job", "math", 0),
         stream=fake.stream,
     )
-    rows = [row for table in read_tables([tmp_path / "generate" / name for name in counts.files]) for row in to_rows(table, Completion)]
+    rows = [
+        row
+        for table in read_tables([tmp_path / "generate" / name for name in counts.files])
+        for row in to_rows(table, Completion)
+    ]
     assert counts.info["status"] == {"ok": 12}
     assert {row.text for row in rows} >= {"What is 0 plus 1? #### 1", "What is 3 plus 4? #### 7"}
     assert all(row.completion_tokens == 7 == row.prompt_tokens for row in rows)
@@ -64,4 +74,8 @@ def test_its_tree_names_files_that_exist():
     tree = README.partition("## The tree")[2].partition("## ")[0]
     names = re.findall(r"[\w/]+\.py", tree)
     assert len(names) > 20
-    assert [name for name in names if not any((ROOT / folder / name).exists() for folder in ("", "engine", "engine/backends"))] == []
+    assert [
+        name
+        for name in names
+        if not any((ROOT / folder / name).exists() for folder in ("", "engine", "engine/backends"))
+    ] == []

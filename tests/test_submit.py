@@ -1,4 +1,5 @@
-"""`distill submit` on a cluster of its own: a job is followed to its end, and its keys are seen by nobody on the way."""
+"""`distill submit` on a cluster of its own: a job is followed to its end, and its keys are seen by
+nobody on the way."""
 
 import contextlib
 import json
@@ -37,14 +38,29 @@ class Head:
     environment: dict[str, str]
 
     def places(self) -> dict[str, bytes]:
-        """All that a curious user can read: what the dashboard tells, and each file under Ray's folder."""
+        """All that a curious user can read: what the dashboard tells, and each file under Ray's
+        folder."""
         told = {}
-        for route in ("/api/jobs/", "/api/v0/jobs", "/api/v0/actors?detail=1", "/api/v0/workers?detail=1", "/api/v0/tasks?detail=1",
-                      "/api/v0/runtime_envs?detail=1", "/nodes?view=summary", "/logical/actors"):
-            reply = requests.get(self.dashboard + route, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=60)
+        for route in (
+            "/api/jobs/",
+            "/api/v0/jobs",
+            "/api/v0/actors?detail=1",
+            "/api/v0/workers?detail=1",
+            "/api/v0/tasks?detail=1",
+            "/api/v0/runtime_envs?detail=1",
+            "/nodes?view=summary",
+            "/logical/actors",
+        ):
+            reply = requests.get(
+                self.dashboard + route, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=60
+            )
             told[route] = reply.content
         assert b"submission_id" in told["/api/jobs/"]
-        files = {str(file): file.read_bytes() for file in self.folder.rglob("*") if file.is_file() and not file.is_symlink()}
+        files = {
+            str(file): file.read_bytes()
+            for file in self.folder.rglob("*")
+            if file.is_file() and not file.is_symlink()
+        }
         assert any("runtime_env" in name for name in files)
         assert any("job-driver" in name for name in files)
         return told | files
@@ -52,10 +68,17 @@ class Head:
     def entries(self) -> list[str]:
         """What is in the cluster's store of any job's keys."""
         code = (
-            "import sys; from ray._raylet import GcsClient; from engine.backends.ray_secrets import _PREFIX;"
+            "import sys; from ray._raylet import GcsClient; from engine.backends.ray_secrets import"
+            " _PREFIX;"
             "print(*GcsClient(address=sys.argv[1]).internal_kv_keys(_PREFIX.encode(), None))"
         )
-        done = subprocess.run([sys.executable, "-c", code, self.gcs], capture_output=True, text=True, check=True, env=self.environment)
+        done = subprocess.run(
+            [sys.executable, "-c", code, self.gcs],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=self.environment,
+        )
         return done.stdout.split()
 
 
@@ -66,23 +89,51 @@ def head(tmp_path_factory):
         for probe in probes:
             probe.bind(("127.0.0.1", 0))
         gcs, dashboard, client, agent = (str(probe.getsockname()[1]) for probe in probes)
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | {
-        "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_USAGE_STATS_ENABLED": "0",
+    environment = {
+        key: value for key, value in os.environ.items() if not key.startswith("RAY_")
+    } | {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": TOKEN,
+        "RAY_USAGE_STATS_ENABLED": "0",
     }
     short = tempfile.mkdtemp(prefix="ray-")  # its sockets need a short path
     ray = [sys.executable, "-m", "ray.scripts.scripts"]
     process = subprocess.Popen(
-        [*ray, "start", "--head", "--block", "--port", gcs, "--dashboard-port", dashboard, "--num-cpus", "2",
-         "--temp-dir", short, "--ray-client-server-port", client, "--dashboard-agent-listen-port", agent],
-        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        [
+            *ray,
+            "start",
+            "--head",
+            "--block",
+            "--port",
+            gcs,
+            "--dashboard-port",
+            dashboard,
+            "--num-cpus",
+            "2",
+            "--temp-dir",
+            short,
+            "--ray-client-server-port",
+            client,
+            "--dashboard-agent-listen-port",
+            agent,
+        ],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", int(gcs)), timeout=1):
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(("127.0.0.1", int(gcs)), timeout=1),
+        ):
             break
         time.sleep(0.2)
     yield Head(f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}", Path(short), environment)
-    for each in (*psutil.Process(process.pid).children(recursive=True), process):  # its own way to stop takes half a minute
+    for each in (
+        *psutil.Process(process.pid).children(recursive=True),
+        process,
+    ):  # its own way to stop takes half a minute
         with contextlib.suppress(psutil.Error):
             each.kill()
     process.wait(60)
@@ -94,15 +145,37 @@ def submit(head, job_file, tmp_path):
     """Submit a job of ten prompts whose API wants the canary; `env` is the cluster file's."""
     cluster = tmp_path / "cluster.yaml"
     cluster.write_text(
-        f"name: here\naddress: {head.dashboard}\nray_address: auto\npython: {sys.executable}\nwait_s: 120\nsecret_env: [MORE_SECRET]\n"
+        f"name: here\naddress: {head.dashboard}\nray_address: auto\npython:"
+        f" {sys.executable}\nwait_s: 120\nsecret_env: [MORE_SECRET]\n"
         f"env: {{PYTHONPATH: '{tmp_path}', DO_NOT_TRACK: '0', SOMETHING: else}}\n"
     )
 
     def run(url: str, canary: str, *arguments: str) -> subprocess.CompletedProcess:
-        teacher = {"name": "t", "kind": "openai", "model": "m", "base_url": f"{url}/v1", "api_key_env": "CANARY_KEY"}
-        path = job_file(10, generate={"teachers": [teacher], "max_attempts": 1}, serve={"api_key_env": "CANARY_KEY"})
-        environment = head.environment | ({"CANARY_KEY": canary, "MORE_SECRET": f"more-{canary}"} if canary else {})
-        return distill("submit", path, "--cluster", cluster, "--runs", tmp_path / "runs", *arguments, env=environment)
+        teacher = {
+            "name": "t",
+            "kind": "openai",
+            "model": "m",
+            "base_url": f"{url}/v1",
+            "api_key_env": "CANARY_KEY",
+        }
+        path = job_file(
+            10,
+            generate={"teachers": [teacher], "max_attempts": 1},
+            serve={"api_key_env": "CANARY_KEY"},
+        )
+        environment = head.environment | (
+            {"CANARY_KEY": canary, "MORE_SECRET": f"more-{canary}"} if canary else {}
+        )
+        return distill(
+            "submit",
+            path,
+            "--cluster",
+            cluster,
+            "--runs",
+            tmp_path / "runs",
+            *arguments,
+            env=environment,
+        )
 
     return run
 
@@ -114,12 +187,15 @@ def without(secret: str, places: dict[str, bytes], *more: str) -> None:
 
 @pytest.mark.slow
 def test_a_submitted_jobs_keys_reach_its_workers_and_nobody_else(head, submit, tmp_path):
-    """The server that the workers ask refuses all keys but this one; the cluster file's `env` holds variables that we set too."""
+    """The server that the workers ask refuses all keys but this one; the cluster file's `env` holds
+    variables that we set too."""
     with misbehaving_api.serve() as api:
         done = submit(api.url, CANARY, "--set", "train.epochs=1", "--until", "curate")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "curate    done" in done.stdout
-    written = {str(file): file.read_bytes() for file in (tmp_path / "runs").rglob("*") if file.is_file()}
+    written = {
+        str(file): file.read_bytes() for file in (tmp_path / "runs").rglob("*") if file.is_file()
+    }
     assert any(name.endswith(".parquet") for name in written)
     without(CANARY, head.places() | written, done.stdout, done.stderr)
     assert head.entries() == []
@@ -132,7 +208,9 @@ def test_a_submitted_job_that_fails_says_why_and_shows_no_key(head, submit, tmp_
         failed = submit(api.url, wrong, "--until", "curate")
     assert failed.returncode == 1
     assert "check the key in CANARY_KEY" in failed.stdout + failed.stderr
-    written = {str(file): file.read_bytes() for file in (tmp_path / "runs").rglob("*") if file.is_file()}
+    written = {
+        str(file): file.read_bytes() for file in (tmp_path / "runs").rglob("*") if file.is_file()
+    }
     without(wrong, head.places() | written, failed.stdout, failed.stderr)
     assert head.entries() == []
 
@@ -141,19 +219,31 @@ def test_a_submitted_job_that_fails_says_why_and_shows_no_key(head, submit, tmp_
 def test_a_key_that_nobody_set_is_asked_for_where_the_driver_runs(submit):
     failed = submit("http://127.0.0.1:1", "", "--until", "curate")
     assert failed.returncode == 1
-    assert "CANARY_KEY, MORE_SECRET: not set in this shell, so it must be set where `ray start` runs on here's head" in failed.stdout
+    assert (
+        "CANARY_KEY, MORE_SECRET: not set in this shell, so it must be set where `ray start` runs"
+        " on here's head" in failed.stdout
+    )
     assert "the environment variable CANARY_KEY is not set" in failed.stdout
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("environment", [{"RAY_AUTH_TOKEN": "another" * 5}, {"RAY_AUTH_MODE": "disabled"}], ids=["wrong", "none"])
+@pytest.mark.parametrize(
+    "environment",
+    [{"RAY_AUTH_TOKEN": "another" * 5}, {"RAY_AUTH_MODE": "disabled"}],
+    ids=["wrong", "none"],
+)
 def test_a_wrong_token_is_named_and_not_waited_for(head, job_file, tmp_path, environment):
     cluster = tmp_path / "cluster.yaml"
     cluster.write_text(f"name: here\naddress: {head.dashboard}\nray_address: {head.gcs}\n")
     runs = ("--runs", tmp_path / "runs", "--until", "generate")
-    failed = distill("run", job_file(), "--cluster", cluster, *runs, env=head.environment | environment)
+    failed = distill(
+        "run", job_file(), "--cluster", cluster, *runs, env=head.environment | environment
+    )
     assert failed.returncode == 1
-    assert f"the Ray cluster at {head.gcs} refuses this shell's token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN" in failed.stderr
+    assert (
+        f"the Ray cluster at {head.gcs} refuses this shell's token; set RAY_AUTH_MODE=token, and"
+        " RAY_AUTH_TOKEN" in failed.stderr
+    )
     assert TOKEN not in failed.stderr
 
 
@@ -172,7 +262,9 @@ class Client:
 def test_keys_leave_this_machine_only_for_a_cluster_with_a_token(host, monkeypatch):
     cluster, client = Cluster(name="far", address=f"http://{host}:8265"), Client()
     monkeypatch.setattr(ray_secrets, "is_token_auth_enabled", lambda: False)
-    with pytest.raises(SpecError, match="another machine and asks for no token, so A_KEY would be given to anybody") as refused:
+    with pytest.raises(
+        SpecError, match="another machine and asks for no token, so A_KEY would be given to anybody"
+    ) as refused:
         ray_secrets.hand_over(client, cluster, {"A_KEY": CANARY})
     assert CANARY not in str(refused.value)
     assert client.sent == []
@@ -195,7 +287,13 @@ class Store(dict):
 
     def __init__(self, *running: str) -> None:
         environment = type("E", (), {"serialized_runtime_env": json.dumps(running)})
-        self.jobs = {1: type("Job", (), {"is_dead": False, "config": type("C", (), {"runtime_env_info": environment})})}
+        self.jobs = {
+            1: type(
+                "Job",
+                (),
+                {"is_dead": False, "config": type("C", (), {"runtime_env_info": environment})},
+            )
+        }
 
     def internal_kv_put(self, key, value, overwrite, namespace):
         self[key] = value
@@ -215,12 +313,26 @@ class Store(dict):
 
 def test_what_was_handed_over_is_taken_once_and_lent_until_the_block_ends(monkeypatch):
     client = Client()
-    given = ray_secrets.hand_over(client, Cluster(name="near", address="http://127.0.0.1:8265"), {"HANDED_A": "a", "HANDED_B": "b"})
-    old, recent, ours = (f"{ray_secrets._PREFIX}{int(time.time()) - age}-{name}.zip" for age, name in ((9999, "x"), (60, "y"), (9999, "z")))
+    given = ray_secrets.hand_over(
+        client,
+        Cluster(name="near", address="http://127.0.0.1:8265"),
+        {"HANDED_A": "a", "HANDED_B": "b"},
+    )
+    old, recent, ours = (
+        f"{ray_secrets._PREFIX}{int(time.time()) - age}-{name}.zip"
+        for age, name in ((9999, "x"), (60, "y"), (9999, "z"))
+    )
     store = Store(ours)
-    store |= {given[HANDED_KEYS].encode(): client.sent[0][2], old.encode(): b"", recent.encode(): b"", ours.encode(): b""}
+    store |= {
+        given[HANDED_KEYS].encode(): client.sent[0][2],
+        old.encode(): b"",
+        recent.encode(): b"",
+        ours.encode(): b"",
+    }
     monkeypatch.setattr(ray_secrets, "GcsClient", lambda address: store)
-    monkeypatch.setattr(ray_secrets, "canonicalize_bootstrap_address_or_die", lambda address: address)
+    monkeypatch.setattr(
+        ray_secrets, "canonicalize_bootstrap_address_or_die", lambda address: address
+    )
     monkeypatch.setattr(ray_secrets, "_internal_kv_get", lambda name: store.get(name.encode()))
     monkeypatch.setattr(ray_secrets, "_taken", set())
     for name in ("HANDED_A", "HANDED_B", ray_secrets.LENT_KEYS):

@@ -34,8 +34,15 @@ with _quiet(Path(sys.argv[1])) as console:
 def on_a_terminal(command):
     """Everything that the command writes to a terminal of 120 columns."""
     ours, theirs = pty.openpty()
-    env = os.environ | {"TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40", "PYTHONPATH": str(REPOSITORY)}
-    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=env, close_fds=True)
+    env = os.environ | {
+        "TERM": "xterm-256color",
+        "COLUMNS": "120",
+        "LINES": "40",
+        "PYTHONPATH": str(REPOSITORY),
+    }
+    process = subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, env=env, close_fds=True
+    )
     os.close(theirs)
     seen = b""
     while True:

@@ -1,4 +1,5 @@
-"""Tokens per second of the generate stage beside vLLM's own offline call and ray.data.llm. See README.md beside this file."""
+"""Tokens per second of the generate stage beside vLLM's own offline call and ray.data.llm. See
+README.md beside this file."""
 
 import argparse
 import json
@@ -20,11 +21,18 @@ from result import bounded, write_result  # noqa: E402
 VARIANTS = ("ours", "llm", "ray_data_llm", "llm_default", "ray_data_llm_lean")
 SEED, TEMPERATURE, MAX_TOKENS = 0, 0.7, 64
 # (baseline, k) -> least ratio; without one the ratio is shown and cannot miss
-BOUNDS = {("llm", 0): 0.95, ("llm", 16): 0.95, ("llm", 64): 0.95, ("ray_data_llm", 0): 0.95, ("ray_data_llm", 16): 4.0}
+BOUNDS = {
+    ("llm", 0): 0.95,
+    ("llm", 16): 0.95,
+    ("llm", 64): 0.95,
+    ("ray_data_llm", 0): 0.95,
+    ("ray_data_llm", 16): 4.0,
+}
 
 
 def prepare(work: Path, rows: int) -> None:
-    """Model, prompts with the ids that our prompts stage gives them, and the seeds of our requests, for all variants."""
+    """Model, prompts with the ids that our prompts stage gives them, and the seeds of our requests,
+    for all variants."""
     import tiny_model
     from transformers import AutoTokenizer
     from variants import job
@@ -35,20 +43,28 @@ def prepare(work: Path, rows: int) -> None:
     from engine.run.manifests import stage_files
 
     prompts = tiny_model.make_prompts(tiny_model.make_model(work / "model"), rows)
-    (work / "prompts.jsonl").write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
+    (work / "prompts.jsonl").write_text(
+        "".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts)
+    )
     task: dict[str, Any] = {
-        "model": str(work / "model"), "prompts": str(work / "prompts.jsonl"), "temperature": TEMPERATURE, "max_tokens": MAX_TOKENS,
+        "model": str(work / "model"),
+        "prompts": str(work / "prompts.jsonl"),
+        "temperature": TEMPERATURE,
+        "max_tokens": MAX_TOKENS,
         "environment": {},
     }
     folder = engine.run(job(task, 0), work / "prepare", until="prompts").folders["prompts"]
     tokenizer = AutoTokenizer.from_pretrained(work / "model")
     task["rows"] = [
         {
-            "prompt_id": prompt_id, "ids": tokenizer(messages[-1]["content"])["input_ids"],
+            "prompt_id": prompt_id,
+            "ids": tokenizer(messages[-1]["content"])["input_ids"],
             "seed": derive_seed(SEED, prompt_id, "tiny", 0),
         }
         for table in read_tables(stage_files(folder, "data/"), ["prompt_id", "messages"])
-        for prompt_id, messages in zip(table["prompt_id"].to_pylist(), table["messages"].to_pylist(), strict=True)
+        for prompt_id, messages in zip(
+            table["prompt_id"].to_pylist(), table["messages"].to_pylist(), strict=True
+        )
     ]
     assert {len(row["ids"]) for row in task["rows"]} == {tiny_model.PROMPT_TOKENS}
     assert len(task["rows"]) == rows
@@ -56,10 +72,23 @@ def prepare(work: Path, rows: int) -> None:
 
 
 def measure(variant: str, k: int, work: Path) -> float:
-    """Tokens per second of one variant in a fresh process; CalledProcessError, with its last lines shown, if it fails."""
-    command = [sys.executable, str(Path(__file__).with_name("variants.py")), variant, str(k), str(work)]
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
-    environment["RAY_worker_niceness"] = "0"  # Ray's 15 would measure its variants with what other work leaves over, `llm` without
+    """Tokens per second of one variant in a fresh process; CalledProcessError, with its last lines
+    shown, if it fails."""
+    command = [
+        sys.executable,
+        str(Path(__file__).with_name("variants.py")),
+        variant,
+        str(k),
+        str(work),
+    ]
+    environment = os.environ | {
+        "PYTHONPATH": str(REPOSITORY),
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+    }
+    environment["RAY_worker_niceness"] = (
+        "0"  # Ray's 15 would measure its variants with what other work leaves over, `llm` without
+    )
     with (work / f"log-{variant}-{k}.txt").open("w+") as log:
         done = subprocess.run(command, stdout=log, stderr=log, env=environment, check=False)
         if done.returncode:
@@ -70,7 +99,8 @@ def measure(variant: str, k: int, work: Path) -> float:
 
 
 def same_answers(work: Path, variant: str, k: int) -> float | None:
-    """Share of answers whose tokens are those of `llm`; a batch composed otherwise can flip a near-tie."""
+    """Share of answers whose tokens are those of `llm`; a batch composed otherwise can flip a
+    near-tie."""
     files = [work / f"tokens-{name}-{k}.npy" for name in (variant, "llm")]
     if not all(file.exists() for file in files):
         return None
@@ -91,21 +121,39 @@ def main() -> int:
         work = Path(temporary)
         prepare(work, options.rows)
         for k in options.k:
-            measure("llm", k, work)  # not counted: vLLM compiles its code for log-probabilities once per machine, which takes seconds
+            measure(
+                "llm",
+                k,
+                work,
+                # not counted: vLLM compiles its code for log-probabilities once per machine, which
+                # takes seconds
+            )
             for _ in range(options.repeats):
                 for variant in options.variants:
                     if k == 64 and variant.startswith("ray_data_llm"):
                         continue  # minutes each, and no bound
                     speeds[variant, k].append(round(measure(variant, k, work), 1))
-                    print(f"k={k:<3} {variant:<18} {speeds[variant, k][-1]:>9,.1f} tok/s", flush=True)
+                    print(
+                        f"k={k:<3} {variant:<18} {speeds[variant, k][-1]:>9,.1f} tok/s", flush=True
+                    )
         same = {f"{variant}_k{k}": same_answers(work, variant, k) for variant, k in speeds}
     medians = {key: statistics.median(found) for key, found in speeds.items()}
     ratios = {
-        f"ours_to_{variant}_k{k}": bounded(round(medians["ours", k] / speed, 3), ">=", BOUNDS.get((variant, k), 0.0))
-        for (variant, k), speed in medians.items() if variant != "ours" and ("ours", k) in medians
+        f"ours_to_{variant}_k{k}": bounded(
+            round(medians["ours", k] / speed, 3), ">=", BOUNDS.get((variant, k), 0.0)
+        )
+        for (variant, k), speed in medians.items()
+        if variant != "ours" and ("ours", k) in medians
     }
     seen = {f"{variant}_k{k}": found for (variant, k), found in speeds.items()}
-    return write_result(options.json, ratios, tokens_per_second=seen, same_answers_as_llm=same, rows=options.rows, max_tokens=MAX_TOKENS)
+    return write_result(
+        options.json,
+        ratios,
+        tokens_per_second=seen,
+        same_answers_as_llm=same,
+        rows=options.rows,
+        max_tokens=MAX_TOKENS,
+    )
 
 
 if __name__ == "__main__":

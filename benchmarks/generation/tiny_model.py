@@ -1,6 +1,8 @@
-"""The benchmark's model and prompts, made here: hidden 128, 2 layers, vocabulary 512, random weights, answers that never end.
+"""The benchmark's model and prompts, made here: hidden 128, 2 layers, vocabulary 512, random
+weights, answers that never end.
 
-So small a model leaves the engine's Python as the cost, which is what a GPU's thousands of tokens per second meet.
+So small a model leaves the engine's Python as the cost, which is what a GPU's thousands of tokens
+per second meet.
 """
 
 import random
@@ -21,17 +23,28 @@ def make_model(folder: Path, seed: int = 0) -> list[str]:
     tokenizer = _tokenizer(words)
     tokenizer.save_pretrained(folder)
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=HIDDEN, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        max_position_embeddings=512, tie_word_embeddings=False, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
-    ))
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=HIDDEN,
+            intermediate_size=256,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=512,
+            tie_word_embeddings=False,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
     _never_ends(model, tokenizer.eos_token_id)
     model.save_pretrained(folder)
     return [word for word in words if len(tokenizer(" " + word)["input_ids"]) == 1]
 
 
 def _never_ends(model: Any, eos: int) -> None:
-    """Keep dimension 0 of the hidden state positive and let it alone decide the end's logit: hugely negative."""
+    """Keep dimension 0 of the hidden state positive and let it alone decide the end's logit: hugely
+    negative."""
     import torch
 
     with torch.no_grad():
@@ -55,7 +68,12 @@ def make_prompts(words: list[str], rows: int, seed: int = 0) -> list[str]:
 
 def _made_up_words(seed: int) -> list[str]:
     draw = random.Random(seed)
-    return sorted({"".join(draw.choice("bdfglmnprst") + draw.choice("aeiou") for _ in range(2)) for _ in range(200)})
+    return sorted(
+        {
+            "".join(draw.choice("bdfglmnprst") + draw.choice("aeiou") for _ in range(2))
+            for _ in range(200)
+        }
+    )
 
 
 def _tokenizer(words: list[str]) -> Any:
@@ -65,6 +83,12 @@ def _tokenizer(words: list[str]) -> Any:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=[END], initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
-    tokenizer.train_from_iterator([" ".join(["Q", *words[start:], *words[:start]]) for start in range(len(words))], trainer)
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    tokenizer.train_from_iterator(
+        [" ".join(["Q", *words[start:], *words[:start]]) for start in range(len(words))], trainer
+    )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=END)

@@ -1,4 +1,5 @@
-"""The jobs whose first stages a pack holds: what they are here, and where their finished stages lie."""
+"""The jobs whose first stages a pack holds: what they are here, and where their finished stages
+lie."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from engine.job.jobfile import load_job
 from engine.job.spec import JobSpec
 
 CHECKOUT = Path(__file__).parents[2]
-JOBS = "jobs.json"  # in the pack: of each job its file (in the checkout) and settings, and further ones by device
+# in the pack: of each job its file (in the checkout) and settings, and further ones by device
+JOBS = "jobs.json"
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,14 @@ class Case:
     runs: Path
 
     def folder(self, stage: str) -> Path:
-        """A finished stage. RuntimeError if the pack lacks it, for instance because this checkout names it otherwise."""
+        """A finished stage. RuntimeError if the pack lacks it, for instance because this checkout
+        names it otherwise."""
         plans = {plan.stage: plan for plan in pipeline.plan(self.job, self.runs)}
         if plans[stage].state != "reuse":
-            raise RuntimeError(f"{stage} of job '{self.job.name}' is not finished in {self.runs}; make the pack anew with this checkout")
+            raise RuntimeError(
+                f"{stage} of job '{self.job.name}' is not finished in {self.runs}; make the pack"
+                " anew with this checkout"
+            )
         return plans[stage].folder
 
 
@@ -43,10 +49,21 @@ def arguments(description: str | None) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def load_case(pack: Path, name: str, device: str, fields: Mapping[str, Any] | None = None, runs: Path | None = None) -> Case:
-    """One job of the pack on this device, with further fields; its runs are in the pack, or in a copy of them."""
+def load_case(
+    pack: Path,
+    name: str,
+    device: str,
+    fields: Mapping[str, Any] | None = None,
+    runs: Path | None = None,
+) -> Case:
+    """One job of the pack on this device, with further fields; its runs are in the pack, or in a
+    copy of them."""
     entry = json.loads((pack / JOBS).read_text())[name]
     more = {"device": device, **(fields or {})}
-    sets = [*entry["sets"], *entry.get(device, []), *(f"{field}={json.dumps(value)}" for field, value in more.items())]
+    sets = [
+        *entry["sets"],
+        *entry.get(device, []),
+        *(f"{field}={json.dumps(value)}" for field, value in more.items()),
+    ]
     file = CHECKOUT / entry["job"]
     return Case(file, sets, load_job(file, sets), runs or pack / "runs")

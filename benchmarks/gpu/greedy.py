@@ -1,6 +1,8 @@
-"""Greedy answers of an exported student in transformers: `greedy.py --pack PACK --runs RUNS --device DEVICE --result FILE`.
+"""Greedy answers of an exported student in transformers: `greedy.py --pack PACK --runs RUNS
+--device DEVICE --result FILE`.
 
-Scores them as evaluate does, and asks on the CPU again: a student that answers otherwise elsewhere was exported wrong, or computes wrong.
+Scores them as evaluate does, and asks on the CPU again: a student that answers otherwise elsewhere
+was exported wrong, or computes wrong.
 """
 
 from __future__ import annotations
@@ -26,7 +28,11 @@ def answers(folder: Path, conversations: list[Any], device: str) -> list[str]:
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval().to(device)
     asked = tokenizer.apply_chat_template(
-        conversations, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
+        conversations,
+        add_generation_prompt=True,
+        padding=True,
+        return_tensors="pt",
+        return_dict=True,
     ).to(device)
     with torch.inference_mode():
         out = model.generate(**asked, max_new_tokens=NEW_TOKENS, do_sample=False)
@@ -40,14 +46,28 @@ def main() -> None:
     tables = read_tables(stage_files(case.folder("prompts"), "data/validation-"))
     prompts = [row for table in tables for row in to_rows(table, Prompt)][:MOST]
     student = case.folder("train") / "student"
-    said = answers(student, [row.messages for row in prompts], "cuda" if options.device == "gpu" else "cpu")
+    said = answers(
+        student, [row.messages for row in prompts], "cuda" if options.device == "gpu" else "cpu"
+    )
     again = answers(student, [row.messages for row in prompts[:AGAIN]], "cpu")
-    right = [same_final_answer(case.job.task, text, row.reference) for text, row in zip(said, prompts, strict=True)]
+    right = [
+        same_final_answer(case.job.task, text, row.reference)
+        for text, row in zip(said, prompts, strict=True)
+    ]
     same = [ours == theirs for ours, theirs in zip(said, again, strict=False)]
-    options.result.write_text(json.dumps({
-        "prompts": len(prompts), "exact_match": sum(right) / len(right), "same_on_cpu": sum(same) / len(same),
-        "examples": [{"question": row.messages[-1]["content"], "answer": text} for row, text in list(zip(prompts, said, strict=True))[:3]],
-    }))
+    options.result.write_text(
+        json.dumps(
+            {
+                "prompts": len(prompts),
+                "exact_match": sum(right) / len(right),
+                "same_on_cpu": sum(same) / len(same),
+                "examples": [
+                    {"question": row.messages[-1]["content"], "answer": text}
+                    for row, text in list(zip(prompts, said, strict=True))[:3]
+                ],
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""The layouts of the train stage that are proved, in the order of their worth. Standard library only: run.py reads it before the rest."""
+"""The layouts of the train stage that are proved, in the order of their worth. Standard library
+only: run.py reads it before the rest."""
 
 from __future__ import annotations
 
@@ -8,19 +9,25 @@ from dataclasses import dataclass
 from typing import Any
 
 STEPS = 20
-EXACT, HALF = 1e-4, 3e-2  # relative difference of losses by precision: sums in another order, and rounding to eight bits
+EXACT, HALF = (
+    1e-4,
+    3e-2,
+)  # relative difference of losses by precision: sums in another order, and rounding to eight bits
 
 FROZEN = 0.99
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Fields of the train block, and the layout whose losses it must repeat (none: it is one of those)."""
+    """Fields of the train block, and the layout whose losses it must repeat (none: it is one of
+    those)."""
 
     fields: Mapping[str, Any]
     like: str | None = None
     tolerance: float = EXACT
-    learns: float = 0.9  # the last loss over the first, at most: equal losses prove nothing of a student that stands still
+    # the last loss over the first, at most: equal losses prove nothing of a student that stands
+    # still
+    learns: float = 0.9
     killed: bool = False  # once, after its first checkpoint; then the same again
     on_cpu: bool = True
     short: bool = False  # part of the short form too
@@ -36,12 +43,19 @@ def _bf16(stage: int, on_cpu: bool = True, **more: Any) -> Layout:
     return Layout(fields, "bf16 zero 0" if stage or more else None, HALF, on_cpu=on_cpu)
 
 
-# Adapters go on from the student of TRAINED: around untrained weights they would learn, and prove, nothing.
-_LORA = {"precision": "bf16", "init": "pretrained", "learning_rate": 0.01, "lora": {"rank": 8, "alpha": 16}}
+# Adapters go on from the student of TRAINED: around untrained weights they would learn, and prove,
+# nothing.
+_LORA = {
+    "precision": "bf16",
+    "init": "pretrained",
+    "learning_rate": 0.01,
+    "lora": {"rank": 8, "alpha": 16},
+}
 _QLORA = _LORA | {"lora": {"rank": 8, "alpha": 16, "quantize": "nf4"}}
 TRAINED = "bf16 zero 0"
 
-# In the order of their worth, should time run out: what jobs use first, references before what is compared with them.
+# In the order of their worth, should time run out: what jobs use first, references before what is
+# compared with them.
 LAYOUTS = {
     "bf16 zero 0": _bf16(0),  # its attention is the variable-length one of torch on a GPU
     "bf16 zero 2": _bf16(2),

@@ -1,7 +1,8 @@
-"""A folder in pieces small enough to carry to a machine without a network, put together and checked there. Standard library only.
+"""A folder in pieces small enough to carry to a machine without a network, put together and checked
+there. Standard library only.
 
-    python pack.py cut  PACK    PACK/{wheels,runs,wide}  -> PACK/piece-01/… and PACK/list.json
-    python pack.py join PACK    the way back; files that are there already are only checked
+python pack.py cut  PACK    PACK/{wheels,runs,wide}  -> PACK/piece-01/… and PACK/list.json
+python pack.py join PACK    the way back; files that are there already are only checked
 """
 
 from __future__ import annotations
@@ -24,13 +25,17 @@ LIST = "list.json"
 
 
 def cut(pack: Path) -> dict[str, Any]:
-    """Write the pieces and the list of what they hold: of each file its size, its sha256 and where its parts lie, in order."""
+    """Write the pieces and the list of what they hold: of each file its size, its sha256 and where
+    its parts lie, in order."""
     for old in pack.glob("piece-*"):
         shutil.rmtree(old)
     for name in FOLDERS:
         with tarfile.open(pack / f"{name}.tar.gz", "w:gz") as archive:
             archive.add(pack / name, name)
-    files = [*sorted((pack / "wheels").glob("*.whl")), *(pack / f"{name}.tar.gz" for name in FOLDERS)]
+    files = [
+        *sorted((pack / "wheels").glob("*.whl")),
+        *(pack / f"{name}.tar.gz" for name in FOLDERS),
+    ]
     listed, number, room = {}, 1, PIECE_BYTES
     for file in files:
         data, parts = file.read_bytes(), []
@@ -44,8 +49,15 @@ def cut(pack: Path) -> dict[str, Any]:
             parts.append(part)
             taken = min(room, len(left))
             left, room = left[taken:], room - taken
-        listed[str(file.relative_to(pack))] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest(), "parts": parts}
-    pieces = {piece.name: sum(part.stat().st_size for part in piece.iterdir()) for piece in sorted(pack.glob("piece-*"))}
+        listed[str(file.relative_to(pack))] = {
+            "size": len(data),
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "parts": parts,
+        }
+    pieces = {
+        piece.name: sum(part.stat().st_size for part in piece.iterdir())
+        for piece in sorted(pack.glob("piece-*"))
+    }
     found = {"python": "3.12", "pieces": pieces, "files": listed}
     (pack / LIST).write_text(json.dumps(found, indent=1) + "\n")
     for name in FOLDERS:
@@ -54,11 +66,19 @@ def cut(pack: Path) -> dict[str, Any]:
 
 
 def join(pack: Path) -> dict[str, Any]:
-    """Put the files together again and unpack the folders. RuntimeError names each file that is missing or not what was packed."""
+    """Put the files together again and unpack the folders. RuntimeError names each file that is
+    missing or not what was packed."""
     listed = json.loads((pack / LIST).read_text())
-    wrong = [problem for name, entry in listed["files"].items() if (problem := _join_file(pack, name, entry))]
+    wrong = [
+        problem
+        for name, entry in listed["files"].items()
+        if (problem := _join_file(pack, name, entry))
+    ]
     if wrong:
-        raise RuntimeError(f"the pack in {pack} is not whole: {'; '.join(wrong)}; carry those pieces again, or make it anew with pack.sh")
+        raise RuntimeError(
+            f"the pack in {pack} is not whole: {'; '.join(wrong)}; carry those pieces again, or"
+            " make it anew with pack.sh"
+        )
     for name in FOLDERS:
         archive = pack / f"{name}.tar.gz"
         if archive.exists() and not (pack / name).exists():
@@ -89,10 +109,12 @@ def _sha256(file: Path) -> str:
 
 
 def install(pack: Path, site: Path) -> dict[str, list[str]]:
-    """Install into the folder `site`, with pip and no network, the wheels whose package is not here.
+    """Install into the folder `site`, with pip and no network, the wheels whose package is not
+    here.
 
-    A package that is here in another version stays: replacing numpy or protobuf under the torch of the machine breaks more than
-    it mends. Returns the names that were installed, and those kept in another version.
+    A package that is here in another version stays: replacing numpy or protobuf under the torch of
+    the machine breaks more than it mends. Returns the names that were installed, and those kept in
+    another version.
     """
     missing, kept = [], []
     for wheel in sorted((pack / "wheels").glob("*.whl")):
@@ -102,7 +124,17 @@ def install(pack: Path, site: Path) -> dict[str, list[str]]:
             missing.append(wheel)
         elif here != version:
             kept.append(f"{name} {here} ({version} in the pack)")
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile", "--no-cache-dir"]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-index",
+        "--no-deps",
+        "--no-compile",
+        "--no-cache-dir",
+    ]
     pip += ["--disable-pip-version-check", "--upgrade", "--target", str(site)]
     if missing:
         subprocess.run([*pip, *map(str, missing)], check=True)

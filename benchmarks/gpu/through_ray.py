@@ -1,4 +1,5 @@
-"""`distill run --from train --until train` on a copy of the pack's finished stages, as its user gives it, and what came of it."""
+"""`distill run --from train --until train` on a copy of the pack's finished stages, as its user
+gives it, and what came of it."""
 
 from __future__ import annotations
 
@@ -18,7 +19,18 @@ def main() -> None:
     shutil.copytree(options.pack / "runs/quickstart", options.runs / "quickstart")
     case = load_case(options.pack, "quickstart", options.device, runs=options.runs)
     sets = [argument for value in case.sets for argument in ("--set", value)]
-    command = [sys.executable, "-m", "engine.cli", "run", str(case.file), "--from", "train", "--until", "train", *sets]
+    command = [
+        sys.executable,
+        "-m",
+        "engine.cli",
+        "run",
+        str(case.file),
+        "--from",
+        "train",
+        "--until",
+        "train",
+        *sets,
+    ]
     done = subprocess.run([*command, "--runs", str(options.runs)], check=False)
     manifest = load_manifest(case.folder("train")) if done.returncode == 0 else None
     facts = {"seconds": manifest.seconds, **manifest.info} if manifest else {}

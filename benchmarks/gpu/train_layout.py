@@ -1,8 +1,10 @@
-"""One layout of the train stage in a process of its own, with the product's worker function and DeepSpeed; no Ray.
+"""One layout of the train stage in a process of its own, with the product's worker function and
+DeepSpeed; no Ray.
 
     python train_layout.py NAME --pack PACK --out FOLDER --result FILE --device cpu|gpu
 
-It imports, then waits for a line on stdin, so that the next layout's imports overlap with this one's steps.
+It imports, then waits for a line on stdin, so that the next layout's imports overlap with this
+one's steps.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ DIES_AFTER = 9  # steps; the job saves after eight
 
 
 class Watched:
-    """The engine, with what it holds between steps and where it went on from; ends its process after the first checkpoint if told so."""
+    """The engine, with what it holds between steps and where it went on from; ends its process
+    after the first checkpoint if told so."""
 
     def __init__(self, engine: Any, dies_after: Path | None) -> None:
         self._engine, self._dies_after = engine, dies_after
@@ -49,7 +52,9 @@ class Watched:
         self.resumed_from = step
         self._engine.load(tensors, step)
 
-    def step(self, batches: Iterable[Any], tokens: int, learning_rate: float) -> tuple[float, float, float]:
+    def step(
+        self, batches: Iterable[Any], tokens: int, learning_rate: float
+    ) -> tuple[float, float, float]:
         if self._dies_after and self.steps > DIES_AFTER:
             while not complete(self._dies_after):  # it is written while training goes on
                 time.sleep(0.05)
@@ -62,10 +67,13 @@ class Watched:
 
 
 def launch_here(work: Callable[..., Any], *, device: str, folder: Path, **placement: Any) -> Any:
-    """The one worker, in this process, as Ray Train would start it: with a process group, here of one rank."""
+    """The one worker, in this process, as Ray Train would start it: with a process group, here of
+    one rank."""
     meeting = folder.with_name("rendezvous")
     meeting.unlink(missing_ok=True)
-    distributed.init_process_group("nccl" if device == "gpu" else "gloo", init_method=f"file://{meeting}", rank=0, world_size=1)
+    distributed.init_process_group(
+        "nccl" if device == "gpu" else "gloo", init_method=f"file://{meeting}", rank=0, world_size=1
+    )
     try:
         return work(0, 1, lambda: False)
     finally:
@@ -73,24 +81,42 @@ def launch_here(work: Callable[..., Any], *, device: str, folder: Path, **placem
 
 
 def run(job: JobSpec, curated: Path, out: Path, *, kill: bool) -> dict[str, Any]:
-    """Train as the pipeline does, up to the exported student; losses of the first STEPS steps, and memory."""
+    """Train as the pipeline does, up to the exported student; losses of the first STEPS steps, and
+    memory."""
     engines: list[Watched] = []
 
     def build(*arguments: Any, **more: Any) -> Watched:
-        engines.append(Watched(deepspeed_engine.build(*arguments, **more), out / "checkpoints" if kill else None))
+        engines.append(
+            Watched(
+                deepspeed_engine.build(*arguments, **more), out / "checkpoints" if kill else None
+            )
+        )
         return engines[-1]
 
     out.mkdir(parents=True, exist_ok=True)
     context = Context(job.name, job.task, job.seed, job.device)
-    counts = train.run(job.train, {"curate": curated}, out, context, job.generate, launch=launch_here, build_engine=build)
+    counts = train.run(
+        job.train,
+        {"curate": curated},
+        out,
+        context,
+        job.generate,
+        launch=launch_here,
+        build_engine=build,
+    )
     lines = [line for line in load_metrics(out / "metrics.jsonl") if "loss" in line]
     gigabyte = 1e9  # as the planner counts
     shape = facts(job.train.student)
     return {
-        "losses": [line["loss"] for line in lines][:STEPS], "steps": len(lines), "seconds_per_step": lines[-1]["seconds"],
-        "tokens_per_second": counts.info["tokens_per_second"], "resumed_from": engines[-1].resumed_from,
-        "state_gb": engines[-1].state_bytes / gigabyte, "peak_gb": lines[-1]["memory_gib"] * 2**30 / gigabyte,
-        "planned_state_gb": state_gb(job.train, shape) if shape else None, "gates": counts.info["gates"],
+        "losses": [line["loss"] for line in lines][:STEPS],
+        "steps": len(lines),
+        "seconds_per_step": lines[-1]["seconds"],
+        "tokens_per_second": counts.info["tokens_per_second"],
+        "resumed_from": engines[-1].resumed_from,
+        "state_gb": engines[-1].state_bytes / gigabyte,
+        "peak_gb": lines[-1]["memory_gib"] * 2**30 / gigabyte,
+        "planned_state_gb": state_gb(job.train, shape) if shape else None,
+        "gates": counts.info["gates"],
     }
 
 
@@ -101,7 +127,9 @@ def main() -> None:
     for name in ("pack", "out", "result"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--device", choices=("cpu", "gpu"), required=True)
-    parser.add_argument("--kill", action="store_true", help="end by SIGKILL after the first checkpoint")
+    parser.add_argument(
+        "--kill", action="store_true", help="end by SIGKILL after the first checkpoint"
+    )
     options = parser.parse_args()
     if not sys.stdin.readline():
         return  # who should have said so is gone

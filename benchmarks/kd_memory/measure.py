@@ -1,7 +1,8 @@
-"""One measurement in a process of its own: `measure.py dense|pieces CASE TOKENS` prints JSON {extra_bytes, seconds, loss}.
+"""One measurement in a process of its own: `measure.py dense|pieces CASE TOKENS` prints JSON
+{extra_bytes, seconds, loss}.
 
-`dense` keeps the logits of all tokens, as `loss.backward()` over them does; `pieces` is engine/training/head.py. Both call the
-same loss. Shapes: N targets, H hidden size, V vocabulary.
+`dense` keeps the logits of all tokens, as `loss.backward()` over them does; `pieces` is
+engine/training/head.py. Both call the same loss. Shapes: N targets, H hidden size, V vocabulary.
 """
 
 import ctypes
@@ -31,19 +32,29 @@ def spec_of(loss: str, **more: Any) -> TrainSpec:
     return TrainSpec(student="none", loss=loss, **more)
 
 
-def draw(tokens: int, vocabulary: int = VOCABULARY, hidden: int = HIDDEN) -> dict[str, torch.Tensor]:
-    """Hidden states and heads of student and teacher: logits N(0, 2.5) that agree in part, as after some training."""
+def draw(
+    tokens: int, vocabulary: int = VOCABULARY, hidden: int = HIDDEN
+) -> dict[str, torch.Tensor]:
+    """Hidden states and heads of student and teacher: logits N(0, 2.5) that agree in part, as after
+    some training."""
     random = torch.Generator().manual_seed(0)
     teacher_VH = torch.randn(vocabulary, hidden, generator=random)
     weight_VH = teacher_VH + 0.5 * torch.randn(vocabulary, hidden, generator=random)
     shown_NH = 2.5 * hidden**-0.5 * torch.randn(tokens, hidden, generator=random)
     hidden_NH = shown_NH + 0.3 * hidden**-0.5 * torch.randn(tokens, hidden, generator=random)
     labels_N = torch.randint(vocabulary, (tokens,), generator=random)
-    return {"hidden": hidden_NH, "weight": weight_VH, "shown": shown_NH, "teacher": teacher_VH, "labels": labels_N}
+    return {
+        "hidden": hidden_NH,
+        "weight": weight_VH,
+        "shown": shown_NH,
+        "teacher": teacher_VH,
+        "labels": labels_N,
+    }
 
 
 def stored(drawn: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    """The teacher's top k, 64 tokens at a time so that they do not count as the measured peak: ids, log-probabilities, tail."""
+    """The teacher's top k, 64 tokens at a time so that they do not count as the measured peak: ids,
+    log-probabilities, tail."""
     found = []
     for shown in drawn["shown"].split(64):
         values, ids = F.linear(shown, drawn["teacher"]).float().log_softmax(1).topk(TOP_K)
@@ -51,16 +62,24 @@ def stored(drawn: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
     return tuple(map(torch.cat, zip(*found, strict=True)))
 
 
-def piece_loss(drawn: dict[str, torch.Tensor], signal: tuple[torch.Tensor, ...], spec: TrainSpec, live: bool) -> Any:
+def piece_loss(
+    drawn: dict[str, torch.Tensor], signal: tuple[torch.Tensor, ...], spec: TrainSpec, live: bool
+) -> Any:
     """What student.py hands to head_loss: losses and right tokens of a piece."""
     ids, values, tail = signal
 
     def loss(logits_nV: torch.Tensor, piece: slice) -> tuple[torch.Tensor, torch.Tensor]:
         with torch.no_grad():
-            dense = F.linear(drawn["shown"][piece], drawn["teacher"]).to(logits_nV.dtype) if live else None
+            dense = (
+                F.linear(drawn["shown"][piece], drawn["teacher"]).to(logits_nV.dtype)
+                if live
+                else None
+            )
         labels_n = drawn["labels"][piece]
         targets = Targets(labels_n, ids[piece], values[piece], tail[piece], dense)
-        return token_losses(logits_nV, targets, spec), (logits_nV.detach().argmax(1) == labels_n).sum()
+        return token_losses(logits_nV, targets, spec), (
+            logits_nV.detach().argmax(1) == labels_n
+        ).sum()
 
     return loss
 
@@ -91,7 +110,8 @@ def peak_bytes() -> int:
 
 
 def forget_peak() -> int:
-    """Give freed memory back to the kernel and let VmHWM start again from what stays (proc(5), clear_refs); bytes that stay."""
+    """Give freed memory back to the kernel and let VmHWM start again from what stays (proc(5),
+    clear_refs); bytes that stay."""
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
     return resident_bytes()
@@ -108,8 +128,14 @@ def main() -> None:
     drawn["weight"].requires_grad_()
     loss = piece_loss(drawn, signal, spec, live)
     piece_bytes = spec.logits_mib * 2**20
-    few = {**drawn, "hidden": drawn["hidden"].detach()[:8].requires_grad_(), "weight": drawn["weight"].detach()[:4096].requires_grad_()}
-    torch.mm(few["hidden"], few["weight"].T).sum().backward()  # threads and their buffers are there before the clock and the peak
+    few = {
+        **drawn,
+        "hidden": drawn["hidden"].detach()[:8].requires_grad_(),
+        "weight": drawn["weight"].detach()[:4096].requires_grad_(),
+    }
+    torch.mm(
+        few["hidden"], few["weight"].T
+    ).sum().backward()  # threads and their buffers are there before the clock and the peak
     before = forget_peak()
     value = run_once(kind, drawn, loss, piece_bytes)
     extra = peak_bytes() - before - drawn["weight"].numel() * drawn["weight"].element_size()
@@ -118,7 +144,16 @@ def main() -> None:
         started = time.perf_counter()
         run_once(kind, drawn, loss, piece_bytes)
         seconds.append(time.perf_counter() - started)
-    print(json.dumps({"extra_bytes": extra, "seconds": statistics.median(seconds), "loss": value, "threads": torch.get_num_threads()}))
+    print(
+        json.dumps(
+            {
+                "extra_bytes": extra,
+                "seconds": statistics.median(seconds),
+                "loss": value,
+                "threads": torch.get_num_threads(),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Memory, time and accuracy of the losses from hidden states, against the dense computation. See README.md beside this file."""
+"""Memory, time and accuracy of the losses from hidden states, against the dense computation. See
+README.md beside this file."""
 
 import argparse
 import json
@@ -26,22 +27,37 @@ def measure(kind: str, case: str, tokens: int) -> dict[str, Any]:
     """One fresh process; CalledProcessError if it fails."""
     command = [sys.executable, str(Path(__file__).with_name("measure.py")), kind, case, str(tokens)]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, env=environment, check=True, text=True).stdout)
+    return json.loads(
+        subprocess.run(
+            command, stdout=subprocess.PIPE, env=environment, check=True, text=True
+        ).stdout
+    )
 
 
 def errors(case: str) -> dict[str, float]:
-    """Relative errors of loss and gradients (norm of the difference) in fp32 and pieces, against float64 and dense, all else equal."""
+    """Relative errors of loss and gradients (norm of the difference) in fp32 and pieces, against
+    float64 and dense, all else equal."""
     name, live = CASES[case]
     spec = spec_of(name)
     found = []
     for kind, dtype in (("dense", torch.float64), ("pieces", torch.float32)):
         drawn = draw(EXACT_TOKENS)
         signal = stored(drawn)
-        drawn = {key: value.to(dtype) if value.is_floating_point() else value for key, value in drawn.items()}
+        drawn = {
+            key: value.to(dtype) if value.is_floating_point() else value
+            for key, value in drawn.items()
+        }
         drawn["hidden"].requires_grad_()
         drawn["weight"].requires_grad_()
-        value = run_once(kind, drawn, piece_loss(drawn, signal, spec, live), 4 * len(drawn["weight"]) * EXACT_PIECE)
-        found.append((torch.tensor(value, dtype=torch.float64), drawn["hidden"].grad, drawn["weight"].grad))
+        value = run_once(
+            kind,
+            drawn,
+            piece_loss(drawn, signal, spec, live),
+            4 * len(drawn["weight"]) * EXACT_PIECE,
+        )
+        found.append(
+            (torch.tensor(value, dtype=torch.float64), drawn["hidden"].grad, drawn["weight"].grad)
+        )
     pairs = zip(("loss", "grad_hidden", "grad_head"), *found, strict=True)
     return {key: float((ours.double() - exact).norm() / exact.norm()) for key, exact, ours in pairs}
 
@@ -59,11 +75,18 @@ def main() -> int:
             for kind in ("dense", "pieces"):
                 seen[f"{case}/{kind}"].append(measure(kind, case, options.tokens))
                 last = seen[f"{case}/{kind}"][-1]
-                print(f"{case:<18} {kind:<7} {last['extra_bytes'] / 2**20:>8,.0f} MiB  {last['seconds']:>6.2f} s", flush=True)
+                print(
+                    f"{case:<18} {kind:<7} {last['extra_bytes'] / 2**20:>8,.0f} MiB "
+                    f" {last['seconds']:>6.2f} s",
+                    flush=True,
+                )
     ratios = {}
     for case in MEASURED:
         memory, seconds = (
-            [statistics.median(row[key] for row in seen[f"{case}/{kind}"]) for kind in ("pieces", "dense")]
+            [
+                statistics.median(row[key] for row in seen[f"{case}/{kind}"])
+                for kind in ("pieces", "dense")
+            ]
             for key in ("extra_bytes", "seconds")
         )
         ratios[f"memory_{case}"] = bounded(round(memory[0] / memory[1], 4), "<=", MEMORY_LIMIT)
@@ -71,9 +94,14 @@ def main() -> int:
     found = {}
     for case in CASES:
         found[case] = errors(case)
-        print(f"{case:<24} " + "  ".join(f"{key} {value:.1e}" for key, value in found[case].items()), flush=True)
+        print(
+            f"{case:<24} " + "  ".join(f"{key} {value:.1e}" for key, value in found[case].items()),
+            flush=True,
+        )
         ratios[f"error_{case}"] = bounded(max(found[case].values()), "<=", ERROR_LIMIT)
-    return write_result(options.json, ratios, measurements=seen, errors=found, tokens=options.tokens)
+    return write_result(
+        options.json, ratios, measurements=seen, errors=found, tokens=options.tokens
+    )
 
 
 if __name__ == "__main__":

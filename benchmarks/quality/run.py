@@ -1,4 +1,5 @@
-"""Which loss makes the best student of the quickstart's teacher, from 500 and from 3,000 prompts? See README.md beside this file."""
+"""Which loss makes the best student of the quickstart's teacher, from 500 and from 3,000 prompts?
+See README.md beside this file."""
 
 import argparse
 import json
@@ -25,16 +26,24 @@ DRAWS = 10_000
 
 
 def cell(seed: int, prompts: int, loss: str) -> Any:
-    """The quickstart with this seed, this many training prompts and this loss; nothing else differs."""
+    """The quickstart with this seed, this many training prompts and this loss; nothing else
+    differs."""
     sets = {
-        "name": f"quality-{prompts}-{seed}", "seed": seed, "prompts.limit": prompts, "train.loss": loss, "train.epochs": EPOCHS[prompts],
+        "name": f"quality-{prompts}-{seed}",
+        "seed": seed,
+        "prompts.limit": prompts,
+        "train.loss": loss,
+        "train.epochs": EPOCHS[prompts],
         "evaluate.baseline": "false",
     }
-    return load_job(REPOSITORY / "jobs/quickstart.yaml", [f"{field}={value}" for field, value in sets.items()])
+    return load_job(
+        REPOSITORY / "jobs/quickstart.yaml", [f"{field}={value}" for field, value in sets.items()]
+    )
 
 
 def run_cell(job: Any, work: Path) -> dict[str, Any]:
-    """Distil (stages that WORK holds already are reused) and read the scores: right (N,) per model, in the order of prompt ids."""
+    """Distil (stages that WORK holds already are reused) and read the scores: right (N,) per model,
+    in the order of prompt ids."""
     done = engine.run(job, work, until="evaluate")
     (table,) = read_tables([done.folders["evaluate"] / "data/answers.parquet"])
     scores = {"teacher": {}, "student": {}}
@@ -42,11 +51,17 @@ def run_cell(job: Any, work: Path) -> dict[str, Any]:
         scores[row["model"]][row["prompt_id"]] = json.loads(row["scores"])["exact_match"]
     info = done.manifests["train"].info
     right = {model: [found[key] for key in sorted(found)] for model, found in scores.items()}
-    return {"tokens": info["tokens"], "final_loss": info["final_loss"], "validation_loss": info["validation_loss"], **right}
+    return {
+        "tokens": info["tokens"],
+        "final_loss": info["final_loss"],
+        "validation_loss": info["validation_loss"],
+        **right,
+    }
 
 
 def interval(right_SN: np.ndarray, other_SN: np.ndarray | None = None) -> list[float]:
-    """95 % bootstrap interval of the mean, seeds and prompts both drawn again; or of its difference to another's on the same draws."""
+    """95 % bootstrap interval of the mean, seeds and prompts both drawn again; or of its difference
+    to another's on the same draws."""
     draws = np.random.default_rng(0)
     values_SN = right_SN if other_SN is None else right_SN - other_SN
     seeds, prompts = values_SN.shape
@@ -58,35 +73,62 @@ def interval(right_SN: np.ndarray, other_SN: np.ndarray | None = None) -> list[f
 
 
 def summarise(cells: dict[tuple[int, int, str], dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row per number of prompts and loss: the mean with its interval, each seed's, retention, and the difference to sft."""
+    """One row per number of prompts and loss: the mean with its interval, each seed's, retention,
+    and the difference to sft."""
     rows = []
     for prompts in sorted({key[1] for key in cells}):
         right = {
-            loss: np.array([cells[seed, prompts, loss]["student"] for seed, at, name in cells if (at, name) == (prompts, loss)])
+            loss: np.array(
+                [
+                    cells[seed, prompts, loss]["student"]
+                    for seed, at, name in cells
+                    if (at, name) == (prompts, loss)
+                ]
+            )
             for loss in dict.fromkeys(key[2] for key in cells if key[1] == prompts)
         }
         for loss, right_SN in right.items():
-            mine = [found for (_, at, name), found in cells.items() if (at, name) == (prompts, loss)]
+            mine = [
+                found for (_, at, name), found in cells.items() if (at, name) == (prompts, loss)
+            ]
             teacher = np.mean([found["teacher"] for found in mine])
-            rows.append({
-                "prompts": prompts, "loss": loss, "student": round(float(right_SN.mean()), 4), "ci95": interval(right_SN),
-                "seeds": right_SN.mean(1).round(4).tolist(), "retention": round(float(right_SN.mean() / teacher), 4),
-                "minus_sft_ci95": interval(right_SN, right["sft"]) if "sft" in right and loss != "sft" else None,
-                "tokens": [found["tokens"] for found in mine],
-            })
+            rows.append(
+                {
+                    "prompts": prompts,
+                    "loss": loss,
+                    "student": round(float(right_SN.mean()), 4),
+                    "ci95": interval(right_SN),
+                    "seeds": right_SN.mean(1).round(4).tolist(),
+                    "retention": round(float(right_SN.mean() / teacher), 4),
+                    "minus_sft_ci95": interval(right_SN, right["sft"])
+                    if "sft" in right and loss != "sft"
+                    else None,
+                    "tokens": [found["tokens"] for found in mine],
+                }
+            )
     return rows
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as Markdown, the best of each number of prompts marked."""
-    lines = ["| prompts | loss | exact match | 95 % interval | seeds | retention | minus sft, 95 % |", "|---:|---|---:|---|---|---:|---|"]
+    lines = [
+        "| prompts | loss | exact match | 95 % interval | seeds | retention | minus sft, 95 % |",
+        "|---:|---|---:|---|---|---:|---|",
+    ]
     for row in rows:
-        best = row["student"] == max(other["student"] for other in rows if other["prompts"] == row["prompts"])
-        against = "" if row["minus_sft_ci95"] is None else "{:+.3f} to {:+.3f}".format(*row["minus_sft_ci95"])
+        best = row["student"] == max(
+            other["student"] for other in rows if other["prompts"] == row["prompts"]
+        )
+        against = (
+            ""
+            if row["minus_sft_ci95"] is None
+            else "{:+.3f} to {:+.3f}".format(*row["minus_sft_ci95"])
+        )
         name = f"**{row['loss']}**" if best else row["loss"]
         seeds = ", ".join(f"{value:.3f}" for value in row["seeds"])
         lines.append(
-            f"| {row['prompts']:,} | {name} | {row['student']:.3f} | {row['ci95'][0]:.3f} to {row['ci95'][1]:.3f} | {seeds}"
+            f"| {row['prompts']:,} | {name} | {row['student']:.3f} | {row['ci95'][0]:.3f} to"
+            f" {row['ci95'][1]:.3f} | {seeds}"
             f" | {row['retention']:.3f} | {against} |"
         )
     return "\n".join(lines)
@@ -96,7 +138,12 @@ def main() -> int:
     """Exit 1 if the best student keeps too little."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--work", type=Path, default=REPOSITORY / "runs/quality", help="finished cells are taken from here")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=REPOSITORY / "runs/quality",
+        help="finished cells are taken from here",
+    )
     parser.add_argument("--prompts", type=int, nargs="+", default=list(EPOCHS), choices=EPOCHS)
     parser.add_argument("--losses", nargs="+", default=list(LOSSES))
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
@@ -107,12 +154,20 @@ def main() -> int:
         for seed in options.seeds:
             for prompts in options.prompts:
                 for loss in options.losses:
-                    cells[seed, prompts, loss] = found = run_cell(cell(seed, prompts, loss), options.work)
+                    cells[seed, prompts, loss] = found = run_cell(
+                        cell(seed, prompts, loss), options.work
+                    )
                     score, tokens = np.mean(found["student"]), found["tokens"]
-                    print(f"seed {seed}  {prompts:>5,} prompts  {loss:<11} {score:.3f}  tokens {tokens:,}", flush=True)
+                    print(
+                        f"seed {seed}  {prompts:>5,} prompts  {loss:<11} {score:.3f}  tokens"
+                        f" {tokens:,}",
+                        flush=True,
+                    )
     rows = summarise(cells)
     print(table(rows))
-    ratios = {"best_retention": bounded(max(row["retention"] for row in rows), ">=", LEAST_RETENTION)}
+    ratios = {
+        "best_retention": bounded(max(row["retention"] for row in rows), ">=", LEAST_RETENTION)
+    }
     return write_result(options.json, ratios, rows=rows, epochs=EPOCHS)
 
 

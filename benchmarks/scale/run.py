@@ -1,4 +1,5 @@
-"""Time per row, the driver's memory and the time of a resume at 10k, 100k and 1M prompts. See README.md beside this file."""
+"""Time per row, the driver's memory and the time of a resume at 10k, 100k and 1M prompts. See
+README.md beside this file."""
 
 from __future__ import annotations
 
@@ -26,19 +27,37 @@ REPEATS = 3
 
 
 def write_job(folder: Path, rows: int) -> Path:
-    """Prompts of about 60 bytes and a job whose fake teacher answers at once, on two Ray Data replicas."""
+    """Prompts of about 60 bytes and a job whose fake teacher answers at once, on two Ray Data
+    replicas."""
     folder.mkdir()
     draw = random.Random(rows)
     with (folder / "prompts.jsonl").open("w") as file:
         for number in range(rows):
-            file.write(json.dumps({"prompt": f"row {number} " + " ".join("".join(draw.choices("abcdef", k=5)) for _ in range(8))}) + "\n")
+            file.write(
+                json.dumps(
+                    {
+                        "prompt": f"row {number} "
+                        + " ".join("".join(draw.choices("abcdef", k=5)) for _ in range(8))
+                    }
+                )
+                + "\n"
+            )
     spec = {
-        "version": 1, "name": "scale", "task": "conversation", "device": "cpu",
+        "version": 1,
+        "name": "scale",
+        "task": "conversation",
+        "device": "cpu",
         "prompts": {"train": str(folder / "prompts.jsonl"), "validation_fraction": 0.01},
-        "generate": {"teachers": [{"name": "t", "kind": "fake", "model": "fake", "replicas": 2, "concurrency": 64}]},
+        "generate": {
+            "teachers": [
+                {"name": "t", "kind": "fake", "model": "fake", "replicas": 2, "concurrency": 64}
+            ]
+        },
         "train": {
-            "student": str(REPOSITORY / "jobs/quickstart/student"), "tokenizer": str(REPOSITORY / "jobs/quickstart/teacher"),
-            "init": "random", "block_tokens": 256,
+            "student": str(REPOSITORY / "jobs/quickstart/student"),
+            "tokenizer": str(REPOSITORY / "jobs/quickstart/teacher"),
+            "init": "random",
+            "block_tokens": 256,
         },
         "loadtest": {"models": []},
     }
@@ -47,14 +66,27 @@ def write_job(folder: Path, rows: int) -> Path:
 
 
 def drive(job: Path) -> dict[str, float]:
-    """One `distill run --until generate`: seconds, and the driver's greatest resident memory in MiB, of prompts and of all.
+    """One `distill run --until generate`: seconds, and the driver's greatest resident memory in
+    MiB, of prompts and of all.
 
     The driver is that one process; Ray's own processes and the replicas are not counted.
     """
-    command = [sys.executable, "-m", "engine.cli", "run", str(job), "--runs", str(job.parent), "--until", "generate"]
+    command = [
+        sys.executable,
+        "-m",
+        "engine.cli",
+        "run",
+        str(job),
+        "--runs",
+        str(job.parent),
+        "--until",
+        "generate",
+    ]
     started, rss = time.monotonic(), {"prompts": 0, "all": 0}
     with job.with_name("driver.log").open("ab") as log:
-        driver = psutil.Popen(command, stdout=log, stderr=log, env=os.environ | {"PYTHONPATH": str(REPOSITORY)})
+        driver = psutil.Popen(
+            command, stdout=log, stderr=log, env=os.environ | {"PYTHONPATH": str(REPOSITORY)}
+        )
         while driver.poll() is None:
             try:
                 now = driver.memory_info().rss
@@ -65,9 +97,15 @@ def drive(job: Path) -> dict[str, float]:
                 rss["prompts"] = max(rss["prompts"], now)
             time.sleep(0.1)
     if driver.wait():
-        raise subprocess.CalledProcessError(driver.returncode, command, stderr=job.with_name("driver.log").read_text()[-2000:])
+        raise subprocess.CalledProcessError(
+            driver.returncode, command, stderr=job.with_name("driver.log").read_text()[-2000:]
+        )
     seconds = time.monotonic() - started
-    return {"wall_s": round(seconds, 2), "rss_mib": round(rss["all"] / MIB, 1), "rss_prompts_mib": round(rss["prompts"] / MIB, 1)}
+    return {
+        "wall_s": round(seconds, 2),
+        "rss_mib": round(rss["all"] / MIB, 1),
+        "rss_prompts_mib": round(rss["prompts"] / MIB, 1),
+    }
 
 
 def stage_seconds(folder: Path) -> dict[str, float]:
@@ -83,22 +121,35 @@ def measure(folder: Path, rows: int) -> dict[str, float]:
 
 
 def resume(folder: Path) -> dict[str, float]:
-    """The same command on the finished run, and on one whose driver died just before it wrote the manifest."""
+    """The same command on the finished run, and on one whose driver died just before it wrote the
+    manifest."""
     again = drive(folder / "job.yaml")["wall_s"]
     (manifest,) = folder.glob("scale/2-generate-*/manifest.json")
     rows = json.loads(manifest.read_text())["rows_out"]
     manifest.unlink()
     unpublished = drive(folder / "job.yaml")
     published = json.loads(manifest.read_text())
-    assert (published["rows_out"], published["info"]["answered_this_run"]) == (rows, 0), "a resume of a finished run asked the teacher"
-    return {"second_run_s": again, "resume_s": unpublished["wall_s"], "resume_rss_mib": unpublished["rss_mib"]}
+    assert (published["rows_out"], published["info"]["answered_this_run"]) == (rows, 0), (
+        "a resume of a finished run asked the teacher"
+    )
+    return {
+        "second_run_s": again,
+        "resume_s": unpublished["wall_s"],
+        "resume_rss_mib": unpublished["rss_mib"],
+    }
 
 
 def main() -> int:
     """Exit 1 if a figure is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--sizes", type=int, nargs=3, default=SIZES, help="for a quick look; the bounds are for the default")
+    parser.add_argument(
+        "--sizes",
+        type=int,
+        nargs=3,
+        default=SIZES,
+        help="for a quick look; the bounds are for the default",
+    )
     options = parser.parse_args()
     seen: dict[int, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as temporary:
@@ -110,21 +161,33 @@ def main() -> int:
         resumed = resume(Path(temporary) / f"{options.sizes[-1]}-0")
     small, middle, large = options.sizes
     figure = {
-        rows: {key: statistics.median(run[key] for run in runs) for key in ("generate_s", "prompts_s", "wall_s", "rss_mib")}
+        rows: {
+            key: statistics.median(run[key] for run in runs)
+            for key in ("generate_s", "prompts_s", "wall_s", "rss_mib")
+        }
         for rows, runs in seen.items()
     }
     slope, first = (
-        (figure[more]["generate_s"] - figure[less]["generate_s"]) / (more - less) for more, less in ((large, middle), (middle, small))
+        (figure[more]["generate_s"] - figure[less]["generate_s"]) / (more - less)
+        for more, less in ((large, middle), (middle, small))
     )
     ratios = {
         "time_per_row": bounded(round(slope / first, 3), "<=", 1.2),
-        "driver_memory": bounded(round(figure[large]["rss_mib"] / figure[middle]["rss_mib"], 3), "<=", 1.5),
+        "driver_memory": bounded(
+            round(figure[large]["rss_mib"] / figure[middle]["rss_mib"], 3), "<=", 1.5
+        ),
         "second_run_seconds": bounded(resumed["second_run_s"], "<=", 60),
         "resume_seconds": bounded(resumed["resume_s"], "<=", 60),
     }
     return write_result(
-        options.json, ratios, runs={str(rows): runs for rows, runs in seen.items()}, resume=resumed,
-        microseconds_per_row={"small_to_middle": round(first * 1e6, 1), "middle_to_large": round(slope * 1e6, 1)},
+        options.json,
+        ratios,
+        runs={str(rows): runs for rows, runs in seen.items()},
+        resume=resumed,
+        microseconds_per_row={
+            "small_to_middle": round(first * 1e6, 1),
+            "middle_to_large": round(slope * 1e6, 1),
+        },
     )
 
 

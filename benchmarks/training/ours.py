@@ -1,7 +1,9 @@
-"""One measurement of the train stage in a process of its own: `ours.py VARIANT MICRO WORK` writes WORK/result.json.
+"""One measurement of the train stage in a process of its own: `ours.py VARIANT MICRO WORK` writes
+WORK/result.json.
 
-The whole real path: curated Parquet -> packing -> Ray Train -> DeepSpeed -> export. The clock is TensorBoard's wall time of each
-step's loss, from step `warmup` to the last whole one, so all between steps counts.
+The whole real path: curated Parquet -> packing -> Ray Train -> DeepSpeed -> export. The clock is
+TensorBoard's wall time of each step's loss, from step `warmup` to the last whole one, so all
+between steps counts.
 """
 
 import json
@@ -17,12 +19,16 @@ from task import BETA2, CLIP, LEARNING_RATE, SEED, SEQUENCE, STEP_TOKENS, TOP_K,
 VARIANTS: dict[str, dict[str, Any]] = {
     "sft": {},
     "kd_teacher": {"loss": "forward_kl", "teacher": "teacher"},
-    "kd_stored": {"loss": "forward_kl", "gates": {"min_captured_mass": 0}},  # a random teacher is almost uniform
+    "kd_stored": {
+        "loss": "forward_kl",
+        "gates": {"min_captured_mass": 0},
+    },  # a random teacher is almost uniform
 }
 
 
 def write_curated(folder: Path, work: Path, examples: list[Any], signals: list[Any] | None) -> None:
-    """A finished curate stage with these ids; `signals` are (ids, logprobs, tail) of each answer."""
+    """A finished curate stage with these ids; `signals` are (ids, logprobs, tail) of each
+    answer."""
     from transformers import AutoTokenizer
 
     from engine.rows.ids import tokenizer_fingerprint
@@ -31,17 +37,36 @@ def write_curated(folder: Path, work: Path, examples: list[Any], signals: list[A
     from engine.run.manifests import Counts, publish
 
     fingerprint = tokenizer_fingerprint(AutoTokenizer.from_pretrained(work / "student").get_vocab())
-    metadata = {"schema_version": SCHEMA_VERSION, "codec": "plain", "vocab_size": VOCABULARY, "teacher": "teacher"}
+    metadata = {
+        "schema_version": SCHEMA_VERSION,
+        "codec": "plain",
+        "vocab_size": VOCABULARY,
+        "teacher": "teacher",
+    }
     metadata["tokenizer_fingerprint"] = fingerprint
-    columns = [dict(zip(("topk_ids", "topk_logprobs", "tail"), signal, strict=True)) for signal in signals or []] or [{}] * len(examples)
+    columns = [
+        dict(zip(("topk_ids", "topk_logprobs", "tail"), signal, strict=True))
+        for signal in signals or []
+    ] or [{}] * len(examples)
     rows = [
-        Example(number, "teacher", 0, "train", [], np.array(prompt, np.int32), np.array(answer, np.int32), **columns[number])
+        Example(
+            number,
+            "teacher",
+            0,
+            "train",
+            [],
+            np.array(prompt, np.int32),
+            np.array(answer, np.int32),
+            **columns[number],
+        )
         for number, (prompt, answer) in enumerate(examples)
     ]
     (folder / "data").mkdir(parents=True)
     files = {"data/train-00000.parquet": rows, "data/validation-00000.parquet": []}
     for name, chosen in files.items():
-        write_parquet(to_table(chosen, EXAMPLE, metadata | {"top_k": TOP_K if signals else 0}), folder / name)
+        write_parquet(
+            to_table(chosen, EXAMPLE, metadata | {"top_k": TOP_K if signals else 0}), folder / name
+        )
     counts = Counts(len(rows), len(rows), {name: len(chosen) for name, chosen in files.items()})
     publish(folder, "curate", {"benchmark": "training"}, counts, 0.0)
 
@@ -57,7 +82,13 @@ def captured(work: Path, examples: list[Any]) -> list[Any]:
         for prompt, answer in examples:
             logits = model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
             values, ids = logits.log_softmax(-1).topk(TOP_K)
-            found.append((ids.flatten().numpy(), values.flatten().numpy(), (1 - values.exp().sum(-1)).numpy()))
+            found.append(
+                (
+                    ids.flatten().numpy(),
+                    values.flatten().numpy(),
+                    (1 - values.exp().sum(-1)).numpy(),
+                )
+            )
     return found
 
 
@@ -71,11 +102,18 @@ def train(spec: Any, work: Path, curated: Path, out: Path) -> None:
     out.mkdir(parents=True)
     generate = GenerateSpec(teachers=[TeacherSpec(name="teacher", model=str(work / "teacher"))])
     with ray_cluster.connected(None, shared=out):
-        stage.run(spec, {"curate": curated}, out, Context("training", "conversation", SEED, "cpu"), generate)
+        stage.run(
+            spec,
+            {"curate": curated},
+            out,
+            Context("training", "conversation", SEED, "cpu"),
+            generate,
+        )
 
 
 def whole_steps(out: Path, warmup: int) -> tuple[float, dict[str, Any]]:
-    """Target tokens per second of the whole steps after the first `warmup`, with all that lies between steps."""
+    """Target tokens per second of the whole steps after the first `warmup`, with all that lies
+    between steps."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     from engine.training.metrics import load_metrics
@@ -89,7 +127,12 @@ def whole_steps(out: Path, warmup: int) -> tuple[float, dict[str, Any]]:
     assert len(counted) >= 4, f"{len(lines)} steps are too few; give more examples"
     targets, seconds = sum(line["tokens"] for line in counted), times[-2] - times[warmup - 1]
     inside = sum(line["seconds"] for line in counted)
-    facts = {"steps": len(counted), "targets": targets, "share_in_steps": inside / seconds, "last_loss": lines[-1]["loss"]}
+    facts = {
+        "steps": len(counted),
+        "targets": targets,
+        "share_in_steps": inside / seconds,
+        "last_loss": lines[-1]["loss"],
+    }
     return targets / seconds, facts
 
 
@@ -97,6 +140,7 @@ def main() -> None:
     """Measure one variant once."""
     name, micro, work = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
     from engine.job.spec import TrainSpec
+
     task = json.loads((work / "task.json").read_text())
     assert os.cpu_count() == task["threads"], "the worker's threads are the cores"
     examples = json.loads((work / "examples.json").read_text())
@@ -104,11 +148,25 @@ def main() -> None:
     curated, out = work / f"curated-{name}", work / "out"
     shutil.rmtree(out, ignore_errors=True)
     if not curated.exists():
-        write_curated(curated, work, examples, captured(work, examples) if name == "kd_stored" else None)
-    more = chosen | ({"teacher": {"model": str(work / chosen["teacher"])}} if "teacher" in chosen else {})
+        write_curated(
+            curated, work, examples, captured(work, examples) if name == "kd_stored" else None
+        )
+    more = chosen | (
+        {"teacher": {"model": str(work / chosen["teacher"])}} if "teacher" in chosen else {}
+    )
     spec = TrainSpec(
-        student=str(work / "student"), precision="fp32", learning_rate=LEARNING_RATE, adam_beta2=BETA2, max_grad_norm=CLIP, epochs=1,
-        block_tokens=SEQUENCE, batch_size=micro, global_batch=STEP_TOKENS // SEQUENCE, workers=1, zero_stage=0, checkpoint_steps=10**6,
+        student=str(work / "student"),
+        precision="fp32",
+        learning_rate=LEARNING_RATE,
+        adam_beta2=BETA2,
+        max_grad_norm=CLIP,
+        epochs=1,
+        block_tokens=SEQUENCE,
+        batch_size=micro,
+        global_batch=STEP_TOKENS // SEQUENCE,
+        workers=1,
+        zero_stage=0,
+        checkpoint_steps=10**6,
         **more,
     )
     train(spec, work, curated, out)

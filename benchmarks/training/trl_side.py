@@ -1,7 +1,8 @@
-"""One measurement of TRL in a process of its own, in its own environment: `trl_side.py VARIANT MICRO WORK` writes WORK/result.json.
+"""One measurement of TRL in a process of its own, in its own environment: `trl_side.py VARIANT
+MICRO WORK` writes WORK/result.json.
 
-The clock runs from the end of step `warmup` to the end of the last whole step, so all between steps counts. It knows nothing of
-distill-engine.
+The clock runs from the end of step `warmup` to the end of the last whole step, so all between steps
+counts. It knows nothing of distill-engine.
 """
 
 import json
@@ -44,11 +45,24 @@ class Clock(TrainerCallback):
 def _arguments(rows: int, micro: int) -> dict[str, Any]:
     """What every trainer is told: `rows` per optimizer step in micro-batches of `micro`."""
     return {
-        "output_dir": "unused", "num_train_epochs": 1,
-        "per_device_train_batch_size": micro, "gradient_accumulation_steps": -(-rows // micro),
-        "learning_rate": LEARNING_RATE, "lr_scheduler_type": "cosine", "adam_beta2": BETA2, "weight_decay": 0.0, "max_grad_norm": CLIP,
-        "seed": SEED, "use_cpu": True, "bf16": False, "gradient_checkpointing": False, "save_strategy": "no", "report_to": [],
-        "logging_steps": 10, "dataloader_drop_last": True, "disable_tqdm": True,
+        "output_dir": "unused",
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": -(-rows // micro),
+        "learning_rate": LEARNING_RATE,
+        "lr_scheduler_type": "cosine",
+        "adam_beta2": BETA2,
+        "weight_decay": 0.0,
+        "max_grad_norm": CLIP,
+        "seed": SEED,
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "save_strategy": "no",
+        "report_to": [],
+        "logging_steps": 10,
+        "dataloader_drop_last": True,
+        "disable_tqdm": True,
     }
 
 
@@ -56,7 +70,9 @@ def _model(work: Path, name: str) -> Any:
     return AutoModelForCausalLM.from_pretrained(work / name, dtype=torch.float32)
 
 
-def sft(work: Path, examples: list[Any], micro: int, strategy: str | None, **more: Any) -> tuple[Any, Clock]:
+def sft(
+    work: Path, examples: list[Any], micro: int, strategy: str | None, **more: Any
+) -> tuple[Any, Clock]:
     """SFTTrainer on the same ids, packed by `strategy` or not."""
     clock = Clock()
 
@@ -65,18 +81,30 @@ def sft(work: Path, examples: list[Any], micro: int, strategy: str | None, **mor
             clock.count(inputs["labels"] != -100)
             return super().training_step(model, inputs, *rest)
 
-    rows = [{"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer} for prompt, answer in examples]
+    rows = [
+        {"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer}
+        for prompt, answer in examples
+    ]
     arguments = _arguments(PACKED_ROWS if strategy else examples_per_step(examples), micro) | more
-    config = SFTConfig(max_length=SEQUENCE, packing=bool(strategy), packing_strategy=strategy or "bfd", **arguments)
+    config = SFTConfig(
+        max_length=SEQUENCE, packing=bool(strategy), packing_strategy=strategy or "bfd", **arguments
+    )
     tokenizer = AutoTokenizer.from_pretrained(work / "student")
     trainer = Counted(
-        _model(work, "student"), args=config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer, callbacks=[clock]
+        _model(work, "student"),
+        args=config,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        callbacks=[clock],
     )
     return trainer, clock
 
 
-def distillation(work: Path, examples: list[Any], micro: int, *, rollouts: bool = False) -> tuple[Any, Clock]:
-    """DistillationTrainer (forward KL, its chunked loss) that takes the given answers, or makes its own as it always does."""
+def distillation(
+    work: Path, examples: list[Any], micro: int, *, rollouts: bool = False
+) -> tuple[Any, Clock]:
+    """DistillationTrainer (forward KL, its chunked loss) that takes the given answers, or makes its
+    own as it always does."""
     clock = Clock()
     answer_of = {tuple(prompt): answer for prompt, answer in examples}
 
@@ -84,9 +112,19 @@ def distillation(work: Path, examples: list[Any], micro: int, *, rollouts: bool 
         def _tokenize_prompts(self, prompts: list[str]) -> tuple[Any, ...]:
             return [examples[int(prompt)][0] for prompt in prompts], None, {}
 
-        def _generate_single_turn(self, prompt_ids: list[Any], images: Any, more: dict[str, Any], has_tool_images: bool = False) -> Any:
+        def _generate_single_turn(
+            self,
+            prompt_ids: list[Any],
+            images: Any,
+            more: dict[str, Any],
+            has_tool_images: bool = False,
+        ) -> Any:
             started = time.perf_counter()
-            answers = super()._generate_single_turn(prompt_ids, images, more, has_tool_images) if rollouts else None
+            answers = (
+                super()._generate_single_turn(prompt_ids, images, more, has_tool_images)
+                if rollouts
+                else None
+            )
             clock.rollouts.append(time.perf_counter() - started)
             return answers or [answer_of[tuple(prompt)] for prompt in prompt_ids]
 
@@ -95,17 +133,26 @@ def distillation(work: Path, examples: list[Any], micro: int, *, rollouts: bool 
             return super().compute_loss(model, inputs, *rest, **more)
 
     arguments = _arguments(examples_per_step(examples), micro)
-    config = DistillationConfig(beta=0.0, temperature=1.0, max_completion_length=ROLLOUT_TOKENS, **arguments)
+    config = DistillationConfig(
+        beta=0.0, temperature=1.0, max_completion_length=ROLLOUT_TOKENS, **arguments
+    )
     tokenizer = AutoTokenizer.from_pretrained(work / "student", padding_side="left")
     trainer = Given(
-        _model(work, "student"), teacher_model=_model(work, "teacher"), args=config, processing_class=tokenizer, callbacks=[clock],
-        train_dataset=Dataset.from_list([{"prompt": str(number)} for number in range(len(examples))]),
+        _model(work, "student"),
+        teacher_model=_model(work, "teacher"),
+        args=config,
+        processing_class=tokenizer,
+        callbacks=[clock],
+        train_dataset=Dataset.from_list(
+            [{"prompt": str(number)} for number in range(len(examples))]
+        ),
     )
     return trainer, clock
 
 
 def gkd(work: Path, examples: list[Any], micro: int) -> tuple[Any, Clock]:
-    """GKDTrainer (experimental) with lmbda 0, so without rollouts, and beta 0: forward KL over whole logits."""
+    """GKDTrainer (experimental) with lmbda 0, so without rollouts, and beta 0: forward KL over
+    whole logits."""
     clock = Clock()
 
     class Counted(GKDTrainer):
@@ -113,14 +160,28 @@ def gkd(work: Path, examples: list[Any], micro: int) -> tuple[Any, Clock]:
             clock.count(inputs["labels"] != -100)
             return super().training_step(model, inputs, *rest)
 
-    config = GKDConfig(beta=0.0, lmbda=0.0, temperature=1.0, max_length=SEQUENCE, **_arguments(examples_per_step(examples), micro))
+    config = GKDConfig(
+        beta=0.0,
+        lmbda=0.0,
+        temperature=1.0,
+        max_length=SEQUENCE,
+        **_arguments(examples_per_step(examples), micro),
+    )
     rows = [
-        {"prompt": "", "input_ids": prompt + answer, "completion_mask": [0] * len(prompt) + [1] * len(answer)}
+        {
+            "prompt": "",
+            "input_ids": prompt + answer,
+            "completion_mask": [0] * len(prompt) + [1] * len(answer),
+        }
         for prompt, answer in examples
     ]
     trainer = Counted(
-        _model(work, "student"), teacher_model=_model(work, "teacher"), args=config, train_dataset=Dataset.from_list(rows),
-        processing_class=AutoTokenizer.from_pretrained(work / "student"), callbacks=[clock],
+        _model(work, "student"),
+        teacher_model=_model(work, "teacher"),
+        args=config,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=AutoTokenizer.from_pretrained(work / "student"),
+        callbacks=[clock],
     )
     return trainer, clock
 
@@ -130,9 +191,13 @@ VARIANTS = {
     "bfd": lambda work, examples, micro: sft(work, examples, micro, "bfd"),
     "bfd_split": lambda work, examples, micro: sft(work, examples, micro, "bfd_split"),
     "wrapped": lambda work, examples, micro: sft(work, examples, micro, "wrapped"),
-    "grouped": lambda work, examples, micro: sft(work, examples, micro, None, train_sampling_strategy="group_by_length"),
+    "grouped": lambda work, examples, micro: sft(
+        work, examples, micro, None, train_sampling_strategy="group_by_length"
+    ),
     "distillation": distillation,
-    "rollouts": lambda work, examples, micro: distillation(work, examples[: 11 * micro], micro, rollouts=True),
+    "rollouts": lambda work, examples, micro: distillation(
+        work, examples[: 11 * micro], micro, rollouts=True
+    ),
     "gkd": gkd,
 }
 
@@ -149,7 +214,11 @@ def main() -> None:
     first, targets = task["warmup"], clock.targets[task["warmup"] :]
     assert len(targets) >= 4, f"{name}: {len(clock.ends)} steps are too few; give more examples"
     seconds = clock.ends[-1] - clock.ends[first - 1]
-    found = {"tokens_per_second": sum(targets) / seconds, "steps": len(targets), "targets": sum(targets)}
+    found = {
+        "tokens_per_second": sum(targets) / seconds,
+        "steps": len(targets),
+        "targets": sum(targets),
+    }
     if name == "rollouts":
         found["rollouts_share"] = sum(clock.rollouts[first : len(clock.ends)]) / seconds
     (work / "result.json").write_text(json.dumps(found))

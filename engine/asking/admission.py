@@ -1,4 +1,5 @@
-"""What a replica lets in: a bounded number of rows, groups that must run alone, and requests that the budget still allows."""
+"""What a replica lets in: a bounded number of rows, groups that must run alone, and requests that
+the budget still allows."""
 
 from __future__ import annotations
 
@@ -13,15 +14,19 @@ _OVERHEAD_TOKENS = 16  # of a chat template, per message
 
 
 class Room:
-    """Holds up to `size` rows. A group that must be alone waits until no other is in or wants to be, and then keeps others out.
+    """Holds up to `size` rows. A group that must be alone waits until no other is in or wants to
+    be, and then keeps others out.
 
-    So what is asked again after a death delays nothing else: it comes last, in a room that has emptied by itself.
+    So what is asked again after a death delays nothing else: it comes last, in a room that has
+    emptied by itself.
     """
 
     def __init__(self, size: int) -> None:
         self._size, self.held = size, 0
         self._alone = False
-        self._waiting: list[int] = []  # rows of each group that is not in yet and may enter beside others
+        self._waiting: list[
+            int
+        ] = []  # rows of each group that is not in yet and may enter beside others
         self._changed = asyncio.Condition()
 
     @asynccontextmanager
@@ -34,7 +39,9 @@ class Room:
             async with self._changed:
                 left -= count
                 self.held -= count
-                if self.held == 0 or self.held + min(self._waiting, default=0) <= self._size:  # else nobody could enter
+                if (
+                    self.held == 0 or self.held + min(self._waiting, default=0) <= self._size
+                ):  # else nobody could enter
                     self._changed.notify_all()
 
         async with self._changed:
@@ -56,7 +63,9 @@ class Room:
     def _admits(self, rows: int, alone: bool) -> bool:
         if self._alone:
             return False
-        return (self.held == 0 and not (alone and self._waiting)) or (not alone and self.held + rows <= self._size)
+        return (self.held == 0 and not (alone and self._waiting)) or (
+            not alone and self.held + rows <= self._size
+        )
 
 
 class Reservation(NamedTuple):
@@ -67,7 +76,8 @@ class Reservation(NamedTuple):
 
 
 class Budget:
-    """Dollars of an API. Each request reserves the most that it can cost, so that the limit is never passed."""
+    """Dollars of an API. Each request reserves the most that it can cost, so that the limit is
+    never passed."""
 
     def __init__(self, prices: PriceSpec | None, limit_usd: float | None, spent_usd: float) -> None:
         self._prices, self._limit_usd = prices, limit_usd
@@ -76,15 +86,21 @@ class Budget:
         self._changed = asyncio.Condition()
 
     async def reserve(self, prompt: Any, max_tokens: int, tries: int = 1) -> Reservation | None:
-        """Dollars set aside for one request, each of whose tries may be charged; None where the budget does not hold one of them,
-        now that all others are settled. Near its end it holds fewer tries than wanted."""
+        """Dollars set aside for one request, each of whose tries may be charged; None where the
+        budget does not hold one of them, now that all others are settled. Near its end it holds
+        fewer tries than wanted."""
         if self._prices is None:
             return Reservation(0.0, tries)
         most = cost_usd(self._prices, _most_tokens(prompt), max_tokens)
         async with self._changed:
             if self._limit_usd is not None:
                 limit = self._limit_usd
-                await self._changed.wait_for(lambda: self.spent_usd + self._reserved_usd + most * tries <= limit or not self._open)
+                await self._changed.wait_for(
+                    lambda: (
+                        self.spent_usd + self._reserved_usd + most * tries <= limit
+                        or not self._open
+                    )
+                )
                 while tries and self.spent_usd + most * tries > limit:
                     tries -= 1
                 if not tries:
@@ -94,8 +110,11 @@ class Budget:
             self._open += 1
         return Reservation(most, tries)
 
-    async def settle(self, reserved: Reservation, tokens_in: int, tokens_out: int, lost_usd: float = 0.0) -> None:
-        """What the request did cost, and what tries without an answer may have, in place of what was set aside."""
+    async def settle(
+        self, reserved: Reservation, tokens_in: int, tokens_out: int, lost_usd: float = 0.0
+    ) -> None:
+        """What the request did cost, and what tries without an answer may have, in place of what
+        was set aside."""
         if self._prices is not None:
             async with self._changed:
                 self._open -= 1
@@ -111,5 +130,9 @@ def cost_usd(prices: PriceSpec | None, tokens_in: int, tokens_out: int) -> float
 
 
 def _most_tokens(prompt: Any) -> int:
-    """Tokens of token ids, or of a conversation at the most: no tokenizer makes more than one of a byte."""
-    return sum(1 if isinstance(part, int) else len(part["content"].encode()) + _OVERHEAD_TOKENS for part in prompt)
+    """Tokens of token ids, or of a conversation at the most: no tokenizer makes more than one of a
+    byte."""
+    return sum(
+        1 if isinstance(part, int) else len(part["content"].encode()) + _OVERHEAD_TOKENS
+        for part in prompt
+    )

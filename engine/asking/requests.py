@@ -1,4 +1,5 @@
-"""A row on its way through a replica, and which rows must go alone because engines died while they were asked."""
+"""A row on its way through a replica, and which rows must go alone because engines died while they
+were asked."""
 
 from __future__ import annotations
 
@@ -34,17 +35,25 @@ class Request:
 
 
 def set_apart(requests: list[Request]) -> tuple[list[Request], list[list[Request]]]:
-    """Requests that run together, and groups of suspects: a quarter of the shard each after one death, one row each after two.
+    """Requests that run together, and groups of suspects: a quarter of the shard each after one
+    death, one row each after two.
 
-    Most deaths are a machine's and not a row's, so the first suspicion may not cost much; alone, a row proves itself.
+    Most deaths are a machine's and not a row's, so the first suspicion may not cost much; alone, a
+    row proves itself.
     """
     poisoned = f"its engine died {DEATHS_OF_A_POISON} times while it was asked, the last time alone"
     together = [request for request in requests if request.attempt == 1]
-    together += [replace(request, status="error", error=poisoned) for request in requests if request.attempt > DEATHS_OF_A_POISON]
+    together += [
+        replace(request, status="error", error=poisoned)
+        for request in requests
+        if request.attempt > DEATHS_OF_A_POISON
+    ]
     once = [request for request in requests if request.attempt == 2]
     size = math.ceil(len(once) / 4) or 1
     groups = [once[start : start + size] for start in range(0, len(once), size)]
-    return together, groups + [[request] for request in requests if 2 < request.attempt <= DEATHS_OF_A_POISON]
+    return together, groups + [
+        [request] for request in requests if 2 < request.attempt <= DEATHS_OF_A_POISON
+    ]
 
 
 def room_for_answer(max_model_len: int | None, prompt: Any) -> int:

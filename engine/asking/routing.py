@@ -1,4 +1,5 @@
-"""Which teacher answers which prompt: all of them, a weighted draw, or a field of the prompt. Pure: the same wherever it runs."""
+"""Which teacher answers which prompt: all of them, a weighted draw, or a field of the prompt. Pure:
+the same wherever it runs."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ _COLUMNS = ("task", "source", "split")
 
 @dataclass(frozen=True)
 class Wanted:
-    """The rows of one prompt file that one teacher answers: row (n,), prompt_id (n,), sample_index (n,)."""
+    """The rows of one prompt file that one teacher answers: row (n,), prompt_id (n,), sample_index
+    (n,)."""
 
     row: np.ndarray
     prompt_id: np.ndarray
@@ -29,7 +31,8 @@ class Wanted:
 
 
 def wanted_rows(spec: GenerateSpec, files: Sequence[Folder], seed: int) -> dict[str, list[Wanted]]:
-    """teacher -> rows wanted of each prompt file: training prompts `samples` times, validation prompts once.
+    """teacher -> rows wanted of each prompt file: training prompts `samples` times, validation
+    prompts once.
 
     InputError where `route: by` has no teacher for a prompt.
     """
@@ -47,7 +50,10 @@ def wanted_rows(spec: GenerateSpec, files: Sequence[Folder], seed: int) -> dict[
 
 def count_prompts(wanted: Mapping[str, Sequence[Wanted]]) -> int:
     """Prompts of all files; every prompt is some teacher's, and may be several teachers'."""
-    return sum(len(np.unique(np.concatenate([rows.row for rows in of_teachers]))) for of_teachers in zip(*wanted.values(), strict=True))
+    return sum(
+        len(np.unique(np.concatenate([rows.row for rows in of_teachers])))
+        for of_teachers in zip(*wanted.values(), strict=True)
+    )
 
 
 def _read(file: Folder, spec: GenerateSpec) -> pa.Table:
@@ -56,13 +62,19 @@ def _read(file: Folder, spec: GenerateSpec) -> pa.Table:
     return table
 
 
-def _shares(spec: GenerateSpec, table: pa.Table, ids: np.ndarray, seed: int, file: Folder) -> Iterator[tuple[TeacherSpec, np.ndarray]]:
+def _shares(
+    spec: GenerateSpec, table: pa.Table, ids: np.ndarray, seed: int, file: Folder
+) -> Iterator[tuple[TeacherSpec, np.ndarray]]:
     """Each teacher with its rows of the table."""
     if spec.route == "all":
         owner = None
     elif spec.route == "split":
         edges = np.cumsum([teacher.weight for teacher in spec.teachers])
-        draws = np.array([derive_seed(seed, "route", int(prompt_id)) for prompt_id in ids]) / 2**31 * edges[-1]
+        draws = (
+            np.array([derive_seed(seed, "route", int(prompt_id)) for prompt_id in ids])
+            / 2**31
+            * edges[-1]
+        )
         owner = np.searchsorted(edges, draws, side="right")
     else:
         owner = _owners(spec, _values(spec, table), file)
@@ -78,11 +90,16 @@ def _values(spec: GenerateSpec, table: pa.Table) -> list[str]:
 
 
 def _owners(spec: GenerateSpec, values: Sequence[str], file: Folder) -> np.ndarray:
-    owner = {value: number for number, teacher in enumerate(spec.teachers) for value in teacher.routes}
-    rest = next((number for number, teacher in enumerate(spec.teachers) if not teacher.routes), None)
+    owner = {
+        value: number for number, teacher in enumerate(spec.teachers) for value in teacher.routes
+    }
+    rest = next(
+        (number for number, teacher in enumerate(spec.teachers) if not teacher.routes), None
+    )
     if rest is None and (lost := sorted(set(values) - owner.keys())):
         raise InputError(
-            f"generate.route_by={spec.route_by}: no teacher takes {lost[:5]} ({file.name}); add them to the `routes` of a teacher, or"
+            f"generate.route_by={spec.route_by}: no teacher takes {lost[:5]} ({file.name}); add"
+            " them to the `routes` of a teacher, or"
             " leave one teacher without `routes`: it takes the rest"
         )
     return np.array([owner.get(value, rest) for value in values], int)

@@ -1,6 +1,8 @@
-"""When a request to an API may go, and what counts as a failure: the HTTP client under the vendors' own clients.
+"""When a request to an API may go, and what counts as a failure: the HTTP client under the vendors'
+own clients.
 
-It knows no protocol beyond HTTP, JSON and the token counts under `usage`. Trying again is left to the vendors' clients.
+It knows no protocol beyond HTTP, JSON and the token counts under `usage`. Trying again is left to
+the vendors' clients.
 """
 
 from __future__ import annotations
@@ -23,15 +25,23 @@ BUSY = (429, 503, 529)
 REFUSALS = 50  # times that one request may be told "later" (BUSY); its tries do not pay for them
 CLIENT_WAIT_S = 120.0  # the openai client gives up on a longer Retry-After
 BURST_S = 1.0  # seconds of unused budget that may be spent at once
-# A refusal by rate that no waiting mends: this one request is larger than what the account may send in a minute.
-TOO_LARGE = re.compile(r"request too large|too large for|tokens must be reduced|reduce the (length|size|number of tokens)", re.IGNORECASE)
+# A refusal by rate that no waiting mends: this one request is larger than what the account may send
+# in a minute.
+TOO_LARGE = re.compile(
+    r"request too large|too large for|tokens must be reduced|reduce the (length|size|number of"
+    r" tokens)",
+    re.IGNORECASE,
+)
 TOO_LONG = re.compile(
-    r"context.?(length|limit|window|size)|(prompt|input|messages?|request|string|text) (is |are |has )?too (long|large|many tokens)"
-    r"|too many (input |prompt )?tokens|maximum (model|prompt|input) length|(input|prompt) token count|range of input length"
+    r"context.?(length|limit|window|size)|(prompt|input|messages?|request|string|text) (is |are"
+    r" |has )?too (long|large|many tokens)"
+    r"|too many (input |prompt )?tokens|maximum (model|prompt|input) length|(input|prompt) token"
+    r" count|range of input length"
     r"|`?inputs`? tokens|model token limit|n_ctx",
     re.IGNORECASE,
 )
-UNREACHED = "x-distill-unreached"  # header of a reply that this Gate made up, because nobody is at the address
+# header of a reply that this Gate made up, because nobody is at the address
+UNREACHED = "x-distill-unreached"
 
 failures: ContextVar[int] = ContextVar("failures", default=0)
 tries_allowed: ContextVar[int | None] = ContextVar("tries_allowed", default=None)
@@ -40,9 +50,10 @@ lost_tokens: ContextVar[tuple[int, int]] = ContextVar("lost_tokens", default=(0,
 replied: ContextVar[bool] = ContextVar("replied", default=False)
 last_usage: ContextVar[tuple[int, int] | None] = ContextVar("last_usage", default=None)
 last_words: ContextVar[str] = ContextVar("last_words", default="")
-"""Of the request that this task is about: tries that failed, and how many may, None for the job's number; those of them that the vendor
-may have answered and charged without saying how much; tokens in and out of those that it says it charged; whether a reply came that goes
-to the vendor's client, what it says it cost, None where it says nothing, and its sentence where it holds no answer."""
+"""Of the request that this task is about: tries that failed, and how many may, None for the job's
+number; those of them that the vendor may have answered and charged without saying how much; tokens
+in and out of those that it says it charged; whether a reply came that goes to the vendor's client,
+what it says it cost, None where it says nothing, and its sentence where it holds no answer."""
 
 
 def new_request(tries: int | None = None) -> None:
@@ -63,7 +74,8 @@ def lose_reply() -> None:
 
 
 def lose_try(usage: tuple[int, int] | None) -> None:
-    """A try that may have been charged came to nothing; `usage` are its tokens in and out where the vendor said them."""
+    """A try that may have been charged came to nothing; `usage` are its tokens in and out where the
+    vendor said them."""
     if usage is None:
         lost_tries.set(lost_tries.get() + 1)
     else:
@@ -75,17 +87,22 @@ _COUNTED = (("prompt", "input"), ("completion", "output"))  # OpenAI's and Anthr
 
 
 def usage_of(body: Any) -> tuple[int, int] | None:
-    """Tokens in and out by a reply's own word, in the form of either protocol; None where it lacks one of them or it is no count."""
+    """Tokens in and out by a reply's own word, in the form of either protocol; None where it lacks
+    one of them or it is no count."""
     usage = body.get("usage") if isinstance(body, dict) else None
     if not isinstance(usage, dict):
         return None
-    tokens_in, tokens_out = (usage.get(f"{name}_tokens", usage.get(f"{other}_tokens")) for name, other in _COUNTED)
+    tokens_in, tokens_out = (
+        usage.get(f"{name}_tokens", usage.get(f"{other}_tokens")) for name, other in _COUNTED
+    )
     if not (_is_count(tokens_in) and _is_count(tokens_out)):
         return None
     if _is_count(total := usage.get("total_tokens")):  # some count their reasoning there alone
         tokens_out = max(tokens_out, total - tokens_in)
     # Anthropic counts what it wrote to its cache and read from it apart from the rest of the input.
-    cached = [usage.get(name) for name in ("cache_creation_input_tokens", "cache_read_input_tokens")]
+    cached = [
+        usage.get(name) for name in ("cache_creation_input_tokens", "cache_read_input_tokens")
+    ]
     return tokens_in + sum(filter(_is_count, cached)), tokens_out
 
 
@@ -94,7 +111,8 @@ def _is_count(value: Any) -> bool:
 
 
 def words_of(body: Any) -> str:
-    """The sentence in a server's error, whatever its shape: OpenAI's, a list of errors, FastAPI's `detail`, a string, plain text."""
+    """The sentence in a server's error, whatever its shape: OpenAI's, a list of errors, FastAPI's
+    `detail`, a string, plain text."""
     if isinstance(body, str):
         try:
             return words_of(json.loads(body))
@@ -106,52 +124,87 @@ def words_of(body: Any) -> str:
         place = ".".join(map(str, body["loc"])) + ": " if isinstance(body.get("loc"), list) else ""
         found = [words for name in _SAYING if (words := words_of(body.get(name)))]
         # A sentence that another one repeats, or a mere code beside one, is left out.
-        told = [words for words in dict.fromkeys(found) if not any(words != other and words in other for other in found)]
+        told = [
+            words
+            for words in dict.fromkeys(found)
+            if not any(words != other and words in other for other in found)
+        ]
         return place + "; ".join(told) if told else json.dumps(body) if body else ""
     return ""
 
 
 _SAYING = (
-    "error", "message", "msg", "detail", "details", "errors", "error_message", "error_description", "error_msg", "title", "reason",
-    "metadata", "raw", "base_resp", "status_msg",
+    "error",
+    "message",
+    "msg",
+    "detail",
+    "details",
+    "errors",
+    "error_message",
+    "error_description",
+    "error_msg",
+    "title",
+    "reason",
+    "metadata",
+    "raw",
+    "base_resp",
+    "status_msg",
 )
 _PAGE = re.compile(r"<(!doctype|html|head|body)\b", re.IGNORECASE)
 
 
 def _text_of_page(page: str) -> str:
     """What a person would read of an HTML page."""
-    page = re.sub(r"<(style|script)\b.*?</\1\s*>|<!--.*?-->", " ", page, flags=re.IGNORECASE | re.DOTALL)
+    page = re.sub(
+        r"<(style|script)\b.*?</\1\s*>|<!--.*?-->", " ", page, flags=re.IGNORECASE | re.DOTALL
+    )
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", page)).split())
 
 
 class Budget:
-    """What may be spent per minute, refilled evenly. What something cost is often known only afterwards: a debt delays the next."""
+    """What may be spent per minute, refilled evenly. What something cost is often known only
+    afterwards: a debt delays the next."""
 
     def __init__(self, per_minute: int | None) -> None:
         self._per_minute, self.free_at = per_minute, -math.inf
 
     def spend(self, amount: float) -> None:
-        """Take `amount`, or give it back if negative; `free_at` is when all of it is refilled (time.monotonic)."""
+        """Take `amount`, or give it back if negative; `free_at` is when all of it is refilled
+        (time.monotonic)."""
         if self._per_minute:
-            self.free_at = max(self.free_at, time.monotonic() - BURST_S) + 60 * amount / self._per_minute
+            self.free_at = (
+                max(self.free_at, time.monotonic() - BURST_S) + 60 * amount / self._per_minute
+            )
 
 
 class Gate(httpx2.AsyncClient):
-    """One teacher's HTTP client, where each try waits its turn: open requests, everybody's pause, budgets.
+    """One teacher's HTTP client, where each try waits its turn: open requests, everybody's pause,
+    budgets.
 
-    Open requests are halved when the API is busy and grow by one per round of successes, up to `teacher.concurrency`. A
-    Retry-After holds everybody. Silence, a cut body and an error with status 200 become a failure that the vendor's client
-    tries again; the request's last one, after `attempts` failures, tells it to stop. (A subclass and not a transport: a
-    client with a transport of its own ignores the proxies of the environment.)
+    Open requests are halved when the API is busy and grow by one per round of successes, up to
+    `teacher.concurrency`. A Retry-After holds everybody. Silence, a cut body and an error with
+    status 200 become a failure that the vendor's client tries again; the request's last one, after
+    `attempts` failures, tells it to stop. (A subclass and not a transport: a client with a
+    transport of its own ignores the proxies of the environment.)
     """
 
     def __init__(self, teacher: TeacherSpec, *, timeout_s: float, attempts: int) -> None:
-        limits = httpx2.Limits(max_connections=teacher.concurrency, max_keepalive_connections=teacher.concurrency)
+        limits = httpx2.Limits(
+            max_connections=teacher.concurrency, max_keepalive_connections=teacher.concurrency
+        )
         super().__init__(limits=limits, timeout=timeout_s, follow_redirects=True)
         self._timeout_s, self._attempts, self._most = timeout_s, attempts, teacher.concurrency
         self.concurrency, self.sent, self.refused = float(teacher.concurrency), 0, 0
-        self._requests, self._tokens = Budget(teacher.requests_per_minute), Budget(teacher.tokens_per_minute)
-        self._line, self._left, self._open, self._answer_tokens = asyncio.Lock(), asyncio.Event(), 0, 0.0
+        self._requests, self._tokens = (
+            Budget(teacher.requests_per_minute),
+            Budget(teacher.tokens_per_minute),
+        )
+        self._line, self._left, self._open, self._answer_tokens = (
+            asyncio.Lock(),
+            asyncio.Event(),
+            0,
+            0.0,
+        )
         self.resume_at = self._cut_at = -math.inf
 
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
@@ -178,7 +231,9 @@ class Gate(httpx2.AsyncClient):
 
     async def _turn(self) -> None:
         while True:
-            wait = max(self.resume_at, self._requests.free_at, self._tokens.free_at) - time.monotonic()
+            wait = (
+                max(self.resume_at, self._requests.free_at, self._tokens.free_at) - time.monotonic()
+            )
             if self._open >= int(self.concurrency):
                 self._left.clear()
                 await self._left.wait()
@@ -187,7 +242,9 @@ class Gate(httpx2.AsyncClient):
             else:
                 return
 
-    async def _try(self, request: httpx2.Request, options: dict[str, Any]) -> tuple[httpx2.Response, int]:
+    async def _try(
+        self, request: httpx2.Request, options: dict[str, Any]
+    ) -> tuple[httpx2.Response, int]:
         """The response and the tokens that it cost."""
         status, lost, usage, unreached = 502, True, None, {}
         try:
@@ -208,13 +265,23 @@ class Gate(httpx2.AsyncClient):
             status, problem = 504, f"no answer within {self._timeout_s:g} s"
         except httpx2.RequestError as error:
             reached = not isinstance(error, httpx2.ConnectError)
-            lost, problem, unreached = reached, type(error).__name__, {} if reached else {UNREACHED: "1"}
+            lost, problem, unreached = (
+                reached,
+                type(error).__name__,
+                {} if reached else {UNREACHED: "1"},
+            )
         except ValueError:
             page = _PAGE.search(response.text)
-            problem = f"a page in place of an answer: {words_of(response.text)[:200]}" if page else "the answer is cut"
+            problem = (
+                f"a page in place of an answer: {words_of(response.text)[:200]}"
+                if page
+                else "the answer is cut"
+            )
         if lost:
             lose_try(usage)
-        return httpx2.Response(status, json={"error": {"message": problem}}, headers=unreached, request=request), 0
+        return httpx2.Response(
+            status, json={"error": {"message": problem}}, headers=unreached, request=request
+        ), 0
 
     def _learn(self, response: httpx2.Response, started: float) -> None:
         if response.request.method != "POST":
@@ -225,12 +292,16 @@ class Gate(httpx2.AsyncClient):
             self.refused += 1
             pause = retry_after_s(response.headers)
             self.resume_at = max(self.resume_at, time.monotonic() + pause)
-            if started >= self._cut_at:  # what was sent before the last cut says nothing about the new limit
+            if (
+                started >= self._cut_at
+            ):  # what was sent before the last cut says nothing about the new limit
                 self.concurrency, self._cut_at = max(1.0, self.concurrency / 2), time.monotonic()
             if pause > CLIENT_WAIT_S:
                 response.headers.pop("retry-after", None)
                 response.headers.pop("retry-after-ms", None)
-            if b"insufficient_quota" in response.content:  # no credit: 429 as well, but it does not pass
+            if (
+                b"insufficient_quota" in response.content
+            ):  # no credit: 429 as well, but it does not pass
                 response.headers["x-should-retry"] = "false"
         elif response.is_error:
             failures.set(failures.get() + 1)
@@ -244,12 +315,20 @@ def never_fits(status: int, said: str) -> bool:
     """Whether an error means that this request is too long, whenever it is sent."""
     if status in BUSY:
         return bool(TOO_LARGE.search(said))
-    return status == 413 or ((status in (400, 422) or status >= 500) and bool(TOO_LONG.search(said) or TOO_LARGE.search(said)))
+    return status == 413 or (
+        (status in (400, 422) or status >= 500)
+        and bool(TOO_LONG.search(said) or TOO_LARGE.search(said))
+    )
 
 
 def retry_after_s(headers: httpx2.Headers) -> float:
-    """Seconds that a refusal asks for, as milliseconds, seconds or a date; 0 if it names none that can be read."""
-    value, unit = (headers["retry-after-ms"], 0.001) if "retry-after-ms" in headers else (headers.get("retry-after", ""), 1.0)
+    """Seconds that a refusal asks for, as milliseconds, seconds or a date; 0 if it names none that
+    can be read."""
+    value, unit = (
+        (headers["retry-after-ms"], 0.001)
+        if "retry-after-ms" in headers
+        else (headers.get("retry-after", ""), 1.0)
+    )
     try:
         seconds = float(value) * unit
     except ValueError:

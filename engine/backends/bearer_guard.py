@@ -1,6 +1,8 @@
-"""A bearer key on every route of an endpoint: an ASGI layer for our ingress, and around Serve's HTTP proxy as well.
+"""A bearer key on every route of an endpoint: an ASGI layer for our ingress, and around Serve's
+HTTP proxy as well.
 
-The proxy's own `/-/` routes never reach an ingress. Only the key's sha256 leaves the driver's process. The module stays
+The proxy's own `/-/` routes never reach an ingress. Only the key's sha256 leaves the driver's
+process. The module stays
 light: Serve gives a proxy seconds to import it.
 """
 
@@ -16,11 +18,14 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 KEY_VARIABLE = "DISTILL_KEY_SHA256"
-PROXY_HOOK = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "engine.backends.bearer_guard.proxy_middlewares"}
+PROXY_HOOK = {
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "engine.backends.bearer_guard.proxy_middlewares"
+}
 
 
 class BearerGuard:
-    """ASGI layer: 401 unless `Authorization: Bearer` carries the key whose sha256 (hex) it was given."""
+    """ASGI layer: 401 unless `Authorization: Bearer` carries the key whose sha256 (hex) it was
+    given."""
 
     def __init__(self, app: ASGIApp, key_sha256: str) -> None:
         self._app, self._key_sha256 = app, key_sha256
@@ -29,12 +34,20 @@ class BearerGuard:
         if scope["type"] not in ("http", "websocket") or self._admits(dict(scope["headers"])):
             await self._app(scope, receive, send)
             return
-        error = {"message": "missing or wrong API key", "type": "invalid_request_error", "code": "invalid_api_key"}
-        await JSONResponse({"error": error}, 401, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
+        error = {
+            "message": "missing or wrong API key",
+            "type": "invalid_request_error",
+            "code": "invalid_api_key",
+        }
+        await JSONResponse({"error": error}, 401, {"WWW-Authenticate": "Bearer"})(
+            scope, receive, send
+        )
 
     def _admits(self, headers: Mapping[bytes, bytes]) -> bool:
         kind, _, key = headers.get(b"authorization", b"").partition(b" ")
-        return kind.lower() == b"bearer" and hmac.compare_digest(hashlib.sha256(key.strip()).hexdigest(), self._key_sha256)
+        return kind.lower() == b"bearer" and hmac.compare_digest(
+            hashlib.sha256(key.strip()).hexdigest(), self._key_sha256
+        )
 
 
 def proxy_middlewares() -> list[Middleware]:

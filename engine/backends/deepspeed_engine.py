@@ -1,7 +1,9 @@
-"""DeepSpeed ZeRO as a training engine: TrainSpec -> configuration, and step, validate, save, load, export on top of it.
+"""DeepSpeed ZeRO as a training engine: TrainSpec -> configuration, and step, validate, save, load,
+export on top of it.
 
-The optimizer is torch's fused AdamW at every stage and on every device, so its state has one form and a checkpoint moves
-between ZeRO stages, world sizes and offload. Loss functions, files and schedules are the caller's.
+The optimizer is torch's fused AdamW at every stage and on every device, so its state has one form
+and a checkpoint moves between ZeRO stages, world sizes and offload. Loss functions, files and
+schedules are the caller's.
 """
 
 from __future__ import annotations
@@ -24,16 +26,19 @@ _PARTS = ("weight", *_MOMENTS)
 
 
 def build(spec: TrainSpec, student: Any, *, device: str) -> DeepSpeedEngine:
-    """Wrap `student`, a module whose forward gives the summed loss and the number of right tokens; what has a gradient is trained.
+    """Wrap `student`, a module whose forward gives the summed loss and the number of right tokens;
+    what has a gradient is trained.
 
-    torch.distributed must be initialised: gloo on CPU, nccl on GPU. StageError if DeepSpeed refuses what `spec.deepspeed` adds.
+    torch.distributed must be initialised: gloo on CPU, nccl on GPU. StageError if DeepSpeed refuses
+    what `spec.deepspeed` adds.
     """
     if device == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"
     os.environ.setdefault("LOCAL_RANK", "0")
     import deepspeed
 
-    # A shared-memory all-reduce that only DeepSpeed's inference uses; here it would cost a compilation per machine.
+    # A shared-memory all-reduce that only DeepSpeed's inference uses; here it would cost a
+    # compilation per machine.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.utils.logger.setLevel(logging.WARNING)
     named = {name: param for name, param in student.named_parameters() if param.requires_grad}
@@ -42,13 +47,26 @@ def build(spec: TrainSpec, student: Any, *, device: str) -> DeepSpeedEngine:
     count = sum(param.numel() for param in named.values())
     config["zero_optimization"].setdefault("reduce_bucket_size", min(REDUCE_BUCKET, count))
     try:
-        if spec.zero_stage == 3:  # now, weight by weight: initialize would first move the whole module, teacher and all, to the device
+        if (
+            spec.zero_stage == 3
+            # now, weight by weight: initialize would first move the whole module, teacher and all,
+            # to the device
+        ):
             deepspeed.zero.Init(module=student, config_dict_or_path=config)
-        engine, *_ = deepspeed.initialize(model=student, model_parameters=list(named.values()), config=config)
-    except (AssertionError, TypeError, ValueError) as error:  # its ways of refusing a setting, pydantic's among them
+        engine, *_ = deepspeed.initialize(
+            model=student, model_parameters=list(named.values()), config=config
+        )
+    except (
+        AssertionError,
+        TypeError,
+        ValueError,
+    ) as error:  # its ways of refusing a setting, pydantic's among them
         if not spec.deepspeed:
             raise
-        said = f"train: DeepSpeed does not start with train.deepspeed={spec.deepspeed} ({error}); correct or remove it"
+        said = (
+            f"train: DeepSpeed does not start with train.deepspeed={spec.deepspeed} ({error});"
+            " correct or remove it"
+        )
         raise StageError(said) from error
     return DeepSpeedEngine(engine, named, spec)
 
@@ -64,11 +82,16 @@ class DeepSpeedEngine:
         self._adam = getattr(zero, "optimizer", zero)
         self._norm: Any = None
         if not self._stage:
-            # No ZeRO optimizer: the fp32 copies are DeepSpeed's bf16 wrapper's, or the parameters themselves.
+            # No ZeRO optimizer: the fp32 copies are DeepSpeed's bf16 wrapper's, or the parameters
+            # themselves.
             params = [self._named.values()]
-            used, copies = getattr(zero, "fp16_groups", params), getattr(zero, "fp32_groups", params)
+            used, copies = (
+                getattr(zero, "fp16_groups", params),
+                getattr(zero, "fp32_groups", params),
+            )
             self._copies = dict(zip(chain(*used), chain(*copies), strict=True))
-            # DeepSpeed's bf16 wrapper takes a step on zero gradients when it is built: a weight decay, and a count that a resume lacks.
+            # DeepSpeed's bf16 wrapper takes a step on zero gradients when it is built: a weight
+            # decay, and a count that a resume lacks.
             self._adam.state.clear()
             for param, copy in self._copies.items():
                 copy.data.copy_(param.data)
@@ -78,8 +101,11 @@ class DeepSpeedEngine:
 
             self._adam.register_step_pre_hook(clip)
 
-    def step(self, batches: Iterable[Any], tokens: int, learning_rate: float) -> tuple[float, float, float]:
-        """One optimizer step over `tokens` targets of all ranks: mean loss, token accuracy, and the gradients' norm."""
+    def step(
+        self, batches: Iterable[Any], tokens: int, learning_rate: float
+    ) -> tuple[float, float, float]:
+        """One optimizer step over `tokens` targets of all ranks: mean loss, token accuracy, and the
+        gradients' norm."""
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
         sums = torch.zeros(2, device=self._engine.device)
@@ -88,7 +114,8 @@ class DeepSpeedEngine:
             # DeepSpeed averages gradients over workers; the objective is one sum over all of them.
             self._engine.backward(loss * (self._workers / tokens), scale_wrt_gas=False)
             sums += torch.stack([loss.detach(), correct])
-        self._norm = None  # at stage 0 a step that DeepSpeed skips (bf16, gradients not finite) clips nothing
+        # at stage 0 a step that DeepSpeed skips (bf16, gradients not finite) clips nothing
+        self._norm = None
         self._engine.step()
         norm = self._engine.get_global_grad_norm() if self._norm is None else self._norm
         distributed.all_reduce(sums)
@@ -113,7 +140,10 @@ class DeepSpeedEngine:
             # Gathering is collective, so every rank gathers what one of them keeps.
             whole = {part: self._gather(param, part) for part in _PARTS}
             if number % self._workers == self._rank:
-                share |= {f"{part}/{name}": tensor.detach().float().cpu().clone() for part, tensor in whole.items()}
+                share |= {
+                    f"{part}/{name}": tensor.detach().float().cpu().clone()
+                    for part, tensor in whole.items()
+                }
         return share
 
     def _gather(self, param: nn.Parameter, part: str) -> torch.Tensor:
@@ -121,39 +151,58 @@ class DeepSpeedEngine:
 
         if not self._stage:
             return self._copy(param, part)
-        return safe_get_full_fp32_param(param) if part == "weight" else safe_get_full_optimizer_state(param, part)
+        return (
+            safe_get_full_fp32_param(param)
+            if part == "weight"
+            else safe_get_full_optimizer_state(param, part)
+        )
 
     def _copy(self, param: nn.Parameter, part: str) -> torch.Tensor:
         copy = self._copies[param]
         return copy.data if part == "weight" else self._adam.state[copy][part]
 
     def load(self, tensors: Mapping[str, Any], step: int) -> None:
-        """Go on as after `step` steps, from tensors that any ZeRO stage and number of workers saved.
+        """Go on as after `step` steps, from tensors that any ZeRO stage and number of workers
+        saved.
 
-        StageError under NVMe offload: the optimizer's tensors are then DeepSpeed's files, which nobody else can fill.
+        StageError under NVMe offload: the optimizer's tensors are then DeepSpeed's files, which
+        nobody else can fill.
         """
         import deepspeed
 
         if self._spec.offload == "nvme":
             raise StageError(
-                f"train: step {step} is saved, but with train.offload: nvme DeepSpeed cannot go on from it; set train.offload: cpu (the"
+                f"train: step {step} is saved, but with train.offload: nvme DeepSpeed cannot go on"
+                " from it; set train.offload: cpu (the"
                 " checkpoint fits, and the job stays the same) and give the command again"
             )
         self._make_adam_state(step)
         for name, param in self._named.items():
-            with deepspeed.zero.GatheredParameters([param], modifier_rank=0, enabled=self._stage == 3):
+            with deepspeed.zero.GatheredParameters(
+                [param], modifier_rank=0, enabled=self._stage == 3
+            ):
                 if self._stage < 3 or self._rank == 0:
                     param.data.copy_(tensors[f"weight/{name}"])
             for part in _PARTS:
                 self._scatter(param, part, tensors[f"{part}/{name}"].to(self._engine.device))
 
     def _make_adam_state(self, step: int) -> None:
-        """AdamW makes its state at the first step; setting it earlier needs the same tensors there."""
+        """AdamW makes its state at the first step; setting it earlier needs the same tensors
+        there."""
         zero = self._engine.optimizer
-        partitions = {1: "single_partition_of_fp32_groups", 2: "single_partition_of_fp32_groups", 3: "fp32_partitioned_groups_flat"}
-        for tensor in getattr(zero, partitions[self._stage]) if self._stage else self._copies.values():
+        partitions = {
+            1: "single_partition_of_fp32_groups",
+            2: "single_partition_of_fp32_groups",
+            3: "fp32_partitioned_groups_flat",
+        }
+        for tensor in (
+            getattr(zero, partitions[self._stage]) if self._stage else self._copies.values()
+        ):
             moments = {key: torch.zeros_like(tensor, requires_grad=False) for key in _MOMENTS}
-            self._adam.state[tensor] = {"step": torch.tensor(float(step), device=tensor.device), **moments}
+            self._adam.state[tensor] = {
+                "step": torch.tensor(float(step), device=tensor.device),
+                **moments,
+            }
         if self._stage in (1, 2):
             zero._hp_optimizer_states_linked = False
             zero._lazy_init_hp_params_optimizer_state()

@@ -1,4 +1,5 @@
-"""Names that a library knows, read from its source without importing it: an import takes vLLM twenty seconds."""
+"""Names that a library knows, read from its source without importing it: an import takes vLLM
+twenty seconds."""
 
 from __future__ import annotations
 
@@ -11,15 +12,28 @@ from pathlib import Path
 def literal_values(file: Path, name: str) -> list[str]:
     """The strings of `name = Literal[...]` in a source file."""
     for node in syntax_tree(file).body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == name:
+        if (
+            isinstance(node, ast.Assign)
+            and isinstance(node.targets[0], ast.Name)
+            and node.targets[0].id == name
+        ):
             return [item.value for item in ast.walk(node.value) if isinstance(item, ast.Constant)]
     raise LookupError(f"{file} has no {name}; is this vLLM 0.31?")
 
 
 def fields_of(file: Path, *classes: str) -> list[str]:
     """The annotated fields of classes in a source file."""
-    bodies = [node.body for node in syntax_tree(file).body if isinstance(node, ast.ClassDef) and node.name in classes]
-    return [item.target.id for body in bodies for item in body if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)]
+    bodies = [
+        node.body
+        for node in syntax_tree(file).body
+        if isinstance(node, ast.ClassDef) and node.name in classes
+    ]
+    return [
+        item.target.id
+        for body in bodies
+        for item in body
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
+    ]
 
 
 @functools.cache

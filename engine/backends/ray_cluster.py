@@ -1,4 +1,5 @@
-"""Connect to Ray, compare what a job wants with what the cluster has, and submit a job to a running cluster."""
+"""Connect to Ray, compare what a job wants with what the cluster has, and submit a job to a running
+cluster."""
 
 from __future__ import annotations
 
@@ -14,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private.state import available_resources_per_node  # vLLM reads free devices by it; Ray's public API has only totals
+from ray._private.state import (
+    available_resources_per_node,
+)  # vLLM reads free devices by it; Ray's public API has only totals
 from ray.exceptions import AuthenticationError, RayError
 from ray.job_submission import JobStatus, JobSubmissionClient
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -25,30 +28,43 @@ from engine.machines.clusterfile import Cluster
 from engine.machines.layout import Layout, Node, shortfall
 from engine.store.paths import Folder
 
-# Chosen by us, inherited by every process of the job: no prompts in Serve's logs, no usage reports, no hub when offline.
+# Chosen by us, inherited by every process of the job: no prompts in Serve's logs, no usage reports,
+# no hub when offline.
 JOB_ENVIRONMENT = {
-    "RAYLLM_ENABLE_REQUEST_PROMPT_LOGS": "0", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1",
-    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # 5 s, three times, kills proxies on a busy machine
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # an engine over several nodes holds no GPU itself, yet must see what it drives
+    "RAYLLM_ENABLE_REQUEST_PROMPT_LOGS": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    # 5 s, three times, kills proxies on a busy machine
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+    # an engine over several nodes holds no GPU itself, yet must see what it drives
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
 CONNECT_TIMEOUT_S = 10
 FREE_WAIT_S = 60
 FOLLOW_S, FOLLOW_PATIENCE_S = 2, 600
-STOP_WAIT_S = 600  # from SIGTERM to SIGKILL when a job is stopped (Ray: 3), for training to save first
+STOP_WAIT_S = (
+    600  # from SIGTERM to SIGKILL when a job is stopped (Ray: 3), for training to save first
+)
 LOCAL = "local"  # without it ray.init would join whatever cluster was started last on this machine
 
 
 @contextmanager
 def connected(
-    address: str | None, *, shared: Folder, environment: Mapping[str, str] | None = None, keys: Iterable[str] = (), **local: Any
+    address: str | None,
+    *,
+    shared: Folder,
+    environment: Mapping[str, str] | None = None,
+    keys: Iterable[str] = (),
+    **local: Any,
 ) -> Iterator[str | None]:
     """Ray for the length of the block: this process's own connection if it has one, else `address`,
-    else RAY_ADDRESS, else a new local cluster. Gives a sentence that says which cluster was joined, None for one of its own.
+    else RAY_ADDRESS, else a new local cluster. Gives a sentence that says which cluster was joined,
+    None for one of its own.
 
-    `environment` reaches every process of the job, and so do the values of the variables `keys`, which nobody else sees; `local` are
-    arguments of ray.init for a local cluster. A connection made here is closed here. CapacityError if no cluster answers or a node
-    does not see `shared`.
+    `environment` reaches every process of the job, and so do the values of the variables `keys`,
+    which nobody else sees; `local` are arguments of ray.init for a local cluster. A connection made
+    here is closed here. CapacityError if no cluster answers or a node does not see `shared`.
     """
     if ray.is_initialized():
         yield None
@@ -57,19 +73,37 @@ def connected(
     address = address or os.environ.get("RAY_ADDRESS") or LOCAL
     variables = JOB_ENVIRONMENT | dict(environment or {})
     if address == LOCAL:
-        os.environ.update(variables | ray_loopback.environment())  # the cluster's own processes start here and inherit it
+        os.environ.update(
+            variables | ray_loopback.environment()
+        )  # the cluster's own processes start here and inherit it
     variables["PYTHONPATH"] = os.pathsep.join(_package_path())
     given = _variables_of_this_job()
     variables = {name: value for name, value in variables.items() if name not in given}
-    local = {"include_dashboard": False, "object_store_memory": _object_store_bytes()} | local if address == LOCAL else {}
+    local = (
+        {"include_dashboard": False, "object_store_memory": _object_store_bytes()} | local
+        if address == LOCAL
+        else {}
+    )
     with ExitStack() as stack:
         try:
             _require_answer(address)
             lent = {} if address == LOCAL else stack.enter_context(ray_secrets.lent(address, keys))
             runtime_env: dict[str, Any] = {"env_vars": variables | lent}
-            if hook := ray_loopback.HOOK if address == LOCAL else ray_secrets.HOOK if lent else None:
+            if (
+                hook := ray_loopback.HOOK
+                if address == LOCAL
+                else ray_secrets.HOOK
+                if lent
+                else None
+            ):
                 runtime_env["worker_process_setup_hook"] = hook
-            context = ray.init(address=address, namespace="distill", log_to_driver=True, runtime_env=runtime_env, **local)
+            context = ray.init(
+                address=address,
+                namespace="distill",
+                log_to_driver=True,
+                runtime_env=runtime_env,
+                **local,
+            )
         except Exception as error:
             raise _no_ray(address, error) from error
         stack.callback(ray.shutdown)
@@ -80,7 +114,8 @@ def connected(
 
 
 def _remove_session(session: Path) -> None:
-    """Ray's folder of a cluster that is gone, some megabytes each: Ray itself leaves them all under /tmp/ray."""
+    """Ray's folder of a cluster that is gone, some megabytes each: Ray itself leaves them all under
+    /tmp/ray."""
     shutil.rmtree(session, ignore_errors=True)
     latest = session.parent / "session_latest"
     if latest.is_symlink() and not latest.exists():
@@ -90,21 +125,25 @@ def _remove_session(session: Path) -> None:
 def _no_ray(address: str, error: Exception) -> CapacityError:
     if address == LOCAL:  # Ray says "The current node timed out during startup" by a bare Exception
         return CapacityError(
-            f"Ray does not start on this machine: {error}; is it out of memory, disk under /tmp or processors just now? Give the"
+            f"Ray does not start on this machine: {error}; is it out of memory, disk under /tmp or"
+            " processors just now? Give the"
             " command again, or join a cluster that runs already: --cluster FILE"
         )
     if isinstance(error, AuthenticationError):
         return CapacityError(
-            f"the Ray cluster at {address} refuses this shell's token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN (or"
+            f"the Ray cluster at {address} refuses this shell's token; set RAY_AUTH_MODE=token, and"
+            " RAY_AUTH_TOKEN (or"
             " ~/.ray/auth_token) to the token that the cluster was started with"
         )
     return CapacityError(
-        f"no Ray cluster answers at {address}: {error}; start one with `ray start --head`, or leave --cluster out"
+        f"no Ray cluster answers at {address}: {error}; start one with `ray start --head`, or leave"
+        " --cluster out"
     )
 
 
 def _variables_of_this_job() -> dict[str, str]:
-    """Environment that a submitted job was given: Ray refuses to be told any of it twice, and hands it to all processes anyway."""
+    """Environment that a submitted job was given: Ray refuses to be told any of it twice, and hands
+    it to all processes anyway."""
     config = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
     return (config.get("runtime_env") or {}).get("env_vars") or {}
 
@@ -112,11 +151,15 @@ def _variables_of_this_job() -> dict[str, str]:
 def _joined() -> str:
     nodes = [node for node in ray.nodes() if node["Alive"]]
     gpus = sum(int(node["Resources"].get("GPU", 0)) for node in nodes)
-    return f"connected to the Ray cluster at {ray.get_runtime_context().gcs_address} ({len(nodes)} nodes, {gpus} GPUs)"
+    return (
+        f"connected to the Ray cluster at {ray.get_runtime_context().gcs_address} ({len(nodes)}"
+        f" nodes, {gpus} GPUs)"
+    )
 
 
 def _require_answer(address: str) -> None:
-    """OSError, or Ray's AuthenticationError, where ray.init would try for a minute and name neither."""
+    """OSError, or Ray's AuthenticationError, where ray.init would try for a minute and name
+    neither."""
     host, _, port = address.rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
@@ -125,36 +168,50 @@ def _require_answer(address: str) -> None:
 
 
 def _package_path() -> list[str]:
-    return [str(Path(__file__).resolve().parents[2]), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    return [
+        str(Path(__file__).resolve().parents[2]),
+        *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)),
+    ]
 
 
 def _object_store_bytes() -> int:
-    """A fifth of the free shared memory, at most 2 GB: receipts and manifests travel through Ray, rows do not."""
+    """A fifth of the free shared memory, at most 2 GB: receipts and manifests travel through Ray,
+    rows do not."""
     stat = os.statvfs("/dev/shm") if os.path.isdir("/dev/shm") else os.statvfs("/tmp")
     return max(100_000_000, min(2_000_000_000, stat.f_bavail * stat.f_frsize // 5))
 
 
 def is_on_loopback() -> bool:
     """Whether the cluster is one of this machine alone, which nobody else may reach."""
-    return all(node["NodeManagerAddress"] == ray_loopback.ADDRESS for node in ray.nodes() if node["Alive"])
+    return all(
+        node["NodeManagerAddress"] == ray_loopback.ADDRESS for node in ray.nodes() if node["Alive"]
+    )
 
 
 def nodes(device: str) -> list[Node]:
-    """The living nodes of the cluster with their GPUs (or CPUs, with device: cpu) and how many of those are free."""
+    """The living nodes of the cluster with their GPUs (or CPUs, with device: cpu) and how many of
+    those are free."""
     free, name = available_resources_per_node(), device.upper()
     return [
         Node(
-            int(node["Resources"].get(name, 0)), int(free.get(node["NodeID"], {}).get(name, 0)),
-            frozenset(key.partition(":")[2] for key in node["Resources"] if key.startswith("accelerator_type:")),
+            int(node["Resources"].get(name, 0)),
+            int(free.get(node["NodeID"], {}).get(name, 0)),
+            frozenset(
+                key.partition(":")[2]
+                for key in node["Resources"]
+                if key.startswith("accelerator_type:")
+            ),
         )
-        for node in ray.nodes() if node["Alive"]
+        for node in ray.nodes()
+        if node["Alive"]
     ]
 
 
 def require(what: str, *layouts: Layout) -> None:
     """CapacityError if the cluster cannot hold the fewest replicas of all `layouts` at once.
 
-    At once if it never could; after FREE_WAIT_S if something else holds the devices, such as a stage that just ended.
+    At once if it never could; after FREE_WAIT_S if something else holds the devices, such as a
+    stage that just ended.
     """
     layouts = tuple(layout for layout in layouts if layout.devices)
     if not layouts:
@@ -172,7 +229,8 @@ def require(what: str, *layouts: Layout) -> None:
 
 
 def require_shared(folder: Folder) -> None:
-    """Raise CapacityError if a node of the cluster cannot read back what this process writes to `folder`."""
+    """Raise CapacityError if a node of the cluster cannot read back what this process writes to
+    `folder`."""
     nodes = [node for node in ray.nodes() if node["Alive"]]
     if len(nodes) < 2:
         return
@@ -187,41 +245,55 @@ def require_shared(folder: Folder) -> None:
             return str(error)
 
     def on(node: dict) -> ray.ObjectRef:
-        return problem.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(probe)
+        return problem.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ).remote(probe)
 
     try:
         for node, found in zip(nodes, ray.get([on(node) for node in nodes]), strict=True):
             if found:
                 raise CapacityError(
-                    f"node {node['NodeManagerHostname']} does not see {folder} ({found}); give --runs a folder that every node shares,"
+                    f"node {node['NodeManagerHostname']} does not see {folder} ({found}); give"
+                    " --runs a folder that every node shares,"
                     " or an object store whose credentials every node has"
                 )
     finally:
         probe.unlink(missing_ok=True)
 
 
-def submit(cluster: Cluster, entrypoint: str, *, secrets: Mapping[str, str], on_log: Callable[[str], None]) -> None:
+def submit(
+    cluster: Cluster, entrypoint: str, *, secrets: Mapping[str, str], on_log: Callable[[str], None]
+) -> None:
     """Run `entrypoint` as a Ray job, pass its log to `on_log`, and return when it has succeeded.
 
-    The values of `secrets` are handed to its driver alone (ray_secrets). Works with token authentication (RAY_AUTH_MODE=token, or a
-    token in RAY_AUTH_TOKEN or under the home directory).
-    Raises CapacityError if the cluster does not answer and StageError if the job fails or is stopped.
+    The values of `secrets` are handed to its driver alone (ray_secrets). Works with token
+    authentication (RAY_AUTH_MODE=token, or a token in RAY_AUTH_TOKEN or under the home directory).
+    Raises CapacityError if the cluster does not answer and StageError if the job fails or is
+    stopped.
     """
-    shown = [name for name, value in cluster.env.items() if name in secrets or value in secrets.values()]
+    shown = [
+        name for name, value in cluster.env.items() if name in secrets or value in secrets.values()
+    ]
     if shown:
         raise SpecError(
-            f"cluster '{cluster.name}': {', '.join(sorted(shown))} under env is a key that the job names, or has the value of one, and env"
-            " is shown to all who see the cluster; take it out there: the job's keys are handed over by themselves"
+            f"cluster '{cluster.name}': {', '.join(sorted(shown))} under env is a key that the job"
+            " names, or has the value of one, and env"
+            " is shown to all who see the cluster; take it out there: the job's keys are handed"
+            " over by themselves"
         )
     client = _job_client(cluster)
-    runtime_env: dict = {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)} | dict(cluster.env)}
+    runtime_env: dict = {
+        "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)} | dict(cluster.env)
+    }
     runtime_env["env_vars"] |= ray_secrets.hand_over(client, cluster, secrets)
     if cluster.working_dir:
         runtime_env |= {"working_dir": cluster.working_dir, "excludes": [".venv", ".git", "runs"]}
     try:
         job_id = client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env)
     except (RuntimeError, RayError) as error:
-        raise CapacityError(f"cluster '{cluster.name}' at {cluster.address} did not take the job: {error}") from error
+        raise CapacityError(
+            f"cluster '{cluster.name}' at {cluster.address} did not take the job: {error}"
+        ) from error
     on_log(f"submitted {job_id}\n")
     try:
         status = _follow(client, job_id, cluster, on_log)
@@ -230,11 +302,17 @@ def submit(cluster: Cluster, entrypoint: str, *, secrets: Mapping[str, str], on_
         raise
     if status != JobStatus.SUCCEEDED:
         message = client.get_job_info(job_id).message or ""
-        raise StageError(f"job {job_id} {status.value.lower()}: {message.strip()[-2000:]}; its log: ray job logs {job_id}")
+        raise StageError(
+            f"job {job_id} {status.value.lower()}: {message.strip()[-2000:]}; its log: ray job logs"
+            f" {job_id}"
+        )
 
 
-def _follow(client: JobSubmissionClient, job_id: str, cluster: Cluster, on_log: Callable[[str], None]) -> JobStatus:
-    """Pass the job's log on until it ends; a dashboard that is away for less than FOLLOW_PATIENCE_S is asked again."""
+def _follow(
+    client: JobSubmissionClient, job_id: str, cluster: Cluster, on_log: Callable[[str], None]
+) -> JobStatus:
+    """Pass the job's log on until it ends; a dashboard that is away for less than FOLLOW_PATIENCE_S
+    is asked again."""
     shown, heard, away = 0, time.monotonic(), False
     while True:
         try:
@@ -242,11 +320,16 @@ def _follow(client: JobSubmissionClient, job_id: str, cluster: Cluster, on_log: 
         except (OSError, RuntimeError, RayError) as error:
             if time.monotonic() - heard > FOLLOW_PATIENCE_S:
                 raise CapacityError(
-                    f"cluster '{cluster.name}' at {cluster.address} has not answered for {FOLLOW_PATIENCE_S} s: {error}. The job goes on"
-                    f" there, and its result is kept: ray job logs --address {cluster.address} --follow {job_id}"
+                    f"cluster '{cluster.name}' at {cluster.address} has not answered for"
+                    f" {FOLLOW_PATIENCE_S} s: {error}. The job goes on"
+                    f" there, and its result is kept: ray job logs --address {cluster.address}"
+                    f" --follow {job_id}"
                 ) from error
             if not away:
-                on_log(f"{cluster.address} does not answer; the job goes on there, and it is asked again\n")
+                on_log(
+                    f"{cluster.address} does not answer; the job goes on there, and it is asked"
+                    " again\n"
+                )
             away = True
             time.sleep(FOLLOW_S)
             continue
@@ -266,14 +349,16 @@ def _job_client(cluster: Cluster) -> JobSubmissionClient:
         except (ConnectionError, RuntimeError, RayError) as error:
             if time.monotonic() > deadline or "auth" in str(error).lower():
                 raise CapacityError(
-                    f"cluster '{cluster.name}' at {cluster.address} does not answer: {error}; is `ray start --head` running there,"
+                    f"cluster '{cluster.name}' at {cluster.address} does not answer: {error}; is"
+                    " `ray start --head` running there,"
                     " and is RAY_AUTH_MODE=token set if it wants a token?"
                 ) from error
             time.sleep(2)
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """The error of ours inside Ray's wrappers, if there is one, else the innermost error that says something."""
+    """The error of ours inside Ray's wrappers, if there is one, else the innermost error that says
+    something."""
     chain = [error]
     while following := getattr(chain[-1], "cause", None) or chain[-1].__cause__:
         chain.append(following)

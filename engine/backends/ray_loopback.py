@@ -1,4 +1,5 @@
-"""A local cluster listens on loopback only: Ray with its metrics, torch's gloo, and Serve's replicas.
+"""A local cluster listens on loopback only: Ray with its metrics, torch's gloo, and Serve's
+replicas.
 
 It has no dashboard, so what asks one of it again and again is told to be quiet.
 """
@@ -12,17 +13,22 @@ from ray._private import ray_constants
 
 ADDRESS = "127.0.0.1"
 HOOK = "engine.backends.ray_loopback.set_up_worker"
-_ASKS_A_DASHBOARD = "ray.train.v2._internal.execution.controller.placement_group_cleaner"  # every second of training, and warns
+# every second of training, and warns
+_ASKS_A_DASHBOARD = "ray.train.v2._internal.execution.controller.placement_group_cleaner"
 
 
 def environment() -> dict[str, str]:
-    """Prepare this process to start such a cluster; what its processes must have in their environment.
+    """Prepare this process to start such a cluster; what its processes must have in their
+    environment.
 
-    Ray has this as its way on macOS and Windows, where it supports no clusters; on Linux it replaces `_node_ip_address="127.0.0.1"`.
+    Ray has this as its way on macOS and Windows, where it supports no clusters; on Linux it
+    replaces `_node_ip_address="127.0.0.1"`.
     """
     ray_constants.ENABLE_RAY_CLUSTER = False
     interface = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), None)
-    return {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"} | ({"GLOO_SOCKET_IFNAME": interface} if interface else {})
+    return {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"} | (
+        {"GLOO_SOCKET_IFNAME": interface} if interface else {}
+    )
 
 
 def set_up_worker() -> None:

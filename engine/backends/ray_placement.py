@@ -1,7 +1,9 @@
-"""One placement group per replica actor, made when Ray Data asks for an actor and removed when that actor has left for good.
+"""One placement group per replica actor, made when Ray Data asks for an actor and removed when that
+actor has left for good.
 
-Ray Data has no hook for the end of an actor, and nothing in Ray removes a group that was made for one. So each actor gets
-a name, and a sweeper asks the cluster which names still live: an actor that restarts keeps its name and its group.
+Ray Data has no hook for the end of an actor, and nothing in Ray removes a group that was made for
+one. So each actor gets a name, and a sweeper asks the cluster which names still live: an actor that
+restarts keeps its name and its group.
 """
 
 from __future__ import annotations
@@ -15,7 +17,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from engine.backends import ray_cluster
@@ -37,10 +44,12 @@ class _Group:
 
 
 class Placements:
-    """The groups of one stream's replicas: `with Placements(layout) as places: rows.map_batches(…, ray_remote_args_fn=places.remote_args)`.
+    """The groups of one stream's replicas: `with Placements(layout) as places: rows.map_batches(…,
+    ray_remote_args_fn=places.remote_args)`.
 
-    A replica whose node left moves to free devices. Where there are none for `patience_s` while another replica works, its
-    group is given up and the actor dies for good: Ray would let its work wait. Without devices (an API) there are no groups.
+    A replica whose node left moves to free devices. Where there are none for `patience_s` while
+    another replica works, its group is given up and the actor dies for good: Ray would let its work
+    wait. Without devices (an API) there are no groups.
     """
 
     def __init__(self, layout: Layout, *, patience_s: float = PATIENCE_S) -> None:
@@ -62,21 +71,31 @@ class Placements:
 
     @property
     def resources(self) -> dict[str, float]:
-        """What the actor itself takes of its group's first bundle; over several nodes vLLM's Ray executor takes all bundles."""
+        """What the actor itself takes of its group's first bundle; over several nodes vLLM's Ray
+        executor takes all bundles."""
         held = 0 if self._spanning else self._layout.devices
-        return {"num_cpus": 0, "num_gpus": held} if self._layout.device == "gpu" else {"num_cpus": held}
+        return (
+            {"num_cpus": 0, "num_gpus": held}
+            if self._layout.device == "gpu"
+            else {"num_cpus": held}
+        )
 
     def remote_args(self) -> dict[str, Any]:
-        """Options of the next replica actor, and its group; Ray Data calls this before it starts an actor."""
+        """Options of the next replica actor, and its group; Ray Data calls this before it starts an
+        actor."""
         if not self._layout.devices:
             return self.resources
         name = f"replica-{uuid.uuid4().hex[:12]}"
-        group = placement_group(self._layout.bundles(self._spanning), "PACK" if self._spanning else "STRICT_PACK", name)
+        group = placement_group(
+            self._layout.bundles(self._spanning), "PACK" if self._spanning else "STRICT_PACK", name
+        )
         with self._lock:
             self._groups[name] = _Group(group, time.monotonic())
         return self.resources | {
             "name": name,
-            "scheduling_strategy": PlacementGroupSchedulingStrategy(group, 0, placement_group_capture_child_tasks=True),
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(
+                group, 0, placement_group_capture_child_tasks=True
+            ),
             **({"runtime_env": {"env_vars": {SPANNING: "1"}}} if self._spanning else {}),
         }
 
@@ -95,10 +114,19 @@ class Placements:
                 item.homeless_since = (item.homeless_since or now) if homeless else None
                 if name not in living and (item.seen or now - item.made > REGISTER_S):
                     self._remove(name)
-                elif at_work and item.homeless_since and now - item.homeless_since > self._patience_s:
-                    _log.warning("%s: its node left, and for %.0f s no other has had %s; given up", name, self._patience_s, self._layout)
+                elif (
+                    at_work and item.homeless_since and now - item.homeless_since > self._patience_s
+                ):
+                    _log.warning(
+                        "%s: its node left, and for %.0f s no other has had %s; given up",
+                        name,
+                        self._patience_s,
+                        self._layout,
+                    )
                     with suppress(ValueError):  # it left by itself
-                        ray.kill(ray.get_actor(name))  # else it would stay "restarting" without a group
+                        ray.kill(
+                            ray.get_actor(name)
+                        )  # else it would stay "restarting" without a group
                     self._remove(name)
                 item.seen = item.seen or name in living
 

@@ -1,12 +1,16 @@
-"""Keys of a job on their way through a Ray cluster: into processes' memory, never into a runtime_env, a file or a log.
+"""Keys of a job on their way through a Ray cluster: into processes' memory, never into a
+runtime_env, a file or a log.
 
-A runtime_env is shown by the dashboard and `GET /api/jobs/`, and written to logs under Ray's session folder. So values travel as
-entries of the cluster's key-value store, which is the memory of its head; what a runtime_env holds is an entry's random name:
+A runtime_env is shown by the dashboard and `GET /api/jobs/`, and written to logs under Ray's
+session folder. So values travel as entries of the cluster's key-value store, which is the memory of
+its head; what a runtime_env holds is an entry's random name:
 
-    submit ── hand_over ──> entry ── take, once ──> driver's environment ── lent ──> entry ── borrow ──> every worker's environment
+    submit ── hand_over ──> entry ── take, once ──> driver's environment ── lent ──> entry ── borrow
+    ──> every worker's environment
 
-The first entry is gone when the driver has read it, the second when the driver ends. What a killed driver left is swept by the next.
-A head whose store is Redis (fault tolerance) keeps entries there as long.
+The first entry is gone when the driver has read it, the second when the driver ends. What a killed
+driver left is swept by the next. A head whose store is Redis (fault tolerance) keeps entries there
+as long.
 """
 
 from __future__ import annotations
@@ -19,7 +23,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
-from ray._private.authentication.authentication_utils import is_token_auth_enabled  # what Ray's own client decides by
+from ray._private.authentication.authentication_utils import (
+    is_token_auth_enabled,
+)  # what Ray's own client decides by
 from ray._private.services import canonicalize_bootstrap_address_or_die  # GcsClient knows no "auto"
 from ray._raylet import GcsClient
 from ray.experimental.internal_kv import _internal_kv_get
@@ -32,12 +38,15 @@ LENT_KEYS = "DISTILL_LENT_KEYS"  # variable of all workers that names the second
 HOOK = "engine.backends.ray_secrets.borrow"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SWEEP_S = 3600  # younger entries may belong to a driver that Ray does not list yet
-_PREFIX = "gcs://distill-keys-"  # where the dashboard's package route writes, the only one that puts and never shows
+# where the dashboard's package route writes, the only one that puts and never shows
+_PREFIX = "gcs://distill-keys-"
 _taken: set[str] = set()  # what this driver was handed, and lends to all of its workers
 _HEAD = "distill-keys "  # Ray repeats the first 15 bytes of a package that it cannot store
 
 
-def hand_over(client: JobSubmissionClient, cluster: Cluster, values: Mapping[str, str]) -> dict[str, str]:
+def hand_over(
+    client: JobSubmissionClient, cluster: Cluster, values: Mapping[str, str]
+) -> dict[str, str]:
     """Give `values` to the driver of the job that is submitted with the returned environment.
 
     SpecError where they would leave this machine for a cluster that asks nobody for a token.
@@ -47,27 +56,36 @@ def hand_over(client: JobSubmissionClient, cluster: Cluster, values: Mapping[str
     if urlsplit(cluster.address).hostname not in LOOPBACK and not is_token_auth_enabled():
         names = ", ".join(sorted(values))
         raise SpecError(
-            f"cluster '{cluster.name}' at {cluster.address} is another machine and asks for no token, so {names} would be given to anybody;"
-            " start it and this command with RAY_AUTH_MODE=token, or export the keys where `ray start` runs and unset them here"
+            f"cluster '{cluster.name}' at {cluster.address} is another machine and asks for no"
+            f" token, so {names} would be given to anybody;"
+            " start it and this command with RAY_AUTH_MODE=token, or export the keys where `ray"
+            " start` runs and unset them here"
         )
     name = _new_name()
     protocol, _, package = name.partition("://")
     # Ray's client uploads only files and folders; a key must not touch a disk.
     reply = client._do_request("PUT", f"/api/packages/{protocol}/{package}", data=_packed(values))
     if reply.status_code != 200:
-        raise StageError(f"cluster '{cluster.name}' does not take the job's keys: status {reply.status_code}; is its Ray as old as ours?")
+        raise StageError(
+            f"cluster '{cluster.name}' does not take the job's keys: status {reply.status_code}; is"
+            " its Ray as old as ours?"
+        )
     return {HANDED_KEYS: name}
 
 
 def take() -> None:
-    """In the driver of a submitted job: what was handed over becomes its environment, and the entry is deleted."""
+    """In the driver of a submitted job: what was handed over becomes its environment, and the entry
+    is deleted."""
     if not (name := os.environ.pop(HANDED_KEYS, None)):
         return
     store = head_of("auto")
     found = store.internal_kv_get(name.encode(), None)
     store.internal_kv_del(name.encode(), False, None)
     if found is None:
-        raise StageError("the keys that were submitted with this job are gone: a driver takes them once; submit it again")
+        raise StageError(
+            "the keys that were submitted with this job are gone: a driver takes them once; submit"
+            " it again"
+        )
     values = _unpacked(found)
     _taken.update(values)
     os.environ.update(values)
@@ -75,7 +93,8 @@ def take() -> None:
 
 @contextmanager
 def lent(address: str, names: Iterable[str]) -> Iterator[dict[str, str]]:
-    """Lend a job's processes on the cluster at `address` the variables `names`, and all that was taken, until the block ends.
+    """Lend a job's processes on the cluster at `address` the variables `names`, and all that was
+    taken, until the block ends.
 
     Yields what its runtime_env must hold in `env_vars`; `worker_process_setup_hook` must be HOOK.
     """
@@ -94,13 +113,15 @@ def lent(address: str, names: Iterable[str]) -> Iterator[dict[str, str]]:
 
 
 def borrow() -> None:
-    """In each worker process as it starts. One of a job that ended (Serve's, which stay) finds nothing, and needs nothing."""
+    """In each worker process as it starts. One of a job that ended (Serve's, which stay) finds
+    nothing, and needs nothing."""
     if (name := os.environ.get(LENT_KEYS)) and (found := _internal_kv_get(name)):
         os.environ.update(_unpacked(found))
 
 
 def head_of(address: str) -> GcsClient:
-    """The head of the cluster at `address` (host:port or auto). AuthenticationError at once where it refuses this process's token."""
+    """The head of the cluster at `address` (host:port or auto). AuthenticationError at once where
+    it refuses this process's token."""
     return GcsClient(address=canonicalize_bootstrap_address_or_die(address))
 
 

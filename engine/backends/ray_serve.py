@@ -1,6 +1,8 @@
-"""Deploy models behind one OpenAI-compatible endpoint: Ray Serve LLM under our own FastAPI ingress, and remove it again.
+"""Deploy models behind one OpenAI-compatible endpoint: Ray Serve LLM under our own FastAPI ingress,
+and remove it again.
 
-The ingress is Serve LLM's public builder with one layer more: a bearer key on every route (bearer_guard.py).
+The ingress is Serve LLM's public builder with one layer more: a bearer key on every route
+(bearer_guard.py).
 """
 
 from __future__ import annotations
@@ -33,9 +35,12 @@ APPLICATION = "distill"
 
 
 def llm_config(name: str, model: TeacherSpec, device: str, replicas: int) -> LLMConfig:
-    """One served model: its engine arguments, its devices, and Serve settings that do not hide latency."""
+    """One served model: its engine arguments, its devices, and Serve settings that do not hide
+    latency."""
     arguments = engine_arguments(model, device)
-    arguments.pop("distributed_executor_backend", None)  # Serve LLM's own choice: ray on GPUs, processes on a CPU
+    arguments.pop(
+        "distributed_executor_backend", None
+    )  # Serve LLM's own choice: ray on GPUs, processes on a CPU
     layout = Layout.of(model, device)
     return LLMConfig(
         model_loading_config={"model_id": name, "model_source": arguments.pop("model")},
@@ -44,15 +49,19 @@ def llm_config(name: str, model: TeacherSpec, device: str, replicas: int) -> LLM
             "max_ongoing_requests": 1024,
             "max_constructor_retry_count": 1,  # an engine that cannot start says so within minutes
             "ray_actor_options": {"num_cpus": 0},
-            "logging_config": {"enable_access_log": False},  # the ingress has its line of the same request
+            "logging_config": {
+                "enable_access_log": False
+            },  # the ingress has its line of the same request
         },
         engine_kwargs=arguments,
         # vLLM's Ray executor takes bundles of one GPU only.
         placement_group_config={
-            "bundles": layout.bundles(spanning=device == "gpu"), "strategy": "PACK" if layout.may_span else "STRICT_PACK",
+            "bundles": layout.bundles(spanning=device == "gpu"),
+            "strategy": "PACK" if layout.may_span else "STRICT_PACK",
         },
         runtime_env={"env_vars": engine_environment(model.devices, device)},
-        # The default batches streamed tokens for 50 ms: a constant added to every time to first token.
+        # The default batches streamed tokens for 50 ms: a constant added to every time to first
+        # token.
         experimental_configs={"stream_batching_interval_ms": 0},
         log_engine_metrics=False,
     )
@@ -67,20 +76,33 @@ def application(configs: list[LLMConfig], key_sha256: str | None) -> serve.Appli
     ingress = serve.deployment(make_fastapi_ingress(OpenAiIngress, app=app), **options)
     return ingress.bind(
         llm_deployments={config.model_id: build_llm_deployment(config) for config in configs},
-        model_cards={config.model_id: to_model_metadata(config.model_id, config) for config in configs},
+        model_cards={
+            config.model_id: to_model_metadata(config.model_id, config) for config in configs
+        },
     )
 
 
 @contextmanager
 def deployed(
-    models: Mapping[str, TeacherSpec], *, device: str, replicas: int, host: str, port: int, key: str | None, start_timeout_s: float,
+    models: Mapping[str, TeacherSpec],
+    *,
+    device: str,
+    replicas: int,
+    host: str,
+    port: int,
+    key: str | None,
+    start_timeout_s: float,
     on_wait: Callable[[str], None],
 ) -> Iterator[None]:
     """Serve `models` at http://host:port/v1 for the length of the block.
 
-    CapacityError if the devices or the port are not free, StageError with the engine's own words if it cannot start.
+    CapacityError if the devices or the port are not free, StageError with the engine's own words if
+    it cannot start.
     """
-    layouts = [replace(Layout.of(model, device), replicas=(replicas, replicas)) for model in models.values()]
+    layouts = [
+        replace(Layout.of(model, device), replicas=(replicas, replicas))
+        for model in models.values()
+    ]
     require(f"serve ({' + '.join(models)})", *layouts)
     require_free_port(host, port)
     configs = [llm_config(name, model, device, replicas) for name, model in models.items()]
@@ -88,7 +110,10 @@ def deployed(
     serve.start(http_options=HTTPOptions(host=host, port=port))
     try:
         app = application(configs, key_environment(key).get(KEY_VARIABLE))
-        serve.run_many([serve.RunTarget(app, name=APPLICATION, route_prefix="/")], wait_for_applications_running=False)
+        serve.run_many(
+            [serve.RunTarget(app, name=APPLICATION, route_prefix="/")],
+            wait_for_applications_running=False,
+        )
         _wait_until_running(start_timeout_s, on_wait)
         yield
     finally:
@@ -106,7 +131,8 @@ def require_free_port(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise CapacityError(
-                f"serve: port {port} on {host} cannot be used ({error.strerror}); choose another with --set serve.port=N"
+                f"serve: port {port} on {host} cannot be used ({error.strerror}); choose another"
+                " with --set serve.port=N"
             ) from error
 
 
@@ -117,11 +143,28 @@ def _wait_until_running(timeout_s: float, on_wait: Callable[[str], None]) -> Non
         if state and state.status == ApplicationStatus.RUNNING:
             return
         if state and state.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
-            reasons = [state.message, *(deployment.message for deployment in state.deployments.values())]
-            words = "\n".join(dict.fromkeys(line for reason in reasons if reason for line in reason.strip().splitlines()[-4:]))
+            reasons = [
+                state.message,
+                *(deployment.message for deployment in state.deployments.values()),
+            ]
+            words = "\n".join(
+                dict.fromkeys(
+                    line
+                    for reason in reasons
+                    if reason
+                    for line in reason.strip().splitlines()[-4:]
+                )
+            )
             raise StageError(f"serve: an engine could not start: {words}")
         if time.monotonic() > deadline:
-            raise StageError(f"serve: not ready after {timeout_s:g} s; raise serve.start_timeout_s, or look at `serve status`")
-        waiting = [name for name, deployment in (state.deployments if state else {}).items() if deployment.status != "HEALTHY"]
+            raise StageError(
+                f"serve: not ready after {timeout_s:g} s; raise serve.start_timeout_s, or look at"
+                " `serve status`"
+            )
+        waiting = [
+            name
+            for name, deployment in (state.deployments if state else {}).items()
+            if deployment.status != "HEALTHY"
+        ]
         on_wait(f"waiting for {', '.join(waiting) or 'Serve'}")
         time.sleep(1)

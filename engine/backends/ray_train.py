@@ -1,4 +1,5 @@
-"""Ray Train: one function on N workers that share a torch process group. It knows no stage; Ray is connected already."""
+"""Ray Train: one function on N workers that share a torch process group. It knows no stage; Ray is
+connected already."""
 
 from __future__ import annotations
 
@@ -21,22 +22,31 @@ LEAVING_TIMEOUT_S = 300  # from a notice to the end of a node; clouds give two m
 ALIKE_S = 5  # for all workers to raise what the first one raised
 _ERROR_LINES = 15
 # What ranks report when another rank died: true, but not the cause.
-_PEER_LOST = re.compile(r"gloo|nccl|connection (closed|reset)|process ?group|collective", re.IGNORECASE)
+_PEER_LOST = re.compile(
+    r"gloo|nccl|connection (closed|reset)|process ?group|collective", re.IGNORECASE
+)
 
 
 def run_workers(
-    work: Callable[[int, int, Callable[[], bool]], Any], *, workers: tuple[int, int], device: str, folder: Path, max_failures: int,
+    work: Callable[[int, int, Callable[[], bool]], Any],
+    *,
+    workers: tuple[int, int],
+    device: str,
+    folder: Path,
+    max_failures: int,
     taken: Callable[[], object] = lambda: None,
 ) -> Any:
     """Call work(rank, workers, preempted) on every worker; rank 0's return value.
 
-    `workers` are the fewest and the most: there are as many as the nodes' devices allow (Ray does not see that something else
-    holds one, and waits for it). When nodes come or go Ray Train ends all workers and calls the work again. A worker that dies
-    restarts all of them, too, up to `max_failures` times; then StageError with the cause's last lines. `preempted()` is True
-    from the notice that a node of the run is about to go; work that then raises Preempted is called again at no failure's
-    cost. What it raises as another EngineError is not tried again, nor a full disk, nor what all workers raise alike before anything
-    `taken()` changes, which tells of steps.
-    CapacityError if the cluster has too few devices: Ray Train itself would wait for them without a word.
+    `workers` are the fewest and the most: there are as many as the nodes' devices allow (Ray does
+    not see that something else holds one, and waits for it). When nodes come or go Ray Train ends
+    all workers and calls the work again. A worker that dies restarts all of them, too, up to
+    `max_failures` times; then StageError with the cause's last lines. `preempted()` is True from
+    the notice that a node of the run is about to go; work that then raises Preempted is called
+    again at no failure's cost. What it raises as another EngineError is not tried again, nor a full
+    disk, nor what all workers raise alike before anything `taken()` changes, which tells of steps.
+    CapacityError if the cluster has too few devices: Ray Train itself would wait for them without a
+    word.
     """
     # The controller is an actor: it takes these from the driver's environment.
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
@@ -59,12 +69,14 @@ def run_workers(
             _enter,
             train_loop_config={"work": work, "on_gpu": on_gpu, "raised": str(raised)},
             scaling_config=ScalingConfig(
-                num_workers=workers if fewest < most else most, use_gpu=on_gpu,
+                num_workers=workers if fewest < most else most,
+                use_gpu=on_gpu,
                 resources_per_worker={"GPU": 1} if on_gpu else {"CPU": 1},
             ),
             torch_config=ray_rendezvous.torch_config("nccl" if on_gpu else "gloo"),
-            # The same name would make Ray restore its own idea of the run; ours lies in the task's folder. Ray is left no
-            # failures to retry: it would retry ours too, and it never retries deaths while the group starts.
+            # The same name would make Ray restore its own idea of the run; ours lies in the task's
+            # folder. Ray is left no failures to retry: it would retry ours too, and it never
+            # retries deaths while the group starts.
             run_config=RunConfig(name=name, storage_path=str(folder.resolve())),
         )
         try:
@@ -81,21 +93,29 @@ def run_workers(
                 raise cause from error
             if taken() == before and (alike := _raised_alike(raised)):
                 raise StageError(
-                    f"train: all workers failed before their first step with {alike}\nAnother start cannot mend that: mend its cause, and"
+                    f"train: all workers failed before their first step with {alike}\nAnother start"
+                    " cannot mend that: mend its cause, and"
                     " the same command goes on"
                 ) from error
             failures += 1
-            last_lines = f"rank {rank}: " + "\n".join(str(cause).strip().splitlines()[-_ERROR_LINES:])
-            _log.warning("workers failed (attempt %d of %d): %s", failures, max_failures + 1, last_lines)
+            last_lines = f"rank {rank}: " + "\n".join(
+                str(cause).strip().splitlines()[-_ERROR_LINES:]
+            )
+            _log.warning(
+                "workers failed (attempt %d of %d): %s", failures, max_failures + 1, last_lines
+            )
             if failures > max_failures:
-                raise StageError(f"train: workers failed {failures} times, the last time with:\n{last_lines}") from error
+                raise StageError(
+                    f"train: workers failed {failures} times, the last time with:\n{last_lines}"
+                ) from error
 
 
 def _trainer_class() -> Any:
     from ray.train.torch import TorchTrainer
 
     class Trainer(TorchTrainer):
-        """Leaves Ctrl-C to us: Ray's own handler ends the driver with exit code 0 and not a word."""
+        """Leaves Ctrl-C to us: Ray's own handler ends the driver with exit code 0 and not a
+        word."""
 
         def _register_sigint_handler(self, controller: Any) -> None:
             pass
@@ -104,7 +124,8 @@ def _trainer_class() -> Any:
 
 
 def _tell(raised: Path, rank: int, workers: int, error: Exception) -> None:
-    """Leave a worker's error where the driver finds it, and wait a little for the others': Ray ends all at the first that it hears of."""
+    """Leave a worker's error where the driver finds it, and wait a little for the others': Ray ends
+    all at the first that it hears of."""
     raised.mkdir(parents=True, exist_ok=True)
     (raised / f"{rank}-of-{workers}").write_text(f"{type(error).__name__}: {error}")
     deadline = time.monotonic() + ALIKE_S
@@ -113,7 +134,8 @@ def _tell(raised: Path, rank: int, workers: int, error: Exception) -> None:
 
 
 def _raised_alike(raised: Path) -> str | None:
-    """What every worker raised in the same words, if they did: none died, and none only lost the others."""
+    """What every worker raised in the same words, if they did: none died, and none only lost the
+    others."""
     told = {path.name: path.read_text() for path in raised.glob("*-of-*")}
     words = set(told.values())
     if len(words) != 1 or len(told) < int(next(iter(told)).rpartition("-")[2]):
@@ -123,16 +145,20 @@ def _raised_alike(raised: Path) -> str | None:
 
 
 def _placement_groups() -> set[str]:
-    """Those of this job that hold devices. Ray Train forgets its own when a worker dies while the work is handed to it."""
+    """Those of this job that hold devices. Ray Train forgets its own when a worker dies while the
+    work is handed to it."""
     import ray
 
     own = ray.get_runtime_context().get_job_id()  # the end of each group's id
     groups = ray.util.placement_group_table()
-    return {name for name, group in groups.items() if name.endswith(own) and group["state"] != "REMOVED"}
+    return {
+        name for name, group in groups.items() if name.endswith(own) and group["state"] != "REMOVED"
+    }
 
 
 def _let_nodes_go() -> None:
-    """Wait until those that are about to go have gone: Ray Train still counts their devices, but gets none of them."""
+    """Wait until those that are about to go have gone: Ray Train still counts their devices, but
+    gets none of them."""
     from ray._private.state import state  # Ray Train's own watcher of such nodes reads it
 
     deadline = time.monotonic() + LEAVING_TIMEOUT_S
@@ -162,7 +188,8 @@ def _enter(config: dict[str, Any]) -> Any:
 
 
 def _preempted() -> bool:
-    """Whether this worker was told that a node of the run is about to go. Ray's public get_preemption_info() is a barrier."""
+    """Whether this worker was told that a node of the run is about to go. Ray's public
+    get_preemption_info() is a barrier."""
     from ray.train.v2._internal.execution.context import get_train_context
 
     return get_train_context().preemption_context.preemption_info is not None
@@ -172,5 +199,7 @@ def root_cause(error: BaseException) -> tuple[int, BaseException]:
     """The rank whose failure broke the others, and what it raised."""
     failures: dict[int, BaseException] = getattr(error, "worker_failures", None) or {0: error}
     first = min(failures, key=lambda rank: (bool(_PEER_LOST.search(str(failures[rank]))), rank))
-    cause = getattr(failures[first], "_base_exc", failures[first])  # Ray wraps it to show its traceback
+    cause = getattr(
+        failures[first], "_base_exc", failures[first]
+    )  # Ray wraps it to show its traceback
     return first, cause if isinstance(cause, EngineError) else failures[first]

@@ -1,7 +1,9 @@
-"""vLLM behind two calls: tokenise a conversation, answer token ids. Used by generate, evaluate and serve.
+"""vLLM behind two calls: tokenise a conversation, answer token ids. Used by generate, evaluate and
+serve.
 
-Speed comes from what is left out: no detokenisation inside the engine, log-probabilities that stay the arrays in which
-the engine made them, and one output per request. Shapes: T generated tokens, k captured log-probabilities.
+Speed comes from what is left out: no detokenisation inside the engine, log-probabilities that stay
+the arrays in which the engine made them, and one output per request. Shapes: T generated tokens, k
+captured log-probabilities.
 """
 
 from __future__ import annotations
@@ -34,49 +36,80 @@ _TELLING = re.compile(r"(Error|Exception|error):")
 
 
 class VllmEngine:
-    """One vLLM engine in this process and its children; costly to build, kept until the process ends."""
+    """One vLLM engine in this process and its children; costly to build, kept until the process
+    ends."""
 
-    def __init__(self, teacher: TeacherSpec, capture: CaptureSpec, *, device: str, timeout_s: float = 600, attempts: int = 1) -> None:
+    def __init__(
+        self,
+        teacher: TeacherSpec,
+        capture: CaptureSpec,
+        *,
+        device: str,
+        timeout_s: float = 600,
+        attempts: int = 1,
+    ) -> None:
         os.environ.update(engine_environment(teacher.devices, device))
         from transformers import AutoTokenizer
         from vllm import AsyncEngineArgs, SamplingParams
         from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind
 
         self._top_k = capture.top_k
-        # Once, because an import statement per request takes a tenth of what a request costs beside the engine.
+        # Once, because an import statement per request takes a tenth of what a request costs beside
+        # the engine.
         self._parameters = functools.partial(
-            SamplingParams, logprobs=self._top_k or None, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY
+            SamplingParams,
+            logprobs=self._top_k or None,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        self._loops = RepetitionDetectionParams(max_pattern_size=32, min_pattern_size=4, min_count=8)
+        self._loops = RepetitionDetectionParams(
+            max_pattern_size=32, min_pattern_size=4, min_count=8
+        )
         self.tokenizer = AutoTokenizer.from_pretrained(
             teacher.model, revision=teacher.revision, trust_remote_code=teacher.trust_remote_code
         )
         self._split_reasoning = _reasoning_splitter(teacher.reasoning_parser, self.tokenizer)
-        arguments = AsyncEngineArgs(**engine_arguments(teacher, device, capture.top_k, spanning=SPANNING in os.environ))
+        arguments = AsyncEngineArgs(
+            **engine_arguments(teacher, device, capture.top_k, spanning=SPANNING in os.environ)
+        )
         with last_words("the engine did not start"):
-            self._engine = (_AsyncEngine if teacher.data_parallel > 1 else _SteppedEngine)(arguments)
+            self._engine = (_AsyncEngine if teacher.data_parallel > 1 else _SteppedEngine)(
+                arguments
+            )
         _keep_arrays(self._engine.output_processor)
         self.max_model_len = self._engine.config.model_config.max_model_len
-        self.max_num_seqs = self._engine.config.scheduler_config.max_num_seqs * teacher.data_parallel  # each rank has its own batch
+        self.max_num_seqs = (
+            self._engine.config.scheduler_config.max_num_seqs * teacher.data_parallel
+        )  # each rank has its own batch
         self.metadata = {
             "vocab_size": self._engine.config.model_config.get_vocab_size(),
             "tokenizer_fingerprint": tokenizer_fingerprint(self.tokenizer.get_vocab()),
         }
 
     async def open(self) -> None:
-        """Answer one token: what vLLM compiles at its first request (log-probabilities: a second and more) is start-up."""
+        """Answer one token: what vLLM compiles at its first request (log-probabilities: a second
+        and more) is start-up."""
         await self.generate([0], Sampling(temperature=0.0, max_tokens=1))
 
     def encode(self, conversations: list[Messages]) -> list[list[int]]:
-        """Token ids of each conversation with the chat template's opening of the assistant's turn."""
+        """Token ids of each conversation with the chat template's opening of the assistant's
+        turn."""
         if self.tokenizer.chat_template is None:
-            return self.tokenizer([bare_prompt(messages) for messages in conversations])["input_ids"]
-        texts = self.tokenizer.apply_chat_template(conversations, add_generation_prompt=True, tokenize=False)
+            return self.tokenizer([bare_prompt(messages) for messages in conversations])[
+                "input_ids"
+            ]
+        texts = self.tokenizer.apply_chat_template(
+            conversations, add_generation_prompt=True, tokenize=False
+        )
         return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
 
     def decode(self, token_ids: list[Any]) -> list[tuple[str, str | None]]:
-        """Texts of finished answers, special tokens left out, each with the reasoning before it where a parser tells them apart."""
-        return [self._split_reasoning(text) for text in self.tokenizer.batch_decode(token_ids, skip_special_tokens=True)]
+        """Texts of finished answers, special tokens left out, each with the reasoning before it
+        where a parser tells them apart."""
+        return [
+            self._split_reasoning(text)
+            for text in self.tokenizer.batch_decode(token_ids, skip_special_tokens=True)
+        ]
 
     def silent_s(self) -> float:
         """Seconds since the engine last took a step, while it has something to do."""
@@ -85,27 +118,40 @@ class VllmEngine:
     async def generate(self, prompt: list[int], sampling: Sampling) -> Generation:
         """Answer one prompt (token ids). The process ends when the engine is gone."""
         parameters = self._parameters(
-            temperature=sampling.temperature, top_p=sampling.top_p, max_tokens=sampling.max_tokens, seed=sampling.seed,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=sampling.max_tokens,
+            seed=sampling.seed,
             repetition_detection=self._loops if sampling.stop_loops else None,
         )
-        answer = (await self._engine.generate({"prompt_token_ids": prompt}, parameters)).outputs[0]  # FINAL_ONLY: there is exactly one
+        answer = (await self._engine.generate({"prompt_token_ids": prompt}, parameters)).outputs[
+            0
+        ]  # FINAL_ONLY: there is exactly one
         token_ids = np.asarray(answer.token_ids, np.int32)
         if not self._top_k or not len(token_ids):
             return Generation(str(answer.finish_reason), token_ids)
-        return Generation(str(answer.finish_reason), token_ids, *split_logprobs(answer.logprobs, len(token_ids), self._top_k))
+        return Generation(
+            str(answer.finish_reason),
+            token_ids,
+            *split_logprobs(answer.logprobs, len(token_ids), self._top_k),
+        )
 
 
 def _keep_arrays(processor: Any) -> None:
-    """Make vLLM's output processor keep log-probabilities as the engine's arrays, k + 1 wide, in place of a Python number each.
+    """Make vLLM's output processor keep log-probabilities as the engine's arrays, k + 1 wide, in
+    place of a Python number each.
 
-    At k = 64 those numbers cost a fifth of the engine's time. `answer.logprobs` becomes a list of (ids, logprobs) of shape
-    (t, k + 1), merged every 256 steps, since each is a view that keeps the arrays of the whole batch.
+    At k = 64 those numbers cost a fifth of the engine's time. `answer.logprobs` becomes a list of
+    (ids, logprobs) of shape (t, k + 1), merged every 256 steps, since each is a view that keeps the
+    arrays of the whole batch.
     """
     process = processor.process_outputs
 
     def keeping(outputs: Any, *arguments: Any, **more: Any) -> Any:
         for output in outputs:
-            if output.new_logprobs is not None and (state := processor.request_states.get(output.request_id)):
+            if output.new_logprobs is not None and (
+                state := processor.request_states.get(output.request_id)
+            ):
                 kept = state.logprobs_processor.logprobs
                 kept.append(output.new_logprobs[:2])
                 output.new_logprobs = None
@@ -122,7 +168,8 @@ def _merged(pieces: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np
 
 
 class _SteppedEngine:
-    """vLLM's LLMEngine, stepped in a thread that takes requests between steps: the pace of `LLM.generate`, fed without pause."""
+    """vLLM's LLMEngine, stepped in a thread that takes requests between steps: the pace of
+    `LLM.generate`, fed without pause."""
 
     def __init__(self, arguments: Any) -> None:
         from vllm.usage.usage_lib import UsageContext
@@ -134,7 +181,8 @@ class _SteppedEngine:
         self._open: dict[str, asyncio.Future[Any]] = {}
         self._numbers = itertools.count()
         self._stepped = time.monotonic()
-        # Requests make thousands of objects and hardly a cycle: looking for one at every 700 takes a hundredth of the time at k = 0.
+        # Requests make thousands of objects and hardly a cycle: looking for one at every 700 takes
+        # a hundredth of the time at k = 0.
         gc.set_threshold(20_000, 20, 50)
         threading.Thread(target=self._work, name="engine-steps", daemon=True).start()
         threading.Thread(target=self._watch, name="engine-watch", daemon=True).start()
@@ -168,8 +216,11 @@ class _SteppedEngine:
             leave("the engine died")
 
     def _watch(self) -> None:
-        """vLLM's synchronous client notices that its engine process was killed, and then waits for its answer for ever."""
-        if resources := getattr(self._engine.engine_core, "resources", None):  # none where the engine computes in this process
+        """vLLM's synchronous client notices that its engine process was killed, and then waits for
+        its answer for ever."""
+        if resources := getattr(
+            self._engine.engine_core, "resources", None
+        ):  # none where the engine computes in this process
             while not resources.engine_dead:
                 time.sleep(0.5)
             leave("the engine's process died")
@@ -195,7 +246,9 @@ class _SteppedEngine:
 def _settle(answers: list[tuple[asyncio.Future[Any], Any]]) -> None:
     for answer, outcome in answers:
         if not answer.done():  # else its caller was cancelled
-            answer.set_exception(outcome) if isinstance(outcome, Exception) else answer.set_result(outcome)
+            answer.set_exception(outcome) if isinstance(outcome, Exception) else answer.set_result(
+                outcome
+            )
 
 
 class _AsyncEngine:
@@ -210,7 +263,9 @@ class _AsyncEngine:
         self._numbers, self._open, self._heard = itertools.count(), 0, time.monotonic()
         process = self.output_processor.process_outputs
 
-        def heard(*arguments: Any, **more: Any) -> Any:  # each step's outputs pass here, those of unfinished requests too
+        def heard(
+            *arguments: Any, **more: Any
+        ) -> Any:  # each step's outputs pass here, those of unfinished requests too
             self._heard = time.monotonic()
             return process(*arguments, **more)
 
@@ -238,7 +293,8 @@ class _AsyncEngine:
 
 @contextmanager
 def last_words(what: str) -> Iterator[None]:
-    """While the block runs, keep the end of what this process and its children write to stderr; it becomes the error's text.
+    """While the block runs, keep the end of what this process and its children write to stderr; it
+    becomes the error's text.
 
     vLLM's own error says "see above" where a child of it failed.
     """
@@ -265,8 +321,11 @@ def last_words(what: str) -> Iterator[None]:
         os.dup2(saved, 2)
 
 
-def _reasoning_splitter(parser: str | None, tokenizer: Any) -> Callable[[str], tuple[str, str | None]]:
-    """text -> (answer, reasoning), by vLLM's own parser of that name; StageError if it has none, or it does not take texts."""
+def _reasoning_splitter(
+    parser: str | None, tokenizer: Any
+) -> Callable[[str], tuple[str, str | None]]:
+    """text -> (answer, reasoning), by vLLM's own parser of that name; StageError if it has none, or
+    it does not take texts."""
     if parser is None:
         return lambda text: (text, None)
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
@@ -284,19 +343,31 @@ def _reasoning_splitter(parser: str | None, tokenizer: Any) -> Callable[[str], t
     except Exception as error:
         known = ", ".join(ReasoningParserManager.list_registered())
         problem = f"{type(error).__name__}: {error}"
-        raise StageError(f"reasoning_parser={parser} cannot be used with this model ({problem}); vLLM has {known}") from error
+        raise StageError(
+            f"reasoning_parser={parser} cannot be used with this model ({problem}); vLLM has"
+            f" {known}"
+        ) from error
     return apart
 
 
-def split_logprobs(pieces: list[tuple[np.ndarray, np.ndarray]], tokens: int, k: int) -> tuple[np.ndarray, ...]:
-    """(ids, logprobs) pieces of shape (t, k + 1) -> (sampled (T,), ids (T*k,), logprobs (T*k,), tail (T,)).
+def split_logprobs(
+    pieces: list[tuple[np.ndarray, np.ndarray]], tokens: int, k: int
+) -> tuple[np.ndarray, ...]:
+    """(ids, logprobs) pieces of shape (t, k + 1) -> (sampled (T,), ids (T*k,), logprobs (T*k,),
+    tail (T,)).
 
-    Each position holds the sampled token first and then the k most likely ones (the sampled one again if it is among
-    them), so the first entry is dropped before the mass is summed. ValueError if a position has another count.
+    Each position holds the sampled token first and then the k most likely ones (the sampled one
+    again if it is among them), so the first entry is dropped before the mass is summed. ValueError
+    if a position has another count.
     """
     ids, logprobs = _merged(pieces)
     if ids.shape != (tokens, k + 1):
-        raise ValueError(f"log-probabilities of shape {ids.shape} for {tokens} tokens at top_k {k}; expected {(tokens, k + 1)}")
+        raise ValueError(
+            f"log-probabilities of shape {ids.shape} for {tokens} tokens at top_k {k}; expected"
+            f" {(tokens, k + 1)}"
+        )
     ids, logprobs = ids.astype(np.int32), logprobs.astype(np.float32)
-    tail = np.clip(1.0 - np.exp(logprobs[:, 1:].astype(np.float64)).sum(axis=1), 0.0, 1.0).astype(np.float32)
+    tail = np.clip(1.0 - np.exp(logprobs[:, 1:].astype(np.float64)).sum(axis=1), 0.0, 1.0).astype(
+        np.float32
+    )
     return logprobs[:, 0].copy(), ids[:, 1:].reshape(-1), logprobs[:, 1:].reshape(-1), tail

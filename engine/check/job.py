@@ -1,7 +1,8 @@
-"""What can be known to fail before anything runs: the files, folders, layouts and keys that a job names.
+"""What can be known to fail before anything runs: the files, folders, layouts and keys that a job
+names.
 
-`distill check` must answer within a second, so nothing here imports torch, ray, vllm or transformers, opens weights or
-asks the network. A hub name is believed unless it cannot be one.
+`distill check` must answer within a second, so nothing here imports torch, ray, vllm or
+transformers, opens weights or asks the network. A hub name is believed unless it cannot be one.
 """
 
 from __future__ import annotations
@@ -29,37 +30,59 @@ from engine.machines.architectures import facts
 
 
 def check_job(job: JobSpec, running: Collection[str] = ("generate", "loadtest")) -> None:
-    """SpecError with all problems of the job, one per line. A missing API key is one where a stage that wants it is `running` here."""
+    """SpecError with all problems of the job, one per line. A missing API key is one where a stage
+    that wants it is `running` here."""
     if found := [*problems_of(job), *_missing_keys(job, running)]:
         raise SpecError("\n".join(found))
 
 
 def problems_of(job: JobSpec) -> list[str]:
-    """Everything that is wrong with the files and machines' settings that the job names, one sentence each."""
-    from engine.stages.prompts import head_problems  # here: a job without problems elsewhere need not wait for it
+    """Everything that is wrong with the files and machines' settings that the job names, one
+    sentence each."""
+    from engine.stages.prompts import (
+        head_problems,
+    )  # here: a job without problems elsewhere need not wait for it
 
-    training = (_student_problems, _template_problems, white_box_problems, signal_problems, training_problems, deepspeed_problems)
-    return [*head_problems(job.prompts), *_teacher_problems(job), *(found for part in training for found in part(job))]
+    training = (
+        _student_problems,
+        _template_problems,
+        white_box_problems,
+        signal_problems,
+        training_problems,
+        deepspeed_problems,
+    )
+    return [
+        *head_problems(job.prompts),
+        *_teacher_problems(job),
+        *(found for part in training for found in part(job)),
+    ]
 
 
 def source_lines(job: JobSpec) -> list[str]:
     """What the job's prompt files hold, a sentence each."""
     from engine.stages.prompts import head_lines
 
-    return head_lines(job.prompts, job.task, [job.generate.route_by] if job.generate.route_by else [])
+    return head_lines(
+        job.prompts, job.task, [job.generate.route_by] if job.generate.route_by else []
+    )
 
 
 def _teacher_problems(job: JobSpec) -> Iterator[str]:
     for number, teacher in enumerate(job.generate.teachers):
         if teacher.kind == "vllm":
             field, shape = f"generate.teachers.{number}", facts(teacher.model)
-            yield from model_problems(f"{field}.model", teacher.model, trust=teacher.trust_remote_code)
+            yield from model_problems(
+                f"{field}.model", teacher.model, trust=teacher.trust_remote_code
+            )
             yield from tokenizer_problems(f"{field}.model", teacher.model)
             yield from layout_problems(field, shape, teacher.tensor_parallel, teacher.max_model_len)
             yield from split_problems(field, shape, teacher, job)
             yield from engine_problems(field, teacher)
             if shape and job.generate.capture.top_k > shape.vocab:
-                yield f"generate.capture.top_k={job.generate.capture.top_k}, but the model has {shape.vocab} tokens; choose fewer"
+                yield (
+                    f"generate.capture.top_k={job.generate.capture.top_k}, but the model has"
+                    f" {shape.vocab} tokens; choose fewer"
+                )
 
 
 def _student_problems(job: JobSpec) -> Iterator[str]:
@@ -67,9 +90,14 @@ def _student_problems(job: JobSpec) -> Iterator[str]:
     yield from model_problems("train.student", student, weights=job.train.init == "pretrained")
     if tokenizer:
         yield from name_problems("train.tokenizer", tokenizer)
-    yield from tokenizer_problems("train.tokenizer" if tokenizer else "train.student", tokenizer or student)
+    yield from tokenizer_problems(
+        "train.tokenizer" if tokenizer else "train.student", tokenizer or student
+    )
     if shape and 0 < shape.max_context < job.train.block_tokens:
-        yield f"train.block_tokens={job.train.block_tokens}, but the model has {shape.max_context} positions; choose at most that many"
+        yield (
+            f"train.block_tokens={job.train.block_tokens}, but the model has {shape.max_context}"
+            " positions; choose at most that many"
+        )
     for name in ("evaluate", "serve"):
         block = getattr(job, name)
         yield from layout_problems(name, shape, block.tensor_parallel, block.max_model_len)
@@ -81,14 +109,29 @@ def _missing_keys(job: JobSpec, running: Collection[str]) -> Iterator[str]:
     for field, variable in job.key_variables().items():
         stage = field.partition(".")[0].replace("serve", "loadtest")
         if stage in running and not os.environ.get(variable):
-            yield f"{field}: the environment variable {variable} is not set; export {variable}=<the key> before the command"
+            yield (
+                f"{field}: the environment variable {variable} is not set; export {variable}=<the"
+                " key> before the command"
+            )
 
 
 def _template_problems(job: JobSpec) -> Iterator[str]:
-    """Answers that come as text must be spelt by the student's chat template; a teacher's own token ids need none."""
+    """Answers that come as text must be spelt by the student's chat template; a teacher's own token
+    ids need none."""
     source = job.train.tokenizer or job.train.student
-    folder, apis = Path(source), [teacher.name for teacher in job.generate.teachers if teacher.kind in API_KINDS]
-    if apis and any((folder / name).exists() for name in TOKENIZER_FILES) and not has_chat_template(folder):
+    folder, apis = (
+        Path(source),
+        [teacher.name for teacher in job.generate.teachers if teacher.kind in API_KINDS],
+    )
+    if (
+        apis
+        and any((folder / name).exists() for name in TOKENIZER_FILES)
+        and not has_chat_template(folder)
+    ):
         field = "train.tokenizer" if job.train.tokenizer else "train.student"
-        yield (f"{field}: {source} has no chat template (chat_template.jinja, or chat_template in tokenizer_config.json), so the text that"
-               f" teacher '{apis[0]}' gives cannot become a conversation of the student; set train.tokenizer to one that has")
+        yield (
+            f"{field}: {source} has no chat template (chat_template.jinja, or chat_template in"
+            " tokenizer_config.json), so the text that"
+            f" teacher '{apis[0]}' gives cannot become a conversation of the student; set"
+            " train.tokenizer to one that has"
+        )

@@ -1,4 +1,5 @@
-"""What is wrong with the models that a job names: folders, weights, tokenizers, templates, and layouts that do not divide them."""
+"""What is wrong with the models that a job names: folders, weights, tokenizers, templates, and
+layouts that do not divide them."""
 
 from __future__ import annotations
 
@@ -18,48 +19,87 @@ _PICKLED = (".bin", ".pt", ".pth")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
-def rope_problems(name: str, shape: Architecture, block_tokens: int, max_model_len: int | None) -> Iterator[str]:
-    """A long-rope student must be asked with the rotation that it was trained with (engine/training/rope.py)."""
+def rope_problems(
+    name: str, shape: Architecture, block_tokens: int, max_model_len: int | None
+) -> Iterator[str]:
+    """A long-rope student must be asked with the rotation that it was trained with
+    (engine/training/rope.py)."""
     short, longest = shape.short_context, max_model_len or shape.max_context
     if (block_tokens > short) != (longest > short):
-        given = f"{name}.max_model_len={max_model_len}" if max_model_len else f"{name}.max_model_len, not given, is the model's {longest}"
-        yield (f"{given}, and train.block_tokens={block_tokens}: the student rotates by one set of factors up to {short} positions and by"
-               f" another beyond, so training and {name} would not see the same model; set both to at most {short}, or both above it")
+        given = (
+            f"{name}.max_model_len={max_model_len}"
+            if max_model_len
+            else f"{name}.max_model_len, not given, is the model's {longest}"
+        )
+        yield (
+            f"{given}, and train.block_tokens={block_tokens}: the student rotates by one set of"
+            f" factors up to {short} positions and by"
+            f" another beyond, so training and {name} would not see the same model; set both to at"
+            f" most {short}, or both above it"
+        )
 
 
 def name_problems(field: str, model: str) -> Iterator[str]:
     if not os.path.isdir(model) and not _HUB_NAME.fullmatch(model):
-        yield f"{field}: there is no folder {model}, and it is no hub name (owner/name); relative paths start at the job file"
+        yield (
+            f"{field}: there is no folder {model}, and it is no hub name (owner/name); relative"
+            " paths start at the job file"
+        )
 
 
-def model_problems(field: str, model: str, *, weights: bool = True, trust: bool = False) -> Iterator[str]:
+def model_problems(
+    field: str, model: str, *, weights: bool = True, trust: bool = False
+) -> Iterator[str]:
     yield from name_problems(field, model)
     folder = Path(model)
     if not folder.is_dir():
         return
     config = load_config(folder)
     if config is None:
-        yield f"{field}: {folder / 'config.json'} is missing or not valid JSON; the folder must be a Hugging Face model"
+        yield (
+            f"{field}: {folder / 'config.json'} is missing or not valid JSON; the folder must be a"
+            " Hugging Face model"
+        )
     elif "auto_map" in config and not trust and not _is_built_in(config):
         role = {"train.student": "student", "train.teacher.model": "teacher"}.get(field)
-        way_out = f"choose a {role} that needs none" if role else "read it, then set trust_remote_code: true"
-        yield f"{field}: {folder} wants to run its own Python code (auto_map in config.json); {way_out}"
+        way_out = (
+            f"choose a {role} that needs none"
+            if role
+            else "read it, then set trust_remote_code: true"
+        )
+        yield (
+            f"{field}: {folder} wants to run its own Python code (auto_map in config.json);"
+            f" {way_out}"
+        )
     if weights and not any(folder.glob("*.safetensors")):
         pickled = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLED)
         if pickled:
-            yield (f"{field}: {folder} has only pickled weights ({pickled[0]}), which can run code when they are loaded;"
-                   " convert them: load with transformers, save_pretrained() writes safetensors")
+            yield (
+                f"{field}: {folder} has only pickled weights ({pickled[0]}), which can run code"
+                " when they are loaded;"
+                " convert them: load with transformers, save_pretrained() writes safetensors"
+            )
         else:
-            hint = "train.init: random needs none" if field == "train.student" else "is the download complete?"
+            hint = (
+                "train.init: random needs none"
+                if field == "train.student"
+                else "is the download complete?"
+            )
             yield f"{field}: {folder} has no weights (*.safetensors); {hint}"
 
 
 def _is_built_in(config: dict[str, Any]) -> bool:
-    """Whether transformers itself has the class that auto_map offers: DeepSeek-V3 and Phi ship code that nobody needs."""
+    """Whether transformers itself has the class that auto_map offers: DeepSeek-V3 and Phi ship code
+    that nobody needs."""
     offered = str(config["auto_map"].get("AutoModelForCausalLM")).rpartition(".")[2]
-    transformers = importlib.util.find_spec("transformers").submodule_search_locations[0]  # finds the folder, imports nothing
+    transformers = importlib.util.find_spec("transformers").submodule_search_locations[
+        0
+    ]  # finds the folder, imports nothing
     folder = Path(transformers) / "models" / str(config.get("model_type")).replace("-", "_")
-    return any(f"class {offered}(" in file.read_text(encoding="utf-8") for file in folder.glob("modeling_*.py"))
+    return any(
+        f"class {offered}(" in file.read_text(encoding="utf-8")
+        for file in folder.glob("modeling_*.py")
+    )
 
 
 def tokenizer_problems(field: str, model: str) -> Iterator[str]:
@@ -73,39 +113,74 @@ def has_chat_template(folder: Path) -> bool:
     if (folder / "chat_template.jinja").exists() or (folder / "chat_template.json").exists():
         return True
     try:
-        return bool(json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template"))
+        return bool(
+            json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get(
+                "chat_template"
+            )
+        )
     except (OSError, ValueError, AttributeError):
         return False
 
 
-def layout_problems(field: str, shape: Architecture | None, tensor_parallel: int, max_model_len: int | None = None) -> Iterator[str]:
-    """The engine must be able to split the model's heads, and its length must fit into the model's positions."""
+def layout_problems(
+    field: str, shape: Architecture | None, tensor_parallel: int, max_model_len: int | None = None
+) -> Iterator[str]:
+    """The engine must be able to split the model's heads, and its length must fit into the model's
+    positions."""
     if shape and not _fits(shape, tensor_parallel):
         possible = ", ".join(str(n) for n in range(1, shape.heads + 1) if _fits(shape, n))
-        yield (f"{field}.tensor_parallel={tensor_parallel} cannot split the model's {shape.heads} attention heads"
-               f" ({shape.kv_heads} KV heads); choose one of {possible}")
+        yield (
+            f"{field}.tensor_parallel={tensor_parallel} cannot split the model's {shape.heads}"
+            " attention heads"
+            f" ({shape.kv_heads} KV heads); choose one of {possible}"
+        )
     context = shape.max_context if shape else 0
     if context and max_model_len and max_model_len > context:
-        yield f"{field}.max_model_len={max_model_len}, but the model has {context} positions; choose at most {context}"
+        yield (
+            f"{field}.max_model_len={max_model_len}, but the model has {context} positions; choose"
+            f" at most {context}"
+        )
 
 
-def split_problems(field: str, shape: Architecture | None, teacher: TeacherSpec, job: JobSpec) -> Iterator[str]:
-    """The engine must be able to split the model's layers and experts, and have what does it on this device."""
+def split_problems(
+    field: str, shape: Architecture | None, teacher: TeacherSpec, job: JobSpec
+) -> Iterator[str]:
+    """The engine must be able to split the model's layers and experts, and have what does it on
+    this device."""
     stages, over = teacher.pipeline_parallel, teacher.tensor_parallel * teacher.data_parallel
     for name in ("pipeline_parallel", "data_parallel"):
         if job.device == "cpu" and (count := getattr(teacher, name)) > 1:
-            yield f"{field}.{name}={count}, but vLLM's CPU engine dies of it (0.31); set {name}: 1, or device: gpu"
+            yield (
+                f"{field}.{name}={count}, but vLLM's CPU engine dies of it (0.31); set {name}: 1,"
+                " or device: gpu"
+            )
     if shape and stages > shape.layers:
-        yield f"{field}.pipeline_parallel={stages}, but the model has {shape.layers} layers; choose at most {shape.layers}"
+        yield (
+            f"{field}.pipeline_parallel={stages}, but the model has {shape.layers} layers; choose"
+            f" at most {shape.layers}"
+        )
     if shape and teacher.expert_parallel and not shape.experts:
         yield f"{field}.expert_parallel: the model has no experts to spread; leave it out"
     elif shape and teacher.expert_parallel and over > shape.experts:
-        yield f"{field}.expert_parallel spreads {shape.experts} experts over {over} devices; lower tensor_parallel or data_parallel"
-    if teacher.data_parallel > 1 and "teacher" in job.loadtest.models and teacher is job.generate.teachers[0]:
-        yield f"{field}.data_parallel={teacher.data_parallel} cannot be served here; take teacher out of loadtest.models"
+        yield (
+            f"{field}.expert_parallel spreads {shape.experts} experts over {over} devices; lower"
+            " tensor_parallel or data_parallel"
+        )
+    if (
+        teacher.data_parallel > 1
+        and "teacher" in job.loadtest.models
+        and teacher is job.generate.teachers[0]
+    ):
+        yield (
+            f"{field}.data_parallel={teacher.data_parallel} cannot be served here; take teacher out"
+            " of loadtest.models"
+        )
 
 
 def _fits(shape: Architecture, devices: int) -> bool:
-    """vLLM wants whole heads per device; fewer KV heads than devices are copied evenly, a latent (MLA) cache always."""
+    """vLLM wants whole heads per device; fewer KV heads than devices are copied evenly, a latent
+    (MLA) cache always."""
     kv_heads = shape.kv_heads
-    return shape.heads % devices == 0 and bool(shape.mla_rank or kv_heads % devices == 0 or devices % kv_heads == 0)
+    return shape.heads % devices == 0 and bool(
+        shape.mla_rank or kv_heads % devices == 0 or devices % kv_heads == 0
+    )

@@ -1,7 +1,8 @@
-"""Strict YAML -> a typed block. Each error names file, line, field, what was given, what is allowed and the nearest spelling.
+"""Strict YAML -> a typed block. Each error names file, line, field, what was given, what is allowed
+and the nearest spelling.
 
-Scalars are PyYAML's, and `1e-5` is a float too; duplicate keys are errors. It knows lines and fields, not what a job or a
-cluster is.
+Scalars are PyYAML's, and `1e-5` is a float too; duplicate keys are errors. It knows lines and
+fields, not what a job or a cluster is.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ def dump_yaml(value: Any) -> str:
 
 @dataclass
 class Document:
-    """Plain data, where each field was written (`file:line`, or the --set that gave it), and the problems found so far."""
+    """Plain data, where each field was written (`file:line`, or the --set that gave it), and the
+    problems found so far."""
 
     file: Path
     data: dict[str, Any] = field(default_factory=dict)
@@ -68,7 +70,8 @@ class Document:
         return self.places.get(path, str(self.file))
 
     def read_value(self, text: str, path: FieldPath, place: Callable[[int], str]) -> Any:
-        """Parse YAML text as the value of `path`; `place` turns a line number into a place. SpecError if it is no YAML."""
+        """Parse YAML text as the value of `path`; `place` turns a line number into a place.
+        SpecError if it is no YAML."""
         self.places[path] = place(1)
         try:
             loader = _Loader(text)
@@ -77,12 +80,19 @@ class Document:
         except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that no calendar has
             mark = getattr(error, "problem_mark", None)
             line = mark.line + 1 if mark else 1
-            raise SpecError(f"{place(line)}: not valid YAML: {getattr(error, 'problem', error)}") from None
+            raise SpecError(
+                f"{place(line)}: not valid YAML: {getattr(error, 'problem', error)}"
+            ) from None
 
-    def _plain(self, loader: _Loader, node: yaml.Node, path: FieldPath, place: Callable[[int], str]) -> Any:
+    def _plain(
+        self, loader: _Loader, node: yaml.Node, path: FieldPath, place: Callable[[int], str]
+    ) -> Any:
         self.places.setdefault(path, place(node.start_mark.line + 1))
         if isinstance(node, yaml.SequenceNode):
-            return [self._plain(loader, item, (*path, number), place) for number, item in enumerate(node.value)]
+            return [
+                self._plain(loader, item, (*path, number), place)
+                for number, item in enumerate(node.value)
+            ]
         if not isinstance(node, yaml.MappingNode):
             return loader.construct_object(node)
         result: dict[str, Any] = {}
@@ -91,33 +101,45 @@ class Document:
             if not isinstance(key, str):
                 raise SpecError(f"{here}: a field's name must be plain text")
             if key in result:
-                self.problems.append(f"{here}: {dotted((*path, key))}: given twice, first at {self.places[*path, key]}; keep one")
+                self.problems.append(
+                    f"{here}: {dotted((*path, key))}: given twice, first at"
+                    f" {self.places[*path, key]}; keep one"
+                )
                 continue
             self.places[*path, key] = here
             result[key] = self._plain(loader, value_node, (*path, key), place)
         return result
 
     def build(self, block: type[B]) -> B:
-        """The validated block, or one SpecError with every problem, one per line, in the order of the file."""
+        """The validated block, or one SpecError with every problem, one per line, in the order of
+        the file."""
         try:
             made = block.model_validate(self.data)
             if not self.problems:
                 return made
         except ValidationError as error:
-            self.problems += [f"{self.place(path)}: {text}" for path, text in _field_errors(error, block, self.data)]
+            self.problems += [
+                f"{self.place(path)}: {text}"
+                for path, text in _field_errors(error, block, self.data)
+            ]
         raise SpecError("\n".join(sorted(self.problems, key=_natural_order)))
 
 
 def _natural_order(text: str) -> list[str | int]:
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", text.split(": ", 1)[0])]
+    return [
+        int(part) if part.isdigit() else part for part in re.split(r"(\d+)", text.split(": ", 1)[0])
+    ]
 
 
 def read_document(path: Path) -> Document:
-    """A YAML file whose top level is fields. SpecError: no such file, not UTF-8, not YAML, empty, not fields."""
+    """A YAML file whose top level is fields. SpecError: no such file, not UTF-8, not YAML, empty,
+    not fields."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise SpecError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from None
+        raise SpecError(
+            f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8"
+        ) from None
     except OSError as error:
         raise SpecError(f"{path}: cannot be read: {error.strerror}") from None
     document = Document(path)
@@ -129,20 +151,25 @@ def read_document(path: Path) -> Document:
     return document
 
 
-def _field_errors(error: ValidationError, block: type[BaseModel], data: Any) -> Iterator[tuple[FieldPath, str]]:
+def _field_errors(
+    error: ValidationError, block: type[BaseModel], data: Any
+) -> Iterator[tuple[FieldPath, str]]:
     """pydantic's errors as (path, text): one per field, the branches of a union joined by `or`."""
     by_path: dict[FieldPath, list[Any]] = {}
     for item in error.errors(include_url=False):
         by_path.setdefault(_given_path(item, data), []).append(item)
     for path, items in by_path.items():
-        # A wrong list item also fails the union's other branches, which pydantic reports for the list as a whole.
+        # A wrong list item also fails the union's other branches, which pydantic reports for the
+        # list as a whole.
         if any(other[: len(path)] == path for other in by_path.keys() - {path}):
             continue
         first, *branches = dict.fromkeys(_text(item, path, block) for item in items)
         text = " or ".join([first, *(branch.rpartition("should be ")[2] for branch in branches)])
         if path:
             yield path, f"{dotted(path)}: {text}"
-        else:  # where fields disagree, the message starts with the one to look at: `train.loss=... needs ...`
+        # where fields disagree, the message starts with the one to look at: `train.loss=... needs
+        # ...`
+        else:
             yield tuple(re.split(r"[^\w.]", text)[0].split(".")), text
 
 
@@ -150,7 +177,11 @@ def _given_path(item: Any, data: Any) -> FieldPath:
     """pydantic's `loc` without the names of union branches, which are not in the data."""
     path: FieldPath = ()
     for part in item["loc"]:
-        inside = part in data if isinstance(data, dict) else isinstance(data, list) and isinstance(part, int) and part < len(data)
+        inside = (
+            part in data
+            if isinstance(data, dict)
+            else isinstance(data, list) and isinstance(part, int) and part < len(data)
+        )
         if inside:
             path, data = (*path, part), data[part]
     return (*path, item["loc"][-1]) if item["type"] == "missing" else path
@@ -162,11 +193,19 @@ def _text(item: Any, path: FieldPath, block: type[BaseModel]) -> str:
         return str(item["ctx"]["error"])
     if kind == "extra_forbidden":
         fields = list(_block_at(block, path[:-1]).model_fields)
-        return "unknown field" + (nearest(str(path[-1]), fields) or f"; the fields here are {', '.join(fields)}")
+        return "unknown field" + (
+            nearest(str(path[-1]), fields) or f"; the fields here are {', '.join(fields)}"
+        )
     if kind == "missing":
-        return f"missing; give it: {_block_at(block, path[:-1]).model_fields[str(path[-1])].description}"
+        return (
+            "missing; give it:"
+            f" {_block_at(block, path[:-1]).model_fields[str(path[-1])].description}"
+        )
     if kind == "model_type":
-        return f"given {_shown(given)}; should be a block with {', '.join(_block_at(block, path).model_fields)}"
+        return (
+            f"given {_shown(given)}; should be a block with"
+            f" {', '.join(_block_at(block, path).model_fields)}"
+        )
     hint = ""
     if kind == "literal_error":
         hint = nearest(str(given), re.findall(r"'([^']*)'", item["ctx"]["expected"]))
@@ -186,5 +225,9 @@ def _block_at(block: type[BaseModel], path: FieldPath) -> type[BaseModel]:
     for part in path:
         if isinstance(part, str):
             annotation = block.model_fields[part].annotation
-            block = next(inner for inner in (annotation, *get_args(annotation)) if hasattr(inner, "model_fields"))
+            block = next(
+                inner
+                for inner in (annotation, *get_args(annotation))
+                if hasattr(inner, "model_fields")
+            )
     return block

@@ -1,1 +1,2 @@
-"""What flows between stages? Typed rows, their Parquet tables and signal, their ids, and what an answer says."""
+"""What flows between stages? Typed rows, their Parquet tables and signal, their ids, and what an
+answer says."""

@@ -1,7 +1,8 @@
 r"""The final answer inside a text, per task, in a form that compares exactly.
 
-`curate` compares a teacher's answer with the reference, `evaluate` scores every model: both mean the same thing by "equal".
-The rules read text only; they do no algebra: `\frac{1}{2}` equals 0.5, but `2x` equals only `2x`.
+`curate` compares a teacher's answer with the reference, `evaluate` scores every model: both mean
+the same thing by "equal". The rules read text only; they do no algebra: `\frac{1}{2}` equals 0.5,
+but `2x` equals only `2x`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ _NUMBER_PATTERN = (
 _NUMBER = re.compile(_NUMBER_PATTERN)
 _MARKED = re.compile(
     rf"####[\s*]*(?P<number>{_NUMBER_PATTERN})"  # without a number it is a Markdown heading
-    r"|\\boxed\{(?!\s*\})(?P<boxed>(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})+)\}"  # not empty; braces in it up to two deep
+    # not empty; braces in it up to two deep
+    r"|\\boxed\{(?!\s*\})(?P<boxed>(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})+)\}"
 )
 _FRACTION = re.compile(r"\\[dt]?frac\{(-?\d+)\}\{(\d+)\}")
 _MARKUP = re.compile(r"\\(?:text|mathrm|mbox)\{([^{}]*)\}|\\[!,;: ]|\\left|\\right|[*`]|\\(?=[%$])")
@@ -32,25 +34,33 @@ _NLI_MENTION = re.compile(
 )
 # What the first word means in a text that mentions no label.
 _NLI_FIRST_WORD = {
-    "yes": "entailment", "true": "entailment", "maybe": "neutral", "unknown": "neutral", "no": "contradiction", "false": "contradiction",
+    "yes": "entailment",
+    "true": "entailment",
+    "maybe": "neutral",
+    "unknown": "neutral",
+    "no": "contradiction",
+    "false": "contradiction",
 }
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
 def final_answer(task: str, text: str) -> FinalAnswer | None:
-    """The text's final answer, normalised; None where the text has none, or the task has nothing exact to compare."""
+    """The text's final answer, normalised; None where the text has none, or the task has nothing
+    exact to compare."""
     extract = _EXTRACTORS.get(task)
     return extract(text) if extract else None
 
 
 def same_final_answer(task: str, text: str, reference: str | None) -> bool | None:
-    """Whether both texts end in the same answer; None when the task or the reference has none to compare."""
+    """Whether both texts end in the same answer; None when the task or the reference has none to
+    compare."""
     wanted = final_answer(task, reference) if reference is not None else None
     return None if wanted is None else final_answer(task, text) == wanted
 
 
 def normalise_qa(text: str) -> str:
-    """Lower case, no punctuation, no articles, single spaces (official SQuAD v1.1 evaluation script)."""
+    """Lower case, no punctuation, no articles, single spaces (official SQuAD v1.1 evaluation
+    script)."""
     plain = "".join(c for c in text.lower() if c not in string.punctuation)
     return " ".join(_ARTICLES.sub(" ", plain).split())
 
@@ -66,7 +76,8 @@ def _math(text: str) -> FinalAnswer | None:
 
 
 def _value(boxed: str) -> FinalAnswer:
-    """A boxed answer as a number, where it is one with at most a unit beside it; else its text without spaces."""
+    """A boxed answer as a number, where it is one with at most a unit beside it; else its text
+    without spaces."""
     plain = _MARKUP.sub(r" \1", boxed).strip()
     plain = re.sub(r"^[A-Za-z]\s*=\s*", "", plain).rstrip(". ")
     numbers = _numbers(plain)
@@ -80,7 +91,8 @@ def _numbers(text: str) -> list[tuple[str, Fraction]]:
     found = []
     for written in (match.group() for match in _NUMBER.finditer(text)):
         above, _, below = re.sub(r"[\s,$€£]", "", written).partition("/")
-        # Decimal first: unlike int() it takes digits beyond Python's limit, which looping models do write.
+        # Decimal first: unlike int() it takes digits beyond Python's limit, which looping models do
+        # write.
         divisor = Fraction(Decimal(below or 1))
         if divisor:
             found.append((written, Fraction(Decimal(above)) / divisor))
@@ -88,7 +100,8 @@ def _numbers(text: str) -> list[tuple[str, Fraction]]:
 
 
 def _nli(text: str) -> str | None:
-    """The label that the text starts with, else the last one that it mentions, else what a first yes, no or maybe means."""
+    """The label that the text starts with, else the last one that it mentions, else what a first
+    yes, no or maybe means."""
     text = text.lower()
     word = re.search(r"\w+", text)
     mentions = list(_NLI_MENTION.finditer(text))
@@ -101,4 +114,8 @@ def _qa(text: str) -> str | None:
     return normalise_qa(text) or text.strip().lower() or None
 
 
-_EXTRACTORS: dict[str, Callable[[str], FinalAnswer | None]] = {"math": _math, "nli": _nli, "qa": _qa}
+_EXTRACTORS: dict[str, Callable[[str], FinalAnswer | None]] = {
+    "math": _math,
+    "nli": _nli,
+    "qa": _qa,
+}

@@ -27,7 +27,10 @@ def prompt_id_of(sha256_hex: str) -> int:
 
 def derive_seed(*parts: Any) -> int:
     """A 31-bit seed from any JSON values, e.g. (job seed, prompt_id, teacher, sample_index)."""
-    return int.from_bytes(hashlib.sha256(canonical_json(list(parts)).encode()).digest()[:4], "big") >> 1
+    return (
+        int.from_bytes(hashlib.sha256(canonical_json(list(parts)).encode()).digest()[:4], "big")
+        >> 1
+    )
 
 
 def bare_prompt(messages: Messages) -> str:

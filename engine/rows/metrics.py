@@ -1,7 +1,9 @@
-"""Scores of answers against references, per task, with 95 % intervals: pure functions, all on a scale from 0 to 1.
+"""Scores of answers against references, per task, with 95 % intervals: pure functions, all on a
+scale from 0 to 1.
 
-Shapes: N answers, C additive statistics per answer. A metric is a row of statistics per answer plus the score of their
-sum, so that means, corpus BLEU and the paired bootstrap of `retention = student / teacher` share one code path.
+Shapes: N answers, C additive statistics per answer. A metric is a row of statistics per answer plus
+the score of their sum, so that means, corpus BLEU and the paired bootstrap of `retention = student
+/ teacher` share one code path.
 """
 
 from __future__ import annotations
@@ -35,19 +37,30 @@ def resolve_metrics(task: str, wanted: str | Sequence[str]) -> list[str]:
     allowed = TASK_METRICS[task]
     names = allowed if wanted == "auto" else list(wanted)
     if unknown := [name for name in names if name not in allowed]:
-        raise SpecError(f"evaluate.metrics={unknown}; choose from {', '.join(allowed)} for task {task}, or auto")
+        raise SpecError(
+            f"evaluate.metrics={unknown}; choose from {', '.join(allowed)} for task {task}, or auto"
+        )
     return names or allowed
 
 
 def usable_reference(task: str, reference: str | None) -> str | None:
     """The reference, if the task's headline metric can compare with it."""
     compares_final = METRICS[TASK_METRICS[task][0]].is_proportion
-    return reference if not compares_final or final_answer(task, reference or "") is not None else None
+    return (
+        reference if not compares_final or final_answer(task, reference or "") is not None else None
+    )
 
 
-def statistics_of(metric: str, task: str, texts: Sequence[str], references: Sequence[str]) -> np.ndarray:
+def statistics_of(
+    metric: str, task: str, texts: Sequence[str], references: Sequence[str]
+) -> np.ndarray:
     """Statistics (N, C) of all answers."""
-    return np.array([METRICS[metric].statistics(task, text, ref) for text, ref in zip(texts, references, strict=True)])
+    return np.array(
+        [
+            METRICS[metric].statistics(task, text, ref)
+            for text, ref in zip(texts, references, strict=True)
+        ]
+    )
 
 
 def score_of(metric: str, statistics_NC: np.ndarray) -> float:
@@ -60,12 +73,22 @@ def interval_of(metric: str, statistics_NC: np.ndarray, samples: int, seed: int)
     if METRICS[metric].is_proportion:
         from scipy.stats import binomtest  # seconds to import, wanted once per run
 
-        return list(binomtest(round(statistics_NC.sum()), len(statistics_NC)).proportion_ci(method="wilson"))
-    return _bootstrap(lambda sums_C: METRICS[metric].score(sums_C, len(statistics_NC)), statistics_NC, samples, seed)
+        return list(
+            binomtest(round(statistics_NC.sum()), len(statistics_NC)).proportion_ci(method="wilson")
+        )
+    return _bootstrap(
+        lambda sums_C: METRICS[metric].score(sums_C, len(statistics_NC)),
+        statistics_NC,
+        samples,
+        seed,
+    )
 
 
-def retention_interval(metric: str, student_NC: np.ndarray, teacher_NC: np.ndarray, samples: int, seed: int) -> Interval:
-    """95 % interval of student / teacher: percentile bootstrap over prompts, both models on the same resample."""
+def retention_interval(
+    metric: str, student_NC: np.ndarray, teacher_NC: np.ndarray, samples: int, seed: int
+) -> Interval:
+    """95 % interval of student / teacher: percentile bootstrap over prompts, both models on the
+    same resample."""
     score, count, columns = METRICS[metric].score, *student_NC.shape
 
     def ratio(sums: np.ndarray) -> float | None:
@@ -75,10 +98,16 @@ def retention_interval(metric: str, student_NC: np.ndarray, teacher_NC: np.ndarr
     return _bootstrap(ratio, np.hstack([student_NC, teacher_NC]), samples, seed)
 
 
-def _bootstrap(score: Callable[[np.ndarray], float | None], statistics_NC: np.ndarray, samples: int, seed: int) -> Interval:
-    """Percentiles of the scores of sums (C,) over N rows drawn with replacement; a resample without score is left out."""
+def _bootstrap(
+    score: Callable[[np.ndarray], float | None], statistics_NC: np.ndarray, samples: int, seed: int
+) -> Interval:
+    """Percentiles of the scores of sums (C,) over N rows drawn with replacement; a resample without
+    score is left out."""
     draws, rows = np.random.default_rng(seed), len(statistics_NC)
-    resampled = (np.bincount(draws.integers(rows, size=rows), minlength=rows) @ statistics_NC for _ in range(samples))
+    resampled = (
+        np.bincount(draws.integers(rows, size=rows), minlength=rows) @ statistics_NC
+        for _ in range(samples)
+    )
     scores = [found for found in map(score, resampled) if found is not None]
     return np.percentile(scores, [2.5, 97.5]).tolist() if scores else None
 
@@ -92,7 +121,8 @@ def _same_answer(task: str, text: str, reference: str) -> list[float]:
 
 
 def _f1(task: str, text: str, reference: str) -> list[float]:
-    """Harmonic mean of precision and recall of normalised words (official SQuAD v1.1 evaluation script)."""
+    """Harmonic mean of precision and recall of normalised words (official SQuAD v1.1 evaluation
+    script)."""
     said, wanted = normalise_qa(text).split(), normalise_qa(reference).split()
     common = sum((Counter(said) & Counter(wanted)).values())
     return [2 * common / (len(said) + len(wanted)) if common else 0.0]
@@ -111,14 +141,24 @@ def _rouge_scorer() -> Any:
 
 
 def _bleu_counts(task: str, text: str, reference: str) -> list[float]:
-    """Matched 1- to 4-grams, all 1- to 4-grams, length and reference length: C = 10 (sacrebleu, tokenizer 13a)."""
+    """Matched 1- to 4-grams, all 1- to 4-grams, length and reference length: C = 10 (sacrebleu,
+    tokenizer 13a)."""
     found = sacrebleu.sentence_bleu(text, [reference])
     return [*found.counts, *found.totals, found.sys_len, found.ref_len]
 
 
 def _bleu(sums: np.ndarray, count: int) -> float:
-    matched, total, (length, reference_length) = sums[:4].tolist(), sums[4:8].tolist(), sums[8:].tolist()
-    return sacrebleu.BLEU.compute_bleu(matched, total, length, reference_length, smooth_method="exp").score / 100
+    matched, total, (length, reference_length) = (
+        sums[:4].tolist(),
+        sums[4:8].tolist(),
+        sums[8:].tolist(),
+    )
+    return (
+        sacrebleu.BLEU.compute_bleu(
+            matched, total, length, reference_length, smooth_method="exp"
+        ).score
+        / 100
+    )
 
 
 METRICS: dict[str, Metric] = {

@@ -1,20 +1,26 @@
 """Row types and their Arrow schemas: what one stage hands to the next.
 
-Shapes in this file: T generated tokens of one answer, k captured log-probabilities per token. Per-token arrays are flat
-lists in Parquet; a signal of shape (T, k) is stored as T*k values in row order. Log-probabilities are natural
-logarithms of the raw distribution at temperature 1. The module touches no cluster and no model.
+Shapes in this file: T generated tokens of one answer, k captured log-probabilities per token.
+Per-token arrays are flat lists in Parquet; a signal of shape (T, k) is stored as T*k values in row
+order. Log-probabilities are natural logarithms of the raw distribution at temperature 1. The module
+touches no cluster and no model.
 
-Completions, schema version 1. `curate` hands the signal's columns and the metadata on as they are. `read_signal` reads both codecs.
+Completions, schema version 1. `curate` hands the signal's columns and the metadata on as they are.
+`read_signal` reads both codecs.
 
 | column | type | content |
 |---|---|---|
 | prompt_id, teacher, sample_index | int64, string, int32 | the key: one final row each |
-| split, seed, status, finish_reason, error, attempt | | where the row belongs, how it ended (STATUSES), how often it was tried |
+| split, seed, status, finish_reason, error, attempt | | where the row belongs, how it ended
+(STATUSES), how often it was tried |
 | text, reasoning | string | the answer, and what was written before it where that is told apart |
-| prompt_token_ids, token_ids | list<int32> | (P,) and (T,); empty from an API without ids; prompt_tokens, completion_tokens count them |
+| prompt_token_ids, token_ids | list<int32> | (P,) and (T,); empty from an API without ids;
+prompt_tokens, completion_tokens count them |
 | token_logprobs | list<float32> | (T,), of the generated tokens |
-| topk_ids, topk_logprobs, tail | list<int32>, list<float16 or float32>, list<float32> | codec plain: (T*k,), (T*k,) and (T,) |
-| topk_packed | binary | codec packed: T * codec.token_bytes(top_k, vocab_size, packed_bits) bytes (engine/rows/codec.py) |
+| topk_ids, topk_logprobs, tail | list<int32>, list<float16 or float32>, list<float32> | codec
+plain: (T*k,), (T*k,) and (T,) |
+| topk_packed | binary | codec packed: T * codec.token_bytes(top_k, vocab_size, packed_bits) bytes
+(engine/rows/codec.py) |
 | topk_tokens | list<string> | (T*k,), in place of topk_ids from an API that gives texts |
 
 | metadata key (values are JSON) | content |
@@ -22,7 +28,8 @@ Completions, schema version 1. `curate` hands the signal's columns and the metad
 | schema_version | version of these tables; a reader refuses any other |
 | codec, packed_bits | plain or packed, and the bits of a packed value |
 | top_k, vocab_size | k, 0 without a signal, and the number of ids that the teacher knows |
-| tokenizer_fingerprint | `tokenizer_fingerprint` of the teacher's tokenizer: equal where ids mean the same |
+| tokenizer_fingerprint | `tokenizer_fingerprint` of the teacher's tokenizer: equal where ids mean
+the same |
 | teacher, teacher_revision, engine, versions | who answered, and with what |
 """
 
@@ -63,7 +70,8 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Completion:
-    """One teacher's answer to one prompt: exactly one final row per (prompt_id, teacher, sample_index)."""
+    """One teacher's answer to one prompt: exactly one final row per (prompt_id, teacher,
+    sample_index)."""
 
     prompt_id: int
     teacher: str
@@ -73,7 +81,9 @@ class Completion:
     status: str
     finish_reason: str | None = None
     text: str = ""
-    reasoning: str | None = None  # what the teacher wrote before its answer, where a parser or the API tells them apart
+    reasoning: str | None = (
+        None  # what the teacher wrote before its answer, where a parser or the API tells them apart
+    )
     prompt_token_ids: Any = field(default_factory=lambda: _NO_INTS)
     token_ids: Any = field(default_factory=lambda: _NO_INTS)
     prompt_tokens: int | None = 0  # None: the API did not say
@@ -85,12 +95,15 @@ class Completion:
     topk_logprobs: Any = field(default_factory=lambda: _NO_FLOATS)  # (T*k,)
     tail: Any = field(default_factory=lambda: _NO_FLOATS)  # (T,)
     topk_packed: bytes = b""  # the three columns above in one (codec: packed); they are empty then
-    topk_tokens: Any = field(default_factory=list)  # (T*k,) texts in place of topk_ids, from an API that gives no ids
+    topk_tokens: Any = field(
+        default_factory=list
+    )  # (T*k,) texts in place of topk_ids, from an API that gives no ids
 
 
 @dataclass(frozen=True)
 class Example:
-    """A conversation that ends in the assistant's answer, with the teacher's signal where there is one."""
+    """A conversation that ends in the assistant's answer, with the teacher's signal where there is
+    one."""
 
     prompt_id: int
     teacher: str
@@ -119,7 +132,8 @@ class Answer:
 
 @dataclass(frozen=True)
 class RequestSample:
-    """One request of a load test. Times are milliseconds; latencies count from the intended send time."""
+    """One request of a load test. Times are milliseconds; latencies count from the intended send
+    time."""
 
     model: str
     level: str  # concurrency=4 | rate=2.5
@@ -143,8 +157,15 @@ def _schema(row: type, **types: pa.DataType) -> pa.Schema:
 
 PROMPT = _schema(Prompt, messages=_MESSAGES)
 EXAMPLE = _schema(
-    Example, messages=_MESSAGES, sample_index=pa.int32(), prompt_token_ids=_INTS, token_ids=_INTS,
-    topk_ids=_INTS, topk_logprobs=_FLOATS, tail=_FLOATS, topk_packed=pa.binary(),
+    Example,
+    messages=_MESSAGES,
+    sample_index=pa.int32(),
+    prompt_token_ids=_INTS,
+    token_ids=_INTS,
+    topk_ids=_INTS,
+    topk_logprobs=_FLOATS,
+    tail=_FLOATS,
+    topk_packed=pa.binary(),
 )
 ANSWER = _schema(Answer)
 REQUEST_SAMPLE = _schema(RequestSample)
@@ -154,7 +175,17 @@ def completion_schema(capture_dtype: str = "float16") -> pa.Schema:
     """Schema of completions; `capture_dtype` (float16 | float32) is the type of `topk_logprobs`."""
     values = pa.list_(pa.float16() if capture_dtype == "float16" else pa.float32())
     return _schema(
-        Completion, sample_index=pa.int32(), attempt=pa.int32(), prompt_tokens=pa.int32(), completion_tokens=pa.int32(),
-        prompt_token_ids=_INTS, token_ids=_INTS, token_logprobs=_FLOATS, topk_ids=_INTS, topk_logprobs=values, tail=_FLOATS,
-        topk_packed=pa.binary(), topk_tokens=pa.list_(pa.string()),
+        Completion,
+        sample_index=pa.int32(),
+        attempt=pa.int32(),
+        prompt_tokens=pa.int32(),
+        completion_tokens=pa.int32(),
+        prompt_token_ids=_INTS,
+        token_ids=_INTS,
+        token_logprobs=_FLOATS,
+        topk_ids=_INTS,
+        topk_logprobs=values,
+        tail=_FLOATS,
+        topk_packed=pa.binary(),
+        topk_tokens=pa.list_(pa.string()),
     )

@@ -1,4 +1,5 @@
-"""The teacher's distribution over its answers, read back from rows. Shapes: T tokens, k stored log-probabilities."""
+"""The teacher's distribution over its answers, read back from rows. Shapes: T tokens, k stored
+log-probabilities."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ from engine.store.paths import Folder
 
 @dataclass(frozen=True)
 class Signal:
-    """The teacher's distribution over one answer: ids and logprobs of shape (T, k), tail of shape (T,)."""
+    """The teacher's distribution over one answer: ids and logprobs of shape (T, k), tail of shape
+    (T,)."""
 
     ids: np.ndarray
     logprobs: np.ndarray
@@ -28,7 +30,8 @@ class Signal:
 
 @dataclass(frozen=True)
 class AnswerSignal:
-    """The signal of one completion, with its key and its tokens: token_ids and token_logprobs of shape (T,)."""
+    """The signal of one completion, with its key and its tokens: token_ids and token_logprobs of
+    shape (T,)."""
 
     prompt_id: int
     teacher: str
@@ -43,33 +46,52 @@ class AnswerSignal:
 def read_signal(path: Folder) -> Iterator[AnswerSignal]:
     """The signal of each completion that has tokens, in file order, whichever the codec.
 
-    InputError if the file has no signal, another schema, or rows whose signal does not fit their tokens.
+    InputError if the file has no signal, another schema, or rows whose signal does not fit their
+    tokens.
     """
     metadata = file_metadata(path)
     if metadata.get("schema_version") != SCHEMA_VERSION or not metadata.get("top_k"):
-        found = f"schema version {metadata.get('schema_version')} and top_k {metadata.get('top_k', 0)}"
+        found = (
+            f"schema version {metadata.get('schema_version')} and top_k {metadata.get('top_k', 0)}"
+        )
         wanted = f"schema version {SCHEMA_VERSION} and generate.capture.top_k > 0"
         raise InputError(f"{path} has {found}; give a file of completions made with {wanted}")
     key = ["prompt_id", "teacher", "sample_index"]
-    (table,) = read_tables([path], [*key, "token_ids", "token_logprobs", "topk_ids", "topk_logprobs", "tail", "topk_packed"])
+    (table,) = read_tables(
+        [path],
+        [*key, "token_ids", "token_logprobs", "topk_ids", "topk_logprobs", "tail", "topk_packed"],
+    )
     if broken := count_unsigned(table, metadata):
         raise InputError(
-            f"{path}: {broken} of {table.num_rows} rows have no whole signal over token ids (cut short, or texts of an API);"
+            f"{path}: {broken} of {table.num_rows} rows have no whole signal over token ids (cut"
+            " short, or texts of an API);"
             " `distill verify` tells whether the file is damaged"
         )
     tokens, logprobs = arrays(table, "token_ids"), arrays(table, "token_logprobs")
-    for row, ids, sampled, signal in zip(table.select(key).to_pylist(), tokens, logprobs, signals(table, metadata), strict=True):
+    for row, ids, sampled, signal in zip(
+        table.select(key).to_pylist(), tokens, logprobs, signals(table, metadata), strict=True
+    ):
         if len(ids):
             yield AnswerSignal(**row, token_ids=ids, token_logprobs=sampled, **vars(signal))
 
 
 def signals(table: pa.Table, metadata: Mapping[str, Any]) -> Iterator[Signal]:
-    """The signal of each row of completions or examples; `metadata` of their file says the codec."""
+    """The signal of each row of completions or examples; `metadata` of their file says the
+    codec."""
     if metadata.get("codec") == "packed":
         for row in table["topk_packed"]:
-            yield Signal(*codec.unpack(row.as_buffer(), metadata["top_k"], metadata["vocab_size"], metadata["packed_bits"]))
+            yield Signal(
+                *codec.unpack(
+                    row.as_buffer(),
+                    metadata["top_k"],
+                    metadata["vocab_size"],
+                    metadata["packed_bits"],
+                )
+            )
     else:
-        yield from map(signal_of, *(arrays(table, name) for name in ("topk_ids", "topk_logprobs", "tail")))
+        yield from map(
+            signal_of, *(arrays(table, name) for name in ("topk_ids", "topk_logprobs", "tail"))
+        )
 
 
 def count_unsigned(table: pa.Table, metadata: Mapping[str, Any]) -> int:
@@ -78,7 +100,10 @@ def count_unsigned(table: pa.Table, metadata: Mapping[str, Any]) -> int:
     if metadata.get("codec") == "packed" and k:
         size = codec.token_bytes(k, metadata["vocab_size"], metadata["packed_bits"])
         return int((pc.binary_length(table["topk_packed"]).to_numpy() != tokens * size).sum())
-    ids, logprobs, tails = (pc.list_value_length(table[name]).to_numpy() for name in ("topk_ids", "topk_logprobs", "tail"))
+    ids, logprobs, tails = (
+        pc.list_value_length(table[name]).to_numpy()
+        for name in ("topk_ids", "topk_logprobs", "tail")
+    )
     return int(((ids != tokens * k) | (logprobs != ids) | (tails != tokens)).sum())
 
 
@@ -92,6 +117,9 @@ def signal_of(topk_ids: Any, topk_logprobs: Any, tail: Any) -> Signal:
     tail = np.asarray(tail, np.float32)
     ids, logprobs = np.asarray(topk_ids, np.int32), np.asarray(topk_logprobs, np.float32)
     if len(tail) and (len(ids) % len(tail) or len(ids) != len(logprobs)):
-        raise ValueError(f"signal cut short: {len(ids)} ids, {len(logprobs)} log-probabilities for {len(tail)} tokens")
+        raise ValueError(
+            f"signal cut short: {len(ids)} ids, {len(logprobs)} log-probabilities for {len(tail)}"
+            " tokens"
+        )
     k = len(ids) // len(tail) if len(tail) else 0
     return Signal(ids.reshape(len(tail), k), logprobs.reshape(len(tail), k), tail)

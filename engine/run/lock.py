@@ -30,14 +30,18 @@ def is_running(root: Folder) -> bool:
 def run_lock(root: Folder) -> Iterator[None]:
     """One driver per run folder: the kernel drops the lock when its process ends, however it ends.
 
-    An object store has no locks: what this writes there says who started last, and the epochs of parts.py fence.
+    An object store has no locks: what this writes there says who started last, and the epochs of
+    parts.py fence.
     """
     holder = f"pid {os.getpid()} on {platform.node()}"
     if isinstance(root, StorePath):
         try:
             (root / ".lock").write_text(holder)
         except OSError as error:
-            raise SpecError(f"--runs {root.parent}: {error}; correct the bucket, the endpoint or the credentials (AWS_…)") from None
+            raise SpecError(
+                f"--runs {root.parent}: {error}; correct the bucket, the endpoint or the"
+                " credentials (AWS_…)"
+            ) from None
         yield
         return
     root.mkdir(parents=True, exist_ok=True)
@@ -47,7 +51,8 @@ def run_lock(root: Folder) -> Iterator[None]:
         except BlockingIOError:
             handle.seek(0)
             raise StageError(
-                f"another process ({handle.read().strip() or 'unknown'}) is running this job in {root}; wait for it, or use another --runs"
+                f"another process ({handle.read().strip() or 'unknown'}) is running this job in"
+                f" {root}; wait for it, or use another --runs"
             ) from None
         handle.truncate(0)
         handle.write(holder)

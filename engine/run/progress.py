@@ -1,4 +1,5 @@
-"""How far a stage is: a rich bar on a terminal, plain lines elsewhere, and a small file that `distill status` reads.
+"""How far a stage is: a rich bar on a terminal, plain lines elsewhere, and a small file that
+`distill status` reads.
 
 Stages call `Progress.update` with a count and a few figures; they never print.
 """
@@ -13,7 +14,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as RichProgress
 
 from engine.run.manifests import PROGRESS
@@ -33,17 +42,29 @@ def state_text(state: dict[str, Any]) -> str:
     """What a progress file says, in one line: `40/90 rows  tok/s 1,234  ETA 12 s`."""
     done, total = state["done"], state["total"]
     new, elapsed = done - state.get("first", 0), state["updated"] - state["started"]
-    eta = f"  ETA {elapsed / new * (total - done):,.0f} s" if total and new > 0 and done < total else ""
-    return f"{done:,}/{f'{total:,}' if total else '?'} {state['unit']}  {figures_text(state.get('figures', {}))}{eta}"
+    eta = (
+        f"  ETA {elapsed / new * (total - done):,.0f} s"
+        if total and new > 0 and done < total
+        else ""
+    )
+    return (
+        f"{done:,}/{f'{total:,}' if total else '?'} {state['unit']} "
+        f" {figures_text(state.get('figures', {}))}{eta}"
+    )
 
 
 def _short(value: Any) -> str:
-    return (f"{value:,.0f}" if abs(value) >= 100 else f"{value:.4g}") if isinstance(value, float) else str(value)
+    return (
+        (f"{value:,.0f}" if abs(value) >= 100 else f"{value:.4g}")
+        if isinstance(value, float)
+        else str(value)
+    )
 
 
 @dataclass
 class Progress:
-    """Progress of one stage. `console=None` keeps it silent (tests, library use); the file is written all the same."""
+    """Progress of one stage. `console=None` keeps it silent (tests, library use); the file is
+    written all the same."""
 
     console: Console | None = None
     _stage: str = ""
@@ -63,25 +84,40 @@ class Progress:
     def stage(self, name: str, folder: Folder) -> Iterator[None]:
         """Show one stage while the block runs."""
         self._stage, self._file = name, folder / PROGRESS
-        self._state = {"stage": name, "done": 0, "total": None, "unit": "rows", "started": time.time()}
+        self._state = {
+            "stage": name,
+            "done": 0,
+            "total": None,
+            "unit": "rows",
+            "started": time.time(),
+        }
         self._last_line = time.monotonic()
         self._last_file = 0.0
         try:
-            with self._live(name, TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-                            TimeRemainingColumn()):
+            with self._live(
+                name,
+                TextColumn("[bold]{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+            ):
                 yield
         finally:
             self._write(force=True)
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
-        """Say what is waited for while the block runs: with its seconds and the newest note on a terminal, once elsewhere."""
+        """Say what is waited for while the block runs: with its seconds and the newest note on a
+        terminal, once elsewhere."""
         self._state.setdefault("started", time.time())
         if self._bar or not self._is_on_terminal:
             self.say(what)
             yield
             return
-        with self._live(what, SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()):
+        with self._live(
+            what, SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+        ):
             yield
 
     @property
@@ -112,9 +148,15 @@ class Progress:
             self.console.print(line, highlight=False)
 
     def update(
-        self, done: int | None = None, total: int | None = None, note: str | None = None, unit: str | None = None, **figures: Any
+        self,
+        done: int | None = None,
+        total: int | None = None,
+        note: str | None = None,
+        unit: str | None = None,
+        **figures: Any,
     ) -> None:
-        """Units done so far, their total, and figures worth showing (tokens/s, loss, …); None leaves a value as it is."""
+        """Units done so far, their total, and figures worth showing (tokens/s, loss, …); None
+        leaves a value as it is."""
         if done is not None and self._state.get("done", 0) == 0:
             self._state |= {"first": done, "started": time.time()}  # start-up is no part of the ETA
         announce = note is not None and note != self._state.get("note")
@@ -130,12 +172,19 @@ class Progress:
         text = figures_text(self._state["figures"])
         if self._bar:
             note = self._state.get("note", "")
-            self._bar.update(self._task, completed=self._state.get("done"), total=self._state.get("total"), figures=text or note)
+            self._bar.update(
+                self._task,
+                completed=self._state.get("done"),
+                total=self._state.get("total"),
+                figures=text or note,
+            )
             return
         now = time.monotonic()
         if announce or now - self._last_line >= PLAIN_SECONDS:
             self._last_line = now
-            self.say(f"{self._stage:<9} {self._state['note'] if announce else self._line(text)}".lstrip())
+            self.say(
+                f"{self._stage:<9} {self._state['note'] if announce else self._line(text)}".lstrip()
+            )
 
     def _line(self, text: str) -> str:
         if not self._state.get("total"):

@@ -1,1 +1,2 @@
-"""What happens? One module or folder per stage; stages meet only through files and their manifests."""
+"""What happens? One module or folder per stage; stages meet only through files and their
+manifests."""

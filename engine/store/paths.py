@@ -1,7 +1,8 @@
 """Where a run lives: a local or shared folder, or an object store behind pyarrow's filesystems.
 
-`StorePath` has the part of pathlib.Path that the engine uses, so that the same code writes to both. A store has no
-folders and no locks, and nothing is ever half there: an object appears whole when its writing ends without an error.
+`StorePath` has the part of pathlib.Path that the engine uses, so that the same code writes to both.
+A store has no folders and no locks, and nothing is ever half there: an object appears whole when
+its writing ends without an error.
 """
 
 from __future__ import annotations
@@ -26,14 +27,17 @@ from engine.errors import SpecError
 
 @dataclass(frozen=True, order=True)
 class StorePath:
-    """One object, or all objects below a name. `str()` is the URL that `run_folder` and pyarrow read back."""
+    """One object, or all objects below a name. `str()` is the URL that `run_folder` and pyarrow
+    read back."""
 
     root: str  # s3://bucket
     path: PurePosixPath
     query: str = ""  # of pyarrow.fs.FileSystem.from_uri: endpoint_override, scheme, region, …
 
     def __str__(self) -> str:
-        return f"{self.root}/{quote(str(self.path))}".removesuffix("/.") + f"?{self.query}".removesuffix("?")
+        return f"{self.root}/{quote(str(self.path))}".removesuffix(
+            "/."
+        ) + f"?{self.query}".removesuffix("?")
 
     def __truediv__(self, name: str | PurePosixPath) -> StorePath:
         return replace(self, path=self.path / name)
@@ -119,7 +123,9 @@ class StorePath:
 
     def write_bytes(self, data: bytes | memoryview | pa.Buffer) -> None:
         store, inside = self.place
-        with store.open_output_stream(inside, compression=None) as file:  # its default would compress what is called x.gz
+        with store.open_output_stream(
+            inside, compression=None
+        ) as file:  # its default would compress what is called x.gz
             file.write(data)
 
     def write_text(self, text: str) -> None:
@@ -143,7 +149,8 @@ def _filesystem(root: str) -> tuple[FileSystem, str]:
 
 
 def run_folder(runs: str | Folder) -> Folder:
-    """`--runs`: an absolute local path, or a store such as `s3://bucket/runs?endpoint_override=127.0.0.1:9000&scheme=http`.
+    """`--runs`: an absolute local path, or a store such as
+    `s3://bucket/runs?endpoint_override=127.0.0.1:9000&scheme=http`.
 
     SpecError for a store that pyarrow does not know, or a URL that carries a password.
     """
@@ -153,28 +160,42 @@ def run_folder(runs: str | Folder) -> Folder:
         return Path(runs).expanduser().resolve()
     url = urlsplit(str(runs))
     if url.password:
-        raise SpecError("--runs: the URL holds a password, which would end up in logs; set AWS_ACCESS_KEY_ID and so on in the environment")
-    folder = StorePath(f"{url.scheme}://{url.netloc}", PurePosixPath(unquote(url.path).strip("/")), url.query)
+        raise SpecError(
+            "--runs: the URL holds a password, which would end up in logs; set AWS_ACCESS_KEY_ID"
+            " and so on in the environment"
+        )
+    folder = StorePath(
+        f"{url.scheme}://{url.netloc}", PurePosixPath(unquote(url.path).strip("/")), url.query
+    )
     try:
         folder.place  # noqa: B018 - only to see that it can be built
     except (pa.ArrowException, ValueError, OSError) as error:
-        raise SpecError(f"--runs {runs}: {error}; give a folder, or s3://bucket/folder, gs://bucket/folder") from None
+        raise SpecError(
+            f"--runs {runs}: {error}; give a folder, or s3://bucket/folder, gs://bucket/folder"
+        ) from None
     return folder
 
 
 def file_sizes(folder: Folder, names: Iterable[str]) -> dict[str, int]:
-    """Sizes in bytes of those of `names` (relative) that are there; one listing where each look would be a request."""
+    """Sizes in bytes of those of `names` (relative) that are there; one listing where each look
+    would be a request."""
     if isinstance(folder, Path):
         return {name: (folder / name).stat().st_size for name in names if (folder / name).is_file()}
     store, inside = folder.place
     found = store.get_file_info(FileSelector(inside, allow_not_found=True, recursive=True))
-    sizes = {info.path.removeprefix(f"{inside}/"): info.size for info in found if info.type == FileType.File}
+    sizes = {
+        info.path.removeprefix(f"{inside}/"): info.size
+        for info in found
+        if info.type == FileType.File
+    }
     return {name: sizes[name] for name in names if name in sizes}
 
 
 def tree_bytes(folder: Folder) -> int:
     """Bytes of all files below `folder`."""
-    store, inside = folder.place if isinstance(folder, StorePath) else (LocalFileSystem(), str(folder))
+    store, inside = (
+        folder.place if isinstance(folder, StorePath) else (LocalFileSystem(), str(folder))
+    )
     found = store.get_file_info(FileSelector(inside, allow_not_found=True, recursive=True))
     return sum(info.size for info in found if info.type == FileType.File)
 
@@ -189,7 +210,8 @@ def remove_tree(folder: Folder) -> None:
 
 
 def files_in(folder: Folder) -> dict[str, os.stat_result]:
-    """Files directly in `folder` by name; none where it does not exist, and never a symbolic link or what is behind one."""
+    """Files directly in `folder` by name; none where it does not exist, and never a symbolic link
+    or what is behind one."""
     if isinstance(folder, StorePath):
         store, inside = folder.place
         found = store.get_file_info(FileSelector(inside, allow_not_found=True))
@@ -197,7 +219,11 @@ def files_in(folder: Folder) -> dict[str, os.stat_result]:
     if folder.is_symlink() or not folder.is_dir():
         return {}
     with os.scandir(folder) as entries:
-        return {entry.name: entry.stat(follow_symlinks=False) for entry in entries if entry.is_file(follow_symlinks=False)}
+        return {
+            entry.name: entry.stat(follow_symlinks=False)
+            for entry in entries
+            if entry.is_file(follow_symlinks=False)
+        }
 
 
 def _stat(info: FileInfo) -> os.stat_result:
@@ -212,8 +238,9 @@ def parquet_place(path: Folder) -> tuple[Any, FileSystem | None]:
 def read_buffer(path: Folder) -> pa.Buffer:
     """A whole file in memory that Arrow owns.
 
-    Arrow's threads let go of a buffer last, and to let go of one around Python's `bytes` they need the interpreter: while
-    that is ending, pyarrow 26 aborts the process (100 of 150 small reads just before an exit).
+    Arrow's threads let go of a buffer last, and to let go of one around Python's `bytes` they need
+    the interpreter: while that is ending, pyarrow 26 aborts the process (100 of 150 small reads
+    just before an exit).
     """
     where, store = parquet_place(path)
     with (store or LocalFileSystem()).open_input_file(str(where)) as file:

@@ -1,7 +1,9 @@
-"""Where tokens of two tokenizers stand in the same answer: what the loss `uld` compares across vocabularies.
+"""Where tokens of two tokenizers stand in the same answer: what the loss `uld` compares across
+vocabularies.
 
-Two next-token distributions are comparable where both follow the same text, that is where a token of either starts at the same
-character. Starts come from decoding the ids, not from a tokenizer's offsets, which leave out a leading space in some families.
+Two next-token distributions are comparable where both follow the same text, that is where a token
+of either starts at the same character. Starts come from decoding the ids, not from a tokenizer's
+offsets, which leave out a leading space in some families.
 """
 
 from __future__ import annotations
@@ -17,22 +19,29 @@ _UNFINISHED = "\ufffd"  # what a part of a character decodes to
 
 def special_ids(tokenizer: Any) -> frozenset[int]:
     """Ids that text leaves out, of a transformers tokenizer: ends of turns and the like."""
-    return frozenset(token for token, added in tokenizer.added_tokens_decoder.items() if added.special)
+    return frozenset(
+        token for token, added in tokenizer.added_tokens_decoder.items() if added.special
+    )
 
 
 def align(teacher_starts: np.ndarray, student_starts: np.ndarray) -> np.ndarray:
-    """For each of the student's tokens (n,) the teacher's token (an index) that starts at the same character, or -1."""
+    """For each of the student's tokens (n,) the teacher's token (an index) that starts at the same
+    character, or -1."""
     found = np.full(len(student_starts), -1)
     shared, students, teachers = np.intersect1d(student_starts, teacher_starts, return_indices=True)
     found[students[shared >= 0]] = teachers[shared >= 0]
     return found
 
 
-def token_starts(ids: Iterable[int], answer: str, tokenizer: Tokenizer, special: frozenset[int]) -> np.ndarray:
-    """The character of `answer` at which each of the ids (n,) starts, and len(answer) for the special token that ends it.
+def token_starts(
+    ids: Iterable[int], answer: str, tokenizer: Tokenizer, special: frozenset[int]
+) -> np.ndarray:
+    """The character of `answer` at which each of the ids (n,) starts, and len(answer) for the
+    special token that ends it.
 
-    -1 for a token that starts within a character, before the answer (reasoning) or after it (line breaks); for all of them if
-    their text does not end with `answer`, apart from white space. White space that opens the answer belongs to its first token.
+    -1 for a token that starts within a character, before the answer (reasoning) or after it (line
+    breaks); for all of them if their text does not end with `answer`, apart from white space. White
+    space that opens the answer belongs to its first token.
     """
     starts, is_special = [], []
     text, window, settled, known, spelled = "", [], 0, "", ""
@@ -41,10 +50,15 @@ def token_starts(ids: Iterable[int], answer: str, tokenizer: Tokenizer, special:
         is_special.append(token in special)
         if is_special[-1]:
             continue
-        # Decoded after the tokens before it: decoders strip the space of a first token, and join the bytes of a character.
+        # Decoded after the tokens before it: decoders strip the space of a first token, and join
+        # the bytes of a character.
         window.append(token)
         spelled = tokenizer.decode(window, skip_special_tokens=False)
-        if spelled.startswith(known) and len(spelled) > len(known) and not spelled.endswith(_UNFINISHED):
+        if (
+            spelled.startswith(known)
+            and len(spelled) > len(known)
+            and not spelled.endswith(_UNFINISHED)
+        ):
             text += spelled[len(known) :]
             window = window[settled:]
             settled, known = len(window), tokenizer.decode(window, skip_special_tokens=False)

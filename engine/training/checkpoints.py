@@ -1,10 +1,14 @@
-"""Checkpoints that any layout can read: fp32 weights and AdamW moments by parameter name, complete or ignored.
+"""Checkpoints that any layout can read: fp32 weights and AdamW moments by parameter name, complete
+or ignored.
 
-    checkpoints/step-000200/share-<attempt>-00000-of-00002.safetensors   what one rank wrote: "<part>/<parameter>"
-                            complete.json                                written last: the facts, and files with their sizes
+    checkpoints/step-000200/share-<attempt>-00000-of-00002.safetensors   what one rank wrote:
+    "<part>/<parameter>"
+                            complete.json                                written last: the facts,
+                            and files with their sizes
 
-A thread per rank writes while training goes on. It makes no collective call: rank 0's waits until the files of all ranks are
-there. Shares carry the number of their attempt, so those that a dead attempt left behind are never taken for one of this.
+A thread per rank writes while training goes on. It makes no collective call: rank 0's waits until
+the files of all ranks are there. Shares carry the number of their attempt, so those that a dead
+attempt left behind are never taken for one of this.
 """
 
 from __future__ import annotations
@@ -29,13 +33,16 @@ from engine.store.files import write_atomic
 
 _log = logging.getLogger(__name__)
 MARKER = "complete.json"
-SHARES_TIMEOUT_S = 1800.0  # other ranks write as much as rank 0 does, but their disks and networks may be slower
+SHARES_TIMEOUT_S = (
+    1800.0  # other ranks write as much as rank 0 does, but their disks and networks may be slower
+)
 _POLL_S = 0.02
 
 
 @dataclass(frozen=True)
 class Validations:
-    """What early stopping and `export: best` know after some steps; it lies in each checkpoint's marker, so a resume knows it too."""
+    """What early stopping and `export: best` know after some steps; it lies in each checkpoint's
+    marker, so a resume knows it too."""
 
     least: float | None = None  # of all validation losses
     since_least: int = 0  # validations after that one
@@ -49,7 +56,8 @@ class Validations:
         return replace(self, since_least=self.since_least + 1)
 
     def saved(self, step: int, loss: float | None) -> Validations:
-        """After a checkpoint, whose weights have this validation loss; None: they were not validated."""
+        """After a checkpoint, whose weights have this validation loss; None: they were not
+        validated."""
         if loss is None or (self.best_loss is not None and loss >= self.best_loss):
             return self
         return replace(self, best_step=step, best_loss=loss)
@@ -69,7 +77,8 @@ class Checkpoint:
         return Validations(**self.facts["validations"])
 
     def load(self) -> dict[str, torch.Tensor]:
-        """Its tensors by "<part>/<parameter>": views of mapped files, so only what is read takes memory."""
+        """Its tensors by "<part>/<parameter>": views of mapped files, so only what is read takes
+        memory."""
         tensors = {}
         for name in self.facts["files"]:
             tensors |= load_file(self.folder / name)
@@ -86,7 +95,8 @@ def at_step(root: Path, step: int) -> Checkpoint:
     found = next((checkpoint for checkpoint in complete(root) if checkpoint.step == step), None)
     if found is None:
         raise StageError(
-            f"train: the checkpoint of step {step} is not under {root}, or not whole; do all nodes share this folder, and has nothing"
+            f"train: the checkpoint of step {step} is not under {root}, or not whole; do all nodes"
+            " share this folder, and has nothing"
             " but this job changed it?"
         )
     return found
@@ -97,13 +107,17 @@ def complete(root: Path) -> list[Checkpoint]:
     found = []
     for marker in root.glob(f"step-*/{MARKER}"):
         facts, folder = json.loads(marker.read_text()), marker.parent
-        if all((folder / name).exists() and (folder / name).stat().st_size == size for name, size in facts["files"].items()):
+        if all(
+            (folder / name).exists() and (folder / name).stat().st_size == size
+            for name, size in facts["files"].items()
+        ):
             found.append(Checkpoint(facts["step"], folder, facts))
     return sorted(found, key=lambda checkpoint: checkpoint.step)
 
 
 def clear_incomplete(root: Path) -> None:
-    """Remove what saves that never ended have left; only before the ranks of a new attempt start to save."""
+    """Remove what saves that never ended have left; only before the ranks of a new attempt start to
+    save."""
     whole = {checkpoint.folder for checkpoint in complete(root)}
     for folder in root.glob("step-*"):
         if folder not in whole:
@@ -111,24 +125,37 @@ def clear_incomplete(root: Path) -> None:
             shutil.rmtree(folder)
 
 
-def check_fits(checkpoint: Checkpoint, facts: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
-    """The checkpoint's tensors. StageError unless it has these facts and exactly the parameters of these shapes."""
+def check_fits(
+    checkpoint: Checkpoint, facts: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, torch.Tensor]:
+    """The checkpoint's tensors. StageError unless it has these facts and exactly the parameters of
+    these shapes."""
     remedy = (
-        f"move {checkpoint.folder.parent} away to train from the start, or go on with the job and the student that it was made by"
+        f"move {checkpoint.folder.parent} away to train from the start, or go on with the job and"
+        " the student that it was made by"
     )
     for name, value in facts.items():
         if checkpoint.facts.get(name) != value:
             raise StageError(
-                f"train: {checkpoint.folder} is a checkpoint of another job: its {name} is {checkpoint.facts.get(name)}, here it is"
+                f"train: {checkpoint.folder} is a checkpoint of another job: its {name} is"
+                f" {checkpoint.facts.get(name)}, here it is"
                 f" {value}; {remedy}"
             )
     tensors = checkpoint.load()
-    held = {name.removeprefix("weight/"): tuple(tensor.shape) for name, tensor in tensors.items() if name.startswith("weight/")}
-    if differing := sorted(name for name in held.keys() | shapes.keys() if held.get(name) != shapes.get(name)):
+    held = {
+        name.removeprefix("weight/"): tuple(tensor.shape)
+        for name, tensor in tensors.items()
+        if name.startswith("weight/")
+    }
+    if differing := sorted(
+        name for name in held.keys() | shapes.keys() if held.get(name) != shapes.get(name)
+    ):
         first = differing[0]
         raise StageError(
-            f"train: {checkpoint.folder} is a checkpoint of another model: {len(differing)} parameters differ, the first is {first}:"
-            f" {held.get(first, 'not there')} in the checkpoint, {shapes.get(first, 'not there')} in the student; {remedy}"
+            f"train: {checkpoint.folder} is a checkpoint of another model: {len(differing)}"
+            f" parameters differ, the first is {first}:"
+            f" {held.get(first, 'not there')} in the checkpoint, {shapes.get(first, 'not there')}"
+            f" in the student; {remedy}"
         )
     return tensors
 
@@ -136,24 +163,44 @@ def check_fits(checkpoint: Checkpoint, facts: Mapping[str, Any], shapes: Mapping
 class Writer:
     """One rank's saves, one at a time in a thread of its own.
 
-    `attempt` is a number that all ranks of this attempt share and no other attempt has. `on_step(place, step)` is told where
-    in a save the thread is: before_share, mid_share, before_marker or after_marker.
+    `attempt` is a number that all ranks of this attempt share and no other attempt has.
+    `on_step(place, step)` is told where in a save the thread is: before_share, mid_share,
+    before_marker or after_marker.
     """
 
     def __init__(
-        self, root: Path, attempt: int, facts: Mapping[str, Any], *, rank: int, workers: int, keep: int,
-        on_step: Callable[[str, int], None] = lambda place, step: None, timeout_s: float = SHARES_TIMEOUT_S,
+        self,
+        root: Path,
+        attempt: int,
+        facts: Mapping[str, Any],
+        *,
+        rank: int,
+        workers: int,
+        keep: int,
+        on_step: Callable[[str, int], None] = lambda place, step: None,
+        timeout_s: float = SHARES_TIMEOUT_S,
     ) -> None:
-        self._root, self._facts, self._keep, self._on_step, self._timeout_s = root, facts, keep, on_step, timeout_s
-        self._names = [f"share-{attempt:x}-{number:05d}-of-{workers:05d}.safetensors" for number in range(workers)]
+        self._root, self._facts, self._keep, self._on_step, self._timeout_s = (
+            root,
+            facts,
+            keep,
+            on_step,
+            timeout_s,
+        )
+        self._names = [
+            f"share-{attempt:x}-{number:05d}-of-{workers:05d}.safetensors"
+            for number in range(workers)
+        ]
         self._rank = rank
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._last: Future[None] | None = None
 
     def save(self, step: int, share: Mapping[str, torch.Tensor], validations: Validations) -> None:
-        """Start to write this rank's share; waits for the save before it. The tensors must be nobody else's to change.
+        """Start to write this rank's share; waits for the save before it. The tensors must be
+        nobody else's to change.
 
-        Rank 0 then completes the checkpoint, and removes all but the newest `keep` and the best one that each of those knows.
+        Rank 0 then completes the checkpoint, and removes all but the newest `keep` and the best one
+        that each of those knows.
         """
         self.wait()
         self._last = self._thread.submit(self._write, step, share, validations)
@@ -164,12 +211,15 @@ class Writer:
             self.wait()
 
     def wait(self) -> None:
-        """Until this rank's part of the last save is on the disk; on rank 0 that is the whole checkpoint."""
+        """Until this rank's part of the last save is on the disk; on rank 0 that is the whole
+        checkpoint."""
         last, self._last = self._last, None
         if last is not None:
             last.result()
 
-    def _write(self, step: int, share: Mapping[str, torch.Tensor], validations: Validations) -> None:
+    def _write(
+        self, step: int, share: Mapping[str, torch.Tensor], validations: Validations
+    ) -> None:
         folder = self._root / f"step-{step:06d}"
         try:
             self._write_share(folder, step, share)
@@ -177,8 +227,10 @@ class Writer:
                 self._complete(folder, step, validations)
         except (OSError, SafetensorError) as error:
             raise StageError(
-                f"train: the checkpoint of step {step} could not be written to {folder}: {error}; a checkpoint takes 12 bytes per trained"
-                f" parameter, and {self._keep + 2} of them may exist at a time: make room, and the same command resumes"
+                f"train: the checkpoint of step {step} could not be written to {folder}: {error}; a"
+                " checkpoint takes 12 bytes per trained"
+                f" parameter, and {self._keep + 2} of them may exist at a time: make room, and the"
+                " same command resumes"
             ) from error
 
     def _write_share(self, folder: Path, step: int, share: Mapping[str, torch.Tensor]) -> None:
@@ -193,11 +245,15 @@ class Writer:
         os.replace(partial, path)
 
     def _complete(self, folder: Path, step: int, validations: Validations) -> None:
-        paths, deadline = [folder / name for name in self._names], time.monotonic() + self._timeout_s
+        paths, deadline = (
+            [folder / name for name in self._names],
+            time.monotonic() + self._timeout_s,
+        )
         while missing := [path.name for path in paths if not path.exists()]:
             if time.monotonic() > deadline:
                 raise StageError(
-                    f"train: after {self._timeout_s:.0f} s {folder} still lacks {', '.join(missing)}, which other workers write; do all"
+                    f"train: after {self._timeout_s:.0f} s {folder} still lacks"
+                    f" {', '.join(missing)}, which other workers write; do all"
                     " nodes share this folder, and does the disk keep up?"
                 )
             time.sleep(_POLL_S)

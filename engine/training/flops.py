@@ -11,10 +11,19 @@ import torch
 
 from engine.job.spec import TrainSpec
 
-# Dense bf16 multiply-adds, FLOP/s, by a part of the device's name: the vendors' data sheets, without sparsity.
+# Dense bf16 multiply-adds, FLOP/s, by a part of the device's name: the vendors' data sheets,
+# without sparsity.
 PEAK_FLOPS = {
-    "B200": 2.25e15, "GH200": 9.894e14, "H200": 9.894e14, "H100 PCIe": 7.56e14, "H100 NVL": 8.35e14, "H100": 9.894e14,
-    "A100": 3.12e14, "L40S": 3.62e14, "L4": 1.21e14, "A10G": 7.0e13,
+    "B200": 2.25e15,
+    "GH200": 9.894e14,
+    "H200": 9.894e14,
+    "H100 PCIe": 7.56e14,
+    "H100 NVL": 8.35e14,
+    "H100": 9.894e14,
+    "A100": 3.12e14,
+    "L40S": 3.62e14,
+    "L4": 1.21e14,
+    "A10G": 7.0e13,
 }
 
 
@@ -26,7 +35,8 @@ def memory_gib(device: str) -> float:
 
 
 def peak_flops(spec: TrainSpec, device: str) -> float | None:
-    """FLOP/s of this process's GPU, if its name is in PEAK_FLOPS and the job multiplies in bf16 weights that can be counted."""
+    """FLOP/s of this process's GPU, if its name is in PEAK_FLOPS and the job multiplies in bf16
+    weights that can be counted."""
     if device != "gpu" or spec.precision != "bf16" or (spec.lora and spec.lora.quantize != "none"):
         return None
     name = torch.cuda.get_device_name()
@@ -47,20 +57,31 @@ class Workload:
     def of(cls, model: Any) -> Workload:
         """Of a causal model of transformers, with or without adapters."""
         config, head = model.config.get_text_config(), model.get_output_embeddings().weight
-        outside = {id(weight): weight.numel() for weight in (head, model.get_input_embeddings().weight)}  # one, where they are tied
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        outside = {
+            id(weight): weight.numel() for weight in (head, model.get_input_embeddings().weight)
+        }  # one, where they are tied
+        head_dim = (
+            getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        )
         return cls(
-            body=sum(param.numel() for param in model.parameters()) - sum(outside.values()), head=head.numel(),
-            layers=config.num_hidden_layers, width=config.num_attention_heads * head_dim, frozen=not head.requires_grad,
+            body=sum(param.numel() for param in model.parameters()) - sum(outside.values()),
+            head=head.numel(),
+            layers=config.num_hidden_layers,
+            width=config.num_attention_heads * head_dim,
+            frozen=not head.requires_grad,
         )
 
     def flops(self, lengths: np.ndarray, targets: int) -> float:
-        """Of the forward and backward passes over examples of these lengths: 6N per token and 12 L H Q T for attention to T tokens.
+        """Of the forward and backward passes over examples of these lengths: 6N per token and 12 L
+        H Q T for attention to T tokens.
 
-        PaLM (Chowdhery et al. 2022, arXiv:2204.02311), appendix B; L layers, H heads of dimension Q. As attention never leaves an
-        example, T is its length; as the head runs on targets only, its parameters count there. Frozen weights (LoRA) have no
-        gradient of their own: 4N. Recomputed activations and a teacher's pass are no work of the model and are not counted.
+        PaLM (Chowdhery et al. 2022, arXiv:2204.02311), appendix B; L layers, H heads of dimension
+        Q. As attention never leaves an example, T is its length; as the head runs on targets only,
+        its parameters count there. Frozen weights (LoRA) have no gradient of their own: 4N.
+        Recomputed activations and a teacher's pass are no work of the model and are not counted.
         """
         each = 4 if self.frozen else 6
-        attention = 12 * self.layers * self.width * float(np.square(lengths, dtype=np.float64).sum())
+        attention = (
+            12 * self.layers * self.width * float(np.square(lengths, dtype=np.float64).sum())
+        )
         return each * (self.body * float(lengths.sum()) + self.head * targets) + attention

@@ -1,7 +1,9 @@
-"""Checks before the first step, seconds long: what the student is about to learn from, and by, is what it should be.
+"""Checks before the first step, seconds long: what the student is about to learn from, and by, is
+what it should be.
 
-Three silent errors of distillation are caught here: an engine that saw another teacher than a trainer would (drift), a top-k
-that holds too little of the distribution, and a fast loss that is not the loss.
+Three silent errors of distillation are caught here: an engine that saw another teacher than a
+trainer would (drift), a top-k that holds too little of the distribution, and a fast loss that is
+not the loss.
 """
 
 from __future__ import annotations
@@ -32,39 +34,57 @@ if TYPE_CHECKING:
 
 
 AT_HAND_BYTES = 4 * 2**30  # a larger teacher takes minutes to load, or does not fit here at all
-LEAST_LOGPROB = -10.0  # below e^-10 a float16 log-probability and a loss's weight of it are both noise
+LEAST_LOGPROB = (
+    -10.0
+)  # below e^-10 a float16 log-probability and a loss's weight of it are both noise
 SLICE_TARGETS = 64
 
 
 def captured_mass(packed: Packed, spec: TrainSpec) -> float | None:
-    """Mean probability that the stored top-k holds per target; StageError below gates.min_captured_mass."""
+    """Mean probability that the stored top-k holds per target; StageError below
+    gates.min_captured_mass."""
     mass, least = packed.captured_mass, spec.gates.min_captured_mass
     if mass is not None and mass < least:
         raise StageError(
-            f"train: the stored top-k holds {mass:.2f} of the teacher's probability per token, less than train.gates.min_captured_mass"
-            f" ({least:g}); generate again with a larger generate.capture.top_k or a lower sampling temperature, or lower the bound"
+            f"train: the stored top-k holds {mass:.2f} of the teacher's probability per token, less"
+            " than train.gates.min_captured_mass"
+            f" ({least:g}); generate again with a larger generate.capture.top_k or a lower sampling"
+            " temperature, or lower the bound"
         )
     return mass
 
 
-def drift(files: Iterable[Path], generate: GenerateSpec, spec: TrainSpec) -> dict[str, float | None]:
-    """By teacher that is at hand: mean |stored - recomputed| log-probability in nats, over a sample of the rows in `files`.
+def drift(
+    files: Iterable[Path], generate: GenerateSpec, spec: TrainSpec
+) -> dict[str, float | None]:
+    """By teacher that is at hand: mean |stored - recomputed| log-probability in nats, over a sample
+    of the rows in `files`.
 
-    None for one that is not: an API, a model that is neither a folder nor in the hub's cache here, or one of more than
-    AT_HAND_BYTES. StageError above gates.max_drift: the engine that answered did not compute what a forward pass gives.
+    None for one that is not: an API, a model that is neither a folder nor in the hub's cache here,
+    or one of more than AT_HAND_BYTES. StageError above gates.max_drift: the engine that answered
+    did not compute what a forward pass gives.
     """
     teachers = {teacher.name: teacher for teacher in generate.teachers if _is_at_hand(teacher)}
-    found: dict[str, float | None] = {teacher.name: None for teacher in generate.teachers if teacher.name not in teachers}
+    found: dict[str, float | None] = {
+        teacher.name: None for teacher in generate.teachers if teacher.name not in teachers
+    }
     for file in files:
         name = file_metadata(file).get("teacher")
-        if name not in teachers or name in found or not (rows := list(_sample(file, spec.gates.rescored_examples))):
+        if (
+            name not in teachers
+            or name in found
+            or not (rows := list(_sample(file, spec.gates.rescored_examples)))
+        ):
             continue
         found[name] = difference = _mean_difference(teachers[name], rows, spec.logits_mib * 2**20)
         if difference > spec.gates.max_drift:
             raise StageError(
-                f"train: the log-probabilities that teacher '{name}' left in {file.name} differ by {difference:.3f} nats on average from"
-                f" those of its weights in {teachers[name].model}, more than train.gates.max_drift ({spec.gates.max_drift:g}); were they"
-                " changed, quantised (quantization, kv_cache_dtype) or loaded otherwise? Generate again, or raise the bound"
+                f"train: the log-probabilities that teacher '{name}' left in {file.name} differ by"
+                f" {difference:.3f} nats on average from"
+                f" those of its weights in {teachers[name].model}, more than train.gates.max_drift"
+                f" ({spec.gates.max_drift:g}); were they"
+                " changed, quantised (quantization, kv_cache_dtype) or loaded otherwise? Generate"
+                " again, or raise the bound"
             )
     return found
 
@@ -75,7 +95,9 @@ def _is_at_hand(teacher: TeacherSpec) -> bool:
     try:
         folder = teacher.model
         if not Path(folder).is_dir():
-            folder = snapshot_download(teacher.model, revision=teacher.revision, local_files_only=True)
+            folder = snapshot_download(
+                teacher.model, revision=teacher.revision, local_files_only=True
+            )
     except (OSError, ValueError):  # not in the hub's cache, or no hub name
         return False
     weights = list(Path(folder).glob("*.safetensors"))
@@ -87,36 +109,61 @@ def _sample(file: Path, examples: int) -> Iterator[tuple[np.ndarray, np.ndarray,
     (table,), metadata = read_tables([file]), file_metadata(file)
     if not metadata.get("top_k") or count_unsigned(table, metadata):
         return
-    table = table.take(np.unique(np.linspace(0, table.num_rows - 1, min(examples, table.num_rows)).astype(int)))
-    yield from zip(arrays(table, "prompt_token_ids"), arrays(table, "token_ids"), signals(table, metadata), strict=True)
+    table = table.take(
+        np.unique(np.linspace(0, table.num_rows - 1, min(examples, table.num_rows)).astype(int))
+    )
+    yield from zip(
+        arrays(table, "prompt_token_ids"),
+        arrays(table, "token_ids"),
+        signals(table, metadata),
+        strict=True,
+    )
 
 
-def _mean_difference(teacher: TeacherSpec, rows: list[tuple[np.ndarray, np.ndarray, Signal]], piece_bytes: int) -> float:
-    dtype = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[teacher.dtype]
+def _mean_difference(
+    teacher: TeacherSpec, rows: list[tuple[np.ndarray, np.ndarray, Signal]], piece_bytes: int
+) -> float:
+    dtype = {
+        "auto": "auto",
+        "float32": torch.float32,
+        "bfloat16": torch.bfloat16,
+        "float16": torch.float16,
+    }[teacher.dtype]
     model = AutoModelForCausalLM.from_pretrained(
-        teacher.model, revision=teacher.revision, dtype=dtype, trust_remote_code=teacher.trust_remote_code
+        teacher.model,
+        revision=teacher.revision,
+        dtype=dtype,
+        trust_remote_code=teacher.trust_remote_code,
     ).eval()
     head, vocabulary = model.get_output_embeddings(), model.config.get_text_config().vocab_size
     adjust = logit_adjustment(model.config)
-    pin_long_rope(model, teacher.max_model_len or getattr(model.config, "max_position_embeddings", 0))  # as the engine did
+    pin_long_rope(
+        model, teacher.max_model_len or getattr(model.config, "max_position_embeddings", 0)
+    )  # as the engine did
     differences = []
     for prompt, answer, signal in rows:
         ids = torch.from_numpy(np.concatenate([prompt, answer]).astype(np.int64)).unsqueeze(0)
         stored = torch.from_numpy(signal.ids.astype(np.int64))
         with torch.inference_mode():
-            hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0, len(prompt) - 1 : -1]
-            again = torch.cat([
-                adjust(head(hidden[piece])).float().log_softmax(1).gather(1, stored[piece])
-                for piece in pieces(len(hidden), vocabulary, piece_bytes)
-            ]).numpy()
+            hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[
+                0, len(prompt) - 1 : -1
+            ]
+            again = torch.cat(
+                [
+                    adjust(head(hidden[piece])).float().log_softmax(1).gather(1, stored[piece])
+                    for piece in pieces(len(hidden), vocabulary, piece_bytes)
+                ]
+            ).numpy()
         counted = np.maximum(again, signal.logprobs) > LEAST_LOGPROB
         differences.append(np.abs(again - signal.logprobs)[counted])
     return float(np.concatenate(differences).mean())
 
 
-def first_loss(engine: Engine, student: Student, blocks: Blocks, spec: TrainSpec, workers: int) -> float:
-    """Relative difference between the loss of block 0 in pieces and that of its examples one by one by the model's own logits in
-    float64, on a slice of their targets.
+def first_loss(
+    engine: Engine, student: Student, blocks: Blocks, spec: TrainSpec, workers: int
+) -> float:
+    """Relative difference between the loss of block 0 in pieces and that of its examples one by one
+    by the model's own logits in float64, on a slice of their targets.
 
     Collective: every rank computes the same slice. StageError above gates.max_loss_error.
     """
@@ -128,24 +175,34 @@ def first_loss(engine: Engine, student: Student, blocks: Blocks, spec: TrainSpec
     fast = engine.validate([packed], tokens * workers)
     if not math.isfinite(fast) or not math.isfinite(exact):
         raise StageError(
-            f"train: the loss of the first {tokens} targets is {fast:.6g}, and {exact:.6g} in float64: the student's weights, or the"
-            " stored signal, hold what is no number; check train.student and its dtype, or try train.precision: fp32"
+            f"train: the loss of the first {tokens} targets is {fast:.6g}, and {exact:.6g} in"
+            " float64: the student's weights, or the"
+            " stored signal, hold what is no number; check train.student and its dtype, or try"
+            " train.precision: fp32"
         )
-    error = abs(fast - exact) / max(abs(exact), 1e-3)  # near 0, where student and teacher agree, the difference itself counts
+    error = abs(fast - exact) / max(
+        abs(exact), 1e-3
+    )  # near 0, where student and teacher agree, the difference itself counts
     if not error <= spec.gates.max_loss_error:
         raise StageError(
-            f"train: the loss of the first {tokens} targets is {fast:.6g}, but {exact:.6g} by the student's own logits in float64, example"
-            f" by example (train.gates.max_loss_error is {spec.gates.max_loss_error:g}): the student does something to its logits that"
-            " engine/training/student.py (logit_adjustment) does not know, or mixes neighbouring tokens by more than attention, across"
-            " the examples of a block (Mamba, LFM2 and other recurrent or convolutional layers); choose another student, or report it"
+            f"train: the loss of the first {tokens} targets is {fast:.6g}, but {exact:.6g} by the"
+            " student's own logits in float64, example"
+            f" by example (train.gates.max_loss_error is {spec.gates.max_loss_error:g}): the"
+            " student does something to its logits that"
+            " engine/training/student.py (logit_adjustment) does not know, or mixes neighbouring"
+            " tokens by more than attention, across"
+            " the examples of a block (Mamba, LFM2 and other recurrent or convolutional layers);"
+            " choose another student, or report it"
         )
     return error
 
 
 def _slice_of(block: Batch) -> tuple[Batch, list[Batch]]:
-    """A batch of one block with few of its targets, and with the same targets its examples, each a batch of its own.
+    """A batch of one block with few of its targets, and with the same targets its examples, each a
+    batch of its own.
 
-    No example gives more than half of them, for what leaks across a border shows in the second one only.
+    No example gives more than half of them, for what leaks across a border shows in the second one
+    only.
     """
     starts = torch.nonzero(block.position_ids_BL[0] == 0).flatten().tolist()
     chosen: list[torch.Tensor] = []
@@ -162,9 +219,13 @@ def _slice_of(block: Batch) -> tuple[Batch, list[Batch]]:
 
 def _part(block: Batch, targets: torch.Tensor, tokens: slice) -> Batch:
     """Some tokens and targets of a batch of one block."""
-    signal = {name: getattr(block, name) for name in ("topk_ids_NK", "topk_logprobs_NK", "tail_N")}  # empty without a signal
+    signal = {
+        name: getattr(block, name) for name in ("topk_ids_NK", "topk_logprobs_NK", "tail_N")
+    }  # empty without a signal
     return Batch(
-        input_ids_BL=block.input_ids_BL[:, tokens], position_ids_BL=block.position_ids_BL[:, tokens],
-        where_N=block.where_N[targets] - tokens.start, labels_N=block.labels_N[targets],
+        input_ids_BL=block.input_ids_BL[:, tokens],
+        position_ids_BL=block.position_ids_BL[:, tokens],
+        where_N=block.where_N[targets] - tokens.start,
+        labels_N=block.labels_N[targets],
         **{name: values[targets] if len(values) else values for name, values in signal.items()},
     )

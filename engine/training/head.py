@@ -1,8 +1,9 @@
-"""Losses from hidden states and the output head, without the logits of a whole sequence: a piece of them at a time.
+"""Losses from hidden states and the output head, without the logits of a whole sequence: a piece of
+them at a time.
 
-The gradients of hidden states and head are computed with the loss, piece by piece, and only scaled in the backward pass, as
-Liger's and DeepSpeed's fused losses do: recomputing logits there would double the time.
-Shapes: N targets, n of them in a piece, H hidden size, V vocabulary.
+The gradients of hidden states and head are computed with the loss, piece by piece, and only scaled
+in the backward pass, as Liger's and DeepSpeed's fused losses do: recomputing logits there would
+double the time. Shapes: N targets, n of them in a piece, H hidden size, V vocabulary.
 """
 
 from __future__ import annotations
@@ -18,18 +19,25 @@ from engine.training.cpu_kernels import linear, matmul
 # (logits (n, V) in fp32 or wider, which of the N targets) -> losses (n,), right tokens ()
 PieceLoss = Callable[[torch.Tensor, slice], tuple[torch.Tensor, torch.Tensor]]
 Weights = Callable[..., Any]
-ADDED_BYTES = 16 * 2**20  # of the head's gradient are computed at a time and added up: the whole of it twice would be the largest tensor
+ADDED_BYTES = (
+    16 * 2**20
+    # of the head's gradient are computed at a time and added up: the whole of it twice would be the
+    # largest tensor
+)
 
 
 def lend_weights(head: nn.Module) -> None:
     """Let head(hidden, use) return use(hidden, weight, bias); head(hidden) stays what it was.
 
-    Inside a module's own forward pass ZeRO-3 has its weights whole, and in the backward pass takes their gradient.
+    Inside a module's own forward pass ZeRO-3 has its weights whole, and in the backward pass takes
+    their gradient.
     """
     plain = head.forward
 
     def forward(hidden: torch.Tensor, use: Weights | None = None) -> Any:
-        return plain(hidden) if use is None else use(hidden, head.weight, getattr(head, "bias", None))
+        return (
+            plain(hidden) if use is None else use(hidden, head.weight, getattr(head, "bias", None))
+        )
 
     head.forward = forward
 
@@ -41,16 +49,27 @@ def pieces(rows: int, width: int, piece_bytes: int) -> Iterator[slice]:
 
 
 def head_loss(
-    hidden_NH: torch.Tensor, weight_VH: torch.Tensor, bias_V: torch.Tensor | None, loss: PieceLoss, piece_bytes: int
+    hidden_NH: torch.Tensor,
+    weight_VH: torch.Tensor,
+    bias_V: torch.Tensor | None,
+    loss: PieceLoss,
+    piece_bytes: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sum of the losses over N targets, and how many tokens were right; differentiable in hidden, weight and bias."""
+    """Sum of the losses over N targets, and how many tokens were right; differentiable in hidden,
+    weight and bias."""
     return _HeadLoss.apply(hidden_NH, weight_VH, bias_V, loss, piece_bytes, torch.is_grad_enabled())
 
 
 class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, loss: PieceLoss, piece_bytes: int, learns: bool
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        loss: PieceLoss,
+        piece_bytes: int,
+        learns: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         tensors = (hidden, weight, bias)
         wants = [learns and tensor is not None and tensor.requires_grad for tensor in tensors]
@@ -66,18 +85,26 @@ class _HeadLoss(torch.autograd.Function):
             totals += values
             if grad is not None:
                 _add_gradients(grads, grad.to(weight.dtype), hidden[piece], weight, piece)
-        ctx.grads = [None if grad is None else grad.to(tensor.dtype) for grad, tensor in zip(grads, tensors, strict=True)]
+        ctx.grads = [
+            None if grad is None else grad.to(tensor.dtype)
+            for grad, tensor in zip(grads, tensors, strict=True)
+        ]
         total, right = totals.unbind()
         ctx.mark_non_differentiable(right)
         return total, right
 
     @staticmethod
     def backward(ctx: Any, scale: torch.Tensor, _: torch.Tensor) -> tuple[Any, ...]:
-        grads, ctx.grads = ctx.grads, None  # in place: a second copy of the head's gradient would be the largest tensor here
+        grads, ctx.grads = (
+            ctx.grads,
+            None,
+        )  # in place: a second copy of the head's gradient would be the largest tensor here
         return (*(None if grad is None else grad.mul_(scale) for grad in grads), None, None, None)
 
 
-def _piece(logits: torch.Tensor, loss: PieceLoss, piece: slice, learns: bool) -> tuple[torch.Tensor | None, torch.Tensor]:
+def _piece(
+    logits: torch.Tensor, loss: PieceLoss, piece: slice, learns: bool
+) -> tuple[torch.Tensor | None, torch.Tensor]:
     """The gradient of a piece's logits, and (sum of losses, right tokens)."""
     with torch.set_grad_enabled(learns):
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).requires_grad_(learns)
@@ -88,7 +115,11 @@ def _piece(logits: torch.Tensor, loss: PieceLoss, piece: slice, learns: bool) ->
 
 
 def _add_gradients(
-    grads: list[torch.Tensor | None], grad_logits: torch.Tensor, hidden: torch.Tensor, weight: torch.Tensor, piece: slice
+    grads: list[torch.Tensor | None],
+    grad_logits: torch.Tensor,
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    piece: slice,
 ) -> None:
     grad_hidden, grad_weight, grad_bias = grads
     if grad_hidden is not None:

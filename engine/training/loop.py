@@ -1,8 +1,10 @@
-"""The training loop, and the function that each worker runs. Pure torch: it knows engines only by five methods.
+"""The training loop, and the function that each worker runs. Pure torch: it knows engines only by
+five methods.
 
-An engine moves the weights: `step` and `validate` take micro-batches and the number of target tokens of the whole global
-batch, `save` and `load` exchange named fp32 tensors, `export` gives whole weights. All are collective calls: each rank makes
-them in the same order, with equally many micro-batches. What ranks decide by themselves (a file, a clock) they agree on first.
+An engine moves the weights: `step` and `validate` take micro-batches and the number of target
+tokens of the whole global batch, `save` and `load` exchange named fp32 tensors, `export` gives
+whole weights. All are collective calls: each rank makes them in the same order, with equally many
+micro-batches. What ranks decide by themselves (a file, a clock) they agree on first.
 """
 
 from __future__ import annotations
@@ -47,17 +49,21 @@ class Rank:
     device: str = "cpu"
 
     def agree(self, value: float) -> float:
-        """The largest of what the ranks say. Collective, so no rank leaves it before all have come."""
+        """The largest of what the ranks say. Collective, so no rank leaves it before all have
+        come."""
         if not distributed.is_initialized():
             return value
-        said = torch.tensor(value, dtype=torch.float64, device="cuda" if self.device == "gpu" else "cpu")
+        said = torch.tensor(
+            value, dtype=torch.float64, device="cuda" if self.device == "gpu" else "cpu"
+        )
         distributed.all_reduce(said, op=distributed.ReduceOp.MAX)
         return float(said)
 
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step of one rank; `number` counts from 1. `blocks` are those of all ranks, `mine` those of this one."""
+    """One optimizer step of one rank; `number` counts from 1. `blocks` are those of all ranks,
+    `mine` those of this one."""
 
     number: int
     blocks: np.ndarray
@@ -68,27 +74,47 @@ class Step:
     seed: int
 
 
-def remaining_steps(blocks: Blocks, schedule: Schedule, start: int, *, rank: int, workers: int) -> Iterator[Step]:
+def remaining_steps(
+    blocks: Blocks, schedule: Schedule, start: int, *, rank: int, workers: int
+) -> Iterator[Step]:
     """The steps after the first `start`, as one rank sees them."""
     for at in range(start, schedule.steps):
         numbers = schedule.block_numbers(at)
         yield Step(
-            number=at + 1, blocks=numbers, mine=numbers[rank::workers], tokens=int(blocks.targets[numbers].sum()),
-            learning_rate=schedule.learning_rate(at), seed=derive_seed(schedule.seed, "step", at, rank),  # ranks drop out different units
-            batches=(blocks.batch(mine) for mine in rank_batches(numbers, rank, workers, schedule.spec.batch_size)),
+            number=at + 1,
+            blocks=numbers,
+            mine=numbers[rank::workers],
+            tokens=int(blocks.targets[numbers].sum()),
+            learning_rate=schedule.learning_rate(at),
+            seed=derive_seed(schedule.seed, "step", at, rank),  # ranks drop out different units
+            batches=(
+                blocks.batch(mine)
+                for mine in rank_batches(numbers, rank, workers, schedule.spec.batch_size)
+            ),
         )
 
 
 def fit(
-    engine: Engine, blocks: Blocks, held_out: Blocks, schedule: Schedule, writer: Writer, *, rank: Rank, start: int,
-    validations: Validations, report: Callable[..., None], asked: Callable[[], int],
+    engine: Engine,
+    blocks: Blocks,
+    held_out: Blocks,
+    schedule: Schedule,
+    writer: Writer,
+    *,
+    rank: Rank,
+    start: int,
+    validations: Validations,
+    report: Callable[..., None],
+    asked: Callable[[], int],
     figures: Callable[[Step, float], Mapping[str, float]] = lambda step, seconds: {},
 ) -> Validations:
-    """Take the steps after `start`, with validations and saves between; returns what the validations have shown at the end.
+    """Take the steps after `start`, with validations and saves between; returns what the
+    validations have shown at the end.
 
-    After each step come `report(step, loss=…, …)`, with `figures(step, seconds)`, and the question `asked()`: for STOP or
-    PREEMPTED all ranks save, wait until the checkpoint is whole, and raise StageError or Preempted. StageError, too, for a loss
-    or gradient that is not finite: its weights are never saved.
+    After each step come `report(step, loss=…, …)`, with `figures(step, seconds)`, and the question
+    `asked()`: for STOP or PREEMPTED all ranks save, wait until the checkpoint is whole, and raise
+    StageError or Preempted. StageError, too, for a loss or gradient that is not finite: its weights
+    are never saved.
     """
     spec = schedule.spec
 
@@ -107,14 +133,28 @@ def fit(
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             leave(_not_finite(f"loss {loss} and gradient norm {grad_norm}", step, spec))
         report(
-            step.number, loss=loss, accuracy=accuracy, lr=step.learning_rate, grad_norm=grad_norm, tokens=step.tokens, seconds=seconds,
-            tokens_per_second=step.tokens / seconds, **figures(step, seconds), blocks=step.blocks.tolist(),
+            step.number,
+            loss=loss,
+            accuracy=accuracy,
+            lr=step.learning_rate,
+            grad_norm=grad_norm,
+            tokens=step.tokens,
+            seconds=seconds,
+            tokens_per_second=step.tokens / seconds,
+            **figures(step, seconds),
+            blocks=step.blocks.tolist(),
         )
         writer.check()
         ended, held_out_loss = step.number == schedule.steps, None
         if len(held_out) and (ended or step.number % spec.validate_steps == 0):
-            parts = rank_batches(np.arange(len(held_out)), rank.number, rank.workers, spec.batch_size)
-            held_out_loss = rank.agree(engine.validate((held_out.batch(part) for part in parts), int(held_out.targets.sum())))
+            parts = rank_batches(
+                np.arange(len(held_out)), rank.number, rank.workers, spec.batch_size
+            )
+            held_out_loss = rank.agree(
+                engine.validate(
+                    (held_out.batch(part) for part in parts), int(held_out.targets.sum())
+                )
+            )
             if not math.isfinite(held_out_loss):
                 leave(_not_finite(f"validation loss {held_out_loss}", step, spec))
             report(step.number, validation_loss=held_out_loss)
@@ -128,9 +168,11 @@ def fit(
             writer.save(step.number, engine.save(), validations)
         if request:
             saved = f"step {step.number} of {schedule.steps} is saved"
-            leave(Preempted(f"train: a node goes away; {saved}") if request == PREEMPTED else Stopped(
-                f"train: stopped as asked; {saved}, and the same command resumes"
-            ))
+            leave(
+                Preempted(f"train: a node goes away; {saved}")
+                if request == PREEMPTED
+                else Stopped(f"train: stopped as asked; {saved}, and the same command resumes")
+            )
         if ended:
             break
     writer.wait()
@@ -144,13 +186,16 @@ def _enough(spec: TrainSpec, validations: Validations) -> bool:
 
 def _not_finite(what: str, step: Step, spec: TrainSpec) -> StageError:
     return StageError(
-        f"train: step {step.number} gives {what}; the last checkpoint before it is kept. Lower train.learning_rate (now"
-        f" {step.learning_rate:g} at this step) or train.max_grad_norm (now {spec.max_grad_norm:g}), or give more train.warmup_ratio"
+        f"train: step {step.number} gives {what}; the last checkpoint before it is kept. Lower"
+        " train.learning_rate (now"
+        f" {step.learning_rate:g} at this step) or train.max_grad_norm (now"
+        f" {spec.max_grad_norm:g}), or give more train.warmup_ratio"
     )
 
 
 def starting_point(root: Path, rank: Rank) -> tuple[Checkpoint | None, int]:
-    """The checkpoint from which all ranks go on (rank 0's choice), and the number of this attempt. Collective.
+    """The checkpoint from which all ranks go on (rank 0's choice), and the number of this attempt.
+    Collective.
 
     What earlier attempts left incomplete is removed.
     """
@@ -159,24 +204,43 @@ def starting_point(root: Path, rank: Rank) -> tuple[Checkpoint | None, int]:
         checkpoints.clear_incomplete(root)
         newest = checkpoints.newest(root)
     step = int(rank.agree(newest.step if newest else 0))
-    attempt = int(rank.agree(uuid.uuid4().int >> 76 if rank.number == 0 else 0))  # 52 bits: whole in a float64
+    attempt = int(
+        rank.agree(uuid.uuid4().int >> 76 if rank.number == 0 else 0)
+    )  # 52 bits: whole in a float64
     return (checkpoints.at_step(root, step) if step else None), attempt
 
 
 def train_worker(
-    rank_number: int, workers: int, preempted: Callable[[], bool], *, spec: TrainSpec, out: Path, start_from: str, seed: int,
-    device: str, global_batch: int, build_engine: Callable[..., Engine], on_save: Callable[[str, int], None] = lambda place, step: None,
+    rank_number: int,
+    workers: int,
+    preempted: Callable[[], bool],
+    *,
+    spec: TrainSpec,
+    out: Path,
+    start_from: str,
+    seed: int,
+    device: str,
+    global_batch: int,
+    build_engine: Callable[..., Engine],
+    on_save: Callable[[str, int], None] = lambda place, step: None,
 ) -> dict[str, Any]:
-    """Train from the newest checkpoint to the end and export; run by each of `workers` ranks. Returns facts for the manifest.
+    """Train from the newest checkpoint to the end and export; run by each of `workers` ranks.
+    Returns facts for the manifest.
 
-    `start_from` is the folder or hub name of the weights that a first start takes; `preempted()` tells that a node of the run
-    is about to be taken away; `on_save` is Writer's `on_step`.
+    `start_from` is the folder or hub name of the weights that a first start takes; `preempted()`
+    tells that a node of the run is about to be taken away; `on_save` is Writer's `on_step`.
     """
     rank, root = Rank(rank_number, workers, device), out / "checkpoints"
-    blocks, held_out = (Blocks(out / "blocks", split, shard_cache(spec)) for split in ("train", "validation"))
+    blocks, held_out = (
+        Blocks(out / "blocks", split, shard_cache(spec)) for split in ("train", "validation")
+    )
     schedule = Schedule(blocks.shard_sizes, global_batch, seed, spec)
     student = load_student(start_from, spec, device, seed)
-    shapes = {name: tuple(param.shape) for name, param in student.named_parameters() if param.requires_grad}
+    shapes = {
+        name: tuple(param.shape)
+        for name, param in student.named_parameters()
+        if param.requires_grad
+    }
     workload, peak = Workload.of(student.model), peak_flops(spec, device)
     engine = build_engine(spec, student, device=device)
     facts = {"job": out.name, "global_batch": global_batch, "seed": seed}
@@ -186,7 +250,14 @@ def train_worker(
         engine.load(checkpoints.check_fits(newest, facts, shapes), newest.step)
         start, validations = newest.step, newest.validations
     error = gates.first_loss(engine, student, blocks, spec, workers)
-    _log.info("rank %d of %d: attempt %x begins after step %d of %d", rank.number, workers, attempt, start, schedule.steps)
+    _log.info(
+        "rank %d of %d: attempt %x begins after step %d of %d",
+        rank.number,
+        workers,
+        attempt,
+        start,
+        schedule.steps,
+    )
     metrics = Metrics(out, start, spec.trackers) if rank.number == 0 else None
 
     def asked() -> int:
@@ -194,15 +265,34 @@ def train_worker(
         return PREEMPTED if preempted() else STOP if stop else 0
 
     def figures(step: Step, seconds: float) -> dict[str, float]:
-        done = workload.flops(blocks.lengths(step.mine), int(blocks.targets[step.mine].sum())) if peak else 0
+        done = (
+            workload.flops(blocks.lengths(step.mine), int(blocks.targets[step.mine].sum()))
+            if peak
+            else 0
+        )
         return {"memory_gib": memory_gib(device)} | ({"mfu": done / seconds / peak} if peak else {})
 
     writer = Writer(
-        root, attempt, facts | {"workers": workers}, rank=rank.number, workers=workers, keep=spec.keep_checkpoints, on_step=on_save
+        root,
+        attempt,
+        facts | {"workers": workers},
+        rank=rank.number,
+        workers=workers,
+        keep=spec.keep_checkpoints,
+        on_step=on_save,
     )
     try:
         validations = fit(
-            engine, blocks, held_out, schedule, writer, rank=rank, start=start, validations=validations, asked=asked, figures=figures,
+            engine,
+            blocks,
+            held_out,
+            schedule,
+            writer,
+            rank=rank,
+            start=start,
+            validations=validations,
+            asked=asked,
+            figures=figures,
             report=metrics.write if metrics else lambda step, **values: None,
         )
     finally:
@@ -215,5 +305,8 @@ def train_worker(
     if weights is not None:
         export(*merged_weights(weights, start_from, spec), load_tokenizer(spec), out / "student")
     return {
-        "workers": workers, "best_step": validations.best_step, "best_validation_loss": validations.best_loss, "first_loss_error": error,
+        "workers": workers,
+        "best_step": validations.best_step,
+        "best_validation_loss": validations.best_loss,
+        "first_loss_error": error,
     }

@@ -1,9 +1,11 @@
-"""What the student learns from: one function per loss, in one table. Pure torch, per target; nothing here sums or averages.
+"""What the student learns from: one function per loss, in one table. Pure torch, per target;
+nothing here sums or averages.
 
-A loss compares two distributions over the same S outcomes, the teacher's p and the student's q, both as log-probabilities of
-shape (N, S). Outcomes are the whole vocabulary where the teacher is live, else its K stored tokens and what `tail` makes of
-the mass outside them. Both sides are built at temperature 1; temperature T then acts on the outcomes, p_i^(1/T) / Σ, and the
-loss is scaled by T² (Hinton et al. 2015, arXiv 1503.02531), so that its gradients keep their size.
+A loss compares two distributions over the same S outcomes, the teacher's p and the student's q,
+both as log-probabilities of shape (N, S). Outcomes are the whole vocabulary where the teacher is
+live, else its K stored tokens and what `tail` makes of the mass outside them. Both sides are built
+at temperature 1; temperature T then acts on the outcomes, p_i^(1/T) / Σ, and the loss is scaled by
+T² (Hinton et al. 2015, arXiv 1503.02531), so that its gradients keep their size.
 
 Shapes: N targets, V vocabulary, K stored tokens per target, S outcomes. Losses are in nats.
 """
@@ -20,13 +22,15 @@ from engine.job.spec import TrainSpec
 
 # Logit of what has no probability: exp() of it is 0, and unlike -inf it has no NaN gradients.
 _NOTHING = -1e9
-# A float32 sum of probabilities is this far off. A tail of exactly 0 would make KL(student || teacher) infinite.
+# A float32 sum of probabilities is this far off. A tail of exactly 0 would make KL(student ||
+# teacher) infinite.
 _LEAST_TAIL = 1e-7
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What N positions learn from: the teacher's tokens, and its stored top-k or (teacher_NV) the logits of a live one.
+    """What N positions learn from: the teacher's tokens, and its stored top-k or (teacher_NV) the
+    logits of a live one.
 
     A tail of -1 marks a target without a signal: its divergence counts 0, its cross-entropy stays.
     """
@@ -42,12 +46,15 @@ def token_losses(logits_NV: torch.Tensor, targets: Targets, spec: TrainSpec) -> 
     """The job's loss of each target, shape (N,): `(1 - sft_weight) * loss + sft_weight * sft`."""
     losses_N = LOSSES[spec.loss](logits_NV, targets, spec)
     if spec.sft_weight:
-        losses_N = (1 - spec.sft_weight) * losses_N + spec.sft_weight * sft(logits_NV, targets, spec)
+        losses_N = (1 - spec.sft_weight) * losses_N + spec.sft_weight * sft(
+            logits_NV, targets, spec
+        )
     return losses_N
 
 
 def sft(logits_NV: torch.Tensor, targets: Targets, spec: TrainSpec) -> torch.Tensor:
-    """Cross-entropy with the teacher's tokens, -log q(label): sequence-level distillation (Kim & Rush 2016, arXiv 1606.07947)."""
+    """Cross-entropy with the teacher's tokens, -log q(label): sequence-level distillation (Kim &
+    Rush 2016, arXiv 1606.07947)."""
     return F.cross_entropy(logits_NV, targets.labels_N, reduction="none")
 
 
@@ -55,21 +62,25 @@ Terms = Callable[[torch.Tensor, torch.Tensor, TrainSpec], torch.Tensor]
 
 
 def forward_kl(p: torch.Tensor, q: torch.Tensor, spec: TrainSpec) -> torch.Tensor:
-    """KL(p || q) = Σ p (log p - log q): the student covers all that the teacher does (Hinton et al. 2015, arXiv 1503.02531)."""
+    """KL(p || q) = Σ p (log p - log q): the student covers all that the teacher does (Hinton et al.
+    2015, arXiv 1503.02531)."""
     terms = p.exp() * (p - q)
     if spec.tail == "drop":
-        # Over all outcomes this adds 0. Over some of them it keeps each term >= 0, with its minimum where p = q (Csiszar's I-divergence).
+        # Over all outcomes this adds 0. Over some of them it keeps each term >= 0, with its minimum
+        # where p = q (Csiszar's I-divergence).
         terms = terms - p.exp() + q.exp()
     return terms
 
 
 def reverse_kl(p: torch.Tensor, q: torch.Tensor, spec: TrainSpec) -> torch.Tensor:
-    """KL(q || p) = Σ q (log q - log p): the student keeps to what the teacher does (MiniLLM, Gu et al. 2024, arXiv 2306.08543)."""
+    """KL(q || p) = Σ q (log q - log p): the student keeps to what the teacher does (MiniLLM, Gu et
+    al. 2024, arXiv 2306.08543)."""
     return forward_kl(q, p, spec)
 
 
 def jsd(p: torch.Tensor, q: torch.Tensor, spec: TrainSpec) -> torch.Tensor:
-    """β KL(p || m) + (1 - β) KL(q || m), m = β p + (1 - β) q, β = jsd_beta (GKD, Agarwal et al. 2024, arXiv 2306.13649)."""
+    """β KL(p || m) + (1 - β) KL(q || m), m = β p + (1 - β) q, β = jsd_beta (GKD, Agarwal et al.
+    2024, arXiv 2306.13649)."""
     beta = spec.jsd_beta
     m = _mixture(p, q, beta)
     return beta * forward_kl(p, m, spec) + (1 - beta) * forward_kl(q, m, spec)
@@ -86,16 +97,22 @@ def skew_reverse_kl(p: torch.Tensor, q: torch.Tensor, spec: TrainSpec) -> torch.
 
 
 def adaptive_kl(p: torch.Tensor, q: torch.Tensor, spec: TrainSpec) -> torch.Tensor:
-    """w KL(p || q) + (1 - w) KL(q || p), w the head's share of Σ |p - q| (AKL, Wu et al. 2025, arXiv 2404.02657).
+    """w KL(p || q) + (1 - w) KL(q || p), w the head's share of Σ |p - q| (AKL, Wu et al. 2025,
+    arXiv 2404.02657).
 
-    The head are the teacher's largest outcomes, up to the one at which their mass reaches adaptive_head. w has no gradient.
+    The head are the teacher's largest outcomes, up to the one at which their mass reaches
+    adaptive_head. w has no gradient.
     """
     with torch.no_grad():
         sizes, order = p.exp().sort(1, descending=True)
         in_head = (sizes.cumsum(1) - sizes < spec.adaptive_head).to(p.dtype)
         gaps = (sizes - q.exp().gather(1, order)).abs()
         total = gaps.sum(1, keepdim=True)
-        w = torch.where(total > 0, (gaps * in_head).sum(1, keepdim=True) / total.clamp_min(torch.finfo(p.dtype).tiny), 0.5)
+        w = torch.where(
+            total > 0,
+            (gaps * in_head).sum(1, keepdim=True) / total.clamp_min(torch.finfo(p.dtype).tiny),
+            0.5,
+        )
     return w * forward_kl(p, q, spec) + (1 - w) * reverse_kl(p, q, spec)
 
 
@@ -105,22 +122,33 @@ def tvd(p: torch.Tensor, q: torch.Tensor, spec: TrainSpec) -> torch.Tensor:
 
 
 def uld(logits_NV: torch.Tensor, targets: Targets, spec: TrainSpec) -> torch.Tensor:
-    """Σ_i |p_(i) - q_(i)| over probabilities sorted by size, whatever their tokens (ULD, Boizard et al. 2025, arXiv 2402.12030).
+    """Σ_i |p_(i) - q_(i)| over probabilities sorted by size, whatever their tokens (ULD, Boizard et
+    al. 2025, arXiv 2402.12030).
 
-    For teachers with another tokenizer, at the targets that start where a teacher's token starts (alignment.py). The sum
-    runs over the K largest of each side; `tail` decides about the rest.
+    For teachers with another tokenizer, at the targets that start where a teacher's token starts
+    (alignment.py). The sum runs over the K largest of each side; `tail` decides about the rest.
     """
-    q = _student(logits_NV, logits_NV.detach().topk(targets.topk_ids_NK.shape[1], dim=1).indices, spec)
-    p = _teacher(targets.topk_logprobs_NK.sort(1, descending=True).values, targets.tail_N, logits_NV, spec)
+    q = _student(
+        logits_NV, logits_NV.detach().topk(targets.topk_ids_NK.shape[1], dim=1).indices, spec
+    )
+    p = _teacher(
+        targets.topk_logprobs_NK.sort(1, descending=True).values, targets.tail_N, logits_NV, spec
+    )
     return _weighed((p.exp() - q.exp()).abs(), targets, spec)
 
 
-def _between_distributions(terms: Terms) -> Callable[[torch.Tensor, Targets, TrainSpec], torch.Tensor]:
-    """A loss over logits and targets from one over two distributions, whose terms (N, S) add up to it."""
+def _between_distributions(
+    terms: Terms,
+) -> Callable[[torch.Tensor, Targets, TrainSpec], torch.Tensor]:
+    """A loss over logits and targets from one over two distributions, whose terms (N, S) add up to
+    it."""
 
     def loss(logits_NV: torch.Tensor, targets: Targets, spec: TrainSpec) -> torch.Tensor:
         if targets.teacher_NV is not None:
-            p, q = (F.log_softmax(side / spec.temperature, 1) for side in (targets.teacher_NV, logits_NV))
+            p, q = (
+                F.log_softmax(side / spec.temperature, 1)
+                for side in (targets.teacher_NV, logits_NV)
+            )
             return spec.temperature**2 * terms(p, q, spec).sum(1)
         q = _student(logits_NV, targets.topk_ids_NK, spec)
         p = _teacher(targets.topk_logprobs_NK, targets.tail_N, logits_NV, spec)
@@ -153,15 +181,21 @@ def _has_rest(kept: int, vocabulary: int, spec: TrainSpec) -> bool:
 
 
 def _student(logits_NV: torch.Tensor, ids_NK: torch.Tensor, spec: TrainSpec) -> torch.Tensor:
-    """The student's log-probabilities of these tokens and, unless the tail is renormalised away, of all others as one outcome."""
+    """The student's log-probabilities of these tokens and, unless the tail is renormalised away, of
+    all others as one outcome."""
     kept = logits_NV.gather(1, ids_NK)
     if _has_rest(ids_NK.shape[1], logits_NV.shape[1], spec):
-        # An outcome's logit is the logsumexp of its tokens', so a softmax over outcomes is their distribution.
-        kept = torch.cat([kept, logits_NV.scatter(1, ids_NK, _NOTHING).logsumexp(1, keepdim=True)], 1)
+        # An outcome's logit is the logsumexp of its tokens', so a softmax over outcomes is their
+        # distribution.
+        kept = torch.cat(
+            [kept, logits_NV.scatter(1, ids_NK, _NOTHING).logsumexp(1, keepdim=True)], 1
+        )
     return F.log_softmax(kept / spec.temperature, 1)
 
 
-def _teacher(topk_logprobs_NK: torch.Tensor, tail_N: torch.Tensor, logits_NV: torch.Tensor, spec: TrainSpec) -> torch.Tensor:
+def _teacher(
+    topk_logprobs_NK: torch.Tensor, tail_N: torch.Tensor, logits_NV: torch.Tensor, spec: TrainSpec
+) -> torch.Tensor:
     """The teacher's log-probabilities of the same outcomes."""
     kept = topk_logprobs_NK.to(logits_NV.dtype)
     if _has_rest(kept.shape[1], logits_NV.shape[1], spec):
@@ -170,7 +204,8 @@ def _teacher(topk_logprobs_NK: torch.Tensor, tail_N: torch.Tensor, logits_NV: to
 
 
 def _weighed(terms_NS: torch.Tensor, targets: Targets, spec: TrainSpec) -> torch.Tensor:
-    """T² times the sum of the terms: `tail: drop` leaves the rest's term out, and targets without a signal count 0."""
+    """T² times the sum of the terms: `tail: drop` leaves the rest's term out, and targets without a
+    signal count 0."""
     if spec.tail == "drop":
         terms_NS = terms_NS[:, : targets.topk_ids_NK.shape[1]]
     return spec.temperature**2 * terms_NS.sum(1) * (targets.tail_N >= 0)

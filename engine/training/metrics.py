@@ -1,8 +1,10 @@
-"""What training writes down while it runs: metrics.jsonl and the trackers; and the driver's view of the former.
+"""What training writes down while it runs: metrics.jsonl and the trackers; and the driver's view of
+the former.
 
-Lines of metrics.jsonl: after each step {step, loss, accuracy, lr, grad_norm, tokens, seconds, tokens_per_second, memory_gib, mfu,
-blocks}, where tokens are targets, mfu is there on known GPUs only, and blocks are the numbers of the blocks that the step took (so
-the file is also the log of what was seen); {step, validation_loss} now and then.
+Lines of metrics.jsonl: after each step {step, loss, accuracy, lr, grad_norm, tokens, seconds,
+tokens_per_second, memory_gib, mfu, blocks}, where tokens are targets, mfu is there on known GPUs
+only, and blocks are the numbers of the blocks that the step took (so the file is also the log of
+what was seen); {step, validation_loss} now and then.
 """
 
 from __future__ import annotations
@@ -21,12 +23,17 @@ from engine.training.trackers import TRACKERS
 
 POLL_SECONDS = 1.0
 SHOWN = {
-    "loss": "loss", "validation_loss": "validation loss", "accuracy": "accuracy", "grad_norm": "grad norm", "tokens_per_second": "tok/s",
+    "loss": "loss",
+    "validation_loss": "validation loss",
+    "accuracy": "accuracy",
+    "grad_norm": "grad norm",
+    "tokens_per_second": "tok/s",
 }
 
 
 class Metrics:
-    """Appends to metrics.jsonl and the trackers; what lies beyond the step of a resume is cut from the file first."""
+    """Appends to metrics.jsonl and the trackers; what lies beyond the step of a resume is cut from
+    the file first."""
 
     def __init__(self, out: Path, start: int, trackers: Sequence[str] = ()) -> None:
         self._path = out / "metrics.jsonl"
@@ -60,7 +67,8 @@ class Tail:
         self._path, self._at, self._file = path, 0, 0
 
     def lines(self) -> list[dict[str, Any]]:
-        """The whole lines since the last call; all of them where a resume has put a new file in its place."""
+        """The whole lines since the last call; all of them where a resume has put a new file in its
+        place."""
         if not self._path.exists():
             return []
         with self._path.open("rb") as file:
@@ -85,7 +93,10 @@ def follow(path: Path, progress: Progress, total: int) -> Iterator[None]:
             for line in tail.lines():
                 newest |= line
             if newest:
-                progress.update(done=newest["step"], **{name: newest[key] for key, name in SHOWN.items() if key in newest})
+                progress.update(
+                    done=newest["step"],
+                    **{name: newest[key] for key, name in SHOWN.items() if key in newest},
+                )
 
     watcher = threading.Thread(target=watch, name="train-progress", daemon=True)
     progress.update(done=0, total=total, unit="steps")

@@ -1,4 +1,5 @@
-"""Long-rope (Phi-3 128k, Phi-4): one set of rotation factors up to the original context, another one beyond it."""
+"""Long-rope (Phi-3 128k, Phi-4): one set of rotation factors up to the original context, another
+one beyond it."""
 
 from __future__ import annotations
 
@@ -8,11 +9,12 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 
 def pin_long_rope(model: PreTrainedModel, longest: int) -> None:
-    """Let `model` rotate by one set of factors: the short ones if no block is longer than the original context, else the long ones.
+    """Let `model` rotate by one set of factors: the short ones if no block is longer than the
+    original context, else the long ones.
 
-    transformers chooses anew in each forward pass by the longest example in it, so an example's loss would depend on what it is
-    packed and batched with. vLLM too chooses once, by max_model_len (model_executor/layers/rotary_embedding). Other models stay as
-    they are.
+    transformers chooses anew in each forward pass by the longest example in it, so an example's
+    loss would depend on what it is packed and batched with. vLLM too chooses once, by max_model_len
+    (model_executor/layers/rotary_embedding). Other models stay as they are.
     """
     for module in model.modules():
         if getattr(module, "rope_type", None) == "longrope":
@@ -22,5 +24,7 @@ def pin_long_rope(model: PreTrainedModel, longest: int) -> None:
 def _pin(rotary: nn.Module, longest: int) -> None:
     original = rotary.config.rope_parameters["original_max_position_embeddings"]
     if longest > original:
-        rotary.inv_freq, _ = ROPE_INIT_FUNCTIONS["longrope"](rotary.config, rotary.inv_freq.device, seq_len=original + 1)
+        rotary.inv_freq, _ = ROPE_INIT_FUNCTIONS["longrope"](
+            rotary.config, rotary.inv_freq.device, seq_len=original + 1
+        )
     rotary.rope_type = "default"  # the name under which transformers leaves inv_freq alone

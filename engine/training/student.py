@@ -1,4 +1,5 @@
-"""The student as a module whose forward pass is the job's loss, and how it is loaded and becomes plain weights again.
+"""The student as a module whose forward pass is the job's loss, and how it is loaded and becomes
+plain weights again.
 
 Shapes: B blocks, L tokens, N targets, n of them in a piece, V vocabulary.
 """
@@ -12,7 +13,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from engine.errors import StageError
 from engine.job.spec import LoraSpec, TrainSpec
@@ -31,9 +39,12 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Student(nn.Module):
-    """A causal model, and the live teacher if there is one. What has a gradient is trained; only `model` is exported."""
+    """A causal model, and the live teacher if there is one. What has a gradient is trained; only
+    `model` is exported."""
 
-    def __init__(self, model: PreTrainedModel, spec: TrainSpec, teacher: PreTrainedModel | None = None) -> None:
+    def __init__(
+        self, model: PreTrainedModel, spec: TrainSpec, teacher: PreTrainedModel | None = None
+    ) -> None:
         super().__init__()
         self.spec = spec
         self.exact = False  # for the gates: losses by the models' own logits, in float64
@@ -47,7 +58,9 @@ class Student(nn.Module):
             teacher.requires_grad_(False)
             lend_weights(teacher.get_output_embeddings())
             if spec.hidden or spec.attention_transfer:
-                self.match = LayerMatch(spec, model.config.get_text_config(), teacher.config.get_text_config()).to(model.dtype)
+                self.match = LayerMatch(
+                    spec, model.config.get_text_config(), teacher.config.get_text_config()
+                ).to(model.dtype)
 
     def train(self, mode: bool = True) -> Student:
         """The teacher never trains: no dropout."""
@@ -57,7 +70,8 @@ class Student(nn.Module):
         return self
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sum of the loss over the batch's N targets, and how many of them have the largest logit; both fp32."""
+        """Sum of the loss over the batch's N targets, and how many of them have the largest logit;
+        both fp32."""
         more = self.match.wants if self.match else {}
         if self.exact:
             return self._exact_loss(batch, more)
@@ -69,42 +83,75 @@ class Student(nn.Module):
         if self.spec.loss == "sft":
             loss, right = self._head_loss(seen, batch, None)
         else:
-            # Inside the teacher's head, so that ZeRO-3 has it whole for all pieces: ranks differ in how many they have.
+            # Inside the teacher's head, so that ZeRO-3 has it whole for all pieces: ranks differ in
+            # how many they have.
             loss, right = self.teacher.get_output_embeddings()(
-                _targets_of(shown, batch), lambda hidden, weight, bias: self._head_loss(seen, batch, (hidden, weight, bias))
+                _targets_of(shown, batch),
+                lambda hidden, weight, bias: self._head_loss(seen, batch, (hidden, weight, bias)),
             )
         return loss + self.match(seen, shown, batch) if self.match else loss, right
 
-    def _exact_loss(self, batch: Batch, more: Mapping[str, bool]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _exact_loss(
+        self, batch: Batch, more: Mapping[str, bool]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Of a batch of one block."""
-        inputs = {"input_ids": batch.input_ids_BL, "position_ids": batch.position_ids_BL, "use_cache": False, **more}
+        inputs = {
+            "input_ids": batch.input_ids_BL,
+            "position_ids": batch.position_ids_BL,
+            "use_cache": False,
+            **more,
+        }
         models = [self._causal[0], *([self.teacher] if self.teacher is not None else [])]
         seen, *shown = (model(**inputs, logits_to_keep=batch.where_N) for model in models)
         logits_NV = seen.logits[0].double()
         dense = shown[0].logits[0].double() if shown and self.spec.loss != "sft" else None
-        targets = Targets(batch.labels_N, batch.topk_ids_NK, batch.topk_logprobs_NK.double(), batch.tail_N.double(), dense)
+        targets = Targets(
+            batch.labels_N,
+            batch.topk_ids_NK,
+            batch.topk_logprobs_NK.double(),
+            batch.tail_N.double(),
+            dense,
+        )
         loss = token_losses(logits_NV, targets, self.spec).sum()
         loss = loss + self.match(seen, shown[0], batch) if self.match else loss
         return loss, (logits_NV.argmax(1) == batch.labels_N).sum()
 
-    def _head_loss(self, seen: Any, batch: Batch, teacher: tuple[Any, ...] | None) -> tuple[torch.Tensor, torch.Tensor]:
+    def _head_loss(
+        self, seen: Any, batch: Batch, teacher: tuple[Any, ...] | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         def piece_loss(logits_nV: torch.Tensor, piece: slice) -> tuple[torch.Tensor, torch.Tensor]:
             logits_nV, labels_n = self._adjust(logits_nV), batch.labels_N[piece]
             dense = None
             if teacher is not None:
                 hidden, weight, bias = teacher
-                dense = self._adjust_teacher(linear(hidden[piece], weight, bias).to(logits_nV.dtype))
-            targets = Targets(labels_n, batch.topk_ids_NK[piece], batch.topk_logprobs_NK[piece], batch.tail_N[piece], dense)
-            return token_losses(logits_nV, targets, self.spec), (logits_nV.detach().argmax(1) == labels_n).sum()
+                dense = self._adjust_teacher(
+                    linear(hidden[piece], weight, bias).to(logits_nV.dtype)
+                )
+            targets = Targets(
+                labels_n,
+                batch.topk_ids_NK[piece],
+                batch.topk_logprobs_NK[piece],
+                batch.tail_N[piece],
+                dense,
+            )
+            return token_losses(logits_nV, targets, self.spec), (
+                logits_nV.detach().argmax(1) == labels_n
+            ).sum()
 
         head = self._causal[0].get_output_embeddings()
-        return head(_targets_of(seen, batch), lambda *weights: head_loss(*weights, piece_loss, self.spec.logits_mib * 2**20))
+        return head(
+            _targets_of(seen, batch),
+            lambda *weights: head_loss(*weights, piece_loss, self.spec.logits_mib * 2**20),
+        )
 
 
 def _backbone(causal: PreTrainedModel, batch: Batch, more: Mapping[str, bool]) -> Any:
-    """All but the head. Without a mask, transformers derives the examples' borders from the position ids."""
+    """All but the head. Without a mask, transformers derives the examples' borders from the
+    position ids."""
     ids, positions = batch.input_ids_BL, batch.position_ids_BL
-    if causal.config._attn_implementation == "flash_attention_2":  # it reads the borders of a single row only
+    if (
+        causal.config._attn_implementation == "flash_attention_2"
+    ):  # it reads the borders of a single row only
         ids, positions = ids.view(1, -1), positions.view(1, -1)
     return causal.base_model(input_ids=ids, position_ids=positions, use_cache=False, **more)
 
@@ -115,9 +162,12 @@ def _targets_of(seen: Any, batch: Batch) -> torch.Tensor:
 
 
 def logit_adjustment(config: PretrainedConfig) -> Callable[[torch.Tensor], torch.Tensor]:
-    """What the model does to its logits behind the head: Granite and Cohere scale them, Gemma caps them softly."""
+    """What the model does to its logits behind the head: Granite and Cohere scale them, Gemma caps
+    them softly."""
     config = config.get_text_config()
-    scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+    scale = (getattr(config, "logit_scale", None) or 1.0) / (
+        getattr(config, "logits_scaling", None) or 1.0
+    )
     cap = getattr(config, "final_logit_softcapping", None)
 
     def adjust(logits: torch.Tensor) -> torch.Tensor:
@@ -134,12 +184,16 @@ def load_tokenizer(spec: TrainSpec) -> PreTrainedTokenizerBase:
 
 
 def load_student(source: str, spec: TrainSpec, device: str, seed: int) -> Student:
-    """The module to train, from the weights in `source`: equal on every rank. StageError if the teacher's shapes cannot be matched."""
+    """The module to train, from the weights in `source`: equal on every rank. StageError if the
+    teacher's shapes cannot be matched."""
     revision = spec.revision if source == spec.student else None
     student = _load(source, revision, spec, device, **_quantized(spec.lora))
     if spec.gradient_checkpointing:
-        student.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        student.enable_input_require_grads()  # frozen embeddings (LoRA) would end the graph before the first layer
+        student.gradient_checkpointing_enable(
+            gradient_checkpointing_kwargs={"use_reentrant": False}
+        )
+        # frozen embeddings (LoRA) would end the graph before the first layer
+        student.enable_input_require_grads()
     teacher = None
     if spec.teacher:
         check_pairs(spec, student.config)
@@ -152,12 +206,18 @@ def load_student(source: str, spec: TrainSpec, device: str, seed: int) -> Studen
     return whole
 
 
-def _load(source: str, revision: str | None, spec: TrainSpec, device: str, **more: Any) -> PreTrainedModel:
+def _load(
+    source: str, revision: str | None, spec: TrainSpec, device: str, **more: Any
+) -> PreTrainedModel:
     config = AutoConfig.from_pretrained(source, revision=revision)
     attention = attention_of(spec, device, config)
     _log.info("%s computes attention by %s", source, attention)
     model = AutoModelForCausalLM.from_pretrained(
-        source, revision=revision, dtype=DTYPES[spec.precision], attn_implementation=attention, **more
+        source,
+        revision=revision,
+        dtype=DTYPES[spec.precision],
+        attn_implementation=attention,
+        **more,
     )
     pin_long_rope(model, spec.block_tokens)
     return model
@@ -169,7 +229,10 @@ def _quantized(lora: LoraSpec | None) -> dict[str, Any]:
     from transformers import BitsAndBytesConfig
 
     config = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type=lora.quantize, bnb_4bit_compute_dtype=torch.bfloat16, bnb_4bit_use_double_quant=True
+        load_in_4bit=True,
+        bnb_4bit_quant_type=lora.quantize,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_use_double_quant=True,
     )
     return {"quantization_config": config}
 
@@ -179,28 +242,55 @@ def with_adapters(model: PreTrainedModel, lora: LoraSpec) -> nn.Module:
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.targets, task_type="CAUSAL_LM"
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.targets,
+        task_type="CAUSAL_LM",
     )
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
     try:
-        # In the model's type: DeepSpeed shards weights of one type only, and keeps fp32 copies of them itself.
+        # In the model's type: DeepSpeed shards weights of one type only, and keeps fp32 copies of
+        # them itself.
         adapted = get_peft_model(model, config, autocast_adapter_dtype=False)
     except ValueError as error:
-        linear = sorted({name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)} - {"lm_head"})
-        raise StageError(f"train: train.lora.targets={lora.targets} ({error}); the student has {', '.join(linear)}") from None
+        linear = sorted(
+            {
+                name.rpartition(".")[2]
+                for name, module in model.named_modules()
+                if isinstance(module, nn.Linear)
+            }
+            - {"lm_head"}
+        )
+        raise StageError(
+            f"train: train.lora.targets={lora.targets} ({error}); the student has"
+            f" {', '.join(linear)}"
+        ) from None
     base, read = adapted.get_base_model(), "which the losses read as it is; leave it out"
     if base.get_output_embeddings() is not head:
         raise StageError(f"train: train.lora.targets={lora.targets} adapt the output head, {read}")
     if head.weight is embeddings.weight and base.get_input_embeddings() is not embeddings:
-        raise StageError(f"train: train.lora.targets={lora.targets} adapt the embeddings, here also the output head, {read}")
+        raise StageError(
+            f"train: train.lora.targets={lora.targets} adapt the embeddings, here also the output"
+            f" head, {read}"
+        )
     return adapted
 
 
-def merged_weights(trained: Mapping[str, torch.Tensor], source: str, spec: TrainSpec) -> tuple[PreTrainedModel, dict[str, torch.Tensor]]:
-    """The plain model (for its configuration) and its weights, from what a Student trained and the weights it started from."""
-    weights = {name.removeprefix("model."): tensor for name, tensor in trained.items() if name.startswith("model.")}
+def merged_weights(
+    trained: Mapping[str, torch.Tensor], source: str, spec: TrainSpec
+) -> tuple[PreTrainedModel, dict[str, torch.Tensor]]:
+    """The plain model (for its configuration) and its weights, from what a Student trained and the
+    weights it started from."""
+    weights = {
+        name.removeprefix("model."): tensor
+        for name, tensor in trained.items()
+        if name.startswith("model.")
+    }
     revision = spec.revision if source == spec.student else None
-    plain = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=DTYPES[spec.precision])
+    plain = AutoModelForCausalLM.from_pretrained(
+        source, revision=revision, dtype=DTYPES[spec.precision]
+    )
     if spec.lora:
         adapted = with_adapters(plain, spec.lora)
         unexpected = adapted.load_state_dict(weights, strict=False).unexpected_keys
@@ -208,24 +298,33 @@ def merged_weights(trained: Mapping[str, torch.Tensor], source: str, spec: Train
         plain = adapted.merge_and_unload()
         return plain, plain.state_dict()
     state = plain.state_dict()
-    buffers = {name: state[name] for name, _ in plain.named_buffers() if name in state}  # those that are saved
+    buffers = {
+        name: state[name] for name, _ in plain.named_buffers() if name in state
+    }  # those that are saved
     return plain, buffers | weights
 
 
 def vocabulary_size(spec: TrainSpec) -> int:
     """Rows of the student's embedding, from its config."""
-    return int(AutoConfig.from_pretrained(spec.student, revision=spec.revision).get_text_config().vocab_size)
+    return int(
+        AutoConfig.from_pretrained(spec.student, revision=spec.revision)
+        .get_text_config()
+        .vocab_size
+    )
 
 
 def write_untrained(spec: TrainSpec, tokenizer: Any, seed: int, folder: Path) -> None:
     """The baseline of `init: random`: the student's config with seeded random weights."""
     config = AutoConfig.from_pretrained(spec.student, revision=spec.revision)
     config.dtype = DTYPES[spec.precision]
-    # An architecture's default special ids belong to its own tokenizer; with another one they end answers at random words.
+    # An architecture's default special ids belong to its own tokenizer; with another one they end
+    # answers at random words.
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         setattr(config, name, getattr(tokenizer, name))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "init"))
         # Weights are drawn in fp32, so that precision does not change the draw.
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).to(DTYPES[spec.precision])
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).to(
+            DTYPES[spec.precision]
+        )
     export(model, model.state_dict(), tokenizer, folder)

@@ -38,12 +38,20 @@ class TensorBoard:
 
 
 class WandB:
-    """A run of Weights & Biases with the id of the stage's folder, which a resume goes on with; repeated steps keep their first figures."""
+    """A run of Weights & Biases with the id of the stage's folder, which a resume goes on with;
+    repeated steps keep their first figures."""
 
     def __init__(self, out: Path, start: int) -> None:
         import wandb
 
-        self._run = wandb.init(project="distill", group=out.parent.name, name=out.name, id=out.name, dir=str(out), resume="allow")
+        self._run = wandb.init(
+            project="distill",
+            group=out.parent.name,
+            name=out.name,
+            id=out.name,
+            dir=str(out),
+            resume="allow",
+        )
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log({f"train/{name}": value for name, value in values.items()}, step=step)
@@ -53,18 +61,23 @@ class WandB:
 
 
 class MLflow:
-    """A run of MLflow in the experiment of the job's name; a resume goes on with the run whose id lies in the stage's folder."""
+    """A run of MLflow in the experiment of the job's name; a resume goes on with the run whose id
+    lies in the stage's folder."""
 
     def __init__(self, out: Path, start: int) -> None:
         import mlflow
 
         self._mlflow, known = mlflow, out / "mlflow-run.txt"
         mlflow.set_experiment(out.parent.name)
-        run = mlflow.start_run(run_id=known.read_text() if known.exists() else None, run_name=out.name)
+        run = mlflow.start_run(
+            run_id=known.read_text() if known.exists() else None, run_name=out.name
+        )
         write_atomic(known, run.info.run_id)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        self._mlflow.log_metrics({f"train/{name}": value for name, value in values.items()}, step=step)
+        self._mlflow.log_metrics(
+            {f"train/{name}": value for name, value in values.items()}, step=step
+        )
 
     def close(self) -> None:
         self._mlflow.end_run()
@@ -77,4 +90,7 @@ def require_trackers(names: Sequence[str]) -> None:
     """SpecError if the package of a tracker is not installed."""
     for name in names:
         if importlib.util.find_spec(name) is None:
-            raise SpecError(f"train.trackers asks for {name}, which is not installed: pip install {name}, or leave it out")
+            raise SpecError(
+                f"train.trackers asks for {name}, which is not installed: pip install {name}, or"
+                " leave it out"
+            )

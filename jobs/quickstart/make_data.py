@@ -1,10 +1,12 @@
 """The quickstart's prompts: arithmetic word problems with gold answers, made from a seed.
 
-    python jobs/quickstart/make_data.py        # rewrites jobs/quickstart/data/{train,validation}.jsonl
+    python jobs/quickstart/make_data.py        # rewrites
+    jobs/quickstart/data/{train,validation}.jsonl
 
-Pairs of operands are dealt to the two splits before any problem is written, so no unordered pair is in both, whatever
-the operation or the template: a student cannot score on validation by remembering sums. The worked answers made here
-train the teacher only; a student never reads them, it learns from what the teacher says.
+Pairs of operands are dealt to the two splits before any problem is written, so no unordered pair is
+in both, whatever the operation or the template: a student cannot score on validation by remembering
+sums. The worked answers made here train the teacher only; a student never reads them, it learns
+from what the teacher says.
 """
 
 import json
@@ -22,16 +24,69 @@ TRAIN_PROMPTS, VALIDATION_PROMPTS = 5000, 500
 # `{a}` is never below `{b}` where the template subtracts, so no answer is negative.
 TEMPLATES: dict[str, tuple[str, str]] = {
     "buy": ("+", "{name} has {a} {things} and buys {b} more. How many {things} does {name} have?"),
-    "join": ("+", "{name} has {a} {things} and {other} has {b} {things}. How many {things} do they have together?"),
-    "receive": ("+", "{other} gave {name} {b} {things}. {name} already had {a}. How many {things} does {name} have now?"),
-    "boxes": ("+", "There are {a} {things} in one box and {b} {things} in another. How many {things} are there in all?"),
-    "give": ("-", "{name} has {a} {things} and gives {b} of them to {other}. How many {things} does {name} have left?"),
+    "join": (
+        "+",
+        "{name} has {a} {things} and {other} has {b} {things}. How many {things} do they have"
+        " together?",
+    ),
+    "receive": (
+        "+",
+        "{other} gave {name} {b} {things}. {name} already had {a}. How many {things} does {name}"
+        " have now?",
+    ),
+    "boxes": (
+        "+",
+        "There are {a} {things} in one box and {b} {things} in another. How many {things} are there"
+        " in all?",
+    ),
+    "give": (
+        "-",
+        "{name} has {a} {things} and gives {b} of them to {other}. How many {things} does {name}"
+        " have left?",
+    ),
     "lose": ("-", "{name} had {a} {things} but lost {b}. How many {things} are left?"),
-    "compare": ("-", "{name} has {a} {things}. {other} has {b} {things}. How many more {things} does {name} have?"),
-    "sell": ("-", "{name} sold {b} of the {a} {things} in the shop. How many {things} are still in the shop?"),
+    "compare": (
+        "-",
+        "{name} has {a} {things}. {other} has {b} {things}. How many more {things} does {name}"
+        " have?",
+    ),
+    "sell": (
+        "-",
+        "{name} sold {b} of the {a} {things} in the shop. How many {things} are still in the shop?",
+    ),
 }
-NAMES = ("Mia", "Leo", "Ana", "Ben", "Eva", "Sam", "Zoe", "Max", "Ida", "Tom", "Lily", "Omar", "Nina", "Hugo", "Ruth", "Ravi")
-THINGS = ("apples", "books", "coins", "stamps", "marbles", "pencils", "shells", "cards", "stickers", "eggs", "beads", "toys")
+NAMES = (
+    "Mia",
+    "Leo",
+    "Ana",
+    "Ben",
+    "Eva",
+    "Sam",
+    "Zoe",
+    "Max",
+    "Ida",
+    "Tom",
+    "Lily",
+    "Omar",
+    "Nina",
+    "Hugo",
+    "Ruth",
+    "Ravi",
+)
+THINGS = (
+    "apples",
+    "books",
+    "coins",
+    "stamps",
+    "marbles",
+    "pencils",
+    "shells",
+    "cards",
+    "stickers",
+    "eggs",
+    "beads",
+    "toys",
+)
 
 
 @dataclass(frozen=True)
@@ -54,15 +109,22 @@ class Problem:
 
 
 def worked_answer(problem: Problem) -> str:
-    """The teacher's lesson: restate, units with carry or borrow, tens, then the final answer in GSM8K's form."""
+    """The teacher's lesson: restate, units with carry or borrow, tens, then the final answer in
+    GSM8K's form."""
     (a_tens, a_units), (b_tens, b_units) = divmod(problem.a, 10), divmod(problem.b, 10)
     if problem.operation == "+":
         carry, units = divmod(a_units + b_units, 10)
-        steps = f"{a_units}+{b_units}={10 * carry + units}, {a_tens}+{b_tens}+{carry}={a_tens + b_tens + carry}"
+        steps = (
+            f"{a_units}+{b_units}={10 * carry + units},"
+            f" {a_tens}+{b_tens}+{carry}={a_tens + b_tens + carry}"
+        )
     else:
         borrow = int(a_units < b_units)
         top = a_units + 10 * borrow
-        steps = f"{top}-{b_units}={top - b_units}, {a_tens}-{b_tens}-{borrow}={a_tens - b_tens - borrow}"
+        steps = (
+            f"{top}-{b_units}={top - b_units},"
+            f" {a_tens}-{b_tens}-{borrow}={a_tens - b_tens - borrow}"
+        )
     return f"{problem.a}{problem.operation}{problem.b}: {steps}\n#### {problem.answer}"
 
 
@@ -73,8 +135,11 @@ def split_pairs() -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
     return pairs[VALIDATION_PROMPTS:], pairs[:VALIDATION_PROMPTS]
 
 
-def build_problems(split: str, count: int, pairs: list[tuple[int, int]], seed: int) -> list[Problem]:
-    """`count` problems with distinct prompts; every pair is used before one is used again, templates take turns."""
+def build_problems(
+    split: str, count: int, pairs: list[tuple[int, int]], seed: int
+) -> list[Problem]:
+    """`count` problems with distinct prompts; every pair is used before one is used again,
+    templates take turns."""
     draws = _draw_problems(pairs, random.Random(seed))
     by_prompt: dict[str, Problem] = {}
     while len(by_prompt) < count:
@@ -97,7 +162,9 @@ def lesson_problems(count: int) -> list[Problem]:
     return build_problems("lesson", count, split_pairs()[0], SEED + 3)
 
 
-def _draw_problems(pairs: list[tuple[int, int]], rng: random.Random) -> Iterator[tuple[str, int, int, str]]:
+def _draw_problems(
+    pairs: list[tuple[int, int]], rng: random.Random
+) -> Iterator[tuple[str, int, int, str]]:
     while True:
         turns: list[str] = []
         for pair in rng.sample(pairs, len(pairs)):
@@ -107,13 +174,21 @@ def _draw_problems(pairs: list[tuple[int, int]], rng: random.Random) -> Iterator
             operation, text = TEMPLATES[template]
             a, b = sorted(pair, reverse=True) if operation == "-" else rng.sample(pair, 2)
             name, other = rng.sample(NAMES, 2)
-            yield template, a, b, text.format(a=a, b=b, name=name, other=other, things=rng.choice(THINGS))
+            yield (
+                template,
+                a,
+                b,
+                text.format(a=a, b=b, name=name, other=other, things=rng.choice(THINGS)),
+            )
 
 
 def write_data(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for split, problems in (("train", train_problems()), ("validation", validation_problems())):
-        rows = [{"id": problem.id, "prompt": problem.prompt, "reference": str(problem.answer)} for problem in problems]
+        rows = [
+            {"id": problem.id, "prompt": problem.prompt, "reference": str(problem.answer)}
+            for problem in problems
+        ]
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / f"{split}.jsonl").write_text(lines, encoding="utf-8", newline="\n")
 

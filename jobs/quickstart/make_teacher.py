@@ -1,6 +1,7 @@
 """The quickstart's teacher, from nothing: tokenizer, lessons, and the engine's own training code.
 
-    python jobs/quickstart/make_teacher.py        # rewrites jobs/quickstart/teacher; about five minutes on two cores
+    python jobs/quickstart/make_teacher.py        # rewrites jobs/quickstart/teacher; about five
+    minutes on two cores
 
 Lessons are worked answers to problems whose operand pairs are never in the validation split.
 """
@@ -29,30 +30,75 @@ LESSONS, SEED = 16_000, 20
 
 
 def config(**shape: int | float) -> LlamaConfig:
-    """A Llama of the quickstart's family; head size 32 is the smallest that vLLM's CPU attention takes."""
+    """A Llama of the quickstart's family; head size 32 is the smallest that vLLM's CPU attention
+    takes."""
     return LlamaConfig(
-        vocab_size=len(build_tokenizer()), max_position_embeddings=CONTEXT, tie_word_embeddings=True,
-        bos_token_id=None, eos_token_id=2, pad_token_id=0, dtype="float32", **shape,
+        vocab_size=len(build_tokenizer()),
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=2,
+        pad_token_id=0,
+        dtype="float32",
+        **shape,
     )
 
 
-TEACHER = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 6}
+TEACHER = {
+    "hidden_size": 192,
+    "intermediate_size": 512,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 6,
+}
 # Wider initial weights: a student this small leaves its first plateau much sooner.
-STUDENT = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "initializer_range": 0.1}
+STUDENT = {
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "initializer_range": 0.1,
+}
 
 
 def write_lessons(folder: Path, tokenizer: object) -> None:
     """Lessons in the form in which `curate` publishes examples."""
     rows = []
     for problem in lesson_problems(LESSONS):
-        user, answer = {"role": "user", "content": problem.prompt}, {"role": "assistant", "content": worked_answer(problem)}
-        prompt = tokenizer.apply_chat_template([user], add_generation_prompt=True, return_dict=False)
-        ids = tokenizer(answer["content"], add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
-        rows.append(Example(len(rows), "lessons", 0, "train", [user, answer], prompt_token_ids=prompt, token_ids=ids))
+        user, answer = (
+            {"role": "user", "content": problem.prompt},
+            {"role": "assistant", "content": worked_answer(problem)},
+        )
+        prompt = tokenizer.apply_chat_template(
+            [user], add_generation_prompt=True, return_dict=False
+        )
+        ids = tokenizer(answer["content"], add_special_tokens=False)["input_ids"] + [
+            tokenizer.eos_token_id
+        ]
+        rows.append(
+            Example(
+                len(rows),
+                "lessons",
+                0,
+                "train",
+                [user, answer],
+                prompt_token_ids=prompt,
+                token_ids=ids,
+            )
+        )
     (folder / "data").mkdir(parents=True)
-    metadata = {"top_k": 0, "vocab_size": len(tokenizer), "tokenizer_fingerprint": tokenizer_fingerprint(tokenizer.get_vocab())}
+    metadata = {
+        "top_k": 0,
+        "vocab_size": len(tokenizer),
+        "tokenizer_fingerprint": tokenizer_fingerprint(tokenizer.get_vocab()),
+    }
     write_parquet(to_table(rows, EXAMPLE, metadata), folder / "data/train-00000.parquet")
-    publish(folder, "curate", {}, Counts(len(rows), len(rows), {"data/train-00000.parquet": len(rows)}), 0.0)
+    publish(
+        folder,
+        "curate",
+        {},
+        Counts(len(rows), len(rows), {"data/train-00000.parquet": len(rows)}),
+        0.0,
+    )
 
 
 def main() -> None:
@@ -65,8 +111,18 @@ def main() -> None:
         tokenizer.save_pretrained(work / "start")
         write_lessons(work / "curate", tokenizer)
         spec = TrainSpec(
-            student=str(work / "start"), init="random", loss="sft", learning_rate=1.5e-3, adam_beta2=0.95, warmup_ratio=0.05,
-            min_learning_rate_ratio=0.0, epochs=2, block_tokens=256, batch_size=8, precision="fp32", checkpoint_steps=10_000,
+            student=str(work / "start"),
+            init="random",
+            loss="sft",
+            learning_rate=1.5e-3,
+            adam_beta2=0.95,
+            warmup_ratio=0.05,
+            min_learning_rate_ratio=0.0,
+            epochs=2,
+            block_tokens=256,
+            batch_size=8,
+            precision="fp32",
+            checkpoint_steps=10_000,
         )
         context = Context("make_teacher", "math", SEED, progress=Progress(Console()))
         out = work / "train"

@@ -1,9 +1,10 @@
-"""The quickstart's tokenizer: byte-level BPE over the word problems, one token per digit, a ChatML template.
+"""The quickstart's tokenizer: byte-level BPE over the word problems, one token per digit, a ChatML
+template.
 
     python jobs/quickstart/make_tokenizer.py FOLDER        # writes tokenizer files into FOLDER
 
-All 256 bytes are in the alphabet, so any text encodes. Newlines stand alone, so the generation prompt is an exact token
-prefix of the whole conversation whatever the answer starts with.
+All 256 bytes are in the alphabet, so any text encodes. Newlines stand alone, so the generation
+prompt is an exact token prefix of the whole conversation whatever the answer starts with.
 """
 
 import sys

@@ -42,7 +42,9 @@ def test_a_group_waits_until_its_rows_fit():
         assert (first.inside, second.inside, room.held) == (True, False, 6)
         await first.give_back()
         await turn()
-        assert (second.inside, room.held) == (True, 10), "one row's place is free while the rest of its group goes on"
+        assert (second.inside, room.held) == (True, 10), (
+            "one row's place is free while the rest of its group goes on"
+        )
         first.leave.set()
         await turn()
         assert room.held == 5
@@ -199,7 +201,10 @@ def test_a_budget_is_spent_once_a_request_does_not_fit_with_nothing_open():
 def test_sums_that_do_not_cancel_exactly_keep_nobody_waiting():
     async def work():
         budget = Budget(PriceSpec(input=0.1, output=0.3), 100e-6, 0.0)
-        reserved = [await budget.reserve([{"role": "user", "content": "y" * n}], n) for n in (1, 3, 5, 7, 11, 13, 17)]
+        reserved = [
+            await budget.reserve([{"role": "user", "content": "y" * n}], n)
+            for n in (1, 3, 5, 7, 11, 13, 17)
+        ]
         for amount in reserved:
             await budget.settle(amount, 1, 1)
         assert await asyncio.wait_for(budget.reserve(QUESTION, 10_000), 1) is None
@@ -210,14 +215,20 @@ def test_sums_that_do_not_cancel_exactly_keep_nobody_waiting():
 def test_what_earlier_runs_spent_counts():
     async def work():
         assert await Budget(PRICES, 10 * MOST_USD, 9.5 * MOST_USD).reserve(QUESTION, 50) is None
-        assert await Budget(PRICES, 10 * MOST_USD, 8.5 * MOST_USD).reserve(QUESTION, 50) == (pytest.approx(MOST_USD), 1)
+        assert await Budget(PRICES, 10 * MOST_USD, 8.5 * MOST_USD).reserve(QUESTION, 50) == (
+            pytest.approx(MOST_USD),
+            1,
+        )
 
     asyncio.run(work())
 
 
 def test_token_ids_cost_what_they_are():
     async def work():
-        assert await Budget(PRICES, None, 0.0).reserve([5] * 100, 50) == (pytest.approx(MOST_USD), 1)
+        assert await Budget(PRICES, None, 0.0).reserve([5] * 100, 50) == (
+            pytest.approx(MOST_USD),
+            1,
+        )
 
     asyncio.run(work())
 

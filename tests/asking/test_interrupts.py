@@ -1,4 +1,5 @@
-"""Ctrl-C and SIGTERM while teachers are asked: nothing more is asked, and what was paid for is kept."""
+"""Ctrl-C and SIGTERM while teachers are asked: nothing more is asked, and what was paid for is
+kept."""
 
 import os
 import signal
@@ -25,13 +26,22 @@ def answer(fake_job, tmp_path, monkeypatch):
     monkeypatch.setenv("DISTILL_TEST_API_KEY", KEY)
 
     def run(url):
-        api = {"name": "api", "kind": "openai", "model": "m", "base_url": f"{url}/v1", "api_key_env": "DISTILL_TEST_API_KEY",
-               "concurrency": 8, "prices": {"input": 10.0, "output": 100.0}}
+        api = {
+            "name": "api",
+            "kind": "openai",
+            "model": "m",
+            "base_url": f"{url}/v1",
+            "api_key_env": "DISTILL_TEST_API_KEY",
+            "concurrency": 8,
+            "prices": {"input": 10.0, "output": 100.0},
+        }
         job = fake_job(COUNT, generate={"teachers": [api], "request_timeout_s": 20.0})
         prompts = pipeline.run(job, tmp_path / "runs", until="prompts").folders["prompts"]
         out = tmp_path / "generate"
         (out / "data").mkdir(parents=True, exist_ok=True)
-        return generate.run(job.generate, {"prompts": prompts}, out, Context("job", "math", 0), stream=fake.stream)
+        return generate.run(
+            job.generate, {"prompts": prompts}, out, Context("job", "math", 0), stream=fake.stream
+        )
 
     return run
 
@@ -47,7 +57,9 @@ def test_an_interrupt_loses_no_paid_answer_and_the_same_call_goes_on(answer, tmp
             os.kill(os.getpid(), number)
 
         threading.Thread(target=interrupt, daemon=True).start()
-        with pytest.raises(Stopped, match="interrupted; what was answered is kept, and the same command resumes"):
+        with pytest.raises(
+            Stopped, match="interrupted; what was answered is kept, and the same command resumes"
+        ):
             answer(api.url)
         assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
         asked = len(api.calls)
@@ -66,7 +78,9 @@ def test_a_second_interrupt_ends_at_once(answer):
             while not api.calls:
                 time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGINT)
-            while signal.getsignal(signal.SIGINT) is not before:  # until the first one was heard: two that wait are one
+            while (
+                signal.getsignal(signal.SIGINT) is not before
+            ):  # until the first one was heard: two that wait are one
                 time.sleep(0.01)
             time.sleep(0.3)
             os.kill(os.getpid(), signal.SIGINT)

@@ -1,4 +1,5 @@
-"""One replica's work, in this process: statuses, what is held and asked at a time, suspects, and what is kept when it fails."""
+"""One replica's work, in this process: statuses, what is held and asked at a time, suspects, and
+what is kept when it fails."""
 
 import asyncio
 import itertools
@@ -22,7 +23,8 @@ QUICK = {"part_seconds": 0.1}
 
 
 class Says:
-    """An engine whose answers a test gives by prompt; it keeps what it was asked, and which prompts were open together."""
+    """An engine whose answers a test gives by prompt; it keeps what it was asked, and which prompts
+    were open together."""
 
     metadata = {"vocab_size": 256}  # noqa: RUF012
 
@@ -34,7 +36,10 @@ class Says:
         pass
 
     def encode(self, conversations):
-        return [list("\n".join(f"{m['role']}: {m['content']}" for m in messages).encode()) for messages in conversations]
+        return [
+            list("\n".join(f"{m['role']}: {m['content']}" for m in messages).encode())
+            for messages in conversations
+        ]
 
     def decode(self, token_ids):
         return [(bytes(np.asarray(ids, np.uint8)).decode().strip("\0"), None) for ids in token_ids]
@@ -58,19 +63,34 @@ async def plainly(text):
 
 @pytest.fixture
 def replica(tmp_path):
-    """An Answerer of prompts 0, 1, … with these texts, and its folder. Called again, it is the next one of the same epoch."""
+    """An Answerer of prompts 0, 1, … with these texts, and its folder. Called again, it is the next
+    one of the same epoch."""
+
     def build(texts, engine=None, *, teacher=None, validation=(), epoch=None, **generate):
         file = tmp_path / "prompts.parquet"
         prompts = [
-            Prompt(n, f"{n:064x}", f"a:{n}", [{"role": "user", "content": text}], "math", "a", "validation" if n in validation else "train")
+            Prompt(
+                n,
+                f"{n:064x}",
+                f"a:{n}",
+                [{"role": "user", "content": text}],
+                "math",
+                "a",
+                "validation" if n in validation else "train",
+            )
             for n, text in enumerate(texts)
         ]
         write_parquet(to_table(prompts, PROMPT), file)
-        spec = GenerateSpec(teachers=[{"name": "t", "kind": "fake", "model": "m", **(teacher or {})}], **QUICK | generate)
+        spec = GenerateSpec(
+            teachers=[{"name": "t", "kind": "fake", "model": "m", **(teacher or {})}],
+            **QUICK | generate,
+        )
         folder = tmp_path / "out"
         epoch = epoch or parts.open_epoch(folder)
         engine = engine or FakeTeacher(spec.teachers[0], spec.capture, device="cpu")
-        return Answerer(engine, AnswerJob(spec.teachers[0], spec, (file,), folder, epoch, 0, "cpu")), folder
+        return Answerer(
+            engine, AnswerJob(spec.teachers[0], spec, (file,), folder, epoch, 0, "cpu")
+        ), folder
 
     return build
 
@@ -78,11 +98,20 @@ def replica(tmp_path):
 def shards(count, size):
     """`count` rows of the first file in shards of `size`."""
     starts = range(0, count, size)
-    return [{"id": f"s{at}", "file": 0, "count": min(size, count - at), "rows": [[at, min(at + size, count), 0]]} for at in starts]
+    return [
+        {
+            "id": f"s{at}",
+            "file": 0,
+            "count": min(size, count - at),
+            "rows": [[at, min(at + size, count), 0]],
+        }
+        for at in starts
+    ]
 
 
 def answer(replica, *wanted):
     """Receipts of shards that the replica works on together."""
+
     async def work():
         return await asyncio.gather(*(replica(shard) for shard in wanted))
 
@@ -91,7 +120,11 @@ def answer(replica, *wanted):
 
 def rows_of(folder):
     settled = parts.settle(folder)
-    found = [row for table in read_tables([folder / name for name in settled.files]) for row in to_rows(table, Completion)]
+    found = [
+        row
+        for table in read_tables([folder / name for name in settled.files])
+        for row in to_rows(table, Completion)
+    ]
     return sorted(found, key=lambda row: row.prompt_id)
 
 
@@ -108,10 +141,16 @@ async def every_ending(text):
 
 
 ENDINGS = {
-    "stop": ("ok", None), "length": ("truncated", None), "content_filter": ("refused", None), "repetition": ("loop", None),
-    "end mark": ("empty", None), "long " * 200: ("too_long", "1006 prompt tokens in a context of 1000"),
-    "server says too long": ("too_long", "9000 tokens, 8192 allowed"), "unheard of": ("error", "unknown finish reason unheard of"),
-    "breaks": ("error", "ValueError: broken"), "hangs": ("error", "no answer within 0.3 s"),
+    "stop": ("ok", None),
+    "length": ("truncated", None),
+    "content_filter": ("refused", None),
+    "repetition": ("loop", None),
+    "end mark": ("empty", None),
+    "long " * 200: ("too_long", "1006 prompt tokens in a context of 1000"),
+    "server says too long": ("too_long", "9000 tokens, 8192 allowed"),
+    "unheard of": ("error", "unknown finish reason unheard of"),
+    "breaks": ("error", "ValueError: broken"),
+    "hangs": ("error", "no answer within 0.3 s"),
 }
 
 
@@ -123,7 +162,9 @@ def test_every_request_ends_in_one_of_all_statuses_with_its_reason(replica):
     assert {row.status for row in found} == set(STATUSES)
     assert receipt["rows"] == 10
     figures = worker.figures()
-    assert {name: figures[f"rows_{name}"] for name in STATUSES} == Counter(row.status for row in found)
+    assert {name: figures[f"rows_{name}"] for name in STATUSES} == Counter(
+        row.status for row in found
+    )
     assert (figures["rows"], figures["committed"], figures["open"]) == (10, 10, 0)
     assert figures["tokens_in"] == sum(row.prompt_tokens for row in found)
     assert figures["tokens_out"] == sum(row.completion_tokens for row in found) == receipt["tokens"]
@@ -139,7 +180,12 @@ def test_prompts_that_changed_at_the_same_path_are_read_again(replica):
 
 def test_training_prompts_are_sampled_and_validation_prompts_answered_greedily(replica):
     engine = Says(plainly)
-    worker, _ = replica(["a", "b"], engine, validation={1}, sampling={"temperature": 0.8, "top_p": 0.9, "max_tokens": 7})
+    worker, _ = replica(
+        ["a", "b"],
+        engine,
+        validation={1},
+        sampling={"temperature": 0.8, "top_p": 0.9, "max_tokens": 7},
+    )
     answer(worker, *shards(2, 2))
     of_a, of_b = (sampling for _, sampling in engine.asked)
     assert (of_a.temperature, of_a.top_p, of_a.max_tokens, of_a.stop_loops) == (0.8, 0.9, 7, True)
@@ -159,7 +205,7 @@ def test_a_teachers_own_sampling_and_system_message_reach_the_engine(replica):
     teacher = {"system": "Be brief.", "sampling": {"temperature": 0.1, "max_tokens": 3}}
     worker, folder = replica(["a"], engine, teacher=teacher, sampling={"temperature": 0.9})
     answer(worker, *shards(1, 1))
-    (text, sampling), = engine.asked
+    ((text, sampling),) = engine.asked
     assert text == "system: Be brief.\nuser: a"
     assert (sampling.temperature, sampling.max_tokens) == (0.1, 3)
     assert rows_of(folder)[0].prompt_tokens == len(text)
@@ -178,7 +224,9 @@ def test_one_long_answer_delays_nothing_else(replica):
                 await asyncio.sleep(0.05)
         return [task.done() for task in running]
 
-    assert asyncio.run(work()) == [False] + [True] * 15, "every other shard is done, and the slow one's other rows are on disk"
+    assert asyncio.run(work()) == [False] + [True] * 15, (
+        "every other shard is done, and the slow one's other rows are on disk"
+    )
 
 
 @pytest.mark.parametrize("shard_rows", [8, 100])
@@ -191,16 +239,27 @@ def test_rows_held_and_requests_open_keep_their_bounds(replica, shard_rows):
         return await plainly(text)
 
     engine = Says(look)
-    worker, folder = replica([f"p{n}" for n in range(200)], engine, teacher={"concurrency": 10}, rows_in_flight=32)
+    worker, folder = replica(
+        [f"p{n}" for n in range(200)], engine, teacher={"concurrency": 10}, rows_in_flight=32
+    )
     receipts = answer(worker, *shards(200, shard_rows))
     assert sum(receipt["rows"] for receipt in receipts) == len(statuses(folder)) == 200
     assert most == {"held": 32, "open": 10}
 
 
-@pytest.mark.parametrize(("batch", "ranks", "given", "bounds"), [
-    (4, 1, None, (64, 8)), (48, 1, None, (96, 96)), (None, 1, None, (192, 192)), (None, 1, 40, (80, 80)), (None, 2, 20, (80, 80)),
-])
-def test_a_local_engine_is_kept_full_by_twice_the_batch_that_it_has(replica, batch, ranks, given, bounds):
+@pytest.mark.parametrize(
+    ("batch", "ranks", "given", "bounds"),
+    [
+        (4, 1, None, (64, 8)),
+        (48, 1, None, (96, 96)),
+        (None, 1, None, (192, 192)),
+        (None, 1, 40, (80, 80)),
+        (None, 2, 20, (80, 80)),
+    ],
+)
+def test_a_local_engine_is_kept_full_by_twice_the_batch_that_it_has(
+    replica, batch, ranks, given, bounds
+):
     """What the job says is a guess until the engine says what vLLM gave it."""
     most = Counter()
 
@@ -208,7 +267,10 @@ def test_a_local_engine_is_kept_full_by_twice_the_batch_that_it_has(replica, bat
         most["held"] = max(most["held"], worker.figures()["open"])
         most["open"] = max(most["open"], len(engine.open_now))
         async with asyncio.timeout(20):
-            while (most["held"], most["open"]) < bounds:  # nothing is answered before so many are asked
+            while (
+                most["held"],
+                most["open"],
+            ) < bounds:  # nothing is answered before so many are asked
                 await asyncio.sleep(0.01)
                 most["held"] = max(most["held"], worker.figures()["open"])
         return await plainly(text)
@@ -242,7 +304,9 @@ def test_the_first_rows_are_asked_while_later_shards_wait_to_be_tokenised(replic
     assert engine.at_first < 10
 
 
-def test_a_shard_larger_than_the_room_keeps_it_full_and_the_shards_after_the_next_untokenised(replica):
+def test_a_shard_larger_than_the_room_keeps_it_full_and_the_shards_after_the_next_untokenised(
+    replica,
+):
     class Counted(Says):
         tokenised = 0
 
@@ -262,7 +326,8 @@ def test_a_shard_larger_than_the_room_keeps_it_full_and_the_shards_after_the_nex
 
 
 def die_with(folder, epoch, shard, rows, times=1):
-    """What a replica leaves that died with these rows in its engine, and what the next one makes of it."""
+    """What a replica leaves that died with these rows in its engine, and what the next one makes of
+    it."""
     for _ in range(times):
         parts.begin_attempt(folder, epoch, shard, [(row, 0) for row in rows])
         parts.take_over(folder, epoch, shard, "t", list(rows))
@@ -272,7 +337,9 @@ def test_suspects_run_in_quarters_with_nothing_beside_them(replica):
     engine = Says(plainly)
     texts = [f"p{n}" for n in range(40)]
     worker, folder = replica(texts, engine, rows_in_flight=64)
-    parts.begin_attempt(folder, 1, "s0", [(n, 0) for n in range(24)])  # open when the replica before this one died
+    parts.begin_attempt(
+        folder, 1, "s0", [(n, 0) for n in range(24)]
+    )  # open when the replica before this one died
     first, second = answer(worker, *shards(40, 30))
     assert (first["rows"], second["rows"]) == (30, 10)
     suspects = {f"p{n}" for n in range(24)}
@@ -282,7 +349,9 @@ def test_suspects_run_in_quarters_with_nothing_beside_them(replica):
     assert max(map(len, together)) == 6
     assert set().union(*largest) == suspects
     assert len(largest) == 4
-    assert {row.prompt_id: row.attempt for row in rows_of(folder)} == {n: 2 if n < 24 else 1 for n in range(40)}
+    assert {row.prompt_id: row.attempt for row in rows_of(folder)} == {
+        n: 2 if n < 24 else 1 for n in range(40)
+    }
 
 
 def test_rows_with_two_deaths_run_alone_and_with_three_end_in_error_unasked(replica):
@@ -295,13 +364,17 @@ def test_rows_with_two_deaths_run_alone_and_with_three_end_in_error_unasked(repl
     assert sorted(asked) == ["p0", "p1", "p3", "p4", "p5", "p6", "p7", "p8"]
     assert all(len(group) == 1 for group in engine.groups if group & {"p0", "p1", "p3", "p4", "p5"})
     found = {row.prompt_id: row for row in rows_of(folder)}
-    assert (found[2].status, found[2].error) == ("error", "its engine died 3 times while it was asked, the last time alone")
+    assert (found[2].status, found[2].error) == (
+        "error",
+        "its engine died 3 times while it was asked, the last time alone",
+    )
     assert Counter(row.status for row in found.values()) == {"ok": 8, "error": 1}
     assert receipt["rows"] == 9
 
 
 def test_a_poison_prompt_is_found_in_three_deaths_and_the_others_answer(replica):
-    """Replicas die by hand: the engine hangs at the poison, its loop is torn down, and a new replica gets the same shard."""
+    """Replicas die by hand: the engine hangs at the poison, its loop is torn down, and a new
+    replica gets the same shard."""
     entered = []
 
     async def poisoned(text):
@@ -312,7 +385,10 @@ def test_a_poison_prompt_is_found_in_three_deaths_and_the_others_answer(replica)
         return await plainly(text)
 
     async def until_it_dies(worker):
-        finished, died = asyncio.ensure_future(worker(shards(25, 25)[0])), asyncio.ensure_future(poison.wait())
+        finished, died = (
+            asyncio.ensure_future(worker(shards(25, 25)[0])),
+            asyncio.ensure_future(poison.wait()),
+        )
         await asyncio.wait({finished, died}, return_when=asyncio.FIRST_COMPLETED)
         return finished.result() if finished.done() else None
 
@@ -350,7 +426,9 @@ def test_rows_that_were_committed_before_a_death_are_not_asked_again_nor_suspect
     (receipt,) = answer(following, *shards(10, 10))
     assert sorted(text for text, _ in engine.asked) == [f"user: p{n}" for n in range(5, 10)]
     assert receipt["rows"] == 10
-    assert {row.prompt_id: row.attempt for row in rows_of(folder)} == {n: 2 if n >= 5 else 1 for n in range(10)}
+    assert {row.prompt_id: row.attempt for row in rows_of(folder)} == {
+        n: 2 if n >= 5 else 1 for n in range(10)
+    }
 
 
 def test_what_a_killed_driver_left_open_makes_no_suspects(replica):
@@ -380,7 +458,9 @@ PRICED = {"prices": {"input": 1e6, "output": 1e6}}  # a dollar a token
 
 
 def test_requests_that_the_budget_does_not_hold_become_no_rows(replica):
-    worker, folder = replica(["word"] * 10, teacher=PRICED, sampling={"max_tokens": 5}, max_cost_usd=48.0)
+    worker, folder = replica(
+        ["word"] * 10, teacher=PRICED, sampling={"max_tokens": 5}, max_cost_usd=48.0
+    )
     receipts = answer(worker, *shards(10, 5))
     cost = worker.figures()["cost_usd"]
     assert 9 * len(statuses(folder)) == cost == 45
@@ -399,8 +479,12 @@ def test_what_a_dead_replica_spent_counts_against_the_budget_of_the_next(replica
 
 
 def test_a_sample_is_a_request_of_its_own(replica):
-    worker, folder = replica(["one two three four five"], sampling={"temperature": 0.7, "samples": 3})
-    (receipt,) = answer(worker, {"id": "s", "file": 0, "count": 3, "rows": [[0, 1, sample] for sample in range(3)]})
+    worker, folder = replica(
+        ["one two three four five"], sampling={"temperature": 0.7, "samples": 3}
+    )
+    (receipt,) = answer(
+        worker, {"id": "s", "file": 0, "count": 3, "rows": [[0, 1, sample] for sample in range(3)]}
+    )
     found = rows_of(folder)
     assert receipt["rows"] == 3
     assert {row.sample_index for row in found} == {0, 1, 2}
@@ -420,7 +504,9 @@ def test_a_conversation_that_the_template_refuses_is_one_rows_error(replica):
     answer(worker, *shards(6, 6))
     found = rows_of(folder)
     assert [row.status for row in found] == ["ok"] * 3 + ["error"] + ["ok"] * 2
-    assert found[3].error == "a conversation of user cannot be asked: ValueError: roles must alternate"
+    assert (
+        found[3].error == "a conversation of user cannot be asked: ValueError: roles must alternate"
+    )
     assert sorted(text for text, _ in engine.asked) == [f"user: p{n}" for n in (0, 1, 2, 4, 5)]
 
 
@@ -431,13 +517,25 @@ def test_an_answer_that_cannot_be_stored_is_one_rows_error(replica, codec):
         values = np.full(4, -1.0, np.float32)
         if text == "p3":
             values[1] = np.nan
-        return Generation("stop", np.asarray([65, 0], np.int32), values[:2], np.arange(4, dtype=np.int32), values, np.zeros(2, np.float32))
+        return Generation(
+            "stop",
+            np.asarray([65, 0], np.int32),
+            values[:2],
+            np.arange(4, dtype=np.int32),
+            values,
+            np.zeros(2, np.float32),
+        )
 
-    worker, folder = replica([f"p{n}" for n in range(9)], Says(odd), capture={"top_k": 2, "codec": codec})
+    worker, folder = replica(
+        [f"p{n}" for n in range(9)], Says(odd), capture={"top_k": 2, "codec": codec}
+    )
     answer(worker, *shards(9, 9))
     found = rows_of(folder)
     assert [row.prompt_id for row in found if row.status != "ok"] == [3]
-    assert (found[3].status, found[3].error.rpartition(": ")[0]) == ("error", "the answer cannot be stored")
+    assert (found[3].status, found[3].error.rpartition(": ")[0]) == (
+        "error",
+        "the answer cannot be stored",
+    )
     assert found[3].completion_tokens == 2, "it was paid for"
     assert len(found) == 9
 
@@ -492,15 +590,21 @@ def test_one_long_answer_does_not_let_suspects_stop_the_others(replica):
     texts[3] = "endless"
     teacher = {"concurrency": 4, "fake": {"slow": "endless", "slow_s": 3600.0, "latency_s": 0.01}}
     worker, folder = replica(texts, teacher=teacher, rows_in_flight=16)
-    parts.begin_attempt(folder, 1, "s8", [(8, 0), (9, 0)])  # open when the replica before this one died
+    parts.begin_attempt(
+        folder, 1, "s8", [(8, 0), (9, 0)]
+    )  # open when the replica before this one died
 
     async def work():
         running = [asyncio.ensure_future(worker(shard)) for shard in shards(64, 4)]
         async with asyncio.timeout(30):
             while len(statuses(folder)) < 61:
                 await asyncio.sleep(0.05)
-            while sum(not task.done() for task in running) > 2:  # a row is visible a moment before its shard hears of it
+            while (
+                sum(not task.done() for task in running) > 2
+            ):  # a row is visible a moment before its shard hears of it
                 await asyncio.sleep(0.05)
         return [task.done() for task in running]
 
-    assert asyncio.run(work()).count(False) == 2, "the long answer's shard, and that of the suspects, which come last"
+    assert asyncio.run(work()).count(False) == 2, (
+        "the long answer's shard, and that of the suspects, which come last"
+    )

@@ -1,6 +1,8 @@
-"""Sampled answers of a real float32 vLLM engine, captured in a process of its own: an engine leaves its environment behind.
+"""Sampled answers of a real float32 vLLM engine, captured in a process of its own: an engine leaves
+its environment behind.
 
-python capture_answers.py MODEL QUESTIONS.json TOP_K RESULT: pickles (vocabulary, [(prompt ids, Generation), ...])
+python capture_answers.py MODEL QUESTIONS.json TOP_K RESULT: pickles (vocabulary, [(prompt ids,
+Generation), ...])
 """
 
 import asyncio
@@ -23,9 +25,13 @@ async def answers_of(engine: VllmEngine, prompts: list[list[int]]) -> list[Gener
 def main(model: str, questions: Path, top_k: int, result: Path) -> None:
     teacher = TeacherSpec(name="t", model=model, dtype="float32", max_num_seqs=8)
     engine = VllmEngine(teacher, CaptureSpec(top_k=top_k), device="cpu")
-    prompts = engine.encode([[{"role": "user", "content": question}] for question in json.loads(questions.read_text())])
+    prompts = engine.encode(
+        [[{"role": "user", "content": question}] for question in json.loads(questions.read_text())]
+    )
     answers = asyncio.run(answers_of(engine, prompts))
-    result.write_bytes(pickle.dumps((engine.metadata["vocab_size"], list(zip(prompts, answers, strict=True)))))
+    result.write_bytes(
+        pickle.dumps((engine.metadata["vocab_size"], list(zip(prompts, answers, strict=True))))
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Both vendors' clients behind the gate, against a local API that misbehaves and keeps a history, and against a real vLLM server."""
+"""Both vendors' clients behind the gate, against a local API that misbehaves and keeps a history,
+and against a real vLLM server."""
 
 import asyncio
 import base64
@@ -23,7 +24,10 @@ from engine.errors import StageError
 from engine.job.spec import CaptureSpec, TeacherSpec
 
 REPOSITORY = Path(__file__).parents[2]
-CONVERSATION = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is 2 + 3?"}]
+CONVERSATION = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "What is 2 + 3?"},
+]
 KINDS = {"openai": OpenAITeacher, "anthropic": AnthropicTeacher}
 ONCE = Sampling(0.7, 32, seed=5)
 both_protocols = pytest.mark.parametrize("kind", list(KINDS))
@@ -36,9 +40,17 @@ def teacher(monkeypatch):
 
     def build(kind, url, *, top_k=0, timeout_s=20.0, attempts=5, **fields):
         base_url = f"{url}/v1" if kind == "openai" and "api_version" not in fields else url
-        settings = {"name": "api", "kind": kind, "model": "m", "base_url": base_url, "api_key_env": "DISTILL_TEST_API_KEY"} | fields
+        settings = {
+            "name": "api",
+            "kind": kind,
+            "model": "m",
+            "base_url": base_url,
+            "api_key_env": "DISTILL_TEST_API_KEY",
+        } | fields
         spec = TeacherSpec(**settings)
-        return KINDS[kind](spec, CaptureSpec(top_k=top_k), device="cpu", timeout_s=timeout_s, attempts=attempts)
+        return KINDS[kind](
+            spec, CaptureSpec(top_k=top_k), device="cpu", timeout_s=timeout_s, attempts=attempts
+        )
 
     return build
 
@@ -53,12 +65,16 @@ def ask(engine, prompt=CONVERSATION, sampling=ONCE):
 
 def ask_all(engine, count, prompt=None, samplings=None):
     """Answers of `count` prompts asked at once, exceptions in their place."""
-    prompts = [prompt or [{"role": "user", "content": f"prompt {number}"}] for number in range(count)]
+    prompts = [
+        prompt or [{"role": "user", "content": f"prompt {number}"}] for number in range(count)
+    ]
 
     async def run():
         async with engine._client:
             requests = zip(prompts, samplings or [ONCE] * count, strict=True)
-            return await asyncio.gather(*(engine.generate(*request) for request in requests), return_exceptions=True)
+            return await asyncio.gather(
+                *(engine.generate(*request) for request in requests), return_exceptions=True
+            )
 
     return asyncio.run(run())
 
@@ -69,9 +85,19 @@ def replying(status, content):
 
 def openai_reply(message=None, **choice):
     return {
-        "id": "1", "object": "chat.completion", "created": 0, "model": "m",
+        "id": "1",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "m",
         "usage": {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13},
-        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "5"} | (message or {})} | choice],
+        "choices": [
+            {
+                "index": 0,
+                "finish_reason": "stop",
+                "message": {"role": "assistant", "content": "5"} | (message or {}),
+            }
+            | choice
+        ],
     }
 
 
@@ -81,21 +107,42 @@ def openai_reply(message=None, **choice):
 def test_the_openai_protocol_gives_text_and_usage(teacher):
     with misbehaving_api.serve() as api:
         answer = ask(teacher("openai", api.url))
-    assert (answer.text, answer.finish_reason, answer.prompt_tokens, answer.tokens) == ("echo: What is 2 + 3?", "stop", 9, 4)
-    call, = api.calls
+    assert (answer.text, answer.finish_reason, answer.prompt_tokens, answer.tokens) == (
+        "echo: What is 2 + 3?",
+        "stop",
+        9,
+        4,
+    )
+    (call,) = api.calls
     assert (call.path, call.headers["authorization"]) == ("/v1/chat/completions", f"Bearer {KEY}")
     assert call.body == {
-        "model": "m", "messages": CONVERSATION, "seed": 5, "max_completion_tokens": 32, "temperature": 0.7, "top_p": 1.0,
+        "model": "m",
+        "messages": CONVERSATION,
+        "seed": 5,
+        "max_completion_tokens": 32,
+        "temperature": 0.7,
+        "top_p": 1.0,
     }
 
 
 def test_the_anthropic_protocol_gets_the_system_message_apart(teacher):
     with misbehaving_api.serve() as api:
         answer = ask(teacher("anthropic", api.url))
-    assert (answer.text, answer.finish_reason, answer.prompt_tokens, answer.tokens) == ("echo: What is 2 + 3?", "stop", 9, 4)
-    call, = api.calls
+    assert (answer.text, answer.finish_reason, answer.prompt_tokens, answer.tokens) == (
+        "echo: What is 2 + 3?",
+        "stop",
+        9,
+        4,
+    )
+    (call,) = api.calls
     assert call.path == "/v1/messages"
-    assert call.body == {"model": "m", "system": "Be brief.", "messages": CONVERSATION[1:], "max_tokens": 32, "temperature": 0.7}
+    assert call.body == {
+        "model": "m",
+        "system": "Be brief.",
+        "messages": CONVERSATION[1:],
+        "max_tokens": 32,
+        "temperature": 0.7,
+    }
 
 
 def test_azure_is_asked_by_deployment_and_version(teacher):
@@ -113,8 +160,24 @@ def test_azure_is_asked_by_deployment_and_version(teacher):
 
 def test_extra_body_wins_and_a_null_takes_a_field_out(teacher):
     with misbehaving_api.serve() as api:
-        ask(teacher("openai", api.url, extra_body={"max_completion_tokens": None, "max_tokens": 7, "return_token_ids": True}))
-        ask(teacher("anthropic", api.url, extra_body={"temperature": None, "thinking": {"type": "adaptive"}}))
+        ask(
+            teacher(
+                "openai",
+                api.url,
+                extra_body={
+                    "max_completion_tokens": None,
+                    "max_tokens": 7,
+                    "return_token_ids": True,
+                },
+            )
+        )
+        ask(
+            teacher(
+                "anthropic",
+                api.url,
+                extra_body={"temperature": None, "thinking": {"type": "adaptive"}},
+            )
+        )
     first, second = (call.body for call in api.calls)
     assert "max_completion_tokens" not in first
     assert (first["max_tokens"], first["return_token_ids"]) == (7, True)
@@ -131,30 +194,62 @@ def test_reasoning_is_kept_apart(teacher, name):
 
 def test_thinking_blocks_are_reasoning(teacher):
     _, reply = misbehaving_api.answer("/messages", {"model": "m", "messages": CONVERSATION})
-    reply["content"] = [{"type": "thinking", "thinking": "2 and 3 are 5", "signature": "s"}, {"type": "text", "text": "5"}]
+    reply["content"] = [
+        {"type": "thinking", "thinking": "2 and 3 are 5", "signature": "s"},
+        {"type": "text", "text": "5"},
+    ]
     with misbehaving_api.serve(answer=replying(200, reply | {"stop_reason": "max_tokens"})) as api:
         answer = ask(teacher("anthropic", api.url))
     assert (answer.text, answer.reasoning, answer.finish_reason) == ("5", "2 and 3 are 5", "length")
 
 
 def test_a_refusal_is_a_filtered_answer_whoever_says_it(teacher):
-    with misbehaving_api.serve(answer=replying(200, openai_reply({"content": None, "refusal": "no"}))) as api:
-        assert (ask(teacher("openai", api.url)).finish_reason, ask(teacher("openai", api.url)).text) == ("content_filter", "")
-    with misbehaving_api.serve(answer=replying(400, {"error": {"message": "filtered", "code": "content_filter"}})) as api:
-        assert ask(teacher("openai", api.url, api_version="2026-01-01")).finish_reason == "content_filter"
+    with misbehaving_api.serve(
+        answer=replying(200, openai_reply({"content": None, "refusal": "no"}))
+    ) as api:
+        assert (
+            ask(teacher("openai", api.url)).finish_reason,
+            ask(teacher("openai", api.url)).text,
+        ) == ("content_filter", "")
+    with misbehaving_api.serve(
+        answer=replying(400, {"error": {"message": "filtered", "code": "content_filter"}})
+    ) as api:
+        assert (
+            ask(teacher("openai", api.url, api_version="2026-01-01")).finish_reason
+            == "content_filter"
+        )
 
 
 def position(token, logprob, *top):
-    return {"token": token, "logprob": logprob, "bytes": None, "top_logprobs": [{"token": t, "logprob": p, "bytes": None} for t, p in top]}
+    return {
+        "token": token,
+        "logprob": logprob,
+        "bytes": None,
+        "top_logprobs": [{"token": t, "logprob": p, "bytes": None} for t, p in top],
+    }
 
 
 def test_top_logprobs_with_ids_become_the_arrays_of_a_local_engine(teacher):
     half, quarter, little = math.log(0.5), math.log(0.25), math.log(0.01)
     content = [
-        position("token_id:7", half, ("token_id:7", half), ("token_id:3", quarter), ("token_id:4", little)),
-        position("token_id:9", little, ("token_id:9", little), ("token_id:1", half), ("token_id:2", quarter)),  # the sampled one first
+        position(
+            "token_id:7",
+            half,
+            ("token_id:7", half),
+            ("token_id:3", quarter),
+            ("token_id:4", little),
+        ),
+        position(
+            "token_id:9",
+            little,
+            ("token_id:9", little),
+            ("token_id:1", half),
+            ("token_id:2", quarter),
+        ),  # the sampled one first
     ]
-    with misbehaving_api.serve(answer=replying(200, openai_reply(logprobs={"content": content}))) as api:
+    with misbehaving_api.serve(
+        answer=replying(200, openai_reply(logprobs={"content": content}))
+    ) as api:
         answer = ask(teacher("openai", api.url, top_k=2))
     assert (api.calls[0].body["logprobs"], api.calls[0].body["top_logprobs"]) == (True, 3)
     assert answer.token_ids.tolist() == [7, 9]
@@ -168,7 +263,9 @@ def test_top_logprobs_with_ids_become_the_arrays_of_a_local_engine(teacher):
 def test_top_logprobs_without_ids_are_texts_filled_up_to_k(teacher):
     half, quarter = math.log(0.5), math.log(0.25)
     content = [position("5", half, ("5", half), ("6", quarter)), position("!", half, ("!", half))]
-    with misbehaving_api.serve(answer=replying(200, openai_reply(logprobs={"content": content}))) as api:
+    with misbehaving_api.serve(
+        answer=replying(200, openai_reply(logprobs={"content": content}))
+    ) as api:
         answer = ask(teacher("openai", api.url, top_k=2))
     assert answer.topk_tokens == ["5", "6", "!", ""]
     assert answer.topk_logprobs == pytest.approx([half, quarter, half, -math.inf])
@@ -179,8 +276,12 @@ def test_top_logprobs_without_ids_are_texts_filled_up_to_k(teacher):
 def test_fewer_ids_than_k_are_refused(teacher):
     content = [position("token_id:7", -1.0, ("token_id:7", -1.0))]
     with (
-        misbehaving_api.serve(answer=replying(200, openai_reply(logprobs={"content": content}))) as api,
-        pytest.raises(ApiError, match=r"gives 1 log-probabilities at a position; capture\.top_k wants 2"),
+        misbehaving_api.serve(
+            answer=replying(200, openai_reply(logprobs={"content": content}))
+        ) as api,
+        pytest.raises(
+            ApiError, match=r"gives 1 log-probabilities at a position; capture\.top_k wants 2"
+        ),
     ):
         ask(teacher("openai", api.url, top_k=2))
 
@@ -190,11 +291,16 @@ def test_fewer_ids_than_k_are_refused(teacher):
 
 @both_protocols
 def test_every_prompt_is_answered_by_an_api_that_misbehaves_in_a_third_of_its_calls(teacher, kind):
-    prompts, faults = 120, Faults(busy=0.30, error=0.05, hang=0.01, cut=0.005, retry_after="0.02", seed=5)
+    prompts, faults = (
+        120,
+        Faults(busy=0.30, error=0.05, hang=0.01, cut=0.005, retry_after="0.02", seed=5),
+    )
     with misbehaving_api.serve(faults) as api:
         engine = teacher(kind, api.url, timeout_s=2.0, concurrency=16)
         answers = ask_all(engine, prompts)
-    assert [getattr(answer, "text", answer) for answer in answers] == [f"echo: prompt {number}" for number in range(prompts)]
+    assert [getattr(answer, "text", answer) for answer in answers] == [
+        f"echo: prompt {number}" for number in range(prompts)
+    ]
     assert len(api.statuses(200)) == prompts
     assert len(api.calls) <= 1.6 * prompts
     assert {call.status for call in api.calls} == {200, 429, 500, -1, -2}  # each fault was met
@@ -237,7 +343,10 @@ def test_a_long_retry_after_is_waited_for_by_everybody_and_not_given_up(teacher,
 
 @both_protocols
 def test_a_failure_is_tried_as_often_as_the_job_says(teacher, kind):
-    with misbehaving_api.serve(Faults(error=1.0)) as api, pytest.raises(ApiError, match="InternalServerError 500"):
+    with (
+        misbehaving_api.serve(Faults(error=1.0)) as api,
+        pytest.raises(ApiError, match="InternalServerError 500"),
+    ):
         ask(teacher(kind, api.url, attempts=2))
     assert len(api.calls) == 2
 
@@ -245,7 +354,10 @@ def test_a_failure_is_tried_as_often_as_the_job_says(teacher, kind):
 @both_protocols
 def test_silence_ends_at_the_deadline_of_each_try(teacher, kind):
     started = time.monotonic()
-    with misbehaving_api.serve(Faults(hang=1.0)) as api, pytest.raises(ApiError, match=r"504: no answer within 0.3 s"):
+    with (
+        misbehaving_api.serve(Faults(hang=1.0)) as api,
+        pytest.raises(ApiError, match=r"504: no answer within 0.3 s"),
+    ):
         ask(teacher(kind, api.url, attempts=2, timeout_s=0.3))
     assert len(api.calls) == 2
     assert time.monotonic() - started < 5
@@ -254,7 +366,10 @@ def test_silence_ends_at_the_deadline_of_each_try(teacher, kind):
 @both_protocols
 def test_an_error_with_status_200_is_no_answer(teacher, kind):
     reply = replying(200, {"error": {"message": "no capacity", "code": 502}})
-    with misbehaving_api.serve(answer=reply) as api, pytest.raises(ApiError, match="502: an error in place of an answer"):
+    with (
+        misbehaving_api.serve(answer=reply) as api,
+        pytest.raises(ApiError, match="502: an error in place of an answer"),
+    ):
         ask(teacher(kind, api.url, attempts=1))
     assert len(api.calls) == 1
 
@@ -271,7 +386,9 @@ def test_open_requests_settle_near_what_a_busy_api_can_take(teacher):
         answers = ask_all(engine, 100)
     assert all(answer.finish_reason == "stop" for answer in answers)
     refused = [call.status == 429 for call in api.calls]
-    assert sum(refused[:16]) >= 8  # it starts with what the job allows, and then asks as the API can answer
+    assert (
+        sum(refused[:16]) >= 8
+    )  # it starts with what the job allows, and then asks as the API can answer
     assert sum(refused[40:]) <= 0.25 * len(refused[40:])
     assert 1 <= engine.figures()["concurrency"] <= 8
 
@@ -280,7 +397,11 @@ def test_open_requests_grow_again_when_the_api_is_no_longer_busy(teacher):
     refusals = iter(range(8))
 
     def recover(path, body):
-        return misbehaving_api.answer(path, body) if next(refusals, None) is None else (429, {"error": {"message": "later"}})
+        return (
+            misbehaving_api.answer(path, body)
+            if next(refusals, None) is None
+            else (429, {"error": {"message": "later"}})
+        )
 
     with misbehaving_api.serve(answer=recover) as api:
         engine = teacher("openai", api.url, concurrency=8)
@@ -299,18 +420,30 @@ def test_requests_stay_within_the_budget(teacher):
     assert len(times) == 40
     for first in range(40):
         for last in range(first, 40):
-            assert last - first + 1 <= 20 * (times[last] - times[first] + 1.1) + 2  # 20 a second, a burst of one second
+            assert (
+                last - first + 1 <= 20 * (times[last] - times[first] + 1.1) + 2
+            )  # 20 a second, a burst of one second
 
 
 @pytest.mark.parametrize(
     ("prompt_bytes", "tokens", "least_s", "most_s"),
-    [(20, 500, 1.4, 4.0), (8000, 13, 0.0, 3.0)],  # 1,000 tokens a second, a burst of one second; nothing else takes more than a second
-    ids=["more than it looked like: 3,000 tokens", "less than it looked like: 78 tokens and not 12,000"],
+    [
+        (20, 500, 1.4, 4.0),
+        (8000, 13, 0.0, 3.0),
+    ],  # 1,000 tokens a second, a burst of one second; nothing else takes more than a second
+    ids=[
+        "more than it looked like: 3,000 tokens",
+        "less than it looked like: 78 tokens and not 12,000",
+    ],
 )
-def test_the_token_budget_is_charged_with_what_the_api_counted(teacher, prompt_bytes, tokens, least_s, most_s):
+def test_the_token_budget_is_charged_with_what_the_api_counted(
+    teacher, prompt_bytes, tokens, least_s, most_s
+):
     def count(path, body):
         status, reply = misbehaving_api.answer(path, body)
-        return status, reply | {"usage": {"prompt_tokens": 3, "completion_tokens": tokens - 3, "total_tokens": tokens}}
+        return status, reply | {
+            "usage": {"prompt_tokens": 3, "completion_tokens": tokens - 3, "total_tokens": tokens}
+        }
 
     started = time.monotonic()
     with misbehaving_api.serve(answer=count) as api:
@@ -323,14 +456,20 @@ def test_the_token_budget_is_charged_with_what_the_api_counted(teacher, prompt_b
 @pytest.mark.parametrize(
     ("headers", "seconds"),
     [
-        ({"retry-after": "2"}, 2), ({"retry-after": "7", "retry-after-ms": "1500"}, 1.5), ({}, 0), ({"retry-after": "soon"}, 0),
-        ({"retry-after": "-3"}, 0), ({"retry-after": "inf"}, 0),
+        ({"retry-after": "2"}, 2),
+        ({"retry-after": "7", "retry-after-ms": "1500"}, 1.5),
+        ({}, 0),
+        ({"retry-after": "soon"}, 0),
+        ({"retry-after": "-3"}, 0),
+        ({"retry-after": "inf"}, 0),
     ],
     ids=str,
 )
 def test_retry_after_is_read_in_all_its_forms(headers, seconds):
     assert retry_after_s(httpx2.Headers(headers)) == pytest.approx(seconds)
-    assert retry_after_s(httpx2.Headers({"retry-after": formatdate(time.time() + 60)})) == pytest.approx(60, abs=2)
+    assert retry_after_s(
+        httpx2.Headers({"retry-after": formatdate(time.time() + 60)})
+    ) == pytest.approx(60, abs=2)
 
 
 # Faults that do not pass
@@ -416,7 +555,9 @@ def test_once_something_was_answered_a_403_is_about_its_prompt(teacher, kind):
 
 
 def test_half_a_character_is_replaced(teacher):
-    with misbehaving_api.serve(answer=replying(200, openai_reply({"content": "a\ud83db", "reasoning": "\ud83d"}))) as api:
+    with misbehaving_api.serve(
+        answer=replying(200, openai_reply({"content": "a\ud83db", "reasoning": "\ud83d"}))
+    ) as api:
         answer = ask(teacher("openai", api.url))
     assert (answer.text, answer.reasoning) == ("a?b", "?")
 
@@ -437,36 +578,60 @@ def fails(engine, prompt):
 @both_protocols
 def test_neither_key_nor_prompt_is_in_an_error_or_a_log(teacher, kind, caplog):
     canary = "the canary sings at midnight"
-    prompt = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": f"Please say: {canary}"}]
+    prompt = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": f"Please say: {canary}"},
+    ]
     caplog.set_level(logging.DEBUG)
 
     def echo(path, body):
-        return 400, {"error": {"message": f"bad input {body['messages'][-1]['content']} from key {KEY}"}}
+        return 400, {
+            "error": {"message": f"bad input {body['messages'][-1]['content']} from key {KEY}"}
+        }
 
     with misbehaving_api.serve(Faults(error=0.5), answer=echo) as api:
         caught = [fails(teacher(kind, api.url, attempts=1), prompt) for _ in range(6)]
     assert {call.status for call in api.calls} == {400, 500}
     said = "(the message repeats the prompt)"
-    assert {str(error) for error in caught} == {f"BadRequestError 400: {said}", f"InternalServerError 500: {said}"}
+    assert {str(error) for error in caught} == {
+        f"BadRequestError 400: {said}",
+        f"InternalServerError 500: {said}",
+    }
     assert all(error.__suppress_context__ for error in caught)
     for text in (canary, KEY):
         assert text not in caplog.text
 
 
 def test_the_key_is_masked_where_a_server_repeats_it(teacher):
-    with misbehaving_api.serve(answer=replying(400, {"error": {"message": f"key {KEY} may not do this"}})) as api:
-        assert str(fails(teacher("openai", api.url), CONVERSATION)) == "BadRequestError 400: key *** may not do this"
+    with misbehaving_api.serve(
+        answer=replying(400, {"error": {"message": f"key {KEY} may not do this"}})
+    ) as api:
+        assert (
+            str(fails(teacher("openai", api.url), CONVERSATION))
+            == "BadRequestError 400: key *** may not do this"
+        )
 
 
-@pytest.mark.parametrize("spell", [
-    str.upper, lambda key: quote(key, safe=""), lambda key: key.replace("/", "\\/"), html.escape,
-    lambda key: base64.b64encode(key.encode()).decode(), lambda key: key[:14] + "...", lambda key: key.replace("/", "\\u002f"),
-], ids=["upper", "percent", "json", "html", "base64", "begun", "unicode"])
+@pytest.mark.parametrize(
+    "spell",
+    [
+        str.upper,
+        lambda key: quote(key, safe=""),
+        lambda key: key.replace("/", "\\/"),
+        html.escape,
+        lambda key: base64.b64encode(key.encode()).decode(),
+        lambda key: key[:14] + "...",
+        lambda key: key.replace("/", "\\u002f"),
+    ],
+    ids=["upper", "percent", "json", "html", "base64", "begun", "unicode"],
+)
 def test_the_key_is_masked_however_it_is_spelled(teacher, monkeypatch, spell):
     key = "sk-canary/of+the=key&more"
     monkeypatch.setattr(misbehaving_api, "KEY", key)
     monkeypatch.setenv("DISTILL_TEST_API_KEY", key)
-    with misbehaving_api.serve(answer=replying(400, {"error": f"key {spell(key)} may not do this"})) as api:
+    with misbehaving_api.serve(
+        answer=replying(400, {"error": f"key {spell(key)} may not do this"})
+    ) as api:
         said = str(fails(teacher("openai", api.url), CONVERSATION))
     assert "may not do this" in said
     assert "***" in said
@@ -474,7 +639,9 @@ def test_the_key_is_masked_however_it_is_spelled(teacher, monkeypatch, spell):
 
 
 @pytest.mark.parametrize("status", [403, 429, 500, 503, 504])
-def test_a_list_of_models_that_fails_is_asked_once_and_says_nothing_of_the_pace(teacher, status, caplog):
+def test_a_list_of_models_that_fails_is_asked_once_and_says_nothing_of_the_pace(
+    teacher, status, caplog
+):
     with misbehaving_api.serve(Faults(models_status=status)) as api:
         engine = teacher("openai", api.url)
         asyncio.run(asyncio.wait_for(engine.open(), 10))
@@ -484,22 +651,32 @@ def test_a_list_of_models_that_fails_is_asked_once_and_says_nothing_of_the_pace(
 
 # A real server of both protocols
 
-SUM = [{"role": "user", "content": "Tom has 12 apples and buys 7 more. How many apples has Tom now?"}]
+SUM = [
+    {"role": "user", "content": "Tom has 12 apples and buys 7 more. How many apples has Tom now?"}
+]
 GREEDY = Sampling(0.0, 48)
 
 
 @pytest.fixture
 def quickstart(teacher, vllm_server):
     """Build a teacher for the real server."""
-    return lambda kind, **settings: teacher(kind, vllm_server, model="quickstart", timeout_s=120.0, **settings)
+    return lambda kind, **settings: teacher(
+        kind, vllm_server, model="quickstart", timeout_s=120.0, **settings
+    )
 
 
 @pytest.mark.slow
 def test_a_real_server_answers_alike_in_both_protocols(quickstart):
-    first, second = ask(quickstart("openai"), SUM, GREEDY), ask(quickstart("anthropic"), SUM, GREEDY)
+    first, second = (
+        ask(quickstart("openai"), SUM, GREEDY),
+        ask(quickstart("anthropic"), SUM, GREEDY),
+    )
     assert first.text.strip()
     assert (first.text, first.finish_reason, first.prompt_tokens, first.tokens) == (
-        second.text, second.finish_reason, second.prompt_tokens, second.tokens
+        second.text,
+        second.finish_reason,
+        second.prompt_tokens,
+        second.tokens,
     )
     assert ask(quickstart("anthropic"), SUM, Sampling(0.0, 3)).finish_reason == "length"
 
@@ -511,8 +688,13 @@ def test_a_real_servers_top_logprobs_are_those_of_a_transformers_forward(quickst
 
     k, folder = 2, REPOSITORY / "jobs/quickstart/teacher"
     engine = quickstart("openai", top_k=k, extra_body={"return_tokens_as_token_ids": True})
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    prompt = tokenizer.apply_chat_template(SUM, add_generation_prompt=True, return_dict=True)["input_ids"]
+    tokenizer, model = (
+        AutoTokenizer.from_pretrained(folder),
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
+    )
+    prompt = tokenizer.apply_chat_template(SUM, add_generation_prompt=True, return_dict=True)[
+        "input_ids"
+    ]
     answers = ask_all(engine, 6, SUM, [Sampling(2.0, 48, seed=seed) for seed in range(6)])
     outside = 0
     for answer in answers:
@@ -525,7 +707,9 @@ def test_a_real_servers_top_logprobs_are_those_of_a_transformers_forward(quickst
         best = expected.topk(k)
         sampled = expected[torch.arange(len(ids)), torch.tensor(ids).long()]
         assert answer.token_logprobs == pytest.approx(sampled.numpy(), abs=1e-3, rel=1e-3)
-        assert answer.topk_logprobs == pytest.approx(best.values.flatten().numpy(), abs=1e-3, rel=1e-3)
+        assert answer.topk_logprobs == pytest.approx(
+            best.values.flatten().numpy(), abs=1e-3, rel=1e-3
+        )
         at_ids = expected.gather(1, torch.tensor(answer.topk_ids).long().reshape(-1, k))
         assert answer.topk_logprobs == pytest.approx(at_ids.flatten().numpy(), abs=1e-3, rel=1e-3)
         assert answer.tail == pytest.approx(1 - best.values.exp().sum(1).numpy(), abs=2e-3)
@@ -536,14 +720,21 @@ def test_a_real_servers_top_logprobs_are_those_of_a_transformers_forward(quickst
 @pytest.mark.slow
 def test_a_real_server_gives_texts_where_ids_are_not_asked_for(quickstart):
     answer = ask(quickstart("openai", top_k=4), SUM, GREEDY)
-    assert len(answer.topk_tokens) == len(answer.topk_logprobs) == 4 * len(answer.tail) == 4 * len(answer.token_logprobs)
+    assert (
+        len(answer.topk_tokens)
+        == len(answer.topk_logprobs)
+        == 4 * len(answer.tail)
+        == 4 * len(answer.token_logprobs)
+    )
     assert answer.text.startswith(answer.topk_tokens[0])
     assert len(answer.token_ids) == 0
 
 
 @pytest.mark.slow
 def test_a_real_server_draws_the_same_from_the_same_seed(quickstart):
-    texts = [ask(quickstart("openai"), SUM, Sampling(1.5, 48, seed=seed)).text for seed in (1, 1, 2, 3)]
+    texts = [
+        ask(quickstart("openai"), SUM, Sampling(1.5, 48, seed=seed)).text for seed in (1, 1, 2, 3)
+    ]
     assert texts[0] == texts[1]
     assert len(set(texts)) > 1
 

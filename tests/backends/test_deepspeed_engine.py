@@ -1,4 +1,5 @@
-"""ZeRO stages, world sizes and offload are placement: the same numbers come out, and a checkpoint moves between them."""
+"""ZeRO stages, world sizes and offload are placement: the same numbers come out, and a checkpoint
+moves between them."""
 
 from __future__ import annotations
 
@@ -28,17 +29,33 @@ HALF, WHOLE = 3, 6
 ROOT = Path(__file__).parents[2]
 
 
-def run_ranks(folder: Path, name: str, workers: int, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def run_ranks(
+    folder: Path, name: str, workers: int, runs: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
     """Fresh processes, one per rank; rank 0's results."""
     plan = {
-        "store": str(folder / f"{name}.store"), "workers": workers, "model": str(folder / "model"),
-        "blocks": str(folder / "blocks"), "result": str(folder / f"{name}.json"), "runs": runs,
+        "store": str(folder / f"{name}.store"),
+        "workers": workers,
+        "model": str(folder / "model"),
+        "blocks": str(folder / "blocks"),
+        "result": str(folder / f"{name}.json"),
+        "runs": runs,
     }
     (folder / f"{name}.plan").write_text(json.dumps(plan))
-    command = [sys.executable, str(Path(__file__).with_name("zero_rank.py")), str(folder / f"{name}.plan")]
+    command = [
+        sys.executable,
+        str(Path(__file__).with_name("zero_rank.py")),
+        str(folder / f"{name}.plan"),
+    ]
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     ranks = [
-        subprocess.Popen([*command, str(rank)], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        subprocess.Popen(
+            [*command, str(rank)],
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         for rank in range(workers)
     ]
     try:
@@ -50,17 +67,36 @@ def run_ranks(folder: Path, name: str, workers: int, runs: list[dict[str, Any]])
     return json.loads((folder / f"{name}.json").read_text())
 
 
-def run(zero_stage: int, *, load: Path | None = None, save: Path | None = None, first: int = 0, last: int = WHOLE, **spec: Any) -> dict:
-    fields = {"precision": "fp32", "batch_size": 2, "epochs": 4, "learning_rate": 1e-2, "weight_decay": 0.01, "max_grad_norm": 0.5}
+def run(
+    zero_stage: int,
+    *,
+    load: Path | None = None,
+    save: Path | None = None,
+    first: int = 0,
+    last: int = WHOLE,
+    **spec: Any,
+) -> dict:
+    fields = {
+        "precision": "fp32",
+        "batch_size": 2,
+        "epochs": 4,
+        "learning_rate": 1e-2,
+        "weight_decay": 0.01,
+        "max_grad_norm": 0.5,
+    }
     return {
-        "spec": fields | {"zero_stage": zero_stage} | spec, "load": load and str(load), "save": save and str(save),
-        "first": first, "last": last,
+        "spec": fields | {"zero_stage": zero_stage} | spec,
+        "load": load and str(load),
+        "save": save and str(save),
+        "first": first,
+        "last": last,
     }
 
 
 LAYOUTS = [
     *({"zero_stage": stage} for stage in (0, 1, 2, 3)),
-    {"zero_stage": 2, "offload": "cpu", "batch_size": 1}, {"zero_stage": 3, "offload": "cpu"},
+    {"zero_stage": 2, "offload": "cpu", "batch_size": 1},
+    {"zero_stage": 3, "offload": "cpu"},
     {"zero_stage": 3, "gradient_checkpointing": True, "batch_size": 3},
     *({"zero_stage": stage, "precision": "bf16"} for stage in (0, 1, 2, 3)),
 ]
@@ -71,14 +107,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("zero")
     torch.manual_seed(1)
     config = LlamaConfig(
-        vocab_size=48, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=48,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
         tie_word_embeddings=True,
     )
     AutoModelForCausalLM.from_config(config).save_pretrained(folder / "model")
     config.hidden_size, config.tie_word_embeddings, config.num_hidden_layers = 48, False, 3
     AutoModelForCausalLM.from_config(config).save_pretrained(folder / "teacher")
     rng = np.random.default_rng(0)
-    rows = [TokenSequence(rng.integers(0, 48, n, dtype=np.int32), np.arange(n) >= n // 2) for n in rng.integers(4, 30, 40)]
+    rows = [
+        TokenSequence(rng.integers(0, 48, n, dtype=np.int32), np.arange(n) >= n // 2)
+        for n in rng.integers(4, 30, 40)
+    ]
     write_blocks(rows, folder / "blocks", "train", room=32, seed=0)
     return folder
 
@@ -86,25 +130,43 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def alone(folder: Path) -> list[dict[str, Any]]:
     """One process, ZeRO-2: the whole way in fp32 and bf16, with a checkpoint half way."""
-    return run_ranks(folder, "alone", 1, [
-        run(2, last=HALF, save=folder / "half"), run(2, save=folder / "end"),
-        run(2, precision="bf16"), run(2, precision="bf16", last=HALF, save=folder / "half-bf16"),
-    ])
+    return run_ranks(
+        folder,
+        "alone",
+        1,
+        [
+            run(2, last=HALF, save=folder / "half"),
+            run(2, save=folder / "end"),
+            run(2, precision="bf16"),
+            run(2, precision="bf16", last=HALF, save=folder / "half-bf16"),
+        ],
+    )
 
 
 @pytest.fixture(scope="module")
 def resumed(folder: Path, alone: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Two processes go on from that checkpoint in every layout."""
-    return run_ranks(folder, "resumed", 2, [
-        run(layout["zero_stage"], first=HALF, save=folder / f"resumed-{at}",
-            load=folder / ("half-bf16" if "precision" in layout else "half"),
-            **{key: value for key, value in layout.items() if key != "zero_stage"})
-        for at, layout in enumerate(LAYOUTS)
-    ])
+    return run_ranks(
+        folder,
+        "resumed",
+        2,
+        [
+            run(
+                layout["zero_stage"],
+                first=HALF,
+                save=folder / f"resumed-{at}",
+                load=folder / ("half-bf16" if "precision" in layout else "half"),
+                **{key: value for key, value in layout.items() if key != "zero_stage"},
+            )
+            for at, layout in enumerate(LAYOUTS)
+        ],
+    )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("at", range(len(LAYOUTS)), ids=[" ".join(map(str, layout.values())) for layout in LAYOUTS])
+@pytest.mark.parametrize(
+    "at", range(len(LAYOUTS)), ids=[" ".join(map(str, layout.values())) for layout in LAYOUTS]
+)
 def test_two_workers_in_any_layout_continue_one_workers_checkpoint(
     at: int, folder: Path, alone: list[dict[str, Any]], resumed: list[dict[str, Any]]
 ) -> None:
@@ -115,12 +177,17 @@ def test_two_workers_in_any_layout_continue_one_workers_checkpoint(
     assert resumed[at]["norms"] == pytest.approx(reference["norms"][HALF:], rel=5 * tolerance)
     assert resumed[at]["validation"] == pytest.approx(reference["validation"], rel=tolerance)
     exported = torch.load(folder / f"resumed-{at}.pt")
-    assert {tensor.dtype for tensor in exported.values()} == {torch.bfloat16 if bf16 else torch.float32}
+    assert {tensor.dtype for tensor in exported.values()} == {
+        torch.bfloat16 if bf16 else torch.float32
+    }
     assert exported.keys() == torch.load(folder / "alone-1.pt").keys()
     if not bf16:
         (share,) = (folder / f"end/step-{WHOLE:06d}").glob("share-*")
         whole = load_file(share)
-        shares = [load_file(file) for file in sorted((folder / f"resumed-{at}/step-{WHOLE:06d}").glob("share-*"))]
+        shares = [
+            load_file(file)
+            for file in sorted((folder / f"resumed-{at}/step-{WHOLE:06d}").glob("share-*"))
+        ]
         assert len(shares) == 2
         assert not shares[0].keys() & shares[1].keys()
         merged = shares[0] | shares[1]
@@ -134,8 +201,15 @@ def test_two_workers_in_any_layout_continue_one_workers_checkpoint(
 def test_a_resume_in_the_same_layout_is_exact(folder: Path, precision: str) -> None:
     runs = []
     for stage in (0, 1, 2, 3):
-        half, more = folder / f"exact-{precision}-{stage}", {"precision": precision, "weight_decay": 0.5}
-        runs += [run(stage, **more), run(stage, last=HALF, save=half, **more), run(stage, load=half, first=HALF, **more)]
+        half, more = (
+            folder / f"exact-{precision}-{stage}",
+            {"precision": precision, "weight_decay": 0.5},
+        )
+        runs += [
+            run(stage, **more),
+            run(stage, last=HALF, save=half, **more),
+            run(stage, load=half, first=HALF, **more),
+        ]
     seen = run_ranks(folder, f"exact-{precision}", 1, runs)
     for stage in (0, 1, 2, 3):
         whole, _, resumed = seen[3 * stage : 3 * stage + 3]
@@ -146,7 +220,10 @@ def test_a_resume_in_the_same_layout_is_exact(folder: Path, precision: str) -> N
 KINDS = {
     "lora": {"lora": {"rank": 4}},
     "teacher": {
-        "loss": "forward_kl", "teacher": {"model": "teacher"}, "hidden": {"layers": [[1, 2]]}, "attention_transfer": {"layers": [[2, 3]]},
+        "loss": "forward_kl",
+        "teacher": {"model": "teacher"},
+        "hidden": {"layers": [[1, 2]]},
+        "attention_transfer": {"layers": [[2, 3]]},
     },
 }
 
@@ -155,7 +232,9 @@ KINDS = {
 def test_adapters_and_live_teachers_train_alike_in_every_layout(folder: Path) -> None:
     def runs(*stages: int, **more: Any) -> list[dict[str, Any]]:
         at_folder = {"teacher": KINDS["teacher"] | {"teacher": {"model": str(folder / "teacher")}}}
-        return [run(stage, **kind, **more) for kind in (KINDS | at_folder).values() for stage in stages]
+        return [
+            run(stage, **kind, **more) for kind in (KINDS | at_folder).values() for stage in stages
+        ]
 
     reference = run_ranks(folder, "kinds-1", 1, runs(2, save=folder / "kinds"))
     sharded = run_ranks(folder, "kinds-2", 2, runs(0, 3))
@@ -173,9 +252,17 @@ def test_adapters_and_live_teachers_train_alike_in_every_layout(folder: Path) ->
 
 @pytest.mark.slow
 def test_adapters_and_matched_layers_in_bf16_resume_exactly(folder: Path) -> None:
-    kind = KINDS["lora"] | KINDS["teacher"] | {"teacher": {"model": str(folder / "teacher")}, "precision": "bf16"}
+    kind = (
+        KINDS["lora"]
+        | KINDS["teacher"]
+        | {"teacher": {"model": str(folder / "teacher")}, "precision": "bf16"}
+    )
     half = folder / "both"
-    runs = [run(3, **kind), run(3, last=HALF, save=half, **kind), run(3, load=half, first=HALF, **kind)]
+    runs = [
+        run(3, **kind),
+        run(3, last=HALF, save=half, **kind),
+        run(3, load=half, first=HALF, **kind),
+    ]
     whole, _, resumed = run_ranks(folder, "both", 1, runs)
     assert resumed["losses"] == whole["losses"][HALF:]
     assert whole["losses"][-1] < whole["losses"][0]
@@ -185,29 +272,52 @@ def test_a_setting_that_deepspeed_refuses_is_named(monkeypatch: pytest.MonkeyPat
     def refuse(**_: Any) -> None:
         raise AssertionError("not with ZeRO")
 
-    silent = SimpleNamespace(ops=SimpleNamespace(__compatible_ops__={}), utils=SimpleNamespace(logger=logging.getLogger("x")))
-    monkeypatch.setitem(sys.modules, "deepspeed", SimpleNamespace(initialize=refuse, **vars(silent)))
-    spec, student = TrainSpec(student="x", zero_stage=2, deepspeed={"aio": {"x": 1}}), torch.nn.Linear(1, 1)
-    with pytest.raises(StageError, match=r"does not start with train\.deepspeed=\{'aio': \{'x': 1\}\} \(not with ZeRO\); correct"):
+    silent = SimpleNamespace(
+        ops=SimpleNamespace(__compatible_ops__={}),
+        utils=SimpleNamespace(logger=logging.getLogger("x")),
+    )
+    monkeypatch.setitem(
+        sys.modules, "deepspeed", SimpleNamespace(initialize=refuse, **vars(silent))
+    )
+    spec, student = (
+        TrainSpec(student="x", zero_stage=2, deepspeed={"aio": {"x": 1}}),
+        torch.nn.Linear(1, 1),
+    )
+    with pytest.raises(
+        StageError,
+        match=r"does not start with train\.deepspeed=\{'aio': \{'x': 1\}\} \(not with"
+        r" ZeRO\); correct",
+    ):
         build(spec, student, device="gpu")
     with pytest.raises(AssertionError):
         build(spec.model_copy(update={"deepspeed": {}}), student, device="gpu")
 
 
 def test_the_jobs_own_settings_win_over_further_ones() -> None:
-    more = {"zero_optimization": {"stage": 1, "reduce_bucket_size": 1000}, "wall_clock_breakdown": True}
+    more = {
+        "zero_optimization": {"stage": 1, "reduce_bucket_size": 1000},
+        "wall_clock_breakdown": True,
+    }
     config = zero_config(TrainSpec(student="x", zero_stage=3, deepspeed=more), "gpu")
     assert config["zero_optimization"] == {"stage": 3, "reduce_bucket_size": 1000}
     assert config["wall_clock_breakdown"] is True
 
 
 def test_nvme_names_its_folder_for_parameters_and_optimizer() -> None:
-    zero = zero_config(TrainSpec(student="x", zero_stage=3, offload="nvme", nvme_path="/nvme"), "gpu")["zero_optimization"]
-    assert zero["offload_param"] == zero["offload_optimizer"] == {"device": "nvme", "nvme_path": "/nvme", "pin_memory": True}
+    zero = zero_config(
+        TrainSpec(student="x", zero_stage=3, offload="nvme", nvme_path="/nvme"), "gpu"
+    )["zero_optimization"]
+    assert (
+        zero["offload_param"]
+        == zero["offload_optimizer"]
+        == {"device": "nvme", "nvme_path": "/nvme", "pin_memory": True}
+    )
 
 
 def test_offload_and_precision_reach_deepspeed() -> None:
-    config = zero_config(TrainSpec(student="x", zero_stage=3, offload="cpu", precision="bf16"), "gpu")
+    config = zero_config(
+        TrainSpec(student="x", zero_stage=3, offload="cpu", precision="bf16"), "gpu"
+    )
     assert config["zero_optimization"]["offload_param"] == {"device": "cpu", "pin_memory": True}
     assert config["bf16"] == {"enabled": True}
     assert config["data_types"] == {"grad_accum_dtype": "fp32"}

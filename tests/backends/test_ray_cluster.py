@@ -32,18 +32,30 @@ def test_the_innermost_error_that_says_something_is_the_cause():
 def test_a_job_that_wants_more_than_the_cluster_has_says_the_numbers_and_the_way_out(ray_cluster):
     backend.require("generate", Layout(0, replicas=(99, 99), device="cpu"))  # an API's clients
     backend.require("generate", Layout(replicas=(4, 4), device="cpu"))
-    with pytest.raises(CapacityError, match=r"generate wants 8 CPUs \(replicas=4 x tensor_parallel=2\); the cluster has 4\. Set repl.*: 2"):
+    with pytest.raises(
+        CapacityError,
+        match=r"generate wants 8 CPUs \(replicas=4 x tensor_parallel=2\); the cluster"
+        r" has 4\. Set repl.*: 2",
+    ):
         backend.require("generate", Layout(2, 2, replicas=(4, 4), device="cpu"))
-    with pytest.raises(CapacityError, match=r"the cluster has 0\. Use a larger --cluster; with device: cpu"):
+    with pytest.raises(
+        CapacityError, match=r"the cluster has 0\. Use a larger --cluster; with device: cpu"
+    ):
         backend.require("generate", Layout())
 
 
 @pytest.mark.slow
-def test_devices_that_something_else_holds_are_waited_for_and_then_counted_as_missing(ray_cluster, monkeypatch):
+def test_devices_that_something_else_holds_are_waited_for_and_then_counted_as_missing(
+    ray_cluster, monkeypatch
+):
     monkeypatch.setattr(backend, "FREE_WAIT_S", 1.0)
     holder = ray.util.placement_group([{"CPU": 3}])
     ray.get(holder.ready(), timeout=60)
-    with pytest.raises(CapacityError, match=r"wants 2 CPUs .*; the cluster has 4 \(1 node of 4\), 1 of them free\. Set replicas: 1"):
+    with pytest.raises(
+        CapacityError,
+        match=r"wants 2 CPUs .*; the cluster has 4 \(1 node of 4\), 1 of them free\."
+        r" Set replicas: 1",
+    ):
         backend.require("generate", Layout(replicas=(2, 2), device="cpu"))
     ray.util.remove_placement_group(holder)
     backend.require("generate", Layout(replicas=(2, 2), device="cpu"))
@@ -51,7 +63,8 @@ def test_devices_that_something_else_holds_are_waited_for_and_then_counted_as_mi
 
 @pytest.mark.slow
 def test_a_local_cluster_listens_on_loopback_only(ray_cluster):
-    """Ray's own processes and its metrics; test_ray_train.py looks while workers train, test_end_to_end.py while models are served."""
+    """Ray's own processes and its metrics; test_ray_train.py looks while workers train,
+    test_end_to_end.py while models are served."""
     ray.get([ray.remote(num_cpus=0)(lambda: None).remote() for _ in range(2)])
     assert open_to_others() == []
     assert ray.nodes()[0]["NodeManagerAddress"] == "127.0.0.1"
@@ -75,15 +88,20 @@ def test_a_cluster_that_wants_a_token_says_so(monkeypatch):
 
 @pytest.mark.parametrize("env", [{"LAB_ACCESS": "other"}, {"HARMLESS": "sk-canary"}])
 def test_a_key_in_the_clusters_env_is_refused_before_anything_is_sent(env, monkeypatch):
-    monkeypatch.setattr(backend, "_job_client", lambda cluster: pytest.fail("a connection was made"))
+    monkeypatch.setattr(
+        backend, "_job_client", lambda cluster: pytest.fail("a connection was made")
+    )
     cluster = Cluster(name="c", address="http://127.0.0.1:1", env=env)
-    with pytest.raises(SpecError, match="is a key that the job names, or has the value of one") as refused:
+    with pytest.raises(
+        SpecError, match="is a key that the job names, or has the value of one"
+    ) as refused:
         backend.submit(cluster, "true", secrets={"LAB_ACCESS": "sk-canary"}, on_log=print)
     assert "sk-canary" not in str(refused.value)
 
 
 def test_what_a_submitted_job_was_given_is_not_told_to_ray_again(monkeypatch, tmp_path):
-    """Ray refuses a variable that both the job and its driver set, and prints all of them, keys too."""
+    """Ray refuses a variable that both the job and its driver set, and prints all of them, keys
+    too."""
     told = {}
 
     def init(**options):
@@ -95,7 +113,10 @@ def test_what_a_submitted_job_was_given_is_not_told_to_ray_again(monkeypatch, tm
     monkeypatch.setattr(backend.ray, "is_initialized", lambda: False)
     monkeypatch.setattr(backend.ray, "init", init)
     monkeypatch.setattr(backend, "_require_answer", lambda address: None)
-    with pytest.raises(CapacityError, match="no Ray cluster answers at auto"), backend.connected("auto", shared=tmp_path):
+    with (
+        pytest.raises(CapacityError, match="no Ray cluster answers at auto"),
+        backend.connected("auto", shared=tmp_path),
+    ):
         pass
     assert "VLLM_NO_USAGE_STATS" in told
     assert not told.keys() & given["env_vars"].keys()
@@ -124,13 +145,25 @@ class Dashboard:
         return SimpleNamespace(message="it failed")
 
 
-@pytest.mark.parametrize("error", [requests.ConnectionError("refused"), RuntimeError("500"), requests.ReadTimeout("slow")])
+@pytest.mark.parametrize(
+    "error",
+    [requests.ConnectionError("refused"), RuntimeError("500"), requests.ReadTimeout("slow")],
+)
 def test_a_dashboard_that_is_away_for_a_while_is_asked_again(error, monkeypatch):
     monkeypatch.setattr(backend, "FOLLOW_S", 0)
-    turns = (JobStatus.RUNNING, "a\n"), error, error, (JobStatus.RUNNING, "a\nb\n"), error, (JobStatus.SUCCEEDED, "a\nb\nc\n")
+    turns = (
+        (JobStatus.RUNNING, "a\n"),
+        error,
+        error,
+        (JobStatus.RUNNING, "a\nb\n"),
+        error,
+        (JobStatus.SUCCEEDED, "a\nb\nc\n"),
+    )
     monkeypatch.setattr(backend, "_job_client", lambda cluster: Dashboard(*turns))
     told = []
-    backend.submit(Cluster(name="c", address="http://127.0.0.1:1"), "true", secrets={}, on_log=told.append)
+    backend.submit(
+        Cluster(name="c", address="http://127.0.0.1:1"), "true", secrets={}, on_log=told.append
+    )
     away = "http://127.0.0.1:1 does not answer; the job goes on there, and it is asked again\n"
     assert told == ["submitted job-1\n", "a\n", away, "b\n", away, "c\n"]
 
@@ -138,15 +171,28 @@ def test_a_dashboard_that_is_away_for_a_while_is_asked_again(error, monkeypatch)
 def test_a_dashboard_that_stays_away_ends_the_command_and_not_the_job(monkeypatch):
     monkeypatch.setattr(backend, "FOLLOW_S", 0)
     monkeypatch.setattr(backend, "FOLLOW_PATIENCE_S", 0.1)
-    monkeypatch.setattr(backend, "_job_client", lambda cluster: Dashboard((JobStatus.RUNNING, ""), OSError("gone")))
-    with pytest.raises(CapacityError, match=r"has not answered for 0\.1 s: gone\. The job goes on there.*--follow job-1"):
-        backend.submit(Cluster(name="c", address="http://127.0.0.1:1"), "true", secrets={}, on_log=print)
+    monkeypatch.setattr(
+        backend, "_job_client", lambda cluster: Dashboard((JobStatus.RUNNING, ""), OSError("gone"))
+    )
+    with pytest.raises(
+        CapacityError,
+        match=r"has not answered for 0\.1 s: gone\. The job goes on there.*--follow job-1",
+    ):
+        backend.submit(
+            Cluster(name="c", address="http://127.0.0.1:1"), "true", secrets={}, on_log=print
+        )
 
 
 @pytest.mark.parametrize(("nodes", "said"), [(1, "(1 nodes, 8 GPUs)"), (2, "(2 nodes, 16 GPUs)")])
 def test_the_cluster_that_was_joined_is_named(nodes, said, monkeypatch):
-    monkeypatch.setattr(backend.ray, "nodes", lambda: [{"Alive": True, "Resources": {"GPU": 8.0}}] * nodes + [{"Alive": False}])
-    monkeypatch.setattr(backend.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="10.0.0.1:6379"))
+    monkeypatch.setattr(
+        backend.ray,
+        "nodes",
+        lambda: [{"Alive": True, "Resources": {"GPU": 8.0}}] * nodes + [{"Alive": False}],
+    )
+    monkeypatch.setattr(
+        backend.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="10.0.0.1:6379")
+    )
     assert backend._joined() == f"connected to the Ray cluster at 10.0.0.1:6379 {said}"
 
 

@@ -1,4 +1,5 @@
-"""The real stream with the fake teacher: replicas that die, stick and stop are replaced, and what they say is seen from outside."""
+"""The real stream with the fake teacher: replicas that die, stick and stop are replaced, and what
+they say is seen from outside."""
 
 import errno
 import hashlib
@@ -29,9 +30,18 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def answer(ray_cluster, fake_job, tmp_path):
-    """Run generate on real replicas; returns (counts, rows). `figures` collects what the driver hears."""
+    """Run generate on real replicas; returns (counts, rows). `figures` collects what the driver
+    hears."""
+
     def run(count, *, figures=None, knobs=None, concurrency=16, replicas=1, **changes):
-        teacher = {"name": "t", "kind": "fake", "model": "fake", "fake": knobs or {}, "concurrency": concurrency, "replicas": replicas}
+        teacher = {
+            "name": "t",
+            "kind": "fake",
+            "model": "fake",
+            "fake": knobs or {},
+            "concurrency": concurrency,
+            "replicas": replicas,
+        }
         job = fake_job(count, generate={"teachers": [teacher], "part_seconds": 1.0, **changes})
         prompts = pipeline.run(job, tmp_path / "runs", until="prompts").folders["prompts"]
         out = tmp_path / "generate"
@@ -44,8 +54,14 @@ def answer(ray_cluster, fake_job, tmp_path):
 
             return ray_data.stream(*arguments, on_figures=both, **options)
 
-        counts = generate.run(job.generate, {"prompts": prompts}, out, Context("job", "math", 0), stream=heard)
-        return counts, [row for table in read_tables([out / name for name in counts.files]) for row in to_rows(table, Completion)]
+        counts = generate.run(
+            job.generate, {"prompts": prompts}, out, Context("job", "math", 0), stream=heard
+        )
+        return counts, [
+            row
+            for table in read_tables([out / name for name in counts.files])
+            for row in to_rows(table, Completion)
+        ]
 
     return run
 
@@ -53,14 +69,23 @@ def answer(ray_cluster, fake_job, tmp_path):
 def starts(path):
     """(pid, sha256 of the prompt) of each request that was begun."""
     lines = path.read_text().splitlines() if path.exists() else []
-    return [(int(pid), prompt) for _, pid, prompt, _, event in (line.split() for line in lines) if event == "start"]
+    return [
+        (int(pid), prompt)
+        for _, pid, prompt, _, event in (line.split() for line in lines)
+        if event == "start"
+    ]
 
 
-def test_a_poison_prompt_is_one_error_row_after_three_deaths_and_its_neighbours_finish(answer, tmp_path):
+def test_a_poison_prompt_is_one_error_row_after_three_deaths_and_its_neighbours_finish(
+    answer, tmp_path
+):
     knobs = {"poison": "What is 7 plus 8", "calls": str(tmp_path / "calls"), "latency_s": 0.02}
     counts, rows = answer(30, knobs=knobs, max_failed_fraction=0.1)
     (failed,) = [row for row in rows if row.status != "ok"]
-    assert (failed.status, failed.error) == ("error", "its engine died 3 times while it was asked, the last time alone")
+    assert (failed.status, failed.error) == (
+        "error",
+        "its engine died 3 times while it was asked, the last time alone",
+    )
     assert counts.info["status"] == {"ok": 37, "error": 1}
     poison = hashlib.sha256(b"What is 7 plus 8? #### 15").hexdigest()
     died = [pid for pid, prompt in starts(tmp_path / "calls") if prompt == poison]
@@ -68,31 +93,47 @@ def test_a_poison_prompt_is_one_error_row_after_three_deaths_and_its_neighbours_
     assert [prompt for pid, prompt in starts(tmp_path / "calls") if pid == died[-1]][-1] == poison
 
 
-def test_each_sample_of_a_poison_prompt_ends_in_error_after_a_death_alone_whichever_replica_asks(answer, tmp_path):
+def test_each_sample_of_a_poison_prompt_ends_in_error_after_a_death_alone_whichever_replica_asks(
+    answer, tmp_path
+):
     knobs = {"poison": "What is 7 plus 8", "calls": str(tmp_path / "calls"), "latency_s": 0.3}
     counts, rows = answer(
-        20, knobs=knobs, replicas=2, concurrency=8, sampling={"temperature": 0.8, "samples": 3}, max_failed_fraction=0.1,
+        20,
+        knobs=knobs,
+        replicas=2,
+        concurrency=8,
+        sampling={"temperature": 0.8, "samples": 3},
+        max_failed_fraction=0.1,
     )
     assert counts.info["status"] == {"ok": 20 * 3 + 8 - 3, "error": 3}
     assert len({(row.prompt_id, row.sample_index) for row in rows}) == len(rows) == 68
     failed = [row for row in rows if row.status == "error"]
     assert len({row.prompt_id for row in failed}) == 1
-    assert [row.error for row in failed] == ["its engine died 3 times while it was asked, the last time alone"] * 3
+    assert [row.error for row in failed] == [
+        "its engine died 3 times while it was asked, the last time alone"
+    ] * 3
     assert {row.attempt for row in failed} == {4}
     assert max(row.attempt for row in rows if row.status == "ok") <= 3
     open_at_death = defaultdict(set)
-    for _, pid, prompt, seed, event in map(str.split, (tmp_path / "calls").read_text().splitlines()):
+    for _, pid, prompt, seed, event in map(
+        str.split, (tmp_path / "calls").read_text().splitlines()
+    ):
         (open_at_death[pid].add if event == "start" else open_at_death[pid].discard)((prompt, seed))
     poison = hashlib.sha256(b"What is 7 plus 8? #### 15").hexdigest()
     deaths = [left for left in open_at_death.values() if left]
-    assert all({(poison, str(row.seed))} in deaths for row in failed), "each sample had an engine to itself when it died"
+    assert all({(poison, str(row.seed))} in deaths for row in failed), (
+        "each sample had an engine to itself when it died"
+    )
     assert 3 < len(deaths) <= 9, "samples of a shard share their earlier deaths"
 
 
 def test_an_engine_that_takes_no_step_is_replaced(answer, tmp_path):
     calls = tmp_path / "calls"
     counts, rows = answer(
-        12, knobs={"stuck": "What is 7 plus 8", "calls": str(calls)}, request_timeout_s=4.0, max_failed_fraction=0.1,
+        12,
+        knobs={"stuck": "What is 7 plus 8", "calls": str(calls)},
+        request_timeout_s=4.0,
+        max_failed_fraction=0.1,
     )
     assert counts.info["status"] == {"ok": 19, "error": 1}
     (failed,) = [row for row in rows if row.status == "error"]
@@ -100,7 +141,9 @@ def test_an_engine_that_takes_no_step_is_replaced(answer, tmp_path):
     assert len({pid for pid, _ in starts(calls)}) >= 3
 
 
-def test_a_replica_that_falls_silent_is_ended_and_its_rows_are_answered_by_the_next(answer, tmp_path):
+def test_a_replica_that_falls_silent_is_ended_and_its_rows_are_answered_by_the_next(
+    answer, tmp_path
+):
     calls, stopped = tmp_path / "calls", []
 
     def stop():
@@ -112,7 +155,9 @@ def test_a_replica_that_falls_silent_is_ended_and_its_rows_are_answered_by_the_n
 
     stopper = threading.Thread(target=stop, daemon=True)
     stopper.start()
-    counts, _ = answer(60, knobs={"calls": str(calls), "latency_s": 0.5}, concurrency=8, request_timeout_s=5.0)
+    counts, _ = answer(
+        60, knobs={"calls": str(calls), "latency_s": 0.5}, concurrency=8, request_timeout_s=5.0
+    )
     stopper.join()
     assert counts.info["status"] == {"ok": 68}
     pids = [pid for pid, _ in starts(calls)]
@@ -121,7 +166,9 @@ def test_a_replica_that_falls_silent_is_ended_and_its_rows_are_answered_by_the_n
         os.kill(stopped[0], 0)
 
 
-def test_neither_a_node_that_left_nor_a_full_disk_ends_the_watch_over_the_other_replicas(ray_cluster):
+def test_neither_a_node_that_left_nor_a_full_disk_ends_the_watch_over_the_other_replicas(
+    ray_cluster,
+):
     def heard(said):
         figures.append(said)
         if len(figures) == 1:
@@ -130,11 +177,16 @@ def test_neither_a_node_that_left_nor_a_full_disk_ends_the_watch_over_the_other_
     board = ray.remote(num_cpus=0)(ray_data._Board).remote()
     sleeper = subprocess.Popen(["sleep", "600"])
     figures = []
-    ray.get([
-        board.begin.remote("gone", 2**22 + 1, "a" * 56), board.tell.remote("gone", 2**22 + 1, {"rows": 5, "committed": 3, "rows_ok": 3}),
-        board.begin.remote("here", sleeper.pid, ray.get_runtime_context().get_node_id()), board.built.remote("here", sleeper.pid),
-        board.tell.remote("here", sleeper.pid, {"rows": 1}), board.built.remote("gone", 2**22 + 1),
-    ])
+    ray.get(
+        [
+            board.begin.remote("gone", 2**22 + 1, "a" * 56),
+            board.tell.remote("gone", 2**22 + 1, {"rows": 5, "committed": 3, "rows_ok": 3}),
+            board.begin.remote("here", sleeper.pid, ray.get_runtime_context().get_node_id()),
+            board.built.remote("here", sleeper.pid),
+            board.tell.remote("here", sleeper.pid, {"rows": 1}),
+            board.built.remote("gone", 2**22 + 1),
+        ]
+    )
     try:
         with ray_data._watched(board, 2.0, 600.0, heard):
             assert sleeper.wait(60) == -signal.SIGKILL
@@ -145,16 +197,26 @@ def test_neither_a_node_that_left_nor_a_full_disk_ends_the_watch_over_the_other_
         sleeper.kill()
         sleeper.wait()
     assert figures[0] == {"rows": 6, "committed": 3, "rows_ok": 3}
-    assert figures[-1] == {"rows": 3, "rows_ok": 3}, "of a replica that is gone only what it had committed counts"
+    assert figures[-1] == {"rows": 3, "rows_ok": 3}, (
+        "of a replica that is gone only what it had committed counts"
+    )
 
 
-def test_a_replica_that_hangs_while_it_starts_is_ended_and_one_that_waits_for_a_shard_is_not(ray_cluster):
-    board, here = ray.remote(num_cpus=0)(ray_data._Board).remote(), ray.get_runtime_context().get_node_id()
+def test_a_replica_that_hangs_while_it_starts_is_ended_and_one_that_waits_for_a_shard_is_not(
+    ray_cluster,
+):
+    board, here = (
+        ray.remote(num_cpus=0)(ray_data._Board).remote(),
+        ray.get_runtime_context().get_node_id(),
+    )
     starting, waiting = (subprocess.Popen(["sleep", "600"]) for _ in range(2))
-    ray.get([
-        board.begin.remote("waiting", waiting.pid, here), board.built.remote("waiting", waiting.pid),
-        board.begin.remote("starting", starting.pid, here),
-    ])
+    ray.get(
+        [
+            board.begin.remote("waiting", waiting.pid, here),
+            board.built.remote("waiting", waiting.pid),
+            board.begin.remote("starting", starting.pid, here),
+        ]
+    )
     try:
         with ray_data._watched(board, 2.0, 2.0, lambda said: None):
             assert starting.wait(60) == -signal.SIGKILL
@@ -166,10 +228,13 @@ def test_a_replica_that_hangs_while_it_starts_is_ended_and_one_that_waits_for_a_
             sleeper.wait()
 
 
-@pytest.mark.parametrize(("knob", "message"), [
-    ("dies_at_start", "its process died while the engine started"),
-    ("cannot_start", "RuntimeError: the fake teacher was told not to start"),
-])
+@pytest.mark.parametrize(
+    ("knob", "message"),
+    [
+        ("dies_at_start", "its process died while the engine started"),
+        ("cannot_start", "RuntimeError: the fake teacher was told not to start"),
+    ],
+)
 def test_an_engine_that_cannot_start_ends_the_job_with_a_clear_message(answer, knob, message):
     started = time.monotonic()
     with pytest.raises(StageError, match=rf"(?s)model 't' \(fake\).*{message}"):
@@ -177,10 +242,21 @@ def test_an_engine_that_cannot_start_ends_the_job_with_a_clear_message(answer, k
     assert time.monotonic() - started < 60
 
 
-def test_a_running_job_is_seen_by_its_driver_by_status_and_by_prometheus(fake_job, ray_cluster, tmp_path):
-    teacher = {"name": "watched", "kind": "fake", "model": "fake", "fake": {"latency_s": 0.8}, "concurrency": 12, "replicas": 2}
+def test_a_running_job_is_seen_by_its_driver_by_status_and_by_prometheus(
+    fake_job, ray_cluster, tmp_path
+):
+    teacher = {
+        "name": "watched",
+        "kind": "fake",
+        "model": "fake",
+        "fake": {"latency_s": 0.8},
+        "concurrency": 12,
+        "replicas": 2,
+    }
     short = {"temperature": 0.0, "max_tokens": 9}
-    job = fake_job(480, name="seen", generate={"teachers": [teacher], "part_seconds": 1.0, "sampling": short})
+    job = fake_job(
+        480, name="seen", generate={"teachers": [teacher], "part_seconds": 1.0, "sampling": short}
+    )
     seen, metrics, failures = [], {}, []
     port = ray.nodes()[0]["MetricsExportPort"]
 
@@ -188,14 +264,29 @@ def test_a_running_job_is_seen_by_its_driver_by_status_and_by_prometheus(fake_jo
         try:
             until = time.monotonic() + 120
             while time.monotonic() < until and not (
-                any("tok/s" in rest and "truncated" in rest for _, rest in seen) and {"rows_truncated", "tokens_out"} <= metrics.keys()
+                any("tok/s" in rest and "truncated" in rest for _, rest in seen)
+                and {"rows_truncated", "tokens_out"} <= metrics.keys()
             ):
-                command = [sys.executable, "-m", "engine.cli", "status", str(tmp_path / "runs/seen")]
-                said = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "240"}, check=True).stdout
+                command = [
+                    sys.executable,
+                    "-m",
+                    "engine.cli",
+                    "status",
+                    str(tmp_path / "runs/seen"),
+                ]
+                said = subprocess.run(
+                    command,
+                    capture_output=True,
+                    text=True,
+                    env=os.environ | {"COLUMNS": "240"},
+                    check=True,
+                ).stdout
                 if line := re.search(r"generate .*running.* ([\d,]+)/488 rows(.*)", said):
                     seen.append((int(line[1].replace(",", "")), line[2]))
                 for name, tags, value in re.findall(
-                    r"^\w*distill_(\w+?)(?:_total)?\{(.*)\} ([\d.e+]+)$", httpx.get(f"http://127.0.0.1:{port}/metrics").text, re.MULTILINE
+                    r"^\w*distill_(\w+?)(?:_total)?\{(.*)\} ([\d.e+]+)$",
+                    httpx.get(f"http://127.0.0.1:{port}/metrics").text,
+                    re.MULTILINE,
                 ):
                     if 'job="seen"' in tags and 'teacher="watched"' in tags:
                         metrics[name] = float(value)
@@ -228,12 +319,16 @@ def test_the_driver_hears_rows_statuses_tokens_and_what_is_open_while_it_runs(an
     for said in heard:
         assert said.get("rows_ok", 0) == said["committed"] <= said["rows"]
         assert said["tokens_in"] >= said["rows"] * len("What is 0 plus 1? #### 1")
-        assert said["tokens_out"] == said["tokens_in"] + said["rows"]  # the same words and an end mark
+        assert (
+            said["tokens_out"] == said["tokens_in"] + said["rows"]
+        )  # the same words and an end mark
 
 
 def test_replicas_share_the_shards_and_every_row_comes_back_once(answer, tmp_path):
     calls = tmp_path / "calls"
-    counts, _ = answer(200, knobs={"calls": str(calls), "latency_s": 0.4}, concurrency=4, replicas=2)
+    counts, _ = answer(
+        200, knobs={"calls": str(calls), "latency_s": 0.4}, concurrency=4, replicas=2
+    )
     assert counts.info["status"] == {"ok": 208}
     assert len(starts(calls)) == len({prompt for _, prompt in starts(calls)}) == 208
     by_pid = Counter(pid for pid, _ in starts(calls))
@@ -241,7 +336,9 @@ def test_replicas_share_the_shards_and_every_row_comes_back_once(answer, tmp_pat
     assert min(by_pid.values()) > 30, "the first to be ready took everything"
 
 
-def test_an_interrupt_keeps_what_every_replica_had_open_and_the_same_call_asks_only_the_rest(answer, tmp_path):
+def test_an_interrupt_keeps_what_every_replica_had_open_and_the_same_call_asks_only_the_rest(
+    answer, tmp_path
+):
     calls = tmp_path / "calls"
     knobs = {"calls": str(calls), "latency_s": 0.5}
 
@@ -251,7 +348,11 @@ def test_an_interrupt_keeps_what_every_replica_had_open_and_the_same_call_asks_o
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt, daemon=True).start()
-    with pytest.raises(Stopped, match=r"model 't' \(fake\): interrupted; what was answered is kept, and the same command resumes"):
+    with pytest.raises(
+        Stopped,
+        match=r"model 't' \(fake\): interrupted; what was answered is kept, and the"
+        r" same command resumes",
+    ):
         answer(400, knobs=knobs, replicas=2, concurrency=8)
     asked = len(starts(calls))
     assert 40 <= asked < 400

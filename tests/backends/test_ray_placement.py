@@ -1,4 +1,5 @@
-"""Layouts on eight raylets with eight declared GPUs each (tests/layout_scenarios.py); one process, looked at from all sides."""
+"""Layouts on eight raylets with eight declared GPUs each (tests/layout_scenarios.py); one process,
+looked at from all sides."""
 
 import json
 import os
@@ -15,10 +16,19 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def facts(tmp_path_factory):
-    environment = os.environ | {"PYTHONPATH": str(SCRIPT.parents[1]), "RAY_USAGE_STATS_ENABLED": "0"}
+    environment = os.environ | {
+        "PYTHONPATH": str(SCRIPT.parents[1]),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
     environment.pop("RAY_ADDRESS", None)
     folder = tmp_path_factory.mktemp("layouts")
-    done = subprocess.run([sys.executable, str(SCRIPT), str(folder)], env=environment, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), str(folder)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads((folder / "facts.json").read_text())
 
@@ -37,18 +47,30 @@ def test_tensor_parallel_8_by_pipeline_parallel_2_takes_eight_gpus_on_each_of_tw
 
 def test_groups_are_gone_at_the_end(facts):
     assert {name: seen["left"] for name, seen in facts.items() if "left" in seen} == dict.fromkeys(
-        ("eight", "two_nodes", "leaver", "growth", "moves"), 0)
+        ("eight", "two_nodes", "leaver", "growth", "moves"), 0
+    )
 
 
 def test_the_group_of_an_actor_that_left_is_gone_while_the_others_work(facts):
     assert (facts["leaver"]["before"], facts["leaver"]["after"]) == (2, 1)
 
 
-@pytest.mark.parametrize(("name", "message"), [
-    ("number", "wants 72 GPUs (replicas=9 x tensor_parallel=8); the cluster has 64. Set replicas: 8 or use a larger --cluster."),
-    ("split", "Set tensor_parallel: 8, pipeline_parallel: 2 or use a larger --cluster."),
-    ("kind", "wants 8 H100 GPUs (replicas=1 x tensor_parallel=8); the cluster has H200. Set accelerator_type: H200"),
-])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "number",
+            "wants 72 GPUs (replicas=9 x tensor_parallel=8); the cluster has 64. Set replicas: 8 or"
+            " use a larger --cluster.",
+        ),
+        ("split", "Set tensor_parallel: 8, pipeline_parallel: 2 or use a larger --cluster."),
+        (
+            "kind",
+            "wants 8 H100 GPUs (replicas=1 x tensor_parallel=8); the cluster has H200. Set"
+            " accelerator_type: H200",
+        ),
+    ],
+)
 def test_a_job_that_is_too_big_fails_at_once_with_the_numbers(facts, name, message):
     text, seconds = facts["too_big"][name]
     assert message in text
@@ -58,7 +80,9 @@ def test_a_job_that_is_too_big_fails_at_once_with_the_numbers(facts, name, messa
 def test_replicas_grow_to_what_is_free_and_a_node_that_leaves_costs_no_row(facts):
     growth = facts["growth"]
     assert growth["most"] == 3, "three of the nodes were left, and twelve replicas were allowed"
-    assert growth["alive"] == 2, "a node was removed while three replicas worked, and nothing else was free"
+    assert growth["alive"] == 2, (
+        "a node was removed while three replicas worked, and nothing else was free"
+    )
     assert growth["rows"] == {"ok": 1200}
 
 

@@ -1,4 +1,5 @@
-"""The key's guard and the port's check, without Serve; the live endpoint is tested in test_end_to_end.py."""
+"""The key's guard and the port's check, without Serve; the live endpoint is tested in
+test_end_to_end.py."""
 
 import hashlib
 import socket
@@ -24,7 +25,9 @@ def guarded():
     return TestClient(bearer_guard.BearerGuard(app, hashlib.sha256(b"right").hexdigest()))
 
 
-@pytest.mark.parametrize("header", [None, "", "right", "Bearer", "Bearer wrong", "Basic right", "Bearer right2"])
+@pytest.mark.parametrize(
+    "header", [None, "", "right", "Bearer", "Bearer wrong", "Basic right", "Bearer right2"]
+)
 def test_anything_but_the_key_gets_401(guarded, header):
     reply = guarded.get("/", headers={"Authorization": header} if header is not None else {})
     assert reply.status_code == 401
@@ -53,12 +56,19 @@ def test_a_port_in_use_is_named_with_the_way_out():
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(CapacityError, match=f"port {port} on 127.0.0.1 cannot be used.*--set serve.port"):
+        with pytest.raises(
+            CapacityError, match=f"port {port} on 127.0.0.1 cannot be used.*--set serve.port"
+        ):
             ray_serve.require_free_port("127.0.0.1", port)
 
 
 def test_a_served_model_gets_its_replicas_and_no_token_batching():
-    config = ray_serve.llm_config("student", TeacherSpec(name="student", model="m", tensor_parallel=4, max_model_len=512), "gpu", 2)
+    config = ray_serve.llm_config(
+        "student",
+        TeacherSpec(name="student", model="m", tensor_parallel=4, max_model_len=512),
+        "gpu",
+        2,
+    )
     assert config.experimental_configs["stream_batching_interval_ms"] == 0
     assert config.deployment_config["num_replicas"] == 2
     assert "distributed_executor_backend" not in config.engine_kwargs
@@ -74,17 +84,36 @@ def test_a_key_that_is_not_set_is_named(monkeypatch):
 
 
 def test_the_proxys_hook_imports_nothing_heavy():
-    code = "import sys, engine.backends.bearer_guard; print(sorted(set(sys.modules) & {'torch', 'ray', 'vllm', 'transformers'}))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    code = (
+        "import sys, engine.backends.bearer_guard; print(sorted(set(sys.modules) & {'torch', 'ray',"
+        " 'vllm', 'transformers'}))"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
 
 
-@pytest.mark.parametrize(("device", "split", "bundles", "strategy"), [
-    ("gpu", {"tensor_parallel": 8}, [{"GPU": 1.0}] * 8, "STRICT_PACK"),  # vLLM's Ray executor refuses wider bundles
-    ("gpu", {"tensor_parallel": 8, "pipeline_parallel": 2}, [{"GPU": 1.0}] * 16, "PACK"),
-    ("cpu", {"tensor_parallel": 2}, [{"CPU": 2.0}], "STRICT_PACK"),
-])
+@pytest.mark.parametrize(
+    ("device", "split", "bundles", "strategy"),
+    [
+        (
+            "gpu",
+            {"tensor_parallel": 8},
+            [{"GPU": 1.0}] * 8,
+            "STRICT_PACK",
+        ),  # vLLM's Ray executor refuses wider bundles
+        ("gpu", {"tensor_parallel": 8, "pipeline_parallel": 2}, [{"GPU": 1.0}] * 16, "PACK"),
+        ("cpu", {"tensor_parallel": 2}, [{"CPU": 2.0}], "STRICT_PACK"),
+    ],
+)
 def test_a_served_engine_asks_for_the_bundles_that_vllm_takes(device, split, bundles, strategy):
     model = TeacherSpec(name="t", model="m", max_model_len=64, **split)
     config = ray_serve.llm_config("t", model, device, 1)
-    asked = [{key: value for key, value in bundle.items() if value} for bundle in config.placement_group_config["bundles"]]
+    asked = [
+        {key: value for key, value in bundle.items() if value}
+        for bundle in config.placement_group_config["bundles"]
+    ]
     assert (asked, config.placement_group_config["strategy"]) == (bundles, strategy)

@@ -1,4 +1,5 @@
-"""Engine arguments as pure functions, and one real engine: a tiny DeepSeek-V3 (MLA and MoE) split over two devices."""
+"""Engine arguments as pure functions, and one real engine: a tiny DeepSeek-V3 (MLA and MoE) split
+over two devices."""
 
 import json
 import os
@@ -26,7 +27,9 @@ QUICKSTART = Path(__file__).parents[2] / "jobs/quickstart"
 
 
 def pieces(ids, logprobs):
-    return [(np.array([row]), np.array([values])) for row, values in zip(ids, logprobs, strict=True)]
+    return [
+        (np.array([row]), np.array([values])) for row, values in zip(ids, logprobs, strict=True)
+    ]
 
 
 def test_the_sampled_token_is_dropped_before_the_mass_is_summed():
@@ -45,22 +48,40 @@ def test_a_signal_cut_short_is_refused():
 
 
 def test_log_probabilities_of_a_long_answer_stay_few_arrays_in_order():
-    states = {name: SimpleNamespace(logprobs_processor=SimpleNamespace(logprobs=[])) for name in ("a", "b")}
+    states = {
+        name: SimpleNamespace(logprobs_processor=SimpleNamespace(logprobs=[]))
+        for name in ("a", "b")
+    }
     handed_on = []
     processor = SimpleNamespace(request_states=states, process_outputs=handed_on.extend)
     _keep_arrays(processor)
     step = np.arange(3).reshape(1, 3)
     for number in range(600):
         names = ("a", "b", "gone") if number % 2 else ("a",)
-        processor.process_outputs([SimpleNamespace(request_id=name, new_logprobs=(step + number, -0.5 * step, None)) for name in names])
+        processor.process_outputs(
+            [
+                SimpleNamespace(request_id=name, new_logprobs=(step + number, -0.5 * step, None))
+                for name in names
+            ]
+        )
     assert len(states["a"].logprobs_processor.logprobs) < 256
-    assert split_logprobs(states["a"].logprobs_processor.logprobs, 600, 2)[1].tolist() == [n + k for n in range(600) for k in (1, 2)]
-    assert split_logprobs(states["b"].logprobs_processor.logprobs, 300, 2)[1].tolist() == [n + k for n in range(1, 600, 2) for k in (1, 2)]
-    assert {output.request_id: output.new_logprobs for output in handed_on} == {"a": None, "b": None, "gone": handed_on[-1].new_logprobs}
+    assert split_logprobs(states["a"].logprobs_processor.logprobs, 600, 2)[1].tolist() == [
+        n + k for n in range(600) for k in (1, 2)
+    ]
+    assert split_logprobs(states["b"].logprobs_processor.logprobs, 300, 2)[1].tolist() == [
+        n + k for n in range(1, 600, 2) for k in (1, 2)
+    ]
+    assert {output.request_id: output.new_logprobs for output in handed_on} == {
+        "a": None,
+        "b": None,
+        "gone": handed_on[-1].new_logprobs,
+    }
 
 
 def test_a_cpu_engine_gets_what_keeps_it_alive():
-    arguments = engine_arguments(TeacherSpec(name="t", model="m", max_model_len=16384), "cpu", top_k=64)
+    arguments = engine_arguments(
+        TeacherSpec(name="t", model="m", max_model_len=16384), "cpu", top_k=64
+    )
     assert arguments["enable_chunked_prefill"] is False
     assert (arguments["max_num_batched_tokens"], arguments["max_num_seqs"]) == (16384, 128)
     assert arguments["kv_cache_memory_bytes"] == 2**30
@@ -70,17 +91,32 @@ def test_a_cpu_engine_gets_what_keeps_it_alive():
 
 def test_a_gpu_engine_keeps_vllms_own_scheduling():
     arguments = engine_arguments(TeacherSpec(name="t", model="m", tensor_parallel=8), "gpu")
-    theirs = {"enforce_eager", "enable_chunked_prefill", "kv_cache_memory_bytes", "max_num_seqs", "max_num_batched_tokens"}
+    theirs = {
+        "enforce_eager",
+        "enable_chunked_prefill",
+        "kv_cache_memory_bytes",
+        "max_num_seqs",
+        "max_num_batched_tokens",
+    }
     assert not theirs & arguments.keys()
-    assert (arguments["tensor_parallel_size"], arguments["distributed_executor_backend"]) == (8, "mp")
+    assert (arguments["tensor_parallel_size"], arguments["distributed_executor_backend"]) == (
+        8,
+        "mp",
+    )
     assert engine_environment(8, "gpu") == {}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "memory", "batch"), [("NVIDIA H200", 141, (1024, 16384)), ("NVIDIA A100-SXM4-80GB", 80, (256, 8192))])
+@pytest.mark.parametrize(
+    ("name", "memory", "batch"),
+    [("NVIDIA H200", 141, (1024, 16384)), ("NVIDIA A100-SXM4-80GB", 80, (256, 8192))],
+)
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_an_engine_that_answers_offline_batches_as_llm_would_on_its_gpu(name, memory, batch, ranks, monkeypatch):
-    """vLLM resolves the arguments that our engine gets, for a GPU that is not here; what is given in the job stays."""
+def test_an_engine_that_answers_offline_batches_as_llm_would_on_its_gpu(
+    name, memory, batch, ranks, monkeypatch
+):
+    """vLLM resolves the arguments that our engine gets, for a GPU that is not here; what is given
+    in the job stays."""
     from vllm.engine import arg_utils
     from vllm.v1.engine.async_llm import AsyncLLM
     from vllm.v1.engine.llm_engine import LLMEngine
@@ -104,44 +140,82 @@ def test_an_engine_that_answers_offline_batches_as_llm_would_on_its_gpu(name, me
     monkeypatch.setattr(AsyncLLM, "from_engine_args", classmethod(engine))
     monkeypatch.setattr(arg_utils, "current_platform", Pretended())
     for own in ({}, {"max_num_seqs": 77, "engine_args": {"max_num_batched_tokens": 4096}}):
-        teacher = TeacherSpec(name="t", model=str(QUICKSTART / "teacher"), data_parallel=ranks, **own)
+        teacher = TeacherSpec(
+            name="t", model=str(QUICKSTART / "teacher"), data_parallel=ranks, **own
+        )
         with pytest.raises(StageError, match="seen"):
             VllmEngine(teacher, CaptureSpec(), device="gpu")
         arguments, more = given.pop()
-        arguments.data_parallel_size = 1  # a CPU build has no such backend; it is not part of the batch
-        arguments._set_default_max_num_seqs_and_batched_tokens_args(
-            more["usage_context"], arguments.create_model_config(), SimpleNamespace(use_batched_dp_moe=False)
+        arguments.data_parallel_size = (
+            1  # a CPU build has no such backend; it is not part of the batch
         )
-        assert (arguments.max_num_seqs, arguments.max_num_batched_tokens) == ((77, 4096) if own else batch)
+        arguments._set_default_max_num_seqs_and_batched_tokens_args(
+            more["usage_context"],
+            arguments.create_model_config(),
+            SimpleNamespace(use_batched_dp_moe=False),
+        )
+        assert (arguments.max_num_seqs, arguments.max_num_batched_tokens) == (
+            (77, 4096) if own else batch
+        )
 
 
 def test_a_replica_over_two_nodes_is_started_by_ray_and_one_inside_a_node_by_vllm():
-    teacher = TeacherSpec(name="t", model="m", tensor_parallel=8, pipeline_parallel=2, quantization="fp8", kv_cache_dtype="fp8")
+    teacher = TeacherSpec(
+        name="t",
+        model="m",
+        tensor_parallel=8,
+        pipeline_parallel=2,
+        quantization="fp8",
+        kv_cache_dtype="fp8",
+    )
     arguments = engine_arguments(teacher, "gpu", spanning=True)
     assert (arguments["tensor_parallel_size"], arguments["pipeline_parallel_size"]) == (8, 2)
-    assert (arguments["distributed_executor_backend"], arguments["quantization"], arguments["kv_cache_dtype"]) == ("ray", "fp8", "fp8")
+    assert (
+        arguments["distributed_executor_backend"],
+        arguments["quantization"],
+        arguments["kv_cache_dtype"],
+    ) == ("ray", "fp8", "fp8")
     assert engine_arguments(teacher, "gpu")["distributed_executor_backend"] == "mp"
-    assert "distributed_executor_backend" not in engine_arguments(TeacherSpec(name="t", model="m"), "gpu")
+    assert "distributed_executor_backend" not in engine_arguments(
+        TeacherSpec(name="t", model="m"), "gpu"
+    )
 
 
 def test_data_parallel_ranks_and_experts_reach_the_engine_and_each_rank_gets_a_core():
     teacher = TeacherSpec(name="t", model="m", data_parallel=4, expert_parallel=True)
     arguments = engine_arguments(teacher, "gpu")
     assert (arguments["data_parallel_size"], arguments["enable_expert_parallel"]) == (4, True)
-    assert len(engine_environment(teacher.devices, "cpu")["VLLM_CPU_OMP_THREADS_BIND"].split("|")) == 4
+    assert (
+        len(engine_environment(teacher.devices, "cpu")["VLLM_CPU_OMP_THREADS_BIND"].split("|")) == 4
+    )
 
 
 def test_free_engine_arguments_win():
     free = {"enforce_eager": False, "swap_space": 8}
-    arguments = engine_arguments(TeacherSpec(name="t", model="m", max_model_len=64, engine_args=free), "cpu")
+    arguments = engine_arguments(
+        TeacherSpec(name="t", model="m", max_model_len=64, engine_args=free), "cpu"
+    )
     assert (arguments["enforce_eager"], arguments["swap_space"]) == (False, 8)
 
 
 @pytest.mark.slow
-def test_a_tiny_deepseek_v3_answers_at_tensor_parallel_two(fake_job, tmp_path, ray_cluster, tiny_deepseek):
-    teacher = {"name": "v3", "model": str(tiny_deepseek), "dtype": "bfloat16", "tensor_parallel": 2, "kv_cache_gib": 0.25}
+def test_a_tiny_deepseek_v3_answers_at_tensor_parallel_two(
+    fake_job, tmp_path, ray_cluster, tiny_deepseek
+):
+    teacher = {
+        "name": "v3",
+        "model": str(tiny_deepseek),
+        "dtype": "bfloat16",
+        "tensor_parallel": 2,
+        "kv_cache_gib": 0.25,
+    }
     job = fake_job(
-        24, generate={"teachers": [teacher], "sampling": {"temperature": 0.7, "max_tokens": 12}, "capture": {"top_k": 8}},
+        24,
+        generate={
+            "teachers": [teacher],
+            "sampling": {"temperature": 0.7, "max_tokens": 12},
+            "capture": {"top_k": 8},
+        },
     )
     run = pipeline.run(job, tmp_path / "runs", until="generate")
     manifest = run.manifests["generate"]
@@ -159,7 +233,8 @@ def test_a_tiny_deepseek_v3_answers_at_tensor_parallel_two(fake_job, tmp_path, r
 
 @pytest.fixture(scope="session")
 def parrot(tmp_path_factory):
-    """A Llama that says the last token again, for ever: its layers add nothing, and it reads out what it embeds."""
+    """A Llama that says the last token again, for ever: its layers add nothing, and it reads out
+    what it embeds."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -174,17 +249,30 @@ def parrot(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_an_answer_that_repeats_itself_ends_early_as_a_loop_unless_the_job_says_otherwise(fake_job, tmp_path, ray_cluster, parrot):
+def test_an_answer_that_repeats_itself_ends_early_as_a_loop_unless_the_job_says_otherwise(
+    fake_job, tmp_path, ray_cluster, parrot
+):
     common = {"model": str(parrot), "dtype": "float32", "kv_cache_gib": 0.25}
     sampling = {"temperature": 0.0, "max_tokens": 300}
-    teachers = [common | {"name": "stops", "sampling": sampling}, common | {"name": "goes", "sampling": sampling | {"stop_loops": False}}]
-    run = pipeline.run(fake_job(4, generate={"teachers": teachers}), tmp_path / "runs", until="generate")
-    told = {teacher["name"]: teacher["status"] for teacher in run.manifests["generate"].info["teachers"]}
+    teachers = [
+        common | {"name": "stops", "sampling": sampling},
+        common | {"name": "goes", "sampling": sampling | {"stop_loops": False}},
+    ]
+    run = pipeline.run(
+        fake_job(4, generate={"teachers": teachers}), tmp_path / "runs", until="generate"
+    )
+    told = {
+        teacher["name"]: teacher["status"] for teacher in run.manifests["generate"].info["teachers"]
+    }
     assert told == {"stops": {"loop": 12}, "goes": {"truncated": 12}}
     files = [run.folders["generate"] / name for name in run.manifests["generate"].files]
     for row in (row for table in read_tables(files) for row in to_rows(table, Completion)):
         assert len(set(row.token_ids)) == 1
-        assert 32 <= row.completion_tokens <= 40 if row.teacher == "stops" else row.completion_tokens == 300
+        assert (
+            32 <= row.completion_tokens <= 40
+            if row.teacher == "stops"
+            else row.completion_tokens == 300
+        )
 
 
 SPLIT = """
@@ -194,7 +282,8 @@ from engine.backends.vllm_engine import _reasoning_splitter
 tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
 tokenizer.add_tokens(["<think>", "</think>"])
 texts = json.loads(sys.argv[2])
-decoded = tokenizer.batch_decode(tokenizer([text + tokenizer.eos_token for text in texts])["input_ids"], skip_special_tokens=True)
+ids = tokenizer([text + tokenizer.eos_token for text in texts])["input_ids"]
+decoded = tokenizer.batch_decode(ids, skip_special_tokens=True)
 for parser in ("deepseek_r1", None):
     print(json.dumps([_reasoning_splitter(parser, tokenizer)(text) for text in decoded]))
 """
@@ -202,23 +291,43 @@ for parser in ("deepseek_r1", None):
 
 @pytest.mark.slow
 def test_a_reasoning_parser_tells_reasoning_from_answer():
-    texts = ["<think>2 and 3</think>5", "2 and 3</think>5", "<think>2 and 3 and"]  # whole, opened by the template, cut short
+    texts = [
+        "<think>2 and 3</think>5",
+        "2 and 3</think>5",
+        "<think>2 and 3 and",
+    ]  # whole, opened by the template, cut short
     command = [sys.executable, "-c", SPLIT, str(QUICKSTART / "teacher"), json.dumps(texts)]
     environment = os.environ | {"PYTHONPATH": str(QUICKSTART.parents[1])}
-    said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    said = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
     assert said.returncode == 0, said.stderr[-4000:]
     parsed, whole = (json.loads(line) for line in said.stdout.splitlines()[-2:])
     stripped = [(answer.strip(), reasoning.strip()) for answer, reasoning in parsed]
     assert stripped == [("5", "2 and 3"), ("5", "2 and 3"), ("", "2 and 3 and")]
     assert all(reasoning is None for _, reasoning in whole)
-    assert [answer.replace(" ", "") for answer, _ in whole] == [text.replace(" ", "") for text in texts]
+    assert [answer.replace(" ", "") for answer, _ in whole] == [
+        text.replace(" ", "") for text in texts
+    ]
 
 
 @pytest.mark.slow
-def test_an_engine_without_the_memory_that_it_wants_ends_the_job_in_its_own_words(fake_job, tmp_path, ray_cluster):
-    teacher = {"name": "big", "model": str(QUICKSTART / "teacher"), "dtype": "float32", "kv_cache_gib": 40_000}
-    with pytest.raises(StageError, match=r"^generate: model 'big' .*: the engine did not start: ValueError: Available memory"):
-        pipeline.run(fake_job(4, generate={"teachers": [teacher]}), tmp_path / "runs", until="generate")
+def test_an_engine_without_the_memory_that_it_wants_ends_the_job_in_its_own_words(
+    fake_job, tmp_path, ray_cluster
+):
+    teacher = {
+        "name": "big",
+        "model": str(QUICKSTART / "teacher"),
+        "dtype": "float32",
+        "kv_cache_gib": 40_000,
+    }
+    with pytest.raises(
+        StageError,
+        match=r"^generate: model 'big' .*: the engine did not start: ValueError: Available memory",
+    ):
+        pipeline.run(
+            fake_job(4, generate={"teachers": [teacher]}), tmp_path / "runs", until="generate"
+        )
 
 
 K = 16
@@ -226,14 +335,24 @@ K = 16
 
 @pytest.fixture(scope="session")
 def captured(tmp_path_factory):
-    """(vocabulary, 24 sampled answers with their prompts) of a float32 engine around the quickstart's teacher."""
+    """(vocabulary, 24 sampled answers with their prompts) of a float32 engine around the
+    quickstart's teacher."""
     folder = tmp_path_factory.mktemp("captured")
     lines = (QUICKSTART / "data/validation.jsonl").read_text().splitlines()[:24]
     (folder / "questions").write_text(json.dumps([json.loads(line)["prompt"] for line in lines]))
     script = Path(__file__).with_name("capture_answers.py")
-    command = [sys.executable, str(script), str(QUICKSTART / "teacher"), str(folder / "questions"), str(K), str(folder / "answers")]
+    command = [
+        sys.executable,
+        str(script),
+        str(QUICKSTART / "teacher"),
+        str(folder / "questions"),
+        str(K),
+        str(folder / "answers"),
+    ]
     environment = os.environ | {"PYTHONPATH": str(QUICKSTART.parents[1])}
-    said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    said = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
     assert said.returncode == 0, said.stderr[-4000:]
     return pickle.loads((folder / "answers").read_bytes())
 
@@ -246,14 +365,32 @@ def test_the_captured_signal_is_that_of_a_float32_forward_pass(captured, tmp_pat
 
     vocab_size, answers = captured
     flat = [(answer.topk_ids, answer.topk_logprobs, answer.tail) for _, answer in answers]
-    columns = [dict(zip(("topk_ids", "topk_logprobs", "tail"), signal, strict=True)) for signal in flat]
+    columns = [
+        dict(zip(("topk_ids", "topk_logprobs", "tail"), signal, strict=True)) for signal in flat
+    ]
     if name == "packed":
         columns = [{"topk_packed": data} for data in codec.pack_rows(flat, K, vocab_size, 8)]
     rows = [
-        Completion(n, "t", 0, "train", 0, "ok", token_ids=answer.token_ids, token_logprobs=answer.token_logprobs, **columns[n])
+        Completion(
+            n,
+            "t",
+            0,
+            "train",
+            0,
+            "ok",
+            token_ids=answer.token_ids,
+            token_logprobs=answer.token_logprobs,
+            **columns[n],
+        )
         for n, (_, answer) in enumerate(answers)
     ]
-    metadata = {"schema_version": SCHEMA_VERSION, "codec": name, "top_k": K, "vocab_size": vocab_size, "packed_bits": 8}
+    metadata = {
+        "schema_version": SCHEMA_VERSION,
+        "codec": name,
+        "top_k": K,
+        "vocab_size": vocab_size,
+        "packed_bits": 8,
+    }
     write_parquet(to_table(rows, completion_schema(), metadata), tmp_path / "part.parquet")
 
     model = AutoModelForCausalLM.from_pretrained(QUICKSTART / "teacher", dtype=torch.float32).eval()
@@ -262,7 +399,9 @@ def test_the_captured_signal_is_that_of_a_float32_forward_pass(captured, tmp_pat
     assert sum(len(row.token_ids) for row in read) > 300
     for (prompt, _), row in zip(answers, read, strict=True):
         with torch.no_grad():
-            logits = model(torch.tensor([[*prompt, *row.token_ids]])).logits[0, len(prompt) - 1 : -1]
+            logits = model(torch.tensor([[*prompt, *row.token_ids]])).logits[
+                0, len(prompt) - 1 : -1
+            ]
         expected = torch.log_softmax(logits, dim=-1).numpy()
         at_ids = np.take_along_axis(expected, row.ids.astype(np.int64), 1)
         sampled = np.take_along_axis(expected, row.token_ids[:, None].astype(np.int64), 1)[:, 0]
@@ -271,4 +410,6 @@ def test_the_captured_signal_is_that_of_a_float32_forward_pass(captured, tmp_pat
         assert (abs(row.logprobs - at_ids) <= 1e-3 + 1e-3 * abs(at_ids) + packing).all()
         assert (abs(row.token_logprobs - sampled) <= 1e-3 + 1e-3 * abs(sampled)).all()
         assert (abs(row.tail - (1 - np.exp(at_ids).sum(axis=1))) <= 2e-3).all()
-        assert (at_ids.min(axis=1) >= np.sort(expected, axis=1)[:, -K] - 1e-3).all(), "an id that is not among the k most likely"
+        assert (at_ids.min(axis=1) >= np.sort(expected, axis=1)[:, -K] - 1e-3).all(), (
+            "an id that is not among the k most likely"
+        )

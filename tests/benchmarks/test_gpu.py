@@ -1,4 +1,5 @@
-"""The one command for a GPU machine: its pack survives the journey, a part that fails costs only itself, and the script still runs."""
+"""The one command for a GPU machine: its pack survives the journey, a part that fails costs only
+itself, and the script still runs."""
 
 import hashlib
 import importlib.util
@@ -49,7 +50,10 @@ def packed(pack, tmp_path, monkeypatch):
 
 
 def digests(folder):
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.glob("wheels/*.whl")}
+    return {
+        file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in folder.glob("wheels/*.whl")
+    }
 
 
 def test_pieces_are_small_and_make_the_same_files_elsewhere(pack, packed, tmp_path):
@@ -75,7 +79,9 @@ def test_a_piece_that_is_missing_or_changed_is_named(pack, packed, harm):
         part.unlink()
     else:
         part.write_bytes(part.read_bytes()[::-1])
-    with pytest.raises(RuntimeError, match=rf"not whole: wheels/{wheel} .*carry those pieces again"):
+    with pytest.raises(
+        RuntimeError, match=rf"not whole: wheels/{wheel} .*carry those pieces again"
+    ):
         pack.join(packed)
     assert not (packed / "wheels" / wheel).exists()
 
@@ -83,27 +89,43 @@ def test_a_piece_that_is_missing_or_changed_is_named(pack, packed, harm):
 def test_a_part_that_fails_or_hangs_costs_only_its_own_time_limit(proof, tmp_path):
     def part(name, code, **more):
         target = proof.result_file(tmp_path, name)
-        return proof.Part(name, 1.5, [[sys.executable, "-c", code.replace("RESULT", repr(str(target)))]], **more)
+        return proof.Part(
+            name, 1.5, [[sys.executable, "-c", code.replace("RESULT", repr(str(target)))]], **more
+        )
 
     good = "import json; open(RESULT, 'w').write(json.dumps({'value': 3}))"
-    hang = "import subprocess, time; subprocess.Popen(['sleep', '600']); print('about to hang', flush=True); time.sleep(600)"
+    hang = (
+        "import subprocess, time; subprocess.Popen(['sleep', '600']); print('about to hang',"
+        " flush=True); time.sleep(600)"
+    )
     bounded = {"first": {"value": 3, "bound": ">= 1", "ok": True}}
     session = proof.Session(tmp_path / "result.json", tmp_path, time.monotonic() + 60, os.environ)
     began = time.monotonic()
-    session.run([
-        part("first", good, judge=lambda result, results: bounded),
-        part("raises", "raise SystemExit('planted')"),
-        part("hangs", hang),
-        part("says nothing", "pass"),
-        part("judged wrong", good, judge=lambda result, results: {"x": results["raises"]["result"]}),
-        part("of the failed", good, needs=["raises"]),
-        part("last", good),
-    ])
+    session.run(
+        [
+            part("first", good, judge=lambda result, results: bounded),
+            part("raises", "raise SystemExit('planted')"),
+            part("hangs", hang),
+            part("says nothing", "pass"),
+            part(
+                "judged wrong",
+                good,
+                judge=lambda result, results: {"x": results["raises"]["result"]},
+            ),
+            part("of the failed", good, needs=["raises"]),
+            part("last", good),
+        ]
+    )
     assert time.monotonic() - began < 20
     seen = json.loads((tmp_path / "result.json").read_text())
     assert {name: outcome["state"] for name, outcome in seen["parts"].items()} == {
-        "first": "ok", "raises": "failed", "hangs": "out of time", "says nothing": "failed", "judged wrong": "failed",
-        "of the failed": "left out", "last": "ok",
+        "first": "ok",
+        "raises": "failed",
+        "hangs": "out of time",
+        "says nothing": "failed",
+        "judged wrong": "failed",
+        "of the failed": "left out",
+        "last": "ok",
     }
     assert seen["parts"]["raises"]["last_lines"] == ["planted"]
     assert seen["parts"]["hangs"]["last_lines"] == ["about to hang"]
@@ -113,31 +135,64 @@ def test_a_part_that_fails_or_hangs_costs_only_its_own_time_limit(proof, tmp_pat
 
 
 def test_when_time_is_up_what_was_seen_is_there_and_the_rest_is_named(proof, tmp_path):
-    session = proof.Session(tmp_path / "result.json", tmp_path, time.monotonic() + 1, os.environ, ratios={})
+    session = proof.Session(
+        tmp_path / "result.json", tmp_path, time.monotonic() + 1, os.environ, ratios={}
+    )
     session.run([proof.Part("late", 60, [["true"]])])
-    assert json.loads((tmp_path / "result.json").read_text())["parts"] == {"late": {"state": "left out", "why": "no time is left"}}
+    assert json.loads((tmp_path / "result.json").read_text())["parts"] == {
+        "late": {"state": "left out", "why": "no time is left"}
+    }
     assert session.status() == 1
 
 
 @pytest.mark.slow
 def test_the_short_form_runs_here(quickstart_run, tmp_path):
-    """On the real worker function, DeepSpeed and Ray Train; its pack is the first stages of the session's own run."""
+    """On the real worker function, DeepSpeed and Ray Train; its pack is the first stages of the
+    session's own run."""
     folder = tmp_path / "pack/runs/quickstart"
     for stage in ("prompts", "generate", "curate"):
         source = quickstart_run.folders[stage]
         shutil.copytree(source, folder / source.name)
-    entry = {"job": "jobs/quickstart.yaml", "sets": [*SHORT_QUICKSTART, "train.workers=1", "train.epochs=1"]}
-    wide = entry | {"sets": [*entry["sets"], "train.global_batch=4", "train.checkpoint_steps=8", "train.epochs=4"]}
+    entry = {
+        "job": "jobs/quickstart.yaml",
+        "sets": [*SHORT_QUICKSTART, "train.workers=1", "train.epochs=1"],
+    }
+    wide = entry | {
+        "sets": [
+            *entry["sets"],
+            "train.global_batch=4",
+            "train.checkpoint_steps=8",
+            "train.epochs=4",
+        ]
+    }
     jobs = {"quickstart": entry, "wide": wide}
     (tmp_path / "pack/jobs.json").write_text(json.dumps(jobs))
     done = subprocess.run(
-        [sys.executable, str(GPU / "run.py"), "--json", str(tmp_path / "result.json"), "--device", "cpu", "--short", "--no-install",
-         "--pack", str(tmp_path / "pack"), "--work", str(tmp_path / "work")],
-        capture_output=True, text=True, check=False, env=os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address},
+        [
+            sys.executable,
+            str(GPU / "run.py"),
+            "--json",
+            str(tmp_path / "result.json"),
+            "--device",
+            "cpu",
+            "--short",
+            "--no-install",
+            "--pack",
+            str(tmp_path / "pack"),
+            "--work",
+            str(tmp_path / "work"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address},
     )
     seen = json.loads((tmp_path / "result.json").read_text())
     print({name: part.get("seconds") for name, part in seen["parts"].items()})  # noqa: T201
-    assert done.returncode == 0, (done.stdout, {name: part for name, part in seen["parts"].items() if part["state"] != "ok"})
+    assert done.returncode == 0, (
+        done.stdout,
+        {name: part for name, part in seen["parts"].items() if part["state"] != "ok"},
+    )
     assert {part["state"] for part in seen["parts"].values()} == {"ok"}
     assert seen["ratios"]["resume fp32: resumed after step"]["value"] == 8
     assert seen["ratios"]["resume fp32: steps"]["value"] >= 20

@@ -11,11 +11,14 @@ V = 129_280
 
 
 def draw(sigma, k=50, tokens=64, vocab_size=V, seed=0):
-    """Top-k of softmax(N(0, sigma)) under random ids, in random order: ids, logprobs (float64), tail."""
+    """Top-k of softmax(N(0, sigma)) under random ids, in random order: ids, logprobs (float64),
+    tail."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(0, sigma, (tokens, vocab_size))
     ids = np.argpartition(-logits, k - 1, axis=1)[:, :k]
-    logprobs = np.take_along_axis(logits, ids, 1) - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    logprobs = np.take_along_axis(logits, ids, 1) - np.log(
+        np.exp(logits).sum(axis=1, keepdims=True)
+    )
     return ids, logprobs, np.clip(1 - np.exp(logprobs).sum(axis=1), 0, 1)
 
 
@@ -26,7 +29,11 @@ def by_id(ids, values):
 def added_kl(logprobs, tail, packed_logprobs, packed_tail):
     """KL over the k + 1 buckets (T,), values in the same order."""
     inside = (np.exp(logprobs) * (logprobs - packed_logprobs)).sum(axis=1)
-    return inside + np.where(tail > 0, tail * (np.log(np.maximum(tail, 1e-300)) - np.log(np.maximum(packed_tail, 1e-300))), 0)
+    return inside + np.where(
+        tail > 0,
+        tail * (np.log(np.maximum(tail, 1e-300)) - np.log(np.maximum(packed_tail, 1e-300))),
+        0,
+    )
 
 
 @pytest.mark.parametrize(("bits", "size", "bound"), [(8, 160, 1e-4), (5, 120, 1e-3)])
@@ -40,13 +47,20 @@ def test_the_size_and_the_added_kl_stay_within_their_bounds(bits, size, bound, s
 
 
 @pytest.mark.parametrize("bits", [4, 5, 6, 7, 8])
-@pytest.mark.parametrize(("k", "vocab_size"), [(1, 1), (1, V), (2, 3), (16, 16), (16, 448), (50, 151_936), (128, V), (1024, 2048)])
+@pytest.mark.parametrize(
+    ("k", "vocab_size"),
+    [(1, 1), (1, V), (2, 3), (16, 16), (16, 448), (50, 151_936), (128, V), (1024, 2048)],
+)
 def test_ids_come_back_exactly_with_descending_normalised_values(bits, k, vocab_size):
     ids, logprobs, tail = draw(3, k, 5, vocab_size)
-    back_ids, back, back_tail = unpack(pack(ids, logprobs, tail, vocab_size, bits), k, vocab_size, bits)
+    back_ids, back, back_tail = unpack(
+        pack(ids, logprobs, tail, vocab_size, bits), k, vocab_size, bits
+    )
     assert (np.sort(back_ids) == np.sort(ids)).all()
     assert (np.diff(back) <= 0).all()
-    assert np.exp(back.astype(np.float64)).sum(axis=1) + back_tail == pytest.approx(np.ones(5), abs=1e-6)
+    assert np.exp(back.astype(np.float64)).sum(axis=1) + back_tail == pytest.approx(
+        np.ones(5), abs=1e-6
+    )
     assert back_tail == pytest.approx(tail, abs=2e-4)
 
 
@@ -80,14 +94,17 @@ def test_what_has_no_probability_is_kept_at_the_largest_distance():
     assert back[0] == pytest.approx([np.log(0.5), np.log(0.5), np.log(0.5) - SPAN_MAX], abs=0.02)
 
 
-@pytest.mark.parametrize(("ids", "logprobs", "tail", "problem"), [
-    ([[4, 4]], [[-1.0, -1.0]], [0.1], "same id twice"),
-    ([[-1, 4]], [[-1.0, -1.0]], [0.1], "ids -1 to 4 with a vocabulary of 99"),
-    ([[4, 99]], [[-1.0, -1.0]], [0.1], "ids 4 to 99 with a vocabulary of 99"),
-    ([[4, 5]], [[-1.0, np.nan]], [0.1], "NaN"),
-    ([[4, 5]], [[-np.inf, -np.inf]], [1.0], "no finite"),
-    ([[4, 5]], [[-1.0, -1.0]], [np.nan], "NaN"),
-])
+@pytest.mark.parametrize(
+    ("ids", "logprobs", "tail", "problem"),
+    [
+        ([[4, 4]], [[-1.0, -1.0]], [0.1], "same id twice"),
+        ([[-1, 4]], [[-1.0, -1.0]], [0.1], "ids -1 to 4 with a vocabulary of 99"),
+        ([[4, 99]], [[-1.0, -1.0]], [0.1], "ids 4 to 99 with a vocabulary of 99"),
+        ([[4, 5]], [[-1.0, np.nan]], [0.1], "NaN"),
+        ([[4, 5]], [[-np.inf, -np.inf]], [1.0], "no finite"),
+        ([[4, 5]], [[-1.0, -1.0]], [np.nan], "NaN"),
+    ],
+)
 def test_what_cannot_be_packed_is_refused(ids, logprobs, tail, problem):
     with pytest.raises(ValueError, match=problem):
         pack(np.array(ids), np.array(logprobs), np.array(tail), 99, 8)
@@ -101,9 +118,13 @@ def test_a_vocabulary_smaller_than_k_is_refused():
 def test_rows_of_a_part_are_packed_like_each_alone():
     ids, logprobs, tail = draw(3, tokens=2100, vocab_size=500)
     ends = [0, 3, 3, 2000, 2100]  # one row is empty, one is longer than a chunk
-    rows = [(ids[a:b].ravel(), logprobs[a:b].ravel(), tail[a:b]) for a, b in itertools.pairwise(ends)]
+    rows = [
+        (ids[a:b].ravel(), logprobs[a:b].ravel(), tail[a:b]) for a, b in itertools.pairwise(ends)
+    ]
     packed = pack_rows(rows, 50, 500, 8)
-    assert packed == [pack(ids[a:b], logprobs[a:b], tail[a:b], 500, 8) for a, b in itertools.pairwise(ends)]
+    assert packed == [
+        pack(ids[a:b], logprobs[a:b], tail[a:b], 500, 8) for a, b in itertools.pairwise(ends)
+    ]
     assert packed[1] == b""
     assert pack_rows([], 50, V, 8) == []
 

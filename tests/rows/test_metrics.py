@@ -3,10 +3,21 @@ import pytest
 import sacrebleu
 
 from engine.errors import SpecError
-from engine.rows.metrics import interval_of, resolve_metrics, retention_interval, score_of, statistics_of
+from engine.rows.metrics import (
+    interval_of,
+    resolve_metrics,
+    retention_interval,
+    score_of,
+    statistics_of,
+)
 
 HYPOTHESES = ["the cat sat on mat", "a dog barks", "", "hello there general kenobi"]
-REFERENCES = ["the cat sat on the mat", "the dog barks loudly", "nothing", "hello there general kenobi"]
+REFERENCES = [
+    "the cat sat on the mat",
+    "the dog barks loudly",
+    "nothing",
+    "hello there general kenobi",
+]
 
 
 def statistics(metric, texts, references, task="conversation"):
@@ -14,13 +25,17 @@ def statistics(metric, texts, references, task="conversation"):
 
 
 def test_exact_match_compares_final_answers():
-    found = statistics("exact_match", ["so #### 4", "5", "", "the 1,000"], ["4.0", "#### 6", "7", "$1000"], "math")
+    found = statistics(
+        "exact_match", ["so #### 4", "5", "", "the 1,000"], ["4.0", "#### 6", "7", "$1000"], "math"
+    )
     assert found.ravel().tolist() == [1, 0, 0, 1]
     assert score_of("exact_match", found) == 0.5
 
 
 def test_accuracy_compares_labels():
-    found = statistics("accuracy", ["Entails.", "yes", "?"], ["entailment", "neutral", "neutral"], "nli")
+    found = statistics(
+        "accuracy", ["Entails.", "yes", "?"], ["entailment", "neutral", "neutral"], "nli"
+    )
     assert score_of("accuracy", found) == pytest.approx(1 / 3)
 
 
@@ -32,7 +47,9 @@ def test_f1_is_the_overlap_of_words():
 
 def test_bleu_from_summed_counts_is_sacrebleu_corpus_bleu():
     found = statistics("bleu", HYPOTHESES, REFERENCES)
-    assert score_of("bleu", found) == pytest.approx(sacrebleu.corpus_bleu(HYPOTHESES, [REFERENCES]).score / 100, rel=1e-12)
+    assert score_of("bleu", found) == pytest.approx(
+        sacrebleu.corpus_bleu(HYPOTHESES, [REFERENCES]).score / 100, rel=1e-12
+    )
     assert score_of("bleu", statistics("bleu", REFERENCES, REFERENCES)) == pytest.approx(1)
     assert score_of("bleu", statistics("bleu", [""], ["gone"])) == 0
 
@@ -65,7 +82,9 @@ def test_the_bootstrap_of_bleu_contains_the_score():
 def test_retention_is_paired_over_prompts():
     teacher = np.array([[1.0], [0.0]] * 50)
     assert retention_interval("exact_match", teacher, teacher, 200, 0) == [1, 1]
-    low, high = retention_interval("exact_match", teacher * np.array([[1.0], [1.0], [0.0], [1.0]] * 25), teacher, 500, 0)
+    low, high = retention_interval(
+        "exact_match", teacher * np.array([[1.0], [1.0], [0.0], [1.0]] * 25), teacher, 500, 0
+    )
     assert low < 0.5 < high
     assert retention_interval("exact_match", teacher, teacher * 0, 100, 0) is None
 
@@ -73,5 +92,7 @@ def test_retention_is_paired_over_prompts():
 def test_metrics_of_another_task_are_refused():
     assert resolve_metrics("qa", "auto") == ["exact_match", "f1"]
     assert resolve_metrics("qa", ["f1"]) == ["f1"]
-    with pytest.raises(SpecError, match=r"evaluate.metrics=\['bleu'\]; choose from exact_match for task math"):
+    with pytest.raises(
+        SpecError, match=r"evaluate.metrics=\['bleu'\]; choose from exact_match for task math"
+    ):
         resolve_metrics("math", ["bleu"])

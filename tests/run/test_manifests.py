@@ -4,7 +4,16 @@ import pytest
 
 from engine.errors import StageError
 from engine.run.identity import content_identity
-from engine.run.manifests import MANIFEST, Counts, load_manifest, manifest_paths, manifest_sha256, publish, stage_files, stage_folder
+from engine.run.manifests import (
+    MANIFEST,
+    Counts,
+    load_manifest,
+    manifest_paths,
+    manifest_sha256,
+    publish,
+    stage_files,
+    stage_folder,
+)
 from engine.store.files import file_sha256, write_atomic
 
 
@@ -17,7 +26,10 @@ def published(folder, text="a", rows=2):
 def test_a_manifest_lists_files_with_rows_and_hashes(tmp_path):
     published(tmp_path)
     manifest = load_manifest(tmp_path)
-    assert manifest.files["data/x.txt"].sha256 == "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"
+    assert (
+        manifest.files["data/x.txt"].sha256
+        == "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"
+    )
     assert (manifest.rows_in, manifest.rows_out, manifest.seconds) == (2, 2, 1.5)
     assert stage_files(tmp_path, "data/") == [tmp_path / "data/x.txt"]
 
@@ -31,7 +43,10 @@ def test_rows_that_got_lost_stop_the_stage(tmp_path):
 def test_a_missing_file_of_a_finished_stage_is_named_with_the_remedy(tmp_path):
     published(tmp_path)
     (tmp_path / "data/x.txt").unlink()
-    with pytest.raises(StageError, match=r"x\.txt is missing; restore it, or make the stage again with --only curate --force"):
+    with pytest.raises(
+        StageError,
+        match=r"x\.txt is missing; restore it, or make the stage again with --only curate --force",
+    ):
         load_manifest(tmp_path)
 
 
@@ -77,13 +92,17 @@ def test_a_published_file_never_changes(tmp_path):
     published(tmp_path)
     (tmp_path / "data/x.txt").write_text("c")
     with pytest.raises(AssertionError, match=r"data/x\.txt"):
-        publish(tmp_path, "curate", {"seed": 0}, Counts(2, 2, {"data/x.txt": 2}), 1.5, supersede=True)
+        publish(
+            tmp_path, "curate", {"seed": 0}, Counts(2, 2, {"data/x.txt": 2}), 1.5, supersede=True
+        )
 
 
 def test_a_manifest_in_the_folder_of_another_identity_is_named(tmp_path):
     folder = tmp_path / "3-curate-00000000"
     published(folder)
-    with pytest.raises(StageError, match=r"manifest\.json is of another identity .* move the folder away"):
+    with pytest.raises(
+        StageError, match=r"manifest\.json is of another identity .* move the folder away"
+    ):
         load_manifest(folder)
     folder.rename(own := stage_folder(tmp_path, 3, "curate", {"seed": 0}))
     assert load_manifest(own).rows_out == 2

@@ -11,7 +11,12 @@ from engine.run import parts
 
 def table_of(teacher):
     def finish(items):
-        rows = [Completion(i, teacher, s, "train", 0, status, text=status, prompt_tokens=2, completion_tokens=3) for i, s, status in items]
+        rows = [
+            Completion(
+                i, teacher, s, "train", 0, status, text=status, prompt_tokens=2, completion_tokens=3
+            )
+            for i, s, status in items
+        ]
         return to_table(rows, completion_schema(), {"top_k": 0})
 
     return finish
@@ -19,9 +24,15 @@ def table_of(teacher):
 
 def commit(folder, epoch, rows, teacher="t"):
     """Commit (prompt_id, sample, status) rows as one part."""
+
     async def work():
         writer = parts.PartWriter(
-            folder, epoch, teacher, table_of(teacher), max_rows=1000, max_seconds=60,
+            folder,
+            epoch,
+            teacher,
+            table_of(teacher),
+            max_rows=1000,
+            max_seconds=60,
         )
         for row in rows:
             await writer.add(row)
@@ -31,7 +42,11 @@ def commit(folder, epoch, rows, teacher="t"):
 
 
 def rows_of(folder, settled):
-    rows = [row for table in read_tables([folder / name for name in settled.files]) for row in table.to_pylist()]
+    rows = [
+        row
+        for table in read_tables([folder / name for name in settled.files])
+        for row in table.to_pylist()
+    ]
     return [(row["prompt_id"], row["sample_index"], row["status"]) for row in rows]
 
 
@@ -107,7 +122,12 @@ def test_a_commit_that_fails_keeps_its_rows_for_the_next_one(tmp_path):
 
     async def work():
         writer = parts.PartWriter(
-            tmp_path, epoch, "t", table_of("t"), max_rows=1000, max_seconds=60,
+            tmp_path,
+            epoch,
+            "t",
+            table_of("t"),
+            max_rows=1000,
+            max_seconds=60,
         )
         await writer.add((1, 0, "ok"))
         with pytest.raises(OSError):  # noqa: PT011
@@ -126,8 +146,13 @@ def test_a_replica_that_dies_before_it_asks_anything_does_not_make_committed_row
     parts.begin_attempt(tmp_path, epoch, "s", [(1, 0), (2, 0)])
     commit(tmp_path, epoch, [(1, 0, "ok")])
     for _ in range(2):  # also with no attempt since the last death
-        assert parts.take_over(tmp_path, epoch, "s", "t", [1, 2]) == ({(1, 0)}, {(1, 0): 1, (2, 0): 1})
-    assert parts.take_over(tmp_path, parts.open_epoch(tmp_path), "s", "t", [1, 2]) == (set(), {}), "a new driver blames no row"
+        assert parts.take_over(tmp_path, epoch, "s", "t", [1, 2]) == (
+            {(1, 0)},
+            {(1, 0): 1, (2, 0): 1},
+        )
+    assert parts.take_over(tmp_path, parts.open_epoch(tmp_path), "s", "t", [1, 2]) == (set(), {}), (
+        "a new driver blames no row"
+    )
 
 
 def test_a_shard_that_ray_has_made_again_after_its_receipt_asks_for_nothing(tmp_path):
@@ -136,4 +161,6 @@ def test_a_shard_that_ray_has_made_again_after_its_receipt_asks_for_nothing(tmp_
     commit(tmp_path, epoch, [(1, 0, "ok"), (2, 0, "ok")])
     parts.end_attempts(tmp_path, epoch, "s")
     assert parts.take_over(tmp_path, epoch, "s", "t", [1, 2]) == ({(1, 0), (2, 0)}, {})
-    assert parts.take_over(tmp_path, epoch, "other", "t", [1, 2]) == (set(), {}), "the records are read where there is a reason"
+    assert parts.take_over(tmp_path, epoch, "other", "t", [1, 2]) == (set(), {}), (
+        "the records are read where there is a reason"
+    )

@@ -17,7 +17,9 @@ def test_plain_lines_carry_notes_once_and_figures(tmp_path, monkeypatch):
         progress.update(done=20, note="starting teacher 'v3'")
     lines = out.getvalue().splitlines()
     assert sum("starting teacher" in line for line in lines) == 1
-    assert any("10/100 rows" in line and "loss 0.25" in line and "tok/s 1,234" in line for line in lines)
+    assert any(
+        "10/100 rows" in line and "loss 0.25" in line and "tok/s 1,234" in line for line in lines
+    )
 
 
 def test_a_wait_without_rows_tells_its_seconds_again_and_again(tmp_path, monkeypatch):
@@ -28,7 +30,11 @@ def test_a_wait_without_rows_tells_its_seconds_again_and_again(tmp_path, monkeyp
         progress.update(note="waiting for LLMServer:student")
         progress.update(note="waiting for LLMServer:student")
     lines = out.getvalue().splitlines()
-    assert lines == ["starting student", "waiting for LLMServer:student", "waiting for LLMServer:student  0 s"]
+    assert lines == [
+        "starting student",
+        "waiting for LLMServer:student",
+        "waiting for LLMServer:student  0 s",
+    ]
 
 
 def test_the_file_says_how_far_it_is(tmp_path):

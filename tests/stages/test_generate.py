@@ -20,13 +20,29 @@ def answer(fake_job, tmp_path):
     """Run the stage on fresh or existing prompts; returns (counts, rows, folder)."""
 
     def run(count: int = 40, knobs: dict | None = None, concurrency: int = 16, **changes):
-        teacher = {"name": "t", "kind": "fake", "model": "fake", "fake": knobs or {}, "concurrency": concurrency}
+        teacher = {
+            "name": "t",
+            "kind": "fake",
+            "model": "fake",
+            "fake": knobs or {},
+            "concurrency": concurrency,
+        }
         job = fake_job(count, generate={"teachers": [teacher], **changes})
         prompts = pipeline.run(job, tmp_path / "runs", until="prompts").folders["prompts"]
         out = tmp_path / "generate"
         (out / "data").mkdir(parents=True, exist_ok=True)
-        counts = generate.run(job.generate, {"prompts": prompts}, out, Context("job", "math", 0), stream=fake.stream)
-        return counts, [row for table in read_tables([out / f for f in counts.files]) for row in to_rows(table, Completion)], out
+        counts = generate.run(
+            job.generate, {"prompts": prompts}, out, Context("job", "math", 0), stream=fake.stream
+        )
+        return (
+            counts,
+            [
+                row
+                for table in read_tables([out / f for f in counts.files])
+                for row in to_rows(table, Completion)
+            ],
+            out,
+        )
 
     return run
 
@@ -42,7 +58,10 @@ def test_every_prompt_and_sample_ends_in_one_row(answer):
 def test_validation_is_greedy_and_samples_differ_by_seed_alone(answer):
     _, rows, _ = answer(20, sampling={"temperature": 0.7, "samples": 2})
     assert all(row.text == "What is" + row.text[7:] for row in rows if row.split == "validation")
-    first, second = ({r.prompt_id: r.text for r in rows if r.sample_index == s and r.split == "train"} for s in (0, 1))
+    first, second = (
+        {r.prompt_id: r.text for r in rows if r.sample_index == s and r.split == "train"}
+        for s in (0, 1)
+    )
     assert any(first[i] != second[i] for i in first)
 
 
@@ -59,15 +78,25 @@ def test_the_signal_is_stored_flat_with_its_metadata(answer):
     assert signal.ids.shape == signal.logprobs.shape == (len(rows[0].token_ids), 4)
     assert signal.tail == pytest.approx(0.5**4)
     metadata = file_metadata(out / next(iter(counts.files)))
-    assert (metadata["top_k"], metadata["vocab_size"], metadata["codec"], metadata["teacher"]) == (4, 256, "plain", "t")
+    assert (metadata["top_k"], metadata["vocab_size"], metadata["codec"], metadata["teacher"]) == (
+        4,
+        256,
+        "plain",
+        "t",
+    )
 
 
 def test_a_packed_signal_is_that_of_plain(answer, tmp_path):
     _, plain, out = answer(10, capture={"top_k": 4}, sampling={"temperature": 0.7, "samples": 2})
     out.rename(tmp_path / "plain")
-    counts, rows, out = answer(10, capture={"top_k": 4, "codec": "packed"}, sampling={"temperature": 0.7, "samples": 2})
+    counts, rows, out = answer(
+        10, capture={"top_k": 4, "codec": "packed"}, sampling={"temperature": 0.7, "samples": 2}
+    )
     assert all(len(row.topk_ids) == len(row.topk_logprobs) == len(row.tail) == 0 for row in rows)
-    expected = {(row.prompt_id, row.sample_index): signal_of(row.topk_ids, row.topk_logprobs, row.tail) for row in plain}
+    expected = {
+        (row.prompt_id, row.sample_index): signal_of(row.topk_ids, row.topk_logprobs, row.tail)
+        for row in plain
+    }
     read = [row for file in counts.files for row in read_signal(out / file)]
     assert len(read) == len(expected) == 28
     for row in read:
@@ -77,27 +106,48 @@ def test_a_packed_signal_is_that_of_plain(answer, tmp_path):
         assert row.tail == pytest.approx(signal.tail, abs=2e-4)
 
 
-def test_a_teacher_that_tells_no_vocabulary_answers_a_packed_job_in_plain(fake_job, tmp_path, monkeypatch):
+def test_a_teacher_that_tells_no_vocabulary_answers_a_packed_job_in_plain(
+    fake_job, tmp_path, monkeypatch
+):
     monkeypatch.setenv("DISTILL_TEST_API_KEY", misbehaving_api.KEY)
-    top = [{"token": "5", "logprob": -0.5, "bytes": None}, {"token": "6", "logprob": -2.0, "bytes": None}]
+    top = [
+        {"token": "5", "logprob": -0.5, "bytes": None},
+        {"token": "6", "logprob": -2.0, "bytes": None},
+    ]
     choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "5"}}
     reply = {
-        "id": "1", "object": "chat.completion", "created": 0, "model": "m",
+        "id": "1",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "m",
         "usage": {"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10},
         "choices": [choice | {"logprobs": {"content": [top[0] | {"top_logprobs": top}]}}],
     }
     with misbehaving_api.serve(answer=lambda path, body: (200, reply)) as api:
-        teacher = {"name": "t", "kind": "openai", "model": "m", "base_url": f"{api.url}/v1", "api_key_env": "DISTILL_TEST_API_KEY"}
-        job = fake_job(4, generate={"teachers": [teacher], "capture": {"top_k": 2, "codec": "packed"}})
+        teacher = {
+            "name": "t",
+            "kind": "openai",
+            "model": "m",
+            "base_url": f"{api.url}/v1",
+            "api_key_env": "DISTILL_TEST_API_KEY",
+        }
+        job = fake_job(
+            4, generate={"teachers": [teacher], "capture": {"top_k": 2, "codec": "packed"}}
+        )
         prompts = pipeline.run(job, tmp_path / "runs", until="prompts").folders["prompts"]
         (tmp_path / "generate/data").mkdir(parents=True)
         context = Context("job", "math", 0)
-        counts = generate.run(job.generate, {"prompts": prompts}, tmp_path / "generate", context, stream=fake.stream)
+        counts = generate.run(
+            job.generate, {"prompts": prompts}, tmp_path / "generate", context, stream=fake.stream
+        )
     files = [tmp_path / "generate" / name for name in counts.files]
     rows = [row for table in read_tables(files) for row in to_rows(table, Completion)]
     assert counts.info["status"] == {"ok": 12}
     assert all(file_metadata(file)["codec"] == "plain" for file in files)
-    assert all((row.topk_tokens, row.topk_logprobs, row.topk_packed) == (["5", "6"], [-0.5, -2.0], b"") for row in rows)
+    assert all(
+        (row.topk_tokens, row.topk_logprobs, row.topk_packed) == (["5", "6"], [-0.5, -2.0], b"")
+        for row in rows
+    )
 
 
 def test_a_prompt_longer_than_the_context_is_too_long_and_the_rest_finishes(answer):
@@ -112,7 +162,10 @@ def test_a_teacher_that_does_not_know_the_task_is_named_before_anybody_trains_on
     counts, *_ = answer(10, sampling={"temperature": 0.0, "max_tokens": 5})
     assert counts.info["teachers"][0]["validation_score"] == 0.0
     (warning,) = counts.info["warnings"]
-    assert "teacher 't' scores 0 on its 8 validation answers with a reference, 8 of them cut" in warning
+    assert (
+        "teacher 't' scores 0 on its 8 validation answers with a reference, 8 of them cut"
+        in warning
+    )
     assert "generate.min_teacher_score" in warning
 
 
@@ -122,9 +175,13 @@ def test_a_teacher_that_knows_it_gets_no_warning(answer):
     assert counts.info["warnings"] == []
 
 
-def test_a_teacher_below_the_floor_ends_the_stage_and_a_lower_floor_goes_on_with_its_answers(answer, tmp_path):
+def test_a_teacher_below_the_floor_ends_the_stage_and_a_lower_floor_goes_on_with_its_answers(
+    answer, tmp_path
+):
     short = {"temperature": 0.0, "max_tokens": 5}
-    with pytest.raises(StageError, match=r"scores 0 on its 8 .*min_teacher_score is 0\.5\. The answers are kept"):
+    with pytest.raises(
+        StageError, match=r"scores 0 on its 8 .*min_teacher_score is 0\.5\. The answers are kept"
+    ):
         answer(10, sampling=short, min_teacher_score=0.5)
     before = sorted(path.name for path in (tmp_path / "generate/data").iterdir())
     counts, *_ = answer(10, sampling=short, min_teacher_score=0)
@@ -139,7 +196,10 @@ def test_an_answer_that_runs_into_max_tokens_is_truncated(answer):
 
 def test_failed_rows_fail_the_stage_and_the_next_run_tries_only_them(answer, tmp_path):
     calls = tmp_path / "calls"
-    with pytest.raises(StageError, match=r"of 48 rows failed \(first: RuntimeError: the fake teacher failed this request\)"):
+    with pytest.raises(
+        StageError,
+        match=r"of 48 rows failed \(first: RuntimeError: the fake teacher failed this request\)",
+    ):
         answer(40, {"error_fraction": 0.3, "calls": str(calls)})
     failed = [key for key, status in statuses(tmp_path / "generate").items() if status == "error"]
     assert 0 < len(failed) < 48

@@ -13,7 +13,7 @@ import boto3
 import pytest
 from conftest import statuses
 from moto.server import ThreadedMotoServer
-from test_verify import commit
+from run.test_verify import commit
 
 from engine import pipeline
 from engine.errors import SpecError, StageError
@@ -26,7 +26,9 @@ from engine.store.files import file_sha256
 from engine.store.paths import StorePath, file_sizes, files_in, run_folder
 
 CREDENTIALS = {
-    "AWS_ACCESS_KEY_ID": "for-tests", "AWS_SECRET_ACCESS_KEY": "for-tests", "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_ACCESS_KEY_ID": "for-tests",
+    "AWS_SECRET_ACCESS_KEY": "for-tests",
+    "AWS_DEFAULT_REGION": "us-east-1",
     "AWS_EC2_METADATA_DISABLED": "true",
 }
 
@@ -61,24 +63,41 @@ def test_a_store_path_behaves_like_a_path(store):
     folder = run_folder(store)
     assert str(folder) == store
     path = folder / "job" / "data/x.tar.gz"
-    assert (path.name, path.stem, path.suffix, path.parent.name) == ("x.tar.gz", "x.tar", ".gz", "data")
+    assert (path.name, path.stem, path.suffix, path.parent.name) == (
+        "x.tar.gz",
+        "x.tar",
+        ".gz",
+        "data",
+    )
     assert path.relative_to(folder) == PurePosixPath("job/data/x.tar.gz")
     assert run_folder(str(path)) == path == pickle.loads(pickle.dumps(path))
     assert sorted([path.with_name("b"), path.with_name("a")])[0].name == "a"
     assert not path.exists()
     assert not path.parent.exists()
-    assert (list(path.parent.iterdir()), path.parent.glob("*"), files_in(path.parent)) == ([], [], {})
+    assert (list(path.parent.iterdir()), path.parent.glob("*"), files_in(path.parent)) == (
+        [],
+        [],
+        {},
+    )
     path.unlink(missing_ok=True)
     for missing in (path.read_text, path.unlink, path.stat):
         with pytest.raises(FileNotFoundError):
             missing()
     path.write_text("hällo")
     (path.parent / "deeper/y").write_bytes(b"")
-    assert (path.read_text(), path.stat().st_size, path.is_file(), path.parent.is_dir()) == ("hällo", 6, True, True)
+    assert (path.read_text(), path.stat().st_size, path.is_file(), path.parent.is_dir()) == (
+        "hällo",
+        6,
+        True,
+        True,
+    )
     assert {each.name for each in path.parent.iterdir()} == {"x.tar.gz", "deeper"}
     assert path.parent.glob("*.gz") == [path]
     assert {name: stat.st_size for name, stat in files_in(path.parent).items()} == {"x.tar.gz": 6}
-    assert file_sizes(folder, ["job/data/x.tar.gz", "job/data/deeper/y", "job/none"]) == {"job/data/x.tar.gz": 6, "job/data/deeper/y": 0}
+    assert file_sizes(folder, ["job/data/x.tar.gz", "job/data/deeper/y", "job/none"]) == {
+        "job/data/x.tar.gz": 6,
+        "job/data/deeper/y": 0,
+    }
     path.unlink()
     assert not path.exists()
 
@@ -102,7 +121,9 @@ def test_an_object_appears_whole_or_not_at_all(store):
     assert file_sha256(path) == hashlib.sha256(b"whole").hexdigest()
 
 
-def test_prompts_generate_and_curate_live_in_a_store_and_go_on_on_a_disk(fake_job, answer_here, store, tmp_path):
+def test_prompts_generate_and_curate_live_in_a_store_and_go_on_on_a_disk(
+    fake_job, answer_here, store, tmp_path
+):
     calls = tmp_path / "calls"
     teacher = {"name": "t", "kind": "fake", "model": "fake", "fake": {"calls": str(calls)}}
     job = fake_job(generate={"teachers": [teacher], "part_rows": 8})
@@ -112,7 +133,12 @@ def test_prompts_generate_and_curate_live_in_a_store_and_go_on_on_a_disk(fake_jo
     run = pipeline.run(job, store, until="curate")
     assert run.reused == ("prompts", "generate")
     assert run.manifests["curate"].rows_out == 40
-    assert json.loads((folder.parent / run.folders["prompts"].name / "progress.json").read_text())["stage"] == "prompts"
+    assert (
+        json.loads((folder.parent / run.folders["prompts"].name / "progress.json").read_text())[
+            "stage"
+        ]
+        == "prompts"
+    )
     report = verify(folder.parent)
     assert (report.problems, report.unnamed) == ([], [])
 
@@ -156,7 +182,11 @@ def test_epochs_shut_out_a_late_writer_in_a_store(store):
     commit(folder, new, 3)
     assert set(statuses(folder)) == {("t", 1, 0), ("t", 3, 0)}
     settled = parts.settle(folder)
-    assert sorted(i for table in read_tables([folder / name for name in settled.files]) for i in table["prompt_id"].to_pylist()) == [1, 3]
+    assert sorted(
+        i
+        for table in read_tables([folder / name for name in settled.files])
+        for i in table["prompt_id"].to_pylist()
+    ) == [1, 3]
     with pytest.raises(StageError, match="two drivers opened epoch 2"):
         parts.claim_epoch(folder / "commits", new, [])
 
@@ -190,7 +220,9 @@ def test_a_flipped_byte_in_a_store_is_found(fake_job, answer_here, store):
 
 def test_a_bucket_that_does_not_exist_is_named_before_anything_runs(fake_job, store):
     nowhere = store.replace("s3://b-", "s3://no-such-")
-    with pytest.raises(SpecError, match=r"NO_SUCH_BUCKET.*; correct the bucket, the endpoint or the credentials"):
+    with pytest.raises(
+        SpecError, match=r"NO_SUCH_BUCKET.*; correct the bucket, the endpoint or the credentials"
+    ):
         pipeline.run(fake_job(), nowhere, until="prompts")
 
 
@@ -200,7 +232,9 @@ def test_the_command_runs_up_to_curate_in_a_store_with_real_replicas(fake_job, s
 
     def distill(*arguments):
         command = [sys.executable, "-m", "engine.cli", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ | CREDENTIALS)
+        return subprocess.run(
+            command, capture_output=True, text=True, cwd=tmp_path, env=os.environ | CREDENTIALS
+        )
 
     done = distill("run", "job.yaml", "--runs", store, "--until", "curate")
     assert done.returncode == 0, done.stderr

@@ -28,11 +28,16 @@ PLAIN_TEMPLATE = (
 )
 MARKED_TEMPLATE = (
     "{% for m in messages %}{% if m.role == 'assistant' %}{{ '<assistant> ' }}"
-    "{% generation %}{{ m.content + ' <eos>' }}{% endgeneration %}{% else %}{{ '<user> ' + m.content + ' <eos> ' }}{% endif %}"
+    "{% generation %}{{ m.content + ' <eos>' }}{% endgeneration %}{% else %}{{ '<user> ' +"
+    " m.content + ' <eos> ' }}{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<assistant> ' }}{% endif %}"
 )
 SHAPE = {
-    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
     "max_position_embeddings": 128,
 }
 
@@ -62,14 +67,18 @@ def marked_template() -> str:
 
 @pytest.fixture(params=[Qwen2Config, LlamaConfig], ids=["qwen2", "llama"])
 def tiny_config(request: pytest.FixtureRequest) -> Any:
-    return request.param(vocab_size=len(WORDS), tie_word_embeddings=request.param is Qwen2Config, **SHAPE)
+    return request.param(
+        vocab_size=len(WORDS), tie_word_embeddings=request.param is Qwen2Config, **SHAPE
+    )
 
 
 @pytest.fixture
 def student_folder(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
     """config.json and tokenizer only: a student for `init: random`."""
     folder = tmp_path / "tiny"
-    config = LlamaConfig(vocab_size=len(WORDS), tie_word_embeddings=True, architectures=["LlamaForCausalLM"], **SHAPE)
+    config = LlamaConfig(
+        vocab_size=len(WORDS), tie_word_embeddings=True, architectures=["LlamaForCausalLM"], **SHAPE
+    )
     config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -78,8 +87,15 @@ def student_folder(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
 @pytest.fixture
 def spec(student_folder: Path) -> TrainSpec:
     return TrainSpec(
-        student=str(student_folder), init="random", precision="fp32", block_tokens=32, batch_size=2, epochs=2,
-        learning_rate=1e-2, checkpoint_steps=5, validate_steps=5,
+        student=str(student_folder),
+        init="random",
+        precision="fp32",
+        block_tokens=32,
+        batch_size=2,
+        epochs=2,
+        learning_rate=1e-2,
+        checkpoint_steps=5,
+        validate_steps=5,
     )
 
 
@@ -88,15 +104,36 @@ def ctx() -> Context:
     return Context(job="test", task="math", seed=7)
 
 
-def example(a: int, b: int, tokenizer: PreTrainedTokenizerFast, *, split: str = "train", top_k: int = 0) -> Example:
-    messages = [{"role": "user", "content": f"{a} plus {b}"}, {"role": "assistant", "content": f"{a} plus {b} is {a + b}"}]
-    prompt = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True, return_dict=True)["input_ids"]
+def example(
+    a: int, b: int, tokenizer: PreTrainedTokenizerFast, *, split: str = "train", top_k: int = 0
+) -> Example:
+    messages = [
+        {"role": "user", "content": f"{a} plus {b}"},
+        {"role": "assistant", "content": f"{a} plus {b} is {a + b}"},
+    ]
+    prompt = tokenizer.apply_chat_template(
+        messages[:-1], add_generation_prompt=True, return_dict=True
+    )["input_ids"]
     answer = tokenizer(f"{a} plus {b} is {a + b} <eos>")["input_ids"]
-    ids = np.stack([(np.array(answer) + i) % len(WORDS) for i in range(top_k)], 1).ravel() if top_k else []
-    logprobs = np.tile(np.log(np.full(max(1, top_k), 0.9 / max(1, top_k))), len(answer)) if top_k else []
+    ids = (
+        np.stack([(np.array(answer) + i) % len(WORDS) for i in range(top_k)], 1).ravel()
+        if top_k
+        else []
+    )
+    logprobs = (
+        np.tile(np.log(np.full(max(1, top_k), 0.9 / max(1, top_k))), len(answer)) if top_k else []
+    )
     return Example(
-        a * 100 + b, "t", 0, split, messages, prompt_token_ids=prompt, token_ids=answer,
-        topk_ids=ids, topk_logprobs=logprobs, tail=np.full(len(answer), 0.1) if top_k else [],
+        a * 100 + b,
+        "t",
+        0,
+        split,
+        messages,
+        prompt_token_ids=prompt,
+        token_ids=answer,
+        topk_ids=ids,
+        topk_logprobs=logprobs,
+        tail=np.full(len(answer), 0.1) if top_k else [],
     )
 
 
@@ -105,22 +142,46 @@ def write_curated(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Callabl
     """Factory of a finished curate folder: 60 sums to train on and 4 to validate."""
 
     def write(
-        name: str = "curated", *, train: list[Example] | None = None, validation: list[Example] | None = None, top_k: int = 0,
+        name: str = "curated",
+        *,
+        train: list[Example] | None = None,
+        validation: list[Example] | None = None,
+        top_k: int = 0,
         fingerprint: str | None = "",
     ) -> Path:
         folder = tmp_path / name
         (folder / "data").mkdir(parents=True)
         if fingerprint == "":
             fingerprint = tokenizer_fingerprint(tokenizer.get_vocab())
-        metadata = {"teacher": "t", "teacher_model": "org/teacher", "top_k": top_k, "tokenizer_fingerprint": fingerprint}
+        metadata = {
+            "teacher": "t",
+            "teacher_model": "org/teacher",
+            "top_k": top_k,
+            "tokenizer_fingerprint": fingerprint,
+        }
         metadata["vocab_size"] = len(WORDS)
         sums = [(a, b) for a in range(20) for b in range(20) if (3 * a + b) % 6 == 0][:64]
-        rows = [example(a, b, tokenizer, top_k=top_k) for a, b in sums[:60]] if train is None else train
-        held_out = [example(a, b, tokenizer, split="validation", top_k=top_k) for a, b in sums[60:]] if validation is None else validation
+        rows = (
+            [example(a, b, tokenizer, top_k=top_k) for a, b in sums[:60]]
+            if train is None
+            else train
+        )
+        held_out = (
+            [example(a, b, tokenizer, split="validation", top_k=top_k) for a, b in sums[60:]]
+            if validation is None
+            else validation
+        )
         write_parquet(to_table(rows, EXAMPLE, metadata), folder / "data/train-00000.parquet")
-        write_parquet(to_table(held_out, EXAMPLE, metadata), folder / "data/validation-00000.parquet")
-        files = {"data/train-00000.parquet": len(rows), "data/validation-00000.parquet": len(held_out)}
-        counts = Counts(rows_in=len(rows) + 2, rows_out=len(rows), dropped={"wrong_answer": 2}, files=files)
+        write_parquet(
+            to_table(held_out, EXAMPLE, metadata), folder / "data/validation-00000.parquet"
+        )
+        files = {
+            "data/train-00000.parquet": len(rows),
+            "data/validation-00000.parquet": len(held_out),
+        }
+        counts = Counts(
+            rows_in=len(rows) + 2, rows_out=len(rows), dropped={"wrong_answer": 2}, files=files
+        )
         publish(folder, "curate", {}, counts, 0.1)
         return folder
 

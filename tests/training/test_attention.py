@@ -8,23 +8,49 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.nn.attention import varlen
-from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, Phi3Config, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    LlamaConfig,
+    Phi3Config,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 from engine.job.spec import TrainSpec
 from engine.training import attention
 from engine.training.attention import PER_EXAMPLE, VARLEN, attention_of
 
-SHAPE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+SHAPE = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
 ENDS = {"vocab_size": 50, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 KINDS = [
-    (LlamaConfig, {}), (Qwen2Config, {}), (Qwen3Config, {"head_dim": 8}), (Phi3Config, {}), (Phi3Config, {"sliding_window": 5}),
+    (LlamaConfig, {}),
+    (Qwen2Config, {}),
+    (Qwen3Config, {"head_dim": 8}),
+    (Phi3Config, {}),
+    (Phi3Config, {"sliding_window": 5}),
     (Gemma2Config, {"head_dim": 8, "sliding_window": 5, "attn_logit_softcapping": None}),
 ]
 
 
 def varlen_as_documented(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cu_seq_q: torch.Tensor, cu_seq_k: torch.Tensor, max_q: int, max_k: int, *,
-    scale: float | None = None, window_size: tuple[int, int] = (-1, -1), enable_gqa: bool = False,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cu_seq_q: torch.Tensor,
+    cu_seq_k: torch.Tensor,
+    max_q: int,
+    max_k: int,
+    *,
+    scale: float | None = None,
+    window_size: tuple[int, int] = (-1, -1),
+    enable_gqa: bool = False,
 ) -> torch.Tensor:
     """torch's varlen_attn, which runs on GPUs only, by one mask over all tokens."""
     assert cu_seq_q.dtype == torch.int32
@@ -34,46 +60,81 @@ def varlen_as_documented(
     example = torch.bucketize(at, cu_seq_q.long(), right=True)
     back = at[:, None] - at[None, :]
     left, right = window_size
-    seen = (example[:, None] == example[None, :]) & (back >= -right) & ((back <= left) if left >= 0 else True)
-    return F.scaled_dot_product_attention(
-        *(side.transpose(0, 1).unsqueeze(0) for side in (query, key, value)), attn_mask=seen, scale=scale, enable_gqa=enable_gqa
-    ).squeeze(0).transpose(0, 1)
+    seen = (
+        (example[:, None] == example[None, :])
+        & (back >= -right)
+        & ((back <= left) if left >= 0 else True)
+    )
+    return (
+        F.scaled_dot_product_attention(
+            *(side.transpose(0, 1).unsqueeze(0) for side in (query, key, value)),
+            attn_mask=seen,
+            scale=scale,
+            enable_gqa=enable_gqa,
+        )
+        .squeeze(0)
+        .transpose(0, 1)
+    )
 
 
 @pytest.mark.parametrize("name", [PER_EXAMPLE, VARLEN])
-@pytest.mark.parametrize(("kind", "more"), KINDS, ids=lambda value: getattr(value, "model_type", str(value)))
+@pytest.mark.parametrize(
+    ("kind", "more"), KINDS, ids=lambda value: getattr(value, "model_type", str(value))
+)
 def test_packed_attention_is_attention_under_the_packed_mask(
     name: str, kind: Any, more: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(varlen, "varlen_attn", varlen_as_documented)
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(kind(**SHAPE, **ENDS, **more), attn_implementation="sdpa").eval()
+    model = AutoModelForCausalLM.from_config(
+        kind(**SHAPE, **ENDS, **more), attn_implementation="sdpa"
+    ).eval()
     ids = torch.randint(3, 50, (2, 18))
-    positions = torch.stack([torch.cat([torch.arange(n) for n in lengths]) for lengths in ((11, 4, 3), (18,))])
+    positions = torch.stack(
+        [torch.cat([torch.arange(n) for n in lengths]) for lengths in ((11, 4, 3), (18,))]
+    )
     results = []
     for implementation in ("sdpa", name):
         model.set_attn_implementation(implementation)
         model.zero_grad()
-        out = model.base_model(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state
+        out = model.base_model(
+            input_ids=ids, position_ids=positions, use_cache=False
+        ).last_hidden_state
         out.square().sum().backward()
-        results.append([out.detach(), torch.cat([p.grad.flatten() for p in model.base_model.parameters()])])
+        results.append(
+            [out.detach(), torch.cat([p.grad.flatten() for p in model.base_model.parameters()])]
+        )
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("cap", "device", "expected"), [(50.0, "cpu", "eager"), (None, "cpu", PER_EXAMPLE), (50.0, "gpu", "eager")])
-def test_a_student_that_caps_its_attention_keeps_the_cap(cap: float | None, device: str, expected: str) -> None:
-    assert attention_of(TrainSpec(student="x"), device, Gemma2Config(attn_logit_softcapping=cap)) == expected
+@pytest.mark.parametrize(
+    ("cap", "device", "expected"),
+    [(50.0, "cpu", "eager"), (None, "cpu", PER_EXAMPLE), (50.0, "gpu", "eager")],
+)
+def test_a_student_that_caps_its_attention_keeps_the_cap(
+    cap: float | None, device: str, expected: str
+) -> None:
+    assert (
+        attention_of(TrainSpec(student="x"), device, Gemma2Config(attn_logit_softcapping=cap))
+        == expected
+    )
 
 
 @pytest.mark.parametrize(
     ("precision", "more", "capability", "expected"),
     [
-        ("bf16", {}, (9, 0), VARLEN), ("bf16", {}, (7, 5), "sdpa"), ("fp32", {}, (9, 0), "sdpa"),
+        ("bf16", {}, (9, 0), VARLEN),
+        ("bf16", {}, (7, 5), "sdpa"),
+        ("fp32", {}, (9, 0), "sdpa"),
         ("bf16", {"attention_dropout": 0.1}, (9, 0), "sdpa"),
     ],
 )
 def test_a_gpu_without_the_flash_attention_package_takes_torchs(
-    precision: str, more: dict[str, Any], capability: tuple[int, int], expected: str, monkeypatch: pytest.MonkeyPatch
+    precision: str,
+    more: dict[str, Any],
+    capability: tuple[int, int],
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     monkeypatch.setattr(attention, "is_flash_attn_2_available", lambda: False)

@@ -15,7 +15,9 @@ from engine.training.checkpoints import MARKER, Validations, Writer
 FACTS = {"job": "4-train-1", "global_batch": 4}
 
 
-def writer(root: Path, *, attempt: int = 7, rank: int = 0, workers: int = 1, keep: int = 2, **more: Any) -> Writer:
+def writer(
+    root: Path, *, attempt: int = 7, rank: int = 0, workers: int = 1, keep: int = 2, **more: Any
+) -> Writer:
     return Writer(root, attempt, FACTS, rank=rank, workers=workers, keep=keep, **more)
 
 
@@ -49,7 +51,9 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     assert checkpoints.newest(tmp_path).step == 1_000_000
 
 
-def test_the_best_one_that_a_kept_checkpoint_knows_is_kept_beside_the_newest(tmp_path: Path) -> None:
+def test_the_best_one_that_a_kept_checkpoint_knows_is_kept_beside_the_newest(
+    tmp_path: Path,
+) -> None:
     validations = Validations()
     for step, loss in ((1, 3.0), (2, 1.0), (3, 2.0), (4, 2.5), (5, None), (6, 1.5)):
         validations = validations.saved(step, loss)
@@ -83,7 +87,9 @@ def test_shares_of_several_ranks_read_as_one(tmp_path: Path) -> None:
     assert found.facts.items() >= {"step": 5, **FACTS}.items()
 
 
-def test_training_goes_on_while_a_save_is_written_and_the_next_save_waits_for_it(tmp_path: Path) -> None:
+def test_training_goes_on_while_a_save_is_written_and_the_next_save_waits_for_it(
+    tmp_path: Path,
+) -> None:
     gate, waiting = threading.Event(), threading.Event()
 
     def hold(place: str, step: int) -> None:
@@ -110,7 +116,11 @@ def test_a_share_that_a_dead_attempt_left_is_never_taken(tmp_path: Path) -> None
     dead.wait()
     one = writer(tmp_path, attempt=2, workers=2, timeout_s=0.1)
     one.save(5, {"weight/0": torch.zeros(1)}, Validations())
-    with pytest.raises(StageError, match=r"step-000005 still lacks share-2-00001-of-00002\.safetensors, which other workers write"):
+    with pytest.raises(
+        StageError,
+        match=r"step-000005 still lacks share-2-00001-of-00002\.safetensors, which"
+        r" other workers write",
+    ):
         one.wait()
     assert checkpoints.newest(tmp_path) is None
     checkpoints.clear_incomplete(tmp_path)
@@ -121,7 +131,11 @@ def test_an_error_of_the_thread_is_raised_at_the_next_check(tmp_path: Path) -> N
     (tmp_path / "step-000005").write_text("a file where the folder should be")
     one = writer(tmp_path)
     one.save(5, {"weight/a": torch.zeros(1)}, Validations())
-    with pytest.raises(StageError, match=r"checkpoint of step 5 could not be written .*make room, and the same command resumes"):
+    with pytest.raises(
+        StageError,
+        match=r"checkpoint of step 5 could not be written .*make room, and the same"
+        r" command resumes",
+    ):
         check_until_it_raises(one)
     one.wait()
 
@@ -133,13 +147,33 @@ def check_until_it_raises(one: Writer) -> None:
         time.sleep(0.001)
 
 
-@pytest.mark.parametrize(("facts", "shapes", "message"), [
-    ({"global_batch": 8}, {"a": (2,)}, r"of another job: its global_batch is 4, here it is 8; move .* away"),
-    ({"job": "4-train-2"}, {"a": (2,)}, r"of another job: its job is 4-train-1, here it is 4-train-2"),
-    ({}, {"a": (3,)}, r"of another model: 1 parameters differ, the first is a: \(2,\) in the checkpoint, \(3,\) in the student"),
-    ({}, {"a": (2,), "b": (1,)}, r"the first is b: not there in the checkpoint, \(1,\) in the student"),
-    ({}, {}, r"the first is a: \(2,\) in the checkpoint, not there in the student"),
-])
+@pytest.mark.parametrize(
+    ("facts", "shapes", "message"),
+    [
+        (
+            {"global_batch": 8},
+            {"a": (2,)},
+            r"of another job: its global_batch is 4, here it is 8; move .* away",
+        ),
+        (
+            {"job": "4-train-2"},
+            {"a": (2,)},
+            r"of another job: its job is 4-train-1, here it is 4-train-2",
+        ),
+        (
+            {},
+            {"a": (3,)},
+            r"of another model: 1 parameters differ, the first is a: \(2,\) in the checkpoint,"
+            r" \(3,\) in the student",
+        ),
+        (
+            {},
+            {"a": (2,), "b": (1,)},
+            r"the first is b: not there in the checkpoint, \(1,\) in the student",
+        ),
+        ({}, {}, r"the first is a: \(2,\) in the checkpoint, not there in the student"),
+    ],
+)
 def test_a_checkpoint_of_another_job_is_refused(
     facts: dict[str, object], shapes: dict[str, tuple[int, ...]], message: str, tmp_path: Path
 ) -> None:
@@ -150,4 +184,6 @@ def test_a_checkpoint_of_another_job_is_refused(
 
 def test_a_checkpoint_that_fits_gives_its_tensors(tmp_path: Path) -> None:
     save(tmp_path, 3)
-    assert checkpoints.check_fits(checkpoints.newest(tmp_path), FACTS, {"a": (2,)})["weight/a"].tolist() == [3, 3]
+    assert checkpoints.check_fits(checkpoints.newest(tmp_path), FACTS, {"a": (2,)})[
+        "weight/a"
+    ].tolist() == [3, 3]

@@ -17,7 +17,9 @@ def tensors(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float32) -> lis
 
 @pytest.mark.parametrize("biased", [True, False])
 @pytest.mark.parametrize("leading", [(7,), (2, 5), (1, 1)])
-def test_linear_is_torchs_linear_in_value_and_gradients(leading: tuple[int, ...], biased: bool) -> None:
+def test_linear_is_torchs_linear_in_value_and_gradients(
+    leading: tuple[int, ...], biased: bool
+) -> None:
     results = []
     for function in (linear, F.linear):
         hidden, weight, bias = tensors((*leading, 24), (16, 24), (16,))

@@ -33,26 +33,40 @@ class LargestTensor(TorchDispatchMode):
 def targets(dtype: torch.dtype) -> Targets:
     teacher = torch.randn(N, V, generator=torch.Generator().manual_seed(3), dtype=torch.float64) * 2
     logprobs, ids = teacher.log_softmax(1).topk(K)
-    return Targets(teacher.argmax(1), ids, logprobs.to(dtype), (1 - logprobs.exp().sum(1)).to(dtype))
+    return Targets(
+        teacher.argmax(1), ids, logprobs.to(dtype), (1 - logprobs.exp().sum(1)).to(dtype)
+    )
 
 
 def weights(dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
     """Hidden states, head and bias."""
     draw = torch.Generator().manual_seed(1)
-    return [torch.randn(*shape, generator=draw, dtype=torch.float64).to(dtype).requires_grad_() for shape in ((N, H), (V, H), (V,))]
+    return [
+        torch.randn(*shape, generator=draw, dtype=torch.float64).to(dtype).requires_grad_()
+        for shape in ((N, H), (V, H), (V,))
+    ]
 
 
 def loss_of(name: str, seen: Targets) -> Any:
-    spec = TrainSpec(student="x", loss=name, sft_weight=0.0 if name == "sft" else 0.2, temperature=1.5)
+    spec = TrainSpec(
+        student="x", loss=name, sft_weight=0.0 if name == "sft" else 0.2, temperature=1.5
+    )
 
     def loss(logits: torch.Tensor, piece: slice) -> tuple[torch.Tensor, torch.Tensor]:
-        part = Targets(*(getattr(seen, field)[piece] for field in ("labels_N", "topk_ids_NK", "topk_logprobs_NK", "tail_N")))
+        part = Targets(
+            *(
+                getattr(seen, field)[piece]
+                for field in ("labels_N", "topk_ids_NK", "topk_logprobs_NK", "tail_N")
+            )
+        )
         return token_losses(logits, part, spec), (logits.argmax(1) == part.labels_N).sum()
 
     return loss
 
 
-def dense(name: str, tensors: list[torch.Tensor], seen: Targets) -> tuple[torch.Tensor, torch.Tensor]:
+def dense(
+    name: str, tensors: list[torch.Tensor], seen: Targets
+) -> tuple[torch.Tensor, torch.Tensor]:
     losses, right = loss_of(name, seen)(F.linear(*tensors), slice(0, N))
     return losses.sum(), right
 
@@ -75,7 +89,9 @@ def test_bf16_heads_add_up_their_gradient_in_fp32() -> None:
     seen, ours, exact = targets(torch.float32), weights(torch.bfloat16), weights()
     for wide, narrow in zip(exact, ours, strict=True):
         wide.data.copy_(narrow.data)
-    total, _ = head_loss(*ours, loss_of("forward_kl", seen), piece_bytes=4 * V)  # a piece per target: 23 sums
+    total, _ = head_loss(
+        *ours, loss_of("forward_kl", seen), piece_bytes=4 * V
+    )  # a piece per target: 23 sums
     total.backward()
     expected, _ = dense("forward_kl", exact, targets(torch.float64))
     expected.backward()
@@ -86,7 +102,9 @@ def test_bf16_heads_add_up_their_gradient_in_fp32() -> None:
 
 def test_a_frozen_head_takes_no_gradient_and_validation_none_at_all() -> None:
     seen, (hidden, head, bias) = targets(torch.float64), weights()
-    total, _ = head_loss(hidden, head.requires_grad_(False), bias.requires_grad_(False), loss_of("sft", seen), 4 * V)
+    total, _ = head_loss(
+        hidden, head.requires_grad_(False), bias.requires_grad_(False), loss_of("sft", seen), 4 * V
+    )
     total.backward()
     assert hidden.grad is not None
     assert head.grad is None
@@ -123,4 +141,6 @@ def test_a_head_lends_its_weights_and_still_gives_logits() -> None:
     plain = head(torch.ones(1, H))
     lend_weights(head)
     assert torch.equal(head(torch.ones(1, H)), plain)
-    assert head(torch.ones(1, H), lambda hidden, weight, bias: (weight is head.weight, bias is head.bias)) == (True, True)
+    assert head(
+        torch.ones(1, H), lambda hidden, weight, bias: (weight is head.weight, bias is head.bias)
+    ) == (True, True)

@@ -32,7 +32,16 @@ STEPS = 16
 
 
 def make_spec(**more: Any) -> TrainSpec:
-    return TrainSpec(**{"student": "x", "epochs": 2, "learning_rate": 1.0, "checkpoint_steps": 2, "validate_steps": 4} | more)
+    return TrainSpec(
+        **{
+            "student": "x",
+            "epochs": 2,
+            "learning_rate": 1.0,
+            "checkpoint_steps": 2,
+            "validate_steps": 4,
+        }
+        | more
+    )
 
 
 class Killed(BaseException):
@@ -44,13 +53,21 @@ def folder(tmp_path: Path) -> Path:
     """Packed blocks: 30 to train on, so 8 steps of 4 per epoch, and 3 to validate."""
     rng = np.random.default_rng(0)
     for split, count in (("train", 30), ("validation", 3)):
-        rows = [TokenSequence(rng.integers(0, 48, 12, dtype=np.int32), np.arange(12) >= 6) for _ in range(count)]
+        rows = [
+            TokenSequence(rng.integers(0, 48, 12, dtype=np.int32), np.arange(12) >= 6)
+            for _ in range(count)
+        ]
         write_blocks(rows, tmp_path / "blocks", split, room=16, seed=0)
     return tmp_path
 
 
 def train(
-    engine: FakeEngine, folder: Path, out: str = "out", *, spec: TrainSpec | None = None, asked: Callable[[], int] = lambda: 0,
+    engine: FakeEngine,
+    folder: Path,
+    out: str = "out",
+    *,
+    spec: TrainSpec | None = None,
+    asked: Callable[[], int] = lambda: 0,
     on_save: Callable[[str, int], None] = lambda place, step: None,
 ) -> Validations:
     """What train_worker does with an engine, from the newest checkpoint under `out` on."""
@@ -64,11 +81,27 @@ def train(
         engine.load(newest.load(), newest.step)
         start, validations = newest.step, newest.validations
     metrics = Metrics(out_folder, start)
-    writer = Writer(out_folder / "checkpoints", attempt, {}, rank=0, workers=1, keep=spec.keep_checkpoints, on_step=on_save)
+    writer = Writer(
+        out_folder / "checkpoints",
+        attempt,
+        {},
+        rank=0,
+        workers=1,
+        keep=spec.keep_checkpoints,
+        on_step=on_save,
+    )
     try:
         return fit(
-            engine, blocks, held_out, Schedule(blocks.shard_sizes, 4, 1, spec), writer, rank=Rank(), start=start,
-            validations=validations, report=metrics.write, asked=asked,
+            engine,
+            blocks,
+            held_out,
+            Schedule(blocks.shard_sizes, 4, 1, spec),
+            writer,
+            rank=Rank(),
+            start=start,
+            validations=validations,
+            report=metrics.write,
+            asked=asked,
         )
     finally:
         with suppress(Killed):
@@ -106,12 +139,17 @@ def test_a_death_and_a_resume_end_where_one_run_ends(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_ten_deaths_anywhere_change_no_bit_and_every_block_is_seen_once_per_epoch(seed: int, folder: Path) -> None:
+def test_ten_deaths_anywhere_change_no_bit_and_every_block_is_seen_once_per_epoch(
+    seed: int, folder: Path
+) -> None:
     whole = FakeEngine()
     train(whole, folder, "whole")
     chance = random.Random(seed)
     for _ in range(10):
-        place, at = chance.choice(["before_share", "mid_share", "before_marker", "after_marker"]), 2 * chance.randint(1, 8)
+        place, at = (
+            chance.choice(["before_share", "mid_share", "before_marker", "after_marker"]),
+            2 * chance.randint(1, 8),
+        )
 
         def kill(now: str, step: int, place: str = place, at: int = at) -> None:
             if (now, step) == (place, at):
@@ -132,9 +170,17 @@ def test_ten_deaths_anywhere_change_no_bit_and_every_block_is_seen_once_per_epoc
         assert Counter(block for blocks in epoch for block in blocks) == dict.fromkeys(range(30), 1)
 
 
-@pytest.mark.parametrize(("loss", "norm"), [(math.nan, 1.0), (math.inf, 1.0), (2.0, math.nan), (2.0, math.inf)])
-def test_what_is_not_finite_ends_training_and_the_checkpoint_before_it_is_kept(loss: float, norm: float, folder: Path) -> None:
-    with pytest.raises(StageError, match=rf"step 6 gives loss {loss} and gradient norm {norm}; .*is kept\. Lower train\.learning_rate"):
+@pytest.mark.parametrize(
+    ("loss", "norm"), [(math.nan, 1.0), (math.inf, 1.0), (2.0, math.nan), (2.0, math.inf)]
+)
+def test_what_is_not_finite_ends_training_and_the_checkpoint_before_it_is_kept(
+    loss: float, norm: float, folder: Path
+) -> None:
+    with pytest.raises(
+        StageError,
+        match=rf"step 6 gives loss {loss} and gradient norm {norm}; .*is kept\. Lower"
+        rf" train\.learning_rate",
+    ):
         train(FakeEngine(wrong_at_step=(6, loss, norm)), folder)
     assert saved(folder) == [2, 4]
     assert lines(folder)[-1]["step"] == 5
@@ -146,10 +192,13 @@ def test_a_validation_loss_that_is_not_finite_is_never_saved(folder: Path) -> No
     assert saved(folder) == [2]
 
 
-@pytest.mark.parametrize(("request_", "error", "message"), [
-    (STOP, Stopped, r"stopped as asked; step 5 of 16 is saved, and the same command resumes"),
-    (PREEMPTED, Preempted, r"a node goes away; step 5 of 16 is saved"),
-])
+@pytest.mark.parametrize(
+    ("request_", "error", "message"),
+    [
+        (STOP, Stopped, r"stopped as asked; step 5 of 16 is saved, and the same command resumes"),
+        (PREEMPTED, Preempted, r"a node goes away; step 5 of 16 is saved"),
+    ],
+)
 def test_a_request_saves_first_and_the_resume_loses_no_step(
     request_: int, error: type[StageError], message: str, folder: Path
 ) -> None:
@@ -187,16 +236,25 @@ def test_a_resume_remembers_the_validations_before_it(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("export", "kept", "best"), [("best", [9, 16], 9), ("last", [16], 16)])
-def test_a_new_least_loss_is_saved_at_once_if_the_best_is_exported(export: str, kept: list[int], best: int, folder: Path) -> None:
+def test_a_new_least_loss_is_saved_at_once_if_the_best_is_exported(
+    export: str, kept: list[int], best: int, folder: Path
+) -> None:
     spec = make_spec(export=export, validate_steps=3, checkpoint_steps=100, keep_checkpoints=1)
-    ended = train(FakeEngine(validation_losses={3: 4.0, 6: 3.0, 9: 1.0, 12: 2.0, 15: 2.0, 16: 2.0}), folder, spec=spec)
+    ended = train(
+        FakeEngine(validation_losses={3: 4.0, 6: 3.0, 9: 1.0, 12: 2.0, 15: 2.0, 16: 2.0}),
+        folder,
+        spec=spec,
+    )
     assert saved(folder) == kept
     assert ended.best_step == best
 
 
 def _one_of_two(rank: int, folder: Path) -> None:
-    """A process with a real group: rank 1 alone is asked to stop, rank 0 alone chooses the checkpoint and the attempt."""
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    """A process with a real group: rank 1 alone is asked to stop, rank 0 alone chooses the
+    checkpoint and the attempt."""
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
+    )
     me = Rank(rank, 2)
     said = me.agree(PREEMPTED if rank else 0)
     newest, attempt = starting_point(folder, me)
@@ -209,7 +267,10 @@ def test_ranks_agree_on_the_largest_word_the_checkpoint_and_the_attempt(tmp_path
     writer.save(7, FakeEngine().save(), Validations())
     writer.wait()
     (tmp_path / "step-000009").mkdir()  # incomplete
-    ranks = [multiprocessing.get_context("fork").Process(target=_one_of_two, args=(rank, tmp_path)) for rank in (0, 1)]
+    ranks = [
+        multiprocessing.get_context("fork").Process(target=_one_of_two, args=(rank, tmp_path))
+        for rank in (0, 1)
+    ]
     for rank in ranks:
         rank.start()
     for rank in ranks:

@@ -14,7 +14,9 @@ def schedule(**fields: object) -> Schedule:
 def test_each_epoch_takes_every_block_once_in_another_order() -> None:
     plan = schedule()
     assert (plan.steps_per_epoch, plan.steps) == (3, 9)
-    epochs = [np.concatenate([plan.block_numbers(step) for step in range(at, at + 3)]) for at in (0, 3, 6)]
+    epochs = [
+        np.concatenate([plan.block_numbers(step) for step in range(at, at + 3)]) for at in (0, 3, 6)
+    ]
     assert all(sorted(epoch.tolist()) == list(range(10)) for epoch in epochs)
     assert not np.array_equal(epochs[0], epochs[1])
     assert [len(plan.block_numbers(step)) for step in range(3)] == [4, 4, 2]
@@ -22,7 +24,9 @@ def test_each_epoch_takes_every_block_once_in_another_order() -> None:
 
 def test_workers_and_micro_batches_do_not_change_the_order() -> None:
     one, two = schedule(), schedule(workers=4, batch_size=7, accumulation=3, zero_stage=3)
-    assert all(np.array_equal(one.block_numbers(step), two.block_numbers(step)) for step in range(9))
+    assert all(
+        np.array_equal(one.block_numbers(step), two.block_numbers(step)) for step in range(9)
+    )
 
 
 def test_blocks_are_shuffled_within_windows_of_shuffled_shards() -> None:
@@ -59,18 +63,31 @@ def test_without_warm_up_the_first_step_has_the_peak() -> None:
     assert schedule(warmup_ratio=0.0).learning_rate(0) == 1
 
 
-@pytest.mark.parametrize(("fields", "expected"), [
-    ({"schedule": "linear"}, [1 / 3, 2 / 3, 1, 1, 0.82, 0.64, 0.46, 0.28, 0.1]),
-    ({"schedule": "constant"}, [1 / 3, 2 / 3, 1, 1, 1, 1, 1, 1, 1]),
-    ({"schedule": "wsd", "decay_ratio": 0.3}, [1 / 3, 2 / 3, 1, 1, 1, 1, 0.7, 0.4, 0.1]),
-    ({"schedule": "wsd", "decay_ratio": 1.0}, [1 / 3, 2 / 3, 1, 1, 0.82, 0.64, 0.46, 0.28, 0.1]),
-])
-def test_the_learning_rate_of_each_schedule(fields: dict[str, object], expected: list[float]) -> None:
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"schedule": "linear"}, [1 / 3, 2 / 3, 1, 1, 0.82, 0.64, 0.46, 0.28, 0.1]),
+        ({"schedule": "constant"}, [1 / 3, 2 / 3, 1, 1, 1, 1, 1, 1, 1]),
+        ({"schedule": "wsd", "decay_ratio": 0.3}, [1 / 3, 2 / 3, 1, 1, 1, 1, 0.7, 0.4, 0.1]),
+        (
+            {"schedule": "wsd", "decay_ratio": 1.0},
+            [1 / 3, 2 / 3, 1, 1, 0.82, 0.64, 0.46, 0.28, 0.1],
+        ),
+    ],
+)
+def test_the_learning_rate_of_each_schedule(
+    fields: dict[str, object], expected: list[float]
+) -> None:
     plan = schedule(warmup_ratio=0.3, min_learning_rate_ratio=0.1, **fields)
     assert [plan.learning_rate(step) for step in range(9)] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("name", FALLS)
 def test_a_run_of_one_step_takes_the_peak(name: str) -> None:
-    one = Schedule((3,), 4, 5, TrainSpec(student="x", epochs=1, learning_rate=1.0, warmup_ratio=0.0, schedule=name))
+    one = Schedule(
+        (3,),
+        4,
+        5,
+        TrainSpec(student="x", epochs=1, learning_rate=1.0, warmup_ratio=0.0, schedule=name),
+    )
     assert (one.steps, one.learning_rate(0)) == (1, 1)

@@ -1,7 +1,8 @@
-"""A tiny random model of each student that jobs/ names trains, exports, and answers alike in transformers and vLLM.
+"""A tiny random model of each student that jobs/ names trains, exports, and answers alike in
+transformers and vLLM.
 
-So do students of each way to learn that is more than text: from a stored distribution with adapters or of another tokenizer, and from
-a live teacher's layers.
+So do students of each way to learn that is more than text: from a stored distribution with adapters
+or of another tokenizer, and from a live teacher's layers.
 """
 
 from __future__ import annotations
@@ -32,8 +33,13 @@ from engine.training.metrics import load_metrics
 from engine.training.student import Student
 
 SHAPE = {
-    "hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 256,
-    "initializer_range": 0.15,  # larger than usual, so that attention is far from uniform and positions matter
+    "hidden_size": 128,
+    "intermediate_size": 192,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 256,
+    # larger than usual, so that attention is far from uniform and positions matter
+    "initializer_range": 0.15,
 }
 CONTEXT = 64  # positions up to which the long-rope models use their short factors
 
@@ -43,14 +49,23 @@ def long_rope(rotary: int) -> dict[str, Any]:
     return {
         "original_max_position_embeddings": CONTEXT,
         "rope_parameters": {
-            "rope_type": "longrope", "rope_theta": 10_000.0, "partial_rotary_factor": rotary / 32,
-            "short_factor": [1.0 + 0.05 * i for i in range(rotary // 2)], "long_factor": [1.5 + 0.5 * i for i in range(rotary // 2)],
+            "rope_type": "longrope",
+            "rope_theta": 10_000.0,
+            "partial_rotary_factor": rotary / 32,
+            "short_factor": [1.0 + 0.05 * i for i in range(rotary // 2)],
+            "long_factor": [1.5 + 0.5 * i for i in range(rotary // 2)],
         },
     }
 
 
-LLAMA_ROPE = {"rope_type": "llama3", "rope_theta": 500_000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-              "original_max_position_embeddings": CONTEXT}
+LLAMA_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 500_000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": CONTEXT,
+}
 STUDENTS = {
     "phi-3-mini-4k": ("Phi3", {"sliding_window": 24}),
     "phi-3-mini-128k": ("Phi3", long_rope(32) | {"sliding_window": 250}),  # Phi-3.5-mini likewise
@@ -63,41 +78,81 @@ STUDENTS = {
 METHODS: dict[str, dict[str, Any]] = {
     "sft": {},
     "reverse_kl with LoRA": {"loss": "reverse_kl", "lora": {"rank": 4, "alpha": 8.0}},
-    "layers of a live teacher": {"loss": "sft", "hidden": {"layers": [[0, 0], [2, 3]]}, "attention_transfer": {"layers": [[1, 1], [2, 3]]}},
+    "layers of a live teacher": {
+        "loss": "sft",
+        "hidden": {"layers": [[0, 0], [2, 3]]},
+        "attention_transfer": {"layers": [[1, 1], [2, 3]]},
+    },
     "uld from another tokenizer": {"loss": "uld", "sft_weight": 0.5},
 }
-TRIED = [*((name, "sft") for name in STUDENTS), ("llama-3.1-8b", "reverse_kl with LoRA"), ("phi-4-mini", "reverse_kl with LoRA"),
-         ("qwen3", "layers of a live teacher"), ("llama-3.1-8b", "uld from another tokenizer")]
+TRIED = [
+    *((name, "sft") for name in STUDENTS),
+    ("llama-3.1-8b", "reverse_kl with LoRA"),
+    ("phi-4-mini", "reverse_kl with LoRA"),
+    ("qwen3", "layers of a live teacher"),
+    ("llama-3.1-8b", "uld from another tokenizer"),
+]
 Trained = tuple[Path, Path, Student]
 
 
 def spelled(folder: Path) -> tuple[list[Example], list[Example]]:
-    """Sums to train on and to validate, answered by a teacher whose tokens are single characters; its tokenizer lies in `folder`."""
+    """Sums to train on and to validate, answered by a teacher whose tokens are single characters;
+    its tokenizer lies in `folder`."""
     signs = ["<pad>", "<eos>", *" 0123456789ilpsu"]
-    core = Tokenizer(models.WordLevel({sign: at for at, sign in enumerate(signs)}, unk_token="<pad>"))
+    core = Tokenizer(
+        models.WordLevel({sign: at for at, sign in enumerate(signs)}, unk_token="<pad>")
+    )
     core.pre_tokenizer, core.decoder = pre_tokenizers.Split("", "isolated"), decoders.Fuse()
-    characters = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", eos_token="<eos>")
+    characters = PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="<pad>", eos_token="<eos>"
+    )
     characters.save_pretrained(folder)
     examples = []
-    for number, (a, b) in enumerate((a, b) for a in range(20) for b in range(20) if (3 * a + b) % 6 == 0):
+    for number, (a, b) in enumerate(
+        (a, b) for a in range(20) for b in range(20) if (3 * a + b) % 6 == 0
+    ):
         text = f"{a} plus {b} is {a + b}"
         ids = [*characters(text)["input_ids"], characters.eos_token_id]
-        examples.append(Example(
-            number, "t", 0, "train", [{"role": "user", "content": f"{a} plus {b}"}, {"role": "assistant", "content": text}],
-            prompt_token_ids=[2], token_ids=ids, topk_ids=[i for at in ids for i in (at, 0)],
-            topk_logprobs=np.log([0.8, 0.15] * len(ids)).tolist(), tail=[0.05] * len(ids),
-        ))
-    return examples[:60], [dataclasses.replace(example, split="validation") for example in examples[60:64]]
+        examples.append(
+            Example(
+                number,
+                "t",
+                0,
+                "train",
+                [
+                    {"role": "user", "content": f"{a} plus {b}"},
+                    {"role": "assistant", "content": text},
+                ],
+                prompt_token_ids=[2],
+                token_ids=ids,
+                topk_ids=[i for at in ids for i in (at, 0)],
+                topk_logprobs=np.log([0.8, 0.15] * len(ids)).tolist(),
+                tail=[0.05] * len(ids),
+            )
+        )
+    return examples[:60], [
+        dataclasses.replace(example, split="validation") for example in examples[60:64]
+    ]
 
 
 @pytest.fixture
 def trained(
-    tmp_path: Path, tokenizer: Any, write_curated: Callable[..., Path], spec: TrainSpec, ctx: Context
+    tmp_path: Path,
+    tokenizer: Any,
+    write_curated: Callable[..., Path],
+    spec: TrainSpec,
+    ctx: Context,
 ) -> Callable[[str, str], Trained]:
-    """Train that tiny student by that method: the folder it started from, the exported folder, and the module that was trained."""
+    """Train that tiny student by that method: the folder it started from, the exported folder, and
+    the module that was trained."""
 
     def save(folder: Path, architecture: str, **config: Any) -> Path:
-        special = {"vocab_size": len(tokenizer), "bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": 0}
+        special = {
+            "vocab_size": len(tokenizer),
+            "bos_token_id": None,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": 0,
+        }
         torch.manual_seed(0)
         shape = getattr(transformers, f"{architecture}Config")(**SHAPE | special | config)
         getattr(transformers, f"{architecture}ForCausalLM")(shape).save_pretrained(folder)
@@ -106,11 +161,26 @@ def trained(
 
     def train_it(name: str, method: str, deepspeed: bool = False) -> Trained:
         here = tmp_path / f"{name} by {method}{' in DeepSpeed' if deepspeed else ''}"
-        source, out, settings = save(here / "student", STUDENTS[name][0], **STUDENTS[name][1]), here / "out", METHODS[method]
+        source, out, settings = (
+            save(here / "student", STUDENTS[name][0], **STUDENTS[name][1]),
+            here / "out",
+            METHODS[method],
+        )
         out.mkdir()
         if "hidden" in settings:
-            settings = settings | {"teacher": {"model": str(save(here / "teacher", "Llama", num_hidden_layers=3, hidden_size=64))}}
-        changes = {"student": str(source), "init": "pretrained", "block_tokens": 48, "gradient_checkpointing": True}
+            settings = settings | {
+                "teacher": {
+                    "model": str(
+                        save(here / "teacher", "Llama", num_hidden_layers=3, hidden_size=64)
+                    )
+                }
+            }
+        changes = {
+            "student": str(source),
+            "init": "pretrained",
+            "block_tokens": 48,
+            "gradient_checkpointing": True,
+        }
         students: list[Student] = []
 
         def build(spec: TrainSpec, student: Student, *, device: str) -> TorchEngine:
@@ -120,14 +190,28 @@ def trained(
         name, generate = str(here.relative_to(tmp_path) / "curated"), GENERATE
         if settings.get("loss") == "uld":
             rows, held_out = spelled(here / "teacher")
-            curated = write_curated(name, train=rows, validation=held_out, top_k=2, fingerprint="characters")
+            curated = write_curated(
+                name, train=rows, validation=held_out, top_k=2, fingerprint="characters"
+            )
             generate = GenerateSpec(teachers=[{"name": "t", "model": str(here / "teacher")}])
         else:
             curated = write_curated(name, top_k=8 if "lora" in settings else 0)
         train.run(
-            TrainSpec(**spec.model_dump(exclude_unset=True) | changes | settings | ({"workers": 2, "batch_size": 1} if deepspeed else {})),
-            {"curate": curated}, out, ctx, generate,
-            **({"launch": run_forked} if deepspeed else {"launch": run_in_process, "build_engine": build}),
+            TrainSpec(
+                **spec.model_dump(exclude_unset=True)
+                | changes
+                | settings
+                | ({"workers": 2, "batch_size": 1} if deepspeed else {})
+            ),
+            {"curate": curated},
+            out,
+            ctx,
+            generate,
+            **(
+                {"launch": run_forked}
+                if deepspeed
+                else {"launch": run_in_process, "build_engine": build}
+            ),
         )
         return source, out / "student", students[0] if students else None
 
@@ -141,31 +225,48 @@ def logits_of(model: Any, length: int = 20) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("name", "method"), TRIED)
-def test_the_exported_student_has_the_logits_of_the_trained_one(name: str, method: str, trained: Callable[..., Trained]) -> None:
+def test_the_exported_student_has_the_logits_of_the_trained_one(
+    name: str, method: str, trained: Callable[..., Trained]
+) -> None:
     source, folder, student = trained(name, method)
     exported, loading = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     assert not loading["missing_keys"]
     assert not loading["unexpected_keys"]
     rounding = 5e-5 if "LoRA" in method else 1e-5  # merged, W x + B A x is rounded as (W + B A) x
-    torch.testing.assert_close(logits_of(exported), logits_of(student.model), rtol=1e-5, atol=rounding)
-    assert (logits_of(exported) - logits_of(AutoModelForCausalLM.from_pretrained(source))).abs().max() > 0.05  # training moved it
-    assert json.loads((folder / "config.json").read_text()) == json.loads((source / "config.json").read_text())
+    torch.testing.assert_close(
+        logits_of(exported), logits_of(student.model), rtol=1e-5, atol=rounding
+    )
+    assert (
+        logits_of(exported) - logits_of(AutoModelForCausalLM.from_pretrained(source))
+    ).abs().max() > 0.05  # training moved it
+    assert json.loads((folder / "config.json").read_text()) == json.loads(
+        (source / "config.json").read_text()
+    )
     assert AutoTokenizer.from_pretrained(folder).chat_template
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "method"), [pair for pair in TRIED if pair[1] != "sft"])
-def test_two_workers_in_deepspeed_export_what_plain_torch_does(name: str, method: str, trained: Callable[..., Trained]) -> None:
+def test_two_workers_in_deepspeed_export_what_plain_torch_does(
+    name: str, method: str, trained: Callable[..., Trained]
+) -> None:
     (_, plain, _), (_, sharded, _) = trained(name, method), trained(name, method, deepspeed=True)
     torch.testing.assert_close(
-        *(logits_of(AutoModelForCausalLM.from_pretrained(folder)) for folder in (sharded, plain)), rtol=1e-2, atol=1e-2
+        *(logits_of(AutoModelForCausalLM.from_pretrained(folder)) for folder in (sharded, plain)),
+        rtol=1e-2,
+        atol=1e-2,
     )
-    losses = [[line["loss"] for line in load_metrics(folder.parent / "metrics.jsonl") if "loss" in line] for folder in (sharded, plain)]
+    losses = [
+        [line["loss"] for line in load_metrics(folder.parent / "metrics.jsonl") if "loss" in line]
+        for folder in (sharded, plain)
+    ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 @pytest.mark.proof
-def test_the_exported_students_answer_alike_in_vllm(trained: Callable[..., Any], tmp_path: Path) -> None:
+def test_the_exported_students_answer_alike_in_vllm(
+    trained: Callable[..., Any], tmp_path: Path
+) -> None:
     """Greedy answers in float32, short of the long-rope models' switch of factors and beyond it."""
     numbers = torch.Generator().manual_seed(0)
     asked, expected = [], []
@@ -173,16 +274,38 @@ def test_the_exported_students_answer_alike_in_vllm(trained: Callable[..., Any],
         folder = trained(name, method)[1]
         model = AutoModelForCausalLM.from_pretrained(folder).eval()
         for limit, lengths in ((CONTEXT, (3, 20, 40)), (256, (CONTEXT + 1, 100, 200))):
-            prompts = [torch.randint(1, 48, (length,), generator=numbers).tolist() for length in lengths]  # generate() masks 0, the padding
+            prompts = [
+                torch.randint(1, 48, (length,), generator=numbers).tolist() for length in lengths
+            ]  # generate() masks 0, the padding
             asked.append({"model": str(folder), "max_model_len": limit, "prompts": prompts})
             answers = [
-                model.generate(torch.tensor([p]), max_new_tokens=16, do_sample=False, eos_token_id=None, pad_token_id=0) for p in prompts
+                model.generate(
+                    torch.tensor([p]),
+                    max_new_tokens=16,
+                    do_sample=False,
+                    eos_token_id=None,
+                    pad_token_id=0,
+                )
+                for p in prompts
             ]
-            expected.append([answer[0, len(p):].tolist() for p, answer in zip(prompts, answers, strict=True)])
+            expected.append(
+                [answer[0, len(p) :].tolist() for p, answer in zip(prompts, answers, strict=True)]
+            )
     (tmp_path / "asked.json").write_text(json.dumps(asked))
     script = Path(__file__).parents[1] / "greedy_in_vllm.py"
-    command = [sys.executable, str(script), str(tmp_path / "asked.json"), str(tmp_path / "given.json")]
-    said = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(script.parents[1])}, capture_output=True, text=True, check=False)
+    command = [
+        sys.executable,
+        str(script),
+        str(tmp_path / "asked.json"),
+        str(tmp_path / "given.json"),
+    ]
+    said = subprocess.run(
+        command,
+        env=os.environ | {"PYTHONPATH": str(script.parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert said.returncode == 0, said.stderr[-4000:]
     given = json.loads((tmp_path / "given.json").read_text())
     for request, theirs, ours in zip(asked, given, expected, strict=True):

@@ -1,7 +1,8 @@
-"""When requests are meant to leave: the levels of a load test and the schedules of its open-loop ones.
+"""When requests are meant to leave: the levels of a load test and the schedules of its open-loop
+ones.
 
-A schedule is drawn whole, once, from one seeded generator, and holds absolute times: neither a slow server nor a slow
-client can move it.
+A schedule is drawn whole, once, from one seeded generator, and holds absolute times: neither a slow
+server nor a slow client can move it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from engine.job.spec import LoadtestSpec
 
 @dataclass(frozen=True)
 class Level:
-    """One load: `concurrency` requests always in flight (closed loop), or `rate` requests per second (open loop)."""
+    """One load: `concurrency` requests always in flight (closed loop), or `rate` requests per
+    second (open loop)."""
 
     concurrency: int | None = None
     rate: float | None = None
@@ -36,7 +38,8 @@ def levels_of(spec: LoadtestSpec) -> list[Level]:
 
 
 def poisson(rng: np.random.Generator, rate_rps: float, seconds: float) -> np.ndarray:
-    """Times (s) of a Poisson process on [0, seconds): given their number, which is left to chance, they are uniform."""
+    """Times (s) of a Poisson process on [0, seconds): given their number, which is left to chance,
+    they are uniform."""
     return np.sort(rng.uniform(0, seconds, size=rng.poisson(rate_rps * seconds)))
 
 
@@ -45,4 +48,7 @@ def constant(rng: np.random.Generator, rate_rps: float, seconds: float) -> np.nd
     return np.arange(0, seconds, 1 / rate_rps)
 
 
-ARRIVALS: dict[str, Callable[[np.random.Generator, float, float], np.ndarray]] = {"poisson": poisson, "constant": constant}
+ARRIVALS: dict[str, Callable[[np.random.Generator, float, float], np.ndarray]] = {
+    "poisson": poisson,
+    "constant": constant,
+}

@@ -1,4 +1,5 @@
-"""Manifests -> report.json (contract.py), report.md, a report.html that needs no network, and the student's finished model card.
+"""Manifests -> report.json (contract.py), report.md, a report.html that needs no network, and the
+student's finished model card.
 
 It computes no score itself.
 """
@@ -43,30 +44,49 @@ def build_report(job: str, inputs: dict[str, Path]) -> dict[str, Any]:
     manifests = {stage: load_manifest(folder) for stage, folder in inputs.items()}
     curate, evaluate = manifests["curate"], manifests["evaluate"].info
     report = Report(
-        schema_version=1, job=job, git_commit=git_commit(), versions=versions(),
+        schema_version=1,
+        job=job,
+        git_commit=git_commit(),
+        versions=versions(),
         stages=manifests,
         generate=manifests["generate"].info,
-        curate=curate.info | {"rows_in": curate.rows_in, "rows_kept": curate.rows_out, "dropped": curate.dropped},
+        curate=curate.info
+        | {"rows_in": curate.rows_in, "rows_kept": curate.rows_out, "dropped": curate.dropped},
         train=manifests["train"].info,
-        quality=evaluate["quality"], metrics=evaluate["metrics"],
+        quality=evaluate["quality"],
+        metrics=evaluate["metrics"],
         serving=manifests["loadtest"].info["serving"],
-        warnings=[f"{stage}: {text}" for stage, manifest in manifests.items() for text in manifest.info.get("warnings", [])],
-        lineage={stage: {"folder": folder.name, "manifest_sha256": manifest_sha256(folder)} for stage, folder in inputs.items()},
+        warnings=[
+            f"{stage}: {text}"
+            for stage, manifest in manifests.items()
+            for text in manifest.info.get("warnings", [])
+        ],
+        lineage={
+            stage: {"folder": folder.name, "manifest_sha256": manifest_sha256(folder)}
+            for stage, folder in inputs.items()
+        },
     )
     return report.model_dump(mode="json", exclude_unset=True)
 
 
 def build_html(report: dict[str, Any], metrics: list[dict[str, Any]]) -> str:
     """One self-contained page; `metrics` are the lines of the training's metrics.jsonl."""
-    import jinja2  # here and not above: the command line imports this module to print a table, and starts in under a second
+    # here and not above: the command line imports this module to print a table, and starts in under
+    # a second
+    import jinja2
 
     from engine.stages.report.plots import plots
 
     pages = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
     )
     return pages.get_template("page.html.jinja").render(
-        report=report, sentences=tables.headline(report), tables=tables.tables(report), plots=plots(report, metrics),
+        report=report,
+        sentences=tables.headline(report),
+        tables=tables.tables(report),
+        plots=plots(report, metrics),
     )
 
 
@@ -81,10 +101,14 @@ def serving_table(serving: dict[str, Any]) -> RichTable:
 
 
 def _terminal_table(table: tables.Table) -> RichTable:
-    shown = RichTable(title=table.title, caption=table.note, box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
+    shown = RichTable(
+        title=table.title, caption=table.note, box=box.SIMPLE_HEAD, pad_edge=False, padding=0
+    )
     shown.title_justify = shown.caption_justify = "left"
     for name in table.header:
-        shown.add_column(name, justify="left" if name in ("model", "load") else "right", no_wrap=True)
+        shown.add_column(
+            name, justify="left" if name in ("model", "load") else "right", no_wrap=True
+        )
     for row in table.rows:
         shown.add_row(*(cell.replace("concurrency ", "c=") for cell in row))
     return shown

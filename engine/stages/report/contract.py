@@ -1,7 +1,7 @@
 """report.json as a type: the contract that other tools may rely on.
 
-New fields may be added; none changes its meaning. A percentile is null where it is infinite (more requests failed than
-it leaves out) or where nothing was measured.
+New fields may be added; none changes its meaning. A percentile is null where it is infinite (more
+requests failed than it leaves out) or where nothing was measured.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ class _Block(BaseModel):
 
 
 class Generate(_Block):
-    """Teachers' answers; tokens are those of all final rows, `tokens_per_second` is output of the last session."""
+    """Teachers' answers; tokens are those of all final rows, `tokens_per_second` is output of the
+    last session."""
 
     prompts: int
     completions: int
@@ -50,7 +51,8 @@ class Train(_Block):
 
 
 class Quality(_Block):
-    """Scores on `n` validation prompts; `ci95` by model (and `retention`); retention = student / teacher."""
+    """Scores on `n` validation prompts; `ci95` by model (and `retention`); retention = student /
+    teacher."""
 
     metric: str
     n: int

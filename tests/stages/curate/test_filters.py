@@ -6,7 +6,9 @@ from engine.stages.curate.filters import FILTERS, Drop, Keep
 
 
 def ask(task="math", reference="#### 4"):
-    return Prompt(1, "ab", "a:1", [{"role": "user", "content": "2+2?"}], task, "a", "train", reference)
+    return Prompt(
+        1, "ab", "a:1", [{"role": "user", "content": "2+2?"}], task, "a", "train", reference
+    )
 
 
 def answer(text="It is #### 4", status="ok", tokens=5):

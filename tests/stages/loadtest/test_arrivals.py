@@ -16,7 +16,9 @@ def test_poisson_draws_are_reproducible_and_depend_on_the_seed():
 def test_poisson_counts_vary_like_poisson_counts():
     counts = [len(poisson(np.random.default_rng(seed), 10.0, 10.0)) for seed in range(400)]
     assert np.mean(counts) == pytest.approx(100, rel=0.03)
-    assert np.var(counts) / np.mean(counts) == pytest.approx(1, abs=0.25)  # rescaled gaps would give 0
+    assert np.var(counts) / np.mean(counts) == pytest.approx(
+        1, abs=0.25
+    )  # rescaled gaps would give 0
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.5, 300.0])

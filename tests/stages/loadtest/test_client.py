@@ -1,4 +1,5 @@
-"""The client against a real local server: what is timed, what is excluded, and what becomes of each fault."""
+"""The client against a real local server: what is timed, what is excluded, and what becomes of each
+fault."""
 
 import asyncio
 import logging
@@ -17,7 +18,13 @@ PROMPTS = [[{"role": "user", "content": f"question {i}"}] for i in range(40)]
 
 
 def spec(**fields):
-    defaults = {"concurrency": [1], "seconds": 1.0, "warmup_seconds": 0.0, "timeout_s": 5.0, "arrivals": "constant"}
+    defaults = {
+        "concurrency": [1],
+        "seconds": 1.0,
+        "warmup_seconds": 0.0,
+        "timeout_s": 5.0,
+        "arrivals": "constant",
+    }
     return LoadtestSpec(**(defaults | fields))
 
 
@@ -25,14 +32,19 @@ def load(server, level, **fields):
     return asyncio.run(measure(server.url, "student", PROMPTS, level, spec(**fields), seed=3))
 
 
-# A busy machine makes everything later, never earlier: these tests bound times from below, and from above by ratios only.
+# A busy machine makes everything later, never earlier: these tests bound times from below, and from
+# above by ratios only.
 
 
 def test_times_are_those_of_the_server():
     with serve(lambda i: Behaviour(ttft_s=0.10, gap_s=0.05, tokens=9)) as server:
         found = load(server, Level(concurrency=2))
-    assert all(s.status == "ok" and s.output_tokens == 9 and s.prompt_tokens == 7 for s in found.samples)
-    assert all(s.ttft_ms > 99 for s in found.samples)  # content, not the role chunk that is sent at once
+    assert all(
+        s.status == "ok" and s.output_tokens == 9 and s.prompt_tokens == 7 for s in found.samples
+    )
+    assert all(
+        s.ttft_ms > 99 for s in found.samples
+    )  # content, not the role chunk that is sent at once
     assert statistics.median(s.ttft_ms / s.e2e_ms for s in found.samples) < 0.5
     assert statistics.median(s.tpot_ms for s in found.samples) > 45
     assert all(s.e2e_ms == pytest.approx(s.ttft_ms + 8 * s.tpot_ms) for s in found.samples)
@@ -48,7 +60,10 @@ def test_tokens_are_the_servers_count_not_the_chunks():
 def test_closed_loop_keeps_the_concurrency_and_not_more():
     with serve(lambda i: Behaviour(ttft_s=0.1, tokens=1)) as server:
         found = load(server, Level(concurrency=4))
-    edges = sorted([(s.sent_ms, 1) for s in found.samples] + [(s.intended_ms + s.e2e_ms, -1) for s in found.samples])
+    edges = sorted(
+        [(s.sent_ms, 1) for s in found.samples]
+        + [(s.intended_ms + s.e2e_ms, -1) for s in found.samples]
+    )
     depth, deepest = 0, 0
     for _, change in edges:
         depth += change
@@ -59,7 +74,8 @@ def test_closed_loop_keeps_the_concurrency_and_not_more():
 
 
 def test_a_stall_is_charged_to_every_request_that_was_due_in_it():
-    """Coordinated omission: a client that waits for the stalled answer would see one slow request instead of fourteen."""
+    """Coordinated omission: a client that waits for the stalled answer would see one slow request
+    instead of fourteen."""
     began = []
 
     def behave(index):
@@ -116,7 +132,12 @@ def test_the_same_seed_sends_the_same_prompts_at_the_same_times():
     for _ in range(2):
         with serve(lambda i: Behaviour(tokens=1)) as server:
             found = load(server, Level(rate=30.0), arrivals="poisson")
-        seen.append((sorted(s.intended_ms for s in found.samples), sorted(r["messages"][0]["content"] for r in server.requests)))
+        seen.append(
+            (
+                sorted(s.intended_ms for s in found.samples),
+                sorted(r["messages"][0]["content"] for r in server.requests),
+            )
+        )
     assert seen[0] == seen[1]
 
 
@@ -131,18 +152,26 @@ def test_the_request_carries_the_jobs_knobs():
     with serve() as server:
         load(server, Level(concurrency=1), seconds=0.05, max_tokens=17, temperature=0.5)
     body = server.requests[0]
-    assert (body["model"], body["max_tokens"], body["temperature"], body["stream"]) == ("student", 17, 0.5, True)
+    assert (body["model"], body["max_tokens"], body["temperature"], body["stream"]) == (
+        "student",
+        17,
+        0.5,
+        True,
+    )
     assert body["stream_options"] == {"include_usage": True}
 
 
-@pytest.mark.parametrize(("fault", "status"), [
-    (Behaviour(status=500), "http_500"),
-    (Behaviour(status=429), "http_429"),
-    (Behaviour(cut_after=2), "cut_stream"),
-    (Behaviour(hang_after=1), "timeout"),
-    (Behaviour(ttft_s=30.0), "timeout"),
-    (Behaviour(usage=False), "no_usage"),
-])
+@pytest.mark.parametrize(
+    ("fault", "status"),
+    [
+        (Behaviour(status=500), "http_500"),
+        (Behaviour(status=429), "http_429"),
+        (Behaviour(cut_after=2), "cut_stream"),
+        (Behaviour(hang_after=1), "timeout"),
+        (Behaviour(ttft_s=30.0), "timeout"),
+        (Behaviour(usage=False), "no_usage"),
+    ],
+)
 def test_each_fault_becomes_a_status_and_is_never_retried(fault, status):
     with serve(lambda i: fault if i == 1 else Behaviour()) as server:
         found = load(server, Level(rate=10.0), seconds=0.5, timeout_s=2.0)
@@ -156,10 +185,21 @@ def test_each_fault_becomes_a_status_and_is_never_retried(fault, status):
 def test_an_answer_without_content_counts_to_its_finish():
     with serve(lambda i: Behaviour(tokens=0)) as server:
         found = load(server, Level(concurrency=1), seconds=0.05)
-    assert all(s.status == "ok" and s.ttft_ms == s.e2e_ms and s.tpot_ms is None for s in found.samples)
+    assert all(
+        s.status == "ok" and s.ttft_ms == s.e2e_ms and s.tpot_ms is None for s in found.samples
+    )
 
 
 def test_a_server_that_is_not_there_is_a_failure_not_a_crash_and_is_not_hammered():
-    found = asyncio.run(measure("http://127.0.0.1:9", "student", PROMPTS, Level(concurrency=2), spec(seconds=0.5), seed=3))
+    found = asyncio.run(
+        measure(
+            "http://127.0.0.1:9",
+            "student",
+            PROMPTS,
+            Level(concurrency=2),
+            spec(seconds=0.5),
+            seed=3,
+        )
+    )
     assert {s.status for s in found.samples} == {"connection"}
     assert len(found.samples) <= 12

@@ -53,7 +53,12 @@ def endpoint_of(server):
 
 def test_every_model_is_loaded_at_every_level(inputs, out):
     spec = LoadtestSpec(
-        models=["teacher", "student"], concurrency=[1], rates=[20.0], seconds=0.5, warmup_seconds=0.2, arrivals="constant"
+        models=["teacher", "student"],
+        concurrency=[1],
+        rates=[20.0],
+        seconds=0.5,
+        warmup_seconds=0.2,
+        arrivals="constant",
     )
     with serve(lambda i: Behaviour(status=500) if i % 9 == 8 else Behaviour(ttft_s=0.02)) as server:
         endpoint = endpoint_of(server)
@@ -67,8 +72,16 @@ def test_every_model_is_loaded_at_every_level(inputs, out):
     assert table.schema.equals(REQUEST_SAMPLE)
     failed = sum(status != "ok" for status in table["status"].to_pylist())
     assert failed > 0
-    assert (manifest.rows_in, manifest.rows_out, manifest.dropped) == (len(table), len(table) - failed, {"failed": failed})
-    counted = sum(level["requests"] for model in manifest.info["serving"].values() for level in model["levels"])
+    assert (manifest.rows_in, manifest.rows_out, manifest.dropped) == (
+        len(table),
+        len(table) - failed,
+        {"failed": failed},
+    )
+    counted = sum(
+        level["requests"]
+        for model in manifest.info["serving"].values()
+        for level in model["levels"]
+    )
     assert counted == len(table) < len(server.requests)
     assert min(table["intended_ms"].to_pylist()) >= 0
 
@@ -94,7 +107,13 @@ def test_a_disk_that_fills_while_it_measures_is_said_and_the_endpoint_goes(input
 
 
 def test_no_models_means_no_endpoint_and_zero_rows(inputs, out):
-    counts = loadtest.run(LoadtestSpec(models=[]), inputs, out, CTX, endpoint=lambda models: pytest.fail("started an endpoint"))
+    counts = loadtest.run(
+        LoadtestSpec(models=[]),
+        inputs,
+        out,
+        CTX,
+        endpoint=lambda models: pytest.fail("started an endpoint"),
+    )
     assert (counts.rows_in, counts.info) == (0, {"serving": {}})
     assert publish(out, "loadtest", {}, counts, 0.0).files[loadtest.SAMPLES].rows == 0
 
@@ -112,7 +131,13 @@ def test_progress_shows_requests_level_and_tokens_per_second(inputs, out):
     progress = Progress()
     spec = LoadtestSpec(concurrency=[2], seconds=1.5, warmup_seconds=0.0)
     with serve(lambda i: Behaviour(ttft_s=0.02)) as server, progress.stage("loadtest", out):
-        loadtest.run(spec, inputs, out, Context("job", "math", 0, progress=progress), endpoint=endpoint_of(server))
+        loadtest.run(
+            spec,
+            inputs,
+            out,
+            Context("job", "math", 0, progress=progress),
+            endpoint=endpoint_of(server),
+        )
     state = json.loads((out / PROGRESS).read_text())
     assert state["done"] > 0
     assert state["figures"]["level"] == "student at concurrency=2"
@@ -124,4 +149,6 @@ def test_a_url_is_measured_like_a_served_model():
     prompts = [[{"role": "user", "content": "hello"}]]
     with serve() as server:
         levels = loadtest.measure_url(server.url, "any", spec, prompts, seed=1)
-    assert [(level["rate"], level["requests"], level["failed"]) for level in levels] == [(20.0, 10, 0)]
+    assert [(level["rate"], level["requests"], level["failed"]) for level in levels] == [
+        (20.0, 10, 0)
+    ]

@@ -12,49 +12,97 @@ def level(load, tokens, ttft, failed=0, valid=True, **fields):
         return dict(zip(("p50", "p95", "p99"), values, strict=True))
 
     return load | {
-        "requests": 120, "failed": failed, "failures": {"http_500": failed} if failed else {}, "seconds": 10.0,
-        "request_throughput": tokens / 40, "output_tokens_per_second": tokens,
-        "ttft_ms": times(ttft, ttft * 2.1, None if failed else ttft * 3), "tpot_ms": times(8.0, 9.5, 12.25),
+        "requests": 120,
+        "failed": failed,
+        "failures": {"http_500": failed} if failed else {},
+        "seconds": 10.0,
+        "request_throughput": tokens / 40,
+        "output_tokens_per_second": tokens,
+        "ttft_ms": times(ttft, ttft * 2.1, None if failed else ttft * 3),
+        "tpot_ms": times(8.0, 9.5, 12.25),
         "e2e_ms": times(ttft + 300, ttft * 2 + 350, None if failed else ttft * 3 + 400),
-        "valid": valid, "invalid_reason": None if valid else "client lagged: p99 lag 61.0 ms, more than 50.0 ms", **fields,
+        "valid": valid,
+        "invalid_reason": None if valid else "client lagged: p99 lag 61.0 ms, more than 50.0 ms",
+        **fields,
     }
 
 
 SERVING = {
-    "teacher": {"levels": [
-        level({"concurrency": 1}, 210.0, 31.0), level({"concurrency": 4}, 640.0, 52.0), level({"concurrency": 16}, 1100.0, 140.0),
-    ]},
-    "student": {"levels": [
-        level({"concurrency": 1}, 350.0, 22.0), level({"concurrency": 4}, 1210.0, 35.0),
-        level({"concurrency": 16}, 2640.0, 88.0, failed=2),
-        level({"rate": 8.0}, 300.0, 40.0), level({"rate": 64.0}, 2700.0, 91.0, valid=False),
-    ]},
+    "teacher": {
+        "levels": [
+            level({"concurrency": 1}, 210.0, 31.0),
+            level({"concurrency": 4}, 640.0, 52.0),
+            level({"concurrency": 16}, 1100.0, 140.0),
+        ]
+    },
+    "student": {
+        "levels": [
+            level({"concurrency": 1}, 350.0, 22.0),
+            level({"concurrency": 4}, 1210.0, 35.0),
+            level({"concurrency": 16}, 2640.0, 88.0, failed=2),
+            level({"rate": 8.0}, 300.0, 40.0),
+            level({"rate": 64.0}, 2700.0, 91.0, valid=False),
+        ]
+    },
 }
 QUALITY = {
-    "metric": "exact_match", "n": 500, "teacher": 0.954, "baseline": 0.004, "student": 0.872, "retention": 0.914,
-    "ci95": {"teacher": [0.932, 0.969], "baseline": [0.001, 0.014], "student": [0.84, 0.898], "retention": [0.885, 0.941]},
+    "metric": "exact_match",
+    "n": 500,
+    "teacher": 0.954,
+    "baseline": 0.004,
+    "student": 0.872,
+    "retention": 0.914,
+    "ci95": {
+        "teacher": [0.932, 0.969],
+        "baseline": [0.001, 0.014],
+        "student": [0.84, 0.898],
+        "retention": [0.885, 0.941],
+    },
 }
 INFO = {
     "prompts": {},
     "generate": {
-        "prompts": 3500, "completions": 3500, "tokens_in": 140000, "tokens_out": 98000, "tokens_per_second": 1803.4,
-        "status": {"ok": 3480, "truncated": 20}, "teachers": [{"name": "tiny"}],
+        "prompts": 3500,
+        "completions": 3500,
+        "tokens_in": 140000,
+        "tokens_out": 98000,
+        "tokens_per_second": 1803.4,
+        "status": {"ok": 3480, "truncated": 20},
+        "teachers": [{"name": "tiny"}],
     },
-    "curate": {"funnel": [["completions", 3000], ["status", 2980], ["dedup", 2980], ["check_reference", 2874]]},
+    "curate": {
+        "funnel": [
+            ["completions", 3000],
+            ["status", 2980],
+            ["dedup", 2980],
+            ["check_reference", 2874],
+        ]
+    },
     "train": {
-        "steps": 400, "tokens": 420000, "tokens_per_second": 3211.0, "final_loss": 0.081, "validation_loss": 0.093,
-        "zero_stage": 2, "workers": 2,
+        "steps": 400,
+        "tokens": 420000,
+        "tokens_per_second": 3211.0,
+        "final_loss": 0.081,
+        "validation_loss": 0.093,
+        "zero_stage": 2,
+        "workers": 2,
     },
     "evaluate": {
         "quality": QUALITY,
-        "metrics": {"exact_match": {"teacher": 0.954, "baseline": 0.004, "student": 0.872}, "rouge_l": {"student": 0.91}},
+        "metrics": {
+            "exact_match": {"teacher": 0.954, "baseline": 0.004, "student": 0.872},
+            "rouge_l": {"student": 0.91},
+        },
     },
     "loadtest": {"serving": SERVING},
 }
 ROWS = {
-    "prompts": (3502, 3500, {"duplicate": 2}), "generate": (3500, 3500, {}),
-    "curate": (3000, 2874, {"truncated": 20, "wrong_answer": 106}), "train": (2874, 2870, {"too_long": 4}),
-    "evaluate": (1500, 1500, {}), "loadtest": (960, 958, {"failed": 2}),
+    "prompts": (3502, 3500, {"duplicate": 2}),
+    "generate": (3500, 3500, {}),
+    "curate": (3000, 2874, {"truncated": 20, "wrong_answer": 106}),
+    "train": (2874, 2870, {"too_long": 4}),
+    "evaluate": (1500, 1500, {}),
+    "loadtest": (960, 958, {"failed": 2}),
 }
 
 
@@ -68,8 +116,12 @@ def finish(tmp_path):
         files = {}
         if stage == "train":
             lines = [{"step": s, "loss": 2.5 * 0.991**s + 0.08, "lr": 1e-3} for s in range(1, 401)]
-            lines += [{"step": s, "validation_loss": 2.5 * 0.991**s + 0.1} for s in (100, 200, 300, 400)]
-            (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+            lines += [
+                {"step": s, "validation_loss": 2.5 * 0.991**s + 0.1} for s in (100, 200, 300, 400)
+            ]
+            (folder / "metrics.jsonl").write_text(
+                "".join(json.dumps(line) + "\n" for line in lines)
+            )
             files = {"metrics.jsonl": len(lines)}
         rows_in, rows_out, dropped = rows or ROWS[stage]
         counts = Counts(rows_in, rows_out, files, dropped, INFO[stage] if info is None else info)

@@ -42,7 +42,8 @@ def test_report_json_is_the_contract(report, inputs):
     assert (report["train"]["zero_stage"], report["train"]["workers"]) == (2, 2)
     assert report["quality"]["ci95"]["student"] == [0.84, 0.898]
     assert report["lineage"]["train"] == {
-        "folder": inputs["train"].name, "manifest_sha256": manifest_sha256(inputs["train"]),
+        "folder": inputs["train"].name,
+        "manifest_sha256": manifest_sha256(inputs["train"]),
     }
 
 
@@ -58,7 +59,9 @@ def test_a_full_disk_is_said_and_the_report_is_made_when_there_is_room(inputs, s
 
 def test_a_level_has_its_own_load_and_null_for_infinite(report):
     levels = report["serving"]["student"]["levels"]
-    assert [("concurrency" in level, "rate" in level) for level in levels] == [(True, False)] * 3 + [(False, True)] * 2
+    assert [("concurrency" in level, "rate" in level) for level in levels] == [
+        (True, False)
+    ] * 3 + [(False, True)] * 2
     assert levels[2]["ttft_ms"]["p99"] is None
     assert levels[4]["valid"] is False
 
@@ -74,17 +77,26 @@ def test_a_run_without_a_load_test_reports_quality_alone(finish, inputs, out):
 
 
 def test_what_the_stages_doubted_stands_in_the_report(finish, inputs, out):
-    info = load_manifest(inputs["curate"]).info | {"warnings": ["only 14 of 1,666 answers are kept"]}
+    info = load_manifest(inputs["curate"]).info | {
+        "warnings": ["only 14 of 1,666 answers are kept"]
+    }
     inputs["curate"] = finish("curate", 3, info=info)
     report_stage.run(ReportSpec(), inputs, out, CTX)
-    assert json.loads((out / "report.json").read_text())["warnings"] == ["curate: only 14 of 1,666 answers are kept"]
+    assert json.loads((out / "report.json").read_text())["warnings"] == [
+        "curate: only 14 of 1,666 answers are kept"
+    ]
     for page in ("report.md", "report.html"):
         assert "Warning, curate: only 14 of" in (out / page).read_text()
 
 
 def test_a_teacher_that_is_the_reference_has_no_score_of_its_own(finish, inputs, out):
     quality = {
-        "metric": "rouge_l", "n": 50, "teacher": None, "baseline": 0.1, "student": 0.6, "retention": 0.6,
+        "metric": "rouge_l",
+        "n": 50,
+        "teacher": None,
+        "baseline": 0.1,
+        "student": 0.6,
+        "retention": 0.6,
         "ci95": {"teacher": None, "baseline": None, "student": [0.5, 0.7], "retention": [0.5, 0.7]},
     }
     inputs["evaluate"] = finish("evaluate", 5, info={"quality": quality, "metrics": {}})
@@ -106,7 +118,13 @@ def test_markdown_has_every_table(written):
     page = (written / "report.md").read_text()
     titles = re.findall(r"^## (.*)$", page, re.MULTILINE)
     assert titles == [
-        "Quality", "Serving: teacher", "Serving: student", "Curation", "Stages", "Generation and training", "Lineage",
+        "Quality",
+        "Serving: teacher",
+        "Serving: student",
+        "Curation",
+        "Stages",
+        "Generation and training",
+        "Lineage",
     ]
     assert "| student | 0.872 | [0.840, 0.898] | 0.910 |" in page
     assert "| retention | 91.4% | [88.5%, 94.1%] |  |" in page
@@ -119,14 +137,21 @@ def test_markdown_has_every_table(written):
 def test_the_finished_model_card_has_the_facts_of_training_and_the_scores(inputs, out):
     folder = inputs["train"] / "student"
     folder.mkdir()
-    (folder / "README.md").write_text("---\nlibrary_name: transformers\n---\n\n# j\n\nFacts.\n\n## Scores\n\nNot yet.\n")
-    counts = Counts(1, 1, {"student/README.md": 0, "metrics.jsonl": 1}, info=load_manifest(inputs["train"]).info)
+    (folder / "README.md").write_text(
+        "---\nlibrary_name: transformers\n---\n\n# j\n\nFacts.\n\n## Scores\n\nNot yet.\n"
+    )
+    counts = Counts(
+        1, 1, {"student/README.md": 0, "metrics.jsonl": 1}, info=load_manifest(inputs["train"]).info
+    )
     (inputs["train"] / MANIFEST).unlink()
     publish(inputs["train"], "train", {}, counts, 1.0)
     counts = report_stage.run(ReportSpec(), inputs, out, CTX)
     card = (out / "model_card.md").read_text()
     assert "model_card.md" in counts.files
-    assert card.startswith("---\nlibrary_name: transformers\n---\n\n# j\n\nFacts.\n\n## Scores\n\nThe student keeps 91.4% of the")
+    assert card.startswith(
+        "---\nlibrary_name: transformers\n---\n\n# j\n\nFacts.\n\n## Scores\n\nThe student keeps"
+        " 91.4% of the"
+    )
     assert "| student | 0.872 | [0.840, 0.898] | 0.910 |" in card
     assert "Not yet" not in card
     assert "serves" not in card
@@ -134,8 +159,13 @@ def test_the_finished_model_card_has_the_facts_of_training_and_the_scores(inputs
 
 def test_headline_compares_models_at_the_same_load(report):
     sentences = report_stage.tables.headline(report)
-    assert sentences[0].startswith("The student keeps 91.4% of the teacher's exact match (0.872 against 0.954)")
-    assert sentences[1] == "At concurrency 16 it serves 2.4 times the teacher's output tokens per second."
+    assert sentences[0].startswith(
+        "The student keeps 91.4% of the teacher's exact match (0.872 against 0.954)"
+    )
+    assert (
+        sentences[1]
+        == "At concurrency 16 it serves 2.4 times the teacher's output tokens per second."
+    )
 
 
 def text_of(*tables):
@@ -156,14 +186,26 @@ def test_serving_table_shows_every_level_of_every_model(report):
 def test_summary_table_shows_each_model_at_its_best_valid_level(report):
     shown = text_of(report_stage.summary_table(report))
     student = next(line for line in shown.splitlines() if line.split()[:2] == ["student", "0.872"])
-    assert student.split() == ["student", "0.872", "[0.840,", "0.898]", "c=16", "2,640", "88.0", "184.8", "2"]
+    assert student.split() == [
+        "student",
+        "0.872",
+        "[0.840,",
+        "0.898]",
+        "c=16",
+        "2,640",
+        "88.0",
+        "184.8",
+        "2",
+    ]
     assert "baseline" in shown
 
 
 def test_html_needs_no_network_and_no_script(written):
     page = (written / "report.html").read_text()
     assert "<script" not in page
-    references = re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)""", page) + re.findall(r"url\(([^)]*)\)", page)
+    references = re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)""", page) + re.findall(
+        r"url\(([^)]*)\)", page
+    )
     assert all(reference.startswith("#") for reference in references)
     assert "@import" not in page
     assert "<!DOCTYPE svg" not in page
@@ -180,9 +222,13 @@ def test_html_plots_what_there_is(written):
     page = (written / "report.html").read_text()
     labels = re.findall(r'<figure role="img" aria-label="([^"]*)"', page)
     assert labels == [
-        "Scores on the validation prompts with 95 % intervals", "Training and validation loss by step",
-        "Output tokens per second against concurrency", "Time to first token against concurrency",
-        "Output tokens per second against rate", "Time to first token against rate", "Rows left after each filter",
+        "Scores on the validation prompts with 95 % intervals",
+        "Training and validation loss by step",
+        "Output tokens per second against concurrency",
+        "Time to first token against concurrency",
+        "Output tokens per second against rate",
+        "Time to first token against rate",
+        "Rows left after each filter",
     ]
     for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
         ElementTree.fromstring(svg)
