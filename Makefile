@@ -25,6 +25,7 @@ proof: env
 	$(VENV)/bin/pytest -m proof --timeout 7200 --proof-json benchmarks/proofs/results/latest.json
 
 lint: env
+	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 
 bench: env
