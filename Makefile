@@ -29,7 +29,7 @@ lint: env
 	$(VENV)/bin/ruff check .
 
 bench: env
-	for run in $(filter-out benchmarks/gpu/%,$(wildcard benchmarks/*/run.py)); do $(VENV)/bin/python $$run --json $$(dirname $$run)/results/latest.json || exit 1; done
+	for name in $(filter-out gpu,$(patsubst benchmarks/%/run.py,%,$(wildcard benchmarks/*/run.py))); do $(VENV)/bin/python -m benchmarks.$$name.run --json benchmarks/$$name/results/latest.json || exit 1; done
 
 env: $(STAMP)
 

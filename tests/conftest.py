@@ -17,9 +17,7 @@ import httpx
 import psutil
 import pytest
 
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
-from result import machine
-
+from benchmarks.result import machine
 from engine import pipeline
 from engine.errors import StageError
 from engine.job.jobfile import dump_job, load_job

@@ -4,7 +4,6 @@ holds on real replicas."""
 import hashlib
 import json
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks/chaos"))
-import checker
-import faults
-from checker import Death, check
+from benchmarks.chaos import checker, faults
+from benchmarks.chaos.checker import Death, check
 
 PROMPTS = {11: "a b c", 12: "d e f", 13: "g h i", 14: "j k l"}
 CLEAN = checker.Verdict(

@@ -7,9 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import misbehaving_api
 import pytest
 from conftest import REPOSITORY, distill
+from doubles import misbehaving_api
 
 
 def test_check_prints_the_plan_of_the_quickstart():

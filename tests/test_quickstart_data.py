@@ -1,19 +1,29 @@
 """The quickstart's data and tokenizer keep the promises that its quality numbers stand on."""
 
-import importlib
+import importlib.util
 import json
 import re
 import sys
 from collections import Counter
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 QUICKSTART = Path(__file__).parents[1] / "jobs" / "quickstart"
-sys.path.insert(0, str(QUICKSTART))
-make_data = importlib.import_module("make_data")
-make_tokenizer = importlib.import_module("make_tokenizer")
+
+
+def load_script(name: str) -> ModuleType:
+    """A script of the quickstart, under the name by which those beside it import it."""
+    spec = importlib.util.spec_from_file_location(name, QUICKSTART / f"{name}.py")
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+make_data = load_script("make_data")
+make_tokenizer = load_script("make_tokenizer")  # imports make_data
 
 Row = dict[str, str]
 PATTERNS = {

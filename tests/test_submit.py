@@ -13,11 +13,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import misbehaving_api
 import psutil
 import pytest
 import requests
 from conftest import distill
+from doubles import misbehaving_api
 from ray.job_submission import JobSubmissionClient
 
 from engine.backends import ray_secrets

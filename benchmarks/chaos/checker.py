@@ -1,7 +1,7 @@
 """Judge a generate folder from its files and the fake teacher's call history; shares no code with
 the engine.
 
-    checker.py GENERATE_FOLDER PROMPTS_FOLDER CALLS_FILE [SAMPLES]
+    python -m benchmarks.chaos.checker GENERATE_FOLDER PROMPTS_FOLDER CALLS_FILE [SAMPLES]
 
 Knows only the formats: Parquet, the manifest's JSON, commit records, and one history line per start
 and end of a call, `<time_s> <pid> <sha256 of the prompt's bytes> <seed> <start|end>`, fsynced by

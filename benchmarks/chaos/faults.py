@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from checker import Call, Death, Verdict, check, read_calls
+
+from benchmarks.chaos.checker import Call, Death, Verdict, check, read_calls
 
 REPOSITORY = Path(__file__).parents[2]
 CRASH_POINTS = ("before_part", "mid_part", "before_record", "after_record")
@@ -409,8 +410,7 @@ def full_disk(work: Path, *, seed: int, rows: int = 2000) -> Outcome:
 def misbehaving_api(work: Path, *, seed: int, rows: int = 1000) -> Outcome:
     """An OpenAI-protocol server that answers 30 % with 429, 5 % with 500, 1 % never and 0.5 % with
     half a JSON."""
-    sys.path.append(str(REPOSITORY / "tests"))
-    import misbehaving_api as server
+    from tests.doubles import misbehaving_api as server
 
     def shuffled(path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         words = body["messages"][-1]["content"].split()

@@ -14,10 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).parents[2]
-sys.path.append(str(REPOSITORY / "benchmarks"))
-import faults  # noqa: E402
-from result import bounded, write_result  # noqa: E402
+from benchmarks.chaos import faults
+from benchmarks.result import bounded, write_result
 
 Fault = tuple[str, int, Callable[[Path], faults.Outcome]]
 

@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.generation import tiny_model
+from benchmarks.generation.variants import job
+from benchmarks.result import bounded, write_result
+
 REPOSITORY = Path(__file__).parents[2]
-sys.path.append(str(REPOSITORY / "benchmarks"))
-from result import bounded, write_result  # noqa: E402
 
 VARIANTS = ("ours", "llm", "ray_data_llm", "llm_default", "ray_data_llm_lean")
 SEED, TEMPERATURE, MAX_TOKENS = 0, 0.7, 64
@@ -33,9 +35,7 @@ BOUNDS = {
 def prepare(work: Path, rows: int) -> None:
     """Model, prompts with the ids that our prompts stage gives them, and the seeds of our requests,
     for all variants."""
-    import tiny_model
     from transformers import AutoTokenizer
-    from variants import job
 
     import engine
     from engine.rows.ids import derive_seed
@@ -76,7 +76,8 @@ def measure(variant: str, k: int, work: Path) -> float:
     shown, if it fails."""
     command = [
         sys.executable,
-        str(Path(__file__).with_name("variants.py")),
+        "-m",
+        "benchmarks.generation.variants",
         variant,
         str(k),
         str(work),

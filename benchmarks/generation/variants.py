@@ -1,5 +1,7 @@
-"""One measurement in a process of its own: `variants.py VARIANT K WORK` reads WORK/task.json and
-writes WORK/result.json.
+"""One measurement in a process of its own.
+
+    python -m benchmarks.generation.variants VARIANT K WORK    reads WORK/task.json and writes
+    WORK/result.json
 
 Every variant gets the same model, prompts, seeds, sampling and scheduler arguments. The clock runs
 from the first request to the last answer (ours and ray_data_llm: to the last answer on disk),

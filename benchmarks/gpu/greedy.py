@@ -1,5 +1,6 @@
-"""Greedy answers of an exported student in transformers: `greedy.py --pack PACK --runs RUNS
---device DEVICE --result FILE`.
+"""Greedy answers of an exported student in transformers.
+
+    python -m benchmarks.gpu.greedy --pack PACK --runs RUNS --device cpu|gpu --result FILE
 
 Scores them as evaluate does, and asks on the CPU again: a student that answers otherwise elsewhere
 was exported wrong, or computes wrong.
@@ -12,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cases import arguments, load_case
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from benchmarks.gpu.cases import arguments, load_case
 from engine.rows.final_answer import same_final_answer
 from engine.rows.records import Prompt
 from engine.rows.tables import read_tables, to_rows

@@ -1,8 +1,8 @@
 """A folder in pieces small enough to carry to a machine without a network, put together and checked
 there. Standard library only.
 
-python pack.py cut  PACK    PACK/{wheels,runs,wide}  -> PACK/piece-01/… and PACK/list.json
-python pack.py join PACK    the way back; files that are there already are only checked
+python -m benchmarks.gpu.pack cut  PACK    PACK/{wheels,runs,wide} -> PACK/{piece-01/…,list.json}
+python -m benchmarks.gpu.pack join PACK    the way back; files that are there are only checked
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ DS_BUILD_OPS=0 "$python" -m pip wheel --quiet --no-deps --wheel-dir "$pack/wheel
 "$python" -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir "$pack/wheels" .
 
 # Curated examples with the teachers' signal, made on this CPU.
-"$python" benchmarks/gpu/wide_model.py "$pack/wide"
+"$python" -m benchmarks.gpu.wide_model "$pack/wide"
 cat >"$pack/jobs.json" <<'JOBS'
 {
  "quickstart": {"job": "jobs/quickstart.yaml", "sets": ["train.workers=1", "train.global_batch=16"]},
@@ -27,4 +27,4 @@ JOBS
 for job in jobs/quickstart.yaml benchmarks/gpu/wide.yaml; do
     "$distill" run "$job" --until curate --runs "$pack/runs"
 done
-"$python" benchmarks/gpu/pack.py cut "$pack"
+"$python" -m benchmarks.gpu.pack cut "$pack"

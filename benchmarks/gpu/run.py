@@ -23,11 +23,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-HERE, CHECKOUT = Path(__file__).parent, Path(__file__).parents[2]
-sys.path.insert(0, str(HERE))
-import pack as packed  # noqa: E402
-from layouts import LAYOUTS, STEPS, TRAINED, slug  # noqa: E402
+from benchmarks.gpu import pack as packed
+from benchmarks.gpu.layouts import LAYOUTS, STEPS, TRAINED, slug
 
+HERE, CHECKOUT = Path(__file__).parent, Path(__file__).parents[2]
 TAIL_LINES, LEAST_S = 25, 10
 NO_REFERENCE = 1e-9  # a loss that nothing agrees with
 ALSO = (
@@ -220,14 +219,15 @@ def _end(process: subprocess.Popen[bytes] | None) -> None:
 
 def parts_of(options: argparse.Namespace, work: Path) -> Iterator[Part]:
     """The most valuable first."""
-    from result import bounded
+    from benchmarks.result import bounded
 
     python, device, short = sys.executable, options.device, options.short
     smoke = ["--smoke"] if device == "cpu" else []
     for name, limit_s in () if short else (("train", 150), ("losses", 90)):
         command = [
             python,
-            str(CHECKOUT / "benchmarks/gpu_training/run.py"),
+            "-m",
+            "benchmarks.gpu_training.run",
             "--only",
             name,
             *smoke,
@@ -246,7 +246,8 @@ def parts_of(options: argparse.Namespace, work: Path) -> Iterator[Part]:
             continue
         command = [
             python,
-            str(HERE / "train_layout.py"),
+            "-m",
+            "benchmarks.gpu.train_layout",
             name,
             "--device",
             device,
@@ -300,7 +301,7 @@ def parts_of(options: argparse.Namespace, work: Path) -> Iterator[Part]:
 
 def _product_parts(options: argparse.Namespace, work: Path) -> Iterator[Part]:
     """`distill run` through Ray Train, and what its student answers."""
-    from result import bounded
+    from benchmarks.result import bounded
 
     python, device, short, runs = sys.executable, options.device, options.short, work / "runs"
     title = "distill run through Ray Train"
@@ -310,7 +311,8 @@ def _product_parts(options: argparse.Namespace, work: Path) -> Iterator[Part]:
         [
             [
                 python,
-                str(HERE / "through_ray.py"),
+                "-m",
+                "benchmarks.gpu.through_ray",
                 "--device",
                 device,
                 "--pack",
@@ -331,7 +333,8 @@ def _product_parts(options: argparse.Namespace, work: Path) -> Iterator[Part]:
         [
             [
                 python,
-                str(HERE / "greedy.py"),
+                "-m",
+                "benchmarks.gpu.greedy",
                 "--device",
                 device,
                 "--pack",
@@ -358,7 +361,8 @@ def prepare(options: argparse.Namespace, work: Path) -> tuple[dict[str, Any], di
         packed.join(options.pack)
     if options.install:
         installed = packed.install(options.pack, site)
-    paths = [str(CHECKOUT), str(HERE), str(CHECKOUT / "benchmarks"), str(site)]
+    # the checkout first: the pack's wheel of the product holds the engine/ of its day
+    paths = [str(CHECKOUT), str(site)]
     sys.path[:0] = paths
     importlib.invalidate_caches()
     more = {
@@ -426,8 +430,7 @@ def main() -> int:
             {"device": options.device, "install": f"{type(error).__name__}: {error}"},
         ).write()
         raise
-    from result import machine
-
+    from benchmarks.result import machine
     from engine.run.identity import git_commit, versions
 
     head = {

@@ -8,8 +8,7 @@ import shutil
 import subprocess
 import sys
 
-from cases import arguments, load_case
-
+from benchmarks.gpu.cases import arguments, load_case
 from engine.run.manifests import load_manifest
 
 

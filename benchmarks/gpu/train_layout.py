@@ -1,7 +1,8 @@
 """One layout of the train stage in a process of its own, with the product's worker function and
 DeepSpeed; no Ray.
 
-    python train_layout.py NAME --pack PACK --out FOLDER --result FILE --device cpu|gpu
+    python -m benchmarks.gpu.train_layout NAME --pack PACK --out FOLDER --result FILE
+        --device cpu|gpu [--kill]
 
 It imports, then waits for a line on stdin, so that the next layout's imports overlap with this
 one's steps.
@@ -21,10 +22,10 @@ from typing import Any
 
 import deepspeed  # noqa: F401  its import takes seconds, which overlap with another layout's steps
 import torch
-from cases import load_case
-from layouts import LAYOUTS, STEPS, TRAINED, slug
 from torch import distributed
 
+from benchmarks.gpu.cases import load_case
+from benchmarks.gpu.layouts import LAYOUTS, STEPS, TRAINED, slug
 from engine.backends import deepspeed_engine
 from engine.job.spec import JobSpec
 from engine.machines.architectures import facts

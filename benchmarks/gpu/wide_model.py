@@ -1,7 +1,7 @@
 """A tiny teacher with Llama-3's vocabulary size, students of it and prompts for it.
 
-    python wide_model.py FOLDER    writes FOLDER/{teacher,student-cpu,student-gpu} and
-    FOLDER/{train,validation}.jsonl
+    python -m benchmarks.gpu.wide_model FOLDER    writes FOLDER/{teacher,student-cpu,student-gpu}
+    and FOLDER/{train,validation}.jsonl
 
 Untrained, but not uniform: its output is sharp enough that the top k of a token holds nearly all of
 its probability.

@@ -14,20 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 
-REPOSITORY = Path(__file__).parents[2]
-sys.path += [
-    str(REPOSITORY / "benchmarks"),
-    str(REPOSITORY / "benchmarks/kd_memory"),
-    str(REPOSITORY),
-]
-from measure import draw as draw_heads  # noqa: E402
-from measure import piece_loss, run_once, spec_of, stored  # noqa: E402
-from result import bounded, write_result  # noqa: E402
-
-from engine.training.attention import attention_of  # noqa: E402
-from engine.training.blocks import Batch  # noqa: E402
-from engine.training.flops import Workload, peak_flops  # noqa: E402
-from engine.training.student import Student  # noqa: E402
+from benchmarks.kd_memory.measure import draw as draw_heads
+from benchmarks.kd_memory.measure import piece_loss, run_once, spec_of, stored
+from benchmarks.result import bounded, write_result
+from engine.training.attention import attention_of
+from engine.training.blocks import Batch
+from engine.training.flops import Workload, peak_flops
+from engine.training.student import Student
 
 # Llama-3.2-1B's shape (its config.json): 1.24B parameters with tied embeddings.
 SHAPE = {

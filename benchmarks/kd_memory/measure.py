@@ -1,5 +1,7 @@
-"""One measurement in a process of its own: `measure.py dense|pieces CASE TOKENS` prints JSON
-{extra_bytes, seconds, loss}.
+"""One measurement in a process of its own.
+
+    python -m benchmarks.kd_memory.measure dense|pieces CASE TOKENS    prints JSON {extra_bytes,
+    seconds, loss}
 
 `dense` keeps the logits of all tokens, as `loss.backward()` over them does; `pieces` is
 engine/training/head.py. Both call the same loss. Shapes: N targets, H hidden size, V vocabulary.

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
+from benchmarks.kd_memory.measure import CASES, draw, piece_loss, run_once, spec_of, stored
+from benchmarks.result import bounded, write_result
+
 REPOSITORY = Path(__file__).parents[2]
-sys.path.append(str(REPOSITORY / "benchmarks"))
-from measure import CASES, draw, piece_loss, run_once, spec_of, stored  # noqa: E402
-from result import bounded, write_result  # noqa: E402
 
 TOKENS, EXACT_TOKENS, EXACT_PIECE = 2048, 24, 7
 MEASURED = ("sft_stored", "forward_kl_stored", "forward_kl_live")
@@ -25,7 +25,8 @@ MEMORY_LIMIT, TIME_LIMIT, ERROR_LIMIT = 1 / 8, 1.3, 1e-4
 
 def measure(kind: str, case: str, tokens: int) -> dict[str, Any]:
     """One fresh process; CalledProcessError if it fails."""
-    command = [sys.executable, str(Path(__file__).with_name("measure.py")), kind, case, str(tokens)]
+    module = "benchmarks.kd_memory.measure"
+    command = [sys.executable, "-m", module, kind, case, str(tokens)]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     return json.loads(
         subprocess.run(

@@ -9,15 +9,13 @@ from typing import Any
 
 import numpy as np
 
+import engine
+from benchmarks.result import bounded, write_result
+from engine.backends import ray_cluster
+from engine.job.jobfile import load_job
+from engine.rows.tables import read_tables
+
 REPOSITORY = Path(__file__).parents[2]
-sys.path.append(str(REPOSITORY / "benchmarks"))
-from result import bounded, write_result  # noqa: E402
-
-import engine  # noqa: E402
-from engine.backends import ray_cluster  # noqa: E402
-from engine.job.jobfile import load_job  # noqa: E402
-from engine.rows.tables import read_tables  # noqa: E402
-
 LOSSES = ("sft", "forward_kl", "reverse_kl", "jsd")
 EPOCHS = {500: 96, 3000: 16}  # equal products: every student learns from as many tokens
 SEEDS = (0, 1, 2)

@@ -9,9 +9,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.result import bounded, write_result
+
 REPOSITORY = Path(__file__).parents[2]
-sys.path.append(str(REPOSITORY / "benchmarks"))
-from result import bounded, write_result  # noqa: E402
 
 LIMIT_S, SECOND_LIMIT_S = 900, 30
 

@@ -17,9 +17,9 @@ from typing import Any
 
 import psutil
 
+from benchmarks.result import bounded, write_result
+
 REPOSITORY = Path(__file__).parents[2]
-sys.path.append(str(REPOSITORY / "benchmarks"))
-from result import bounded, write_result  # noqa: E402
 
 MIB = 1024**2
 SIZES = [10_000, 100_000, 1_000_000]

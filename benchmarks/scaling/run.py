@@ -9,15 +9,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).parents[2]
-sys.path += [str(REPOSITORY / "benchmarks"), str(REPOSITORY / "benchmarks/training")]
-import task  # noqa: E402
-from ours import train, whole_steps, write_curated  # noqa: E402
-from result import bounded, write_result  # noqa: E402
-
-from engine.backends import ray_cluster  # noqa: E402
-from engine.job.spec import TrainSpec  # noqa: E402
-from engine.training.metrics import load_metrics  # noqa: E402
+from benchmarks.result import bounded, write_result
+from benchmarks.training import task
+from benchmarks.training.ours import train, whole_steps, write_curated
+from engine.backends import ray_cluster
+from engine.job.spec import TrainSpec
+from engine.training.metrics import load_metrics
 
 WARMUP, STEPS = 2, 6
 

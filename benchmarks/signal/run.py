@@ -16,15 +16,13 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from benchmarks.result import bounded, write_result
+from engine.rows import codec
+from engine.rows.records import SCHEMA_VERSION, Completion, completion_schema
+from engine.rows.signal import read_signal
+from engine.rows.tables import to_table, write_parquet
+
 REPOSITORY = Path(__file__).parents[2]
-sys.path.append(str(REPOSITORY / "benchmarks"))
-from result import bounded, write_result  # noqa: E402
-
-from engine.rows import codec  # noqa: E402
-from engine.rows.records import SCHEMA_VERSION, Completion, completion_schema  # noqa: E402
-from engine.rows.signal import read_signal  # noqa: E402
-from engine.rows.tables import to_table, write_parquet  # noqa: E402
-
 VOCABULARY, SIGMAS, KS, TOKENS, ROW_TOKENS = 129_280, (1.5, 3, 5, 8), (16, 50, 128), 1024, 128
 BITS = (8, 5, 4)
 LIMITS = {8: (160, 1e-4), 5: (120, 1e-3)}  # k = 50: bytes per token, added KL in nats

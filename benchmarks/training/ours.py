@@ -1,5 +1,6 @@
-"""One measurement of the train stage in a process of its own: `ours.py VARIANT MICRO WORK` writes
-WORK/result.json.
+"""One measurement of the train stage in a process of its own.
+
+    python -m benchmarks.training.ours VARIANT MICRO WORK    writes WORK/result.json
 
 The whole real path: curated Parquet -> packing -> Ray Train -> DeepSpeed -> export. The clock is
 TensorBoard's wall time of each step's loss, from step `warmup` to the last whole one, so all
@@ -14,7 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from task import BETA2, CLIP, LEARNING_RATE, SEED, SEQUENCE, STEP_TOKENS, TOP_K, VOCABULARY
+
+from benchmarks.training.task import (
+    BETA2,
+    CLIP,
+    LEARNING_RATE,
+    SEED,
+    SEQUENCE,
+    STEP_TOKENS,
+    TOP_K,
+    VOCABULARY,
+)
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "sft": {},

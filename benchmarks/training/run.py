@@ -13,10 +13,10 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks.result import bounded, write_result
+from benchmarks.training import task
+
 REPOSITORY = Path(__file__).parents[2]
-sys.path.append(str(REPOSITORY / "benchmarks"))
-import task  # noqa: E402
-from result import bounded, write_result  # noqa: E402
 
 TRL = "1.16.0"
 SHARED = (
@@ -27,7 +27,7 @@ SHARED = (
     "numpy",
 )  # in the versions of our lock
 WARMUP = 6  # steps; Ray's helpers start beside the first ones
-# What is compared: name -> (script, variant, micro-batch or None for all examples of a step in one
+# What is compared: name -> (module, variant, micro-batch or None for all examples of a step in one
 # forward pass)
 OURS = {"ours_sft": "sft", "ours_kd_teacher": "kd_teacher", "ours_kd_stored": "kd_stored"}
 PACKED = task.STEP_TOKENS // task.SEQUENCE
@@ -68,14 +68,10 @@ def environment(folder: Path) -> Path:
     return python
 
 
-def measure(python: str, script: str, variant: str, micro: int, work: Path) -> dict[str, Any]:
+def measure(python: str, module: str, variant: str, micro: int, work: Path) -> dict[str, Any]:
     """One fresh process; CalledProcessError, with its last lines shown, if it fails."""
-    command = [python, str(Path(__file__).with_name(script)), variant, str(micro), str(work)]
-    variables = (
-        os.environ
-        | {"HF_HUB_OFFLINE": "1"}
-        | ({"PYTHONPATH": str(REPOSITORY)} if script == "ours.py" else {})
-    )
+    command = [python, "-m", f"benchmarks.training.{module}", variant, str(micro), str(work)]
+    variables = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY)}
     with (work / f"log-{variant}-{micro}.txt").open("w+") as log:
         done = subprocess.run(command, stdout=log, stderr=log, env=variables, cwd=work, check=False)
         if done.returncode:
@@ -112,12 +108,12 @@ def main() -> int:
         whole = task.examples_per_step(json.loads((work / "examples.json").read_text()))
         kinds = {group.partition("_")[0] for group in options.groups}
         runs = [
-            ("", name, sys.executable, "ours.py", variant, options.micro)
+            ("", name, sys.executable, "ours", variant, options.micro)
             for name, variant in OURS.items()
             if name.split("_")[1] in kinds
         ]
         runs += [
-            (group, f"trl_{variant}_{micro or whole}", trl, "trl_side.py", variant, micro or whole)
+            (group, f"trl_{variant}_{micro or whole}", trl, "trl_side", variant, micro or whole)
             for group in options.groups
             for variant, micro in THEIRS[group]
         ]

@@ -1,8 +1,9 @@
-"""One measurement of TRL in a process of its own, in its own environment: `trl_side.py VARIANT
-MICRO WORK` writes WORK/result.json.
+"""One measurement of TRL in a process of its own, in its own environment.
+
+    python -m benchmarks.training.trl_side VARIANT MICRO WORK    writes WORK/result.json
 
 The clock runs from the end of step `warmup` to the end of the last whole step, so all between steps
-counts. It knows nothing of distill-engine.
+counts. It knows nothing of engine/.
 """
 
 import json
@@ -14,10 +15,19 @@ from typing import Any
 import torch
 import transformers
 from datasets import Dataset
-from task import BETA2, CLIP, LEARNING_RATE, SEED, SEQUENCE, STEP_TOKENS, examples_per_step
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import DistillationConfig, DistillationTrainer, SFTConfig, SFTTrainer
 from trl.experimental.gkd import GKDConfig, GKDTrainer
+
+from benchmarks.training.task import (
+    BETA2,
+    CLIP,
+    LEARNING_RATE,
+    SEED,
+    SEQUENCE,
+    STEP_TOKENS,
+    examples_per_step,
+)
 
 PACKED_ROWS = STEP_TOKENS // SEQUENCE
 ROLLOUT_TOKENS = 90  # about as many as the median answer has

@@ -8,11 +8,11 @@ import os
 from collections import Counter
 from pathlib import Path
 
-import misbehaving_api
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from conftest import statuses, stream_together
+from doubles import misbehaving_api
 
 from engine import pipeline
 from engine.asking.dispatch import missing_shards

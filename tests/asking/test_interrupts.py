@@ -6,10 +6,10 @@ import signal
 import threading
 import time
 
-import misbehaving_api
 import pytest
 from conftest import statuses
-from misbehaving_api import KEY, Faults
+from doubles import misbehaving_api
+from doubles.misbehaving_api import KEY, Faults
 
 from engine import pipeline
 from engine.backends import fake

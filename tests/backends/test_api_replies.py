@@ -7,16 +7,17 @@ import os
 import re
 import signal
 
-import misbehaving_api
 import numpy as np
 import pytest
-from misbehaving_api import KEY, Faults
+from doubles import misbehaving_api
+from doubles.misbehaving_api import KEY, Faults
 
 from engine.asking.engine import PromptTooLong, Sampling
 from engine.asking.replica import spent_usd
 from engine.backends import fake
-from engine.backends.api_gate import usage_of, words_of
-from engine.backends.api_teacher import AnthropicTeacher, ApiError, OpenAITeacher
+from engine.backends.api_gate import usage_of
+from engine.backends.api_teacher import AnthropicTeacher, OpenAITeacher
+from engine.backends.api_words import ApiError, words_of
 from engine.errors import StageError, Stopped
 from engine.job.spec import CaptureSpec, JobSpec, TeacherSpec
 from engine.rows.records import Completion

@@ -13,13 +13,14 @@ from pathlib import Path
 from urllib.parse import quote
 
 import httpx2
-import misbehaving_api
 import pytest
-from misbehaving_api import KEY, Faults
+from doubles import misbehaving_api
+from doubles.misbehaving_api import KEY, Faults
 
 from engine.asking.engine import PromptTooLong, Sampling
 from engine.backends.api_gate import retry_after_s
-from engine.backends.api_teacher import AnthropicTeacher, ApiError, OpenAITeacher
+from engine.backends.api_teacher import AnthropicTeacher, OpenAITeacher
+from engine.backends.api_words import ApiError
 from engine.errors import StageError
 from engine.job.spec import CaptureSpec, TeacherSpec
 

@@ -44,7 +44,7 @@ def run_ranks(
     (folder / f"{name}.plan").write_text(json.dumps(plan))
     command = [
         sys.executable,
-        str(Path(__file__).with_name("zero_rank.py")),
+        str(ROOT / "tests/drivers/zero_rank.py"),
         str(folder / f"{name}.plan"),
     ]
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

@@ -1,5 +1,5 @@
-"""Layouts on eight raylets with eight declared GPUs each (tests/layout_scenarios.py); one process,
-looked at from all sides."""
+"""Layouts on eight raylets with eight declared GPUs each (tests/drivers/layout_scenarios.py); one
+process, looked at from all sides."""
 
 import json
 import os
@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "layout_scenarios.py"
+TESTS = Path(__file__).parents[1]
+SCRIPT = TESTS / "drivers/layout_scenarios.py"
 
 pytestmark = pytest.mark.slow
 
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def facts(tmp_path_factory):
     environment = os.environ | {
-        "PYTHONPATH": str(SCRIPT.parents[1]),
+        "PYTHONPATH": f"{TESTS.parent}:{TESTS}",
         "RAY_USAGE_STATS_ENABLED": "0",
     }
     environment.pop("RAY_ADDRESS", None)

@@ -340,7 +340,7 @@ def captured(tmp_path_factory):
     folder = tmp_path_factory.mktemp("captured")
     lines = (QUICKSTART / "data/validation.jsonl").read_text().splitlines()[:24]
     (folder / "questions").write_text(json.dumps([json.loads(line)["prompt"] for line in lines]))
-    script = Path(__file__).with_name("capture_answers.py")
+    script = Path(__file__).parents[1] / "drivers/capture_answers.py"
     command = [
         sys.executable,
         str(script),

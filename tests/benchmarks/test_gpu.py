@@ -2,7 +2,6 @@
 itself, and the script still runs."""
 
 import hashlib
-import importlib.util
 import json
 import os
 import shutil
@@ -14,29 +13,12 @@ import pytest
 import ray
 from conftest import REPOSITORY, SHORT_QUICKSTART
 
-GPU = REPOSITORY / "benchmarks/gpu"
-
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(f"gpu_{name}", GPU / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def pack():
-    return load("pack")
-
-
-@pytest.fixture(scope="module")
-def proof():
-    return load("run")
+from benchmarks.gpu import pack
+from benchmarks.gpu import run as proof
 
 
 @pytest.fixture
-def packed(pack, tmp_path, monkeypatch):
+def packed(tmp_path, monkeypatch):
     """A pack of three wheels, of which the second is larger than a piece."""
     monkeypatch.setattr(pack, "PIECE_BYTES", 1000)
     folder = tmp_path / "pack"
@@ -56,7 +38,7 @@ def digests(folder):
     }
 
 
-def test_pieces_are_small_and_make_the_same_files_elsewhere(pack, packed, tmp_path):
+def test_pieces_are_small_and_make_the_same_files_elsewhere(packed, tmp_path):
     there = tmp_path / "there"
     there.mkdir()
     listed = json.loads((packed / "list.json").read_text())
@@ -71,7 +53,7 @@ def test_pieces_are_small_and_make_the_same_files_elsewhere(pack, packed, tmp_pa
 
 
 @pytest.mark.parametrize("harm", ["missing", "changed"])
-def test_a_piece_that_is_missing_or_changed_is_named(pack, packed, harm):
+def test_a_piece_that_is_missing_or_changed_is_named(packed, harm):
     part = sorted((packed / "piece-02").iterdir())[0]
     wheel = part.name.rpartition(".")[0]
     (packed / "wheels" / wheel).unlink()
@@ -86,7 +68,7 @@ def test_a_piece_that_is_missing_or_changed_is_named(pack, packed, harm):
     assert not (packed / "wheels" / wheel).exists()
 
 
-def test_a_part_that_fails_or_hangs_costs_only_its_own_time_limit(proof, tmp_path):
+def test_a_part_that_fails_or_hangs_costs_only_its_own_time_limit(tmp_path):
     def part(name, code, **more):
         target = proof.result_file(tmp_path, name)
         return proof.Part(
@@ -134,7 +116,7 @@ def test_a_part_that_fails_or_hangs_costs_only_its_own_time_limit(proof, tmp_pat
     assert session.status() == 1
 
 
-def test_when_time_is_up_what_was_seen_is_there_and_the_rest_is_named(proof, tmp_path):
+def test_when_time_is_up_what_was_seen_is_there_and_the_rest_is_named(tmp_path):
     session = proof.Session(
         tmp_path / "result.json", tmp_path, time.monotonic() + 1, os.environ, ratios={}
     )
@@ -170,7 +152,8 @@ def test_the_short_form_runs_here(quickstart_run, tmp_path):
     done = subprocess.run(
         [
             sys.executable,
-            str(GPU / "run.py"),
+            "-m",
+            "benchmarks.gpu.run",
             "--json",
             str(tmp_path / "result.json"),
             "--device",
@@ -185,6 +168,7 @@ def test_the_short_form_runs_here(quickstart_run, tmp_path):
         capture_output=True,
         text=True,
         check=False,
+        cwd=REPOSITORY,
         env=os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address},
     )
     seen = json.loads((tmp_path / "result.json").read_text())

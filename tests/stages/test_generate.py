@@ -1,9 +1,9 @@
 """Rows, statuses and resumption, with the fake teacher in this process."""
 
-import misbehaving_api
 import numpy as np
 import pytest
 from conftest import statuses
+from doubles import misbehaving_api
 
 from engine import pipeline
 from engine.backends import fake

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch_engine import TorchEngine
+from doubles.torch_engine import TorchEngine
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from engine.errors import StageError

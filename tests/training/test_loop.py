@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_trainer import FakeEngine
+from doubles.fake_trainer import FakeEngine
 from torch import distributed
 
 from engine.errors import Preempted, StageError, Stopped

@@ -19,8 +19,8 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from forked_workers import run_forked
-from torch_engine import GENERATE
+from doubles.torch_engine import GENERATE
+from drivers.forked_workers import run_forked
 
 from engine.job.spec import TrainSpec
 from engine.run.context import Context
@@ -65,7 +65,7 @@ class Job:
             "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
             "OMP_NUM_THREADS": "1",
         }
-        command = [sys.executable, str(ROOT / "tests/proof_driver.py"), str(plan)]
+        command = [sys.executable, str(ROOT / "tests/drivers/proof_driver.py"), str(plan)]
         with (self.out.parent / "driver.log").open("ab") as log:
             return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
 

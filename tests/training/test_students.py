@@ -20,9 +20,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from forked_workers import run_forked
+from doubles.torch_engine import GENERATE, TorchEngine, run_in_process
+from drivers.forked_workers import run_forked
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from torch_engine import GENERATE, TorchEngine, run_in_process
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from engine.job.spec import GenerateSpec, TrainSpec
@@ -292,7 +292,7 @@ def test_the_exported_students_answer_alike_in_vllm(
                 [answer[0, len(p) :].tolist() for p, answer in zip(prompts, answers, strict=True)]
             )
     (tmp_path / "asked.json").write_text(json.dumps(asked))
-    script = Path(__file__).parents[1] / "greedy_in_vllm.py"
+    script = Path(__file__).parents[1] / "drivers/greedy_in_vllm.py"
     command = [
         sys.executable,
         str(script),
@@ -301,7 +301,7 @@ def test_the_exported_students_answer_alike_in_vllm(
     ]
     said = subprocess.run(
         command,
-        env=os.environ | {"PYTHONPATH": str(script.parents[1])},
+        env=os.environ | {"PYTHONPATH": str(script.parents[2])},
         capture_output=True,
         text=True,
         check=False,

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-from forked_workers import run_forked
-from torch_engine import GENERATE
+from doubles.torch_engine import GENERATE
+from drivers.forked_workers import run_forked
 
 from engine.job.spec import TrainSpec
 from engine.run.context import Context

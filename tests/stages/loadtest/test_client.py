@@ -7,12 +7,12 @@ import statistics
 import time
 
 import pytest
+from doubles.fake_server import Behaviour, serve
 
 from engine.job.spec import LoadtestSpec
 from engine.stages.loadtest.arrivals import Level
 from engine.stages.loadtest.client import measure
 from engine.stages.loadtest.summary import summarise
-from tests.fake_server import Behaviour, serve
 
 PROMPTS = [[{"role": "user", "content": f"question {i}"}] for i in range(40)]
 
@@ -70,7 +70,8 @@ def test_closed_loop_keeps_the_concurrency_and_not_more():
         deepest = max(deepest, depth)
     assert deepest == 4
     assert 4 < len(found.samples) <= 40
-    assert summarise(found)["request_throughput"] == pytest.approx(len(found.samples), abs=4.5)
+    summary = summarise(found.level, found.samples)
+    assert summary["request_throughput"] == pytest.approx(len(found.samples), abs=4.5)
 
 
 def test_a_stall_is_charged_to_every_request_that_was_due_in_it():
@@ -104,7 +105,7 @@ def test_latency_counts_from_the_intended_time_and_a_blocked_client_is_invalid()
     late = max(found.samples, key=lambda s: s.sent_ms - s.intended_ms)
     assert late.sent_ms - late.intended_ms > 200
     assert late.ttft_ms > 200  # though the server answered at once
-    summary = summarise(found)
+    summary = summarise(found.level, found.samples)
     assert not summary["valid"]
     assert "client lagged" in summary["invalid_reason"]
 
@@ -112,16 +113,34 @@ def test_latency_counts_from_the_intended_time_and_a_blocked_client_is_invalid()
 def test_warmup_is_sent_but_not_measured():
     with serve(lambda i: Behaviour(tokens=1)) as server:
         found = load(server, Level(rate=60.0), seconds=1.0, warmup_seconds=0.5)
-    assert (len(found.warmup), len(found.samples), len(server.requests)) == (30, 60, 90)
-    assert all(s.intended_ms < 0 for s in found.warmup)
-    assert summarise(found)["requests"] == 60
+    assert (len(found.samples), len(server.requests)) == (90, 90)
+    assert sum(s.warm for s in found.samples) == 30
+    assert all(s.warm == (s.intended_ms < 0) for s in found.samples)
+    assert summarise(found.level, found.samples)["requests"] == 60
+
+
+def test_the_level_says_when_it_was_measured_and_how_the_client_fared():
+    before_s = time.time()
+    with serve(lambda i: Behaviour(tokens=1)) as server:
+        level = load(server, Level(concurrency=2), seconds=0.4, warmup_seconds=0.2).level
+    assert (level.model, level.level, level.concurrency, level.rate) == (
+        "student",
+        "concurrency=2",
+        2,
+        None,
+    )
+    assert before_s + 0.2 <= level.started_s <= time.time() - 0.4 + 0.01
+    assert level.window_s == 0.4
+    assert 1 <= len(level.loop_lag_ms) <= 40
+    assert 0 < level.cpu_fraction <= 1.1
 
 
 def test_warmup_uses_other_prompts():
     with serve(lambda i: Behaviour(tokens=1)) as server:
         found = load(server, Level(concurrency=1), seconds=0.6, warmup_seconds=0.3)
     asked = [r["messages"][0]["content"] for r in server.requests]
-    warm, timed = set(asked[: len(found.warmup)]), set(asked[len(found.warmup) :])
+    warm_requests = sum(s.warm for s in found.samples)
+    warm, timed = set(asked[:warm_requests]), set(asked[warm_requests:])
     assert warm
     assert timed
     assert not warm & timed
@@ -179,7 +198,7 @@ def test_each_fault_becomes_a_status_and_is_never_retried(fault, status):
     assert len(server.requests) == 5
     broken = next(s for s in found.samples if s.status != "ok")
     assert broken.ttft_ms is None
-    assert summarise(found)["failures"] == {status: 1}
+    assert summarise(found.level, found.samples)["failures"] == {status: 1}
 
 
 def test_an_answer_without_content_counts_to_its_finish():

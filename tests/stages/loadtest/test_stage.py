@@ -1,22 +1,32 @@
-"""The stage: models in order, measured rows only, counts that add up."""
+"""The stage: models in order, counts of measured rows that add up, files that hold every figure."""
 
 import contextlib
+import dataclasses
 import json
 from types import SimpleNamespace
 
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from doubles.fake_server import Behaviour, serve
 
 from engine.errors import StageError
 from engine.job.spec import LoadtestSpec
 from engine.rows.ids import prompt_hash, prompt_id_of
-from engine.rows.records import PROMPT, REQUEST_SAMPLE, Prompt
-from engine.rows.tables import to_table, write_parquet
+from engine.rows.records import (
+    LOAD_LEVEL,
+    PROMPT,
+    REQUEST_SAMPLE,
+    LoadLevel,
+    Prompt,
+    RequestSample,
+)
+from engine.rows.tables import read_tables, to_rows, to_table, write_parquet
 from engine.run.context import Context
-from engine.run.manifests import PROGRESS, Counts, publish
+from engine.run.manifests import PROGRESS, Counts, load_manifest, publish
 from engine.run.progress import Progress
 from engine.stages import loadtest
-from tests.fake_server import Behaviour, serve
+from engine.stages.loadtest.summary import serving_of
 
 CTX = Context(job="job", task="math", seed=5)
 
@@ -70,11 +80,12 @@ def test_every_model_is_loaded_at_every_level(inputs, out):
     assert [level.get("concurrency") or level.get("rate") for level in levels] == [1, 20.0]
     table = pq.read_table(out / loadtest.SAMPLES)
     assert table.schema.equals(REQUEST_SAMPLE)
-    failed = sum(status != "ok" for status in table["status"].to_pylist())
+    statuses = table.filter(pc.invert(table["warm"]))["status"].to_pylist()
+    failed = sum(status != "ok" for status in statuses)
     assert failed > 0
     assert (manifest.rows_in, manifest.rows_out, manifest.dropped) == (
-        len(table),
-        len(table) - failed,
+        len(statuses),
+        len(statuses) - failed,
         {"failed": failed},
     )
     counted = sum(
@@ -82,8 +93,40 @@ def test_every_model_is_loaded_at_every_level(inputs, out):
         for model in manifest.info["serving"].values()
         for level in model["levels"]
     )
-    assert counted == len(table) < len(server.requests)
-    assert min(table["intended_ms"].to_pylist()) >= 0
+    assert counted == len(statuses) < len(table) == len(server.requests)
+    assert manifest.files[loadtest.SAMPLES].rows == len(table)
+    assert manifest.files[loadtest.LEVELS].rows == 4
+
+
+def test_every_figure_can_be_recomputed_from_the_files(inputs, out):
+    spec = LoadtestSpec(
+        models=["teacher", "student"],
+        concurrency=[3],
+        rates=[30.0],
+        seconds=0.6,
+        warmup_seconds=0.3,
+    )
+    # answers that cross the start and the end of the window, and some that fail
+    with serve(
+        lambda i: Behaviour(cut_after=1) if i % 7 == 5 else Behaviour(ttft_s=0.02, tokens=6)
+    ) as server:
+        counts = loadtest.run(spec, inputs, out, CTX, endpoint=endpoint_of(server))
+    publish(out, "loadtest", {}, counts, 1.0)
+    said = load_manifest(out).info["serving"]
+    (levels_table,) = read_tables([out / loadtest.LEVELS])
+    (samples_table,) = read_tables([out / loadtest.SAMPLES])
+    assert levels_table.schema.equals(LOAD_LEVEL)
+    levels = to_rows(levels_table, LoadLevel)
+    samples = to_rows(samples_table, RequestSample)
+    assert serving_of(levels, samples) == said
+    assert any(level["failed"] for model in said.values() for level in model["levels"])
+
+    # and both halves of what is kept are needed for it
+    timed = [sample for sample in samples if not sample.warm]
+    assert serving_of(levels, timed) != said
+    busy = [dataclasses.replace(level, cpu_fraction=0.95) for level in levels]
+    reasons = [level["invalid_reason"] for level in serving_of(busy, samples)["student"]["levels"]]
+    assert all("95% of the time" in reason for reason in reasons)
 
 
 def test_a_disk_that_fills_while_it_measures_is_said_and_the_endpoint_goes(inputs, small_disk):
@@ -115,7 +158,8 @@ def test_no_models_means_no_endpoint_and_zero_rows(inputs, out):
         endpoint=lambda models: pytest.fail("started an endpoint"),
     )
     assert (counts.rows_in, counts.info) == (0, {"serving": {}})
-    assert publish(out, "loadtest", {}, counts, 0.0).files[loadtest.SAMPLES].rows == 0
+    files = publish(out, "loadtest", {}, counts, 0.0).files
+    assert [files[name].rows for name in (loadtest.SAMPLES, loadtest.LEVELS)] == [0, 0]
 
 
 def test_a_model_that_never_answers_stops_the_stage_after_one_level(inputs, out):

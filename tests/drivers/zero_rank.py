@@ -1,4 +1,5 @@
-"""One rank of test_deepspeed_engine.py: a fresh process that trains a tiny model as its plan says.
+"""One rank of tests/backends/test_deepspeed_engine.py: a fresh process that trains a tiny model
+as its plan says.
 
 python zero_rank.py PLAN.json RANK: {store, workers, model, blocks, result, runs: [{spec, load,
 save, first, last}]}

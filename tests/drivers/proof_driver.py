@@ -1,5 +1,5 @@
-"""A driver of training/test_proof_train.py, to be killed: the train stage on Ray workers, which die
-where the plan says.
+"""A driver of tests/training/test_proof_train.py, to be killed: the train stage on Ray workers,
+which die where the plan says.
 
 python proof_driver.py PLAN.json: {spec, curated, out, address, pids, crashes: [{place, rank, step,
 done}], seconds_per_step} The address `own` means a cluster of its own, whose nodes change.
@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch_engine import GENERATE
+from doubles.torch_engine import GENERATE
 
 from engine.backends import deepspeed_engine, ray_cluster, ray_train
 from engine.job.spec import TrainSpec

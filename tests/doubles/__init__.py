@@ -1,0 +1,1 @@
+"""What stands in for something in a test: servers without a model, training without DeepSpeed."""

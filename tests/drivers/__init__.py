@@ -1,0 +1,1 @@
+"""What tests start as processes of their own, and the launcher that forks its ranks."""
