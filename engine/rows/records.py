@@ -37,16 +37,20 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 SCHEMA_VERSION = 1  # of the tables above
 Messages = list[dict[str, str]]
 # Final states of a completion. `error` alone is transient: a later run may try it again.
 STATUSES = ("ok", "truncated", "empty", "loop", "too_long", "refused", "error")
-_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+_MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
+_MESSAGES = pa.list_(_MESSAGE)
 _INTS = pa.list_(pa.int32())
 _FLOATS = pa.list_(pa.float32())
 _NO_INTS = np.zeros(0, np.int32)
@@ -81,9 +85,8 @@ class Completion:
     status: str
     finish_reason: str | None = None
     text: str = ""
-    reasoning: str | None = (
-        None  # what the teacher wrote before its answer, where a parser or the API tells them apart
-    )
+    # What the teacher wrote before its answer, where a parser or the API tells them apart.
+    reasoning: str | None = None
     prompt_token_ids: Any = field(default_factory=lambda: _NO_INTS)
     token_ids: Any = field(default_factory=lambda: _NO_INTS)
     prompt_tokens: int | None = 0  # None: the API did not say
@@ -95,9 +98,8 @@ class Completion:
     topk_logprobs: Any = field(default_factory=lambda: _NO_FLOATS)  # (T*k,)
     tail: Any = field(default_factory=lambda: _NO_FLOATS)  # (T,)
     topk_packed: bytes = b""  # the three columns above in one (codec: packed); they are empty then
-    topk_tokens: Any = field(
-        default_factory=list
-    )  # (T*k,) texts in place of topk_ids, from an API that gives no ids
+    # (T*k,) texts in place of topk_ids, from an API that gives no ids
+    topk_tokens: Any = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -137,22 +139,41 @@ class RequestSample:
 
     model: str
     level: str  # concurrency=4 | rate=2.5
-    intended_ms: float
+    warm: bool  # of the warm-up: it loads the server and is not measured
+    intended_ms: float  # after the start of the measured window; before 0: warm-up
     sent_ms: float
     status: str  # ok | http_429 | timeout | ...
-    ttft_ms: float | None
-    tpot_ms: float | None
-    e2e_ms: float | None
-    prompt_tokens: int
-    output_tokens: int
+    ttft_ms: float | None = None
+    tpot_ms: float | None = None
+    e2e_ms: float | None = None
+    prompt_tokens: int = 0
+    output_tokens: int = 0
     error: str | None = None
 
 
-def _schema(row: type, **types: pa.DataType) -> pa.Schema:
-    names = [f.name for f in dataclasses.fields(row)]
+@dataclass(frozen=True)
+class LoadLevel:
+    """One level of a load test on one model, and how the client itself fared meanwhile: the key is
+    (model, level)."""
+
+    model: str
+    level: str  # as in RequestSample
+    concurrency: int | None  # either this or the rate is given
+    rate: float | None  # requests per second
+    started_s: float  # Unix time at which the measured window starts
+    window_s: float  # its length
+    cpu_fraction: float  # of the window, spent computing by the client's one thread
+    loop_lag_ms: list[float]  # how late the client's event loop woke up, every 10 ms
+
+
+def _schema(row: type[DataclassInstance], **types: pa.DataType) -> pa.Schema:
+    """The fields of `row` in order; `types` names those that no annotation tells."""
     plain = {"int": pa.int64(), "str": pa.string(), "float": pa.float64()}
-    hints = {f.name: str(f.type).split(" | ")[0] for f in dataclasses.fields(row)}
-    return pa.schema([(name, types.get(name) or plain[hints[name]]) for name in names])
+    columns = []
+    for column in dataclasses.fields(row):
+        hint = str(column.type).partition(" | ")[0]
+        columns.append((column.name, types.get(column.name) or plain[hint]))
+    return pa.schema(columns)
 
 
 PROMPT = _schema(Prompt, messages=_MESSAGES)
@@ -168,12 +189,13 @@ EXAMPLE = _schema(
     topk_packed=pa.binary(),
 )
 ANSWER = _schema(Answer)
-REQUEST_SAMPLE = _schema(RequestSample)
+REQUEST_SAMPLE = _schema(RequestSample, warm=pa.bool_())
+LOAD_LEVEL = _schema(LoadLevel, loop_lag_ms=pa.list_(pa.float64()))
 
 
 def completion_schema(capture_dtype: str = "float16") -> pa.Schema:
     """Schema of completions; `capture_dtype` (float16 | float32) is the type of `topk_logprobs`."""
-    values = pa.list_(pa.float16() if capture_dtype == "float16" else pa.float32())
+    value_type = pa.float16() if capture_dtype == "float16" else pa.float32()
     return _schema(
         Completion,
         sample_index=pa.int32(),
@@ -184,7 +206,7 @@ def completion_schema(capture_dtype: str = "float16") -> pa.Schema:
         token_ids=_INTS,
         token_logprobs=_FLOATS,
         topk_ids=_INTS,
-        topk_logprobs=values,
+        topk_logprobs=pa.list_(value_type),
         tail=_FLOATS,
         topk_packed=pa.binary(),
         topk_tokens=pa.list_(pa.string()),

@@ -17,15 +17,24 @@ from typing import Any, Protocol
 from engine.errors import StageError
 from engine.job.spec import LoadtestSpec
 from engine.rows.ids import derive_seed
-from engine.rows.records import REQUEST_SAMPLE, Messages, RequestSample
+from engine.rows.records import (
+    LOAD_LEVEL,
+    REQUEST_SAMPLE,
+    LoadLevel,
+    Messages,
+    RequestSample,
+)
 from engine.rows.tables import read_tables, to_table, write_parquet
 from engine.run.context import Context
 from engine.run.manifests import Counts, stage_files
 from engine.stages.loadtest.arrivals import levels_of
 from engine.stages.loadtest.client import Measurement, measure
-from engine.stages.loadtest.summary import summarise
+from engine.stages.loadtest.summary import measured_of, serving_of, summarise
 
+# The stage's files: every request, and one row per model and level. `serving_of` computes the
+# report's figures from these two alone.
 SAMPLES = "data/samples.parquet"
+LEVELS = "data/levels.parquet"
 
 
 class Endpoint(Protocol):
@@ -35,9 +44,8 @@ class Endpoint(Protocol):
     api_key: str | None
 
 
-OpenEndpoint = Callable[
-    [list[str]], AbstractContextManager[Endpoint]
-]  # serves these models for the length of the block
+# serves these models for the length of the block
+OpenEndpoint = Callable[[list[str]], AbstractContextManager[Endpoint]]
 
 
 def run(
@@ -50,49 +58,42 @@ def run(
     **also: Any,
 ) -> Counts:
     """Load every model of the job at every level with the validation prompts; `endpoint` keeps them
-    served meanwhile."""
+    served meanwhile. Warm-up requests are kept in the files and are no rows of the stage."""
     prompts = load_prompts(inputs["prompts"])
+    levels: list[LoadLevel] = []
     samples: list[RequestSample] = []
-    serving: dict[str, dict[str, list[dict[str, Any]]]] = {
-        model: {"levels": []} for model in spec.models
-    }
     if spec.models:
         with endpoint(list(spec.models)) as live:
-            ends_s = time.monotonic() + len(spec.models) * len(levels_of(spec)) * (
-                spec.warmup_seconds + spec.seconds
-            )
-            for model in spec.models:
-                ctx.progress.update(note=f"loading {model}")
-                for found in _measure_levels(
-                    live.base_url, model, spec, prompts, ctx.seed, live.api_key
-                ):
-                    level = summarise(found)
-                    serving[model]["levels"].append(level)
-                    samples += found.samples
-                    ctx.progress.update(
-                        done=len(samples),
-                        level=f"{model} at {found.level}",
-                        requests=level["requests"],
-                        failed=level["failed"],
-                        left=f"{max(0.0, ends_s - time.monotonic()):.0f} s",
-                        **{"tok/s": level["output_tokens_per_second"]},
-                    )
+            for found in _measure_models(live, spec, prompts, ctx):
+                levels.append(found.level)
+                samples += found.samples
+    _write_rows(out, samples, levels)
+    measured = measured_of(samples)
+    failed = sum(sample.status != "ok" for sample in measured)
+    dropped = {}
+    if failed:
+        dropped["failed"] = failed
+    return Counts(
+        rows_in=len(measured),
+        rows_out=len(measured) - failed,
+        files={SAMPLES: len(samples), LEVELS: len(levels)},
+        dropped=dropped,
+        info={"serving": serving_of(levels, samples)},
+    )
+
+
+def _write_rows(out: Path, samples: list[RequestSample], levels: list[LoadLevel]) -> None:
     (out / SAMPLES).parent.mkdir(exist_ok=True)
     write_parquet(to_table(samples, REQUEST_SAMPLE), out / SAMPLES)
-    failed = sum(sample.status != "ok" for sample in samples)
-    return Counts(
-        rows_in=len(samples),
-        rows_out=len(samples) - failed,
-        files={SAMPLES: len(samples)},
-        dropped={"failed": failed} if failed else {},
-        info={"serving": serving},
-    )
+    write_parquet(to_table(levels, LOAD_LEVEL), out / LEVELS)
 
 
 def load_prompts(folder: Path) -> list[Messages]:
     """The validation prompts of a finished prompts stage."""
-    tables = read_tables(stage_files(folder, "data/validation"), ["messages"])
-    return [messages for table in tables for messages in table["messages"].to_pylist()]
+    prompts: list[Messages] = []
+    for table in read_tables(stage_files(folder, "data/validation"), ["messages"]):
+        prompts += table["messages"].to_pylist()
+    return prompts
 
 
 def measure_url(
@@ -105,7 +106,31 @@ def measure_url(
 ) -> list[dict[str, Any]]:
     """Levels (as in report.json) of one model behind any OpenAI-compatible address; StageError if
     no request succeeds."""
-    return [summarise(found) for found in _measure_levels(url, model, spec, prompts, seed, api_key)]
+    measurements = _measure_levels(url, model, spec, prompts, seed, api_key)
+    return [summarise(found.level, found.samples) for found in measurements]
+
+
+def _measure_models(
+    live: Endpoint, spec: LoadtestSpec, prompts: Sequence[Messages], ctx: Context
+) -> Iterator[Measurement]:
+    """Every level of every model, one after the other; the progress is told after each."""
+    level_s = spec.warmup_seconds + spec.seconds
+    ends_s = time.monotonic() + len(spec.models) * len(levels_of(spec)) * level_s
+    done = 0
+    for model in spec.models:
+        ctx.progress.update(note=f"loading {model}")
+        for found in _measure_levels(live.base_url, model, spec, prompts, ctx.seed, live.api_key):
+            figures = summarise(found.level, found.samples)
+            done += figures["requests"]
+            ctx.progress.update(
+                done=done,
+                level=f"{model} at {found.level.level}",
+                requests=figures["requests"],
+                failed=figures["failed"],
+                left=f"{max(0.0, ends_s - time.monotonic()):.0f} s",
+                **{"tok/s": figures["output_tokens_per_second"]},
+            )
+            yield found
 
 
 def _measure_levels(
@@ -125,14 +150,13 @@ def _measure_levels(
     for level in levels_of(spec):
         # The seed knows the level, not the model: teacher and student get the same prompts at the
         # same times.
-        found = asyncio.run(
-            measure(
-                url, model, prompts, level, spec, derive_seed(seed, "loadtest", str(level)), api_key
-            )
-        )
-        statuses.update(sample.status for sample in found.samples)
+        level_seed = derive_seed(seed, "loadtest", str(level))
+        found = asyncio.run(measure(url, model, prompts, level, spec, level_seed, api_key))
+        measured = measured_of(found.samples)
+        statuses.update(sample.status for sample in measured)
+        # A level may be too short for any request; only answers that all failed condemn the model.
         if statuses and "ok" not in statuses:
-            failed = f"{dict(statuses)}; first: {found.samples[0].error}"
+            failed = f"{dict(statuses)}; first: {measured[0].error}"
             raise StageError(
                 f"loadtest: every request to '{model}' at {url} failed ({failed}); is it served"
                 " there?"

@@ -25,22 +25,29 @@ class Level:
     rate: float | None = None
 
     def __str__(self) -> str:
-        return f"concurrency={self.concurrency}" if self.concurrency else f"rate={self.rate:g}"
+        if self.concurrency:
+            return f"concurrency={self.concurrency}"
+        return f"rate={self.rate:g}"
 
     def fields(self) -> dict[str, Any]:
         """The one key of report.json that tells this level from the others."""
-        return {"concurrency": self.concurrency} if self.concurrency else {"rate": self.rate}
+        if self.concurrency:
+            return {"concurrency": self.concurrency}
+        return {"rate": self.rate}
 
 
 def levels_of(spec: LoadtestSpec) -> list[Level]:
     """Every level of a job, closed loop first."""
-    return [Level(concurrency=c) for c in spec.concurrency] + [Level(rate=r) for r in spec.rates]
+    closed = [Level(concurrency=in_flight) for in_flight in spec.concurrency]
+    opened = [Level(rate=rate_rps) for rate_rps in spec.rates]
+    return closed + opened
 
 
 def poisson(rng: np.random.Generator, rate_rps: float, seconds: float) -> np.ndarray:
     """Times (s) of a Poisson process on [0, seconds): given their number, which is left to chance,
     they are uniform."""
-    return np.sort(rng.uniform(0, seconds, size=rng.poisson(rate_rps * seconds)))
+    count = rng.poisson(rate_rps * seconds)
+    return np.sort(rng.uniform(0, seconds, size=count))
 
 
 def constant(rng: np.random.Generator, rate_rps: float, seconds: float) -> np.ndarray:

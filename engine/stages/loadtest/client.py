@@ -12,7 +12,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,27 +21,67 @@ import numpy as np
 import openai
 
 from engine.job.spec import LoadtestSpec
-from engine.rows.records import Messages, RequestSample
+from engine.rows.records import LoadLevel, Messages, RequestSample
 from engine.stages.loadtest.arrivals import ARRIVALS, Level
 
 # a closed-loop slot that is refused at once would otherwise send thousands of requests a second
 FAILURE_PAUSE_S = 0.1
 HEARTBEAT_S = 0.01
+MAX_ERROR_CHARACTERS = 300
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one level left behind: its own row, and its requests in the order in which they ended,
+    warm-up ones too."""
+
+    level: LoadLevel
+    samples: list[RequestSample]
+
+
+@dataclass(frozen=True)
+class _Load:
+    """One level while it runs. Times are ms after the start of the measured window; warm-up
+    requests lie before 0."""
+
+    client: openai.AsyncOpenAI
+    model: str
+    level: str
+    spec: LoadtestSpec
+    warm_prompts: Iterator[Messages]
+    timed_prompts: Iterator[Messages]
+    zero_s: float  # of time.perf_counter(): the measured window starts
+    samples: list[RequestSample] = field(default_factory=list)
+
+    def now_ms(self) -> float:
+        return (time.perf_counter() - self.zero_s) * 1000
 
 
 @dataclass
-class Measurement:
-    """One level's requests. Times are ms after the start of the measured window; warm-up requests
-    lie before 0."""
+class _Stream:
+    """What a streamed answer has said so far."""
 
-    level: Level
-    window_s: float
-    samples: list[RequestSample] = field(default_factory=list)
-    warmup: list[RequestSample] = field(default_factory=list)
-    loop_lag_ms: list[float] = field(
-        default_factory=list
-    )  # how late the client's event loop woke up, every 10 ms
-    cpu_fraction: float = 0.0  # of the window, spent computing by the client's one thread
+    content_ms: list[float] = field(default_factory=list)
+    finished_ms: float | None = None
+    usage: dict[str, int] | None = None
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """A whole answer: when its content began and ended, and the server's count of its tokens."""
+
+    first_ms: float
+    last_ms: float
+    prompt_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True)
+class _Fault:
+    """Why there is no whole answer."""
+
+    status: str
+    error: str | None = None
 
 
 async def measure(
@@ -60,61 +100,34 @@ async def measure(
     counts to its finish. Tokens are the server's own count. `prompts` are taken in seeded order,
     warm-up and measured requests from disjoint parts.
     """
-    found = Measurement(level, spec.seconds)
     rng = np.random.default_rng(seed)
     warm_prompts, timed_prompts = _split(prompts, spec, rng)
-    open_loop_s = (
-        ARRIVALS[spec.arrivals](rng, level.rate, spec.warmup_seconds + spec.seconds)
-        if level.rate
-        else None
-    )
-    transport = openai.DefaultAsyncHttpx2Client(
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    )
-    logging.getLogger("httpx2").setLevel(
-        logging.WARNING
-    )  # below that it logs a line per request, in the loop that is timed
-    # An explicit key: without one the client would send the environment's OPENAI_API_KEY to
-    # whatever the URL is.
-    client = openai.AsyncOpenAI(
-        base_url=base_url,
-        api_key=api_key or "none",
-        max_retries=0,
-        timeout=None,
-        http_client=transport,
-    )
-    zero = time.perf_counter() + spec.warmup_seconds
-
-    def now_ms() -> float:
-        return (time.perf_counter() - zero) * 1000
-
-    async def send(intended_ms: float) -> RequestSample:
-        warm = intended_ms < 0
-        messages = next(warm_prompts if warm else timed_prompts)
-        sample = await _request(client, model, messages, str(level), spec, intended_ms, now_ms)
-        (found.warmup if warm else found.samples).append(sample)
-        return sample
-
-    async def keep_one_in_flight() -> None:
-        while (intended_ms := now_ms()) < spec.seconds * 1000:
-            if (await send(intended_ms)).status != "ok":
-                await asyncio.sleep(FAILURE_PAUSE_S)
-
-    async def follow_schedule(times_s: np.ndarray) -> None:
-        async with asyncio.TaskGroup() as requests:
-            for at_s in times_s.tolist():
-                intended_ms = (at_s - spec.warmup_seconds) * 1000
-                await asyncio.sleep(max(0.0, (intended_ms - now_ms()) / 1000))
-                requests.create_task(send(intended_ms))
-
+    times_s = None
+    if level.rate:
+        times_s = ARRIVALS[spec.arrivals](rng, level.rate, spec.warmup_seconds + spec.seconds)
+    client = _connect(base_url, api_key)
+    # The clock starts last: what was prepared above must not make the first requests late.
+    started_s = time.time() + spec.warmup_seconds
+    zero_s = time.perf_counter() + spec.warmup_seconds
+    load = _Load(client, model, str(level), spec, warm_prompts, timed_prompts, zero_s)
     async with client:
-        watcher = asyncio.create_task(_watch_self(found, now_ms))
-        if open_loop_s is not None:
-            await follow_schedule(open_loop_s)
-        else:
-            await asyncio.gather(*(keep_one_in_flight() for _ in range(level.concurrency)))
-        await watcher
-    return found
+        watcher = asyncio.create_task(_watch_self(load))
+        if times_s is not None:
+            await _follow_schedule(load, times_s)
+        elif level.concurrency:
+            await _keep_in_flight(load, level.concurrency)
+        cpu_fraction, loop_lag_ms = await watcher
+    row = LoadLevel(
+        model=model,
+        level=str(level),
+        concurrency=level.concurrency,
+        rate=level.rate,
+        started_s=started_s,
+        window_s=spec.seconds,
+        cpu_fraction=cpu_fraction,
+        loop_lag_ms=loop_lag_ms,
+    )
+    return Measurement(row, load.samples)
 
 
 def _split(
@@ -124,101 +137,160 @@ def _split(
     flatter the numbers."""
     order = [prompts[i] for i in rng.permutation(len(prompts))]
     share = spec.warmup_seconds / (spec.warmup_seconds + spec.seconds)
-    warm = min(max(1, round(len(order) * share)), len(order) - 1) if share else 0
+    warm = 0
+    if share:
+        warm = min(max(1, round(len(order) * share)), len(order) - 1)
     return itertools.cycle(order[:warm] or order), itertools.cycle(order[warm:])
 
 
-async def _request(
-    client: openai.AsyncOpenAI,
-    model: str,
-    messages: Messages,
-    level: str,
-    spec: LoadtestSpec,
-    intended_ms: float,
-    now_ms: Callable[[], float],
-) -> RequestSample:
-    """One streamed answer; every way in which it can fail becomes a status, never an exception."""
-    sent_ms = now_ms()
-    content_ms: list[float] = []
-    finished_ms = usage = error = None
-    body = {
-        "model": model,
-        "messages": messages,
-        "max_tokens": spec.max_tokens,
-        "temperature": spec.temperature,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
-    try:
-        async with asyncio.timeout(spec.timeout_s):
-            # Plain dicts: building the client's typed chunks takes three quarters of its time,
-            # which a load test needs.
-            stream = await client.post(
-                "/chat/completions",
-                body=body,
-                cast_to=object,
-                stream=True,
-                stream_cls=openai.AsyncStream[Any],
-            )
-            async for chunk in stream:
-                usage = chunk.get("usage") or usage
-                for choice in chunk["choices"]:
-                    if choice["delta"].get("content"):
-                        content_ms.append(now_ms())
-                    if choice.get("finish_reason"):
-                        finished_ms = now_ms()
-        status = "cut_stream" if finished_ms is None else "no_usage" if usage is None else "ok"
-    except TimeoutError:
-        status, error = "timeout", f"no end within {spec.timeout_s:g} s"
-    except openai.APIStatusError as failure:
-        status, error = f"http_{failure.status_code}", failure.message
-    except openai.APIConnectionError as failure:
-        status, error = (
-            "cut_stream" if content_ms else "connection",
-            repr(failure.__cause__ or failure),
-        )
-    except (
-        openai.APIError,
-        ValueError,
-        LookupError,
-        TypeError,
-    ) as failure:  # an error event, or no chunk at all
-        status, error = "bad_stream", str(failure)
-    if status != "ok":
-        return RequestSample(
-            model,
-            level,
-            intended_ms,
-            sent_ms,
-            status,
-            None,
-            None,
-            None,
-            0,
-            0,
-            error and error[:300],
-        )
-    times_ms, tokens = content_ms or [finished_ms], usage["completion_tokens"]
-    first, last = times_ms[0], times_ms[-1]
-    tpot_ms = (last - first) / (tokens - 1) if tokens > 1 and last > first else None
-    return RequestSample(
-        model,
-        level,
-        intended_ms,
-        sent_ms,
-        "ok",
-        first - intended_ms,
-        tpot_ms,
-        last - intended_ms,
-        usage["prompt_tokens"],
-        tokens,
+def _connect(base_url: str, api_key: str | None) -> openai.AsyncOpenAI:
+    """A client that neither retries, nor gives up, nor keeps one request waiting for another."""
+    transport = openai.DefaultAsyncHttpx2Client(
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    )
+    # below that it logs a line per request, in the loop that is timed
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
+    # An explicit key: without one the client would send the environment's OPENAI_API_KEY to
+    # whatever the URL is.
+    return openai.AsyncOpenAI(
+        base_url=base_url,
+        api_key=api_key or "none",
+        max_retries=0,
+        timeout=None,
+        http_client=transport,
     )
 
 
-async def _watch_self(found: Measurement, now_ms: Callable[[], float]) -> None:
-    await asyncio.sleep(-now_ms() / 1000)
-    busy_s, began_ms = time.thread_time(), now_ms()
-    while (before_ms := now_ms()) < found.window_s * 1000:
+async def _keep_in_flight(load: _Load, concurrency: int) -> None:
+    slots = [_keep_one_in_flight(load) for _ in range(concurrency)]
+    await asyncio.gather(*slots)
+
+
+async def _keep_one_in_flight(load: _Load) -> None:
+    while (intended_ms := load.now_ms()) < load.spec.seconds * 1000:
+        sample = await _send(load, intended_ms)
+        if sample.status != "ok":
+            await asyncio.sleep(FAILURE_PAUSE_S)
+
+
+async def _follow_schedule(load: _Load, times_s: np.ndarray) -> None:
+    async with asyncio.TaskGroup() as requests:
+        for at_s in times_s.tolist():
+            intended_ms = (at_s - load.spec.warmup_seconds) * 1000
+            await asyncio.sleep(max(0.0, (intended_ms - load.now_ms()) / 1000))
+            requests.create_task(_send(load, intended_ms))
+
+
+async def _send(load: _Load, intended_ms: float) -> RequestSample:
+    """One request and its row, which is kept; what goes wrong is in the row."""
+    warm = intended_ms < 0
+    prompts = load.warm_prompts if warm else load.timed_prompts
+    messages = next(prompts)
+    sent_ms = load.now_ms()
+    outcome = await _ask(load, messages)
+    if isinstance(outcome, _Fault):
+        sample = RequestSample(
+            model=load.model,
+            level=load.level,
+            warm=warm,
+            intended_ms=intended_ms,
+            sent_ms=sent_ms,
+            status=outcome.status,
+            error=outcome.error and outcome.error[:MAX_ERROR_CHARACTERS],
+        )
+    else:
+        sample = RequestSample(
+            model=load.model,
+            level=load.level,
+            warm=warm,
+            intended_ms=intended_ms,
+            sent_ms=sent_ms,
+            status="ok",
+            ttft_ms=outcome.first_ms - intended_ms,
+            tpot_ms=_tpot_ms(outcome),
+            e2e_ms=outcome.last_ms - intended_ms,
+            prompt_tokens=outcome.prompt_tokens,
+            output_tokens=outcome.output_tokens,
+        )
+    load.samples.append(sample)
+    return sample
+
+
+def _tpot_ms(answer: _Answer) -> float | None:
+    took_ms = answer.last_ms - answer.first_ms
+    if answer.output_tokens > 1 and took_ms > 0:
+        return took_ms / (answer.output_tokens - 1)
+    return None
+
+
+async def _ask(load: _Load, messages: Messages) -> _Answer | _Fault:
+    """One streamed answer; every way in which it can fail becomes a status, never an exception."""
+    stream = _Stream()
+    try:
+        async with asyncio.timeout(load.spec.timeout_s):
+            await _read(load, messages, stream)
+    except TimeoutError:
+        return _Fault("timeout", f"no end within {load.spec.timeout_s:g} s")
+    except openai.APIStatusError as failure:
+        return _Fault(f"http_{failure.status_code}", failure.message)
+    except openai.APIConnectionError as failure:
+        status = "cut_stream" if stream.content_ms else "connection"
+        return _Fault(status, repr(failure.__cause__ or failure))
+    except (openai.APIError, ValueError, LookupError, TypeError) as failure:
+        # an error event, or no chunk at all
+        return _Fault("bad_stream", str(failure))
+    if stream.finished_ms is None:
+        return _Fault("cut_stream")
+    if stream.usage is None:
+        return _Fault("no_usage")
+    times_ms = stream.content_ms or [stream.finished_ms]
+    return _Answer(
+        first_ms=times_ms[0],
+        last_ms=times_ms[-1],
+        prompt_tokens=stream.usage["prompt_tokens"],
+        output_tokens=stream.usage["completion_tokens"],
+    )
+
+
+async def _read(load: _Load, messages: Messages, stream: _Stream) -> None:
+    """Ask, and note in `stream` what every chunk says; it lives on where the deadline strikes."""
+    body = {
+        "model": load.model,
+        "messages": messages,
+        "max_tokens": load.spec.max_tokens,
+        "temperature": load.spec.temperature,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    # Plain dicts: building the client's typed chunks takes three quarters of its time, which a
+    # load test needs.
+    chunks = await load.client.post(
+        "/chat/completions",
+        body=body,
+        cast_to=object,
+        stream=True,
+        stream_cls=openai.AsyncStream[Any],
+    )
+    async for chunk in chunks:
+        stream.usage = chunk.get("usage") or stream.usage
+        for choice in chunk["choices"]:
+            if choice["delta"].get("content"):
+                stream.content_ms.append(load.now_ms())
+            if choice.get("finish_reason"):
+                stream.finished_ms = load.now_ms()
+
+
+async def _watch_self(load: _Load) -> tuple[float, list[float]]:
+    """Over the measured window: the share of it that this thread computed, and how late each
+    heartbeat came (ms)."""
+    await asyncio.sleep(-load.now_ms() / 1000)
+    busy_s = time.thread_time()
+    began_ms = load.now_ms()
+    lag_ms: list[float] = []
+    cpu_fraction = 0.0
+    while (before_ms := load.now_ms()) < load.spec.seconds * 1000:
         await asyncio.sleep(HEARTBEAT_S)
-        found.loop_lag_ms.append(now_ms() - before_ms - HEARTBEAT_S * 1000)
-        found.cpu_fraction = (time.thread_time() - busy_s) / ((now_ms() - began_ms) / 1000)
+        woke_ms = load.now_ms()
+        lag_ms.append(woke_ms - before_ms - HEARTBEAT_S * 1000)
+        cpu_fraction = (time.thread_time() - busy_s) / ((woke_ms - began_ms) / 1000)
+    return cpu_fraction, lag_ms
