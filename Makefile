@@ -27,6 +27,7 @@ proof: env
 lint: env
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ty check --python $(VENV) engine
 
 bench: env
 	for name in $(filter-out gpu,$(patsubst benchmarks/%/run.py,%,$(wildcard benchmarks/*/run.py))); do $(VENV)/bin/python -m benchmarks.$$name.run --json benchmarks/$$name/results/latest.json || exit 1; done

@@ -11,7 +11,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from rich.table import Table
 from engine.errors import EngineError, Stopped, remedy_of
 from engine.job.spec import JobSpec
 
+Sets = tuple[str, ...]  # what an option gives that may be repeated
 JOB = click.argument("job", type=click.Path(path_type=Path))
 SETS = click.option(
     "--set",
@@ -42,6 +43,12 @@ RUN = click.argument("run")
 CLUSTER = click.option(
     "--cluster", type=click.Path(path_type=Path), help="Cluster file; none: a local Ray."
 )
+STATES = {"reuse": "done", "resume": "unfinished", "run": "not started"}  # as `status` says them
+
+
+def of_a_job(command: Any) -> Any:
+    """The job file, its overrides and the folder of its runs."""
+    return JOB(SETS(RUNS(command)))
 
 
 def stage_options(command: Any) -> Any:
@@ -77,14 +84,14 @@ def main() -> None:
     """Distil a large teacher into a small student, and prove what was gained."""
 
 
-def _load(job: Path, sets: tuple[str, ...]) -> JobSpec:
+def _load(job: Path, sets: Sets) -> JobSpec:
     from engine.job.jobfile import load_job
 
     return load_job(job, list(sets))
 
 
 @contextmanager
-def _errors() -> Iterator[None]:
+def _errors() -> Generator[None]:
     """Engine errors become one message on stderr and an exit code; Ctrl-C and SIGTERM say how to go
     on."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -108,7 +115,7 @@ def _errors() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet(log: Path) -> Iterator[Console]:
+def _quiet(log: Path) -> Generator[Console]:
     """Send everything that libraries and their processes print to `log`; yields a console on the
     real terminal.
 
@@ -118,7 +125,8 @@ def _quiet(log: Path) -> Iterator[Console]:
     sys.stdout.flush()
     sys.stderr.flush()
     saved = os.dup(1), os.dup(2)
-    with log.open("ab") as sink, os.fdopen(os.dup(saved[0]), "w", buffering=1) as terminal:
+    sink = log.open("ab")
+    with sink, os.fdopen(os.dup(saved[0]), "w", buffering=1) as terminal:
         os.dup2(sink.fileno(), 1)
         os.dup2(sink.fileno(), 2)
         logging.basicConfig(
@@ -155,10 +163,8 @@ def _ray_address(cluster: Path | None) -> str | None:
 
 
 @main.command()
-@JOB
-@SETS
-@RUNS
-def check(job: Path, sets: tuple[str, ...], runs: str) -> None:
+@of_a_job
+def check(job: Path, sets: Sets, runs: str) -> None:
     """Validate a job file and what it names, and print the plan. Starts nothing."""
     with _errors():
         from engine import pipeline
@@ -171,22 +177,19 @@ def check(job: Path, sets: tuple[str, ...], runs: str) -> None:
         for line in source_lines(spec):
             click.echo(f"  {line}")
         for stage in pipeline.plan(spec, runs):
-            click.echo(
-                f"  {stage.stage:<9} {stage.state:<7}{stage.folder.name if stage.folder else ''}"
-            )
-        wants = planner.plan(spec)
+            folder_name = stage.folder.name if stage.folder else ""
+            click.echo(f"  {stage.stage:<9} {stage.state:<7}{folder_name}")
+        wants = planner.plan_devices(spec)
         click.echo(f"GPUs wanted: {wants.devices if spec.device == 'gpu' else 0}")
         for line in wants.lines():
             click.echo(f"  {line}")
 
 
 @main.command()
-@JOB
-@SETS
-@RUNS
+@of_a_job
 @CLUSTER
 @stage_options
-def run(job: Path, sets: tuple[str, ...], runs: str, cluster: Path | None, **options: Any) -> None:
+def run(job: Path, sets: Sets, runs: str, cluster: Path | None, **options: Any) -> None:
     """Run a job: skip what is finished, resume what is not."""
     with _errors():
         _take_keys()
@@ -208,7 +211,7 @@ def run(job: Path, sets: tuple[str, ...], runs: str, cluster: Path | None, **opt
                 **options,
             )
             for name, manifest in done.manifests.items():
-                for warning in manifest.info.get("warnings", []):
+                for warning in manifest.info.warnings:
                     console.print(f"[yellow]warning[/] {name}: {warning}", highlight=False)
             if "report" in done.folders:
                 _print_report(console, done)
@@ -238,7 +241,7 @@ def _print_report(console: Console, done: Any) -> None:
 @click.argument("job")
 @SETS
 @RUNS
-def status(job: str, sets: tuple[str, ...], runs: str) -> None:
+def status(job: str, sets: Sets, runs: str) -> None:
     """How far a job is, from its files alone. JOB is a job file or a run folder."""
     with _errors():
         from engine import pipeline
@@ -250,30 +253,26 @@ def status(job: str, sets: tuple[str, ...], runs: str) -> None:
 
         folder = run_folder(job)
         is_run = not isinstance(folder, Path) or folder.is_dir()
-        spec, root = (
-            (load_run(folder), folder.parent)
-            if is_run
-            else (_load(Path(job), sets), run_folder(runs))
-        )
+        if is_run:
+            spec, root = load_run(folder), folder.parent
+        else:
+            spec, root = _load(Path(job), sets), run_folder(runs)
         table = Table("stage", "state", "progress", "folder", title=spec.name, title_justify="left")
         for stage in pipeline.plan(spec, root):
             manifest = load_manifest(stage.folder) if stage.folder else None
-            state, text = (
-                {"reuse": "done", "resume": "unfinished", "run": "not started"}[stage.state],
-                "",
-            )
+            state = STATES[stage.state]
+            text = ""
             if manifest:
                 text = f"{manifest.rows_out:,} rows in {manifest.seconds:,.0f} s"
             elif stage.folder and (stage.folder / PROGRESS).exists():
                 seen = json.loads((stage.folder / PROGRESS).read_text())
                 age = time.time() - seen["updated"]
-                state, text = (
-                    "running"
-                    if is_running(root / spec.name)
-                    else f"unfinished, last seen {age:,.0f} s ago",
-                    state_text(seen),
-                )
-            table.add_row(stage.stage, state, text, stage.folder.name if stage.folder else "")
+                text = state_text(seen)
+                state = f"unfinished, last seen {age:,.0f} s ago"
+                if is_running(root / spec.name):
+                    state = "running"
+            folder_name = stage.folder.name if stage.folder else ""
+            table.add_row(stage.stage, state, text, folder_name)
         Console().print(table)
 
 
@@ -308,25 +307,20 @@ def gc(run: str, dry_run: bool, superseded: bool) -> None:
     with _errors():
         from engine import pipeline
         from engine.job.jobfile import load_run
-        from engine.run.verify import gc as collect
-        from engine.run.verify import superseded as left_behind
+        from engine.run import gc as rubbish
         from engine.store.paths import run_folder
 
         folder = run_folder(run)
-        removed = collect(folder, dry_run=dry_run)
-        old = left_behind(
-            folder,
-            pipeline.is_superseded(load_run(folder), folder.parent),
-            remove=superseded and not dry_run,
-        )
+        removed = rubbish.gc(folder, dry_run=dry_run)
+        is_old = pipeline.is_superseded(load_run(folder), folder.parent)
+        old = rubbish.superseded(folder, is_old, remove=superseded and not dry_run)
         removed += old if superseded else []
         for path, size in removed:
             click.echo(f"{size:>14,}  {path}")
-        verb, what = (
-            "would free" if dry_run else "freed",
-            "files and folders" if superseded else "files",
-        )
-        click.echo(f"{verb} {sum(size for _, size in removed):,} bytes in {len(removed):,} {what}")
+        verb = "would free" if dry_run else "freed"
+        what = "files and folders" if superseded else "files"
+        total = sum(size for _, size in removed)
+        click.echo(f"{verb} {total:,} bytes in {len(removed):,} {what}")
         if old and not superseded:
             size = sum(size for _, size in old)
             click.echo(
@@ -338,9 +332,7 @@ def gc(run: str, dry_run: bool, superseded: bool) -> None:
 
 
 @main.command()
-@JOB
-@SETS
-@RUNS
+@of_a_job
 @CLUSTER
 @click.option(
     "--model",
@@ -349,9 +341,7 @@ def gc(run: str, dry_run: bool, superseded: bool) -> None:
     type=click.Choice(["student", "teacher", "baseline"]),
     help="Default: student.",
 )
-def serve(
-    job: Path, sets: tuple[str, ...], runs: str, cluster: Path | None, models: tuple[str, ...]
-) -> None:
+def serve(job: Path, sets: Sets, runs: str, cluster: Path | None, models: Sets) -> None:
     """Put the student (or teacher, or baseline) behind an OpenAI-compatible endpoint until
     Ctrl-C."""
     with _errors():
@@ -380,9 +370,7 @@ def serve(
 
 
 @main.command()
-@JOB
-@SETS
-@RUNS
+@of_a_job
 @CLUSTER
 @click.option(
     "--url",
@@ -391,7 +379,7 @@ def serve(
 @click.option("--model", help="Model name at --url.")
 def loadtest(
     job: Path,
-    sets: tuple[str, ...],
+    sets: Sets,
     runs: str,
     cluster: Path | None,
     url: str | None,
@@ -411,16 +399,22 @@ def loadtest(
                 serving = pipeline.load_url(spec, url, model or "student", runs, progress=progress)
             else:
                 # Measured anew each time, and never after a training that nobody asked for.
-                where = {"cluster": _ray_address(cluster), "progress": progress, "log": log}
-                done = pipeline.run(spec, runs, only="loadtest", force=True, **where)
-                serving = done.manifests["loadtest"].info["serving"]
+                done = pipeline.run(
+                    spec,
+                    runs,
+                    only="loadtest",
+                    force=True,
+                    cluster=_ray_address(cluster),
+                    progress=progress,
+                    log=log,
+                )
+                info = done.manifests["loadtest"].info
+                serving = info.model_dump(mode="json", exclude_unset=True)["serving"]
             console.print(serving_table(serving))
 
 
 @main.command()
-@JOB
-@SETS
-@RUNS
+@of_a_job
 @click.option(
     "--cluster",
     type=click.Path(path_type=Path),
@@ -428,7 +422,7 @@ def loadtest(
     help="Cluster file of a running Ray cluster.",
 )
 @stage_options
-def submit(job: Path, sets: tuple[str, ...], runs: str, cluster: Path, **options: Any) -> None:
+def submit(job: Path, sets: Sets, runs: str, cluster: Path, **options: Any) -> None:
     """Run a job on a running cluster: submit it, follow its log, exit with its result."""
     with _errors():
         from engine import submission

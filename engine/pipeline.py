@@ -1,91 +1,70 @@
 """The architecture on one screen: the stages in order, and the loop that skips what is finished and
 runs the rest.
 
-prompts -> generate -> curate -> train -> evaluate -> (serve) -> loadtest -> report
+    prompts -> generate -> curate -> train -> evaluate -> (serve) -> loadtest -> report
 """
 
 from __future__ import annotations
 
 import importlib
 import os
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePath
 from typing import Any
 
 from engine.errors import InputError, SpecError, StageError, remedy_of
-from engine.job.spec import JobSpec
+from engine.job.spec import EngineSpec, JobSpec
 from engine.rows.ids import canonical_json
 from engine.run.context import Context
-from engine.run.identity import content_identity
+from engine.run.facts import GenerateInfo
 from engine.run.lock import run_lock
 from engine.run.manifests import (
+    QUARANTINE,
     STAGE_FOLDER,
+    Finished,
     Manifest,
     load_manifest,
-    manifest_sha256,
     publish,
     stage_folder,
 )
 from engine.run.progress import Progress
+from engine.run.stage import Stage, StagePlan, plan_stages
 from engine.store.files import write_atomic
 from engine.store.paths import Folder, StorePath, run_folder
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A stage is engine/stages/<name>: run(its block, folders of the stages it needs, its folder,
-    context, **more)."""
-
-    order: int
-    name: str
-    needs: tuple[str, ...] = ()
-    reads: Callable[[JobSpec], list[str]] = (
-        lambda job: []
-    )  # files and models whose content is part of the identity
-    files_of: Callable[[Path], list[Path]] | None = (
-        None  # which files of a folder that it reads; none: those of a model
-    )
-    also: tuple[str, ...] = ()  # further blocks of the job that it is given by name
-    cluster: bool = False
-    store: bool = False  # works in an object store too
-    placed: Callable[[JobSpec], dict[str, Any]] | None = (
-        None  # placement that is its result, and so part of its identity
-    )
 
 
 def _served(job: JobSpec) -> dict[str, Any]:
     """What a load test measures: on what and how the models are served, not where a client finds
     them."""
-    found: dict[str, Any] = {"device": job.device}
-    found["serve"] = job.serve.model_dump(
-        mode="json", exclude={"host", "port", "api_key_env", "start_timeout_s"}
-    )
+    where = {"host", "port", "api_key_env", "start_timeout_s"}
+    placed = {"device": job.device, "serve": job.serve.model_dump(mode="json", exclude=where)}
     if "teacher" in job.loadtest.models:
-        found["teacher"] = job.generate.teachers[0].model_dump(mode="json", include=_ENGINE_FIELDS)
-    return found
-
-
-_ENGINE_FIELDS = {
-    "tensor_parallel",
-    "pipeline_parallel",
-    "data_parallel",
-    "expert_parallel",
-    "accelerator_type",
-    "max_num_seqs",
-    "max_model_len",
-    "kv_cache_gib",
-    "engine_args",
-}
+        engine = set(EngineSpec.model_fields)
+        placed["teacher"] = job.generate.teachers[0].model_dump(mode="json", include=engine)
+    return placed
 
 
 def _prompt_files(folder: Path) -> list[Path]:
     from engine.stages.prompts.readers import data_files
 
     return data_files(folder)[0]
+
+
+def _errors_of(manifest: Manifest) -> int:
+    assert isinstance(manifest.info, GenerateInfo)
+    return manifest.info.status.get("error", 0)
+
+
+def _generate_block(job: JobSpec, done: Mapping[str, Finished], ctx: Context) -> dict[str, Any]:
+    return {"generate": job.generate}
+
+
+def _live_endpoint(job: JobSpec, done: Mapping[str, Finished], ctx: Context) -> dict[str, Any]:
+    return {"endpoint": partial(_endpoint, job, done.get("train"), ctx)}
 
 
 STAGES = (
@@ -96,43 +75,66 @@ STAGES = (
         2,
         "generate",
         needs=("prompts",),
-        reads=lambda job: [t.model for t in job.generate.teachers],
+        reads=lambda job: [teacher.model for teacher in job.generate.teachers],
         cluster=True,
         store=True,
+        failed_rows=_errors_of,
     ),
     Stage(3, "curate", needs=("prompts", "generate"), store=True),
     Stage(
         4,
         "train",
         needs=("curate",),
+        blocks=("generate",),
         reads=lambda job: job.train.models(),
-        also=("generate",),
+        gives=_generate_block,
         cluster=True,
     ),
-    Stage(5, "evaluate", needs=("prompts", "generate", "train"), also=("generate",), cluster=True),
+    Stage(
+        5,
+        "evaluate",
+        needs=("prompts", "generate", "train"),
+        blocks=("generate",),
+        gives=_generate_block,
+        cluster=True,
+    ),
     # 6 is serve: alive while loadtest or `distill serve` needs it, never a file (stages/serve.py)
     Stage(
         7,
         "loadtest",
         needs=("prompts", "train"),
-        also=("generate", "serve"),
-        cluster=True,
+        blocks=("generate", "serve"),
         placed=_served,
+        gives=_live_endpoint,
+        cluster=True,
     ),
-    Stage(8, "report", needs=("prompts", "generate", "curate", "train", "evaluate", "loadtest")),
+    Stage(
+        8,
+        "report",
+        needs=("prompts", "generate", "curate", "train", "evaluate", "loadtest"),
+        copied_to_root=True,
+    ),
 )
 NAMES = tuple(stage.name for stage in STAGES)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished (part of a) run: its folder, and folder and manifest of each stage that is
-    done."""
+    """A finished (part of a) run: its folder, and each stage that is done."""
 
     root: Folder
-    folders: dict[str, Folder]
-    manifests: dict[str, Manifest]
+    stages: dict[str, Finished]
     reused: tuple[str, ...]
+
+    @property
+    def folders(self) -> dict[str, Folder]:
+        """Stage -> its folder."""
+        return {name: stage.folder for name, stage in self.stages.items()}
+
+    @property
+    def manifests(self) -> dict[str, Manifest]:
+        """Stage -> its newest manifest."""
+        return {name: stage.manifest for name, stage in self.stages.items()}
 
 
 def run(
@@ -157,26 +159,18 @@ def run(
     local cluster). Relative paths in `job` start in the current directory. Raises EngineError;
     whatever was finished before stays, and the same call resumes.
     """
-    from engine.check.job import check_job
     from engine.job.jobfile import check_owner, dump_job, with_absolute_paths
 
-    job, chosen = with_absolute_paths(job), choose(only, from_, until)
+    job = with_absolute_paths(job)
+    chosen = choose(only, from_, until)
     root = run_folder(runs) / job.name
     _require_disk(
         root, [stage.name for stage in STAGES if stage.name in chosen and not stage.store]
     )
-    keyless = any(not os.environ.get(name) for name in job.key_variables().values())
-    check_job(
-        job,
-        running=unfinished(job, runs).intersection(chosen)
-        if keyless and not (force or retry)
-        else chosen,
-    )
-    ctx = Context(
-        job.name, job.task, job.seed, job.device, strict, cluster, log, progress or Progress()
-    )
-    folders: dict[str, Folder] = {}
-    manifests: dict[str, Manifest] = {}
+    _check(job, runs, chosen, again=force or retry is not None)
+    shown = progress or Progress()
+    ctx = Context(job.name, job.task, job.seed, job.device, strict, cluster, log, shown)
+    done: dict[str, Finished] = {}
     reused: list[str] = []
     connected = False
     with run_lock(root), ExitStack() as stack:
@@ -184,42 +178,74 @@ def run(
         with _told("the run folder"):
             write_atomic(root / "job.yaml", dump_job(job))
         for stage in STAGES:
-            if missing := set(stage.needs) - folders.keys():
-                if stage.name in chosen:
-                    raise StageError(
-                        f"{stage.name} needs {sorted(missing)}, which is not finished; run the job"
-                        " without --only and --from"
-                    )
+            wanted = stage.name in chosen
+            if not _has_its_needs(stage, done, wanted):
                 continue
-            identity = identity_of(stage, job, folders, root)
-            folder = stage_folder(
-                root, stage.order, stage.name, identity, force=force and stage.name in chosen
-            )
+            identity = stage.identity(job, done, _content_cache(root))
+            new = force and wanted
+            folder = stage_folder(root, stage.order, stage.name, identity, force=new)
             manifest = load_manifest(folder)
-            failed = (
-                retry == "failed"
-                and stage.name in chosen
-                and bool(manifest and manifest.info.get("status", {}).get("error"))
-            )
-            if manifest is not None and stage.name in chosen and not failed:
-                bad = "data/quarantine.parquet"
-                if strict and bad in manifest.files:
-                    raise InputError(
-                        f"--strict: {manifest.files[bad].rows} lines are in quarantine:"
-                        f" {folder / bad}; mend the sources"
-                    )
+            again = retry == "failed" and manifest is not None and stage.failed_rows(manifest) > 0
+            if wanted and manifest is not None and not again:
+                _require_sound(Finished(folder, manifest), strict)
                 reused.append(stage.name)
                 ctx.progress.say(f"{stage.name:<9} reused  {folder.name}")
-            if (manifest is None or failed) and stage.name in chosen:
+            elif wanted:
                 if stage.cluster and not connected:
                     _connect(stack, job, ctx, root)
                     connected = True
-                manifest = _run_stage(stage, job, folders, folder, identity, ctx, manifest)
+                manifest = _run_stage(stage, job, done, folder, identity, ctx, manifest)
             if manifest is not None:
-                folders[stage.name], manifests[stage.name] = folder, manifest
-        for name in manifests["report"].files if "report" in manifests else ():
-            shutil.copyfile(folders["report"] / name, root / Path(name).name)
-    return Run(root, folders, manifests, tuple(reused))
+                done[stage.name] = Finished(folder, manifest)
+                if stage.copied_to_root:
+                    _copy(manifest.files, folder, root)
+    return Run(root, done, tuple(reused))
+
+
+def _copy(names: Iterable[str], folder: Folder, root: Folder) -> None:
+    for name in names:
+        (root / PurePath(name).name).write_bytes((folder / name).read_bytes())
+
+
+def _check(
+    job: JobSpec,
+    runs: str | Folder,
+    chosen: tuple[str, ...],
+    *,
+    again: bool,
+) -> None:
+    """SpecError for what can be known to fail. A key is wanted only where a stage that asks with it
+    will work, which takes a look at what is finished."""
+    from engine.check.job import check_job
+
+    running = set(chosen)
+    keyless = any(not os.environ.get(name) for name in job.key_variables().values())
+    if keyless and not again:
+        running &= unfinished(job, runs)
+    check_job(job, running=running)
+
+
+def _content_cache(root: Folder) -> Folder:
+    return root.parent / ".cache" / "content.json"
+
+
+def _has_its_needs(stage: Stage, done: Mapping[str, Finished], wanted: bool) -> bool:
+    """Whether the stages that it needs are done; StageError where they are not and it is wanted."""
+    missing = sorted(set(stage.needs) - done.keys())
+    if missing and wanted:
+        raise StageError(
+            f"{stage.name} needs {missing}, which is not finished; run the job without --only and"
+            " --from"
+        )
+    return not missing
+
+
+def _require_sound(stage: Finished, strict: bool) -> None:
+    if strict and stage.quarantined:
+        raise InputError(
+            f"--strict: {stage.quarantined} lines are in quarantine: {stage.folder / QUARANTINE};"
+            " mend the sources"
+        )
 
 
 def _require_disk(root: Folder, stages: list[str]) -> None:
@@ -235,7 +261,7 @@ def _require_disk(root: Folder, stages: list[str]) -> None:
 def _run_stage(
     stage: Stage,
     job: JobSpec,
-    folders: dict[str, Folder],
+    done: Mapping[str, Finished],
     folder: Folder,
     identity: dict[str, Any],
     ctx: Context,
@@ -243,32 +269,20 @@ def _run_stage(
 ) -> Manifest:
     """`before` is the manifest that this run's supersedes, if any row changed."""
     function = importlib.import_module(f"engine.stages.{stage.name}").run
-    more: dict[str, Any] = {name: getattr(job, name) for name in stage.also}
-    if stage.name == "loadtest":
-        more["endpoint"] = lambda models: _endpoint(job, folders["train"], models, ctx)
+    needs = {name: done[name] for name in stage.needs}
+    more = stage.gives(job, done, ctx)
     (folder / "data").mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     with _told(stage.name), ctx.progress.stage(stage.name, folder):
-        counts = function(
-            getattr(job, stage.name),
-            {name: folders[name] for name in stage.needs},
-            folder,
-            ctx,
-            **more,
-        )
-        if before and counts.files == {name: entry.rows for name, entry in before.files.items()}:
+        counts = function(getattr(job, stage.name), needs, folder, ctx, **more)
+        seconds = time.monotonic() - started
+        if before and counts.rows_of_files() == before.rows_of_files():
             ctx.progress.say(
                 f"{stage.name:<9} retried {folder.name}  nothing gained; the manifest stays"
             )
             return before
-        manifest = publish(
-            folder,
-            stage.name,
-            identity,
-            counts,
-            time.monotonic() - started,
-            supersede=before is not None,
-        )
+        supersede = before is not None
+        manifest = publish(folder, stage.name, identity, counts, seconds, supersede=supersede)
     ctx.progress.say(
         f"{stage.name:<9} done    {folder.name}  {manifest.rows_out:,} rows in"
         f" {manifest.seconds:,.0f} s"
@@ -277,7 +291,7 @@ def _run_stage(
 
 
 @contextmanager
-def _told(stage: str) -> Iterator[None]:
+def _told(stage: str) -> Generator[None]:
     """A full disk is an error with a remedy, not a traceback."""
     try:
         yield
@@ -290,13 +304,13 @@ def _told(stage: str) -> Iterator[None]:
 def _connect(stack: ExitStack, job: JobSpec, ctx: Context, root: Folder) -> None:
     """Ray until `stack` ends, with a sign of what takes so long, and which cluster was joined where
     one was."""
-    with ctx.progress.waiting(
-        "connecting to Ray" if ctx.cluster or os.environ.get("RAY_ADDRESS") else "starting Ray here"
-    ):
+    joins = ctx.cluster or os.environ.get("RAY_ADDRESS")
+    with ctx.progress.waiting("connecting to Ray" if joins else "starting Ray here"):
         from engine.backends import ray_cluster
 
+        keys = job.key_variables().values()
         connected = ray_cluster.connected(
-            ctx.cluster, shared=root, environment=_guard(job), keys=job.key_variables().values()
+            ctx.cluster, shared=root, environment=_guard(job), keys=keys
         )
         joined = stack.enter_context(connected)
     if joined:
@@ -313,12 +327,11 @@ def _guard(job: JobSpec) -> dict[str, str]:
     return serve.guard_environment(job.serve)
 
 
-def _endpoint(job: JobSpec, train: Path, models: list[str], ctx: Context) -> Any:
+def _endpoint(job: JobSpec, train: Finished | None, ctx: Context, models: list[str]) -> Any:
     from engine.stages import serve
 
-    return serve.endpoint(
-        job.serve, serve.models_of(job.serve, job.generate.teachers[0], train, models), ctx
-    )
+    chosen = serve.models_of(job.serve, job.generate.teachers[0], train, models)
+    return serve.endpoint(job.serve, chosen, ctx)
 
 
 @contextmanager
@@ -329,33 +342,26 @@ def serving(
     *,
     cluster: str | None = None,
     progress: Progress | None = None,
-) -> Iterator[Any]:
+) -> Generator[Any]:
     """The endpoint of a finished job for the length of the block; yields its base URL and key."""
     from engine.job.jobfile import with_absolute_paths
 
     job = with_absolute_paths(job)
     root = run_folder(runs) / job.name
     _require_disk(root, ["serve"])
-    train = next(
-        (
-            state.folder
-            for state in plan(job, runs)
-            if state.stage == "train" and state.state == "reuse"
-        ),
-        None,
-    )
+    done = {state.stage: state.finished for state in plan(job, runs)}
+    train = done["train"]
     if train is None and set(models) != {"teacher"}:
         raise StageError(
             f"job '{job.name}' has no finished student in {root}; make it first: distill run JOB"
             " --until train"
         )
-    ctx = Context(
-        job.name, job.task, job.seed, job.device, cluster=cluster, progress=progress or Progress()
-    )
+    shown = progress or Progress()
+    ctx = Context(job.name, job.task, job.seed, job.device, cluster=cluster, progress=shown)
     with ExitStack() as stack:
         _connect(stack, job, ctx, root)
         with ctx.progress.waiting(f"starting {', '.join(models)}"):
-            endpoint = stack.enter_context(_endpoint(job, train or root, models, ctx))
+            endpoint = stack.enter_context(_endpoint(job, train, ctx, models))
         yield endpoint
 
 
@@ -376,41 +382,17 @@ def load_url(
             "loadtest has no levels; give --set 'loadtest.concurrency=[1, 4]' or --set"
             " 'loadtest.rates=[1.0]'"
         )
-    prompts = loadtest.load_prompts(
-        run(job, runs, until="prompts", progress=progress).folders["prompts"]
-    )
+    done = run(job, runs, until="prompts", progress=progress)
+    prompts = loadtest.validation_prompts(done.stages["prompts"])
     key = os.environ.get(job.serve.api_key_env or "")
-    return {
-        model: {"levels": loadtest.measure_url(url, model, job.loadtest, prompts, job.seed, key)}
-    }
-
-
-@dataclass(frozen=True)
-class StagePlan:
-    """What a run would do with one stage: reuse it, resume it, run it, or (its folder is not known
-    yet) run it later."""
-
-    stage: str
-    state: str
-    folder: Folder | None
+    levels = loadtest.measure_url(url, model, job.loadtest, prompts, job.seed, key)
+    return {model: {"levels": levels}}
 
 
 def plan(job: JobSpec, runs: str | Folder = "runs") -> list[StagePlan]:
     """What `run` would do, from files alone."""
     root = run_folder(runs) / job.name
-    folders: dict[str, Folder] = {}
-    plans = []
-    for stage in STAGES:
-        if set(stage.needs) - folders.keys():
-            plans.append(StagePlan(stage.name, "run", None))
-            continue
-        folder = stage_folder(root, stage.order, stage.name, identity_of(stage, job, folders, root))
-        if load_manifest(folder) is not None:
-            folders[stage.name] = folder
-            plans.append(StagePlan(stage.name, "reuse", folder))
-        else:
-            plans.append(StagePlan(stage.name, "resume" if folder.exists() else "run", folder))
-    return plans
+    return plan_stages(STAGES, job, root, _content_cache(root))
 
 
 def is_superseded(job: JobSpec, runs: str | Folder = "runs") -> Callable[[Folder], bool]:
@@ -421,17 +403,19 @@ def is_superseded(job: JobSpec, runs: str | Folder = "runs") -> Callable[[Folder
     just now, may be needed again.
     """
     plans = {state.stage: state for state in plan(job, runs)}
-    blocks = {stage.name: canonical_json(_blocks_of(stage, job)) for stage in STAGES}
+    blocks = {stage.name: canonical_json(stage.blocks_of(job)) for stage in STAGES}
 
     def decide(folder: Folder) -> bool:
-        stage = STAGE_FOLDER.fullmatch(folder.name)[2]
-        now = plans.get(stage)
-        if now is None or folder == now.folder:
+        named = STAGE_FOLDER.fullmatch(folder.name)
+        now = plans.get(named[2]) if named else None
+        if named is None or now is None or folder == now.folder:
             return False
         if now.state == "reuse":
             return True
         manifest = load_manifest(folder)
-        return manifest is not None and canonical_json(manifest.identity["blocks"]) != blocks[stage]
+        if manifest is None:
+            return False
+        return canonical_json(manifest.identity["blocks"]) != blocks[named[2]]
 
     return decide
 
@@ -439,29 +423,6 @@ def is_superseded(job: JobSpec, runs: str | Folder = "runs") -> Callable[[Folder
 def unfinished(job: JobSpec, runs: str | Folder = "runs") -> set[str]:
     """Names of the stages that a run of the whole job would work on."""
     return {stage.stage for stage in plan(job, runs) if stage.state != "reuse"}
-
-
-def identity_of(
-    stage: Stage, job: JobSpec, folders: dict[str, Folder], root: Folder
-) -> dict[str, Any]:
-    """All that decides a stage's result: its identity fields, the seed, upstream manifests and the
-    content it reads."""
-    cache = root.parent / ".cache" / "content.json"
-    placed = {"placed": stage.placed(job)} if stage.placed else {}
-    return placed | {
-        "stage": stage.name,
-        "task": job.task,
-        "seed": job.seed,
-        "blocks": _blocks_of(stage, job),
-        "upstream": {name: manifest_sha256(folders[name]) for name in stage.needs},
-        "content": [
-            content_identity(source, cache, stage.files_of) for source in stage.reads(job) if source
-        ],
-    }
-
-
-def _blocks_of(stage: Stage, job: JobSpec) -> dict[str, Any]:
-    return {name: getattr(job, name).identity_fields() for name in (stage.name, *stage.also)}
 
 
 def choose(only: str | None, from_: str | None, until: str | None) -> tuple[str, ...]:

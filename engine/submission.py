@@ -42,7 +42,7 @@ def submit(
         )
     from engine.backends import ray_cluster
 
-    ray_cluster.submit(
+    ray_cluster.submit_driver(
         target, driver_command(job, target, sets, runs, options), secrets=secrets, on_log=on_log
     )
 

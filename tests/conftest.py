@@ -6,9 +6,11 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from ipaddress import ip_address
 from pathlib import Path
@@ -67,6 +69,53 @@ def pytest_terminal_summary(terminalreporter, config):
             "proofs": proofs,
         }
         target.write_text(json.dumps(result, indent=1) + "\n")
+
+
+_LAYOUTS = pytest.StashKey[tuple[subprocess.Popen, Path]]()
+
+
+def pytest_collection_finish(session):
+    """Start the layouts of tests/backends/test_ray_placement.py: they wait for timers most of two
+    minutes, and may do so beside the first tests."""
+    wanted = any(item.path.name == "test_ray_placement.py" for item in session.items)
+    if not wanted or session.config.option.collectonly:
+        return
+    folder = Path(tempfile.mkdtemp(prefix="layouts-"))
+    tests = REPOSITORY / "tests"
+    environment = os.environ | {
+        "PYTHONPATH": f"{REPOSITORY}:{tests}",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    environment.pop("RAY_ADDRESS", None)
+    command = [sys.executable, str(tests / "drivers/layout_scenarios.py"), str(folder)]
+    with (folder / "log").open("wb") as log:
+        scenarios = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    session.config.stash[_LAYOUTS] = (scenarios, folder)
+
+
+def pytest_sessionfinish(session):
+    """End the layouts if nobody waited for them, and take their folder away."""
+    scenarios, folder = session.config.stash.get(_LAYOUTS, (None, None))
+    if scenarios is not None:
+        if scenarios.poll() is None:
+            for process in psutil.Process(scenarios.pid).children(recursive=True):
+                process.kill()
+        scenarios.kill()
+        scenarios.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def layout_scenarios(request):
+    """Wait for tests/drivers/layout_scenarios.py; returns what it saw."""
+
+    def facts():
+        scenarios, folder = request.config.stash[_LAYOUTS]
+        status = scenarios.wait(600)
+        assert status == 0, (folder / "log").read_text()[-4000:]
+        return json.loads((folder / "facts.json").read_text())
+
+    return facts
 
 
 @pytest.fixture(scope="session")
@@ -376,18 +425,19 @@ def answer_here():
     generate's folder."""
     from engine.backends import fake
     from engine.run.context import Context
-    from engine.run.manifests import publish
+    from engine.run.manifests import finished, publish
     from engine.stages import generate
 
     def answer(job, runs, *, supersede=False):
         pipeline.run(job, runs, until="prompts")
         folders = {plan.stage: plan.folder for plan in pipeline.plan(job, runs)}
-        inputs, out = {"prompts": folders["prompts"]}, folders["generate"]
+        inputs, out = {"prompts": finished(folders["prompts"])}, folders["generate"]
         (out / "data").mkdir(parents=True, exist_ok=True)
         counts = generate.run(
             job.generate, inputs, out, Context(job.name, job.task, job.seed), stream=fake.stream
         )
-        identity = pipeline.identity_of(pipeline.STAGES[1], job, inputs, out.parent)
+        cache = out.parent.parent / ".cache" / "content.json"
+        identity = pipeline.STAGES[1].identity(job, inputs, cache)
         publish(out, "generate", identity, counts, 0.0, supersede=supersede)
         return out
 

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from engine import pipeline
 from engine.rows.records import Example, Prompt
 from engine.rows.tables import read_tables, to_rows
-from engine.run.manifests import stage_files
+from engine.run.manifests import finished
 from engine.run.progress import Progress
 from engine.stages.report.contract import Report
 
@@ -79,12 +79,12 @@ def test_the_report_keeps_its_contract_and_needs_no_network(run):
 def test_training_reads_nothing_but_curated_teacher_answers(run):
     examples = [
         row
-        for t in read_tables(stage_files(run.folders["curate"], "data/train"))
+        for t in read_tables(finished(run.folders["curate"]).files("train"))
         for row in to_rows(t, Example)
     ]
     train_ids = {
         row.prompt_id
-        for t in read_tables(stage_files(run.folders["prompts"], "data/train"))
+        for t in read_tables(finished(run.folders["prompts"]).files("train"))
         for row in to_rows(t, Prompt)
     }
     assert {example.prompt_id for example in examples} <= train_ids
@@ -135,13 +135,13 @@ def test_the_student_gives_the_reports_answers_in_transformers(run):
     )
     answers = [
         r
-        for t in read_tables(stage_files(run.folders["evaluate"], "data/"))
+        for t in read_tables(finished(run.folders["evaluate"]).files())
         for r in t.to_pylist()
         if r["model"] == "student"
     ]
     messages = {
         row.prompt_id: row.messages
-        for table in read_tables(stage_files(run.folders["prompts"], "data/validation"))
+        for table in read_tables(finished(run.folders["prompts"]).files("validation"))
         for row in to_rows(table, Prompt)
     }
     for answer in answers[:20]:

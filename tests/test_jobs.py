@@ -14,7 +14,7 @@ from engine.backends import fake
 from engine.job.jobfile import dump_job, load_job
 from engine.machines.architectures import facts
 from engine.machines.clusterfile import load_cluster
-from engine.machines.planner import plan
+from engine.machines.planner import plan_devices
 from engine.run.context import Context
 from engine.stages import generate
 
@@ -54,7 +54,7 @@ def small(path, folder, **teacher):
 def test_job_parses_plans_and_survives_a_dump(path, tmp_path):
     job = load_job(path)
     assert job.name == path.stem
-    assert plan(job).devices > 0
+    assert plan_devices(job).devices > 0
     (tmp_path / "job.yaml").write_text(dump_job(job))
     assert load_job(tmp_path / "job.yaml") == job
 
@@ -131,8 +131,8 @@ def test_the_teacher_answers_as_a_tiny_model_of_its_architecture(
     )
     manifest = run.manifests["generate"]
     assert manifest.rows_out == 12
-    assert manifest.info["top_k"] == job.generate.capture.top_k
-    assert set(manifest.info["status"]) <= {"ok", "truncated", "empty", "loop"}
+    assert manifest.info.top_k == job.generate.capture.top_k
+    assert set(manifest.info.status) <= {"ok", "truncated", "empty", "loop"}
 
 
 class Answers(BaseHTTPRequestHandler):
@@ -190,7 +190,7 @@ def api(monkeypatch):
 )
 def test_the_teacher_answers_through_a_local_server_of_its_protocol(name, suffix, api, tmp_path):
     job = small(ROOT / "jobs" / f"{name}.yaml", tmp_path, base_url=api + suffix)
-    prompts = pipeline.run(job, tmp_path / "runs", until="prompts").folders["prompts"]
+    prompts = pipeline.run(job, tmp_path / "runs", until="prompts").stages["prompts"]
     (tmp_path / "out" / "data").mkdir(parents=True)
     counts = generate.run(
         job.generate,
@@ -199,8 +199,8 @@ def test_the_teacher_answers_through_a_local_server_of_its_protocol(name, suffix
         Context("job", job.task, 0),
         stream=fake.stream,
     )
-    assert counts.info["status"] == {"ok": 12}
-    assert counts.info["tokens_out"] == 12 * 5
+    assert counts.info.status == {"ok": 12}
+    assert counts.info.tokens_out == 12 * 5
 
 
 def test_every_job_has_its_teacher_tried():
@@ -246,4 +246,4 @@ def test_kuberay_manifest_runs_distill_on_nodes_of_eight_gpus(path):
     assert gpus == [8]
     nodes = sum(group["replicas"] for group in workers)
     sets = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
-    assert plan(load_job(named[0], sets)).devices <= 8 * nodes
+    assert plan_devices(load_job(named[0], sets)).devices <= 8 * nodes

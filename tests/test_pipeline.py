@@ -14,8 +14,8 @@ from conftest import statuses
 from engine import pipeline
 from engine.errors import InputError, SpecError, StageError
 from engine.job.jobfile import dump_job
-from engine.pipeline import STAGES, identity_of
-from engine.run.manifests import MANIFEST, load_manifest, manifest_paths, stage_files
+from engine.pipeline import STAGES
+from engine.run.manifests import MANIFEST, Finished, finished, load_manifest, manifest_paths
 from engine.run.verify import verify
 
 
@@ -60,7 +60,7 @@ def test_an_unknown_stage_names_the_choices():
 
 def test_a_damaged_file_of_a_finished_stage_is_named(fake_job, tmp_path):
     folder = run(fake_job(), tmp_path, until="prompts").folders["prompts"]
-    victim = stage_files(folder, "data/train")[0]
+    victim = finished(folder).files("train")[0]
     victim.write_bytes(victim.read_bytes()[:-10])
     with pytest.raises(StageError, match=f"{victim.name}.*--only prompts --force"):
         run(fake_job(), tmp_path, until="prompts")
@@ -123,13 +123,13 @@ def test_placement_never_changes_a_folder_but_that_of_a_load_test(
     """A load test is of what was served: there placement is the result."""
     job = fake_job()
     changed = job.model_copy(update={block: getattr(job, block).model_copy(update={field: value})})
-    folders = dict.fromkeys(pipeline.NAMES, tmp_path)
+    folders = dict.fromkeys(pipeline.NAMES, Finished(tmp_path, None))
     (tmp_path / MANIFEST).write_text("{}")
     for stage in STAGES:
         measured = stage.name == "loadtest" and block == "serve" and field != "port"
         assert (
-            identity_of(stage, job, folders, tmp_path)
-            != identity_of(stage, changed, folders, tmp_path)
+            stage.identity(job, folders, tmp_path / "cache.json")
+            != stage.identity(changed, folders, tmp_path / "cache.json")
         ) == measured
 
 
@@ -137,7 +137,7 @@ def test_a_load_test_is_of_a_device_and_of_the_teachers_layout_where_the_teacher
     fake_job, tmp_path
 ):
     (tmp_path / MANIFEST).write_text("{}")
-    folders = dict.fromkeys(pipeline.NAMES, tmp_path)
+    folders = dict.fromkeys(pipeline.NAMES, Finished(tmp_path, None))
 
     def identities(device="cpu", **layout):
         teacher = {"name": "t", "model": "org/teacher"} | layout
@@ -146,7 +146,9 @@ def test_a_load_test_is_of_a_device_and_of_the_teachers_layout_where_the_teacher
             generate={"teachers": [teacher]},
             device=device,
         )
-        return {stage.name: identity_of(stage, job, folders, tmp_path) for stage in STAGES}
+        return {
+            stage.name: stage.identity(job, folders, tmp_path / "cache.json") for stage in STAGES
+        }
 
     plain = identities()
     for changes in ({"device": "gpu"}, {"tensor_parallel": 4}):
@@ -156,14 +158,14 @@ def test_a_load_test_is_of_a_device_and_of_the_teachers_layout_where_the_teacher
 
 def test_a_teachers_replicas_are_placement_and_its_dtype_is_not(fake_job, tmp_path):
     (tmp_path / MANIFEST).write_text("{}")
-    folders = dict.fromkeys(pipeline.NAMES, tmp_path)
+    folders = dict.fromkeys(pipeline.NAMES, Finished(tmp_path, None))
     generate = next(stage for stage in STAGES if stage.name == "generate")
 
     def identity(**change):
         job = fake_job(
             generate={"teachers": [{"name": "t", "kind": "fake", "model": "fake"} | change]}
         )
-        return identity_of(generate, job, folders, tmp_path)
+        return generate.identity(job, folders, tmp_path / "cache.json")
 
     assert identity() == identity(replicas=4, tensor_parallel=2, max_num_seqs=3, kv_cache_gib=2.0)
     assert identity() != identity(dtype="float32")
@@ -181,14 +183,16 @@ def test_a_file_that_changes_its_split_changes_the_folder(fake_job, tmp_path):
         }
     )
     prompts = STAGES[0]
-    assert identity_of(prompts, job, {}, tmp_path) != identity_of(prompts, one, {}, tmp_path)
+    assert prompts.identity(job, {}, tmp_path / "cache.json") != prompts.identity(
+        one, {}, tmp_path / "cache.json"
+    )
 
 
 def test_strict_refuses_reused_prompts_with_quarantined_lines(fake_job, tmp_path):
     job = fake_job()
     with Path(job.prompts.train).open("a") as file:
         file.write("{broken\n")
-    assert run(job, tmp_path, until="prompts").manifests["prompts"].info["warnings"]
+    assert run(job, tmp_path, until="prompts").manifests["prompts"].info.warnings
     with pytest.raises(InputError, match="1 lines are in quarantine"):
         run(job, tmp_path, until="prompts", strict=True)
 
@@ -277,11 +281,11 @@ def test_retry_failed_asks_only_for_failed_rows_and_the_new_manifest_counts(
 
     first, count = asked(request_timeout_s=0.1)
     folder = first.folders["generate"]
-    assert (first.manifests["generate"].info["status"], count) == ({"error": 48}, 48)
+    assert (first.manifests["generate"].info.status, count) == ({"error": 48}, 48)
     published = {path: path.read_bytes() for path in (folder / "data").iterdir()}
 
     second, count = asked()
-    status = second.manifests["generate"].info["status"]
+    status = second.manifests["generate"].info.status
     assert count == 48
     assert (second.folders["generate"], status["ok"] + status["error"]) == (folder, 48)
     assert 0 < status["error"] < 24

@@ -13,7 +13,7 @@ import pytest
 from conftest import REPOSITORY, statuses
 
 from engine.rows.tables import read_tables
-from engine.run.manifests import MANIFEST, load_manifest, stage_files
+from engine.run.manifests import MANIFEST, finished, load_manifest
 
 pytestmark = pytest.mark.proof
 JOB = REPOSITORY / "jobs/quickstart.yaml"
@@ -63,11 +63,9 @@ def test_a_killed_generate_resumes_with_other_replicas_and_repeats_nothing(runs)
     )
     manifest = load_manifest(folder)
     assert manifest is not None
-    assert manifest.info["answered_this_run"] == 5500 - len(committed)
+    assert manifest.info.answered_this_run == 5500 - len(committed)
     ids = [
-        i
-        for table in read_tables(stage_files(folder, "data/"))
-        for i in table["prompt_id"].to_pylist()
+        i for table in read_tables(finished(folder).files()) for i in table["prompt_id"].to_pylist()
     ]
     assert len(ids) == len(set(ids)) == 5500
     assert all((folder / "data" / name).read_bytes() == content for name, content in kept.items())
@@ -99,10 +97,10 @@ def test_a_killed_training_resumes_with_one_worker_and_another_zero_stage(runs):
     )
     manifest = load_manifest(folder)
     assert manifest is not None
-    assert manifest.info["global_batch"] == 16
+    assert manifest.info.global_batch == 16
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in lines if "loss" in line]
-    assert steps == list(range(1, manifest.info["steps"] + 1))
+    assert steps == list(range(1, manifest.info.steps + 1))
 
 
 def test_the_interrupted_run_ends_as_well_as_any(runs):

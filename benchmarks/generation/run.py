@@ -40,7 +40,6 @@ def prepare(work: Path, rows: int) -> None:
     import engine
     from engine.rows.ids import derive_seed
     from engine.rows.tables import read_tables
-    from engine.run.manifests import stage_files
 
     prompts = tiny_model.make_prompts(tiny_model.make_model(work / "model"), rows)
     (work / "prompts.jsonl").write_text(
@@ -53,7 +52,7 @@ def prepare(work: Path, rows: int) -> None:
         "max_tokens": MAX_TOKENS,
         "environment": {},
     }
-    folder = engine.run(job(task, 0), work / "prepare", until="prompts").folders["prompts"]
+    folder = engine.run(job(task, 0), work / "prepare", until="prompts").stages["prompts"]
     tokenizer = AutoTokenizer.from_pretrained(work / "model")
     task["rows"] = [
         {
@@ -61,7 +60,7 @@ def prepare(work: Path, rows: int) -> None:
             "ids": tokenizer(messages[-1]["content"])["input_ids"],
             "seed": derive_seed(SEED, prompt_id, "tiny", 0),
         }
-        for table in read_tables(stage_files(folder, "data/"), ["prompt_id", "messages"])
+        for table in read_tables(folder.files(), ["prompt_id", "messages"])
         for prompt_id, messages in zip(
             table["prompt_id"].to_pylist(), table["messages"].to_pylist(), strict=True
         )

@@ -71,13 +71,13 @@ def ours(task: dict[str, Any], k: int, work: Path) -> tuple[float, np.ndarray]:
             zip(table["prompt_id"].to_pylist(), table["token_ids"].to_pylist(), strict=True)
         )
     tokens = np.asarray([found[row["prompt_id"]] for row in task["rows"]], np.int32)
-    return tokens.size / manifest.info["tokens_per_second"], tokens
+    return tokens.size / manifest.info.tokens_per_second, tokens
 
 
 def _arguments(task: dict[str, Any], k: int) -> dict[str, Any]:
     from engine.backends.vllm_settings import engine_arguments
 
-    return engine_arguments(job(task, k).generate.teachers[0], "cpu", k)
+    return engine_arguments(job(task, k).generate.teachers[0].to_model(), "cpu", k)
 
 
 def _llm(task: dict[str, Any], k: int, **more: Any) -> tuple[float, np.ndarray]:

@@ -19,7 +19,7 @@ from benchmarks.gpu.cases import arguments, load_case
 from engine.rows.final_answer import same_final_answer
 from engine.rows.records import Prompt
 from engine.rows.tables import read_tables, to_rows
-from engine.run.manifests import stage_files
+from engine.run.manifests import finished
 
 MOST, AGAIN, NEW_TOKENS = 256, 32, 64
 
@@ -44,7 +44,7 @@ def main() -> None:
     """Write how many answers are right, and how many are the same on the CPU."""
     options = arguments(__doc__)
     case = load_case(options.pack, "quickstart", options.device, runs=options.runs)
-    tables = read_tables(stage_files(case.folder("prompts"), "data/validation-"))
+    tables = read_tables(finished(case.folder("prompts")).files("validation"))
     prompts = [row for table in tables for row in to_rows(table, Prompt)][:MOST]
     student = case.folder("train") / "student"
     said = answers(

@@ -31,6 +31,7 @@ from engine.job.spec import JobSpec
 from engine.machines.architectures import facts
 from engine.machines.planner import state_gb
 from engine.run.context import Context
+from engine.run.manifests import finished
 from engine.stages import train
 from engine.training.checkpoints import complete
 from engine.training.metrics import load_metrics
@@ -98,7 +99,7 @@ def run(job: JobSpec, curated: Path, out: Path, *, kill: bool) -> dict[str, Any]
     context = Context(job.name, job.task, job.seed, job.device)
     counts = train.run(
         job.train,
-        {"curate": curated},
+        {"curate": finished(curated)},
         out,
         context,
         job.generate,
@@ -112,12 +113,12 @@ def run(job: JobSpec, curated: Path, out: Path, *, kill: bool) -> dict[str, Any]
         "losses": [line["loss"] for line in lines][:STEPS],
         "steps": len(lines),
         "seconds_per_step": lines[-1]["seconds"],
-        "tokens_per_second": counts.info["tokens_per_second"],
+        "tokens_per_second": counts.info.tokens_per_second,
         "resumed_from": engines[-1].resumed_from,
         "state_gb": engines[-1].state_bytes / gigabyte,
         "peak_gb": lines[-1]["memory_gib"] * 2**30 / gigabyte,
         "planned_state_gb": state_gb(job.train, shape) if shape else None,
-        "gates": counts.info["gates"],
+        "gates": counts.info.gates,
     }
 
 

@@ -1,4 +1,5 @@
-"""How dense are the lines of engine/, and how long its functions? See README.md beside this file."""
+"""How dense are the lines of engine/, and how long its functions? See README.md beside this
+file."""
 
 from __future__ import annotations
 
@@ -100,10 +101,11 @@ def _tokens_by_line(text: str, tree: ast.Module) -> dict[int, int]:
 
 
 def _docstrings(node: ast.AST) -> Iterator[ast.Expr]:
-    for statement in getattr(node, "body", []) if not isinstance(node, ast.Lambda | ast.IfExp) else []:
-        if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
-            if isinstance(statement.value.value, str):
-                yield statement
+    body = getattr(node, "body", [])
+    for statement in body if isinstance(body, list) else []:
+        is_value = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+        if is_value and isinstance(statement.value.value, str):
+            yield statement
 
 
 def _body_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
@@ -129,7 +131,9 @@ def main() -> int:
     ratios = {name: bounded(round(figures[name], 2), "<=", most) for name, most in BOUNDS.items()}
     if options.json is None:
         for name, ratio in ratios.items():
-            print(f"{'ok  ' if ratio['ok'] else 'MISS'} {name}: {ratio['value']} ({ratio['bound']})")
+            print(
+                f"{'ok  ' if ratio['ok'] else 'MISS'} {name}: {ratio['value']} ({ratio['bound']})"
+            )
         return 0 if all(ratio["ok"] for ratio in ratios.values()) else 1
     return write_result(options.json, ratios, code_lines=len(house.tokens))
 

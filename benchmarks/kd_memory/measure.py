@@ -79,7 +79,7 @@ def piece_loss(
             )
         labels_n = drawn["labels"][piece]
         targets = Targets(labels_n, ids[piece], values[piece], tail[piece], dense)
-        return token_losses(logits_nV, targets, spec), (
+        return token_losses(logits_nV, targets, spec.loss), (
             logits_nV.detach().argmax(1) == labels_n
         ).sum()
 

@@ -45,6 +45,7 @@ def write_curated(folder: Path, work: Path, examples: list[Any], signals: list[A
     from engine.rows.ids import tokenizer_fingerprint
     from engine.rows.records import EXAMPLE, SCHEMA_VERSION, Example
     from engine.rows.tables import to_table, write_parquet
+    from engine.run.facts import CurateInfo
     from engine.run.manifests import Counts, publish
 
     fingerprint = tokenizer_fingerprint(AutoTokenizer.from_pretrained(work / "student").get_vocab())
@@ -78,7 +79,8 @@ def write_curated(folder: Path, work: Path, examples: list[Any], signals: list[A
         write_parquet(
             to_table(chosen, EXAMPLE, metadata | {"top_k": TOP_K if signals else 0}), folder / name
         )
-    counts = Counts(len(rows), len(rows), {name: len(chosen) for name, chosen in files.items()})
+    rows_of = {name: len(chosen) for name, chosen in files.items()}
+    counts = Counts(len(rows), len(rows), rows_of, info=CurateInfo(funnel=[]))
     publish(folder, "curate", {"benchmark": "training"}, counts, 0.0)
 
 
@@ -106,16 +108,17 @@ def captured(work: Path, examples: list[Any]) -> list[Any]:
 def train(spec: Any, work: Path, curated: Path, out: Path) -> None:
     """The stage as the pipeline calls it; WORK/teacher answered."""
     from engine.backends import ray_cluster
-    from engine.job.spec import GenerateSpec, TeacherSpec
+    from engine.job.spec import GenerateSpec
     from engine.run.context import Context
+    from engine.run.manifests import finished
     from engine.stages import train as stage
 
     out.mkdir(parents=True)
-    generate = GenerateSpec(teachers=[TeacherSpec(name="teacher", model=str(work / "teacher"))])
+    generate = GenerateSpec(teachers=[{"name": "teacher", "model": str(work / "teacher")}])
     with ray_cluster.connected(None, shared=out):
         stage.run(
             spec,
-            {"curate": curated},
+            {"curate": finished(curated)},
             out,
             Context("training", "conversation", SEED, "cpu"),
             generate,

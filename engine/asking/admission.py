@@ -4,13 +4,15 @@ the budget still allows."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 from engine.job.spec import PriceSpec
 
 _OVERHEAD_TOKENS = 16  # of a chat template, per message
+
+GiveBack = Callable[[], Awaitable[None]]  # one row's place
 
 
 class Room:
@@ -30,7 +32,9 @@ class Room:
         self._changed = asyncio.Condition()
 
     @asynccontextmanager
-    async def hold(self, rows: int, *, alone: bool) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    async def hold(
+        self, rows: int, *, alone: bool
+    ) -> AsyncGenerator[Callable[[], Awaitable[None]]]:
         """Room for a group; the block gets a function that gives one row's place back."""
         left = rows
 

@@ -1,5 +1,5 @@
 """The driver's side of asking: which rows are missing, cut into shards, streamed through replicas,
-teacher by teacher.
+one respondent after the other.
 
 What happens inside a replica is replica.py. Generate and evaluate both come here.
 """
@@ -10,61 +10,61 @@ import contextlib
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from engine.asking.replica import OPEN, AnswerJob, build_answerer, spent_usd
-from engine.asking.routing import Wanted, count_prompts, wanted_rows
+from engine.asking.replica import AnswerJob, build_answerer, spent_usd
+from engine.asking.respondents import Respondent
+from engine.asking.routing import Wanted, count_prompts
+from engine.asking.shards import OPENING, Figures, Range, Receipt, Shard
 from engine.errors import EngineError, StageError, Stopped
-from engine.job.spec import API_KINDS, GenerateSpec
-from engine.machines.layout import Layout
+from engine.job.spec import AskingSpec
 from engine.run import parts
 from engine.run.context import Context
 from engine.run.interrupts import asked_once
 from engine.store.paths import Folder
 
-Stream = Callable[..., Iterator[dict[str, Any]]]
-SMALLEST_SHARD, FEWEST_SHARDS, MOST_SHARDS = 32, 16, 256  # the last two per replica
+Stream = Callable[..., Generator[Receipt, None, None]]
+SMALLEST_SHARD = 32
+FEWEST_SHARDS = 16  # per replica, so that replicas finish together
+MOST_SHARDS = 256  # per replica: Ray Data remembers about 10 KB of each in the driver
 
 
 def missing_shards(
     wanted: Sequence[Wanted],
-    teacher: str,
+    respondent: str,
     answered: tuple[np.ndarray, np.ndarray],
     shard_rows: int,
     rows_in_flight: int,
     replicas: int,
-) -> list[dict[str, Any]]:
-    """Shards of the wanted rows that have no final answer yet, as ranges [from, to, sample] of rows
-    of a prompt file.
+) -> list[Shard]:
+    """Shards of the wanted rows that have no final answer yet.
 
-    Many per replica, and several in what it holds, so that replicas finish together; no more of
-    them than that in a large job, because Ray Data remembers about 10 KB of each in the driver.
-    Never more than `shard_rows` rows.
+    Many per replica, and several in what it holds; no more of them than the driver can remember in
+    a large job. Never more than `shard_rows` rows.
     """
     missing = _without(wanted, answered)
     total = sum(len(rows) for rows, _ in missing)
-    even = max(
-        min(SMALLEST_SHARD, math.ceil(total / replicas)),
-        math.ceil(total / (FEWEST_SHARDS * replicas)),
-    )  # work for each replica
-    size = min(
-        shard_rows,
-        max(1, min(even, rows_in_flight // 4), math.ceil(total / (MOST_SHARDS * replicas))),
-    )
-    return [
-        {
-            "id": f"{teacher}-{number:03d}-{start:07d}",
-            "file": number,
-            "count": len(rows[start : start + size]),
-            "rows": _ranges(rows[start : start + size], samples[start : start + size]),
-        }
-        for number, (rows, samples) in enumerate(missing)
-        for start in range(0, len(rows), size)
-    ]
+    for_each_replica = math.ceil(total / replicas)
+    for_an_end_together = math.ceil(total / (FEWEST_SHARDS * replicas))
+    for_the_driver = math.ceil(total / (MOST_SHARDS * replicas))
+    smallest = min(SMALLEST_SHARD, for_each_replica)
+    even = max(smallest, for_an_end_together)
+    several_held = min(even, rows_in_flight // 4)
+    size = min(shard_rows, max(1, several_held, for_the_driver))
+    shards = []
+    for number, (rows, samples) in enumerate(missing):
+        for start in range(0, len(rows), size):
+            mine = slice(start, start + size)
+            count = len(rows[mine])
+            name = f"{respondent}-{number:03d}-{start:07d}"
+            ranges = _ranges(rows[mine], samples[mine])
+            shard = Shard(name, number, count, ranges)
+            shards.append(shard)
+    return shards
 
 
 def _without(
@@ -74,27 +74,42 @@ def _without(
     `isin` sorts what is answered."""
     if not wanted:
         return []
-    rows, ids, samples = (
-        np.concatenate([getattr(one, name) for one in wanted])
-        for name in ("row", "prompt_id", "sample_index")
-    )
+    rows = np.concatenate([one.row for one in wanted])
+    ids = np.concatenate([one.prompt_id for one in wanted])
+    samples = np.concatenate([one.sample_index for one in wanted])
     answered_ids, answered_samples = answered
     left = np.ones(len(rows), bool)
     for sample in np.unique(samples):
         mine = samples == sample
-        left[mine] = ~np.isin(ids[mine], answered_ids[answered_samples == sample])
-    edges = np.cumsum([len(one.row) for one in wanted])[:-1]
-    by_file = (np.split(column, edges) for column in (rows, samples, left))
-    return [(rows[mine], samples[mine]) for rows, samples, mine in zip(*by_file, strict=True)]
+        already = answered_ids[answered_samples == sample]
+        left[mine] = ~np.isin(ids[mine], already)
+    ends = np.cumsum([len(one.row) for one in wanted])
+    missing = []
+    start = 0
+    for end in ends:
+        of_file = slice(start, end)
+        is_missing = left[of_file]
+        file_rows = rows[of_file][is_missing]
+        file_samples = samples[of_file][is_missing]
+        missing.append((file_rows, file_samples))
+        start = end
+    return missing
 
 
-def _ranges(rows: np.ndarray, samples: np.ndarray) -> list[list[int]]:
-    edges = np.flatnonzero((np.diff(rows) != 1) | (np.diff(samples) != 0)) + 1
-    starts, stops = [0, *edges], [*edges, len(rows)]
-    return [
-        [int(rows[start]), int(rows[stop - 1]) + 1, int(samples[start])]
-        for start, stop in zip(starts, stops, strict=True)
-    ]
+def _ranges(rows: np.ndarray, samples: np.ndarray) -> tuple[Range, ...]:
+    """Runs of following rows that have the same sample."""
+    is_gap = np.diff(rows) != 1
+    is_other_sample = np.diff(samples) != 0
+    edges = np.flatnonzero(is_gap | is_other_sample) + 1
+    starts = [0, *edges]
+    stops = [*edges, len(rows)]
+    ranges = []
+    for start, stop in zip(starts, stops, strict=True):
+        first_row = int(rows[start])
+        end_row = int(rows[stop - 1]) + 1
+        sample = int(samples[start])
+        ranges.append((first_row, end_row, sample))
+    return tuple(ranges)
 
 
 @dataclass
@@ -111,171 +126,204 @@ class Tally:
     finished: float = 0.0
     over_budget: bool = False
 
-    def add(self, receipt: dict[str, Any]) -> None:
-        self.answered += receipt["rows"]
-        self.tokens += receipt["tokens"]
-        self.started = min(self.started, receipt["started"])
-        self.finished = max(self.finished, receipt["finished"])
-        self.over_budget |= receipt["over_budget"]
+    def add(self, receipt: Receipt) -> None:
+        self.answered += receipt.rows
+        self.tokens += receipt.tokens
+        self.started = min(self.started, receipt.started)
+        self.finished = max(self.finished, receipt.finished)
+        self.over_budget |= receipt.over_budget
 
     @property
     def tokens_per_second(self) -> float | None:
         """Generated tokens per second between the first request and the last commit, engine
         start-up excluded."""
-        return (
-            round(self.tokens / (self.finished - self.started), 1)
-            if self.finished > self.started
-            else None
-        )
+        seconds = self.finished - self.started
+        if seconds <= 0:
+            return None
+        return round(self.tokens / seconds, 1)
 
 
 def answer_prompts(
-    spec: GenerateSpec,
+    spec: AskingSpec,
+    respondents: Sequence[Respondent],
+    wanted: Mapping[str, Sequence[Wanted]],
     prompt_files: Sequence[Folder],
     folder: Folder,
     ctx: Context,
     *,
     stream: Stream,
 ) -> Tally:
-    """Let the teachers of `spec` answer what they have not answered yet, into parts under `folder`;
-    they take turns.
+    """Let each respondent answer what is wanted of it (by its name, a Wanted per prompt file) and
+    not answered yet, into parts under `folder`; they take turns.
 
     StageError if a replica cannot start or its answers do not come back; what was committed stays,
-    and so does what the other teachers answer.
+    and so does what the others answer.
     """
     epoch = parts.open_epoch(folder)
     rows = parts.final_rows(parts.accepted_records(folder))
-    wanted = wanted_rows(spec, prompt_files, ctx.seed)
-    jobs = {
-        teacher.name: AnswerJob(
-            teacher, spec, tuple(prompt_files), folder, epoch, ctx.seed, ctx.device
+    prices = {one.name: one.prices for one in respondents if one.prices}
+    files = tuple(prompt_files)
+    jobs: dict[str, AnswerJob] = {}
+    shards_of: dict[str, list[Shard]] = {}
+    for one in respondents:
+        job = AnswerJob(
+            respondent=one,
+            spec=spec,
+            prompt_files=files,
+            folder=folder,
+            epoch=epoch,
+            seed=ctx.seed,
+            device=ctx.device,
+            prices=prices,
         )
-        for teacher in spec.teachers
-    }
-    plans = {
-        name: missing_shards(
-            wanted[name],
-            name,
-            rows.answered(name),
-            spec.shard_rows,
-            job.rows_in_flight,
-            job.teacher.replica_range[1],
+        _, most_replicas = one.replica_range
+        shards = missing_shards(
+            wanted[one.name],
+            one.name,
+            rows.answered(one.name),
+            shard_rows=spec.shard_rows,
+            rows_in_flight=job.rows_in_flight,
+            replicas=most_replicas,
         )
-        for name, job in jobs.items()
-    }
+        if shards:
+            jobs[one.name] = job
+            shards_of[one.name] = shards
     tally = Tally(
         prompts=count_prompts(wanted),
-        wanted=sum(len(one.row) for files in wanted.values() for one in files),
-        missing=sum(shard["count"] for shards in plans.values() for shard in shards),
+        wanted=sum(len(one.row) for one in _all_of(wanted)),
+        missing=sum(shard.count for shard in _all_of(shards_of)),
     )
-    del rows, wanted  # a million rows: what follows does not need them
-    _require_all({name: job for name, job in jobs.items() if plans[name]}, ctx, stream)
+    del rows  # a million rows: what follows does not need them
+    _require_all(list(jobs.values()), ctx, stream)
     failures: list[EngineError] = []
     for name, job in jobs.items():
-        if plans[name]:
-            try:
-                _let_answer(
-                    replace(job, spent_usd=spent_usd(spec, folder)), plans[name], tally, ctx, stream
-                )
-            except Stopped:
-                raise
-            except EngineError as error:  # the other teachers' work is theirs
-                failures.append(error)
+        try:
+            already_usd = spent_usd(prices, folder)
+            job = replace(job, spent_usd=already_usd)
+            _let_answer(job, shards_of[name], tally, ctx, stream)
+        except Stopped:
+            raise
+        except EngineError as error:  # the others' work is theirs
+            failures.append(error)
     if failures:
-        more = "".join(f"\nand {error}" for error in failures[1:])
-        raise type(failures[0])(f"{failures[0]}{more}") from failures[0]
+        first = failures[0]
+        told = "\nand ".join(map(str, failures))
+        raise type(first)(told) from first
+    _require_answers(tally, spec)
+    return tally
+
+
+def _all_of(by_name: Mapping[str, Sequence[Any]]) -> Iterator[Any]:
+    for items in by_name.values():
+        yield from items
+
+
+def _require_answers(tally: Tally, spec: AskingSpec) -> None:
     if tally.over_budget:
+        not_asked = tally.missing - tally.answered
         raise StageError(
             f"generate.max_cost_usd={spec.max_cost_usd:g} is used up:"
-            f" {tally.missing - tally.answered} of {tally.wanted} rows are not"
-            " asked; raise it, and the same command goes on"
+            f" {not_asked} of {tally.wanted} rows are not asked; raise it, and"
+            " the same command goes on"
         )
     if tally.answered != tally.missing:
         raise StageError(
             f"{tally.answered} of {tally.missing} rows came back; run the same command again to"
             " finish the rest"
         )
-    return tally
 
 
-def _require_all(jobs: Mapping[str, AnswerJob], ctx: Context, stream: Stream) -> None:
-    """Before the first of several teachers is asked: the others' devices are there, and their keys
-    good. A single one finds out itself."""
-    for job in jobs.values() if len(jobs) > 1 else ():
-        shards = [OPEN] if job.teacher.kind in API_KINDS else []
-        list(
-            stream(
-                shards,
-                functools.partial(build_answerer, job),
-                on_figures=lambda _: None,
-                **_stream_options(job, ctx),
-            )
-        )
+def _require_all(jobs: Sequence[AnswerJob], ctx: Context, stream: Stream) -> None:
+    """Before the first of several is asked: the others' devices are there, and their keys good. A
+    single one finds out itself."""
+    if len(jobs) < 2:
+        return
+    for job in jobs:
+        shards = [OPENING] if job.respondent.is_remote else []
+        build = functools.partial(build_answerer, job)
+        options = _stream_options(job, ctx)
+        opening = stream(shards, build, on_figures=lambda _: None, **options)
+        list(opening)
 
 
 def _stream_options(job: AnswerJob, ctx: Context) -> dict[str, Any]:
+    one = job.respondent
     return {
-        "what": f"{ctx.progress.name}: model '{job.teacher.name}' ({job.teacher.model})",
+        "what": f"{ctx.progress.name}: model '{one.name}' ({one.model.model})",
         "silent_s": job.spec.request_timeout_s,
         "start_s": job.spec.start_timeout_s,
-        "tags": {"job": ctx.job, "teacher": job.teacher.name},
-        "layout": Layout.of(job.teacher, job.device),
+        "tags": {"job": ctx.job, "teacher": one.name},
+        "layout": one.layout(job.device),
     }
 
 
 def _let_answer(
-    job: AnswerJob, shards: list[dict[str, Any]], tally: Tally, ctx: Context, stream: Stream
+    job: AnswerJob, shards: list[Shard], tally: Tally, ctx: Context, stream: Stream
 ) -> None:
-    """One teacher's turn."""
-    teacher = job.teacher
-    before, first = tally.wanted - tally.missing + tally.answered, time.time()
-    note = f"starting '{teacher.name}' ({teacher.kind}: {teacher.replica_range[0]} replicas)"
+    """One respondent's turn."""
+    one = job.respondent
+    before = tally.wanted - tally.missing + tally.answered
+    replicas, _ = one.replica_range
+    note = f"starting '{one.name}' ({one.model.kind}: {replicas} replicas)"
     ctx.progress.update(done=before, total=tally.wanted, note=note)
-
-    def show(figures: Mapping[str, float]) -> None:
-        seconds, asked = time.time() - first, figures.get("rows", 0)
-        if not asked:
-            return
-        bad = [name for name in figures if name.startswith("rows_") and name != "rows_ok"]
-        statuses = {name.removeprefix("rows_"): int(figures[name]) for name in bad}
-        cost = {}
-        if teacher.prices:
-            spent = job.spent_usd + figures.get("cost_usd", 0.0)
-            to_come = figures.get("cost_usd", 0.0) / asked * sum(shard["count"] for shard in shards)
-            cost = {"usd": round(spent, 4), "usd at end": round(job.spent_usd + to_come, 4)}
-        ctx.progress.update(
-            done=before + int(asked),
-            open=int(figures.get("open", 0)),
-            **statuses,
-            **cost,
-            **{
-                "tok/s": figures.get("tokens_out", 0) / seconds,
-                "tok/s in": figures.get("tokens_in", 0) / seconds,
-            },
-        )
-
+    asked_for = sum(shard.count for shard in shards)
+    show = _Live(job, before, asked_for, ctx)
     answered = 0
-    receipts = stream(
-        shards, functools.partial(build_answerer, job), on_figures=show, **_stream_options(job, ctx)
-    )
+    build = functools.partial(build_answerer, job)
+    options = _stream_options(job, ctx)
+    receipts = stream(shards, build, on_figures=show, **options)
+    stop = functools.partial(_stop_asking, job, ctx)
     # Closed before an error goes on: its threads still call Ray, which must not be gone by then.
-    with asked_once(functools.partial(_stop_asking, job, ctx)), contextlib.closing(receipts):
+    with asked_once(stop), contextlib.closing(receipts):
         for receipt in receipts:
-            parts.end_attempts(job.folder, job.epoch, receipt["shard"])
+            parts.end_attempts(job.folder, job.epoch, receipt.shard)
             tally.add(receipt)
-            answered += receipt["rows"]
+            answered += receipt.rows
     ctx.progress.update(done=before + answered)
+
+
+class _Live:
+    """Shows the figures of one respondent's replicas: rows, statuses, speed, and what they cost."""
+
+    def __init__(self, job: AnswerJob, before: int, asked_for: int, ctx: Context) -> None:
+        self._job = job
+        self._before = before
+        self._asked_for = asked_for
+        self._ctx = ctx
+        self._first = time.time()
+
+    def __call__(self, figures: Figures) -> None:
+        if not figures.rows:
+            return
+        seconds = time.time() - self._first
+        shown: dict[str, Any] = dict(figures.statuses)
+        shown.pop("ok", None)
+        shown |= self._cost(figures)
+        shown["tok/s"] = figures.tokens_out / seconds
+        shown["tok/s in"] = figures.tokens_in / seconds
+        done = self._before + figures.rows
+        self._ctx.progress.update(done=done, open=figures.open, **shown)
+
+    def _cost(self, figures: Figures) -> dict[str, float]:
+        if not self._job.respondent.prices:
+            return {}
+        before_usd = self._job.spent_usd
+        row_usd = figures.cost_usd / figures.rows
+        spent = before_usd + figures.cost_usd
+        at_end = before_usd + row_usd * self._asked_for
+        return {
+            "usd": round(spent, 4),
+            "usd at end": round(at_end, 4),
+        }
 
 
 def _stop_asking(job: AnswerJob, ctx: Context) -> None:
     """Tell the replicas to finish what is open and to commit it."""
-    if not parts.is_asking(
-        job.folder, job.epoch
-    ):  # engines still start: nothing is open that could be kept
+    if not parts.is_asking(job.folder, job.epoch):
+        # Engines still start: nothing is open that could be kept.
         raise KeyboardInterrupt
     parts.ask_to_stop(job.folder, job.epoch)
     ctx.progress.say(
         f"{ctx.progress.name}: stopping: nothing more is asked, and what is open is waited for, at"
-        " most"
-        f" {job.spec.request_timeout_s:g} s; once more ends at once"
+        f" most {job.spec.request_timeout_s:g} s; once more ends at once"
     )

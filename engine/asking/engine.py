@@ -1,8 +1,8 @@
 """What a kind of teacher offers, what it is asked and what it gives: the seam between a replica and
 an engine.
 
-An engine is any class with the members of `AnswerEngine`; a new kind of teacher is one such class
-and one line in ENGINES.
+A new kind of teacher is a subclass of `AnswerEngine`, one line in ENGINES, and its block in the
+spec.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, Protocol
+from typing import Any, ClassVar, Literal, NoReturn
 
 import numpy as np
+import pyarrow as pa
 
 from engine.rows.records import Messages
+from engine.store.paths import Folder
 
 ENGINES = {
     "vllm": "engine.backends.vllm_engine:VllmEngine",
@@ -23,10 +26,8 @@ ENGINES = {
     "anthropic": "engine.backends.api_teacher:AnthropicTeacher",
     "fake": "engine.backends.fake:FakeTeacher",
 }
-MAX_NUM_SEQS = {
-    "cpu": 128,
-    "gpu": 1024,
-}  # ours, and what vLLM takes on a large GPU; before an engine says what it has
+# Ours, and what vLLM takes on a large GPU; before an engine says what it has.
+MAX_NUM_SEQS = {"cpu": 128, "gpu": 1024}
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,8 @@ class Sampling:
     top_p: float = 1.0
     seed: int | None = None
     stop_loops: bool = False
-    tries: int | None = (
-        # that a budget holds, of an API which may charge each; None: as many as the job allows
-        None
-    )
+    # Those that a budget holds, of an API which may charge each; None: as many as the job allows.
+    tries: int | None = None
 
 
 @dataclass(frozen=True)
@@ -72,65 +71,67 @@ class Generation:
     @property
     def size_bytes(self) -> int:
         """About what it adds to a part."""
-        return sum(
-            array.nbytes
-            for array in (
-                self.token_ids,
-                self.token_logprobs,
-                self.topk_ids,
-                self.topk_logprobs,
-                self.tail,
-            )
-        )
+        signal = (self.token_logprobs, self.topk_ids, self.topk_logprobs, self.tail)
+        return self.token_ids.nbytes + sum(array.nbytes for array in signal)
 
     @property
     def tokens(self) -> int | None:
         """Tokens of the answer, by the server's count where it gives no ids; None where it does not
         say."""
-        untold = (
-            self.completion_tokens is None and self.text is not None and not len(self.token_ids)
-        )
-        return (
-            None
-            if untold
-            else len(self.token_ids)
-            if self.completion_tokens is None
-            else self.completion_tokens
-        )
+        if self.completion_tokens is not None:
+            return self.completion_tokens
+        if self.text is not None and not len(self.token_ids):
+            return None
+        return len(self.token_ids)
 
 
 class PromptTooLong(Exception):
     """A server's word that a prompt does not fit its model; the row's status is `too_long`."""
 
 
-class AnswerEngine(Protocol):
-    """What a kind of teacher offers. Built as `Kind(teacher, capture, device=..., timeout_s=...,
+class AnswerEngine(ABC):
+    """What answers inside a replica. Built as `Kind(model, capture, device=..., timeout_s=...,
     attempts=...)`.
 
-    `max_model_len` None means a server that checks lengths, keeps deadlines and retries itself,
-    through its client. An EngineError from `generate` ends the stage (a refused key, say); any
-    other error is one row's status.
+    An EngineError from `generate` ends the stage (a refused key, say); any other error is one row's
+    status.
     """
 
-    max_model_len: int | None
+    takes: ClassVar[Literal["token_ids", "messages"]] = "token_ids"
+    keeps_deadlines: ClassVar[bool] = False  # its client does, and tries again by itself
+    max_model_len: int | None = None  # tokens of prompt and answer; None: the server checks it
+    max_num_seqs: int | None = None  # sequences at a time; None: the job decides alone
     metadata: dict[str, Any]
 
+    @abstractmethod
     def encode(self, conversations: list[Messages]) -> list[Any]:
-        """What `generate` takes: token ids (P,) each, or, where `max_model_len` is None, whatever
-        it likes."""
+        """What `generate` takes: token ids (P,) each, or messages as they are."""
 
     def decode(self, token_ids: list[Any]) -> list[tuple[str, str | None]]:
         """Ids (T,) of finished answers -> answer, and reasoning where it is told apart; not asked
         for a Generation with `text`."""
+        raise TypeError(f"{type(self).__name__} gives text, not token ids")
 
-    async def open(self) -> None:
+    async def open(self) -> None:  # noqa: B027 - most have nothing to do
         """Before the first request: the last chance to fail for free, with an EngineError."""
 
+    @abstractmethod
     async def generate(self, prompt: Any, sampling: Sampling) -> Generation:
         """One answer to one prompt; many calls are open at a time."""
 
+    def figures(self) -> dict[str, float]:
+        """What a client says of itself in the live view."""
+        return {}
 
-def leave(why: str) -> NoReturn:
+    def silent_s(self) -> float:
+        """Seconds since the engine last took a step, while it has something to do."""
+        return 0.0
+
+    def on_step(self, step: str, path: Folder, data: pa.Buffer) -> None:  # noqa: B027
+        """Told where in a commit the writer of its answers is, for fault tests."""
+
+
+def end_process(why: str) -> NoReturn:
     """End this process: Ray replaces a dead actor, and would give a live one around a broken engine
     every retry."""
     if sys.exc_info()[0]:

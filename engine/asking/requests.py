@@ -42,18 +42,23 @@ def set_apart(requests: list[Request]) -> tuple[list[Request], list[list[Request
     row proves itself.
     """
     poisoned = f"its engine died {DEATHS_OF_A_POISON} times while it was asked, the last time alone"
-    together = [request for request in requests if request.attempt == 1]
-    together += [
-        replace(request, status="error", error=poisoned)
-        for request in requests
-        if request.attempt > DEATHS_OF_A_POISON
-    ]
-    once = [request for request in requests if request.attempt == 2]
-    size = math.ceil(len(once) / 4) or 1
-    groups = [once[start : start + size] for start in range(0, len(once), size)]
-    return together, groups + [
-        [request] for request in requests if 2 < request.attempt <= DEATHS_OF_A_POISON
-    ]
+    together: list[Request] = []
+    suspects: list[
+        Request
+    ] = []  # they were in one engine when it died: it may have been any of them
+    alone: list[list[Request]] = []
+    for request in requests:
+        if request.attempt == 1:
+            together.append(request)
+        elif request.attempt == 2:
+            suspects.append(request)
+        elif request.attempt <= DEATHS_OF_A_POISON:
+            alone.append([request])
+        else:  # it died alone too: asked no more, it passes through as it is
+            together.append(replace(request, status="error", error=poisoned))
+    size = math.ceil(len(suspects) / 4) or 1
+    groups = [suspects[start : start + size] for start in range(0, len(suspects), size)]
+    return together, groups + alone
 
 
 def room_for_answer(max_model_len: int | None, prompt: Any) -> int:

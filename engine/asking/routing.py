@@ -39,67 +39,107 @@ def wanted_rows(spec: GenerateSpec, files: Sequence[Folder], seed: int) -> dict[
     wanted: dict[str, list[Wanted]] = {teacher.name: [] for teacher in spec.teachers}
     for file in files:
         table = _read(file, spec)
-        ids, validation = table["prompt_id"].to_numpy(), np.asarray(table["split"]) == "validation"
+        ids = table["prompt_id"].to_numpy()
+        splits = np.asarray(table["split"])
+        is_validation = splits == "validation"
         for teacher, mine in _shares(spec, table, ids, seed, file):
-            times = np.where(validation[mine], 1, spec.sampling_of(teacher).samples)
+            most = spec.sampling_of(teacher).samples
+            times = np.where(is_validation[mine], 1, most)
             rows = np.repeat(mine, times)
-            samples = np.arange(len(rows)) - np.repeat(np.cumsum(times) - times, times)
-            wanted[teacher.name].append(Wanted(rows, ids[rows], samples))
+            first_places = np.cumsum(times) - times
+            places = np.arange(len(rows))
+            samples = places - np.repeat(first_places, times)
+            teachers_rows = Wanted(rows, ids[rows], samples)
+            wanted[teacher.name].append(teachers_rows)
+    return wanted
+
+
+def all_rows(files: Sequence[Folder]) -> list[Wanted]:
+    """Every row of every prompt file, once."""
+    wanted = []
+    for file in files:
+        (table,) = read_tables([file], columns=["prompt_id"])
+        ids = table["prompt_id"].to_numpy()
+        rows = np.arange(len(ids))
+        first_samples = np.zeros(len(ids), int)
+        wanted.append(Wanted(rows, ids, first_samples))
     return wanted
 
 
 def count_prompts(wanted: Mapping[str, Sequence[Wanted]]) -> int:
     """Prompts of all files; every prompt is some teacher's, and may be several teachers'."""
-    return sum(
-        len(np.unique(np.concatenate([rows.row for rows in of_teachers])))
-        for of_teachers in zip(*wanted.values(), strict=True)
-    )
+    prompts = 0
+    for of_teachers in zip(*wanted.values(), strict=True):
+        rows = np.concatenate([one.row for one in of_teachers])
+        different = np.unique(rows)
+        prompts += len(different)
+    return prompts
 
 
 def _read(file: Folder, spec: GenerateSpec) -> pa.Table:
-    extra = [] if spec.route != "by" else [spec.route_by if spec.route_by in _COLUMNS else "meta"]
-    (table,) = read_tables([file], columns=list(dict.fromkeys(["prompt_id", "split", *extra])))
+    columns = ["prompt_id", "split"]
+    if spec.route == "by":
+        routed_by = spec.route_by if spec.route_by in _COLUMNS else "meta"
+        if routed_by not in columns:
+            columns.append(routed_by)
+    (table,) = read_tables([file], columns=columns)
     return table
 
 
 def _shares(
-    spec: GenerateSpec, table: pa.Table, ids: np.ndarray, seed: int, file: Folder
+    spec: GenerateSpec,
+    table: pa.Table,
+    ids: np.ndarray,
+    seed: int,
+    file: Folder,
 ) -> Iterator[tuple[TeacherSpec, np.ndarray]]:
     """Each teacher with its rows of the table."""
     if spec.route == "all":
         owner = None
     elif spec.route == "split":
-        edges = np.cumsum([teacher.weight for teacher in spec.teachers])
-        draws = (
-            np.array([derive_seed(seed, "route", int(prompt_id)) for prompt_id in ids])
-            / 2**31
-            * edges[-1]
-        )
+        weights = [teacher.weight for teacher in spec.teachers]
+        edges = np.cumsum(weights)
+        seeds = [derive_seed(seed, "route", int(prompt_id)) for prompt_id in ids]
+        draws = np.array(seeds) / 2**31 * edges[-1]
         owner = np.searchsorted(edges, draws, side="right")
     else:
-        owner = _owners(spec, _values(spec, table), file)
+        values = _values(spec, table)
+        owner = _owners(spec, values, file)
+    every_row = np.arange(len(ids))
     for number, teacher in enumerate(spec.teachers):
-        yield teacher, np.arange(len(ids)) if owner is None else np.flatnonzero(owner == number)
+        mine = every_row
+        if owner is not None:
+            mine = np.flatnonzero(owner == number)
+        yield teacher, mine
 
 
 def _values(spec: GenerateSpec, table: pa.Table) -> list[str]:
     if spec.route_by in _COLUMNS:
         return table[spec.route_by].to_pylist()
-    metas: list[Mapping[str, Any]] = [json.loads(meta) for meta in table["meta"].to_pylist()]
-    return [str(meta.get(spec.route_by)) for meta in metas]
+    values: list[str] = []
+    for text in table["meta"].to_pylist():
+        meta: Mapping[str, Any] = json.loads(text)
+        value = meta.get(spec.route_by)
+        values.append(str(value))
+    return values
 
 
 def _owners(spec: GenerateSpec, values: Sequence[str], file: Folder) -> np.ndarray:
-    owner = {
-        value: number for number, teacher in enumerate(spec.teachers) for value in teacher.routes
-    }
-    rest = next(
-        (number for number, teacher in enumerate(spec.teachers) if not teacher.routes), None
-    )
-    if rest is None and (lost := sorted(set(values) - owner.keys())):
+    owner: dict[str, int] = {}
+    rest = None  # the first teacher without `routes`
+    for number, teacher in enumerate(spec.teachers):
+        for value in teacher.routes:
+            owner[value] = number
+        if rest is None and not teacher.routes:
+            rest = number
+    lost: list[str] = []
+    if rest is None:
+        lost = sorted(set(values) - owner.keys())
+    if lost:
         raise InputError(
             f"generate.route_by={spec.route_by}: no teacher takes {lost[:5]} ({file.name}); add"
             " them to the `routes` of a teacher, or"
             " leave one teacher without `routes`: it takes the rest"
         )
-    return np.array([owner.get(value, rest) for value in values], int)
+    numbers = [owner.get(value, rest) for value in values]
+    return np.array(numbers, int)

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
-import html
-import json
 import math
 import re
 import time
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeGuard
 
 import httpx2
 
-from engine.job.spec import TeacherSpec
+from engine.backends.api_words import is_page, words_of
+from engine.job.spec import ApiTeacher
 
 BUSY = (429, 503, 529)
 REFUSALS = 50  # times that one request may be told "later" (BUSY); its tries do not pay for them
@@ -83,98 +82,46 @@ def lose_try(usage: tuple[int, int] | None) -> None:
         lost_tokens.set((tokens_in + usage[0], tokens_out + usage[1]))
 
 
-_COUNTED = (("prompt", "input"), ("completion", "output"))  # OpenAI's and Anthropic's words
-
-
 def usage_of(body: Any) -> tuple[int, int] | None:
     """Tokens in and out by a reply's own word, in the form of either protocol; None where it lacks
     one of them or it is no count."""
     usage = body.get("usage") if isinstance(body, dict) else None
     if not isinstance(usage, dict):
         return None
-    tokens_in, tokens_out = (
-        usage.get(f"{name}_tokens", usage.get(f"{other}_tokens")) for name, other in _COUNTED
-    )
+    # OpenAI's word, else Anthropic's.
+    tokens_in = usage.get("prompt_tokens", usage.get("input_tokens"))
+    tokens_out = usage.get("completion_tokens", usage.get("output_tokens"))
     if not (_is_count(tokens_in) and _is_count(tokens_out)):
         return None
-    if _is_count(total := usage.get("total_tokens")):  # some count their reasoning there alone
+    total = usage.get("total_tokens")
+    if _is_count(total):  # some count their reasoning there alone
         tokens_out = max(tokens_out, total - tokens_in)
     # Anthropic counts what it wrote to its cache and read from it apart from the rest of the input.
-    cached = [
-        usage.get(name) for name in ("cache_creation_input_tokens", "cache_read_input_tokens")
-    ]
-    return tokens_in + sum(filter(_is_count, cached)), tokens_out
+    for name in ("cache_creation_input_tokens", "cache_read_input_tokens"):
+        cached = usage.get(name)
+        if _is_count(cached):
+            tokens_in += cached
+    return tokens_in, tokens_out
 
 
-def _is_count(value: Any) -> bool:
+def _is_count(value: Any) -> TypeGuard[int]:
     return type(value) is int and value >= 0
 
 
-def words_of(body: Any) -> str:
-    """The sentence in a server's error, whatever its shape: OpenAI's, a list of errors, FastAPI's
-    `detail`, a string, plain text."""
-    if isinstance(body, str):
-        try:
-            return words_of(json.loads(body))
-        except ValueError:
-            return _text_of_page(body) if _PAGE.search(body) else body.strip()
-    if isinstance(body, list):
-        return "; ".join(filter(None, map(words_of, body)))
-    if isinstance(body, dict):
-        place = ".".join(map(str, body["loc"])) + ": " if isinstance(body.get("loc"), list) else ""
-        found = [words for name in _SAYING if (words := words_of(body.get(name)))]
-        # A sentence that another one repeats, or a mere code beside one, is left out.
-        told = [
-            words
-            for words in dict.fromkeys(found)
-            if not any(words != other and words in other for other in found)
-        ]
-        return place + "; ".join(told) if told else json.dumps(body) if body else ""
-    return ""
-
-
-_SAYING = (
-    "error",
-    "message",
-    "msg",
-    "detail",
-    "details",
-    "errors",
-    "error_message",
-    "error_description",
-    "error_msg",
-    "title",
-    "reason",
-    "metadata",
-    "raw",
-    "base_resp",
-    "status_msg",
-)
-_PAGE = re.compile(r"<(!doctype|html|head|body)\b", re.IGNORECASE)
-
-
-def _text_of_page(page: str) -> str:
-    """What a person would read of an HTML page."""
-    page = re.sub(
-        r"<(style|script)\b.*?</\1\s*>|<!--.*?-->", " ", page, flags=re.IGNORECASE | re.DOTALL
-    )
-    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", page)).split())
-
-
-class Budget:
+class RateLimit:
     """What may be spent per minute, refilled evenly. What something cost is often known only
     afterwards: a debt delays the next."""
 
     def __init__(self, per_minute: int | None) -> None:
-        self._per_minute, self.free_at = per_minute, -math.inf
+        self._per_minute = per_minute
+        self.free_at = -math.inf
 
     def spend(self, amount: float) -> None:
         """Take `amount`, or give it back if negative; `free_at` is when all of it is refilled
         (time.monotonic)."""
         if self._per_minute:
-            self.free_at = (
-                max(self.free_at, time.monotonic() - BURST_S) + 60 * amount / self._per_minute
-            )
+            since = max(self.free_at, time.monotonic() - BURST_S)
+            self.free_at = since + 60 * amount / self._per_minute
 
 
 class Gate(httpx2.AsyncClient):
@@ -188,23 +135,22 @@ class Gate(httpx2.AsyncClient):
     transport of its own ignores the proxies of the environment.)
     """
 
-    def __init__(self, teacher: TeacherSpec, *, timeout_s: float, attempts: int) -> None:
+    def __init__(self, teacher: ApiTeacher, *, timeout_s: float, attempts: int) -> None:
         limits = httpx2.Limits(
             max_connections=teacher.concurrency, max_keepalive_connections=teacher.concurrency
         )
         super().__init__(limits=limits, timeout=timeout_s, follow_redirects=True)
-        self._timeout_s, self._attempts, self._most = timeout_s, attempts, teacher.concurrency
-        self.concurrency, self.sent, self.refused = float(teacher.concurrency), 0, 0
-        self._requests, self._tokens = (
-            Budget(teacher.requests_per_minute),
-            Budget(teacher.tokens_per_minute),
-        )
-        self._line, self._left, self._open, self._answer_tokens = (
-            asyncio.Lock(),
-            asyncio.Event(),
-            0,
-            0.0,
-        )
+        self._timeout_s = timeout_s
+        self._attempts = attempts
+        self._most = teacher.concurrency
+        self.concurrency = float(teacher.concurrency)
+        self.sent = self.refused = 0
+        self._requests = RateLimit(teacher.requests_per_minute)
+        self._tokens = RateLimit(teacher.tokens_per_minute)
+        self._line = asyncio.Lock()
+        self._left = asyncio.Event()
+        self._open = 0
+        self._answer_tokens = 0.0  # of a usual answer: what a request takes before it is known
         self.resume_at = self._cut_at = -math.inf
 
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
@@ -231,9 +177,8 @@ class Gate(httpx2.AsyncClient):
 
     async def _turn(self) -> None:
         while True:
-            wait = (
-                max(self.resume_at, self._requests.free_at, self._tokens.free_at) - time.monotonic()
-            )
+            free_at = max(self.resume_at, self._requests.free_at, self._tokens.free_at)
+            wait = free_at - time.monotonic()
             if self._open >= int(self.concurrency):
                 self._left.clear()
                 await self._left.wait()
@@ -246,7 +191,10 @@ class Gate(httpx2.AsyncClient):
         self, request: httpx2.Request, options: dict[str, Any]
     ) -> tuple[httpx2.Response, int]:
         """The response and the tokens that it cost."""
-        status, lost, usage, unreached = 502, True, None, {}
+        status = 502
+        usage = None
+        was_sent = True
+        headers = {}
         try:
             async with asyncio.timeout(self._timeout_s):
                 response = await super().send(request, **options)
@@ -254,83 +202,97 @@ class Gate(httpx2.AsyncClient):
                 return response, 0
             body = response.json()
             usage = usage_of(body)
-            has_answer = isinstance(body, dict) and bool(body.get("choices") or body.get("content"))
-            if has_answer or not (isinstance(body, dict) and body.get("error")):
-                replied.set(True)
-                last_usage.set(usage)
-                last_words.set("" if has_answer else words_of(body))
+            if not _is_error(body):
+                _note_reply(body, usage)
                 return response, sum(usage or (0, 0))
             problem = f"an error in place of an answer: {words_of(body)}"
         except TimeoutError:
-            status, problem = 504, f"no answer within {self._timeout_s:g} s"
+            status = 504
+            problem = f"no answer within {self._timeout_s:g} s"
         except httpx2.RequestError as error:
-            reached = not isinstance(error, httpx2.ConnectError)
-            lost, problem, unreached = (
-                reached,
-                type(error).__name__,
-                {} if reached else {UNREACHED: "1"},
-            )
+            problem = type(error).__name__
+            if isinstance(error, httpx2.ConnectError):
+                was_sent = False
+                headers = {UNREACHED: "1"}
         except ValueError:
-            page = _PAGE.search(response.text)
-            problem = (
-                f"a page in place of an answer: {words_of(response.text)[:200]}"
-                if page
-                else "the answer is cut"
-            )
-        if lost:
+            problem = "the answer is cut"
+            if is_page(response.text):
+                problem = f"a page in place of an answer: {words_of(response.text)[:200]}"
+        # The vendor may have charged for whatever reached it.
+        if was_sent:
             lose_try(usage)
-        return httpx2.Response(
-            status, json={"error": {"message": problem}}, headers=unreached, request=request
-        ), 0
+        answer = {"error": {"message": problem}}
+        return httpx2.Response(status, json=answer, headers=headers, request=request), 0
 
     def _learn(self, response: httpx2.Response, started: float) -> None:
         if response.request.method != "POST":
             return  # the list of models says nothing of how answers come
         if never_fits(response.status_code, response.text):
-            response.headers["x-should-retry"] = "false"  # nobody else has to wait for it
+            _try_no_more(response)  # and nobody else has to wait for it
         elif response.status_code in BUSY:
-            self.refused += 1
-            pause = retry_after_s(response.headers)
-            self.resume_at = max(self.resume_at, time.monotonic() + pause)
-            if (
-                started >= self._cut_at
-            ):  # what was sent before the last cut says nothing about the new limit
-                self.concurrency, self._cut_at = max(1.0, self.concurrency / 2), time.monotonic()
-            if pause > CLIENT_WAIT_S:
-                response.headers.pop("retry-after", None)
-                response.headers.pop("retry-after-ms", None)
-            if (
-                b"insufficient_quota" in response.content
-            ):  # no credit: 429 as well, but it does not pass
-                response.headers["x-should-retry"] = "false"
+            self._slow_down(response, started)
         elif response.is_error:
             failures.set(failures.get() + 1)
             if failures.get() >= min(self._attempts, tries_allowed.get() or self._attempts):
-                response.headers["x-should-retry"] = "false"
+                _try_no_more(response)
         else:
             self.concurrency = min(self._most, self.concurrency + 1 / self.concurrency)
+
+    def _slow_down(self, response: httpx2.Response, started: float) -> None:
+        self.refused += 1
+        pause = retry_after_s(response.headers)
+        self.resume_at = max(self.resume_at, time.monotonic() + pause)
+        # What was sent before the last cut says nothing about the new limit.
+        if started >= self._cut_at:
+            self.concurrency = max(1.0, self.concurrency / 2)
+            self._cut_at = time.monotonic()
+        if pause > CLIENT_WAIT_S:
+            response.headers.pop("retry-after", None)
+            response.headers.pop("retry-after-ms", None)
+        # No credit: 429 as well, but it does not pass.
+        if b"insufficient_quota" in response.content:
+            _try_no_more(response)
+
+
+def _has_answer(body: Any) -> bool:
+    return isinstance(body, dict) and bool(body.get("choices") or body.get("content"))
+
+
+def _is_error(body: Any) -> bool:
+    """Whether a reply with status 200 is an error all the same: try again, as after a 502."""
+    return isinstance(body, dict) and bool(body.get("error")) and not _has_answer(body)
+
+
+def _note_reply(body: Any, usage: tuple[int, int] | None) -> None:
+    replied.set(True)
+    last_usage.set(usage)
+    words = "" if _has_answer(body) else words_of(body)
+    last_words.set(words)
+
+
+def _try_no_more(response: httpx2.Response) -> None:
+    response.headers["x-should-retry"] = "false"  # what both vendors' clients go by
 
 
 def never_fits(status: int, said: str) -> bool:
     """Whether an error means that this request is too long, whenever it is sent."""
     if status in BUSY:
         return bool(TOO_LARGE.search(said))
-    return status == 413 or (
-        (status in (400, 422) or status >= 500)
-        and bool(TOO_LONG.search(said) or TOO_LARGE.search(said))
-    )
+    if status == 413:
+        return True
+    may_mean_it = status in (400, 422) or status >= 500
+    return may_mean_it and bool(TOO_LONG.search(said) or TOO_LARGE.search(said))
 
 
 def retry_after_s(headers: httpx2.Headers) -> float:
     """Seconds that a refusal asks for, as milliseconds, seconds or a date; 0 if it names none that
     can be read."""
-    value, unit = (
-        (headers["retry-after-ms"], 0.001)
-        if "retry-after-ms" in headers
-        else (headers.get("retry-after", ""), 1.0)
-    )
+    in_ms = headers.get("retry-after-ms")
+    value = headers.get("retry-after", "") if in_ms is None else in_ms
     try:
-        seconds = float(value) * unit
+        seconds = float(value)
+        if in_ms is not None:
+            seconds *= 0.001
     except ValueError:
         date = email.utils.parsedate_tz(value)
         seconds = email.utils.mktime_tz(date) - time.time() if date else 0.0

@@ -28,7 +28,8 @@ class BearerGuard:
     given."""
 
     def __init__(self, app: ASGIApp, key_sha256: str) -> None:
-        self._app, self._key_sha256 = app, key_sha256
+        self._app = app
+        self._key_sha256 = key_sha256
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket") or self._admits(dict(scope["headers"])):
@@ -39,23 +40,25 @@ class BearerGuard:
             "type": "invalid_request_error",
             "code": "invalid_api_key",
         }
-        await JSONResponse({"error": error}, 401, {"WWW-Authenticate": "Bearer"})(
-            scope, receive, send
-        )
+        refusal = JSONResponse({"error": error}, 401, {"WWW-Authenticate": "Bearer"})
+        await refusal(scope, receive, send)
 
     def _admits(self, headers: Mapping[bytes, bytes]) -> bool:
         kind, _, key = headers.get(b"authorization", b"").partition(b" ")
-        return kind.lower() == b"bearer" and hmac.compare_digest(
-            hashlib.sha256(key.strip()).hexdigest(), self._key_sha256
-        )
+        given = hashlib.sha256(key.strip()).hexdigest()
+        return kind.lower() == b"bearer" and hmac.compare_digest(given, self._key_sha256)
 
 
 def proxy_middlewares() -> list[Middleware]:
     """Serve calls this in each HTTP proxy (see PROXY_HOOK)."""
     key_sha256 = os.environ.get(KEY_VARIABLE)
-    return [Middleware(BearerGuard, key_sha256=key_sha256)] if key_sha256 else []
+    if not key_sha256:
+        return []
+    return [Middleware(BearerGuard, key_sha256=key_sha256)]
 
 
 def key_environment(key: str | None) -> dict[str, str]:
     """Environment that Ray's processes need so that every route is guarded; empty without a key."""
-    return PROXY_HOOK | {KEY_VARIABLE: hashlib.sha256(key.encode()).hexdigest()} if key else {}
+    if not key:
+        return {}
+    return PROXY_HOOK | {KEY_VARIABLE: hashlib.sha256(key.encode()).hexdigest()}

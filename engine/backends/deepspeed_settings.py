@@ -3,90 +3,102 @@ DeepSpeed."""
 
 from __future__ import annotations
 
-import ast
-import importlib.util
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from engine.backends.library_names import fields_of, nearest_names, syntax_tree
+from engine.backends.library_names import (
+    fields_of,
+    keyword_strings,
+    nearest_names,
+    package_folder,
+)
 from engine.job.spec import JobSpec, TrainSpec
 
 
 def deepspeed_problems(job: JobSpec) -> Iterator[str]:
     """The free `deepspeed` map may not contradict the block, nor name a setting that DeepSpeed
     would ignore without a word."""
-    given = job.train.deepspeed
-    flat = {key: value for key, value in given.items() if key != "zero_optimization"}
-    zero = given.get("zero_optimization", {})
+    train = job.train
+    flat = dict(train.deepspeed)
+    zero = flat.pop("zero_optimization", {})
     if not isinstance(zero, dict):
         yield (
             f"train.deepspeed.zero_optimization={zero}; give a map, such as {{overlap_comm: true}}"
         )
         zero = {}
-    places = {
-        name: zero[name]
-        for name in ("offload_optimizer", "offload_param")
-        if zero.get(name) is not None
-    }
-    for name, value in places.items():
-        if not isinstance(value, dict):
-            yield (
-                f"train.deepspeed.zero_optimization.{name}={value}; give a map, such as"
-                f" {{buffer_count: 5}}, and {_OFFLOAD}"
-            )
-        elif job.train.offload == "none" and not {"device", "nvme_path"} & value.keys():
-            yield (
-                f"train.deepspeed.zero_optimization.{name} tunes an offload that the job does not"
-                f" ask for; {_OFFLOAD}"
-            )
-    offload = [
-        f"{name}.{key}"
-        for name, value in places.items()
-        if isinstance(value, dict)
-        for key in value
-    ]
-    for key in [*flat, *(f"zero_optimization.{name}" for name in [*zero, *offload])]:
-        if reason := DEEPSPEED_DECIDED.get(key):
-            yield f"train.deepspeed.{key} is decided elsewhere; {reason}"
-        elif key in flat and key not in DEEPSPEED_FREE:
-            yield (
-                f"train.deepspeed.{key}: there is no such setting here;"
-                f" {nearest_names(key, [*DEEPSPEED_FREE, *DEEPSPEED_DECIDED])}"
-            )
-    if zero.get("overlap_comm") and job.train.zero_stage < 2:
+    yield from _offload_problems(zero, train.offload)
+    yield from _name_problems(flat, zero)
+    if zero.get("overlap_comm") and train.zero_stage < 2:
         yield (
             "train.deepspeed.zero_optimization.overlap_comm wants train.zero_stage: 2 or 3, given"
-            f" {job.train.zero_stage}: below,"
+            f" {train.zero_stage}: below,"
             " DeepSpeed reduces gradients at the end of the step"
         )
-    if (given_type := flat.get("communication_data_type")) not in (None, *_COMMUNICATION_TYPES):
+    given_type = flat.get("communication_data_type")
+    if given_type not in (None, *_COMMUNICATION_TYPES):
         yield (
             f"train.deepspeed.communication_data_type={given_type}; choose one of"
             f" {', '.join(_COMMUNICATION_TYPES)}"
         )
+    yield from _zero_name_problems(zero)
+
+
+def _offload_problems(zero: dict[str, Any], offload: str) -> Iterator[str]:
+    for name, place in _places(zero).items():
+        if not isinstance(place, dict):
+            yield (
+                f"train.deepspeed.zero_optimization.{name}={place}; give a map, such as"
+                f" {{buffer_count: 5}}, and {_OFFLOAD}"
+            )
+        elif offload == "none" and not {"device", "nvme_path"} & place.keys():
+            yield (
+                f"train.deepspeed.zero_optimization.{name} tunes an offload that the job does not"
+                f" ask for; {_OFFLOAD}"
+            )
+
+
+def _name_problems(flat: dict[str, Any], zero: dict[str, Any]) -> Iterator[str]:
+    names = [*flat, *(f"zero_optimization.{name}" for name in zero)]
+    for place_name, place in _places(zero).items():
+        if isinstance(place, dict):
+            names += [f"zero_optimization.{place_name}.{name}" for name in place]
+    for name in names:
+        if reason := DEEPSPEED_DECIDED.get(name):
+            yield f"train.deepspeed.{name} is decided elsewhere; {reason}"
+        elif name in flat and name not in DEEPSPEED_FREE:
+            yield (
+                f"train.deepspeed.{name}: there is no such setting here;"
+                f" {nearest_names(name, [*DEEPSPEED_FREE, *DEEPSPEED_DECIDED])}"
+            )
+
+
+def _zero_name_problems(zero: dict[str, Any]) -> Iterator[str]:
     known = zero_fields() if zero else []
-    for key in zero.keys() - set(known) if known else ():
-        yield (
-            f"train.deepspeed.zero_optimization.{key}: DeepSpeed has no such setting;"
-            f" {nearest_names(key, known)}"
-        )
+    for name in zero:
+        if known and name not in known:
+            yield (
+                f"train.deepspeed.zero_optimization.{name}: DeepSpeed has no such setting;"
+                f" {nearest_names(name, known)}"
+            )
+
+
+def _places(zero: dict[str, Any]) -> dict[str, Any]:
+    """Where ZeRO would offload to: what the map says of optimizer and parameters."""
+    places = {}
+    for name in ("offload_optimizer", "offload_param"):
+        if zero.get(name) is not None:
+            places[name] = zero[name]
+    return places
 
 
 def zero_fields() -> list[str]:
     """Names that DeepSpeed takes under zero_optimization: its fields and their aliases; empty where
     it is not installed."""
-    if (
-        found := importlib.util.find_spec("deepspeed")
-    ) is None:  # finds the folder, imports nothing
+    folder = package_folder("deepspeed")
+    if folder is None:
         return []
-    file = Path(found.submodule_search_locations[0]) / "runtime/zero/config.py"
-    aliases = [
-        node.value.value
-        for node in ast.walk(syntax_tree(file))
-        if isinstance(node, ast.keyword) and node.arg == "alias"
-    ]
-    return [*fields_of(file, "DeepSpeedZeroConfig"), *aliases]
+    file = folder / "runtime/zero/config.py"
+    return [*fields_of(file, "DeepSpeedZeroConfig"), *keyword_strings(file, "alias")]
 
 
 _OPTIMIZER = "the optimizer is torch's AdamW: set train.learning_rate, weight_decay and adam_beta2"
@@ -142,31 +154,18 @@ REDUCE_BUCKET = 500_000_000  # elements, DeepSpeed's default
 def zero_config(spec: TrainSpec, device: str) -> dict[str, Any]:
     """DeepSpeed's configuration of a TrainSpec; `spec.deepspeed` adds to it and, where both speak,
     gives way."""
-    zero: dict[str, Any] = {"stage": spec.zero_stage}
-    if spec.offload != "none":
-        place: dict[str, Any] = {"device": spec.offload, "pin_memory": device == "gpu"}
-        if spec.offload == "nvme":
-            place["nvme_path"] = spec.nvme_path
-        zero["offload_optimizer"] = place
-        if spec.zero_stage == 3:
-            zero["offload_param"] = place
-    adam = {
-        "lr": spec.learning_rate,
-        "betas": [0.9, spec.adam_beta2],
-        "weight_decay": spec.weight_decay,
-    }
-    adam |= {"torch_adam": True, "fused": True}
-    config = {
+    # At stage 0 DeepSpeed clips without telling the norm: we clip ourselves.
+    clip_at = spec.max_grad_norm if spec.zero_stage else 0.0
+    config: dict[str, Any] = {
         # The loop feeds as many micro-batches as a step has, and step() ends it. 2 only tells
         # ZeRO-2 with offload that gradients accumulate; losses are scaled by the loop's token
         # counts, not by this.
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 2,
         "managed_gradient_accumulation": False,
-        "optimizer": {"type": "AdamW", "params": adam},
-        # At stage 0 DeepSpeed clips without telling the norm: we clip ourselves.
-        "gradient_clipping": spec.max_grad_norm if spec.zero_stage else 0.0,
-        "zero_optimization": zero,
+        "optimizer": {"type": "AdamW", "params": _adam(spec)},
+        "gradient_clipping": clip_at,
+        "zero_optimization": _zero_optimization(spec, device),
         "bf16": {"enabled": spec.precision == "bf16"},
         "steps_per_print": 10**9,
     }
@@ -175,10 +174,33 @@ def zero_config(spec: TrainSpec, device: str) -> dict[str, Any]:
     return _merged(spec.deepspeed, config)
 
 
-def _merged(more: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
-    merged = more | config
-    return merged | {
-        key: _merged(more[key], config[key])
-        for key in more.keys() & config.keys()
-        if isinstance(config[key], dict)
+def _adam(spec: TrainSpec) -> dict[str, Any]:
+    return {
+        "lr": spec.learning_rate,
+        "betas": [0.9, spec.adam_beta2],
+        "weight_decay": spec.weight_decay,
+        "torch_adam": True,
+        "fused": True,
     }
+
+
+def _zero_optimization(spec: TrainSpec, device: str) -> dict[str, Any]:
+    zero: dict[str, Any] = {"stage": spec.zero_stage}
+    if spec.offload == "none":
+        return zero
+    place: dict[str, Any] = {"device": spec.offload, "pin_memory": device == "gpu"}
+    if spec.offload == "nvme":
+        place["nvme_path"] = spec.nvme_path
+    zero["offload_optimizer"] = place
+    if spec.zero_stage == 3:
+        zero["offload_param"] = place
+    return zero
+
+
+def _merged(more: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+    """Both maps, block by block; where both hold a value, that of `config`."""
+    merged = more | config
+    for name in more.keys() & config.keys():
+        if isinstance(config[name], dict):
+            merged[name] = _merged(more[name], config[name])
+    return merged

@@ -13,21 +13,23 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from engine.asking.engine import Generation, Sampling
-from engine.job.spec import CaptureSpec, TeacherSpec
+from engine.asking.engine import AnswerEngine, Generation, Sampling
+from engine.asking.shards import Receipt, Shard
+from engine.job.spec import CaptureSpec, FakeTeacherSpec
 from engine.rows.ids import tokenizer_fingerprint
 from engine.rows.records import Messages
+from engine.store.paths import Folder
 
 VOCABULARY = 256
 
 
-class FakeTeacher:
+class FakeTeacher(AnswerEngine):
     """Answers with the prompt's own words; one token per byte, EOS is id 0.
 
     Knobs (`teacher.fake`): `latency_s`, `error_fraction`, `hang_fraction`, `die_at` (exit the
@@ -41,92 +43,101 @@ class FakeTeacher:
 
     def __init__(
         self,
-        teacher: TeacherSpec,
+        teacher: FakeTeacherSpec,
         capture: CaptureSpec,
         *,
         device: str,
         timeout_s: float = 600,
         attempts: int = 1,
     ) -> None:
-        self._knobs, self._top_k, self._count = teacher.fake, capture.top_k, 0
+        self._knobs = teacher.fake
+        self._top_k = capture.top_k
+        self._count = 0
         self._steps: Counter[str] = Counter()
         self._stuck_since: float | None = None
         if self._knobs.get("cannot_start"):
             raise RuntimeError("the fake teacher was told not to start")
         if self._knobs.get("dies_at_start"):
             os._exit(1)
-        self.max_model_len = int(self._knobs.get("max_model_len", teacher.max_model_len or 4096))
-        vocabulary = {chr(code): code for code in range(VOCABULARY)}
+        length = teacher.max_model_len or 4096
+        self.max_model_len = int(self._knobs.get("max_model_len", length))
+        vocabulary = {}
+        for code in range(VOCABULARY):
+            vocabulary[chr(code)] = code
         self.metadata = {
             "vocab_size": VOCABULARY,
             "tokenizer_fingerprint": tokenizer_fingerprint(vocabulary),
         }
 
-    async def open(self) -> None:
-        """Always open."""
-
     def encode(self, conversations: list[Messages]) -> list[list[int]]:
         """One id per byte of the last message."""
-        return [list(messages[-1]["content"].encode()) for messages in conversations]
+        prompts = []
+        for messages in conversations:
+            text = messages[-1]["content"]
+            prompts.append(list(text.encode()))
+        return prompts
 
     def decode(self, token_ids: list[Any]) -> list[tuple[str, str | None]]:
         """Bytes back to text, EOS left out."""
-        return [
-            (np.asarray(ids, np.uint8).tobytes().replace(b"\0", b"").decode(errors="replace"), None)
-            for ids in token_ids
-        ]
+        return [(_text_of(ids), None) for ids in token_ids]
 
     def silent_s(self) -> float:
         """Seconds since a prompt made the engine stick."""
-        return time.monotonic() - self._stuck_since if self._stuck_since else 0.0
+        if not self._stuck_since:
+            return 0.0
+        return time.monotonic() - self._stuck_since
 
     async def generate(self, prompt: list[int], sampling: Sampling) -> Generation:
         """The prompt's words, shuffled by the request's seed, then EOS."""
         self._count += 1
         self._note_call(prompt, sampling, "start")
         text = bytes(prompt).decode(errors="replace")
-        if self._count == self._knobs.get("die_at") or self._knobs.get("poison", "\0") in text:
+        is_poisoned = self._knobs.get("poison", "\0") in text
+        if is_poisoned or self._count == self._knobs.get("die_at"):
             os._exit(1)
-        if self._stuck_since or self._knobs.get("stuck", "\0") in text:
+        is_sticky = self._knobs.get("stuck", "\0") in text
+        if is_sticky or self._stuck_since:
             self._stuck_since = self._stuck_since or time.monotonic()
             await asyncio.Event().wait()
-        draw = random.Random(hashlib.sha256(bytes(prompt)).digest())
-        await asyncio.sleep(
-            self._knobs.get("latency_s", 0.0)
-            if self._knobs.get("slow", "\0") not in text
-            else self._knobs["slow_s"]
-        )
-        if draw.random() < self._knobs.get("error_fraction", 0.0):
+        digest = hashlib.sha256(bytes(prompt)).digest()
+        draw = random.Random(digest)
+        latency_s = self._knobs.get("latency_s", 0.0)
+        if self._knobs.get("slow", "\0") in text:
+            latency_s = self._knobs["slow_s"]
+        await asyncio.sleep(latency_s)
+        error_fraction = self._knobs.get("error_fraction", 0.0)
+        if draw.random() < error_fraction:
             raise RuntimeError("the fake teacher failed this request")
-        if draw.random() < self._knobs.get("hang_fraction", 0.0):
+        hang_fraction = self._knobs.get("hang_fraction", 0.0)
+        if draw.random() < hang_fraction:
             await asyncio.Event().wait()
         words = text.split()
         if sampling.temperature:
-            random.Random(sampling.seed).shuffle(words)
-        ids = [*" ".join(words).encode(), 0][: sampling.max_tokens]
+            order = random.Random(sampling.seed)
+            order.shuffle(words)
+        said = " ".join(words).encode()
+        ids = [*said, 0][: sampling.max_tokens]
         self._note_call(prompt, sampling, "end")
-        return Generation(
-            "stop" if ids and ids[-1] == 0 else "length",
-            np.asarray(ids, np.int32),
-            *self._signal(ids),
-        )
+        reason = "stop" if ids and ids[-1] == 0 else "length"
+        token_ids = np.asarray(ids, np.int32)
+        return Generation(reason, token_ids, **self._signal(ids))
 
     def _note_call(self, prompt: list[int], sampling: Sampling, event: str) -> None:
         if path := self._knobs.get("calls"):
-            line = (
-                f"{time.time():.6f} {os.getpid()} {hashlib.sha256(bytes(prompt)).hexdigest()}"
-                f" {sampling.seed} {event}\n"
-            )
+            digest = hashlib.sha256(bytes(prompt)).hexdigest()
+            now = f"{time.time():.6f}"
+            line = f"{now} {os.getpid()} {digest} {sampling.seed} {event}\n"
             with open(path, "ab") as file:
                 file.write(line.encode())
                 file.flush()
                 os.fsync(file.fileno())
 
-    def on_step(self, step: str, path: Path, data: bytes) -> None:
+    def on_step(self, step: str, path: Folder, data: pa.Buffer) -> None:
         """The writer's place in a commit: the named crash point kills this process there."""
         name, _, count = self._knobs.get("crash_point", "").partition(":")
         self._steps[step] += 1
-        if step != name or self._steps[step] < int(count or 1):
+        wanted = int(count or 1)
+        if step != name or self._steps[step] < wanted:
             return
         if once := self._knobs.get("crash_once"):
             try:
@@ -135,27 +146,41 @@ class FakeTeacher:
             except FileExistsError:
                 return
         if step == "mid_part":
-            path.write_bytes(data[: len(data) // 2])
+            half = data.slice(0, data.size // 2)
+            path.write_bytes(half.to_pybytes())
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def _signal(self, ids: list[int]) -> Sequence[np.ndarray]:
-        """Half of the mass on the sampled token, halving from there: (T,), (T*k,), (T*k,), (T,)."""
-        k, tokens = self._top_k, len(ids)
+    def _signal(self, ids: list[int]) -> dict[str, Any]:
+        """Half of the mass on the sampled token, halving from there."""
+        k = self._top_k
         if not k:
-            return ()
-        topk_ids = (np.asarray(ids)[:, None] + np.arange(k)) % VOCABULARY
-        logprobs = np.tile(np.log(0.5) * np.arange(1, k + 1), (tokens, 1))
-        return (
-            np.full(tokens, np.log(0.5), np.float32),
-            topk_ids.astype(np.int32).reshape(-1),
-            logprobs.astype(np.float32).reshape(-1),
-            np.full(tokens, 0.5**k, np.float32),
-        )
+            return {}
+        tokens = len(ids)
+        sampled = np.asarray(ids)
+        successors = sampled[:, None] + np.arange(k)
+        topk_ids = (successors % VOCABULARY).astype(np.int32)
+        half = np.log(0.5)
+        falling = half * np.arange(1, k + 1)
+        logprobs = np.tile(falling, (tokens, 1)).astype(np.float32)
+        return {
+            "token_logprobs": np.full(tokens, half, np.float32),
+            "topk_ids": topk_ids.reshape(-1),
+            "topk_logprobs": logprobs.reshape(-1),
+            "tail": np.full(tokens, 0.5**k, np.float32),
+        }
+
+
+def _text_of(ids: Any) -> str:
+    said = np.asarray(ids, np.uint8).tobytes()
+    without_eos = said.replace(b"\0", b"")
+    return without_eos.decode(errors="replace")
 
 
 def stream(
-    shards: Sequence[dict[str, Any]], build: Callable[[], Any], **_: Any
-) -> Iterator[dict[str, Any]]:
+    shards: Sequence[Shard],
+    build: Callable[[], Any],
+    **_: Any,
+) -> Generator[Receipt]:
     """`ray_data.stream` in this process: one replica, one shard at a time."""
     if not shards:
         return
@@ -168,7 +193,8 @@ def stream(
         left = asyncio.all_tasks(loop)
         for task in left:
             task.cancel()
-        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        ended = asyncio.gather(*left, return_exceptions=True)
+        loop.run_until_complete(ended)
         loop.close()
 
 

@@ -6,34 +6,47 @@ from __future__ import annotations
 import ast
 import difflib
 import functools
+import importlib.util
 from pathlib import Path
+
+
+def package_folder(name: str) -> Path | None:
+    """Where an installed package lies; None where it is not installed. Imports nothing."""
+    package = importlib.util.find_spec(name)
+    if package is None:
+        return None
+    folders = package.submodule_search_locations
+    if not folders:
+        return None
+    return Path(folders[0])
 
 
 def literal_values(file: Path, name: str) -> list[str]:
     """The strings of `name = Literal[...]` in a source file."""
     for node in syntax_tree(file).body:
-        if (
-            isinstance(node, ast.Assign)
-            and isinstance(node.targets[0], ast.Name)
-            and node.targets[0].id == name
-        ):
-            return [item.value for item in ast.walk(node.value) if isinstance(item, ast.Constant)]
+        if isinstance(node, ast.Assign):
+            target = node.targets[0]
+            if _is_name(target, name):
+                return _strings(node.value)
     raise LookupError(f"{file} has no {name}; is this vLLM 0.31?")
 
 
 def fields_of(file: Path, *classes: str) -> list[str]:
     """The annotated fields of classes in a source file."""
-    bodies = [
-        node.body
-        for node in syntax_tree(file).body
-        if isinstance(node, ast.ClassDef) and node.name in classes
-    ]
-    return [
-        item.target.id
-        for body in bodies
-        for item in body
-        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
-    ]
+    names = []
+    for node in syntax_tree(file).body:
+        if isinstance(node, ast.ClassDef) and node.name in classes:
+            names += _annotated(node.body)
+    return names
+
+
+def keyword_strings(file: Path, keyword: str) -> list[str]:
+    """The strings that calls in a source file give to a keyword, such as `alias="..."`."""
+    values = []
+    for node in ast.walk(syntax_tree(file)):
+        if isinstance(node, ast.keyword) and node.arg == keyword:
+            values += _strings(node.value)
+    return values
 
 
 @functools.cache
@@ -41,6 +54,31 @@ def syntax_tree(file: Path) -> ast.Module:
     return ast.parse(file.read_text(encoding="utf-8"))
 
 
+def _is_name(node: ast.expr, name: str) -> bool:
+    return isinstance(node, ast.Name) and node.id == name
+
+
+def _strings(node: ast.expr) -> list[str]:
+    strings = []
+    for item in ast.walk(node):
+        if isinstance(item, ast.Constant):
+            value = item.value
+            if isinstance(value, str):
+                strings.append(value)
+    return strings
+
+
+def _annotated(body: list[ast.stmt]) -> list[str]:
+    names = []
+    for item in body:
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
+            names.append(item.target.id)
+    return names
+
+
 def nearest_names(given: str, allowed: list[str]) -> str:
     near = difflib.get_close_matches(given, allowed, 1)
-    return f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(allowed))}"
+    if near:
+        return f"did you mean {near[0]}?"
+    known = ", ".join(sorted(allowed))
+    return f"it has {known}"

@@ -8,16 +8,16 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private.state import (
-    available_resources_per_node,
-)  # vLLM reads free devices by it; Ray's public API has only totals
+
+# vLLM reads free devices by it; Ray's public API has only totals.
+from ray._private.state import available_resources_per_node
 from ray.exceptions import AuthenticationError, RayError
 from ray.job_submission import JobStatus, JobSubmissionClient
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -42,10 +42,10 @@ JOB_ENVIRONMENT = {
 
 CONNECT_TIMEOUT_S = 10
 FREE_WAIT_S = 60
-FOLLOW_S, FOLLOW_PATIENCE_S = 2, 600
-STOP_WAIT_S = (
-    600  # from SIGTERM to SIGKILL when a job is stopped (Ray: 3), for training to save first
-)
+FOLLOW_S = 2
+FOLLOW_PATIENCE_S = 600
+# From SIGTERM to SIGKILL when a job is stopped (Ray: 3), for training to save first.
+STOP_WAIT_S = 600
 LOCAL = "local"  # without it ray.init would join whatever cluster was started last on this machine
 
 
@@ -57,7 +57,7 @@ def connected(
     environment: Mapping[str, str] | None = None,
     keys: Iterable[str] = (),
     **local: Any,
-) -> Iterator[str | None]:
+) -> Generator[str | None]:
     """Ray for the length of the block: this process's own connection if it has one, else `address`,
     else RAY_ADDRESS, else a new local cluster. Gives a sentence that says which cluster was joined,
     None for one of its own.
@@ -72,45 +72,75 @@ def connected(
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = address or os.environ.get("RAY_ADDRESS") or LOCAL
     variables = JOB_ENVIRONMENT | dict(environment or {})
-    if address == LOCAL:
-        os.environ.update(
-            variables | ray_loopback.environment()
-        )  # the cluster's own processes start here and inherit it
-    variables["PYTHONPATH"] = os.pathsep.join(_package_path())
-    given = _variables_of_this_job()
-    variables = {name: value for name, value in variables.items() if name not in given}
-    local = (
-        {"include_dashboard": False, "object_store_memory": _object_store_bytes()} | local
-        if address == LOCAL
-        else {}
-    )
-    with ExitStack() as stack:
-        try:
-            _require_answer(address)
-            lent = {} if address == LOCAL else stack.enter_context(ray_secrets.lent(address, keys))
-            runtime_env: dict[str, Any] = {"env_vars": variables | lent}
-            if (
-                hook := ray_loopback.HOOK
-                if address == LOCAL
-                else ray_secrets.HOOK
-                if lent
-                else None
-            ):
-                runtime_env["worker_process_setup_hook"] = hook
-            context = ray.init(
-                address=address,
-                namespace="distill",
-                log_to_driver=True,
-                runtime_env=runtime_env,
-                **local,
-            )
-        except Exception as error:
-            raise _no_ray(address, error) from error
-        stack.callback(ray.shutdown)
+    if address != LOCAL:
+        with _joined_cluster(address, _for_workers(variables), keys):
+            require_shared(shared)
+            yield _joined()
+        return
+    # The cluster's own processes start here and inherit it.
+    os.environ.update(variables | ray_loopback.environment())
+    with _own_cluster(_for_workers(variables), local) as session:
         require_shared(shared)
-        yield None if address == LOCAL else _joined()
-    if address == LOCAL:  # nothing failed, so nobody looks for a cause in there
-        _remove_session(Path(context.address_info["session_dir"]))
+        yield None
+    _remove_session(session)  # nothing failed, so nobody looks for a cause in there
+
+
+def _for_workers(variables: Mapping[str, str]) -> dict[str, str]:
+    """What of `variables` the job's processes must be told, and where they find this package."""
+    told = {**variables, "PYTHONPATH": os.pathsep.join(_package_path())}
+    for name in _variables_of_this_job():
+        told.pop(name, None)
+    return told
+
+
+@contextmanager
+def _own_cluster(variables: dict[str, str], options: dict[str, Any]) -> Generator[Path]:
+    """A cluster of this machine alone; gives the folder of its session."""
+    options = {"include_dashboard": False, "object_store_memory": _object_store_bytes()} | options
+    with _as_no_ray(LOCAL):
+        context = _connect(LOCAL, variables, ray_loopback.HOOK, options)
+    try:
+        yield Path(context.address_info["session_dir"])
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _joined_cluster(
+    address: str, variables: dict[str, str], keys: Iterable[str]
+) -> Generator[None]:
+    """The cluster at `address`, whose processes are lent the keys for as long as the block runs."""
+    with ExitStack() as stack:
+        with _as_no_ray(address):
+            _require_answer(address)
+            lent = stack.enter_context(ray_secrets.lent(address, keys))
+            hook = ray_secrets.HOOK if lent else None
+            _connect(address, variables | lent, hook, {})
+        stack.callback(ray.shutdown)
+        yield
+
+
+def _connect(
+    address: str, variables: dict[str, str], hook: str | None, options: dict[str, Any]
+) -> Any:
+    runtime_env: dict[str, Any] = {"env_vars": variables}
+    if hook:
+        runtime_env["worker_process_setup_hook"] = hook
+    return ray.init(
+        address=address,
+        namespace="distill",
+        log_to_driver=True,
+        runtime_env=runtime_env,
+        **options,
+    )
+
+
+@contextmanager
+def _as_no_ray(address: str) -> Generator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise _no_ray(address, error) from error
 
 
 def _remove_session(session: Path) -> None:
@@ -149,12 +179,16 @@ def _variables_of_this_job() -> dict[str, str]:
 
 
 def _joined() -> str:
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    gpus = sum(int(node["Resources"].get("GPU", 0)) for node in nodes)
+    living = _living_nodes()
+    gpus = sum(int(node["Resources"].get("GPU", 0)) for node in living)
     return (
-        f"connected to the Ray cluster at {ray.get_runtime_context().gcs_address} ({len(nodes)}"
+        f"connected to the Ray cluster at {ray.get_runtime_context().gcs_address} ({len(living)}"
         f" nodes, {gpus} GPUs)"
     )
+
+
+def _living_nodes() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
 
 
 def _require_answer(address: str) -> None:
@@ -163,48 +197,42 @@ def _require_answer(address: str) -> None:
     host, _, port = address.rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
-    if address != LOCAL:
-        ray_secrets.head_of(address)
+    ray_secrets.head_of(address)
 
 
 def _package_path() -> list[str]:
-    return [
-        str(Path(__file__).resolve().parents[2]),
-        *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)),
-    ]
+    ours = str(Path(__file__).resolve().parents[2])
+    return [ours, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
 
 
 def _object_store_bytes() -> int:
     """A fifth of the free shared memory, at most 2 GB: receipts and manifests travel through Ray,
     rows do not."""
-    stat = os.statvfs("/dev/shm") if os.path.isdir("/dev/shm") else os.statvfs("/tmp")
-    return max(100_000_000, min(2_000_000_000, stat.f_bavail * stat.f_frsize // 5))
+    place = "/dev/shm" if os.path.isdir("/dev/shm") else "/tmp"
+    disk = os.statvfs(place)
+    return max(100_000_000, min(2_000_000_000, disk.f_bavail * disk.f_frsize // 5))
 
 
 def is_on_loopback() -> bool:
     """Whether the cluster is one of this machine alone, which nobody else may reach."""
-    return all(
-        node["NodeManagerAddress"] == ray_loopback.ADDRESS for node in ray.nodes() if node["Alive"]
-    )
+    addresses = {node["NodeManagerAddress"] for node in _living_nodes()}
+    return addresses <= {ray_loopback.ADDRESS}
 
 
 def nodes(device: str) -> list[Node]:
     """The living nodes of the cluster with their GPUs (or CPUs, with device: cpu) and how many of
     those are free."""
-    free, name = available_resources_per_node(), device.upper()
-    return [
-        Node(
-            int(node["Resources"].get(name, 0)),
-            int(free.get(node["NodeID"], {}).get(name, 0)),
-            frozenset(
-                key.partition(":")[2]
-                for key in node["Resources"]
-                if key.startswith("accelerator_type:")
-            ),
-        )
-        for node in ray.nodes()
-        if node["Alive"]
-    ]
+    free = available_resources_per_node()
+    return [_node_of(row, free.get(row["NodeID"], {}), device) for row in _living_nodes()]
+
+
+def _node_of(row: dict[str, Any], free: Mapping[str, float], device: str) -> Node:
+    resource = device.upper()
+    held = row["Resources"]
+    kinds = [name.partition(":")[2] for name in held if name.startswith("accelerator_type:")]
+    devices = int(held.get(resource, 0))
+    free_devices = int(free.get(resource, 0))
+    return Node(devices, free_devices, frozenset(kinds))
 
 
 def require(what: str, *layouts: Layout) -> None:
@@ -217,13 +245,13 @@ def require(what: str, *layouts: Layout) -> None:
     if not layouts:
         return
     deadline = time.monotonic() + FREE_WAIT_S
-    found = nodes(layouts[0].device)
-    problem = shortfall(layouts, [replace(node, free=node.devices) for node in found])
-    while problem is None and (held := shortfall(layouts, found)):
+    there = nodes(layouts[0].device)
+    problem = shortfall(layouts, [replace(node, free=node.devices) for node in there])
+    while problem is None and (held := shortfall(layouts, there)):
         if time.monotonic() > deadline:
             problem = held
         time.sleep(0.5)
-        found = nodes(layouts[0].device)
+        there = nodes(layouts[0].device)
     if problem:
         raise CapacityError(f"{what} {problem}")
 
@@ -231,29 +259,29 @@ def require(what: str, *layouts: Layout) -> None:
 def require_shared(folder: Folder) -> None:
     """Raise CapacityError if a node of the cluster cannot read back what this process writes to
     `folder`."""
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    if len(nodes) < 2:
+    living = _living_nodes()
+    if len(living) < 2:
         return
-    probe, content = folder / f".probe-{os.getpid()}-{time.time_ns()}", str(time.time_ns())
+    probe = folder / f".probe-{os.getpid()}-{time.time_ns()}"
+    content = str(time.time_ns())
     probe.write_text(content)
 
     @ray.remote(num_cpus=0)
-    def problem(path: Folder) -> str | None:
+    def problem_with(path: Folder) -> str | None:
         try:
             return None if path.read_text() == content else "reads something else there"
         except OSError as error:
             return str(error)
 
-    def on(node: dict) -> ray.ObjectRef:
-        return problem.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(probe)
-
     try:
-        for node, found in zip(nodes, ray.get([on(node) for node in nodes]), strict=True):
-            if found:
+        looks = []
+        for node in living:
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            looks.append(problem_with.options(scheduling_strategy=there).remote(probe))
+        for node, problem in zip(living, ray.get(looks), strict=True):
+            if problem:
                 raise CapacityError(
-                    f"node {node['NodeManagerHostname']} does not see {folder} ({found}); give"
+                    f"node {node['NodeManagerHostname']} does not see {folder} ({problem}); give"
                     " --runs a folder that every node shares,"
                     " or an object store whose credentials every node has"
                 )
@@ -261,7 +289,7 @@ def require_shared(folder: Folder) -> None:
         probe.unlink(missing_ok=True)
 
 
-def submit(
+def submit_driver(
     cluster: Cluster, entrypoint: str, *, secrets: Mapping[str, str], on_log: Callable[[str], None]
 ) -> None:
     """Run `entrypoint` as a Ray job, pass its log to `on_log`, and return when it has succeeded.
@@ -271,21 +299,11 @@ def submit(
     Raises CapacityError if the cluster does not answer and StageError if the job fails or is
     stopped.
     """
-    shown = [
-        name for name, value in cluster.env.items() if name in secrets or value in secrets.values()
-    ]
-    if shown:
-        raise SpecError(
-            f"cluster '{cluster.name}': {', '.join(sorted(shown))} under env is a key that the job"
-            " names, or has the value of one, and env"
-            " is shown to all who see the cluster; take it out there: the job's keys are handed"
-            " over by themselves"
-        )
+    _require_no_keys_shown(cluster, secrets)
     client = _job_client(cluster)
-    runtime_env: dict = {
-        "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)} | dict(cluster.env)
-    }
-    runtime_env["env_vars"] |= ray_secrets.hand_over(client, cluster, secrets)
+    variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)} | dict(cluster.env)
+    variables |= ray_secrets.hand_over(client, cluster, secrets)
+    runtime_env: dict[str, Any] = {"env_vars": variables}
     if cluster.working_dir:
         runtime_env |= {"working_dir": cluster.working_dir, "excludes": [".venv", ".git", "runs"]}
     try:
@@ -301,10 +319,25 @@ def submit(
         client.stop_job(job_id)
         raise
     if status != JobStatus.SUCCEEDED:
-        message = client.get_job_info(job_id).message or ""
+        details = client.get_job_info(job_id)
+        message = (details and details.message) or ""
         raise StageError(
             f"job {job_id} {status.value.lower()}: {message.strip()[-2000:]}; its log: ray job logs"
             f" {job_id}"
+        )
+
+
+def _require_no_keys_shown(cluster: Cluster, secrets: Mapping[str, str]) -> None:
+    shown = []
+    for name, value in cluster.env.items():
+        if name in secrets or value in secrets.values():
+            shown.append(name)
+    if shown:
+        raise SpecError(
+            f"cluster '{cluster.name}': {', '.join(sorted(shown))} under env is a key that the job"
+            " names, or has the value of one, and env"
+            " is shown to all who see the cluster; take it out there: the job's keys are handed"
+            " over by themselves"
         )
 
 
@@ -313,10 +346,13 @@ def _follow(
 ) -> JobStatus:
     """Pass the job's log on until it ends; a dashboard that is away for less than FOLLOW_PATIENCE_S
     is asked again."""
-    shown, heard, away = 0, time.monotonic(), False
+    shown = 0
+    heard = time.monotonic()
+    is_away = False
     while True:
         try:
-            status, log = client.get_job_status(job_id), client.get_job_logs(job_id)
+            status = client.get_job_status(job_id)
+            log = client.get_job_logs(job_id)
         except (OSError, RuntimeError, RayError) as error:
             if time.monotonic() - heard > FOLLOW_PATIENCE_S:
                 raise CapacityError(
@@ -325,16 +361,18 @@ def _follow(
                     f" there, and its result is kept: ray job logs --address {cluster.address}"
                     f" --follow {job_id}"
                 ) from error
-            if not away:
+            if not is_away:  # said once, however often it is asked
                 on_log(
                     f"{cluster.address} does not answer; the job goes on there, and it is asked"
                     " again\n"
                 )
-            away = True
+            is_away = True
             time.sleep(FOLLOW_S)
             continue
         on_log(log[shown:])
-        shown, heard, away = len(log), time.monotonic(), False
+        shown = len(log)
+        heard = time.monotonic()
+        is_away = False
         if status.is_terminal():
             return status
         time.sleep(FOLLOW_S)

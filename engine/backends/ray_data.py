@@ -10,7 +10,6 @@ live view, and ends a replica that fell silent.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import pickle
@@ -18,10 +17,9 @@ import signal
 import threading
 import time
 import warnings
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import ray
@@ -30,15 +28,13 @@ from ray.util import metrics
 from ray.util.annotations import RayDeprecationWarning
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from engine.asking.shards import Figures, Receipt, Shard, sum_of
 from engine.backends import ray_cluster
 from engine.backends.ray_placement import PATIENCE_S, Placements
 from engine.errors import EngineError, StageError, Stopped, remedy_of
 from engine.machines.layout import Layout
 
 _log = logging.getLogger(__name__)
-
-Receipt = dict[str, Any]
-Figures = dict[str, float]
 
 SLOTS = 64  # shards that one replica may hold: most wait for their slowest answers and cost nothing
 BEAT_S = 1.0
@@ -48,70 +44,91 @@ BARREN_DEATHS = 8  # a poison prompt costs three; more without one finished row 
 class ShardWorker(Protocol):
     """What runs inside a replica: answers shards, and says how far it is."""
 
-    async def __call__(self, shard: dict[str, Any]) -> Receipt: ...
+    async def __call__(self, shard: Shard) -> Receipt: ...
     def figures(self) -> Figures: ...
+
+
+@dataclass
+class _Life:
+    """One process of a replica: an actor that dies is restarted, and begins another one."""
+
+    pid: int
+    node: str
+    heard: float  # time.monotonic of the board
+    figures: Figures | None = None  # what it last said; None before its first shard
+    is_built: bool = False
+    is_last: bool = True  # of its actor, and not ended by us
+    silent_s: float = 0.0  # when it was read
+
+    def is_lost(self, silent_s: float, start_s: float) -> bool:
+        """Whether it said nothing for longer than it may. One that waits for its first shard has
+        nothing to say."""
+        waits = self.is_built and self.figures is None
+        longest_s = silent_s if self.is_built else start_s
+        return self.is_last and not waits and self.silent_s > longest_s
 
 
 class _Board:
     """What every replica last said of itself, by actor and process."""
 
     def __init__(self) -> None:
-        self._said: dict[str, dict[int, dict[str, Any]]] = {}
+        self._lives: dict[str, dict[int, _Life]] = {}
 
     def begin(self, actor: str, pid: int, node: str) -> str | None:
         """A process of a replica starts; a text where it should rather give up."""
-        lives = self._said.setdefault(actor, {})
-        ready = any(
-            life["figures"] is not None for said in self._said.values() for life in said.values()
-        )
-        barren = 0
-        for life in lives.values():
-            barren = 0 if (life["figures"] or {}).get("rows") else barren + 1
-        if barren and not ready:
+        earlier = self._lives.setdefault(actor, {})
+        barren = 0  # deaths since the last that had finished a row
+        for life in earlier.values():
+            has_rows = life.figures is not None and life.figures.rows > 0
+            barren = 0 if has_rows else barren + 1
+        # One death is no proof where other replicas work: their engine is the same.
+        if barren and not any(life.figures is not None for life in self._all()):
             return (
                 "its process died while the engine started; its last lines are in the log above, or"
                 " in Ray's log of that process"
             )
         if barren >= BARREN_DEATHS:
             return f"its process died {barren} times without finishing a row"
-        lives[pid] = {
-            "node": node,
-            "figures": None,
-            "built": False,
-            "heard": time.monotonic(),
-            "alive": True,
-        }
-        for other, life in lives.items():
-            life["alive"] = other == pid
+        for life in earlier.values():
+            life.is_last = False
+        earlier[pid] = _Life(pid, node, heard=time.monotonic())
         return None
+
+    def _all(self) -> Iterator[_Life]:
+        for lives in self._lives.values():
+            yield from lives.values()
 
     def built(self, actor: str, pid: int) -> None:
         """A replica waits for its first shard; it says nothing before."""
-        self._said[actor][pid]["built"] = True
+        self._lives[actor][pid].is_built = True
 
     def tell(self, actor: str, pid: int, figures: Figures) -> None:
-        self._said[actor][pid] |= {"figures": figures, "heard": time.monotonic()}
+        life = self._lives[actor][pid]
+        life.figures = figures
+        life.heard = time.monotonic()
 
-    def read(self) -> list[dict[str, Any]]:
-        """Every life of every replica: pid, node, figures, built, seconds since it was heard, and
-        whether it is its actor's last."""
+    def read(self) -> list[_Life]:
+        """Every life of every replica, with the seconds since it was heard."""
         now = time.monotonic()
-        return [
-            {"pid": pid, **life, "silent_s": now - life["heard"]}
-            for lives in self._said.values()
-            for pid, life in lives.items()
-        ]
+        return [replace(life, silent_s=now - life.heard) for life in self._all()]
 
     def bury(self, pid: int) -> None:
-        for lives in self._said.values():
-            if pid in lives:
-                lives[pid]["alive"] = False
+        for life in self._all():
+            if life.pid == pid:
+                life.is_last = False
 
 
 class _Replica:
-    def __init__(self, build: Callable[[], ShardWorker], board: Any, tags: dict[str, str]) -> None:
+    def __init__(
+        self,
+        build: Callable[[], ShardWorker],
+        board: Any,
+        tags: dict[str, str],
+    ) -> None:
         context = ray.get_runtime_context()
-        self._board, self._me, self._tags = board, (context.get_actor_id(), os.getpid()), tags
+        self._board = board
+        self._me = (context.get_actor_id(), os.getpid())
+        self._tags = tags
         if problem := ray.get(board.begin.remote(*self._me, context.get_node_id())):
             raise StageError(problem)
         self._work = build()
@@ -120,24 +137,21 @@ class _Replica:
 
     async def __call__(self, batch: dict[str, Any]) -> AsyncIterator[dict[str, list[Any]]]:
         self._beat = self._beat or asyncio.ensure_future(self._tell())
-        for shard in map(json.loads, batch["shard"]):
+        for shard in map(pickle.loads, batch["shard"]):
             try:
                 outcome: Any = await self._work(shard)
+            except EngineError as error:
+                outcome = error
             except Exception as error:  # noqa: BLE001 - raised again in the driver; what Ray itself raises is a lost replica
-                outcome = (
-                    error
-                    if isinstance(error, EngineError)
-                    else StageError(f"{type(error).__name__}: {error}{remedy_of(error)}")
-                )
-            yield {"shard": [shard["id"]], "outcome": [pickle.dumps(outcome)]}
+                outcome = StageError(f"{type(error).__name__}: {error}{remedy_of(error)}")
+            yield {"shard": [shard.id], "outcome": [pickle.dumps(outcome)]}
 
     async def _tell(self) -> None:
-        gauges, last = _Metrics(self._tags), Counter[str]()
+        shown = _Metrics(self._tags)
         while True:
             figures = self._work.figures()
             await self._board.tell.remote(*self._me, figures)
-            gauges.show(figures, last)
-            last = Counter(figures)
+            shown.show(figures)
             await asyncio.sleep(BEAT_S)
 
 
@@ -148,23 +162,41 @@ class _Metrics:
     GAUGES = ("open", "concurrency", "pause_s")
 
     def __init__(self, tags: dict[str, str]) -> None:
-        self._tags, self._known = tags, {}
+        self._tags = tags
+        self._gauges: dict[str, metrics.Gauge] = {}
+        self._counters: dict[str, metrics.Counter] = {}
+        self._last: dict[str, float] = {}
 
-    def show(self, figures: Figures, last: Figures) -> None:
-        for name, value in figures.items():
-            kind = metrics.Gauge if name in self.GAUGES else metrics.Counter
-            metric = self._known.get(name) or kind(
-                f"distill_{name}", description=f"distill-engine: {name}", tag_keys=tuple(self._tags)
-            )
-            self._known[name] = metric
+    def show(self, figures: Figures) -> None:
+        named = figures.by_name()
+        for name, value in named.items():
             if name in self.GAUGES:
-                metric.set(value, tags=self._tags)
-            elif value > last.get(name, 0):
-                metric.inc(value - last.get(name, 0), tags=self._tags)
+                self._gauge(name).set(value, tags=self._tags)
+            else:
+                self._raise_counter(name, value - self._last.get(name, 0))
+        self._last = named
+
+    def _gauge(self, name: str) -> metrics.Gauge:
+        if name not in self._gauges:
+            self._gauges[name] = metrics.Gauge(**self._description(name))
+        return self._gauges[name]
+
+    def _raise_counter(self, name: str, grown: float) -> None:
+        if name not in self._counters:
+            self._counters[name] = metrics.Counter(**self._description(name))
+        if grown > 0:
+            self._counters[name].inc(grown, tags=self._tags)
+
+    def _description(self, name: str) -> dict[str, Any]:
+        return {
+            "name": f"distill_{name}",
+            "description": f"distill-engine: {name}",
+            "tag_keys": tuple(self._tags),
+        }
 
 
 def stream(
-    shards: Sequence[dict[str, Any]],
+    shards: Sequence[Shard],
     build: Callable[[], ShardWorker],
     *,
     what: str,
@@ -174,7 +206,7 @@ def stream(
     start_s: float,
     on_figures: Callable[[Figures], None],
     patience_s: float = PATIENCE_S,
-) -> Iterator[Receipt]:
+) -> Generator[Receipt]:
     """Yield the receipt of each shard as it finishes; `build` makes the worker inside each replica.
 
     Replicas are placed by `layout`; one that dies, or says nothing for `silent_s`, is replaced, and
@@ -187,18 +219,19 @@ def stream(
     ray_cluster.require(what, layout)
     if not shards:  # then that was the question
         return
-    left = {shard["id"]: shard for shard in shards}
+    left = {shard.id: shard for shard in shards}
     # Where the driver is: the board may not leave with a replica's node.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    board = ray.remote(num_cpus=0, scheduling_strategy=here)(_Board).remote()
+    board = ray.remote(num_cpus=0)(_Board).options(scheduling_strategy=here).remote()
+    replica = (build, board, dict(tags))
     with _watched(board, silent_s, start_s, on_figures):
         while left:
             before = len(left)
-            for name, receipt in _pass(
-                list(left.values()), (build, board, dict(tags)), what, layout, patience_s
-            ):
+            for name, receipt in _pass(list(left.values()), replica, what, layout, patience_s):
                 del left[name]
                 yield receipt
+            # The shards of replicas that left for good go around again, with one replica if there
+            # is no room for more.
             if len(left) == before:
                 raise StageError(
                     f"{what} lost all its replicas and finished none of {before} shards; run the"
@@ -210,55 +243,23 @@ def stream(
 
 
 def _pass(
-    shards: list[dict[str, Any]],
+    shards: list[Shard],
     replica: tuple[Any, ...],
     what: str,
     layout: Layout,
     patience_s: float,
 ) -> Iterator[tuple[str, Receipt]]:
     """Every shard once, without those of replicas that left for good."""
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.execution_options.preserve_order = False
-    context.max_errored_blocks = -1  # our own errors come as outcomes
-    # one of them asks for an actor's arguments, and so for a group, from time to time
-    context.issue_detectors_config.detectors = []
-    # One block per shard in, one small block out: nothing is split, merged or retried as a larger
-    # unit.
-    rows = ray.data.from_items(
-        [{"shard": json.dumps(shard)} for shard in shards], override_num_blocks=len(shards)
-    )
-    fewest, most = (min(count, len(shards)) for count in layout.replicas)
-    slots = min(
-        SLOTS, -(-len(shards) // most)
-    )  # the first replica to be ready leaves the others their share
-    queue = (
-        slots if fewest == most else 2 * slots
-    )  # Ray adds actors where shards wait for those that are there
+    stopped: Stopped | None = None
     try:
         with Placements(layout, patience_s=patience_s) as places, warnings.catch_warnings():
             # Ray 2.60 deprecates free remote arguments, but has no named one for calls at a time
             # per async actor yet.
             warnings.simplefilter("ignore", RayDeprecationWarning)
-            outcomes = rows.map_batches(
-                _Replica,
-                fn_constructor_args=replica,
-                batch_size=1,
-                zero_copy_batch=True,
-                compute=ray.data.ActorPoolStrategy(
-                    min_size=fewest, max_size=most, max_tasks_in_flight_per_actor=queue
-                ),
-                max_concurrency=slots,
-                ray_remote_args_fn=places.remote_args,
-                **places.resources,
-            )
-            stopped: Stopped | None = None
-            for row in outcomes.iter_rows():
+            for row in _outcomes(shards, replica, layout, places).iter_rows():
                 outcome = pickle.loads(row["outcome"])
-                if isinstance(
-                    outcome, Stopped
-                ):  # the other replicas still commit what they had open
-                    stopped = outcome
+                if isinstance(outcome, Stopped):
+                    stopped = outcome  # the other replicas still commit what they had open
                 elif isinstance(outcome, EngineError):
                     raise type(outcome)(f"{what}: {outcome}")
                 else:
@@ -268,43 +269,71 @@ def _pass(
     except EngineError:
         raise
     except Exception as error:
-        cause = ray_cluster.root_cause(error)
-        if isinstance(cause, EngineError):
-            raise type(cause)(f"{what}: {cause}") from error
-        # An error of ours from an actor's start comes as the end of a printed traceback.
-        _, ours, words = str(cause).rpartition("engine.errors.StageError: ")
-        if ours:
-            raise StageError(f"{what}: {words.strip()}") from error
-        last = "\n".join(str(cause).strip().splitlines()[-8:])
-        raise StageError(f"{what} failed: {type(cause).__name__}: {last}") from error
+        raise _as_ours(error, what) from error
+
+
+def _outcomes(
+    shards: list[Shard], replica: tuple[Any, ...], layout: Layout, places: Placements
+) -> ray.data.Dataset:
+    """Ray Data's plan of a pass: one row per shard, with what came of it pickled."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = False
+    context.max_errored_blocks = -1  # our own errors come as outcomes
+    # one of them asks for an actor's arguments, and so for a group, from time to time
+    context.issue_detectors_config.detectors = []
+    # One block per shard in, one small block out: nothing is split, merged or retried as a larger
+    # unit.
+    rows = ray.data.from_items(
+        [{"shard": pickle.dumps(shard)} for shard in shards], override_num_blocks=len(shards)
+    )
+    fewest, most = (min(count, len(shards)) for count in layout.replicas)
+    # The first replica to be ready leaves the others their share.
+    slots = min(SLOTS, -(-len(shards) // most))
+    # Ray adds actors where shards wait for those that are there.
+    queue = slots if fewest == most else 2 * slots
+    resources = places.resources
+    return rows.map_batches(
+        _Replica,
+        fn_constructor_args=replica,
+        batch_size=1,
+        zero_copy_batch=True,
+        compute=ray.data.ActorPoolStrategy(
+            min_size=fewest, max_size=most, max_tasks_in_flight_per_actor=queue
+        ),
+        num_cpus=resources["num_cpus"],
+        num_gpus=resources.get("num_gpus"),
+        max_concurrency=slots,
+        ray_remote_args_fn=places.remote_args,
+    )
+
+
+def _as_ours(error: Exception, what: str) -> EngineError:
+    """What Ray raised, as an error that says why: ours where one is inside it."""
+    cause = ray_cluster.root_cause(error)
+    if isinstance(cause, EngineError):
+        return type(cause)(f"{what}: {cause}")
+    # An error of ours from an actor's start comes as the end of a printed traceback.
+    _, ours, words = str(cause).rpartition("engine.errors.StageError: ")
+    if ours:
+        return StageError(f"{what}: {words.strip()}")
+    last = "\n".join(str(cause).strip().splitlines()[-8:])
+    return StageError(f"{what} failed: {type(cause).__name__}: {last}")
 
 
 @contextmanager
 def _watched(
     board: Any, silent_s: float, start_s: float, on_figures: Callable[[Figures], None]
-) -> Iterator[None]:
+) -> Generator[None]:
     """Read the board in a thread of the driver while the block runs."""
     stop = threading.Event()
 
     def look() -> None:
-        lives = ray.get(board.read.remote(), timeout=30)
+        lives: list[_Life] = ray.get(board.read.remote(), timeout=30)
         for life in lives:
-            waits = life["built"] and life["figures"] is None
-            if (
-                life["alive"]
-                and not waits
-                and life["silent_s"] > (silent_s if life["built"] else start_s)
-            ):
-                _log.warning(
-                    "replica with pid %d said nothing for %.0f s: it is ended and replaced",
-                    life["pid"],
-                    life["silent_s"],
-                )
-                there = NodeAffinitySchedulingStrategy(life["node"], soft=False)
-                # Not waited for: where the node left too this never runs, and the others are
-                # watched all the same.
-                _kill.options(scheduling_strategy=there).remote(life["pid"])
-                board.bury.remote(life["pid"])
+            if life.is_lost(silent_s, start_s):
+                _end(life)
+                board.bury.remote(life.pid)
         on_figures(_sums(lives))
 
     def watch() -> None:
@@ -324,17 +353,25 @@ def _watched(
         ray.kill(board)
 
 
-def _sums(lives: list[dict[str, Any]]) -> Figures:
+def _sums(lives: list[_Life]) -> Figures:
     """Sums over replicas; of a process that is gone only what it had committed counts."""
-    sums: Counter[str] = Counter()
+    said = []
     for life in lives:
-        figures = life["figures"] or {}
-        if not life["alive"]:
-            figures = {"rows": figures.get("committed", 0)} | {
-                name: rows for name, rows in figures.items() if name.startswith("rows_")
-            }
-        sums.update(figures)
-    return dict(sums)
+        if life.figures is not None:
+            said.append(life.figures if life.is_last else life.figures.of_the_dead())
+    return sum_of(said)
+
+
+def _end(life: _Life) -> None:
+    _log.warning(
+        "replica with pid %d said nothing for %.0f s: it is ended and replaced",
+        life.pid,
+        life.silent_s,
+    )
+    there = NodeAffinitySchedulingStrategy(life.node, soft=False)
+    # Not waited for: where the node left too this never runs, and the others are watched all the
+    # same.
+    _kill.options(scheduling_strategy=there).remote(life.pid)
 
 
 @ray.remote(num_cpus=0, max_retries=0)

@@ -25,10 +25,11 @@ def environment() -> dict[str, str]:
     replaces `_node_ip_address="127.0.0.1"`.
     """
     ray_constants.ENABLE_RAY_CLUSTER = False
-    interface = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), None)
-    return {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"} | (
-        {"GLOO_SOCKET_IFNAME": interface} if interface else {}
-    )
+    variables = {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}
+    loopbacks = [name for _, name in socket.if_nameindex() if name.startswith("lo")]
+    if loopbacks:
+        variables["GLOO_SOCKET_IFNAME"] = loopbacks[0]
+    return variables
 
 
 def set_up_worker() -> None:
@@ -49,6 +50,8 @@ def _narrow() -> None:
 
     def add_insecure_port(self: Server, address: str) -> int:
         host, _, port = address.rpartition(":")
-        return anywhere(self, f"{ADDRESS}:{port}" if host in ("[::]", "0.0.0.0") else address)
+        if host in ("[::]", "0.0.0.0"):
+            address = f"{ADDRESS}:{port}"
+        return anywhere(self, address)
 
     Server.add_insecure_port = add_insecure_port

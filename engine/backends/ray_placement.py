@@ -42,6 +42,11 @@ class _Group:
     seen: bool = False
     homeless_since: float | None = None
 
+    @property
+    def key(self) -> str:
+        """Its name in Ray's table."""
+        return self.group.id.hex()
+
 
 class Placements:
     """The groups of one stream's replicas: `with Placements(layout) as places: rows.map_batches(…,
@@ -53,9 +58,11 @@ class Placements:
     """
 
     def __init__(self, layout: Layout, *, patience_s: float = PATIENCE_S) -> None:
-        self._layout, self._patience_s = layout, patience_s
+        self._layout = layout
+        self._patience_s = patience_s
         self._groups: dict[str, _Group] = {}
-        self._lock, self._done = threading.Lock(), threading.Event()
+        self._lock = threading.Lock()
+        self._done = threading.Event()
         self._sweeper = threading.Thread(target=self._sweep, name="placement-sweeper", daemon=True)
 
     def __enter__(self) -> Placements:
@@ -74,11 +81,9 @@ class Placements:
         """What the actor itself takes of its group's first bundle; over several nodes vLLM's Ray
         executor takes all bundles."""
         held = 0 if self._spanning else self._layout.devices
-        return (
-            {"num_cpus": 0, "num_gpus": held}
-            if self._layout.device == "gpu"
-            else {"num_cpus": held}
-        )
+        if self._layout.device == "gpu":
+            return {"num_cpus": 0, "num_gpus": held}
+        return {"num_cpus": held}
 
     def remote_args(self) -> dict[str, Any]:
         """Options of the next replica actor, and its group; Ray Data calls this before it starts an
@@ -86,49 +91,57 @@ class Placements:
         if not self._layout.devices:
             return self.resources
         name = f"replica-{uuid.uuid4().hex[:12]}"
-        group = placement_group(
-            self._layout.bundles(self._spanning), "PACK" if self._spanning else "STRICT_PACK", name
-        )
+        strategy = "PACK" if self._spanning else "STRICT_PACK"
+        group = placement_group(self._layout.bundles(self._spanning), strategy, name)
         with self._lock:
             self._groups[name] = _Group(group, time.monotonic())
-        return self.resources | {
+        options: dict[str, Any] = {
+            **self.resources,
             "name": name,
             "scheduling_strategy": PlacementGroupSchedulingStrategy(
                 group, 0, placement_group_capture_child_tasks=True
             ),
-            **({"runtime_env": {"env_vars": {SPANNING: "1"}}} if self._spanning else {}),
         }
+        if self._spanning:
+            options["runtime_env"] = {"env_vars": {SPANNING: "1"}}
+        return options
 
     def _sweep(self) -> None:
         while not self._done.wait(SWEEP_S):
-            now = time.monotonic()
             with self._lock:
                 known = dict(self._groups)
-            if not known:
-                continue
-            living = set(ray.util.list_named_actors())
-            states = {key: row["state"] for key, row in placement_group_table().items()}
-            at_work = any(states.get(item.group.id.hex()) == "CREATED" for item in known.values())
-            for name, item in known.items():
-                homeless = states.get(item.group.id.hex()) == "RESCHEDULING"
-                item.homeless_since = (item.homeless_since or now) if homeless else None
-                if name not in living and (item.seen or now - item.made > REGISTER_S):
-                    self._remove(name)
-                elif (
-                    at_work and item.homeless_since and now - item.homeless_since > self._patience_s
-                ):
-                    _log.warning(
-                        "%s: its node left, and for %.0f s no other has had %s; given up",
-                        name,
-                        self._patience_s,
-                        self._layout,
-                    )
-                    with suppress(ValueError):  # it left by itself
-                        ray.kill(
-                            ray.get_actor(name)
-                        )  # else it would stay "restarting" without a group
-                    self._remove(name)
-                item.seen = item.seen or name in living
+            if known:
+                self._look_at(known)
+
+    def _look_at(self, groups: dict[str, _Group]) -> None:
+        now = time.monotonic()
+        living = set(ray.util.list_named_actors())
+        states = {key: row["state"] for key, row in placement_group_table().items()}
+        # With no replica at work there is nobody whom the work could go to: all wait for a node.
+        at_work = any(states.get(item.key) == "CREATED" for item in groups.values())
+        for name, item in groups.items():
+            if states.get(item.key) != "RESCHEDULING":
+                item.homeless_since = None
+            elif item.homeless_since is None:
+                item.homeless_since = now
+            homeless_s = now - (item.homeless_since or now)
+            # An actor that Ray has not named yet is not one that left.
+            if name not in living and (item.seen or now - item.made > REGISTER_S):
+                self._remove(name)
+            elif at_work and homeless_s > self._patience_s:
+                self._give_up(name)
+            item.seen = item.seen or name in living
+
+    def _give_up(self, name: str) -> None:
+        _log.warning(
+            "%s: its node left, and for %.0f s no other has had %s; given up",
+            name,
+            self._patience_s,
+            self._layout,
+        )
+        with suppress(ValueError):  # it left by itself
+            ray.kill(ray.get_actor(name))  # else it would stay "restarting" without a group
+        self._remove(name)
 
     def _remove(self, name: str) -> None:
         with self._lock:

@@ -26,7 +26,9 @@ from engine.backends.ray_cluster import is_on_loopback
 def torch_config(backend: str) -> TorchConfig:
     """Ray Train's configuration of a process group by `backend` (nccl, gloo) on the connected
     cluster."""
-    return FileConfig(backend=backend) if is_on_loopback() else TorchConfig(backend=backend)
+    if is_on_loopback():
+        return FileConfig(backend=backend)
+    return TorchConfig(backend=backend)
 
 
 class FileBackend(_TorchBackend):
@@ -35,7 +37,9 @@ class FileBackend(_TorchBackend):
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
         """Called for each new group of workers, with a file of its own: torch leaves one where a
         worker died."""
-        meeting = Path(global_worker.node.get_session_dir_path(), f"rendezvous-{uuid.uuid4().hex}")
+        node = global_worker.node
+        assert node is not None, "Ray's node is there in each process of Ray, as this one is"
+        meeting = Path(node.get_session_dir_path(), f"rendezvous-{uuid.uuid4().hex}")
         worker_group.execute(_set_torch_distributed_env_vars)
         group = {
             "backend": backend_config.backend,
@@ -43,15 +47,14 @@ class FileBackend(_TorchBackend):
             "timeout_s": backend_config.timeout_s,
             "init_method": f"file://{meeting}",
         }
-        workers = range(len(worker_group))
-        ray.get(
-            [
+        joining = []
+        for rank in range(len(worker_group)):
+            joining.append(
                 worker_group.execute_single_async(
                     rank, _setup_torch_process_group, world_rank=rank, **group
                 )
-                for rank in workers
-            ]
-        )
+            )
+        ray.get(joining)
 
 
 class FileConfig(TorchConfig):

@@ -19,15 +19,18 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
-from ray._private.authentication.authentication_utils import (
-    is_token_auth_enabled,
-)  # what Ray's own client decides by
-from ray._private.services import canonicalize_bootstrap_address_or_die  # GcsClient knows no "auto"
-from ray._raylet import GcsClient
+# What Ray's own client decides by.
+from ray._private.authentication.authentication_utils import is_token_auth_enabled
+
+# GcsClient knows no "auto".
+from ray._private.services import canonicalize_bootstrap_address_or_die
+
+# Compiled, and left out of the stub beside it.
+from ray._raylet import GcsClient  # ty: ignore[missing-module-member]
 from ray.experimental.internal_kv import _internal_kv_get
 from ray.job_submission import JobSubmissionClient
 
@@ -53,7 +56,8 @@ def hand_over(
     """
     if not values:
         return {}
-    if urlsplit(cluster.address).hostname not in LOOPBACK and not is_token_auth_enabled():
+    is_here = urlsplit(cluster.address).hostname in LOOPBACK
+    if not is_here and not is_token_auth_enabled():
         names = ", ".join(sorted(values))
         raise SpecError(
             f"cluster '{cluster.name}' at {cluster.address} is another machine and asks for no"
@@ -79,26 +83,29 @@ def take() -> None:
     if not (name := os.environ.pop(HANDED_KEYS, None)):
         return
     store = head_of("auto")
-    found = store.internal_kv_get(name.encode(), None)
+    entry = store.internal_kv_get(name.encode(), None)
     store.internal_kv_del(name.encode(), False, None)
-    if found is None:
+    if entry is None:
         raise StageError(
             "the keys that were submitted with this job are gone: a driver takes them once; submit"
             " it again"
         )
-    values = _unpacked(found)
+    values = _unpacked(entry)
     _taken.update(values)
     os.environ.update(values)
 
 
 @contextmanager
-def lent(address: str, names: Iterable[str]) -> Iterator[dict[str, str]]:
+def lent(address: str, names: Iterable[str]) -> Generator[dict[str, str]]:
     """Lend a job's processes on the cluster at `address` the variables `names`, and all that was
     taken, until the block ends.
 
     Yields what its runtime_env must hold in `env_vars`; `worker_process_setup_hook` must be HOOK.
     """
-    values = {name: os.environ[name] for name in {*names, *_taken} if os.environ.get(name)}
+    values = {}
+    for variable in {*names, *_taken}:
+        if os.environ.get(variable):
+            values[variable] = os.environ[variable]
     if not values:
         yield {}
         return
@@ -115,8 +122,10 @@ def lent(address: str, names: Iterable[str]) -> Iterator[dict[str, str]]:
 def borrow() -> None:
     """In each worker process as it starts. One of a job that ended (Serve's, which stay) finds
     nothing, and needs nothing."""
-    if (name := os.environ.get(LENT_KEYS)) and (found := _internal_kv_get(name)):
-        os.environ.update(_unpacked(found))
+    name = os.environ.get(LENT_KEYS)
+    entry = _internal_kv_get(name) if name else None
+    if entry:
+        os.environ.update(_unpacked(entry))
 
 
 def head_of(address: str) -> GcsClient:
@@ -144,5 +153,5 @@ def _packed(values: Mapping[str, str]) -> bytes:
 
 
 def _unpacked(content: bytes) -> dict[str, str]:
-    found: dict[str, str] = json.loads(content.decode().removeprefix(_HEAD))
-    return found
+    values: dict[str, str] = json.loads(content.decode().removeprefix(_HEAD))
+    return values

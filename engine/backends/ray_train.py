@@ -51,40 +51,25 @@ def run_workers(
     # The controller is an actor: it takes these from the driver's environment.
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_TIMEOUT_S))
-    from ray import PlacementGroupID
-    from ray.train import RunConfig, ScalingConfig
     from ray.train.v2.api.exceptions import PreemptionError, TrainingFailedError
-    from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-    from engine.backends import ray_rendezvous
     from engine.backends.ray_cluster import require
 
-    on_gpu, (fewest, most) = device == "gpu", workers
     require("train", Layout(replicas=workers, device=device, counted="workers"))
-    failures, groups = 0, _placement_groups()
+    failures = 0
+    groups_of_others = _placement_groups()
     while True:
-        before, name = taken(), uuid.uuid4().hex[:8]
+        before = taken()
+        name = uuid.uuid4().hex[:8]
         raised = folder.resolve() / f"raised-{name}"
-        trainer = _trainer_class()(
-            _enter,
-            train_loop_config={"work": work, "on_gpu": on_gpu, "raised": str(raised)},
-            scaling_config=ScalingConfig(
-                num_workers=workers if fewest < most else most,
-                use_gpu=on_gpu,
-                resources_per_worker={"GPU": 1} if on_gpu else {"CPU": 1},
-            ),
-            torch_config=ray_rendezvous.torch_config("nccl" if on_gpu else "gloo"),
-            # The same name would make Ray restore its own idea of the run; ours lies in the task's
-            # folder. Ray is left no failures to retry: it would retry ours too, and it never
-            # retries deaths while the group starts.
-            run_config=RunConfig(name=name, storage_path=str(folder.resolve())),
-        )
+        config = {"work": work, "on_gpu": device == "gpu", "raised": str(raised)}
+        trainer = _trainer(config, workers, folder, name)
         try:
             return trainer.fit().return_value
         except TrainingFailedError as error:
-            for group in _placement_groups() - groups:
-                remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
-            rank, cause = root_cause(error)
+            _remove_groups(_placement_groups() - groups_of_others)
+            rank, cause = first_failure(error)
+            # No failure: the work was told, and saved, before it ended.
             if isinstance(error, PreemptionError) or isinstance(cause, Preempted):
                 _log.warning("%s; starting again on what is left", cause)
                 _let_nodes_go()
@@ -98,9 +83,9 @@ def run_workers(
                     " the same command goes on"
                 ) from error
             failures += 1
-            last_lines = f"rank {rank}: " + "\n".join(
-                str(cause).strip().splitlines()[-_ERROR_LINES:]
-            )
+            told = str(cause).strip().splitlines()
+            words = "\n".join(told[-_ERROR_LINES:])
+            last_lines = f"rank {rank}: {words}"
             _log.warning(
                 "workers failed (attempt %d of %d): %s", failures, max_failures + 1, last_lines
             )
@@ -110,10 +95,44 @@ def run_workers(
                 ) from error
 
 
+def _trainer(
+    config: dict[str, Any],
+    workers: tuple[int, int],
+    folder: Path,
+    name: str,
+) -> Any:
+    """Ray Train's trainer of one attempt, which calls _enter(config) on every worker."""
+    from ray.train import RunConfig, ScalingConfig
+
+    from engine.backends import ray_rendezvous
+
+    on_gpu: bool = config["on_gpu"]
+    resource, backend = ("GPU", "nccl") if on_gpu else ("CPU", "gloo")
+    fewest, most = workers
+    count = workers if fewest < most else most
+    scaling = ScalingConfig(
+        # Annotated for Ray Train's version 1; version 2 takes a range.
+        num_workers=count,  # ty: ignore[invalid-argument-type]
+        use_gpu=on_gpu,
+        resources_per_worker={resource: 1},
+    )
+    return _trainer_class()(
+        _enter,
+        train_loop_config=config,
+        scaling_config=scaling,
+        torch_config=ray_rendezvous.torch_config(backend),
+        # The same name would make Ray restore its own idea of the run; ours lies in the task's
+        # folder. Ray is left no failures to retry: it would retry ours too, and it never
+        # retries deaths while the group starts.
+        run_config=RunConfig(name=name, storage_path=str(folder.resolve())),
+    )
+
+
 def _trainer_class() -> Any:
     from ray.train.torch import TorchTrainer
 
-    class Trainer(TorchTrainer):
+    # Which of Ray Train's two versions it is, an environment variable decides.
+    class Trainer(TorchTrainer):  # ty: ignore[unsupported-base]
         """Leaves Ctrl-C to us: Ray's own handler ends the driver with exit code 0 and not a
         word."""
 
@@ -138,10 +157,13 @@ def _raised_alike(raised: Path) -> str | None:
     others."""
     told = {path.name: path.read_text() for path in raised.glob("*-of-*")}
     words = set(told.values())
-    if len(words) != 1 or len(told) < int(next(iter(told)).rpartition("-")[2]):
+    if len(words) != 1:
         return None
+    workers = int(next(iter(told)).rpartition("-")[2])
     (said,) = words
-    return None if _PEER_LOST.search(said) else said
+    if len(told) < workers or _PEER_LOST.search(said):
+        return None
+    return said
 
 
 def _placement_groups() -> set[str]:
@@ -150,10 +172,19 @@ def _placement_groups() -> set[str]:
     import ray
 
     own = ray.get_runtime_context().get_job_id()  # the end of each group's id
-    groups = ray.util.placement_group_table()
-    return {
-        name for name, group in groups.items() if name.endswith(own) and group["state"] != "REMOVED"
-    }
+    groups = set()
+    for name, group in ray.util.placement_group_table().items():
+        if name.endswith(own) and group["state"] != "REMOVED":
+            groups.add(name)
+    return groups
+
+
+def _remove_groups(names: set[str]) -> None:
+    from ray import PlacementGroupID
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    for name in names:
+        remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(name))))
 
 
 def _let_nodes_go() -> None:
@@ -175,7 +206,8 @@ def _enter(config: dict[str, Any]) -> Any:
     context = get_context()
     if not config["on_gpu"]:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
-    rank, workers = context.get_world_rank(), context.get_world_size()
+    rank = context.get_world_rank()
+    workers = context.get_world_size()
     try:
         return config["work"](rank, workers, _preempted)
     except EngineError:
@@ -195,11 +227,14 @@ def _preempted() -> bool:
     return get_train_context().preemption_context.preemption_info is not None
 
 
-def root_cause(error: BaseException) -> tuple[int, BaseException]:
+def first_failure(error: BaseException) -> tuple[int, BaseException]:
     """The rank whose failure broke the others, and what it raised."""
     failures: dict[int, BaseException] = getattr(error, "worker_failures", None) or {0: error}
-    first = min(failures, key=lambda rank: (bool(_PEER_LOST.search(str(failures[rank]))), rank))
-    cause = getattr(
-        failures[first], "_base_exc", failures[first]
-    )  # Ray wraps it to show its traceback
-    return first, cause if isinstance(cause, EngineError) else failures[first]
+    # A rank that only lost the others comes last.
+    causes = [rank for rank in failures if not _PEER_LOST.search(str(failures[rank]))]
+    first = min(causes or failures)
+    shown = failures[first]
+    cause = getattr(shown, "_base_exc", shown)  # Ray wraps it to show its traceback
+    if isinstance(cause, EngineError):
+        return first, cause
+    return first, shown

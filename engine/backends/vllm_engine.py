@@ -9,7 +9,6 @@ captured log-probabilities.
 from __future__ import annotations
 
 import asyncio
-import functools
 import gc
 import itertools
 import os
@@ -18,71 +17,69 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from engine.asking.engine import Generation, Sampling, leave
+from engine.asking.engine import AnswerEngine, Generation, Sampling, end_process
 from engine.backends.vllm_settings import engine_arguments, engine_environment
 from engine.errors import StageError
-from engine.job.spec import CaptureSpec, TeacherSpec
+from engine.job.spec import CaptureSpec, Model
 from engine.machines.layout import SPANNING
 from engine.rows.ids import bare_prompt, tokenizer_fingerprint
 from engine.rows.records import Messages
 
+Piece = tuple[np.ndarray, np.ndarray]  # ids and logprobs, each (t, k + 1)
+Answered = tuple[asyncio.Future[Any], Any]  # a caller's future, and what it becomes
 _TELLING = re.compile(r"(Error|Exception|error):")
 
 
-class VllmEngine:
+class VllmEngine(AnswerEngine):
     """One vLLM engine in this process and its children; costly to build, kept until the process
     ends."""
 
     def __init__(
         self,
-        teacher: TeacherSpec,
+        model: Model,
         capture: CaptureSpec,
         *,
         device: str,
         timeout_s: float = 600,
         attempts: int = 1,
     ) -> None:
-        os.environ.update(engine_environment(teacher.devices, device))
+        os.environ.update(engine_environment(model.engine.devices, device))
         from transformers import AutoTokenizer
-        from vllm import AsyncEngineArgs, SamplingParams
-        from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind
+        from vllm import AsyncEngineArgs
 
         self._top_k = capture.top_k
-        # Once, because an import statement per request takes a tenth of what a request costs beside
-        # the engine.
-        self._parameters = functools.partial(
-            SamplingParams,
-            logprobs=self._top_k or None,
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
+        self._parameters_of = _request_parameters(capture.top_k)
+        tokenizer = AutoTokenizer.from_pretrained(
+            model.model,
+            revision=model.revision,
+            trust_remote_code=model.trust_remote_code,
         )
-        self._loops = RepetitionDetectionParams(
-            max_pattern_size=32, min_pattern_size=4, min_count=8
+        assert tokenizer is not None, model.model  # transformers raises where there is none
+        self.tokenizer = tokenizer
+        self._split_reasoning = _reasoning_splitter(model.reasoning_parser, self.tokenizer)
+        settings = engine_arguments(
+            model,
+            device,
+            capture.top_k,
+            spanning=SPANNING in os.environ,
         )
-        self.tokenizer = AutoTokenizer.from_pretrained(
-            teacher.model, revision=teacher.revision, trust_remote_code=teacher.trust_remote_code
-        )
-        self._split_reasoning = _reasoning_splitter(teacher.reasoning_parser, self.tokenizer)
-        arguments = AsyncEngineArgs(
-            **engine_arguments(teacher, device, capture.top_k, spanning=SPANNING in os.environ)
-        )
+        arguments = AsyncEngineArgs(**settings)
+        kind = _AsyncEngine if model.engine.data_parallel > 1 else _SteppedEngine
         with last_words("the engine did not start"):
-            self._engine = (_AsyncEngine if teacher.data_parallel > 1 else _SteppedEngine)(
-                arguments
-            )
+            self._engine = kind(arguments)
         _keep_arrays(self._engine.output_processor)
-        self.max_model_len = self._engine.config.model_config.max_model_len
-        self.max_num_seqs = (
-            self._engine.config.scheduler_config.max_num_seqs * teacher.data_parallel
-        )  # each rank has its own batch
+        config = self._engine.config
+        self.max_model_len = config.model_config.max_model_len
+        # Each rank has its own batch.
+        self.max_num_seqs = config.scheduler_config.max_num_seqs * model.engine.data_parallel
         self.metadata = {
-            "vocab_size": self._engine.config.model_config.get_vocab_size(),
+            "vocab_size": config.model_config.get_vocab_size(),
             "tokenizer_fingerprint": tokenizer_fingerprint(self.tokenizer.get_vocab()),
         }
 
@@ -95,9 +92,8 @@ class VllmEngine:
         """Token ids of each conversation with the chat template's opening of the assistant's
         turn."""
         if self.tokenizer.chat_template is None:
-            return self.tokenizer([bare_prompt(messages) for messages in conversations])[
-                "input_ids"
-            ]
+            prompts = [bare_prompt(messages) for messages in conversations]
+            return self.tokenizer(prompts)["input_ids"]
         texts = self.tokenizer.apply_chat_template(
             conversations, add_generation_prompt=True, tokenize=False
         )
@@ -106,10 +102,8 @@ class VllmEngine:
     def decode(self, token_ids: list[Any]) -> list[tuple[str, str | None]]:
         """Texts of finished answers, special tokens left out, each with the reasoning before it
         where a parser tells them apart."""
-        return [
-            self._split_reasoning(text)
-            for text in self.tokenizer.batch_decode(token_ids, skip_special_tokens=True)
-        ]
+        texts = self.tokenizer.batch_decode(token_ids, skip_special_tokens=True)
+        return [self._split_reasoning(text) for text in texts]
 
     def silent_s(self) -> float:
         """Seconds since the engine last took a step, while it has something to do."""
@@ -117,24 +111,40 @@ class VllmEngine:
 
     async def generate(self, prompt: list[int], sampling: Sampling) -> Generation:
         """Answer one prompt (token ids). The process ends when the engine is gone."""
-        parameters = self._parameters(
+        request = await self._engine.generate(
+            {"prompt_token_ids": prompt}, self._parameters_of(sampling)
+        )
+        answer = request.outputs[0]  # FINAL_ONLY: there is exactly one
+        reason = str(answer.finish_reason)
+        token_ids = np.asarray(answer.token_ids, np.int32)
+        if not self._top_k or not len(token_ids):
+            return Generation(reason, token_ids)
+        signal = split_logprobs(answer.logprobs, len(token_ids), self._top_k)
+        return Generation(reason, token_ids, *signal)
+
+
+def _request_parameters(top_k: int) -> Callable[[Sampling], Any]:
+    """What makes vLLM's parameters of a Sampling. Imports here, because an import statement per
+    request takes a tenth of what a request costs beside the engine."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind
+
+    loops = RepetitionDetectionParams(max_pattern_size=32, min_pattern_size=4, min_count=8)
+
+    def parameters_of(sampling: Sampling) -> SamplingParams:
+        detection = loops if sampling.stop_loops else None
+        return SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             max_tokens=sampling.max_tokens,
             seed=sampling.seed,
-            repetition_detection=self._loops if sampling.stop_loops else None,
+            repetition_detection=detection,
+            logprobs=top_k or None,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        answer = (await self._engine.generate({"prompt_token_ids": prompt}, parameters)).outputs[
-            0
-        ]  # FINAL_ONLY: there is exactly one
-        token_ids = np.asarray(answer.token_ids, np.int32)
-        if not self._top_k or not len(token_ids):
-            return Generation(str(answer.finish_reason), token_ids)
-        return Generation(
-            str(answer.finish_reason),
-            token_ids,
-            *split_logprobs(answer.logprobs, len(token_ids), self._top_k),
-        )
+
+    return parameters_of
 
 
 def _keep_arrays(processor: Any) -> None:
@@ -149,9 +159,10 @@ def _keep_arrays(processor: Any) -> None:
 
     def keeping(outputs: Any, *arguments: Any, **more: Any) -> Any:
         for output in outputs:
-            if output.new_logprobs is not None and (
-                state := processor.request_states.get(output.request_id)
-            ):
+            if output.new_logprobs is None:
+                continue
+            state = processor.request_states.get(output.request_id)
+            if state:
                 kept = state.logprobs_processor.logprobs
                 kept.append(output.new_logprobs[:2])
                 output.new_logprobs = None
@@ -162,7 +173,7 @@ def _keep_arrays(processor: Any) -> None:
     processor.process_outputs = keeping
 
 
-def _merged(pieces: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+def _merged(pieces: list[Piece]) -> Piece:
     ids, logprobs = zip(*pieces, strict=True)
     return np.concatenate(ids), np.concatenate(logprobs)
 
@@ -176,7 +187,8 @@ class _SteppedEngine:
         from vllm.v1.engine.llm_engine import LLMEngine
 
         self._engine = LLMEngine.from_engine_args(arguments, usage_context=UsageContext.LLM_CLASS)
-        self.config, self.output_processor = self._engine.vllm_config, self._engine.output_processor
+        self.config = self._engine.vllm_config
+        self.output_processor = self._engine.output_processor
         self._inbox: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._open: dict[str, asyncio.Future[Any]] = {}
         self._numbers = itertools.count()
@@ -184,13 +196,15 @@ class _SteppedEngine:
         # Requests make thousands of objects and hardly a cycle: looking for one at every 700 takes
         # a hundredth of the time at k = 0.
         gc.set_threshold(20_000, 20, 50)
-        threading.Thread(target=self._work, name="engine-steps", daemon=True).start()
-        threading.Thread(target=self._watch, name="engine-watch", daemon=True).start()
+        steps = threading.Thread(target=self._work, name="engine-steps", daemon=True)
+        steps.start()
+        watch = threading.Thread(target=self._watch, name="engine-watch", daemon=True)
+        watch.start()
 
     async def generate(self, prompt: Any, parameters: Any) -> Any:
         """The finished request; a caller that is cancelled takes it back."""
-        loop, name = asyncio.get_running_loop(), str(next(self._numbers))
-        answer: asyncio.Future[Any] = loop.create_future()
+        name = str(next(self._numbers))
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._inbox.put((name, (prompt, parameters, answer)))
         try:
             return await answer
@@ -205,25 +219,29 @@ class _SteppedEngine:
         try:
             while True:
                 self._take_requests()
-                done: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
+                done: dict[asyncio.AbstractEventLoop, list[Answered]] = {}
                 for output in self._engine.step():
-                    if output.finished and (answer := self._open.pop(output.request_id, None)):
-                        done.setdefault(answer.get_loop(), []).append((answer, output))
+                    if not output.finished:
+                        continue
+                    answer = self._open.pop(output.request_id, None)
+                    if answer:
+                        loop = answer.get_loop()
+                        done.setdefault(loop, []).append((answer, output))
                 self._stepped = time.monotonic()
                 for loop, answers in done.items():
                     loop.call_soon_threadsafe(_settle, answers)
         except BaseException:  # noqa: BLE001 - whatever it was, nothing steps this engine any more
-            leave("the engine died")
+            end_process("the engine died")
 
     def _watch(self) -> None:
         """vLLM's synchronous client notices that its engine process was killed, and then waits for
         its answer for ever."""
-        if resources := getattr(
-            self._engine.engine_core, "resources", None
-        ):  # none where the engine computes in this process
+        # None where the engine computes in this process.
+        resources = getattr(self._engine.engine_core, "resources", None)
+        if resources:
             while not resources.engine_dead:
                 time.sleep(0.5)
-            leave("the engine's process died")
+            end_process("the engine's process died")
 
     def _take_requests(self) -> None:
         """Everything that waits; with nothing to step, wait for more."""
@@ -243,12 +261,14 @@ class _SteppedEngine:
                 answer.get_loop().call_soon_threadsafe(_settle, [(answer, error)])
 
 
-def _settle(answers: list[tuple[asyncio.Future[Any], Any]]) -> None:
+def _settle(answers: list[Answered]) -> None:
     for answer, outcome in answers:
-        if not answer.done():  # else its caller was cancelled
-            answer.set_exception(outcome) if isinstance(outcome, Exception) else answer.set_result(
-                outcome
-            )
+        if answer.done():  # its caller was cancelled
+            continue
+        if isinstance(outcome, Exception):
+            answer.set_exception(outcome)
+        else:
+            answer.set_result(outcome)
 
 
 class _AsyncEngine:
@@ -259,13 +279,15 @@ class _AsyncEngine:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         self._engine = AsyncLLM.from_engine_args(arguments, usage_context=UsageContext.LLM_CLASS)
-        self.config, self.output_processor = self._engine.vllm_config, self._engine.output_processor
-        self._numbers, self._open, self._heard = itertools.count(), 0, time.monotonic()
+        self.config = self._engine.vllm_config
+        self.output_processor = self._engine.output_processor
+        self._numbers = itertools.count()
+        self._open = 0
+        self._heard = time.monotonic()
         process = self.output_processor.process_outputs
 
-        def heard(
-            *arguments: Any, **more: Any
-        ) -> Any:  # each step's outputs pass here, those of unfinished requests too
+        # Each step's outputs pass here, those of unfinished requests too.
+        def heard(*arguments: Any, **more: Any) -> Any:
             self._heard = time.monotonic()
             return process(*arguments, **more)
 
@@ -279,10 +301,11 @@ class _AsyncEngine:
             self._heard = time.monotonic()
         self._open += 1
         try:
-            async for output in self._engine.generate(prompt, parameters, str(next(self._numbers))):
+            name = str(next(self._numbers))
+            async for output in self._engine.generate(prompt, parameters, name):
                 last = output
         except EngineDeadError:
-            leave("the engine died")
+            end_process("the engine died")
         finally:
             self._open -= 1
         return last
@@ -292,7 +315,7 @@ class _AsyncEngine:
 
 
 @contextmanager
-def last_words(what: str) -> Iterator[None]:
+def last_words(what: str) -> Generator[None]:
     """While the block runs, keep the end of what this process and its children write to stderr; it
     becomes the error's text.
 
@@ -310,13 +333,16 @@ def last_words(what: str) -> Iterator[None]:
                 os.write(saved, line)
                 kept.append(line.decode(errors="replace").rstrip())
 
-    threading.Thread(target=copy, daemon=True).start()  # lives as long as a child holds the pipe
+    # Lives as long as a child holds the pipe.
+    copier = threading.Thread(target=copy, daemon=True)
+    copier.start()
     try:
         yield
     except Exception as error:
         time.sleep(0.5)  # the last lines are still on their way
-        told = [line for line in kept if _TELLING.search(line)][-6:]
-        raise StageError("\n".join([*told, f"{what}: {type(error).__name__}: {error}"])) from error
+        told = [line for line in kept if _TELLING.search(line)]
+        problem = f"{what}: {type(error).__name__}: {error}"
+        raise StageError("\n".join([*told[-6:], problem])) from error
     finally:
         os.dup2(saved, 2)
 
@@ -338,7 +364,8 @@ def _reasoning_splitter(
         return answer or "", reasoning
 
     try:
-        split = ReasoningParserManager.get_reasoning_parser(parser)(tokenizer).extract_reasoning
+        kind = ReasoningParserManager.get_reasoning_parser(parser)
+        split = kind(tokenizer).extract_reasoning
         apart("once")
     except Exception as error:
         known = ", ".join(ReasoningParserManager.list_registered())
@@ -351,8 +378,10 @@ def _reasoning_splitter(
 
 
 def split_logprobs(
-    pieces: list[tuple[np.ndarray, np.ndarray]], tokens: int, k: int
-) -> tuple[np.ndarray, ...]:
+    pieces: list[Piece],
+    tokens: int,
+    k: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """(ids, logprobs) pieces of shape (t, k + 1) -> (sampled (T,), ids (T*k,), logprobs (T*k,),
     tail (T,)).
 
@@ -366,8 +395,9 @@ def split_logprobs(
             f"log-probabilities of shape {ids.shape} for {tokens} tokens at top_k {k}; expected"
             f" {(tokens, k + 1)}"
         )
-    ids, logprobs = ids.astype(np.int32), logprobs.astype(np.float32)
-    tail = np.clip(1.0 - np.exp(logprobs[:, 1:].astype(np.float64)).sum(axis=1), 0.0, 1.0).astype(
-        np.float32
-    )
-    return logprobs[:, 0].copy(), ids[:, 1:].reshape(-1), logprobs[:, 1:].reshape(-1), tail
+    topk_ids = ids[:, 1:].astype(np.int32)
+    topk_logprobs = logprobs[:, 1:].astype(np.float32)
+    mass = np.exp(topk_logprobs.astype(np.float64)).sum(axis=1)
+    tail = np.clip(1.0 - mass, 0.0, 1.0).astype(np.float32)
+    sampled = logprobs[:, 0].astype(np.float32)
+    return sampled, topk_ids.reshape(-1), topk_logprobs.reshape(-1), tail

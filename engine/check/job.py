@@ -14,85 +14,87 @@ from pathlib import Path
 from engine.backends.deepspeed_settings import deepspeed_problems
 from engine.backends.vllm_settings import engine_problems
 from engine.check.models import (
-    TOKENIZER_FILES,
     has_chat_template,
+    has_tokenizer,
     layout_problems,
     model_problems,
     name_problems,
     rope_problems,
     split_problems,
+    tokenizer_of,
     tokenizer_problems,
 )
 from engine.check.training import signal_problems, training_problems, white_box_problems
 from engine.errors import SpecError
-from engine.job.spec import API_KINDS, JobSpec
+from engine.job.spec import API_KINDS, JobSpec, VllmTeacherSpec
 from engine.machines.architectures import facts
 
 
 def check_job(job: JobSpec, running: Collection[str] = ("generate", "loadtest")) -> None:
     """SpecError with all problems of the job, one per line. A missing API key is one where a stage
     that wants it is `running` here."""
-    if found := [*problems_of(job), *_missing_keys(job, running)]:
-        raise SpecError("\n".join(found))
+    problems = [*problems_of(job), *_missing_keys(job, running)]
+    if problems:
+        raise SpecError("\n".join(problems))
 
 
 def problems_of(job: JobSpec) -> list[str]:
     """Everything that is wrong with the files and machines' settings that the job names, one
     sentence each."""
-    from engine.stages.prompts import (
-        head_problems,
-    )  # here: a job without problems elsewhere need not wait for it
+    # Here: a job without problems elsewhere need not wait for it.
+    from engine.stages.prompts import head_problems
 
     training = (
         _student_problems,
         _template_problems,
+        _serving_problems,
         white_box_problems,
         signal_problems,
         training_problems,
         deepspeed_problems,
     )
-    return [
-        *head_problems(job.prompts),
-        *_teacher_problems(job),
-        *(found for part in training for found in part(job)),
-    ]
+    problems = [*head_problems(job.prompts), *_teacher_problems(job)]
+    for part in training:
+        problems += part(job)
+    return problems
 
 
 def source_lines(job: JobSpec) -> list[str]:
     """What the job's prompt files hold, a sentence each."""
     from engine.stages.prompts import head_lines
 
-    return head_lines(
-        job.prompts, job.task, [job.generate.route_by] if job.generate.route_by else []
-    )
+    columns = []
+    if job.generate.route_by:
+        columns.append(job.generate.route_by)
+    return head_lines(job.prompts, job.task, columns)
 
 
 def _teacher_problems(job: JobSpec) -> Iterator[str]:
+    top_k = job.generate.capture.top_k
     for number, teacher in enumerate(job.generate.teachers):
-        if teacher.kind == "vllm":
-            field, shape = f"generate.teachers.{number}", facts(teacher.model)
-            yield from model_problems(
-                f"{field}.model", teacher.model, trust=teacher.trust_remote_code
+        if not isinstance(teacher, VllmTeacherSpec):
+            continue
+        field = f"generate.teachers.{number}"
+        shape = facts(teacher.model)
+        yield from model_problems(f"{field}.model", teacher.model, trust=teacher.trust_remote_code)
+        yield from tokenizer_problems(f"{field}.model", teacher.model)
+        yield from layout_problems(field, shape, teacher.tensor_parallel, teacher.max_model_len)
+        yield from split_problems(field, shape, teacher, job.device)
+        yield from engine_problems(field, teacher)
+        if shape and top_k > shape.vocab:
+            yield (
+                f"generate.capture.top_k={top_k}, but the model has {shape.vocab} tokens; choose"
+                " fewer"
             )
-            yield from tokenizer_problems(f"{field}.model", teacher.model)
-            yield from layout_problems(field, shape, teacher.tensor_parallel, teacher.max_model_len)
-            yield from split_problems(field, shape, teacher, job)
-            yield from engine_problems(field, teacher)
-            if shape and job.generate.capture.top_k > shape.vocab:
-                yield (
-                    f"generate.capture.top_k={job.generate.capture.top_k}, but the model has"
-                    f" {shape.vocab} tokens; choose fewer"
-                )
 
 
 def _student_problems(job: JobSpec) -> Iterator[str]:
-    student, tokenizer, shape = job.train.student, job.train.tokenizer, facts(job.train.student)
+    student = job.train.student
+    shape = facts(student)
     yield from model_problems("train.student", student, weights=job.train.init == "pretrained")
-    if tokenizer:
-        yield from name_problems("train.tokenizer", tokenizer)
-    yield from tokenizer_problems(
-        "train.tokenizer" if tokenizer else "train.student", tokenizer or student
-    )
+    if job.train.tokenizer:
+        yield from name_problems("train.tokenizer", job.train.tokenizer)
+    yield from tokenizer_problems(*tokenizer_of(job))
     if shape and 0 < shape.max_context < job.train.block_tokens:
         yield (
             f"train.block_tokens={job.train.block_tokens}, but the model has {shape.max_context}"
@@ -101,8 +103,23 @@ def _student_problems(job: JobSpec) -> Iterator[str]:
     for name in ("evaluate", "serve"):
         block = getattr(job, name)
         yield from layout_problems(name, shape, block.tensor_parallel, block.max_model_len)
+        yield from split_problems(name, shape, block, job.device)
+        yield from engine_problems(name, block)
         if shape and shape.short_context and (name == "evaluate" or job.loadtest.models):
             yield from rope_problems(name, shape, job.train.block_tokens, block.max_model_len)
+
+
+def _serving_problems(job: JobSpec) -> Iterator[str]:
+    """Serve LLM starts one engine per replica: its data-parallel ranks are nobody's."""
+    if job.serve.data_parallel > 1 and job.loadtest.models:
+        yield f"serve.data_parallel={job.serve.data_parallel} cannot be served here; raise replicas"
+    teacher = job.generate.teachers[0]
+    is_served = "teacher" in job.loadtest.models and isinstance(teacher, VllmTeacherSpec)
+    if is_served and teacher.data_parallel > 1:
+        yield (
+            f"generate.teachers.0.data_parallel={teacher.data_parallel} cannot be served here; take"
+            " teacher out of loadtest.models"
+        )
 
 
 def _missing_keys(job: JobSpec, running: Collection[str]) -> Iterator[str]:
@@ -118,17 +135,9 @@ def _missing_keys(job: JobSpec, running: Collection[str]) -> Iterator[str]:
 def _template_problems(job: JobSpec) -> Iterator[str]:
     """Answers that come as text must be spelt by the student's chat template; a teacher's own token
     ids need none."""
-    source = job.train.tokenizer or job.train.student
-    folder, apis = (
-        Path(source),
-        [teacher.name for teacher in job.generate.teachers if teacher.kind in API_KINDS],
-    )
-    if (
-        apis
-        and any((folder / name).exists() for name in TOKENIZER_FILES)
-        and not has_chat_template(folder)
-    ):
-        field = "train.tokenizer" if job.train.tokenizer else "train.student"
+    field, source = tokenizer_of(job)
+    apis = [teacher.name for teacher in job.generate.teachers if teacher.kind in API_KINDS]
+    if apis and has_tokenizer(source) and not has_chat_template(Path(source)):
         yield (
             f"{field}: {source} has no chat template (chat_template.jinja, or chat_template in"
             " tokenizer_config.json), so the text that"

@@ -3,7 +3,6 @@ layouts that do not divide them."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -11,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from engine.job.spec import JobSpec, TeacherSpec
+from engine.backends.library_names import package_folder
+from engine.job.spec import EngineSpec, JobSpec
 from engine.machines.architectures import Architecture, load_config
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
@@ -24,13 +24,12 @@ def rope_problems(
 ) -> Iterator[str]:
     """A long-rope student must be asked with the rotation that it was trained with
     (engine/training/rope.py)."""
-    short, longest = shape.short_context, max_model_len or shape.max_context
+    short = shape.short_context
+    longest = max_model_len or shape.max_context
     if (block_tokens > short) != (longest > short):
-        given = (
-            f"{name}.max_model_len={max_model_len}"
-            if max_model_len
-            else f"{name}.max_model_len, not given, is the model's {longest}"
-        )
+        given = f"{name}.max_model_len={max_model_len}"
+        if not max_model_len:
+            given = f"{name}.max_model_len, not given, is the model's {longest}"
         yield (
             f"{given}, and train.block_tokens={block_tokens}: the student rotates by one set of"
             f" factors up to {short} positions and by"
@@ -61,63 +60,69 @@ def model_problems(
             " Hugging Face model"
         )
     elif "auto_map" in config and not trust and not _is_built_in(config):
-        role = {"train.student": "student", "train.teacher.model": "teacher"}.get(field)
-        way_out = (
-            f"choose a {role} that needs none"
-            if role
-            else "read it, then set trust_remote_code: true"
-        )
+        way_out = "read it, then set trust_remote_code: true"
+        if role := {"train.student": "student", "train.teacher.model": "teacher"}.get(field):
+            way_out = f"choose a {role} that needs none"
         yield (
             f"{field}: {folder} wants to run its own Python code (auto_map in config.json);"
             f" {way_out}"
         )
     if weights and not any(folder.glob("*.safetensors")):
-        pickled = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLED)
-        if pickled:
-            yield (
-                f"{field}: {folder} has only pickled weights ({pickled[0]}), which can run code"
-                " when they are loaded;"
-                " convert them: load with transformers, save_pretrained() writes safetensors"
-            )
-        else:
-            hint = (
-                "train.init: random needs none"
-                if field == "train.student"
-                else "is the download complete?"
-            )
-            yield f"{field}: {folder} has no weights (*.safetensors); {hint}"
+        yield _without_weights(field, folder)
+
+
+def _without_weights(field: str, folder: Path) -> str:
+    pickled = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLED)
+    if pickled:
+        return (
+            f"{field}: {folder} has only pickled weights ({pickled[0]}), which can run code"
+            " when they are loaded;"
+            " convert them: load with transformers, save_pretrained() writes safetensors"
+        )
+    hint = "is the download complete?"
+    if field == "train.student":
+        hint = "train.init: random needs none"
+    return f"{field}: {folder} has no weights (*.safetensors); {hint}"
 
 
 def _is_built_in(config: dict[str, Any]) -> bool:
     """Whether transformers itself has the class that auto_map offers: DeepSeek-V3 and Phi ship code
     that nobody needs."""
+    transformers = package_folder("transformers")
+    if transformers is None:
+        return False
     offered = str(config["auto_map"].get("AutoModelForCausalLM")).rpartition(".")[2]
-    transformers = importlib.util.find_spec("transformers").submodule_search_locations[
-        0
-    ]  # finds the folder, imports nothing
-    folder = Path(transformers) / "models" / str(config.get("model_type")).replace("-", "_")
-    return any(
-        f"class {offered}(" in file.read_text(encoding="utf-8")
-        for file in folder.glob("modeling_*.py")
-    )
+    folder = transformers / "models" / str(config.get("model_type")).replace("-", "_")
+    sources = [file.read_text(encoding="utf-8") for file in folder.glob("modeling_*.py")]
+    return any(f"class {offered}(" in source for source in sources)
+
+
+def tokenizer_of(job: JobSpec) -> tuple[str, str]:
+    """The student's tokenizer: the field that names it, and its folder or hub name."""
+    if job.train.tokenizer:
+        return "train.tokenizer", job.train.tokenizer
+    return "train.student", job.train.student
+
+
+def has_tokenizer(model: str) -> bool:
+    return any((Path(model) / name).exists() for name in TOKENIZER_FILES)
 
 
 def tokenizer_problems(field: str, model: str) -> Iterator[str]:
     folder = Path(model)
-    if folder.is_dir() and not any((folder / name).exists() for name in TOKENIZER_FILES):
-        way_out = "; name another folder under train.tokenizer" if field == "train.student" else ""
-        yield f"{field}: {folder} has no tokenizer ({', '.join(TOKENIZER_FILES)}){way_out}"
+    if folder.is_dir() and not has_tokenizer(model):
+        problem = f"{field}: {folder} has no tokenizer ({', '.join(TOKENIZER_FILES)})"
+        if field == "train.student":
+            problem += "; name another folder under train.tokenizer"
+        yield problem
 
 
 def has_chat_template(folder: Path) -> bool:
     if (folder / "chat_template.jinja").exists() or (folder / "chat_template.json").exists():
         return True
     try:
-        return bool(
-            json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get(
-                "chat_template"
-            )
-        )
+        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        return bool(config.get("chat_template"))
     except (OSError, ValueError, AttributeError):
         return False
 
@@ -128,11 +133,11 @@ def layout_problems(
     """The engine must be able to split the model's heads, and its length must fit into the model's
     positions."""
     if shape and not _fits(shape, tensor_parallel):
-        possible = ", ".join(str(n) for n in range(1, shape.heads + 1) if _fits(shape, n))
+        possible = [str(n) for n in range(1, shape.heads + 1) if _fits(shape, n)]
         yield (
             f"{field}.tensor_parallel={tensor_parallel} cannot split the model's {shape.heads}"
             " attention heads"
-            f" ({shape.kv_heads} KV heads); choose one of {possible}"
+            f" ({shape.kv_heads} KV heads); choose one of {', '.join(possible)}"
         )
     context = shape.max_context if shape else 0
     if context and max_model_len and max_model_len > context:
@@ -143,44 +148,43 @@ def layout_problems(
 
 
 def split_problems(
-    field: str, shape: Architecture | None, teacher: TeacherSpec, job: JobSpec
+    field: str, shape: Architecture | None, engine: EngineSpec, device: str
 ) -> Iterator[str]:
     """The engine must be able to split the model's layers and experts, and have what does it on
     this device."""
-    stages, over = teacher.pipeline_parallel, teacher.tensor_parallel * teacher.data_parallel
-    for name in ("pipeline_parallel", "data_parallel"):
-        if job.device == "cpu" and (count := getattr(teacher, name)) > 1:
+    splits = {
+        "pipeline_parallel": engine.pipeline_parallel,
+        "data_parallel": engine.data_parallel,
+    }
+    for name, count in splits.items():
+        if device == "cpu" and count > 1:
             yield (
                 f"{field}.{name}={count}, but vLLM's CPU engine dies of it (0.31); set {name}: 1,"
                 " or device: gpu"
             )
-    if shape and stages > shape.layers:
+    if shape and engine.pipeline_parallel > shape.layers:
         yield (
-            f"{field}.pipeline_parallel={stages}, but the model has {shape.layers} layers; choose"
-            f" at most {shape.layers}"
+            f"{field}.pipeline_parallel={engine.pipeline_parallel}, but the model has"
+            f" {shape.layers} layers; choose at most {shape.layers}"
         )
-    if shape and teacher.expert_parallel and not shape.experts:
+    if shape and engine.expert_parallel:
+        yield from _expert_problems(field, shape, engine.tensor_parallel * engine.data_parallel)
+
+
+def _expert_problems(field: str, shape: Architecture, devices: int) -> Iterator[str]:
+    if not shape.experts:
         yield f"{field}.expert_parallel: the model has no experts to spread; leave it out"
-    elif shape and teacher.expert_parallel and over > shape.experts:
+    elif devices > shape.experts:
         yield (
-            f"{field}.expert_parallel spreads {shape.experts} experts over {over} devices; lower"
+            f"{field}.expert_parallel spreads {shape.experts} experts over {devices} devices; lower"
             " tensor_parallel or data_parallel"
-        )
-    if (
-        teacher.data_parallel > 1
-        and "teacher" in job.loadtest.models
-        and teacher is job.generate.teachers[0]
-    ):
-        yield (
-            f"{field}.data_parallel={teacher.data_parallel} cannot be served here; take teacher out"
-            " of loadtest.models"
         )
 
 
 def _fits(shape: Architecture, devices: int) -> bool:
     """vLLM wants whole heads per device; fewer KV heads than devices are copied evenly, a latent
     (MLA) cache always."""
+    if shape.heads % devices:
+        return False
     kv_heads = shape.kv_heads
-    return shape.heads % devices == 0 and bool(
-        shape.mla_rank or kv_heads % devices == 0 or devices % kv_heads == 0
-    )
+    return bool(shape.mla_rank) or kv_heads % devices == 0 or devices % kv_heads == 0

@@ -2,7 +2,7 @@
 absolute.
 
 Relative paths mean: beside the job file, or, when given by `--set`, in the current directory.
-Whether files and folders exist is preflight's business.
+Whether files and folders exist is the business of engine/check.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import SpecError
-from engine.job.spec import JobSpec
+from engine.job.spec import JobSpec, VllmTeacherSpec
 from engine.job.yamlfile import Document, FieldPath, dump_yaml, read_document
 from engine.store.paths import Folder
 
@@ -21,42 +21,61 @@ from engine.store.paths import Folder
 def load_job(path: Path, sets: Sequence[str] = ()) -> JobSpec:
     """The job of a YAML file, with `--set` values such as `train.epochs=1`; SpecError lists every
     problem, one per line."""
-    document = read_document(Path(path))
+    path = Path(path)
+    document = read_document(path)
     for setting in sets:
         _apply_set(document, setting)
-    beside = document.file.absolute().parent
-    return with_absolute_paths(
-        document.build(JobSpec),
-        lambda path: Path.cwd() if document.place(path).startswith("--set ") else beside,
-    )
+    beside = path.absolute().parent
+    job = document.build(JobSpec)
+
+    def base(field_path: FieldPath) -> Path:
+        place = document.place(field_path)
+        return Path.cwd() if place.startswith("--set ") else beside
+
+    return with_absolute_paths(job, base)
 
 
 def load_run(folder: Folder) -> JobSpec:
     """The job of a run folder, as it was run. SpecError where the folder is none, or was
     renamed."""
-    if not (folder / "job.yaml").exists():
+    path = folder / "job.yaml"
+    if not path.exists():
         raise SpecError(
             f"{folder} is no run folder: it has no job.yaml; give the folder of one job, such as"
             " runs/<job>"
         )
     check_owner(folder, folder.name)
-    return read_document(folder / "job.yaml").build(JobSpec)
+    document = read_document(path)
+    return document.build(JobSpec)
 
 
 def check_owner(folder: Folder, name: str) -> None:
-    """SpecError if `folder` belongs to a job of another name; a folder without job.yaml belongs to
-    nobody."""
+    """SpecError if `folder` belongs to a job of another name, or was written in an older format; a
+    folder without job.yaml belongs to nobody."""
     path = folder / "job.yaml"
-    if path.exists() and (owner := read_document(path).data.get("name")) != name:
+    if not path.exists():
+        return
+    data = read_document(path).data
+    owner = data.get("name")
+    train = data.get("train")
+    if owner != name:
         raise SpecError(
             f"{folder} is the run folder of job '{owner}' (see {path}), not of '{name}'; rename it,"
             " or use another --runs"
+        )
+    # dump_job writes a block; before that, losses had no fields of their own.
+    loss = train.get("loss") if isinstance(train, dict) else None
+    if isinstance(loss, str):
+        raise SpecError(
+            f"{folder} was written by an older version, whose job files had another format; move it"
+            " away or give the job another name, and run it again"
         )
 
 
 def dump_job(job: JobSpec) -> str:
     """The whole job, defaults included, as YAML that `load_job` reads back to an equal JobSpec."""
-    return dump_yaml(job.model_dump(mode="json"))
+    data = job.model_dump(mode="json")
+    return dump_yaml(data)
 
 
 def _apply_set(document: Document, setting: str) -> None:
@@ -70,21 +89,31 @@ def _apply_set(document: Document, setting: str) -> None:
     *blocks, last = name.split(".")
     try:
         for part in blocks:
-            path = (*path, int(part) if isinstance(here, list) else part)
+            step = _step(here, part)
+            path = (*path, step)
             if isinstance(here, dict) and here.get(part) is None:
                 here[part] = {}
                 document.places[path] = f"--set {setting}"
-            here = here[path[-1]]
-        path = (*path, int(last) if isinstance(here, list) else last)
-        document.places = {
-            old: place for old, place in document.places.items() if old[: len(path)] != path
-        }
-        here[path[-1]] = document.read_value(text, path, lambda line: f"--set {setting}")
+            elif path == ("train", "loss") and isinstance(here[part], str):
+                here[part] = {"kind": here[part]}  # `loss: jsd` is short for it
+            here = here[step]
+        step = _step(here, last)
+        path = (*path, step)
+        # What is replaced was written elsewhere, and what was in it is gone.
+        for old in list(document.places):
+            if old[: len(path)] == path:
+                del document.places[old]
+        here[step] = document.read_value(text, path, lambda line: f"--set {setting}")
     except (LookupError, TypeError, ValueError):
         raise SpecError(
             f"--set {setting}: {name} is no field; list items go by number, as in"
             " generate.teachers.0.name"
         ) from None
+
+
+def _step(block: Any, part: str) -> str | int:
+    """A part of a field's name as the block takes it: the items of a list go by number."""
+    return int(part) if isinstance(block, list) else part
 
 
 def with_absolute_paths(
@@ -96,26 +125,24 @@ def with_absolute_paths(
     Workers have another current directory. The name of an API model is no path, and of a fake
     teacher neither.
     """
-    prompts = {
-        name: _files(getattr(job.prompts, name), ("prompts", name), base)
-        for name in ("train", "validation")
-    }
-    train: dict[str, Any] = {
-        name: _model(getattr(job.train, name), ("train", name), base)
-        for name in ("student", "tokenizer")
-    }
+    prompts = {}
+    for name in ("train", "validation"):
+        files = getattr(job.prompts, name)
+        prompts[name] = _files(files, ("prompts", name), base)
+    train: dict[str, Any] = {}
+    for name in ("student", "tokenizer"):
+        model = getattr(job.train, name)
+        train[name] = _model(model, ("train", name), base)
     if live := job.train.teacher:
-        train["teacher"] = live.model_copy(
-            update={"model": _model(live.model, ("train", "teacher", "model"), base)}
-        )
-    teachers = [
-        teacher.model_copy(
-            update={"model": _model(teacher.model, ("generate", "teachers", number, "model"), base)}
-        )
-        if teacher.kind == "vllm"
-        else teacher
-        for number, teacher in enumerate(job.generate.teachers)
-    ]
+        model = _model(live.model, ("train", "teacher", "model"), base)
+        train["teacher"] = live.model_copy(update={"model": model})
+    teachers = []
+    for number, teacher in enumerate(job.generate.teachers):
+        if isinstance(teacher, VllmTeacherSpec):
+            path = ("generate", "teachers", number, "model")
+            model = _model(teacher.model, path, base)
+            teacher = teacher.model_copy(update={"model": model})
+        teachers.append(teacher)
     return job.model_copy(
         update={
             "prompts": job.prompts.model_copy(update=prompts),
@@ -129,19 +156,27 @@ def _files(
     value: str | list[str] | None, path: FieldPath, base: Callable[[FieldPath], Path]
 ) -> str | list[str] | None:
     if isinstance(value, list):
-        return [_absolute(item, base((*path, number))) for number, item in enumerate(value)]
-    return _absolute(value, base(path)) if value else value
+        files: list[str] = []
+        for number, item in enumerate(value):
+            folder = base((*path, number))
+            files.append(_absolute(item, folder))
+        return files
+    if not value:
+        return value
+    return _absolute(value, base(path))
 
 
 def _model(value: str | None, path: FieldPath, base: Callable[[FieldPath], Path]) -> str | None:
     """A model is a path if it exists or looks like one; otherwise it is a hub name and stays."""
-    folder = _absolute(value or "", base(path))
-    return (
-        folder
-        if value and (value.startswith(("./", "../", "/", "~")) or os.path.exists(folder))
-        else value
-    )
+    if not value:
+        return value
+    folder = _absolute(value, base(path))
+    looks_like_one = value.startswith(("./", "../", "/", "~"))
+    if looks_like_one or os.path.exists(folder):
+        return folder
+    return value
 
 
 def _absolute(value: str, base: Path) -> str:
-    return os.path.normpath(base / os.path.expanduser(value))
+    expanded = os.path.expanduser(value)
+    return os.path.normpath(base / expanded)

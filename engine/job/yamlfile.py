@@ -1,5 +1,4 @@
-"""Strict YAML -> a typed block. Each error names file, line, field, what was given, what is allowed
-and the nearest spelling.
+"""Strict YAML -> a typed block. Each error names file and line; field_errors.py says the rest.
 
 Scalars are PyYAML's, and `1e-5` is a float too; duplicate keys are errors. It knows lines and
 fields, not what a job or a cluster is.
@@ -7,21 +6,19 @@ fields, not what a job or a cluster is.
 
 from __future__ import annotations
 
-import difflib
-import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from engine.errors import SpecError
+from engine.job.field_errors import FieldPath, dotted, field_errors, shown
+from engine.store.paths import Folder
 
 B = TypeVar("B", bound=BaseModel)
-FieldPath = tuple[str | int, ...]
 
 
 class _Loader(yaml.SafeLoader):
@@ -37,17 +34,6 @@ for _class in (_Loader, _Dumper):
     _class.add_implicit_resolver("tag:yaml.org,2002:float", _exponent, list("-+.0123456789"))
 
 
-def dotted(path: FieldPath) -> str:
-    """("generate", "teachers", 0) -> generate.teachers.0"""
-    return ".".join(map(str, path))
-
-
-def nearest(given: str, allowed: list[str]) -> str:
-    """`; did you mean x?`, or nothing when no spelling is near."""
-    close = difflib.get_close_matches(given.lower(), allowed, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
 def dump_yaml(value: Any) -> str:
     """Plain data as YAML that `read_document` reads back unchanged."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
@@ -58,7 +44,7 @@ class Document:
     """Plain data, where each field was written (`file:line`, or the --set that gave it), and the
     problems found so far."""
 
-    file: Path
+    file: Folder
     data: dict[str, Any] = field(default_factory=dict)
     places: dict[FieldPath, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
@@ -97,7 +83,8 @@ class Document:
             return loader.construct_object(node)
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            key, here = key_node.value, place(key_node.start_mark.line + 1)
+            key = key_node.value
+            here = place(key_node.start_mark.line + 1)
             if not isinstance(key, str):
                 raise SpecError(f"{here}: a field's name must be plain text")
             if key in result:
@@ -118,20 +105,22 @@ class Document:
             if not self.problems:
                 return made
         except ValidationError as error:
-            self.problems += [
-                f"{self.place(path)}: {text}"
-                for path, text in _field_errors(error, block, self.data)
-            ]
-        raise SpecError("\n".join(sorted(self.problems, key=_natural_order)))
+            for path, text in field_errors(error, block, self.data):
+                place = self.place(path)
+                self.problems.append(f"{place}: {text}")
+        ordered = sorted(self.problems, key=_natural_order)
+        raise SpecError("\n".join(ordered))
 
 
 def _natural_order(text: str) -> list[str | int]:
-    return [
-        int(part) if part.isdigit() else part for part in re.split(r"(\d+)", text.split(": ", 1)[0])
-    ]
+    place, *_ = text.split(": ", 1)
+    order: list[str | int] = []
+    for part in re.split(r"(\d+)", place):
+        order.append(int(part) if part.isdigit() else part)
+    return order
 
 
-def read_document(path: Path) -> Document:
+def read_document(path: Folder) -> Document:
     """A YAML file whose top level is fields. SpecError: no such file, not UTF-8, not YAML, empty,
     not fields."""
     try:
@@ -145,89 +134,7 @@ def read_document(path: Path) -> Document:
     document = Document(path)
     data = document.read_value(text, (), lambda line: f"{path}:{line}")
     if not isinstance(data, dict):
-        given = "the file is empty" if data is None else f"given {_shown(data)} at the top level"
+        given = "the file is empty" if data is None else f"given {shown(data)} at the top level"
         raise SpecError(f"{path}:1: {given}; it must hold fields such as `name: ...`")
     document.data = data
     return document
-
-
-def _field_errors(
-    error: ValidationError, block: type[BaseModel], data: Any
-) -> Iterator[tuple[FieldPath, str]]:
-    """pydantic's errors as (path, text): one per field, the branches of a union joined by `or`."""
-    by_path: dict[FieldPath, list[Any]] = {}
-    for item in error.errors(include_url=False):
-        by_path.setdefault(_given_path(item, data), []).append(item)
-    for path, items in by_path.items():
-        # A wrong list item also fails the union's other branches, which pydantic reports for the
-        # list as a whole.
-        if any(other[: len(path)] == path for other in by_path.keys() - {path}):
-            continue
-        first, *branches = dict.fromkeys(_text(item, path, block) for item in items)
-        text = " or ".join([first, *(branch.rpartition("should be ")[2] for branch in branches)])
-        if path:
-            yield path, f"{dotted(path)}: {text}"
-        # where fields disagree, the message starts with the one to look at: `train.loss=... needs
-        # ...`
-        else:
-            yield tuple(re.split(r"[^\w.]", text)[0].split(".")), text
-
-
-def _given_path(item: Any, data: Any) -> FieldPath:
-    """pydantic's `loc` without the names of union branches, which are not in the data."""
-    path: FieldPath = ()
-    for part in item["loc"]:
-        inside = (
-            part in data
-            if isinstance(data, dict)
-            else isinstance(data, list) and isinstance(part, int) and part < len(data)
-        )
-        if inside:
-            path, data = (*path, part), data[part]
-    return (*path, item["loc"][-1]) if item["type"] == "missing" else path
-
-
-def _text(item: Any, path: FieldPath, block: type[BaseModel]) -> str:
-    kind, given = item["type"], item["input"]
-    if kind == "value_error":
-        return str(item["ctx"]["error"])
-    if kind == "extra_forbidden":
-        fields = list(_block_at(block, path[:-1]).model_fields)
-        return "unknown field" + (
-            nearest(str(path[-1]), fields) or f"; the fields here are {', '.join(fields)}"
-        )
-    if kind == "missing":
-        return (
-            "missing; give it:"
-            f" {_block_at(block, path[:-1]).model_fields[str(path[-1])].description}"
-        )
-    if kind == "model_type":
-        return (
-            f"given {_shown(given)}; should be a block with"
-            f" {', '.join(_block_at(block, path).model_fields)}"
-        )
-    hint = ""
-    if kind == "literal_error":
-        hint = nearest(str(given), re.findall(r"'([^']*)'", item["ctx"]["expected"]))
-    elif kind == "string_type" and isinstance(given, int | float):
-        hint = "; put it in quotes"
-    rule = item["msg"].removeprefix("Input ")
-    return f"given {_shown(given)}; {rule[0].lower()}{rule[1:]}{hint}"
-
-
-def _shown(value: Any) -> str:
-    text = "nothing" if value is None else json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _block_at(block: type[BaseModel], path: FieldPath) -> type[BaseModel]:
-    """The block that pydantic found at `path`, perhaps as an item of a list."""
-    for part in path:
-        if isinstance(part, str):
-            annotation = block.model_fields[part].annotation
-            block = next(
-                inner
-                for inner in (annotation, *get_args(annotation))
-                if hasattr(inner, "model_fields")
-            )
-    return block

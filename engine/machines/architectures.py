@@ -52,44 +52,130 @@ class Architecture:
         device (serving sizing B6.2)."""
         if self.mla_rank:
             return 2 * self.layers * self.mla_rank
-        return (
-            4
-            * self.layers
-            * self.kv_heads
-            * self.head_dim
-            * max(1 / tensor_parallel, 1 / self.kv_heads)
-        )
+        share = max(1 / tensor_parallel, 1 / self.kv_heads)  # no device holds less than one head
+        return 4 * self.layers * self.kv_heads * self.head_dim * share
 
 
 # Keys are hub names without owner, lower case, without `meta-` in front and `-instruct` behind.
 KNOWN: dict[str, Architecture] = {
     # deepseek-ai/DeepSeek-V3 README and config.json; MLA rank 512 + 64 rope; native FP8 without the
     # 14B MTP head
-    "deepseek-v3": Architecture(671, 61, 7168, 128, 128, 128, 576, 129_280, 163_840, 1, 256, 653.9),
+    "deepseek-v3": Architecture(
+        params_b=671,
+        layers=61,
+        hidden=7168,
+        heads=128,
+        kv_heads=128,
+        head_dim=128,
+        mla_rank=576,
+        vocab=129_280,
+        max_context=163_840,
+        bytes_per_param=1,
+        experts=256,
+        experts_b=653.9,
+    ),
     # vLLM blog 2024-07-23; config.json copies
     "llama-3.1-405b": Architecture(
-        405, 126, 16384, 128, 8, 128, 0, 128_256, 131_072, 2, ffn=53_248
+        params_b=405,
+        layers=126,
+        hidden=16384,
+        heads=128,
+        kv_heads=8,
+        head_dim=128,
+        mla_rank=0,
+        vocab=128_256,
+        max_context=131_072,
+        bytes_per_param=2,
+        ffn=53_248,
     ),
     # as Llama-3.1-405B; FP8 in the MLP only, about 482 GB, computed for Meta's FBGEMM checkpoint
     "llama-3.1-405b-instruct-fp8": Architecture(
-        405, 126, 16384, 128, 8, 128, 0, 128_256, 131_072, 1.19, ffn=53_248
+        params_b=405,
+        layers=126,
+        hidden=16384,
+        heads=128,
+        kv_heads=8,
+        head_dim=128,
+        mla_rank=0,
+        vocab=128_256,
+        max_context=131_072,
+        bytes_per_param=1.19,
+        ffn=53_248,
     ),
     # config.json as copied by public recipes
-    "llama-3.1-8b": Architecture(8.03, 32, 4096, 32, 8, 128, 0, 128_256, 131_072, 2, ffn=14_336),
+    "llama-3.1-8b": Architecture(
+        params_b=8.03,
+        layers=32,
+        hidden=4096,
+        heads=32,
+        kv_heads=8,
+        head_dim=128,
+        mla_rank=0,
+        vocab=128_256,
+        max_context=131_072,
+        bytes_per_param=2,
+        ffn=14_336,
+    ),
     # microsoft/Phi-4-mini-instruct model card; apxml.com for the shape
     "phi-4-mini": Architecture(
-        3.84, 32, 3072, 24, 8, 128, 0, 200_064, 131_072, 2, ffn=8192, short_context=4096
+        params_b=3.84,
+        layers=32,
+        hidden=3072,
+        heads=24,
+        kv_heads=8,
+        head_dim=128,
+        mla_rank=0,
+        vocab=200_064,
+        max_context=131_072,
+        bytes_per_param=2,
+        ffn=8192,
+        short_context=4096,
     ),
     # transformers configuration_phi3.py defaults; model cards for the context and the original
     # 4,096 positions of the long ones
     "phi-3.5-mini": Architecture(
-        3.82, 32, 3072, 32, 32, 96, 0, 32_064, 131_072, 2, ffn=8192, short_context=4096
+        params_b=3.82,
+        layers=32,
+        hidden=3072,
+        heads=32,
+        kv_heads=32,
+        head_dim=96,
+        mla_rank=0,
+        vocab=32_064,
+        max_context=131_072,
+        bytes_per_param=2,
+        ffn=8192,
+        short_context=4096,
     ),
     "phi-3-mini-128k": Architecture(
-        3.82, 32, 3072, 32, 32, 96, 0, 32_064, 131_072, 2, ffn=8192, short_context=4096
+        params_b=3.82,
+        layers=32,
+        hidden=3072,
+        heads=32,
+        kv_heads=32,
+        head_dim=96,
+        mla_rank=0,
+        vocab=32_064,
+        max_context=131_072,
+        bytes_per_param=2,
+        ffn=8192,
+        short_context=4096,
     ),
-    "phi-3-mini-4k": Architecture(3.82, 32, 3072, 32, 32, 96, 0, 32_064, 4096, 2, ffn=8192),
+    "phi-3-mini-4k": Architecture(
+        params_b=3.82,
+        layers=32,
+        hidden=3072,
+        heads=32,
+        kv_heads=32,
+        head_dim=96,
+        mla_rank=0,
+        vocab=32_064,
+        max_context=4096,
+        bytes_per_param=2,
+        ffn=8192,
+    ),
 }
+_SHAPE = {"num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size"}
 _EXPERTS = ("n_routed_experts", "num_local_experts", "num_experts")
 
 
@@ -109,75 +195,84 @@ def load_config(folder: Path) -> dict[str, Any] | None:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return config | config.get("text_config", {}) if isinstance(config, dict) else None
+    if not isinstance(config, dict):
+        return None
+    return config | config.get("text_config", {})
 
 
 def _local_facts(folder: Path) -> Architecture | None:
     config = load_config(folder)
-    shape = ("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size")
-    if config is None or not set(shape) <= config.keys():
+    if config is None or not config.keys() >= _SHAPE:
         return None
-    layers, hidden, heads, vocab = (config[name] for name in shape)
+    heads = config["num_attention_heads"]
     kv_heads = config.get("num_key_value_heads") or heads
-    head_dim = config.get("head_dim") or hidden // heads
-    rank = (
-        config["kv_lora_rank"] + config.get("qk_rope_head_dim", 0)
-        if config.get("kv_lora_rank")
-        else 0
-    )
-    per_param = _bytes_per_param(config)
-    params_b = sum(file.stat().st_size for file in folder.glob("*.safetensors")) / per_param / 1e9
-    if not params_b:  # no weights yet: a dense transformer of this shape
-        embeddings = vocab * hidden * (1 if config.get("tie_word_embeddings") else 2)
-        ffn = config.get("intermediate_size", 4 * hidden)
-        params_b = (
-            embeddings + layers * hidden * (2 * head_dim * (heads + kv_heads) + 3 * ffn)
-        ) / 1e9
-    experts = next((config[name] for name in _EXPERTS if config.get(name)), 0)
-    width = config.get("moe_intermediate_size") or config.get("intermediate_size", 0)
-    experts_b = (
-        (layers - config.get("first_k_dense_replace", 0)) * experts * 3 * hidden * width / 1e9
-    )
+    head_dim = config.get("head_dim") or config["hidden_size"] // heads
+    bytes_per_param = _bytes_per_param(config)
+    stored_bytes = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    params_b = stored_bytes / bytes_per_param / 1e9
+    if not params_b:  # no weights yet
+        params_b = _dense_params_b(config, head_dim * (heads + kv_heads))
+    experts = _experts(config)
     return Architecture(
-        params_b,
-        layers,
-        hidden,
-        heads,
-        kv_heads,
-        head_dim,
-        rank,
-        vocab,
-        _max_context(config),
-        per_param,
-        experts,
-        min(experts_b, params_b),
-        config.get("intermediate_size") or 0,
-        short_context(config) or 0,
+        params_b=params_b,
+        layers=config["num_hidden_layers"],
+        hidden=config["hidden_size"],
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        mla_rank=_latent_rank(config),
+        vocab=config["vocab_size"],
+        max_context=_max_context(config),
+        bytes_per_param=bytes_per_param,
+        experts=experts,
+        experts_b=min(_experts_b(config, experts), params_b),
+        ffn=config.get("intermediate_size") or 0,
+        short_context=short_context(config) or 0,
     )
+
+
+def _dense_params_b(config: dict[str, Any], attention_width: int) -> float:
+    """Parameters of a dense transformer of this shape; `attention_width` is that of queries and
+    keys, and values and output are as wide."""
+    hidden = config["hidden_size"]
+    ends = 1 if config.get("tie_word_embeddings") else 2
+    ffn = config.get("intermediate_size", 4 * hidden)
+    layers = config["num_hidden_layers"] * hidden * (2 * attention_width + 3 * ffn)
+    return (config["vocab_size"] * hidden * ends + layers) / 1e9
+
+
+def _latent_rank(config: dict[str, Any]) -> int:
+    if not config.get("kv_lora_rank"):
+        return 0
+    return config["kv_lora_rank"] + config.get("qk_rope_head_dim", 0)
+
+
+def _experts(config: dict[str, Any]) -> int:
+    return next((config[name] for name in _EXPERTS if config.get(name)), 0)
+
+
+def _experts_b(config: dict[str, Any], experts: int) -> float:
+    layers = config["num_hidden_layers"] - config.get("first_k_dense_replace", 0)
+    width = config.get("moe_intermediate_size") or config.get("intermediate_size", 0)
+    return layers * experts * 3 * config["hidden_size"] * width / 1e9
 
 
 def _bytes_per_param(config: dict[str, Any]) -> float:
     if "fp8" in json.dumps(config.get("quantization_config")):
         return 1.0
-    return (
-        2.0
-        if (config.get("dtype") or config.get("torch_dtype")) in ("float16", "bfloat16")
-        else 4.0
-    )
+    dtype = config.get("dtype") or config.get("torch_dtype")
+    return 2.0 if dtype in ("float16", "bfloat16") else 4.0
 
 
 def short_context(config: dict[str, Any]) -> int | None:
     """Positions up to which the model of this config.json rotates by its short factors, if it is a
     long-rope model, else None."""
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if (rope.get("rope_type") or rope.get("type")) not in (
-        "longrope",
-        "su",
-    ):  # su: its name in the first Phi-3 files
+    kind = rope.get("rope_type") or rope.get("type")
+    if kind not in ("longrope", "su"):  # su: its name in the first Phi-3 files
         return None
-    return config.get("original_max_position_embeddings") or rope.get(
-        "original_max_position_embeddings"
-    )
+    stated = config.get("original_max_position_embeddings")
+    return stated or rope.get("original_max_position_embeddings")
 
 
 def _max_context(config: dict[str, Any]) -> int:
@@ -185,5 +280,8 @@ def _max_context(config: dict[str, Any]) -> int:
     when nothing is stated."""
     stated = config.get("max_position_embeddings") or 0
     rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
-    factor, original = rope.get("factor"), rope.get("original_max_position_embeddings") or stated
-    return max(stated, int(original * factor)) if isinstance(factor, int | float) else stated
+    original = rope.get("original_max_position_embeddings") or stated
+    factor = rope.get("factor")
+    if not isinstance(factor, int | float):
+        return stated
+    return max(stated, int(original * factor))

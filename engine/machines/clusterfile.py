@@ -51,9 +51,10 @@ class Cluster(Block):
     @field_validator("env")
     @classmethod
     def _no_secrets(cls, env: dict[str, str]) -> dict[str, str]:
-        if found := [name for name in env if _SECRET.search(name) and not _HARMLESS.search(name)]:
+        secrets = [name for name in env if _SECRET.search(name) and not _HARMLESS.search(name)]
+        if secrets:
             raise ValueError(
-                f"{', '.join(found)}: values of secrets do not belong in a file; list the name"
+                f"{', '.join(secrets)}: values of secrets do not belong in a file; list the name"
                 " under secret_env"
             )
         return env

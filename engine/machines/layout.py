@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from engine.job.spec import TeacherSpec
+from engine.job.spec import EngineSpec
 
 # set in the environment of an actor whose bundles lie on several nodes
 SPANNING = "DISTILL_REPLICA_SPANS_NODES"
@@ -49,15 +49,18 @@ class Layout:
     counted: str = "replicas"
 
     @classmethod
-    def of(cls, teacher: TeacherSpec, device: str) -> Layout:
-        """The layout that a teacher's fields ask for; only engines of ours take devices (the fake
-        one takes GPUs alone)."""
-        holds = teacher.kind == "vllm" or (teacher.kind == "fake" and device == "gpu")
-        if not holds:
-            return cls(0, replicas=teacher.replica_range, device=device)
-        kind = teacher.accelerator_type if device == "gpu" else None
-        split = (teacher.tensor_parallel, teacher.pipeline_parallel, teacher.data_parallel)
-        return cls(teacher.devices, *split, teacher.replica_range, kind, device)
+    def of(cls, engine: EngineSpec, device: str) -> Layout:
+        """The layout that an engine's fields ask for."""
+        kind = engine.accelerator_type if device == "gpu" else None
+        return cls(
+            devices=engine.devices,
+            tensor_parallel=engine.tensor_parallel,
+            pipeline_parallel=engine.pipeline_parallel,
+            data_parallel=engine.data_parallel,
+            replicas=engine.replica_range,
+            accelerator_type=kind,
+            device=device,
+        )
 
     @property
     def resource(self) -> str:
@@ -72,16 +75,12 @@ class Layout:
 
     def bundles(self, spanning: bool) -> list[dict[str, float]]:
         """The bundles of one replica's placement group."""
-        kind = (
-            {f"accelerator_type:{self.accelerator_type}": KIND_SHARE}
-            if self.accelerator_type
-            else {}
-        )
-        return (
-            [{self.resource: 1.0} | kind] * self.devices
-            if spanning
-            else [{self.resource: float(self.devices)} | kind]
-        )
+        kind = {}
+        if self.accelerator_type:
+            kind[f"accelerator_type:{self.accelerator_type}"] = KIND_SHARE
+        if spanning:
+            return [{self.resource: 1.0} | kind] * self.devices
+        return [{self.resource: float(self.devices)} | kind]
 
     def __str__(self) -> str:
         splits = {
@@ -89,31 +88,40 @@ class Layout:
             "pipeline_parallel": self.pipeline_parallel,
             "data_parallel": self.data_parallel,
         }
-        shown = [
-            f"{name}={n}"
-            for name, n in splits.items()
-            if n > 1 or (name == "tensor_parallel" and self.counted == "replicas")
-        ]
-        return " x ".join([f"{self.counted}={self.replicas[0]}", *shown])
+        shown = [f"{self.counted}={self.replicas[0]}"]
+        for name, count in splits.items():
+            is_always_shown = name == "tensor_parallel" and self.counted == "replicas"
+            if count > 1 or is_always_shown:
+                shown.append(f"{name}={count}")
+        return " x ".join(shown)
 
 
-def fits(layouts: Sequence[Layout], nodes: Sequence[Node], *, whole: bool = False) -> bool:
+def fits(
+    layouts: Sequence[Layout],
+    nodes: Sequence[Node],
+    *,
+    whole: bool = False,
+) -> bool:
     """Whether the fewest replicas of all layouts find free devices at once; `whole`: each replica
     on one node."""
     room = [node.free for node in nodes]
     widest_first = sorted(layouts, key=lambda layout: -layout.devices)
-    return all(
-        _take(layout, nodes, room, whole)
-        for layout in widest_first
-        for _ in range(layout.replicas[0])
-    )
+    for layout in widest_first:
+        for _ in range(layout.replicas[0]):
+            if not _take(layout, nodes, room, whole):
+                return False
+    return True
 
 
 def spans(layout: Layout, nodes: Sequence[Node]) -> bool:
     """Whether the replicas need the Ray executor: split they fit the nodes, whole they do not (busy
     devices count as free)."""
+    if not layout.may_span:
+        return False
     idle = _idle(nodes)
-    return layout.may_span and not fits([layout], idle, whole=True) and fits([layout], idle)
+    if fits([layout], idle, whole=True):
+        return False
+    return fits([layout], idle)
 
 
 def shortfall(layouts: Sequence[Layout], nodes: Sequence[Node]) -> str | None:
@@ -125,8 +133,10 @@ def shortfall(layouts: Sequence[Layout], nodes: Sequence[Node]) -> str | None:
     """
     if fits(layouts, nodes):
         return None
-    kinds = {layout.accelerator_type for layout in layouts} - {None}
-    known = {kind for node in nodes for kind in node.accelerators}
+    kinds = _kinds(layouts)
+    known: set[str] = set()
+    for node in nodes:
+        known |= node.accelerators
     if missing := sorted(kinds - known):
         near = difflib.get_close_matches(missing[0], known, 1, 0.0)
         instead = f"Set accelerator_type: {near[0]}" if near else "Leave accelerator_type out"
@@ -141,17 +151,30 @@ def shortfall(layouts: Sequence[Layout], nodes: Sequence[Node]) -> str | None:
     )
 
 
-def _take(layout: Layout, nodes: Sequence[Node], room: list[int], whole: bool) -> bool:
+def _take(
+    layout: Layout,
+    nodes: Sequence[Node],
+    room: list[int],
+    whole: bool,
+) -> bool:
     """Take one replica's devices out of `room`, the narrowest node that holds them first; False if
     it finds no place."""
-    usable = [
-        i for i, node in enumerate(nodes) if layout.accelerator_type in (None, *node.accelerators)
-    ]
-    if wide := [i for i in usable if room[i] >= layout.devices]:
-        room[min(wide, key=room.__getitem__)] -= layout.devices
+    usable = []
+    for i, node in enumerate(nodes):
+        if layout.accelerator_type in (None, *node.accelerators):
+            usable.append(i)
+    wide = [i for i in usable if room[i] >= layout.devices]
+    if wide:
+        narrowest = min(wide, key=room.__getitem__)
+        room[narrowest] -= layout.devices
         return True
-    stages, width = layout.pipeline_parallel, layout.tensor_parallel
-    if whole or not layout.may_span or sum(room[i] // width for i in usable) < stages:
+    stages = layout.pipeline_parallel
+    width = layout.tensor_parallel
+    may_split = layout.may_span and not whole
+    if not may_split:
+        return False
+    most = sum(room[i] // width for i in usable)
+    if most < stages:
         return False
     for i in sorted(usable, key=room.__getitem__, reverse=True):
         here = min(stages, room[i] // width)  # a tensor-parallel group stays on one node
@@ -160,73 +183,95 @@ def _take(layout: Layout, nodes: Sequence[Node], room: list[int], whole: bool) -
     return True
 
 
+def _kinds(layouts: Sequence[Layout]) -> set[str]:
+    kinds = set()
+    for layout in layouts:
+        if layout.accelerator_type is not None:
+            kinds.add(layout.accelerator_type)
+    return kinds
+
+
 def _idle(nodes: Sequence[Node]) -> list[Node]:
     return [replace(node, free=node.devices) for node in nodes]
 
 
+def _count(layouts: Sequence[Layout]) -> int:
+    """Devices of the fewest replicas of all layouts."""
+    return sum(layout.replicas[0] * layout.devices for layout in layouts)
+
+
 def _wanted(layouts: Sequence[Layout]) -> str:
-    count = sum(layout.replicas[0] * layout.devices for layout in layouts)
     kinds = {layout.accelerator_type for layout in layouts}
     kind = f"{kinds.pop()} " if len(kinds) == 1 and kinds != {None} else ""
-    return f"wants {count} {kind}{layouts[0].resource}s ({' + '.join(map(str, layouts))})"
+    shown = " + ".join(map(str, layouts))
+    return f"wants {_count(layouts)} {kind}{layouts[0].resource}s ({shown})"
 
 
 def _held(layouts: Sequence[Layout], nodes: Sequence[Node]) -> str:
-    total, free = sum(node.devices for node in nodes), sum(node.free for node in nodes)
+    total = free = 0
+    for node in nodes:
+        total += node.devices
+        free += node.free
     text = str(total)
-    if (
-        sum(layout.replicas[0] * layout.devices for layout in layouts) <= total
-    ):  # it is not their number, so it is how they lie
-        sizes = Counter(node.devices for node in nodes if node.devices)
-        text += (
-            " ("
-            + ", ".join(
-                f"{n} node{'s' * (n > 1)} of {size}"
-                for size, n in sorted(sizes.items(), reverse=True)
-            )
-            + ")"
-        )
-    return text if free == total else f"{text}, {free} of them free"
+    # Where it is not their number, it is how they lie.
+    if _count(layouts) <= total:
+        text += f" ({_widths(nodes)})"
+    if free != total:
+        text += f", {free} of them free"
+    return text
+
+
+def _widths(nodes: Sequence[Node]) -> str:
+    widths = Counter(node.devices for node in nodes if node.devices)
+    told = []
+    for width, count in sorted(widths.items(), reverse=True):
+        told.append(f"{count} node{'s' * (count > 1)} of {width}")
+    return ", ".join(told)
 
 
 def _advice(layouts: Sequence[Layout], nodes: Sequence[Node]) -> str:
     """The nearest change that fits: fewer replicas, or the same devices in narrower tensor-parallel
     groups."""
     most = max(layout.replicas[0] for layout in layouts)
-    for splits in _splits(layouts):
+    for narrower in _splits(layouts):
         for count in range(most, 0, -1):
-            if fits(
-                [
-                    replace(layout, replicas=(min(count, layout.replicas[0]),) * 2)
-                    for layout in splits
-                ],
-                nodes,
-            ):
-                changes = [f"{layouts[0].counted}: {count}"] if count < most else []
-                for before, after in zip(layouts, splits, strict=True):
-                    names = ("tensor_parallel", "pipeline_parallel")
-                    changes += [
-                        f"{name}: {getattr(after, name)}"
-                        for name in names
-                        if getattr(after, name) != getattr(before, name)
-                    ]
+            if fits(_at_most(count, narrower), nodes):
+                changes = _changes(layouts, narrower)
+                if count < most:
+                    changes.insert(0, f"{layouts[0].counted}: {count}")
                 return f"Set {', '.join(changes)} or use a larger --cluster."
-    engines = layouts[0].device == "gpu" and not any(node.devices for node in nodes)
-    return "Use a larger --cluster" + (
-        "; with device: cpu the engines run on CPUs." if engines else "."
-    )
+    if layouts[0].device == "gpu" and not any(node.devices for node in nodes):
+        return "Use a larger --cluster; with device: cpu the engines run on CPUs."
+    return "Use a larger --cluster."
+
+
+def _at_most(count: int, layouts: Sequence[Layout]) -> list[Layout]:
+    fewer = []
+    for layout in layouts:
+        fewest = min(count, layout.replicas[0])
+        fewer.append(replace(layout, replicas=(fewest, fewest)))
+    return fewer
+
+
+def _changes(layouts: Sequence[Layout], others: Sequence[Layout]) -> list[str]:
+    changes = []
+    for before, after in zip(layouts, others, strict=True):
+        for name in ("tensor_parallel", "pipeline_parallel"):
+            count = getattr(after, name)
+            if count != getattr(before, name):
+                changes.append(f"{name}: {count}")
+    return changes
 
 
 def _splits(layouts: Sequence[Layout]) -> Iterator[Sequence[Layout]]:
     """The layouts as they are, then (for a single one) ever narrower tensor-parallel groups in more
     pipeline stages."""
     yield layouts
-    if len(layouts) == 1 and layouts[0].device == "gpu" and layouts[0].data_parallel == 1:
-        width, stages = layouts[0].tensor_parallel, layouts[0].pipeline_parallel
-        for parts in range(2, width + 1):
-            if width % parts == 0:
-                yield [
-                    replace(
-                        layouts[0], tensor_parallel=width // parts, pipeline_parallel=stages * parts
-                    )
-                ]
+    layout = layouts[0]
+    if len(layouts) > 1 or layout.device != "gpu" or layout.data_parallel > 1:
+        return
+    width = layout.tensor_parallel
+    for parts in range(2, width + 1):
+        if width % parts == 0:
+            stages = layout.pipeline_parallel * parts
+            yield [replace(layout, tensor_parallel=width // parts, pipeline_parallel=stages)]

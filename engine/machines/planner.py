@@ -6,9 +6,19 @@ is not its business.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from engine.job.spec import CaptureSpec, JobSpec, LoraSpec, TeacherSpec, TrainSpec
+from engine.job.spec import (
+    ApiTeacher,
+    CaptureSpec,
+    FakeTeacherSpec,
+    JobSpec,
+    LoraSpec,
+    TeacherSpec,
+    TrainSpec,
+    VllmTeacherSpec,
+)
 from engine.machines.architectures import Architecture, facts
 from engine.machines.layout import Layout
 from engine.rows.codec import token_bytes
@@ -42,125 +52,138 @@ class Plan:
 
     def lines(self) -> list[str]:
         """One line per need: stage, number of devices, notes."""
-        return [
-            f"{need.stage:<9} {need.devices:>4} {self.device.upper()}  {'; '.join(need.notes)}"
-            for need in self.needs
-        ]
+        lines = []
+        for need in self.needs:
+            count = f"{need.devices:>4} {self.device.upper()}"
+            lines.append(f"{need.stage:<9} {count}  {'; '.join(need.notes)}")
+        return lines
 
 
-def plan(job: JobSpec) -> Plan:
+def plan_devices(job: JobSpec) -> Plan:
     """What each stage of the job wants."""
-    needs = [
-        *(_generate(teacher, job) for teacher in job.generate.teachers),
-        _train(job.train),
-        _engines(
-            "evaluate",
-            "",
-            _plain(job.evaluate.tensor_parallel, job.evaluate.replicas),
-            job.train.student,
-        ),
-    ]
-    if models := job.loadtest.models:
-        student = _plain(job.serve.tensor_parallel, job.serve.replicas)
-        teacher = replace(
-            Layout.of(job.generate.teachers[0], job.device), replicas=student.replicas
-        )
-        layouts = {model: teacher if model == "teacher" else student for model in models}
-        text = " + ".join(f"{model} {_text(layout)}" for model, layout in layouts.items())
-        needs.append(
-            Need(
-                "loadtest",
-                sum(job.serve.replicas * layout.devices for layout in layouts.values()),
-                (text,),
-            )
-        )
+    needs = [_generate(teacher, job) for teacher in job.generate.teachers]
+    needs.append(_train(job.train))
+    student = Layout.of(job.evaluate, job.device)
+    needs.append(_engines("evaluate", "", student, job.train.student))
+    if job.loadtest.models:
+        needs.append(_loadtest(job))
     return Plan(job.device, tuple(needs))
 
 
 def _generate(teacher: TeacherSpec, job: JobSpec) -> Need:
-    if teacher.kind != "vllm":
-        price = (
-            f"; ${teacher.prices.input:g} in and ${teacher.prices.output:g} out per million tokens"
-            if teacher.prices
-            else ""
-        )
-        text = (
-            f"{teacher.name}: {teacher.kind}, {teacher.model}, at most {teacher.concurrency}"
-            f" requests at a time{price}"
-        )
-        return Need(
-            "generate", Layout.of(teacher, job.device).devices * teacher.replica_range[0], (text,)
-        )
+    if isinstance(teacher, ApiTeacher | FakeTeacherSpec):
+        devices = 0
+        if isinstance(teacher, FakeTeacherSpec) and job.device == "gpu":  # it takes GPUs alone
+            devices = teacher.devices * teacher.replica_range[0]
+        return Need("generate", devices, (_asked(teacher),))
+    layout = Layout.of(teacher, job.device)
     capture = job.generate.capture
-    shape = facts(teacher.model)
-    signal_bytes = signal_bytes_per_token(capture, shape.vocab if shape else None)
-    signal = (f"signal {signal_bytes:,} bytes per answer token",) if capture.top_k else ()
-    return _engines(
-        "generate", f"{teacher.name}: ", Layout.of(teacher, job.device), teacher.model, *signal
+    notes = []
+    if capture.top_k:
+        shape = facts(teacher.model)
+        vocab = shape.vocab if shape else None
+        size = signal_bytes_per_token(capture, vocab)
+        notes.append(f"signal {size:,} bytes per answer token")
+    return _engines("generate", f"{teacher.name}: ", layout, teacher.model, *notes)
+
+
+def _asked(teacher: ApiTeacher | FakeTeacherSpec) -> str:
+    """What a teacher that takes no devices is asked, and at what price."""
+    text = (
+        f"{teacher.name}: {teacher.kind}, {teacher.model}, at most {teacher.concurrency} requests"
+        " at a time"
     )
+    prices = teacher.prices
+    if prices:
+        text += f"; ${prices.input:g} in and ${prices.output:g} out per million tokens"
+    return text
+
+
+def _loadtest(job: JobSpec) -> Need:
+    devices = 0
+    texts = []
+    teacher = job.generate.teachers[0]
+    for model in dict.fromkeys(job.loadtest.models):
+        layout = Layout.of(job.serve, job.device)
+        if model == "teacher" and isinstance(teacher, VllmTeacherSpec):
+            layout = replace(Layout.of(teacher, job.device), replicas=layout.replicas)
+        devices += layout.replicas[0] * layout.devices
+        texts.append(f"{model} {_text(layout)}")
+    return Need("loadtest", devices, (" + ".join(texts),))
 
 
 def _engines(stage: str, label: str, layout: Layout, model: str, *more: str) -> Need:
-    shape, splits = (
-        facts(model),
-        (layout.tensor_parallel, layout.pipeline_parallel, layout.data_parallel),
-    )
-    sizes = (
-        ("size unknown before the model is here",)
-        if shape is None
-        else (
-            f"weights {_size(shape.weights_gb_per_device(*splits))} per device",
-            "KV cache"
-            f" {shape.kv_bytes_per_token(layout.tensor_parallel) / layout.pipeline_parallel:,.0f}"
-            " bytes per token and device",
-        )
-    )
-    return Need(stage, layout.replicas[0] * layout.devices, (label + _text(layout), *sizes, *more))
+    shape = facts(model)
+    sizes = ["size unknown before the model is here"]
+    if shape:
+        sizes = _sizes(shape, layout)
+    notes = (label + _text(layout), *sizes, *more)
+    return Need(stage, layout.replicas[0] * layout.devices, notes)
 
 
-def _plain(tensor_parallel: int, replicas: int) -> Layout:
-    return Layout(tensor_parallel, tensor_parallel, replicas=(replicas, replicas))
+def _sizes(shape: Architecture, layout: Layout) -> list[str]:
+    weights_gb = shape.weights_gb_per_device(
+        layout.tensor_parallel, layout.pipeline_parallel, layout.data_parallel
+    )
+    kv_bytes = shape.kv_bytes_per_token(layout.tensor_parallel) / layout.pipeline_parallel
+    return [
+        f"weights {_size(weights_gb)} per device",
+        f"KV cache {kv_bytes:,.0f} bytes per token and device",
+    ]
 
 
 def _text(layout: Layout) -> str:
-    fewest, most = layout.replicas
+    text = f"{_range(layout.replicas)} x tensor_parallel {layout.tensor_parallel}"
     more = {"pipeline_parallel": layout.pipeline_parallel, "data_parallel": layout.data_parallel}
-    splits = "".join(f" x {name} {n}" for name, n in more.items() if n > 1)
-    kind = f" on {layout.accelerator_type}" if layout.accelerator_type else ""
-    return (
-        f"{fewest}{f' to {most}' if most > fewest else ''} x tensor_parallel"
-        f" {layout.tensor_parallel}{splits}{kind}"
-    )
+    for name, count in more.items():
+        if count > 1:
+            text += f" x {name} {count}"
+    if layout.accelerator_type:
+        text += f" on {layout.accelerator_type}"
+    return text
+
+
+def _range(ends: tuple[int, int]) -> str:
+    fewest, most = ends
+    if most == fewest:
+        return str(fewest)
+    return f"{fewest} to {most}"
 
 
 def _train(spec: TrainSpec) -> Need:
-    shape, (fewest, most) = facts(spec.student), spec.worker_range
-    workers = f"{fewest}{f' to {most}' if most > fewest else ''} workers"
-    adapters = f", LoRA of rank {spec.lora.rank}" if spec.lora else ""
-    layout = f"{workers}, ZeRO {spec.zero_stage}{adapters}" + (
-        f", offload to {spec.offload}" if spec.offload != "none" else ""
-    )
-    state = _size(state_gb(spec, shape)) if shape else "unknown before the model is here"
+    shape = facts(spec.student)
+    layout = f"{_range(spec.worker_range)} workers, ZeRO {spec.zero_stage}"
+    if spec.lora:
+        layout += f", LoRA of rank {spec.lora.rank}"
+    if spec.offload != "none":
+        layout += f", offload to {spec.offload}"
+    state = "unknown before the model is here"
+    if shape:
+        state = _size(state_gb(spec, shape))
     notes = [layout, f"model state {state} per worker (activations come on top)"]
     if spec.teacher:
         teacher = facts(spec.teacher.model)
-        size = f"{_size(teacher_gb(spec, teacher))} per worker" if teacher else "of unknown size"
+        size = "of unknown size"
+        if teacher:
+            size = f"{_size(teacher_gb(spec, teacher))} per worker"
         notes.append(f"live teacher {spec.teacher.model} {size}")
     if shape:
-        piece, whole = (
-            spec.logits_mib * 2**20 / 1e9,
-            spec.batch_size * spec.block_tokens * shape.vocab * 4 / 1e9,
+        notes += _lengths(spec, shape)
+    return Need("train", spec.worker_range[0], tuple(notes))
+
+
+def _lengths(spec: TrainSpec, shape: Architecture) -> Iterator[str]:
+    """What is worth knowing of the length of training blocks."""
+    piece_gb = spec.logits_mib * 2**20 / 1e9
+    whole_gb = spec.batch_size * spec.block_tokens * shape.vocab * 4 / 1e9
+    if piece_gb < whole_gb:
+        yield f"logits {_size(piece_gb)} at a time in place of {_size(whole_gb)}"
+    if 0 < shape.short_context < shape.max_context:
+        used = "short" if spec.block_tokens <= shape.short_context else "long"
+        yield (
+            f"trained with its {used} rope factors; vLLM uses the short ones up to"
+            f" max_model_len {shape.short_context:,} only"
         )
-        notes += (
-            [f"logits {_size(piece)} at a time in place of {_size(whole)}"] if piece < whole else []
-        )
-        if 0 < shape.short_context < shape.max_context:
-            used = "short" if spec.block_tokens <= shape.short_context else "long"
-            notes.append(
-                f"trained with its {used} rope factors; vLLM uses the short ones up to"
-                f" max_model_len {shape.short_context:,} only"
-            )
-    return Need("train", fewest, tuple(notes))
 
 
 def state_gb(spec: TrainSpec, model: Architecture) -> float:
@@ -173,21 +196,23 @@ def state_gb(spec: TrainSpec, model: Architecture) -> float:
     adapters', and the student's frozen weights come on top: shared out at stage 3, half a byte for
     each in a layer with nf4. n: fewest workers.
     """
-    weight, n, largest_b = (
-        _weight_bytes(spec),
-        spec.worker_range[0],
-        model.vocab * model.hidden / 1e9,
-    )
-    trained_b = adapters_b(spec.lora, model) if spec.lora else model.params_b
-    frozen_gb = _frozen_gb(spec, model) if spec.lora else 0.0
+    weight = _weight_bytes(spec)
+    n = spec.worker_range[0]
+    largest_b = model.vocab * model.hidden / 1e9
+    trained_b = model.params_b
+    frozen_gb = 0.0
+    if spec.lora:
+        trained_b = adapters_b(spec.lora, model)
+        frozen_gb = _frozen_gb(spec, model)
     if spec.zero_stage == 3:
-        shard = 0 if spec.offload != "none" else trained_b * (weight + ADAM_BYTES) / n
+        shard = 0.0
+        if spec.offload == "none":
+            shard = trained_b * (weight + ADAM_BYTES) / n
         bucket_gb = weight * min(BUCKET_B, trained_b)  # DeepSpeed holds it for good
         return shard + frozen_gb / n + 2 * weight * largest_b + bucket_gb
     if spec.offload == "cpu":
-        return (
-            trained_b * weight + frozen_gb + weight * min(largest_b, trained_b)
-        )  # a buffer for gradients on their way
+        gradients_gb = weight * min(largest_b, trained_b)  # a buffer for those on their way
+        return trained_b * weight + frozen_gb + gradients_gb
     per_param = {
         0: 2 * weight + ADAM_BYTES,
         1: 2 * weight + ADAM_BYTES / n,
@@ -210,7 +235,9 @@ def _frozen_gb(spec: TrainSpec, model: Architecture) -> float:
 def adapters_b(lora: LoraSpec, model: Architecture) -> float:
     """Parameters of LoRA's adapters in billions: rank x (in + out) for each adapted matrix (Hu et
     al. 2021, arXiv 2106.09685)."""
-    hidden, query, key = model.hidden, model.heads * model.head_dim, model.kv_heads * model.head_dim
+    hidden = model.hidden
+    query = model.heads * model.head_dim
+    key = model.kv_heads * model.head_dim
     ends = {
         "q_proj": hidden + query,
         "k_proj": hidden + key,
@@ -220,19 +247,21 @@ def adapters_b(lora: LoraSpec, model: Architecture) -> float:
         "up_proj": hidden + model.ffn,
         "down_proj": model.ffn + hidden,
     }
-    fused = {
-        "qkv_proj": hidden + query + 2 * key,
-        "gate_up_proj": hidden + 2 * model.ffn,
-    }  # Phi-3's
+    # Phi-3's.
+    fused = {"qkv_proj": hidden + query + 2 * key, "gate_up_proj": hidden + 2 * model.ffn}
     names = ends if lora.targets == "all-linear" else lora.targets
-    return lora.rank * model.layers * sum((ends | fused).get(name, 0) for name in names) / 1e9
+    known = ends | fused
+    total = sum(known.get(name, 0) for name in names)
+    return lora.rank * model.layers * total / 1e9
 
 
 def teacher_gb(spec: TrainSpec, teacher: Architecture) -> float:
     """Weights of a live teacher per worker in GB, in the type of train.precision: shared out at
     ZeRO stage 3, else a copy each."""
     whole = teacher.params_b * _weight_bytes(spec)
-    return whole / spec.worker_range[0] if spec.zero_stage == 3 else whole
+    if spec.zero_stage == 3:
+        return whole / spec.worker_range[0]
+    return whole
 
 
 def signal_bytes_per_token(capture: CaptureSpec, vocab: int | None = None) -> int:
@@ -244,8 +273,11 @@ def signal_bytes_per_token(capture: CaptureSpec, vocab: int | None = None) -> in
     """
     if capture.codec == "packed" and vocab:
         return token_bytes(capture.top_k, vocab, capture.packed_bits) + 4
-    return capture.top_k * (4 + (2 if capture.dtype == "float16" else 4)) + 8
+    logprob_bytes = 2 if capture.dtype == "float16" else 4
+    return capture.top_k * (4 + logprob_bytes) + 8
 
 
 def _size(gb: float) -> str:
-    return f"{gb:,.1f} GB" if gb >= 1 else f"{gb * 1000:,.1f} MB"
+    if gb < 1:
+        return f"{gb * 1000:,.1f} MB"
+    return f"{gb:,.1f} GB"

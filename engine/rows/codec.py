@@ -7,16 +7,17 @@ header and then one bit vector, zero-padded to a byte:
 
 | part | size | content |
 |---|---|---|
-| tail | uint16, little-endian | 0: no mass outside the top k; c > 0: logit(tail) = (c - 1) * 64 /
-65534 - 32 |
-| span | float16, little-endian | R, the distance in nats from the largest log-probability to the
-smallest, at most 32 |
-| low | l * k bits | the low l bits of the ids in ascending order, one plane of k bits per bit,
-lowest first |
-| high | k + ((V - 1) >> l) bits | Elias-Fano: bit (id >> l) + i is set for the i-th id; l makes low
-and high shortest |
-| values | bits * k bits | codes c in id order, in planes as above: d = -R log(1 - c / (2^bits - 1)
-(1 - e^-a)) / a |
+| tail | uint16, little-endian | 0: no mass outside the top k; else c (1) |
+| span | float16, little-endian | R, in nats from the largest log-probability to the smallest (2) |
+| low | l * k bits | the low l bits of the ids in ascending order (3) |
+| high | k + ((V - 1) >> l) bits | Elias-Fano: bit (id >> l) + i is set for the i-th id (4) |
+| values | bits * k bits | codes c in id order (3), for the distances d (5) |
+
+(1) logit(tail) = (c - 1) * 64 / 65534 - 32
+(2) at most 32
+(3) one plane of k bits per bit, lowest first
+(4) l makes low and high shortest
+(5) d = -R log(1 - c / (2^bits - 1) (1 - e^-a)) / a
 
 d is the distance below the largest log-probability, which is not stored: it follows from the mass,
 log((1 - tail) / sum e^-d). Quantisation error costs about p * step^2 / 24 nats, so levels should
@@ -35,7 +36,9 @@ import numpy as np
 CHUNK = 1024  # tokens worked on at once: bounds memory and stays in the cache
 # nats; what lies deeper, -inf too, is stored at this distance (1e-14 of the largest probability)
 SPAN_MAX = 32.0
-LOGIT_MAX, LOGIT_STEP = 32.0, 64 / 65534
+LOGIT_MAX = 32.0
+LOGIT_STEP = 64 / 65534
+_Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def token_bytes(k: int, vocab_size: int, bits: int) -> int:
@@ -46,24 +49,25 @@ def token_bytes(k: int, vocab_size: int, bits: int) -> int:
 
 
 def pack(
-    ids: np.ndarray, logprobs: np.ndarray, tail: np.ndarray, vocab_size: int, bits: int
+    ids: np.ndarray,
+    logprobs: np.ndarray,
+    tail: np.ndarray,
+    vocab_size: int,
+    bits: int,
 ) -> bytes:
     """ids (T, k), logprobs (T, k) in nats and in any order, tail (T,) -> T * token_bytes bytes.
 
     ValueError for an id outside the vocabulary or twice in a token (padding is both), a NaN, or a
     token of -inf alone.
     """
-    return b"".join(
-        _pack(
-            ids[at : at + CHUNK], logprobs[at : at + CHUNK], tail[at : at + CHUNK], vocab_size, bits
-        )
-        for at in range(0, len(ids), CHUNK)
-    )
+    chunks = []
+    for at in range(0, len(ids), CHUNK):
+        here = slice(at, at + CHUNK)
+        chunks.append(_pack(ids[here], logprobs[here], tail[here], vocab_size, bits))
+    return b"".join(chunks)
 
 
-def unpack(
-    data: bytes | memoryview, k: int, vocab_size: int, bits: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def unpack(data: bytes | memoryview, k: int, vocab_size: int, bits: int) -> _Arrays:
     """Packed tokens -> ids (T, k) int32, logprobs (T, k) float32 descending, tail (T,) float32;
     their mass is 1.
 
@@ -76,7 +80,8 @@ def unpack(
             f" {vocab_size}, {bits} bits)"
         )
     tokens = np.frombuffer(data, np.uint8).reshape(-1, size)
-    ids, logprobs = np.empty((len(tokens), k), np.int32), np.empty((len(tokens), k), np.float32)
+    ids = np.empty((len(tokens), k), np.int32)
+    logprobs = np.empty((len(tokens), k), np.float32)
     tail = np.empty(len(tokens), np.float32)
     for at in range(0, len(tokens), CHUNK):
         here = slice(at, at + CHUNK)
@@ -91,20 +96,26 @@ def pack_rows(
     no tokens give b""."""
     if not rows:
         return []
-    lengths = np.array([[len(column) for column in row] for row in rows])
-    if (lengths != lengths[:, 2:] * [k, k, 1]).any():
-        short = lengths[(lengths != lengths[:, 2:] * [k, k, 1]).any(axis=1)][0]
+    lengths = np.array([list(map(len, row)) for row in rows])
+    tokens = lengths[:, 2:]
+    is_short = (lengths != tokens * [k, k, 1]).any(axis=1)
+    if is_short.any():
+        short = lengths[is_short][0]
         raise ValueError(
             f"signal cut short: {short[0]} ids, {short[1]} log-probabilities for {short[2]} tokens"
             f" at top_k {k}"
         )
-    ids, logprobs, tail = (
-        np.concatenate([np.asarray(column) for column in columns])
-        for columns in zip(*rows, strict=True)
-    )
-    packed = pack(ids.reshape(-1, k), logprobs.reshape(-1, k), tail, vocab_size, bits)
-    ends = np.cumsum(lengths[:, 2]) * token_bytes(k, vocab_size, bits)
-    return [packed[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    flat_ids, flat_logprobs, tail = map(_joined, zip(*rows, strict=True))
+    ids = flat_ids.reshape(-1, k)
+    logprobs = flat_logprobs.reshape(-1, k)
+    packed = pack(ids, logprobs, tail, vocab_size, bits)
+    ends = np.cumsum(tokens) * token_bytes(k, vocab_size, bits)
+    starts = [0, *ends[:-1]]
+    return [packed[start:end] for start, end in zip(starts, ends, strict=True)]
+
+
+def _joined(columns: Sequence[Any]) -> np.ndarray:
+    return np.concatenate([np.asarray(column) for column in columns])
 
 
 def _id_bits(k: int, vocab_size: int) -> tuple[int, int]:
@@ -114,76 +125,122 @@ def _id_bits(k: int, vocab_size: int) -> tuple[int, int]:
             f"top_k {k} with a vocabulary of {vocab_size}; a token has 1 to {vocab_size}"
             " log-probabilities"
         )
-    low = min(
-        range(vocab_size.bit_length()), key=lambda bits: k * bits + ((vocab_size - 1) >> bits)
-    )
-    return low, k + ((vocab_size - 1) >> low)
+    last_id = vocab_size - 1
+    choices = range(vocab_size.bit_length())
+    low = min(choices, key=lambda bits: k * bits + (last_id >> bits))
+    return low, k + (last_id >> low)
 
 
 def _pack(
-    ids: np.ndarray, logprobs: np.ndarray, tail: np.ndarray, vocab_size: int, bits: int
+    ids: np.ndarray,
+    logprobs: np.ndarray,
+    tail: np.ndarray,
+    vocab_size: int,
+    bits: int,
 ) -> bytes:
-    (n, k), levels = ids.shape, (1 << bits) - 1
-    low, high = _id_bits(k, vocab_size)
     largest = logprobs.max(axis=1, keepdims=True).astype(np.float32)
-    if not (np.isfinite(largest).all() and np.isfinite(tail).all()):
+    is_finite = np.isfinite(largest).all() and np.isfinite(tail).all()
+    if not is_finite:
         raise ValueError("a token with a NaN, or with no finite log-probability, cannot be packed")
     distance = np.minimum(largest - logprobs, SPAN_MAX, dtype=np.float32)
     span = distance.max(axis=1, keepdims=True).astype(np.float16)
-    scale, curve = _curve(span, k)
-    codes = np.rint(np.expm1(distance * (-curve / scale)) * (levels / np.expm1(-curve))).clip(
-        0, levels
-    )
-    ranked = np.sort(
-        ids.astype(np.int64) << 8 | codes.astype(np.int64), axis=1
-    )  # one sort orders ids and codes
-    ids, codes = ranked >> 8, (ranked & 255).astype(np.uint8)
-    if ids[:, 0].min() < 0 or ids[:, -1].max() >= vocab_size:
-        raise ValueError(
-            f"ids {ids[:, 0].min()} to {ids[:, -1].max()} with a vocabulary of {vocab_size}"
-        )
-    if (ids[:, 1:] == ids[:, :-1]).any():
-        raise ValueError("a token has the same id twice; capture each id once")
-    vector = np.zeros((n, low * k + high + bits * k), np.uint8)
-    _write_planes(vector[:, : low * k], ids, low)
-    np.put_along_axis(vector[:, low * k :], (ids >> low) + np.arange(k), 1, axis=1)
-    _write_planes(vector[:, low * k + high :], codes, bits)
+    codes = _value_codes(distance, span, bits)
+    ids, codes = _in_id_order(ids, codes, vocab_size)
+    vector = _bit_vector(ids, codes, vocab_size, bits)
     # The mass inside from the log-probabilities, not 1 - tail: exact where the tail is nearly
     # everything.
-    mass = np.log(np.exp(-distance, dtype=np.float32).sum(axis=1)) + largest[:, 0]
+    of_largest = np.exp(-distance, dtype=np.float32).sum(axis=1)
+    mass = np.log(of_largest) + largest[:, 0]
+    tails = _tail_codes(tail, mass).astype("<u2")
+    spans = span.astype("<f2").view("<u2")
+    header = np.column_stack([tails, spans]).view(np.uint8)
+    body = np.packbits(vector, axis=1)
+    return np.concatenate([header, body], axis=1).tobytes()
+
+
+def _value_codes(distance: np.ndarray, span: np.ndarray, bits: int) -> np.ndarray:
+    """distance (n, k) -> codes (n, k), whole numbers as float32."""
+    scale, curve = _curve(span, distance.shape[1])
+    levels = (1 << bits) - 1
+    bent = np.expm1(distance * (-curve / scale))
+    return np.rint(bent * (levels / np.expm1(-curve))).clip(0, levels)
+
+
+def _in_id_order(
+    ids: np.ndarray, codes: np.ndarray, vocab_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """ids (n, k) int64 ascending, and their codes (n, k) uint8. ValueError for ids that cannot be
+    packed."""
+    ranked = ids.astype(np.int64) << 8 | codes.astype(np.int64)
+    ranked.sort(axis=1)  # one sort orders ids and codes
+    ids = ranked >> 8
+    first, last = ids[:, 0].min(), ids[:, -1].max()
+    if first < 0 or last >= vocab_size:
+        raise ValueError(f"ids {first} to {last} with a vocabulary of {vocab_size}")
+    if (ids[:, 1:] == ids[:, :-1]).any():
+        raise ValueError("a token has the same id twice; capture each id once")
+    return ids, (ranked & 255).astype(np.uint8)
+
+
+def _bit_vector(ids: np.ndarray, codes: np.ndarray, vocab_size: int, bits: int) -> np.ndarray:
+    """One bit per uint8 (n, bits of a token): what `np.packbits` makes the bytes of."""
+    n, k = ids.shape
+    low, high = _id_bits(k, vocab_size)
+    vector = np.zeros((n, low * k + high + bits * k), np.uint8)
+    low_bits, high_bits, value_bits = _parts_of(vector, k, low, high)
+    _write_planes(low_bits, ids, low)
+    np.put_along_axis(high_bits, (ids >> low) + np.arange(k), 1, axis=1)
+    _write_planes(value_bits, codes, bits)
+    return vector
+
+
+def _parts_of(vector: np.ndarray, k: int, low: int, high: int) -> _Arrays:
+    """Views of low, high and values, the last with its padding."""
+    high_at = low * k
+    values_at = high_at + high
+    return vector[:, :high_at], vector[:, high_at:values_at], vector[:, values_at:]
+
+
+def _tail_codes(tail: np.ndarray, mass: np.ndarray) -> np.ndarray:
+    """tail (n,) and log of the mass inside (n,) -> codes (n,), whole numbers as floats."""
     logit = np.log(np.maximum(tail, 1e-30), dtype=np.float32) - mass
-    tails = np.where(
-        tail > 0, np.rint((logit.clip(-LOGIT_MAX, LOGIT_MAX) + LOGIT_MAX) / LOGIT_STEP) + 1, 0
-    )
-    header = np.column_stack([tails.astype("<u2"), span.astype("<f2").view("<u2")]).view(np.uint8)
-    return np.concatenate([header, np.packbits(vector, axis=1)], axis=1).tobytes()
+    above_least = logit.clip(-LOGIT_MAX, LOGIT_MAX) + LOGIT_MAX
+    return np.where(tail > 0, np.rint(above_least / LOGIT_STEP) + 1, 0)
 
 
-def _unpack(
-    tokens: np.ndarray, k: int, vocab_size: int, bits: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    n, (low, high) = len(tokens), _id_bits(k, vocab_size)
+def _unpack(tokens: np.ndarray, k: int, vocab_size: int, bits: int) -> _Arrays:
+    n = len(tokens)
+    low, high = _id_bits(k, vocab_size)
     header = np.ascontiguousarray(tokens[:, :4])
     vector = np.unpackbits(tokens[:, 4:], axis=1)
-    rows, places = np.nonzero(vector[:, low * k : low * k + high])
-    if len(rows) != n * k or (rows.reshape(n, k) != np.arange(n)[:, None]).any():
+    low_bits, high_bits, value_bits = _parts_of(vector, k, low, high)
+    rows, places = np.nonzero(high_bits)
+    if not np.array_equal(rows, np.repeat(np.arange(n), k)):
         raise ValueError(
             f"packed tokens without {k} ids each: damaged, or packed with another top_k, vocabulary"
             " or bits"
         )
-    ids = (places.reshape(n, k) - np.arange(k)) << low | _read_planes(vector[:, : low * k], low, k)
-    codes = _read_planes(vector[:, low * k + high : low * k + high + bits * k], bits, k)
-    ranked = np.sort(codes << 32 | ids, axis=1)
-    scale, curve = _curve(header.view("<f2")[:, 1:], k)
-    levels = (1 << bits) - 1
-    distance = np.log1p((ranked >> 32).astype(np.float32) * (np.expm1(-curve) / levels)) * (
-        -scale / curve
-    )
+    quotients = places.reshape(n, k) - np.arange(k)
+    ids = quotients << low | _read_planes(low_bits, low, k)
+    ranked = _read_planes(value_bits, bits, k) << 32 | ids
+    ranked.sort(axis=1)  # by code, so by distance
+    span = header.view("<f2")[:, 1:]
+    distance = _distances(ranked >> 32, span, bits)
     tails = header.view("<u2")[:, 0]
-    logit = np.where(tails > 0, (tails - 1.0) * LOGIT_STEP - LOGIT_MAX, -np.inf)
+    coded_logit = (tails - 1.0) * LOGIT_STEP - LOGIT_MAX
+    logit = np.where(tails > 0, coded_logit, -np.inf)
     mass = -np.logaddexp(0, logit)  # log(1 - tail)
-    logprobs = (mass - np.log(np.exp(-distance).sum(axis=1)))[:, None] - distance
+    largest = mass - np.log(np.exp(-distance).sum(axis=1))
+    logprobs = largest[:, None] - distance
     return ranked & 0xFFFFFFFF, logprobs, np.exp(logit + mass)
+
+
+def _distances(codes: np.ndarray, span: np.ndarray, bits: int) -> np.ndarray:
+    """codes (n, k) -> distance (n, k) in nats: the way back from `_value_codes`."""
+    scale, curve = _curve(span, codes.shape[1])
+    levels = (1 << bits) - 1
+    shrunk = codes.astype(np.float32) * (np.expm1(-curve) / levels)
+    return np.log1p(shrunk) * (-scale / curve)
 
 
 def _curve(span: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -54,8 +54,12 @@ def final_answer(task: str, text: str) -> FinalAnswer | None:
 def same_final_answer(task: str, text: str, reference: str | None) -> bool | None:
     """Whether both texts end in the same answer; None when the task or the reference has none to
     compare."""
-    wanted = final_answer(task, reference) if reference is not None else None
-    return None if wanted is None else final_answer(task, text) == wanted
+    if reference is None:
+        return None
+    wanted = final_answer(task, reference)
+    if wanted is None:
+        return None
+    return final_answer(task, text) == wanted
 
 
 def normalise_qa(text: str) -> str:
@@ -68,10 +72,13 @@ def normalise_qa(text: str) -> str:
 def _math(text: str) -> FinalAnswer | None:
     """The last of GSM8K's `#### 5` and `\\boxed{x}`, else the last number."""
     text = _FRACTION.sub(r" \1/\2", text.replace("−", "-"))
-    *_, marked = [None, *_MARKED.finditer(text)]
-    if marked and marked["boxed"]:
-        return _value(marked["boxed"])
-    numbers = _numbers(marked["number"] if marked else text)
+    marks = list(_MARKED.finditer(text))
+    if marks:
+        last = marks[-1]
+        if last["boxed"]:
+            return _value(last["boxed"])
+        text = last["number"]
+    numbers = _numbers(text)
     return numbers[-1][1] if numbers else None
 
 
@@ -81,33 +88,41 @@ def _value(boxed: str) -> FinalAnswer:
     plain = _MARKUP.sub(r" \1", boxed).strip()
     plain = re.sub(r"^[A-Za-z]\s*=\s*", "", plain).rstrip(". ")
     numbers = _numbers(plain)
-    if len(numbers) == 1 and _UNIT.fullmatch(plain.replace(numbers[0][0], " ", 1)):
-        return numbers[0][1]
+    if len(numbers) == 1:
+        written, value = numbers[0]
+        beside_it = plain.replace(written, " ", 1)
+        if _UNIT.fullmatch(beside_it):
+            return value
     return re.sub(r"[\s$]", "", plain).lower()
 
 
 def _numbers(text: str) -> list[tuple[str, Fraction]]:
     """Numbers in order of appearance: as written, and exact."""
-    found = []
-    for written in (match.group() for match in _NUMBER.finditer(text)):
+    numbers = []
+    for match in _NUMBER.finditer(text):
+        written = match.group()
         above, _, below = re.sub(r"[\s,$€£]", "", written).partition("/")
         # Decimal first: unlike int() it takes digits beyond Python's limit, which looping models do
         # write.
         divisor = Fraction(Decimal(below or 1))
         if divisor:
-            found.append((written, Fraction(Decimal(above)) / divisor))
-    return found
+            numbers.append((written, Fraction(Decimal(above)) / divisor))
+    return numbers
 
 
 def _nli(text: str) -> str | None:
     """The label that the text starts with, else the last one that it mentions, else what a first
     yes, no or maybe means."""
     text = text.lower()
-    word = re.search(r"\w+", text)
+    first_word = re.search(r"\w+", text)
+    if first_word is None:
+        return None
     mentions = list(_NLI_MENTION.finditer(text))
-    if mentions:
-        return (mentions[0] if mentions[0].start() == word.start() else mentions[-1]).lastgroup
-    return _NLI_FIRST_WORD.get(word[0]) if word else None
+    if not mentions:
+        return _NLI_FIRST_WORD.get(first_word[0])
+    if mentions[0].start() == first_word.start():
+        return mentions[0].lastgroup
+    return mentions[-1].lastgroup
 
 
 def _qa(text: str) -> str | None:

@@ -17,7 +17,7 @@ def canonical_json(value: Any) -> str:
 
 def prompt_hash(messages: Messages) -> str:
     """sha256 (hex) of the canonical messages."""
-    return hashlib.sha256(canonical_json(messages).encode()).hexdigest()
+    return _sha256(messages).hex()
 
 
 def prompt_id_of(sha256_hex: str) -> int:
@@ -27,10 +27,7 @@ def prompt_id_of(sha256_hex: str) -> int:
 
 def derive_seed(*parts: Any) -> int:
     """A 31-bit seed from any JSON values, e.g. (job seed, prompt_id, teacher, sample_index)."""
-    return (
-        int.from_bytes(hashlib.sha256(canonical_json(list(parts)).encode()).digest()[:4], "big")
-        >> 1
-    )
+    return int.from_bytes(_sha256(list(parts))[:4], "big") >> 1
 
 
 def bare_prompt(messages: Messages) -> str:
@@ -40,4 +37,8 @@ def bare_prompt(messages: Messages) -> str:
 
 def tokenizer_fingerprint(vocabulary: Mapping[str, int]) -> str:
     """sha256 (hex) of the token -> id map: equal where token ids mean the same."""
-    return hashlib.sha256(canonical_json(sorted(vocabulary.items())).encode()).hexdigest()
+    return _sha256(sorted(vocabulary.items())).hex()
+
+
+def _sha256(value: Any) -> bytes:
+    return hashlib.sha256(canonical_json(value).encode()).digest()

@@ -32,84 +32,116 @@ class Metric:
     is_proportion: bool = False
 
 
-def resolve_metrics(task: str, wanted: str | Sequence[str]) -> list[str]:
+def resolve_metrics(
+    task: str,
+    wanted: str | Sequence[str],
+) -> list[str]:
     """The task's metrics, or those of them that are wanted; the first is the headline."""
     allowed = TASK_METRICS[task]
-    names = allowed if wanted == "auto" else list(wanted)
-    if unknown := [name for name in names if name not in allowed]:
-        raise SpecError(
-            f"evaluate.metrics={unknown}; choose from {', '.join(allowed)} for task {task}, or auto"
-        )
+    names = allowed
+    if wanted != "auto":
+        names = list(wanted)
+    unknown = [name for name in names if name not in allowed]
+    if unknown:
+        known = ", ".join(allowed)
+        raise SpecError(f"evaluate.metrics={unknown}; choose from {known} for task {task}, or auto")
     return names or allowed
 
 
 def usable_reference(task: str, reference: str | None) -> str | None:
     """The reference, if the task's headline metric can compare with it."""
-    compares_final = METRICS[TASK_METRICS[task][0]].is_proportion
-    return (
-        reference if not compares_final or final_answer(task, reference or "") is not None else None
-    )
+    headline = METRICS[TASK_METRICS[task][0]]
+    if headline.is_proportion:
+        final = final_answer(task, reference or "")
+        if final is None:
+            return None
+    return reference
 
 
 def statistics_of(
-    metric: str, task: str, texts: Sequence[str], references: Sequence[str]
+    metric: str,
+    task: str,
+    texts: Sequence[str],
+    references: Sequence[str],
 ) -> np.ndarray:
     """Statistics (N, C) of all answers."""
-    return np.array(
-        [
-            METRICS[metric].statistics(task, text, ref)
-            for text, ref in zip(texts, references, strict=True)
-        ]
-    )
+    statistics = METRICS[metric].statistics
+    pairs = zip(texts, references, strict=True)
+    rows = []
+    for text, reference in pairs:
+        rows.append(statistics(task, text, reference))
+    return np.array(rows)
 
 
 def score_of(metric: str, statistics_NC: np.ndarray) -> float:
     """The score of all answers."""
-    return float(METRICS[metric].score(statistics_NC.sum(0), len(statistics_NC)))
+    sums_C = statistics_NC.sum(0)
+    score = METRICS[metric].score(sums_C, len(statistics_NC))
+    return float(score)
 
 
-def interval_of(metric: str, statistics_NC: np.ndarray, samples: int, seed: int) -> Interval:
+def interval_of(
+    metric: str,
+    statistics_NC: np.ndarray,
+    samples: int,
+    seed: int,
+) -> Interval:
     """95 % interval of the score: Wilson for proportions, else the percentile bootstrap."""
+    count = len(statistics_NC)
     if METRICS[metric].is_proportion:
         from scipy.stats import binomtest  # seconds to import, wanted once per run
 
-        return list(
-            binomtest(round(statistics_NC.sum()), len(statistics_NC)).proportion_ci(method="wilson")
-        )
-    return _bootstrap(
-        lambda sums_C: METRICS[metric].score(sums_C, len(statistics_NC)),
-        statistics_NC,
-        samples,
-        seed,
-    )
+        right = round(statistics_NC.sum())
+        proportion = binomtest(right, count)
+        return list(proportion.proportion_ci(method="wilson"))
+
+    def score(sums_C: np.ndarray) -> float:
+        return METRICS[metric].score(sums_C, count)
+
+    return _bootstrap(score, statistics_NC, samples, seed)
 
 
 def retention_interval(
-    metric: str, student_NC: np.ndarray, teacher_NC: np.ndarray, samples: int, seed: int
+    metric: str,
+    student_NC: np.ndarray,
+    teacher_NC: np.ndarray,
+    samples: int,
+    seed: int,
 ) -> Interval:
     """95 % interval of student / teacher: percentile bootstrap over prompts, both models on the
     same resample."""
-    score, count, columns = METRICS[metric].score, *student_NC.shape
+    score = METRICS[metric].score
+    count, columns = student_NC.shape
 
     def ratio(sums: np.ndarray) -> float | None:
+        student = score(sums[:columns], count)
         teacher = score(sums[columns:], count)
-        return score(sums[:columns], count) / teacher if teacher else None
+        return student / teacher if teacher else None
 
-    return _bootstrap(ratio, np.hstack([student_NC, teacher_NC]), samples, seed)
+    both_N2C = np.hstack([student_NC, teacher_NC])
+    return _bootstrap(ratio, both_N2C, samples, seed)
 
 
 def _bootstrap(
-    score: Callable[[np.ndarray], float | None], statistics_NC: np.ndarray, samples: int, seed: int
+    score: Callable[[np.ndarray], float | None],
+    statistics_NC: np.ndarray,
+    samples: int,
+    seed: int,
 ) -> Interval:
     """Percentiles of the scores of sums (C,) over N rows drawn with replacement; a resample without
     score is left out."""
-    draws, rows = np.random.default_rng(seed), len(statistics_NC)
-    resampled = (
-        np.bincount(draws.integers(rows, size=rows), minlength=rows) @ statistics_NC
-        for _ in range(samples)
-    )
-    scores = [found for found in map(score, resampled) if found is not None]
-    return np.percentile(scores, [2.5, 97.5]).tolist() if scores else None
+    draws = np.random.default_rng(seed)
+    rows = len(statistics_NC)
+    scores = []
+    for _ in range(samples):
+        drawn = draws.integers(rows, size=rows)
+        times_drawn = np.bincount(drawn, minlength=rows)
+        resampled = score(times_drawn @ statistics_NC)
+        if resampled is not None:
+            scores.append(resampled)
+    if not scores:
+        return None
+    return np.percentile(scores, [2.5, 97.5]).tolist()
 
 
 def _mean(sums: np.ndarray, count: int) -> float:
@@ -117,20 +149,26 @@ def _mean(sums: np.ndarray, count: int) -> float:
 
 
 def _same_answer(task: str, text: str, reference: str) -> list[float]:
-    return [float(same_final_answer(task, text, reference) is True)]
+    is_same = same_final_answer(task, text, reference) is True
+    return [float(is_same)]
 
 
 def _f1(task: str, text: str, reference: str) -> list[float]:
     """Harmonic mean of precision and recall of normalised words (official SQuAD v1.1 evaluation
     script)."""
-    said, wanted = normalise_qa(text).split(), normalise_qa(reference).split()
-    common = sum((Counter(said) & Counter(wanted)).values())
-    return [2 * common / (len(said) + len(wanted)) if common else 0.0]
+    said = normalise_qa(text).split()
+    wanted = normalise_qa(reference).split()
+    common = (Counter(said) & Counter(wanted)).total()
+    if not common:
+        return [0.0]
+    words = len(said) + len(wanted)
+    return [2 * common / words]
 
 
 def _rouge_l(task: str, text: str, reference: str) -> list[float]:
     """F of the longest common subsequence of words (rouge-score, no stemming)."""
-    return [_rouge_scorer().score(reference, text)["rougeL"].fmeasure]
+    scores = _rouge_scorer().score(reference, text)
+    return [scores["rougeL"].fmeasure]
 
 
 @functools.cache
@@ -143,22 +181,23 @@ def _rouge_scorer() -> Any:
 def _bleu_counts(task: str, text: str, reference: str) -> list[float]:
     """Matched 1- to 4-grams, all 1- to 4-grams, length and reference length: C = 10 (sacrebleu,
     tokenizer 13a)."""
-    found = sacrebleu.sentence_bleu(text, [reference])
-    return [*found.counts, *found.totals, found.sys_len, found.ref_len]
+    bleu = sacrebleu.sentence_bleu(text, [reference])
+    lengths = (bleu.sys_len, bleu.ref_len)
+    return [*bleu.counts, *bleu.totals, *lengths]
 
 
 def _bleu(sums: np.ndarray, count: int) -> float:
-    matched, total, (length, reference_length) = (
-        sums[:4].tolist(),
-        sums[4:8].tolist(),
-        sums[8:].tolist(),
+    matched = sums[:4].tolist()
+    total = sums[4:8].tolist()
+    length, reference_length = sums[8:].tolist()
+    bleu = sacrebleu.BLEU.compute_bleu(
+        matched,
+        total,
+        length,
+        reference_length,
+        smooth_method="exp",
     )
-    return (
-        sacrebleu.BLEU.compute_bleu(
-            matched, total, length, reference_length, smooth_method="exp"
-        ).score
-        / 100
-    )
+    return bleu.score / 100
 
 
 METRICS: dict[str, Metric] = {

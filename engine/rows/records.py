@@ -11,16 +11,15 @@ Completions, schema version 1. `curate` hands the signal's columns and the metad
 | column | type | content |
 |---|---|---|
 | prompt_id, teacher, sample_index | int64, string, int32 | the key: one final row each |
-| split, seed, status, finish_reason, error, attempt | | where the row belongs, how it ended
-(STATUSES), how often it was tried |
+| split, seed, attempt | string, int64, int32 | where the row belongs, how often it was tried |
+| status, finish_reason, error | string | how it ended (STATUSES) |
 | text, reasoning | string | the answer, and what was written before it where that is told apart |
-| prompt_token_ids, token_ids | list<int32> | (P,) and (T,); empty from an API without ids;
-prompt_tokens, completion_tokens count them |
+| prompt_token_ids, token_ids | list<int32> | (P,) and (T,); empty from an API without ids |
+| prompt_tokens, completion_tokens | int32 | how many they are; null where an API did not say |
 | token_logprobs | list<float32> | (T,), of the generated tokens |
-| topk_ids, topk_logprobs, tail | list<int32>, list<float16 or float32>, list<float32> | codec
-plain: (T*k,), (T*k,) and (T,) |
-| topk_packed | binary | codec packed: T * codec.token_bytes(top_k, vocab_size, packed_bits) bytes
-(engine/rows/codec.py) |
+| topk_ids, tail | list<int32>, list<float32> | codec plain: (T*k,) and (T,) |
+| topk_logprobs | list<float16 or float32> | codec plain: (T*k,) |
+| topk_packed | binary | codec packed: T * token_bytes(...) bytes (engine/rows/codec.py) |
 | topk_tokens | list<string> | (T*k,), in place of topk_ids from an API that gives texts |
 
 | metadata key (values are JSON) | content |
@@ -28,8 +27,7 @@ plain: (T*k,), (T*k,) and (T,) |
 | schema_version | version of these tables; a reader refuses any other |
 | codec, packed_bits | plain or packed, and the bits of a packed value |
 | top_k, vocab_size | k, 0 without a signal, and the number of ids that the teacher knows |
-| tokenizer_fingerprint | `tokenizer_fingerprint` of the teacher's tokenizer: equal where ids mean
-the same |
+| tokenizer_fingerprint | of the teacher's tokenizer (ids.py): equal where ids mean the same |
 | teacher, teacher_revision, engine, versions | who answered, and with what |
 """
 

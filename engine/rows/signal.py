@@ -17,6 +17,14 @@ from engine.rows.records import SCHEMA_VERSION
 from engine.rows.tables import file_metadata, read_tables
 from engine.store.paths import Folder
 
+_KEY = ["prompt_id", "teacher", "sample_index"]
+_ANSWER = [*_KEY, "token_ids", "token_logprobs"]
+_PLAIN = (
+    "topk_ids",
+    "topk_logprobs",
+    "tail",
+)  # the columns of codec plain, as signal_of takes them
+
 
 @dataclass(frozen=True)
 class Signal:
@@ -50,61 +58,68 @@ def read_signal(path: Folder) -> Iterator[AnswerSignal]:
     tokens.
     """
     metadata = file_metadata(path)
-    if metadata.get("schema_version") != SCHEMA_VERSION or not metadata.get("top_k"):
-        found = (
-            f"schema version {metadata.get('schema_version')} and top_k {metadata.get('top_k', 0)}"
-        )
+    version, top_k = metadata.get("schema_version"), metadata.get("top_k", 0)
+    if version != SCHEMA_VERSION or not top_k:
         wanted = f"schema version {SCHEMA_VERSION} and generate.capture.top_k > 0"
-        raise InputError(f"{path} has {found}; give a file of completions made with {wanted}")
-    key = ["prompt_id", "teacher", "sample_index"]
-    (table,) = read_tables(
-        [path],
-        [*key, "token_ids", "token_logprobs", "topk_ids", "topk_logprobs", "tail", "topk_packed"],
-    )
-    if broken := count_unsigned(table, metadata):
+        raise InputError(
+            f"{path} has schema version {version} and top_k {top_k}; give a file of completions"
+            f" made with {wanted}"
+        )
+    (table,) = read_tables([path], [*_ANSWER, *_PLAIN, "topk_packed"])
+    broken = count_unsigned(table, metadata)
+    if broken:
         raise InputError(
             f"{path}: {broken} of {table.num_rows} rows have no whole signal over token ids (cut"
             " short, or texts of an API);"
             " `distill verify` tells whether the file is damaged"
         )
-    tokens, logprobs = arrays(table, "token_ids"), arrays(table, "token_logprobs")
-    for row, ids, sampled, signal in zip(
-        table.select(key).to_pylist(), tokens, logprobs, signals(table, metadata), strict=True
-    ):
-        if len(ids):
-            yield AnswerSignal(**row, token_ids=ids, token_logprobs=sampled, **vars(signal))
+    answers = zip(
+        table.select(_KEY).to_pylist(),
+        arrays(table, "token_ids"),
+        arrays(table, "token_logprobs"),
+        signals(table, metadata),
+        strict=True,
+    )
+    for key, token_ids, token_logprobs, signal in answers:
+        if len(token_ids):
+            yield AnswerSignal(
+                **key, token_ids=token_ids, token_logprobs=token_logprobs, **vars(signal)
+            )
 
 
 def signals(table: pa.Table, metadata: Mapping[str, Any]) -> Iterator[Signal]:
     """The signal of each row of completions or examples; `metadata` of their file says the
     codec."""
-    if metadata.get("codec") == "packed":
-        for row in table["topk_packed"]:
-            yield Signal(
-                *codec.unpack(
-                    row.as_buffer(),
-                    metadata["top_k"],
-                    metadata["vocab_size"],
-                    metadata["packed_bits"],
-                )
-            )
-    else:
-        yield from map(
-            signal_of, *(arrays(table, name) for name in ("topk_ids", "topk_logprobs", "tail"))
+    if metadata.get("codec") != "packed":
+        yield from map(signal_of, *[arrays(table, name) for name in _PLAIN])
+        return
+    for row in table["topk_packed"]:
+        ids, logprobs, tail = codec.unpack(
+            row.as_buffer(),
+            metadata["top_k"],
+            metadata["vocab_size"],
+            metadata["packed_bits"],
         )
+        yield Signal(ids, logprobs, tail)
 
 
 def count_unsigned(table: pa.Table, metadata: Mapping[str, Any]) -> int:
     """Rows whose signal does not have `top_k` log-probabilities for each of their tokens."""
-    tokens, k = pc.list_value_length(table["token_ids"]).to_numpy(), metadata.get("top_k", 0)
+    k = metadata.get("top_k", 0)
+    tokens = _lengths(table, "token_ids")
     if metadata.get("codec") == "packed" and k:
         size = codec.token_bytes(k, metadata["vocab_size"], metadata["packed_bits"])
-        return int((pc.binary_length(table["topk_packed"]).to_numpy() != tokens * size).sum())
-    ids, logprobs, tails = (
-        pc.list_value_length(table[name]).to_numpy()
-        for name in ("topk_ids", "topk_logprobs", "tail")
-    )
-    return int(((ids != tokens * k) | (logprobs != ids) | (tails != tokens)).sum())
+        packed = pc.call_function("binary_length", [table["topk_packed"]]).to_numpy()
+        return int((packed != tokens * size).sum())
+    ids, logprobs, tails = [_lengths(table, name) for name in _PLAIN]
+    is_broken = (ids != tokens * k) | (logprobs != ids) | (tails != tokens)
+    return int(is_broken.sum())
+
+
+def _lengths(table: pa.Table, name: str) -> np.ndarray:
+    """Items in each row of a list column. (`pc.list_value_length` exists only once pyarrow.compute
+    has run, so no type checker knows it.)"""
+    return pc.call_function("list_value_length", [table[name]]).to_numpy()
 
 
 def arrays(table: pa.Table, name: str) -> Iterator[np.ndarray]:
@@ -115,11 +130,13 @@ def arrays(table: pa.Table, name: str) -> Iterator[np.ndarray]:
 def signal_of(topk_ids: Any, topk_logprobs: Any, tail: Any) -> Signal:
     """Flat plain columns of one row -> arrays of shape (T, k); k follows from the lengths."""
     tail = np.asarray(tail, np.float32)
-    ids, logprobs = np.asarray(topk_ids, np.int32), np.asarray(topk_logprobs, np.float32)
-    if len(tail) and (len(ids) % len(tail) or len(ids) != len(logprobs)):
+    ids = np.asarray(topk_ids, np.int32)
+    logprobs = np.asarray(topk_logprobs, np.float32)
+    tokens = len(tail)
+    if tokens and (len(ids) % tokens or len(ids) != len(logprobs)):
         raise ValueError(
-            f"signal cut short: {len(ids)} ids, {len(logprobs)} log-probabilities for {len(tail)}"
+            f"signal cut short: {len(ids)} ids, {len(logprobs)} log-probabilities for {tokens}"
             " tokens"
         )
-    k = len(ids) // len(tail) if len(tail) else 0
-    return Signal(ids.reshape(len(tail), k), logprobs.reshape(len(tail), k), tail)
+    k = len(ids) // tokens if tokens else 0
+    return Signal(ids.reshape(tokens, k), logprobs.reshape(tokens, k), tail)

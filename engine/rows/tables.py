@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -14,27 +14,46 @@ import pyarrow.parquet as pq
 from engine.errors import StageError
 from engine.store.paths import Folder, parquet_place
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+_Row = TypeVar("_Row", bound="DataclassInstance")
+
 
 def to_table(
-    rows: Sequence[Any], schema: pa.Schema, metadata: Mapping[str, Any] | None = None
+    rows: Sequence[Any],
+    schema: pa.Schema,
+    metadata: Mapping[str, Any] | None = None,
 ) -> pa.Table:
-    """Rows (dataclasses of this module) as one table; `metadata` becomes JSON values in the
+    """Rows (dataclasses of records.py) as one table; `metadata` becomes JSON values in the
     schema's metadata."""
 
-    def column(f: pa.Field) -> pa.Array:
-        values = [getattr(row, f.name) for row in rows]
-        if pa.types.is_list(f.type) and pa.types.is_float16(f.type.value_type):
-            values = [np.asarray(v, np.float16) for v in values]
-        return pa.array(values, type=f.type)
+    encoded = {}
+    for key, value in (metadata or {}).items():
+        encoded[key] = json.dumps(value)
+    columns = [_column(rows, field) for field in schema]
+    described = schema.with_metadata(encoded)
+    return pa.Table.from_arrays(columns, schema=described)
 
-    encoded = {key: json.dumps(value) for key, value in (metadata or {}).items()}
-    return pa.Table.from_arrays([column(f) for f in schema], schema=schema.with_metadata(encoded))
+
+def _column(rows: Sequence[Any], field: pa.Field) -> pa.Array:
+    values = [getattr(row, field.name) for row in rows]
+    kind = field.type
+    # Arrow makes half precision of np.float16, not of the np.float32 that signals come in.
+    if pa.types.is_list(kind) and pa.types.is_float16(kind.value_type):
+        values = [np.asarray(value, np.float16) for value in values]
+    return pa.array(values, type=kind)
 
 
 def parquet_bytes(table: pa.Table) -> pa.Buffer:
     """A Parquet file with page checksums, in memory."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    pq.write_table(
+        table,
+        sink,
+        compression="zstd",
+        write_page_checksum=True,
+    )
     return sink.getvalue()
 
 
@@ -45,16 +64,18 @@ def write_parquet(table: pa.Table, path: Folder) -> None:
 
 
 def read_tables(
-    paths: Iterable[Folder], columns: Sequence[str] | None = None
+    paths: Iterable[Folder],
+    columns: Sequence[str] | None = None,
 ) -> Iterator[pa.Table]:
     """The tables of `paths` one by one, page checksums verified. StageError names a file that is
     damaged."""
+    wanted = list(columns) if columns else None
     for path in paths:
         where, store = parquet_place(path)
         try:
             table = pq.read_table(
                 where,
-                columns=list(columns) if columns else None,
+                columns=wanted,
                 filesystem=store,
                 page_checksum_verification=True,
             )
@@ -65,18 +86,32 @@ def read_tables(
         yield table
 
 
-def to_rows(table: pa.Table, row: type) -> list[Any]:
+def to_rows(table: pa.Table, row: type[_Row]) -> list[_Row]:
     """A table back as dataclasses; lists stay Python lists."""
-    names = {f.name for f in dataclasses.fields(row)}
-    return [row(**{k: v for k, v in item.items() if k in names}) for item in table.to_pylist()]
+    there = table.column_names
+    names = []
+    for field in dataclasses.fields(row):
+        if field.name in there:
+            names.append(field.name)
+    wanted = table.select(names)
+    return [row(**values) for values in wanted.to_pylist()]
 
 
 def file_metadata(path: Folder) -> dict[str, Any]:
-    """The JSON metadata that `to_table` stored, of a Parquet file."""
+    """The JSON metadata that `to_table` stored, of a Parquet file that is not read."""
     where, store = parquet_place(path)
-    raw = pq.read_schema(where, filesystem=store).metadata or {}
-    return {
-        key.decode(): json.loads(value)
-        for key, value in raw.items()
-        if not key.startswith(b"ARROW:")
-    }
+    schema = pq.read_schema(where, filesystem=store)
+    return _metadata(schema)
+
+
+def metadata_of(table: pa.Table) -> dict[str, Any]:
+    """The same, of a table that was read: its file is not opened again."""
+    return _metadata(table.schema)
+
+
+def _metadata(schema: pa.Schema) -> dict[str, Any]:
+    metadata = {}
+    for key, value in (schema.metadata or {}).items():
+        if not key.startswith(b"ARROW:"):
+            metadata[key.decode()] = json.loads(value)
+    return metadata

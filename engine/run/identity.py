@@ -33,26 +33,35 @@ def content_identity(
     if not path.exists():
         return source
     if path.is_file():
-        files = [path]
+        # Without its name: the same file under another one is the same input.
+        content = canonical_json(list(_cached_sha256([path], cache).values()))
     else:
-        files = (
-            files_of(path)
-            if files_of
-            else sorted(p for p in path.rglob("*") if p.is_file() and p.suffix in _MODEL_FILES)
-        )
-    known: dict[str, str] = json.loads(cache.read_text()) if cache.exists() else {}
-    hashes, fresh = {}, {}
+        files = (files_of or _model_files)(path)
+        hashes = _cached_sha256(files, cache)
+        content = canonical_json({str(file.relative_to(path)): hashes[file] for file in hashes})
+    return "sha256:" + hashlib.sha256(content.encode()).hexdigest()
+
+
+def _model_files(folder: Path) -> list[Path]:
+    paths = folder.rglob("*")
+    return sorted(path for path in paths if path.is_file() and path.suffix in _MODEL_FILES)
+
+
+def _cached_sha256(files: list[Path], cache: Folder) -> dict[Path, str]:
+    """sha256 of each file; `cache` spares reading those that have not changed."""
+    known: dict[str, str] = {}
+    if cache.exists():
+        known = json.loads(cache.read_text())
+    hashes: dict[Path, str] = {}
+    fresh: dict[str, str] = {}
     for file in files:
         stat = file.stat()
         key = f"{file.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
-        hashes[file.name if path.is_file() else str(file.relative_to(path))] = fresh[key] = (
-            known.get(key) or file_sha256(file)
-        )
+        hashes[file] = fresh[key] = known.get(key) or file_sha256(file)
     if fresh.keys() - known.keys():
         cache.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(cache, json.dumps(known | fresh))
-    digests = list(hashes.values()) if path.is_file() else hashes
-    return "sha256:" + hashlib.sha256(canonical_json(digests).encode()).hexdigest()
+    return hashes
 
 
 def identity_hash(identity: Mapping[str, Any]) -> str:
@@ -63,7 +72,7 @@ def identity_hash(identity: Mapping[str, Any]) -> str:
 @functools.cache
 def versions() -> dict[str, str]:
     """Versions of this package and of what decides its results."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for name in (
         "distill-engine",
         "ray",
@@ -75,10 +84,10 @@ def versions() -> dict[str, str]:
         "pyarrow",
     ):
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 @functools.cache
@@ -95,11 +104,7 @@ def git_commit() -> str | None:
         "--exclude=*",
     ]
     try:
-        return (
-            subprocess.run(
-                command, capture_output=True, text=True, check=True, timeout=10
-            ).stdout.strip()
-            or None
-        )
+        git = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return None
+    return git.stdout.strip() or None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def asked_once(ask: Callable[[], None]) -> Iterator[None]:
+def asked_once(ask: Callable[[], None]) -> Generator[None]:
     """While the block runs, the first of these signals calls `ask` in its place; the next one ends
     at once, as without the block."""
     if threading.current_thread() is not threading.main_thread():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from engine.errors import SpecError, StageError
@@ -27,7 +27,7 @@ def is_running(root: Folder) -> bool:
 
 
 @contextmanager
-def run_lock(root: Folder) -> Iterator[None]:
+def run_lock(root: Folder) -> Generator[None]:
     """One driver per run folder: the kernel drops the lock when its process ends, however it ends.
 
     An object store has no locks: what this writes there says who started last, and the epochs of
@@ -50,8 +50,9 @@ def run_lock(root: Folder) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             handle.seek(0)
+            other = handle.read().strip() or "unknown"
             raise StageError(
-                f"another process ({handle.read().strip() or 'unknown'}) is running this job in"
+                f"another process ({other}) is running this job in"
                 f" {root}; wait for it, or use another --runs"
             ) from None
         handle.truncate(0)

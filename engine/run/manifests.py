@@ -8,16 +8,18 @@ is the stages' business.
 
 from __future__ import annotations
 
+import functools
+import json
 import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SerializeAsAny, model_validator
 
 from engine.errors import StageError
+from engine.run.facts import INFO, Info
 from engine.run.identity import git_commit, identity_hash, versions
 from engine.store.files import file_sha256, write_atomic
 from engine.store.paths import Folder, file_sizes
@@ -25,18 +27,8 @@ from engine.store.paths import Folder, file_sizes
 MANIFEST = "manifest.json"
 STAGE_FOLDER = re.compile(r"(\d+)-([a-z]+)-([0-9a-f]{8})(-\d+)?")
 PROGRESS = "progress.json"
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What a stage did: rows in = rows out + dropped, and the files (relative to its folder) with
-    their rows."""
-
-    rows_in: int
-    rows_out: int
-    files: Mapping[str, int]
-    dropped: Mapping[str, int] = field(default_factory=dict)
-    info: Mapping[str, Any] = field(default_factory=dict)
+FORMAT = 2  # of manifests and of what names a run's folders (CHANGELOG.md)
+QUARANTINE = "data/quarantine.parquet"  # lines of sources that are no rows
 
 
 class FileEntry(BaseModel):
@@ -47,10 +39,29 @@ class FileEntry(BaseModel):
     sha256: str
 
 
-class Manifest(BaseModel):
-    """What a finished stage publishes."""
+@dataclass(frozen=True)
+class Counts:
+    """What a stage did: rows in = rows out + dropped, and the files (relative to its folder) with
+    their rows, or all that is known of them where the stage knows it."""
 
-    schema_version: int = 1
+    rows_in: int
+    rows_out: int
+    files: Mapping[str, int | FileEntry]
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    info: Info = field(default_factory=Info)
+
+    def rows_of_files(self) -> dict[str, int]:
+        """File -> rows."""
+        rows = {}
+        for name, known in self.files.items():
+            rows[name] = known.rows if isinstance(known, FileEntry) else known
+        return rows
+
+
+class Manifest(BaseModel):
+    """What a finished stage publishes; `info` is of the stage's own type (facts.py)."""
+
+    schema_version: int = FORMAT
     stage: str
     identity: dict[str, Any]
     rows_in: int
@@ -61,7 +72,44 @@ class Manifest(BaseModel):
     versions: dict[str, str]
     git_commit: str | None
     files: dict[str, FileEntry]
-    info: dict[str, Any]
+    info: SerializeAsAny[Info]
+
+    def rows_of_files(self) -> dict[str, int]:
+        """File -> rows."""
+        return {name: entry.rows for name, entry in self.files.items()}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _info_is_the_stages(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("info"), dict):
+            kind = INFO.get(str(data.get("stage")), Info)
+            return data | {"info": kind.model_validate(data["info"])}
+        return data
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A stage that is done: its folder, and the manifest that says what is in it."""
+
+    folder: Folder
+    manifest: Manifest
+
+    def files(self, split: str | None = None) -> list[Folder]:
+        """Its rows, one split's or all, in order; what lies in quarantine is none."""
+        prefix = "data/" if split is None else f"data/{split}-"
+        names = [name for name in sorted(self.manifest.files) if name.startswith(prefix)]
+        return [self.folder / name for name in names if name != QUARANTINE]
+
+    @property
+    def quarantined(self) -> int:
+        """Lines that were no rows."""
+        entry = self.manifest.files.get(QUARANTINE)
+        return entry.rows if entry else 0
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Its identity for the stages behind it."""
+        return manifest_sha256(self.folder)
 
 
 def stage_folder(
@@ -82,22 +130,30 @@ def manifest_paths(folder: Folder) -> list[Folder]:
 
 
 def read_manifest(path: Folder) -> Manifest:
-    """One manifest. StageError where it is damaged, or its folder's name says that it belongs
-    elsewhere."""
+    """One manifest. StageError where it is damaged or of an older format, or its folder's name says
+    that it belongs elsewhere."""
     try:
-        manifest = Manifest.model_validate_json(path.read_text())
-    except ValueError as error:
+        data = json.loads(path.read_text())
+        written = data.get("schema_version")
+        if written != FORMAT:
+            raise StageError(
+                f"{path} is of format {written}, and this version reads {FORMAT}: move"
+                f" {path.parent}"
+                " away, or give the job another name, and run it again"
+            )
+        manifest = Manifest.model_validate(data)
+    except (ValueError, AttributeError) as error:
         raise StageError(
             f"{path} is damaged ({str(error).splitlines()[0]}); restore it, or delete it and run"
             " the job again: the stage is made again"
         ) from None
-    if (named := STAGE_FOLDER.fullmatch(path.parent.name)) and named[3] != identity_hash(
-        manifest.identity
-    ):
+    named = STAGE_FOLDER.fullmatch(path.parent.name)
+    if named and named[3] != identity_hash(manifest.identity):
         raise StageError(
             f"{path} is of another identity ({identity_hash(manifest.identity)}) than its folder:"
-            " it was copied from another job or"
-            " changed by hand; move the folder away and run the job again"
+            " it"
+            " was copied from another job or changed by hand; move the folder away and run the job"
+            " again"
         )
     return manifest
 
@@ -128,26 +184,12 @@ def manifest_sha256(folder: Folder) -> str:
     return file_sha256(manifest_paths(folder)[-1])
 
 
-def stage_files(folder: Folder, prefix: str = "") -> list[Folder]:
-    """Published files of a finished stage whose relative names start with `prefix`, in order."""
+def finished(folder: Folder) -> Finished:
+    """The finished stage in `folder`. StageError if it is not."""
     manifest = load_manifest(folder)
     if manifest is None:
         raise StageError(f"{folder.name} is not finished; run the job without --only to finish it")
-    return [folder / name for name in sorted(manifest.files) if name.startswith(prefix)]
-
-
-def trained_model(train: Path, name: str) -> dict[str, str | None]:
-    """`model` and `revision` of student or baseline: a folder of the finished train stage, or the
-    hub model it started from."""
-    manifest = load_manifest(train)
-    if manifest is None or name not in manifest.info:
-        raise StageError(
-            f"{train} has no {name}; finish training first: distill run JOB --until train"
-        )
-    folder = train / str(manifest.info[name])
-    if folder.exists():
-        return {"model": str(folder), "revision": None}
-    return {"model": str(manifest.info[name]), "revision": manifest.info.get(f"{name}_revision")}
+    return Finished(folder, manifest)
 
 
 def publish(
@@ -159,20 +201,17 @@ def publish(
     *,
     supersede: bool = False,
 ) -> Manifest:
-    """Hash the files and write the manifest last: from here on the stage is done. `supersede`
-    writes the next one."""
+    """Write the manifest last: from here on the stage is done. Files of which only the rows are
+    known are hashed here. `supersede` writes the next manifest."""
     lost = counts.rows_in - counts.rows_out - sum(counts.dropped.values())
     assert lost == 0, (
         f"{stage}: rows in {counts.rows_in} != out {counts.rows_out} + dropped"
         f" {dict(counts.dropped)}"
     )
-    files = {
-        name: FileEntry(
-            rows=rows, size_bytes=(folder / name).stat().st_size, sha256=file_sha256(folder / name)
-        )
-        for name, rows in counts.files.items()
-    }
+    info = INFO.get(stage, Info).model_validate(counts.info.model_dump(exclude_unset=True))
+    files = {name: _entry(folder / name, known) for name, known in counts.files.items()}
     manifest = Manifest(
+        schema_version=FORMAT,
         stage=stage,
         identity=identity,
         rows_in=counts.rows_in,
@@ -183,20 +222,22 @@ def publish(
         versions=versions(),
         git_commit=git_commit(),
         files=files,
-        info=dict(counts.info),
+        info=info,
     )
     older = manifest_paths(folder) if supersede else []
     for path in older:
-        changed = [
-            name
-            for name, entry in read_manifest(path).files.items()
-            if files.get(name, entry) != entry
-        ]
+        published = read_manifest(path).files
+        changed = [name for name, entry in published.items() if files.get(name, entry) != entry]
         assert not changed, (
             f"{stage}: files that {path.name} published were written again: {changed}"
         )
-    write_atomic(
-        folder / (f"manifest-{len(older) + 1:04d}.json" if older else MANIFEST),
-        manifest.model_dump_json(indent=1),
-    )
+    name = f"manifest-{len(older) + 1:04d}.json" if older else MANIFEST
+    # What a stage did not say stays unsaid: report.json shows it as it stands here.
+    write_atomic(folder / name, manifest.model_dump_json(indent=1, exclude_unset=True))
     return manifest
+
+
+def _entry(path: Folder, known: int | FileEntry) -> FileEntry:
+    if isinstance(known, FileEntry):
+        return known
+    return FileEntry(rows=known, size_bytes=path.stat().st_size, sha256=file_sha256(path))

@@ -10,14 +10,12 @@ may have millions.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
-import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,14 +24,15 @@ import pyarrow as pa
 from engine.errors import StageError
 from engine.rows.records import STATUSES
 from engine.rows.tables import parquet_bytes, read_tables
-from engine.store.files import publish_durable, write_atomic
+from engine.run.manifests import FileEntry
+from engine.store.files import file_sha256, publish_durable, write_atomic
 from engine.store.paths import Folder
 
 Key = tuple[int, int]  # prompt_id, sample_index
 _CODES = {status: code for code, status in enumerate(STATUSES)}
 _ERROR = _CODES["error"]
 _UNTOLD = -1
-_COLUMNS = {  # field of a record: column of its part, and type in memory
+COLUMNS = {  # field of a record: column of its part, and type in memory
     "prompt_id": ("prompt_id", np.int64),
     "sample_index": ("sample_index", np.int32),
     "status": ("status", np.int8),
@@ -57,30 +56,36 @@ class Record:
     tokens_out: np.ndarray
     size_bytes: int
     sha256: str
-    lost_usd: float = (
-        0.0  # what tries without an answer may have cost, of the requests answered here
-    )
+    # What tries without an answer may have cost, of the requests answered here.
+    lost_usd: float = 0.0
 
     def tokens(self) -> tuple[int, int]:
         """Tokens in and out of all rows, as far as they are known."""
-        return int(self.tokens_in.clip(0).sum()), int(self.tokens_out.clip(0).sum())
+        tokens_in = self.tokens_in.clip(0).sum()
+        tokens_out = self.tokens_out.clip(0).sum()
+        return int(tokens_in), int(tokens_out)
 
 
 def open_epoch(folder: Folder) -> int:
     """Start a new epoch in `folder`: accept what is committed so far, shut out every older writer.
     Returns its number."""
     commits = folder / "commits"
-    for path in (commits, folder / "data", folder / "attempts", folder / "receipts"):
+    for name in ("commits", "data", "attempts", "receipts"):
+        path = folder / name
         path.mkdir(parents=True, exist_ok=True)
-    return claim_epoch(commits, newest_epoch(folder) + 1, _accepted_names(commits))
+    number = newest_epoch(folder) + 1
+    accepted = _accepted_names(commits)
+    return claim_epoch(commits, number, accepted)
 
 
 def claim_epoch(commits: Folder, number: int, accepted: Sequence[str]) -> int:
     """Write the epoch file, then look: StageError if another driver claimed the same number."""
-    write_atomic(
-        commits / f"epoch-{number:05d}-{uuid.uuid4().hex}.json", json.dumps({"accepted": accepted})
-    )
-    if len(list(commits.glob(f"epoch-{number:05d}-*.json"))) > 1:
+    unique = uuid.uuid4().hex
+    path = commits / f"epoch-{number:05d}-{unique}.json"
+    text = json.dumps({"accepted": accepted})
+    write_atomic(path, text)
+    claims = list(commits.glob(f"epoch-{number:05d}-*.json"))
+    if len(claims) > 1:
         raise StageError(
             f"two drivers opened epoch {number} in {commits} at the same time; both stop: run the"
             " command again, once"
@@ -90,29 +95,36 @@ def claim_epoch(commits: Folder, number: int, accepted: Sequence[str]) -> int:
 
 def newest_epoch(folder: Folder) -> int:
     """Number of the newest epoch of `folder`: a writer of an older one is shut out."""
-    return max(
-        (int(path.name.split("-")[1]) for path in (folder / "commits").glob("epoch-*.json")),
-        default=0,
-    )
+    claimed = (folder / "commits").glob("epoch-*.json")
+    newest = 0
+    for path in claimed:
+        _, number, *_ = path.name.split("-")
+        newest = max(newest, int(number))
+    return newest
 
 
 def _accepted_names(commits: Folder) -> list[str]:
+    """Records that the newest epoch's driver found when it started, and those written since."""
     newest = newest_epoch(commits.parent)
     listed: set[str] = set()
     for path in commits.glob(f"epoch-{newest:05d}-*.json"):
-        listed |= set(_load_json(path)["accepted"])
-    existing = {path.name for path in commits.glob("record-*.json")}
-    return sorted(
-        (listed & existing)
-        | {name for name in existing if name.startswith(f"record-{newest:05d}-")}
-    )
+        epoch = _load_json(path)
+        listed.update(epoch["accepted"])
+    own_start = f"record-{newest:05d}-"
+    names: list[str] = []
+    for path in commits.glob("record-*.json"):
+        name = path.name
+        if name in listed or name.startswith(own_start):
+            names.append(name)
+    return sorted(names)
 
 
 def accepted_records(folder: Folder) -> list[Record]:
     """Records that count: those that the newest epoch lists, and its own; by name, so by epoch and
     then by time."""
     commits = folder / "commits"
-    return [_load_record(commits / name) for name in _accepted_names(commits)]
+    names = _accepted_names(commits)
+    return [_load_record(commits / name) for name in names]
 
 
 def _load_json(path: Folder) -> dict[str, Any]:
@@ -125,19 +137,28 @@ def _load_json(path: Folder) -> dict[str, Any]:
 
 
 def _load_record(path: Folder) -> Record:
-    record = _load_json(path)
+    stored = _load_json(path)
+    columns: dict[str, Any] = {}
     try:
-        record["status"] = [_CODES[status] for status in record["status"]]
-        for name in ("tokens_in", "tokens_out"):
-            record[name] = [_UNTOLD if tokens is None else tokens for tokens in record[name]]
-        columns = {
-            name: np.array(record[name], dtype) for name, (_, dtype) in _COLUMNS.items()
-        }  # a million rows as lists: 200 MB
-        return Record(name=path.name, **record | columns)
+        for name, (_, dtype) in COLUMNS.items():
+            # As arrays: a million rows as lists take 200 MB.
+            values = stored.pop(name)
+            coded = _coded(name, values)
+            columns[name] = np.array(coded, dtype)
+        return Record(name=path.name, **columns, **stored)
     except (TypeError, ValueError, LookupError, OverflowError) as error:
         raise StageError(
             f"commit record {path} is damaged ({error}); delete it to have its rows made again"
         ) from error
+
+
+def _coded(name: str, values: list[Any]) -> list[Any]:
+    """The values of a record's column as numbers."""
+    if name == "status":
+        return [_CODES[status] for status in values]
+    if name in ("tokens_in", "tokens_out"):
+        return [_UNTOLD if tokens is None else tokens for tokens in values]
+    return values
 
 
 @dataclass(frozen=True)
@@ -155,104 +176,169 @@ class Rows:
 
     def answered(self, teacher: str) -> tuple[np.ndarray, np.ndarray]:
         """prompt_id and sample_index of the teacher's rows that need no further try."""
-        wanted = (self.status != _ERROR) & (
-            self.teacher == (self.teachers.index(teacher) if teacher in self.teachers else -1)
-        )
-        return self.prompt_id[wanted], self.sample_index[wanted]
+        number = -1
+        if teacher in self.teachers:
+            number = self.teachers.index(teacher)
+        is_answer = self.status != _ERROR
+        is_mine = self.teacher == number
+        answered = is_answer & is_mine
+        prompt_ids = self.prompt_id[answered]
+        samples = self.sample_index[answered]
+        return prompt_ids, samples
 
     def failed(self) -> int:
         """Rows that ended in `error`."""
-        return int((self.status == _ERROR).sum())
+        is_error = self.status == _ERROR
+        return int(is_error.sum())
 
 
 def final_rows(records: Sequence[Record]) -> Rows:
     """Each row once: where it was answered twice, an answer wins over `error`, then the
     earliest."""
     teachers = sorted({record.teacher for record in records})
-    lengths = [len(record.prompt_id) for record in records]
-
-    def joined(columns: Iterable[np.ndarray], dtype: Any) -> np.ndarray:
-        return np.concatenate([np.zeros(0, dtype), *columns]).astype(dtype, copy=False)
-
-    columns = {
-        "teacher": np.repeat(
-            [teachers.index(record.teacher) for record in records], lengths
-        ).astype(np.int16),
-        "prompt_id": joined((record.prompt_id for record in records), np.int64),
-        "sample_index": joined((record.sample_index for record in records), np.int32),
-        "status": joined((record.status for record in records), np.int8),
-        "record": np.repeat(np.arange(len(records)), lengths).astype(np.int32),
-        "row": joined((np.arange(length) for length in lengths), np.int32),
-    }
+    lengths: list[int] = []
+    numbers: list[int] = []
+    for record in records:
+        lengths.append(len(record.prompt_id))
+        numbers.append(teachers.index(record.teacher))
+    columns: dict[str, np.ndarray] = {}
+    for name in ("prompt_id", "sample_index", "status"):
+        _, dtype = COLUMNS[name]
+        of_records = [getattr(record, name) for record in records]
+        columns[name] = _joined(of_records, dtype)
+    teacher_of_row = np.repeat(numbers, lengths)
+    columns["teacher"] = teacher_of_row.astype(np.int16)
+    places = np.arange(len(records))
+    record_of_row = np.repeat(places, lengths)
+    columns["record"] = record_of_row.astype(np.int32)
+    del teacher_of_row, record_of_row  # eight bytes a row each
+    columns["row"] = _joined(map(np.arange, lengths), np.int32)
     key = (columns["sample_index"], columns["prompt_id"], columns["teacher"])
-    order = np.lexsort((columns["record"], columns["status"] == _ERROR, *key))
-    first = np.ones(len(order), bool)
-    first[1:] = np.any([column[order][1:] != column[order][:-1] for column in key], axis=0)
-    return Rows(teachers, **{name: column[order[first]] for name, column in columns.items()})
+    is_error = columns["status"] == _ERROR
+    # Records are in the order of their commits, so the earliest comes first among equals.
+    order = np.lexsort((columns["record"], is_error, *key))
+    is_first = np.zeros(len(order), bool)
+    is_first[:1] = True
+    for column in key:
+        ordered = column[order]
+        is_first[1:] |= ordered[1:] != ordered[:-1]
+    chosen = order[is_first]
+    for name, column in columns.items():
+        columns[name] = column[chosen]
+    return Rows(teachers, **columns)
+
+
+def _joined(columns: Iterable[np.ndarray], dtype: Any) -> np.ndarray:
+    nothing = np.zeros(0, dtype)  # so that there is always one to join
+    joined = np.concatenate([nothing, *columns])
+    return joined.astype(dtype, copy=False)
+
+
+@dataclass
+class Sums:
+    """One teacher's final rows: how many, their tokens as far as they are known, and statuses."""
+
+    rows: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    untold: int = 0  # rows without token counts, because their API gave none
+    status: Counter[str] = field(default_factory=Counter)
+
+    def add(self, record: Record, keep: np.ndarray) -> None:
+        """Count the rows `keep` of a record."""
+        tokens_in = record.tokens_in[keep]
+        tokens_out = record.tokens_out[keep]
+        is_untold = tokens_out == _UNTOLD
+        self.rows += len(keep)
+        self.tokens_in += int(tokens_in.clip(0).sum())
+        self.tokens_out += int(tokens_out.clip(0).sum())
+        self.untold += int(is_untold.sum())
+        statuses = record.status[keep]
+        codes, counts = np.unique(statuses, return_counts=True)
+        for code, count in zip(codes, counts, strict=True):
+            name = STATUSES[code]
+            self.status[name] += int(count)
 
 
 @dataclass(frozen=True)
 class Settled:
-    """The final rows of a folder: disjoint files with their rows, and sums over the rows, also by
-    teacher.
+    """The final rows of a folder: disjoint files, and sums over their rows by teacher."""
 
-    `untold` rows have no token counts, because their API gave none: the sums leave them out.
-    """
-
-    files: dict[str, int]
-    status: dict[str, int]
-    tokens_in: int
-    tokens_out: int
-    teachers: dict[str, dict[str, Any]]
+    files: dict[str, FileEntry]
+    teachers: dict[str, Sums]
     failed: int
-    untold: int = 0
+
+    @property
+    def status(self) -> dict[str, int]:
+        """Rows by status, in the order of STATUSES."""
+        totals: Counter[str] = Counter()
+        for sums in self.teachers.values():
+            totals.update(sums.status)
+        return {name: totals[name] for name in STATUSES if totals[name]}
+
+    def total(self, name: str) -> int:
+        """The sum over teachers of rows, tokens_in, tokens_out or untold."""
+        return sum(getattr(sums, name) for sums in self.teachers.values())
 
 
-def settle(folder: Folder) -> Settled:
+def final_files(folder: Folder) -> Settled:
     """Fix the result: each row once. A part with rows that lost is rewritten without them, under a
     new name."""
     records = accepted_records(folder)
     rows = final_rows(records)
     by_record = np.argsort(rows.record, kind="stable")
-    edges = np.searchsorted(rows.record[by_record], np.arange(len(records) + 1))
-    files: dict[str, int] = {}
-    teachers: dict[str, dict[str, Any]] = {}
-    untold = 0
+    record_of_row = rows.record[by_record]
+    places = np.arange(len(records) + 1)
+    edges = np.searchsorted(record_of_row, places)
+    files: dict[str, FileEntry] = {}
+    teachers: dict[str, Sums] = {}
     for number, record in enumerate(records):
-        keep = np.sort(rows.row[by_record[edges[number] : edges[number + 1]]])
+        of_record = slice(edges[number], edges[number + 1])
+        mine = by_record[of_record]
+        keep = np.sort(rows.row[mine])
         if not len(keep):
             continue
-        name = record.file
-        if len(keep) < len(record.prompt_id):
-            chosen = hashlib.sha256(str(keep.tolist()).encode()).hexdigest()[
-                :8
-            ]  # a later manifest may keep other rows: another file
-            name = name.replace("/part-", "/kept-").replace(".parquet", f"-{chosen}.parquet")
-            if not (folder / name).exists():  # else a manifest may name it already
-                (table,) = read_tables([folder / record.file])
-                publish_durable(folder / name, parquet_bytes(table.take(pa.array(keep))))
-        files[name] = len(keep)
-        sums = teachers.setdefault(
-            record.teacher, {"rows": 0, "tokens_in": 0, "tokens_out": 0, "status": Counter()}
-        )
-        sums["rows"] += len(keep)
-        codes, counts = np.unique(record.status[keep], return_counts=True)
-        sums["status"].update(
-            {STATUSES[code]: int(count) for code, count in zip(codes, counts, strict=True)}
-        )
-        for tokens in ("tokens_in", "tokens_out"):
-            sums[tokens] += int(getattr(record, tokens)[keep].clip(0).sum())
-        untold += int((record.tokens_out[keep] == _UNTOLD).sum())
-    status: Counter[str] = sum((sums["status"] for sums in teachers.values()), Counter())
-    return Settled(
-        files,
-        {name: status[name] for name in STATUSES if status[name]},
-        sum(sums["tokens_in"] for sums in teachers.values()),
-        sum(sums["tokens_out"] for sums in teachers.values()),
-        teachers,
-        rows.failed(),
-        untold,
+        if len(keep) == len(record.prompt_id):
+            # Hashed when it was written: hundreds of gigabytes are not read again for it.
+            name = record.file
+            entry = FileEntry(
+                rows=len(keep),
+                size_bytes=record.size_bytes,
+                sha256=record.sha256,
+            )
+        else:
+            name, entry = _without_losers(folder, record, keep)
+        files[name] = entry
+        sums = teachers.setdefault(record.teacher, Sums())
+        sums.add(record, keep)
+    return Settled(files, teachers, rows.failed())
+
+
+def _without_losers(folder: Folder, record: Record, keep: np.ndarray) -> tuple[str, FileEntry]:
+    """A file with the rows `keep` of a part; named by them, because a later manifest may keep
+    others."""
+    row_list = str(keep.tolist())
+    digest = hashlib.sha256(row_list.encode()).hexdigest()
+    ending = f"-{digest[:8]}.parquet"
+    kept = record.file.replace("/part-", "/kept-")
+    name = kept.replace(".parquet", ending)
+    path = folder / name
+    if path.exists():  # a manifest may name it already
+        data_sha256 = file_sha256(path)
+        size_bytes = path.stat().st_size
+    else:
+        (table,) = read_tables([folder / record.file])
+        kept_table = table.take(pa.array(keep))
+        data = parquet_bytes(kept_table)
+        publish_durable(path, data)
+        data_sha256 = hashlib.sha256(data).hexdigest()
+        size_bytes = len(data)
+    entry = FileEntry(
+        rows=len(keep),
+        size_bytes=size_bytes,
+        sha256=data_sha256,
     )
+    return name, entry
 
 
 def ask_to_stop(folder: Folder, epoch: int) -> None:
@@ -278,16 +364,18 @@ def _stop_file(folder: Folder, epoch: int) -> Folder:
 def begin_attempt(folder: Folder, epoch: int, shard: str, keys: Sequence[Key]) -> None:
     """Note which rows of a shard are about to enter an engine. The driver ends the attempt when it
     has the receipt."""
-    write_atomic(
-        folder / "attempts" / f"open-{epoch:05d}-{shard}-{uuid.uuid4().hex}.json", json.dumps(keys)
-    )
+    unique = uuid.uuid4().hex
+    path = folder / "attempts" / f"open-{epoch:05d}-{shard}-{unique}.json"
+    write_atomic(path, json.dumps(keys))
 
 
 def end_attempts(folder: Folder, epoch: int, shard: str) -> None:
     """The shard is done: its rows are visible, and if Ray lost the receipt with an actor and has it
     made again, this tells so."""
-    _receipt(folder, epoch, shard).write_text("")
-    for path in (folder / "attempts").glob(f"open-{epoch:05d}-{shard}-*.json"):
+    receipt = _receipt(folder, epoch, shard)
+    receipt.write_text("")
+    attempts = folder / "attempts"
+    for path in attempts.glob(f"open-{epoch:05d}-{shard}-*.json"):
         path.unlink()
 
 
@@ -295,8 +383,12 @@ def _receipt(folder: Folder, epoch: int, shard: str) -> Folder:
     return folder / "receipts" / f"{epoch:05d}-{shard}"
 
 
-def take_over(
-    folder: Folder, epoch: int, shard: str, teacher: str, prompt_ids: Sequence[int]
+def resume_shard(
+    folder: Folder,
+    epoch: int,
+    shard: str,
+    teacher: str,
+    prompt_ids: Sequence[int],
 ) -> tuple[set[Key], Counter[Key]]:
     """Of a shard: the rows that are done already, and how often each other row was in an engine
     when it died.
@@ -304,118 +396,27 @@ def take_over(
     An open attempt tells that the shard's replica died. What a killed driver leaves open is not the
     rows' fault: a new epoch counts from nothing.
     """
-    attempts, name = folder / "attempts", f"-{epoch:05d}-{shard}-"
+    attempts = folder / "attempts"
+    name = f"-{epoch:05d}-{shard}-"
     for path in attempts.glob(f"open{name}*.json"):
-        write_atomic(path.with_name(path.name.replace("open-", "dead-")), path.read_text())
+        # Renamed, so that the next look counts this death once and not again.
+        dead_name = path.name.replace("open-", "dead-")
+        dead = path.with_name(dead_name)
+        write_atomic(dead, path.read_text())
         path.unlink()
-    deaths = Counter(
-        tuple(key)
-        for path in attempts.glob(f"dead{name}*.json")
-        for key in json.loads(path.read_text())
-    )
+    deaths: Counter[Key] = Counter()
+    for path in attempts.glob(f"dead{name}*.json"):
+        text = path.read_text()
+        keys = json.loads(text)
+        for prompt_id, sample in keys:
+            deaths[prompt_id, sample] += 1
     if not deaths and not _receipt(folder, epoch, shard).exists():
         return set(), deaths  # its first time, as nearly always: nothing of it can be there
-    ids, samples = final_rows(accepted_records(folder)).answered(teacher)
-    mine = np.isin(ids, np.asarray(prompt_ids, np.int64))
-    return set(zip(ids[mine].tolist(), samples[mine].tolist(), strict=True)), deaths
-
-
-class PartWriter:
-    """Collects finished answers of one replica and commits them: at `max_rows`, `max_bytes` or
-    `max_seconds`, or when asked to.
-
-    `finish` turns collected items into a table of Completions in bulk (decoding is cheaper that
-    way), `lost_usd` sums what their lost tries may have cost; `on_step` is told where in a commit
-    the writer is, for fault tests.
-    """
-
-    def __init__(
-        self,
-        folder: Folder,
-        epoch: int,
-        teacher: str,
-        finish: Callable[[Sequence[Any]], pa.Table],
-        *,
-        max_rows: int,
-        max_seconds: float,
-        max_bytes: int = 128_000_000,
-        lost_usd: Callable[[Sequence[Any]], float] = lambda items: 0.0,
-        on_step: Callable[[str, Folder, pa.Buffer], None] = lambda step, path, data: None,
-    ) -> None:
-        self._folder, self._epoch, self._teacher = folder, epoch, teacher
-        self._finish, self._lost_usd, self._on_step = finish, lost_usd, on_step
-        self._max_rows, self._max_seconds, self._max_bytes = max_rows, max_seconds, max_bytes
-        self._items: list[Any] = []
-        self._size_bytes = 0
-        self._oldest = 0.0
-        self._added = 0
-        self.committed = Counter[str]()  # rows that are visible, by status
-        self._failure: BaseException | None = None
-        self._lock = asyncio.Lock()
-        self._news = asyncio.Condition()
-
-    async def add(self, item: Any, size_bytes: int = 0) -> None:
-        """Take one finished answer; returns before it is committed unless it fills the part."""
-        if not self._items:
-            self._oldest, self._size_bytes = time.monotonic(), 0
-        self._items.append(item)
-        self._added += 1
-        self._size_bytes += size_bytes
-        if len(self._items) >= self._max_rows or self._size_bytes >= self._max_bytes:
-            await self.commit()
-
-    async def visible(self) -> None:
-        """Wait until everything added before the call is committed; raises what a commit raised."""
-        mark = self._added
-        async with self._news:
-            await self._news.wait_for(lambda: self.committed.total() >= mark or self._failure)
-        if self._failure and self.committed.total() < mark:
-            raise self._failure
-
-    async def commit(self) -> None:
-        """When this returns, everything added before the call is visible."""
-        async with self._lock:
-            items, self._items = self._items, []
-            if not items:
-                return
-            try:
-                self.committed.update(await asyncio.to_thread(self._write, items))
-                self._failure = None
-            except BaseException as error:
-                self._items = [
-                    *items,
-                    *self._items,
-                ]  # a full disk loses no answer that the next commit can write
-                self._failure = error
-                raise
-            finally:
-                async with self._news:
-                    self._news.notify_all()
-
-    def is_old(self) -> bool:
-        """Whether an answer has waited `max_seconds` to become visible."""
-        return bool(self._items) and time.monotonic() - self._oldest >= self._max_seconds
-
-    def _write(self, items: Sequence[Any]) -> Counter[str]:
-        """Statuses of the rows, which are visible now."""
-        table = self._finish(items)
-        # Time first, so that names sort by it; random last, so that no two attempts share a name.
-        unique = f"{self._epoch:05d}-{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
-        file = f"data/part-{unique}.parquet"
-        data, lost_usd = parquet_bytes(table), self._lost_usd(items)
-        record = {
-            "file": file,
-            "epoch": self._epoch,
-            "teacher": self._teacher,
-            "size_bytes": len(data),
-            "sha256": hashlib.sha256(data).hexdigest(),
-            **{name: table[column].to_pylist() for name, (column, _) in _COLUMNS.items()},
-        } | ({"lost_usd": lost_usd} if lost_usd else {})
-        path = self._folder / file
-        for step in ("before_part", "mid_part"):
-            self._on_step(step, path, data)
-        publish_durable(path, data)
-        self._on_step("before_record", path, data)
-        write_atomic(self._folder / "commits" / f"record-{unique}.json", json.dumps(record))
-        self._on_step("after_record", path, data)
-        return Counter(record["status"])
+    rows = final_rows(accepted_records(folder))  # the records are let go: they are large
+    ids, samples = rows.answered(teacher)
+    wanted_ids = np.asarray(prompt_ids, np.int64)
+    is_wanted = np.isin(ids, wanted_ids)
+    done_ids = ids[is_wanted].tolist()
+    done_samples = samples[is_wanted].tolist()
+    done = set(zip(done_ids, done_samples, strict=True))
+    return done, deaths

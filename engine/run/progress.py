@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,25 +40,28 @@ def figures_text(values: dict[str, Any]) -> str:
 
 def state_text(state: dict[str, Any]) -> str:
     """What a progress file says, in one line: `40/90 rows  tok/s 1,234  ETA 12 s`."""
+    total = f"{state['total']:,}" if state["total"] else "?"
+    figures = figures_text(state.get("figures", {}))
+    return f"{state['done']:,}/{total} {state['unit']}  {figures}{_eta_text(state)}"
+
+
+def _eta_text(state: dict[str, Any]) -> str:
+    """At the rate since the start; empty where nothing is done yet, or nothing is left."""
     done, total = state["done"], state["total"]
-    new, elapsed = done - state.get("first", 0), state["updated"] - state["started"]
-    eta = (
-        f"  ETA {elapsed / new * (total - done):,.0f} s"
-        if total and new > 0 and done < total
-        else ""
-    )
-    return (
-        f"{done:,}/{f'{total:,}' if total else '?'} {state['unit']} "
-        f" {figures_text(state.get('figures', {}))}{eta}"
-    )
+    elapsed_s = state["updated"] - state["started"]
+    # What an earlier run had done took none of this run's time.
+    new = done - state.get("first", 0)
+    if not total or new <= 0 or done >= total:
+        return ""
+    return f"  ETA {elapsed_s / new * (total - done):,.0f} s"
 
 
 def _short(value: Any) -> str:
-    return (
-        (f"{value:,.0f}" if abs(value) >= 100 else f"{value:.4g}")
-        if isinstance(value, float)
-        else str(value)
-    )
+    if not isinstance(value, float):
+        return str(value)
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.4g}"
 
 
 @dataclass
@@ -81,9 +84,10 @@ class Progress:
         return self._stage
 
     @contextmanager
-    def stage(self, name: str, folder: Folder) -> Iterator[None]:
+    def stage(self, name: str, folder: Folder) -> Generator[None]:
         """Show one stage while the block runs."""
-        self._stage, self._file = name, folder / PROGRESS
+        self._stage = name
+        self._file = folder / PROGRESS
         self._state = {
             "stage": name,
             "done": 0,
@@ -107,7 +111,7 @@ class Progress:
             self._write(force=True)
 
     @contextmanager
-    def waiting(self, what: str) -> Iterator[None]:
+    def waiting(self, what: str) -> Generator[None]:
         """Say what is waited for while the block runs: with its seconds and the newest note on a
         terminal, once elsewhere."""
         self._state.setdefault("started", time.time())
@@ -125,7 +129,7 @@ class Progress:
         return bool(self.console and self.console.is_terminal)
 
     @contextmanager
-    def _live(self, name: str, *columns: ProgressColumn) -> Iterator[None]:
+    def _live(self, name: str, *columns: ProgressColumn) -> Generator[None]:
         """On a terminal, a bar that goes when the block ends (a line says what came of it).
 
         It leaves alone what libraries print meanwhile: that is the log's.
@@ -134,8 +138,14 @@ class Progress:
             yield
             return
         figures = TextColumn("{task.fields[figures]}")
-        quiet = {"transient": True, "redirect_stdout": False, "redirect_stderr": False}
-        with RichProgress(*columns, figures, console=self.console, **quiet) as self._bar:
+        with RichProgress(
+            *columns,
+            figures,
+            console=self.console,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        ) as self._bar:
             self._task = self._bar.add_task(name, total=None, figures="")
             try:
                 yield
@@ -182,9 +192,8 @@ class Progress:
         now = time.monotonic()
         if announce or now - self._last_line >= PLAIN_SECONDS:
             self._last_line = now
-            self.say(
-                f"{self._stage:<9} {self._state['note'] if announce else self._line(text)}".lstrip()
-            )
+            line = self._state["note"] if announce else self._line(text)
+            self.say(f"{self._stage:<9} {line}".lstrip())
 
     def _line(self, text: str) -> str:
         if not self._state.get("total"):

@@ -9,29 +9,43 @@ only what is missing.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow.compute as pc
 
+from engine.asking.completions import STATUS_OF_FINISH
 from engine.asking.dispatch import Stream, Tally, answer_prompts
-from engine.asking.replica import STATUS_OF_FINISH, spent_usd
+from engine.asking.replica import spent_usd
+from engine.asking.respondents import respondent_of
+from engine.asking.routing import wanted_rows
 from engine.backends import ray_data
 from engine.errors import StageError
-from engine.job.spec import API_KINDS, GenerateSpec
+from engine.job.spec import ApiTeacher, GenerateSpec
 from engine.rows import metrics
 from engine.rows.tables import file_metadata, read_tables
 from engine.run import parts
 from engine.run.context import Context
-from engine.run.manifests import Counts, stage_files
+from engine.run.facts import GenerateInfo, TeacherInfo
+from engine.run.manifests import Counts, Finished
 from engine.store.paths import Folder
 
 LOW_SCORE = 0.2  # of a teacher: below, a sentence says so
 
 
+class Score(NamedTuple):
+    """A teacher's headline on `count` validation answers with a usable reference, `cut` of them
+    truncated."""
+
+    value: float
+    count: int
+    cut: int
+
+
 def run(
     spec: GenerateSpec,
-    inputs: dict[str, Path],
+    inputs: Mapping[str, Finished],
     out: Path,
     ctx: Context,
     *,
@@ -39,158 +53,173 @@ def run(
 ) -> Counts:
     """Answer all prompts with all teachers. StageError if more than `max_failed_fraction` of the
     rows end in `error`."""
-    prompt_files = stage_files(inputs["prompts"], "data/train") + stage_files(
-        inputs["prompts"], "data/validation"
-    )
-    tally = answer_prompts(spec, prompt_files, out, ctx, stream=stream)
-    settled = parts.settle(out)
-    found = sum(settled.files.values())
-    if found != tally.wanted:
+    prompts = inputs["prompts"]
+    prompt_files = prompts.files("train") + prompts.files("validation")
+    respondents = [respondent_of(one, spec.sampling_of(one)) for one in spec.teachers]
+    wanted = wanted_rows(spec, prompt_files, ctx.seed)
+    tally = answer_prompts(spec, respondents, wanted, prompt_files, out, ctx, stream=stream)
+    settled = parts.final_files(out)
+    _require_rows(spec, tally, settled, out)
+    scores = _validation_scores(prompts.files("validation"), out, settled, ctx.task)
+    warnings = _judged(spec, scores)
+    info = _info(spec, settled, tally, out, scores, warnings)
+    return Counts(tally.wanted, settled.total("rows"), settled.files, info=info)
+
+
+def _require_rows(spec: GenerateSpec, tally: Tally, settled: parts.Settled, out: Path) -> None:
+    rows = settled.total("rows")
+    if rows != tally.wanted:
         raise StageError(
-            f"generate: {found} final rows for {tally.wanted} wanted; run the same command again to"
+            f"generate: {rows} final rows for {tally.wanted} wanted; run the same command again to"
             " make the missing ones"
         )
     if settled.failed > spec.max_failed_fraction * tally.wanted:
         raise StageError(
             f"generate: {settled.failed} of {tally.wanted} rows failed (first:"
-            f" {_first_error(out, settled)}); everything else is"
-            " kept. Run the same command again to retry them, or allow some with"
-            " generate.max_failed_fraction"
+            f" {_first_error(out, settled)}); everything else is kept. Run the same command again"
+            " to retry them, or allow some with generate.max_failed_fraction"
         )
-    info = _info(spec, settled, tally, out)
-    info["teachers"], warnings = _judged(
-        spec, info["teachers"], _validation_scores(prompt_files, out, settled, ctx.task)
-    )
-    return Counts(
-        rows_in=tally.wanted,
-        rows_out=found,
-        files=settled.files,
-        info=info | {"warnings": warnings},
-    )
 
 
 def _validation_scores(
-    prompt_files: list[Folder], out: Folder, settled: parts.Settled, task: str
-) -> dict[str, tuple[float, int, int]]:
-    """By teacher: its headline score on the validation prompts with a usable reference, how many
-    those are, and how many were cut."""
+    files: Sequence[Folder], out: Path, settled: parts.Settled, task: str
+) -> dict[str, Score]:
+    """By teacher: its headline score on the validation prompts with a usable reference."""
+    references = _usable_references(files, task)
+    if not references:
+        return {}
+    answers: dict[str, list[tuple[str, str, str]]] = {}
+    columns = ["teacher", "prompt_id", "split", "status", "text"]
+    for table in read_tables([out / name for name in settled.files], columns):
+        for row in table.filter(pc.field("split") == "validation").to_pylist():
+            if gold := references.get(row["prompt_id"]):
+                said = (row["text"], gold, row["status"])
+                answers.setdefault(row["teacher"], []).append(said)
     metric = metrics.TASK_METRICS[task][0]
-    references: dict[int, str] = {}
-    for table in read_tables(
-        [file for file in prompt_files if file.name.startswith("validation")],
-        ["prompt_id", "reference"],
-    ):
-        found = (
-            metrics.usable_reference(task, reference)
-            for reference in table["reference"].to_pylist()
-        )
-        references |= {
-            row: gold
-            for row, gold in zip(table["prompt_id"].to_pylist(), found, strict=True)
-            if gold is not None
-        }
-    said: dict[str, list[tuple[str, str, str]]] = {}
-    if references:
-        for table in read_tables(
-            [out / name for name in settled.files],
-            ["teacher", "prompt_id", "split", "status", "text"],
-        ):
-            for row in table.filter(pc.field("split") == "validation").to_pylist():
-                if gold := references.get(row["prompt_id"]):
-                    said.setdefault(row["teacher"], []).append((row["text"], gold, row["status"]))
     scores = {}
-    for teacher, answers in said.items():
-        texts, golds, statuses = zip(*answers, strict=True)
-        score = metrics.score_of(metric, metrics.statistics_of(metric, task, texts, golds))
-        scores[teacher] = (round(score, 6), len(answers), statuses.count("truncated"))
+    for teacher, said in answers.items():
+        texts, golds, statuses = zip(*said, strict=True)
+        value = metrics.score_of(metric, metrics.statistics_of(metric, task, texts, golds))
+        scores[teacher] = Score(round(value, 6), len(said), statuses.count("truncated"))
     return scores
 
 
-def _judged(
-    spec: GenerateSpec, teachers: list[dict[str, Any]], scores: dict[str, tuple[float, int, int]]
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """The teachers with their scores, and a warning for each that can teach little. StageError
-    below min_teacher_score."""
+def _usable_references(files: Sequence[Folder], task: str) -> dict[int, str]:
+    """prompt_id -> gold answer, where the task can use it."""
+    references: dict[int, str] = {}
+    for table in read_tables(files, ["prompt_id", "reference"]):
+        ids = table["prompt_id"].to_pylist()
+        for prompt_id, reference in zip(ids, table["reference"].to_pylist(), strict=True):
+            gold = metrics.usable_reference(task, reference)
+            if gold is not None:
+                references[prompt_id] = gold
+    return references
+
+
+def _judged(spec: GenerateSpec, scores: Mapping[str, Score]) -> list[str]:
+    """A warning for each teacher that can teach little. StageError below min_teacher_score."""
+    floor = LOW_SCORE if spec.min_teacher_score is None else spec.min_teacher_score
     poor = []
-    for name, (score, count, cut) in scores.items():
-        if score < (LOW_SCORE if spec.min_teacher_score is None else spec.min_teacher_score):
+    for name, score in scores.items():
+        if score.value < floor:
             poor.append(
-                f"teacher '{name}' scores {score:.3g} on its {count:,} validation answers with a"
-                f" reference, {cut:,} of them cut"
+                f"teacher '{name}' scores {score.value:.3g} on its {score.count:,} validation"
+                f" answers with a reference, {score.cut:,} of them cut"
             )
     if poor and spec.min_teacher_score is not None:
         raise StageError(
             f"generate: {'; '.join(poor)}; generate.min_teacher_score is"
-            f" {spec.min_teacher_score:g}. The answers are kept: read some, mend"
-            " the prompts, sampling.max_tokens or the teacher, or lower the floor to go on"
+            f" {spec.min_teacher_score:g}. The answers are kept: read some, mend the prompts,"
+            " sampling.max_tokens or the teacher, or lower the floor to go on"
         )
     advice = (
         "a student can hardly learn the task from it; read some answers before training, or set"
         " generate.min_teacher_score to end here"
     )
-    shown = [
-        teacher
-        | ({"validation_score": scores[teacher["name"]][0]} if teacher["name"] in scores else {})
-        for teacher in teachers
-    ]
-    return shown, [f"{sentence}: {advice}" for sentence in poor]
+    return [f"{sentence}: {advice}" for sentence in poor]
 
 
-def _info(spec: GenerateSpec, settled: parts.Settled, tally: Tally, out: Path) -> dict[str, Any]:
-    stored = {name: file_metadata(out / name) for name in list(settled.files)[:1]}
-    first = next(iter(stored.values()), {})
-    teachers = [
-        {
-            "name": teacher.name,
-            "kind": teacher.kind,
-            "revision": teacher.revision,
-            **settled.teachers.get(teacher.name, {"rows": 0}),
-        }
-        for teacher in spec.teachers
-    ]
-    cost = (
-        {"cost_usd": round(spent_usd(spec, out), 6)}
-        if any(teacher.prices for teacher in spec.teachers)
-        else {}
+def _info(
+    spec: GenerateSpec,
+    settled: parts.Settled,
+    tally: Tally,
+    out: Path,
+    scores: Mapping[str, Score],
+    warnings: list[str],
+) -> GenerateInfo:
+    prices = spec.prices()
+    more: dict[str, Any] = {}
+    if prices:
+        more["cost_usd"] = round(spent_usd(prices, out), 6)
+    if untold := settled.total("untold"):
+        more["rows_without_token_counts"] = untold
+    if foreign := _foreign_words(spec, settled, out):
+        more["unknown_finish_reasons"] = foreign
+    return GenerateInfo(
+        prompts=tally.prompts,
+        completions=tally.wanted,
+        answered_this_run=tally.answered,
+        status=settled.status,
+        tokens_in=settled.total("tokens_in"),
+        tokens_out=settled.total("tokens_out"),
+        tokens_per_second=tally.tokens_per_second,
+        teachers=_teachers(spec, settled, out, scores),
+        route=spec.route,
+        max_tokens=spec.sampling.max_tokens,
+        top_k=spec.capture.top_k,
+        warnings=warnings,
+        **more,
     )
-    return {
-        "prompts": tally.prompts,
-        "completions": tally.wanted,
-        "answered_this_run": tally.answered,
-        "status": settled.status,
-        "tokens_in": settled.tokens_in,
-        "tokens_out": settled.tokens_out,
-        "tokens_per_second": tally.tokens_per_second,
-        **cost,
-        "teachers": teachers,
-        "route": spec.route,
-        "max_tokens": spec.sampling.max_tokens,
-        "top_k": spec.capture.top_k,
-        **({"rows_without_token_counts": settled.untold} if settled.untold else {}),
-        **_foreign_words(spec, settled, out),
-        "tokenizer_fingerprint": first.get("tokenizer_fingerprint"),
-        "vocab_size": first.get("vocab_size"),
-    }
 
 
-def _foreign_words(
-    spec: GenerateSpec, settled: parts.Settled, out: Path
-) -> dict[str, dict[str, int]]:
+def _teachers(
+    spec: GenerateSpec, settled: parts.Settled, out: Path, scores: Mapping[str, Score]
+) -> list[TeacherInfo]:
+    """What each did, and what its files say of its tokenizer."""
+    stored: dict[str, dict[str, Any]] = {}
+    for name in settled.files:
+        if len(stored) < len(settled.teachers):
+            metadata = file_metadata(out / name)
+            stored.setdefault(metadata["teacher"], metadata)
+    teachers = []
+    for teacher in spec.teachers:
+        sums = settled.teachers.get(teacher.name, parts.Sums())
+        metadata = stored.get(teacher.name, {})
+        more: dict[str, Any] = {}
+        if teacher.name in scores:
+            more["validation_score"] = scores[teacher.name].value
+        for name in ("tokenizer_fingerprint", "vocab_size"):
+            if name in metadata:
+                more[name] = metadata[name]
+        teachers.append(
+            TeacherInfo(
+                name=teacher.name,
+                kind=teacher.kind,
+                revision=getattr(teacher, "revision", None),
+                rows=sums.rows,
+                tokens_in=sums.tokens_in,
+                tokens_out=sums.tokens_out,
+                status=dict(sums.status),
+                **more,
+            )
+        )
+    return teachers
+
+
+def _foreign_words(spec: GenerateSpec, settled: parts.Settled, out: Path) -> dict[str, int]:
     """How often APIs ended an answer with a word that this engine does not know."""
-    if all(teacher.kind not in API_KINDS for teacher in spec.teachers):
+    if not any(isinstance(teacher, ApiTeacher) for teacher in spec.teachers):
         return {}
     said: Counter[str] = Counter()
     for table in read_tables([out / name for name in settled.files], columns=["finish_reason"]):
         said.update(filter(None, table["finish_reason"].to_pylist()))
-    foreign = {word: count for word, count in said.items() if word not in STATUS_OF_FINISH}
-    return {"unknown_finish_reasons": foreign} if foreign else {}
+    return {word: count for word, count in said.items() if word not in STATUS_OF_FINISH}
 
 
 def _first_error(out: Path, settled: parts.Settled) -> str:
+    failed = pc.field("status") == "error"
     for table in read_tables([out / name for name in settled.files], columns=["status", "error"]):
-        for status, error in zip(
-            table["status"].to_pylist(), table["error"].to_pylist(), strict=True
-        ):
-            if status == "error":
-                return str(error)
+        errors = table.filter(failed)["error"]
+        if len(errors):
+            return str(errors[0].as_py())
     return "unknown"

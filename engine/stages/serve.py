@@ -7,16 +7,16 @@ serve`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import NamedTuple
 
 from engine.backends import bearer_guard, ray_serve
-from engine.errors import SpecError
-from engine.job.spec import ServeSpec, TeacherSpec
+from engine.errors import SpecError, StageError
+from engine.job.spec import Model, ServeSpec, TeacherSpec, VllmTeacherSpec
 from engine.run.context import Context
-from engine.run.manifests import trained_model
+from engine.run.facts import TrainInfo
+from engine.run.manifests import Finished
 
 
 class Endpoint(NamedTuple):
@@ -28,19 +28,27 @@ class Endpoint(NamedTuple):
 
 
 def models_of(
-    spec: ServeSpec, teacher: TeacherSpec, train: Path, names: Sequence[str]
-) -> dict[str, TeacherSpec]:
-    """The models to serve by name; student and baseline come from the training folder."""
-    own = {
-        field: getattr(spec, field)
-        for field in ("tensor_parallel", "max_num_seqs", "max_model_len", "kv_cache_gib", "dtype")
-    }
-    return {
-        name: teacher
-        if name == "teacher"
-        else TeacherSpec(name=name, **trained_model(train, name), **own)
-        for name in names
-    }
+    spec: ServeSpec, teacher: TeacherSpec, train: Finished | None, names: Sequence[str]
+) -> dict[str, Model]:
+    """The models to serve by name; student and baseline come from the finished training, and run as
+    `spec` says. StageError without it, or for a teacher that is somebody else's server."""
+    models = {}
+    for name in names:
+        if name == "teacher":
+            if not isinstance(teacher, VllmTeacherSpec):
+                raise StageError(
+                    f"teacher '{teacher.name}' of kind {teacher.kind} is not served here"
+                )
+            models[name] = teacher.to_model()
+        elif train is None:
+            raise StageError(
+                f"there is no {name}: finish training first: distill run JOB --until train"
+            )
+        else:
+            assert isinstance(train.manifest.info, TrainInfo)
+            weights, revision = train.manifest.info.weights_of(name, train.folder)
+            models[name] = Model(name, weights, revision, spec)
+    return models
 
 
 def guard_environment(spec: ServeSpec) -> dict[str, str]:
@@ -59,14 +67,14 @@ def _key(spec: ServeSpec) -> str | None:
 
 
 @contextmanager
-def endpoint(spec: ServeSpec, models: dict[str, TeacherSpec], ctx: Context) -> Iterator[Endpoint]:
+def endpoint(spec: ServeSpec, models: dict[str, Model], ctx: Context) -> Generator[Endpoint]:
     """Serve `models` for the length of the block; every route wants the key if `api_key_env` names
     one."""
     key = _key(spec)
     with ray_serve.deployed(
         models,
         device=ctx.device,
-        replicas=spec.replicas,
+        replicas=spec.replica_range[0],
         host=spec.host,
         port=spec.port,
         key=key,

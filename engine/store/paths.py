@@ -11,7 +11,7 @@ import functools
 import io
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -35,9 +35,9 @@ class StorePath:
     query: str = ""  # of pyarrow.fs.FileSystem.from_uri: endpoint_override, scheme, region, …
 
     def __str__(self) -> str:
-        return f"{self.root}/{quote(str(self.path))}".removesuffix(
-            "/."
-        ) + f"?{self.query}".removesuffix("?")
+        url = f"{self.root}/{quote(str(self.path))}".removesuffix("/.")
+        query = f"?{self.query}".removesuffix("?")
+        return url + query
 
     def __truediv__(self, name: str | PurePosixPath) -> StorePath:
         return replace(self, path=self.path / name)
@@ -103,7 +103,7 @@ class StorePath:
         """Nothing: a store has names, not folders."""
 
     @contextmanager
-    def open(self, mode: str) -> Iterator[Any]:
+    def open(self, mode: str) -> Generator[Any]:
         """`rb` or `wb`; what the block writes becomes the object unless the block fails."""
         if mode == "rb":
             store, inside = self.place
@@ -111,7 +111,8 @@ class StorePath:
                 yield file
         else:
             assert mode == "wb", mode
-            yield (buffer := io.BytesIO())
+            buffer = io.BytesIO()
+            yield buffer
             self.write_bytes(buffer.getbuffer())
 
     def read_bytes(self) -> bytes:
@@ -123,9 +124,8 @@ class StorePath:
 
     def write_bytes(self, data: bytes | memoryview | pa.Buffer) -> None:
         store, inside = self.place
-        with store.open_output_stream(
-            inside, compression=None
-        ) as file:  # its default would compress what is called x.gz
+        # Without `compression` it would compress what is called x.gz.
+        with store.open_output_stream(inside, compression=None) as file:
             file.write(data)
 
     def write_text(self, text: str) -> None:
@@ -164,9 +164,8 @@ def run_folder(runs: str | Folder) -> Folder:
             "--runs: the URL holds a password, which would end up in logs; set AWS_ACCESS_KEY_ID"
             " and so on in the environment"
         )
-    folder = StorePath(
-        f"{url.scheme}://{url.netloc}", PurePosixPath(unquote(url.path).strip("/")), url.query
-    )
+    below_bucket = PurePosixPath(unquote(url.path).strip("/"))
+    folder = StorePath(f"{url.scheme}://{url.netloc}", below_bucket, url.query)
     try:
         folder.place  # noqa: B018 - only to see that it can be built
     except (pa.ArrowException, ValueError, OSError) as error:
@@ -179,25 +178,25 @@ def run_folder(runs: str | Folder) -> Folder:
 def file_sizes(folder: Folder, names: Iterable[str]) -> dict[str, int]:
     """Sizes in bytes of those of `names` (relative) that are there; one listing where each look
     would be a request."""
+    sizes: dict[str, int] = {}
     if isinstance(folder, Path):
-        return {name: (folder / name).stat().st_size for name in names if (folder / name).is_file()}
-    store, inside = folder.place
-    found = store.get_file_info(FileSelector(inside, allow_not_found=True, recursive=True))
-    sizes = {
-        info.path.removeprefix(f"{inside}/"): info.size
-        for info in found
-        if info.type == FileType.File
-    }
-    return {name: sizes[name] for name in names if name in sizes}
+        for name in names:
+            path = folder / name
+            if path.is_file():
+                sizes[name] = path.stat().st_size
+        return sizes
+    _, inside = folder.place
+    wanted = set(names)
+    for info in _objects(folder, recursive=True):
+        name = info.path.removeprefix(f"{inside}/")
+        if name in wanted:
+            sizes[name] = info.size
+    return sizes
 
 
 def tree_bytes(folder: Folder) -> int:
     """Bytes of all files below `folder`."""
-    store, inside = (
-        folder.place if isinstance(folder, StorePath) else (LocalFileSystem(), str(folder))
-    )
-    found = store.get_file_info(FileSelector(inside, allow_not_found=True, recursive=True))
-    return sum(info.size for info in found if info.type == FileType.File)
+    return sum(info.size for info in _objects(folder, recursive=True))
 
 
 def remove_tree(folder: Folder) -> None:
@@ -213,9 +212,7 @@ def files_in(folder: Folder) -> dict[str, os.stat_result]:
     """Files directly in `folder` by name; none where it does not exist, and never a symbolic link
     or what is behind one."""
     if isinstance(folder, StorePath):
-        store, inside = folder.place
-        found = store.get_file_info(FileSelector(inside, allow_not_found=True))
-        return {info.base_name: _stat(info) for info in found if info.type == FileType.File}
+        return {info.base_name: _stat(info) for info in _objects(folder)}
     if folder.is_symlink() or not folder.is_dir():
         return {}
     with os.scandir(folder) as entries:
@@ -226,13 +223,31 @@ def files_in(folder: Folder) -> dict[str, os.stat_result]:
         }
 
 
+def _objects(folder: Folder, recursive: bool = False) -> list[FileInfo]:
+    """Files in `folder`, `recursive` those below it too; none where there is no such folder."""
+    store, inside = _place(folder)
+    selector = FileSelector(inside, allow_not_found=True, recursive=recursive)
+    return [info for info in store.get_file_info(selector) if info.type == FileType.File]
+
+
+def _place(path: Folder) -> tuple[FileSystem, str]:
+    if isinstance(path, StorePath):
+        return path.place
+    return LocalFileSystem(), str(path)
+
+
 def _stat(info: FileInfo) -> os.stat_result:
-    return os.stat_result((0, 0, 0, 0, 0, 0, info.size, 0, info.mtime.timestamp(), 0))
+    owner = (0,) * 6  # mode, inode, device, links, user and group: a store tells none of them
+    times = (0, info.mtime.timestamp(), 0)  # of access, modification and change
+    return os.stat_result((*owner, info.size, *times))
 
 
-def parquet_place(path: Folder) -> tuple[Any, FileSystem | None]:
+def parquet_place(path: Folder) -> tuple[str | Path, FileSystem | None]:
     """A file as pyarrow.parquet takes it: where, and in which filesystem."""
-    return (path.place[1], path.place[0]) if isinstance(path, StorePath) else (path, None)
+    if isinstance(path, Path):
+        return path, None
+    store, inside = path.place
+    return inside, store
 
 
 def read_buffer(path: Folder) -> pa.Buffer:
@@ -242,6 +257,6 @@ def read_buffer(path: Folder) -> pa.Buffer:
     the interpreter: while that is ending, pyarrow 26 aborts the process (100 of 150 small reads
     just before an exit).
     """
-    where, store = parquet_place(path)
-    with (store or LocalFileSystem()).open_input_file(str(where)) as file:
+    store, inside = _place(path)
+    with store.open_input_file(inside) as file:
         return file.read_buffer()

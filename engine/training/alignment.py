@@ -27,10 +27,11 @@ def special_ids(tokenizer: Any) -> frozenset[int]:
 def align(teacher_starts: np.ndarray, student_starts: np.ndarray) -> np.ndarray:
     """For each of the student's tokens (n,) the teacher's token (an index) that starts at the same
     character, or -1."""
-    found = np.full(len(student_starts), -1)
+    matches = np.full(len(student_starts), -1)
     shared, students, teachers = np.intersect1d(student_starts, teacher_starts, return_indices=True)
-    found[students[shared >= 0]] = teachers[shared >= 0]
-    return found
+    is_place = shared >= 0
+    matches[students[is_place]] = teachers[is_place]
+    return matches
 
 
 def token_starts(
@@ -43,10 +44,18 @@ def token_starts(
     breaks); for all of them if their text does not end with `answer`, apart from white space. White
     space that opens the answer belongs to its first token.
     """
-    starts, is_special = [], []
-    text, window, settled, known, spelled = "", [], 0, "", ""
+    starts: list[int] = []
+    is_special: list[bool] = []
+    text = ""
+    window: list[int] = []  # the tokens that are decoded together
+    settled = 0  # how many of them are in `text` already
+    known = ""  # what those spell
+    spelled = ""  # what all of them do
     for token in ids:
-        starts.append(-1 if spelled.endswith(_UNFINISHED) else len(text))
+        start = len(text)
+        if spelled.endswith(_UNFINISHED):
+            start = -1
+        starts.append(start)
         is_special.append(token in special)
         if is_special[-1]:
             continue
@@ -54,15 +63,15 @@ def token_starts(
         # the bytes of a character.
         window.append(token)
         spelled = tokenizer.decode(window, skip_special_tokens=False)
-        if (
-            spelled.startswith(known)
-            and len(spelled) > len(known)
-            and not spelled.endswith(_UNFINISHED)
-        ):
+        is_longer = spelled.startswith(known) and len(spelled) > len(known)
+        if is_longer and not spelled.endswith(_UNFINISHED):
             text += spelled[len(known) :]
             window = window[settled:]
-            settled, known = len(window), tokenizer.decode(window, skip_special_tokens=False)
-    return _within(answer.strip(), text, np.array(starts, np.int64), np.array(is_special, bool))
+            settled = len(window)
+            known = tokenizer.decode(window, skip_special_tokens=False)
+    starts_n = np.array(starts, np.int64)
+    is_special_n = np.array(is_special, bool)
+    return _within(answer.strip(), text, starts_n, is_special_n)
 
 
 def _within(answer: str, text: str, starts: np.ndarray, is_special: np.ndarray) -> np.ndarray:
@@ -71,10 +80,15 @@ def _within(answer: str, text: str, starts: np.ndarray, is_special: np.ndarray) 
     begin = end - len(answer)
     if text[max(0, begin) : end] != answer:
         return np.full(len(starts), -1)
-    found = np.where((starts >= begin) & (starts < end) & ~is_special, starts - begin, -1)
-    opening = np.flatnonzero((starts >= 0) & (starts <= begin) & ~is_special)
-    if len(opening) and text[starts[opening[-1]] : begin].isspace():
-        found[opening[-1]] = 0
+    is_text = ~is_special
+    is_inside = (starts >= begin) & (starts < end) & is_text
+    within = np.where(is_inside, starts - begin, -1)
+    is_before = (starts >= 0) & (starts <= begin)
+    opening = np.flatnonzero(is_before & is_text)
+    if len(opening):
+        first = opening[-1]
+        if text[starts[first] : begin].isspace():
+            within[first] = 0
     closing = np.flatnonzero((starts >= end) & is_special)
-    found[closing[:1]] = len(answer)
-    return found
+    within[closing[:1]] = len(answer)
+    return within

@@ -10,16 +10,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from transformers import AttentionInterface, PretrainedConfig
 from transformers.utils import is_flash_attn_2_available
 
 from engine.job.spec import TrainSpec
 
-PER_EXAMPLE, VARLEN = (
-    "sdpa_per_example",
-    "torch_varlen",
-)  # transformers' names of the two functions below
+# transformers' names of the two functions below
+PER_EXAMPLE = "sdpa_per_example"
+VARLEN = "torch_varlen"
 
 
 def attention_of(spec: TrainSpec, device: str, config: PretrainedConfig) -> str:
@@ -43,67 +42,69 @@ def attention_of(spec: TrainSpec, device: str, config: PretrainedConfig) -> str:
         and not getattr(text, "v_head_dim", None)
         and not getattr(text, "attention_dropout", 0)
     )
-    return VARLEN if plain and torch.cuda.get_device_capability() >= (8, 0) else "sdpa"
+    if plain and torch.cuda.get_device_capability() >= (8, 0):
+        return VARLEN
+    return "sdpa"
 
 
 def attention_per_example(
     module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
     *,
-    position_ids: torch.Tensor,
+    position_ids: Tensor,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
     s_aux: None = None,
     **_: Any,
-) -> tuple[torch.Tensor, None]:
+) -> tuple[Tensor, None]:
     """Causal attention of packed rows, (B, heads, L, D) -> (B, L, heads, D), one call of torch per
     example."""
     assert attention_mask is None, "packed rows carry no mask"
     assert s_aux is None, "attention sinks; set train.attention: eager"
-    rows, heads, length, _ = query.shape
+    rows, heads, length = query.shape[:3]
     starts = _starts(position_ids, rows, length).tolist()
-    lengths = [end - start for start, end in zip(starts, [*starts[1:], rows * length], strict=True)]
-    per_example = (
-        side.transpose(1, 2).flatten(0, 1).split(lengths) for side in (query, key, value)
-    )
+    ends = [*starts[1:], rows * length]
+    lengths = [end - start for start, end in zip(starts, ends, strict=True)]
+    queries = _end_to_end(query).split(lengths)
+    keys = _end_to_end(key).split(lengths)
+    values = _end_to_end(value).split(lengths)
     outputs = []
-    for q, k, v in zip(*per_example, strict=True):
-        mask = (
-            _band(len(q), sliding_window, q) if sliding_window and len(q) > sliding_window else None
+    for q, k, v in zip(queries, keys, values, strict=True):
+        mask = None
+        if sliding_window and len(q) > sliding_window:
+            mask = _band(len(q), sliding_window, q)
+        output = F.scaled_dot_product_attention(
+            _as_a_batch(q),
+            _as_a_batch(k),
+            _as_a_batch(v),
+            attn_mask=mask,
+            is_causal=mask is None,
+            dropout_p=dropout,
+            scale=scaling,
+            enable_gqa=key.shape[1] != heads,
         )
-        outputs.append(
-            F.scaled_dot_product_attention(
-                *(side.transpose(0, 1).unsqueeze(0) for side in (q, k, v)),
-                attn_mask=mask,
-                is_causal=mask is None,
-                dropout_p=dropout,
-                scale=scaling,
-                enable_gqa=key.shape[1] != heads,
-            )
-            .squeeze(0)
-            .transpose(0, 1)
-        )
+        outputs.append(output.squeeze(0).transpose(0, 1))
     return torch.cat(outputs).view(rows, length, heads, -1), None
 
 
 def attention_varlen(
     module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
     *,
-    position_ids: torch.Tensor,
+    position_ids: Tensor,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
     s_aux: None = None,
     **_: Any,
-) -> tuple[torch.Tensor, None]:
+) -> tuple[Tensor, None]:
     """The same in one call for all examples, by the flash attention that torch brings: GPUs, half
     precision, no dropout."""
     from torch.nn.attention.varlen import varlen_attn
@@ -111,39 +112,57 @@ def attention_varlen(
     assert attention_mask is None, "packed rows carry no mask"
     assert s_aux is None, "attention sinks; set train.attention: eager"
     assert not dropout, f"dropout {dropout}; set train.attention: sdpa"
-    rows, heads, length, _ = query.shape
-    key, value = (_each_query_head(side, heads) for side in (key, value))
-    borders = F.pad(_starts(position_ids, rows, length), (0, 1), value=rows * length).to(
-        torch.int32
-    )  # (N + 1,)
+    rows, heads, length = query.shape[:3]
+    starts = _starts(position_ids, rows, length)
+    borders = F.pad(starts, (0, 1), value=rows * length)  # (N + 1,)
+    borders = borders.to(torch.int32)
     longest = length  # a bound is enough, and the true value would make the GPU's queue wait
-    window = (sliding_window - 1, 0) if sliding_window else (-1, 0)
+    behind = -1  # no limit
+    if sliding_window:
+        behind = sliding_window - 1
     output = varlen_attn(
-        *(side.transpose(1, 2).flatten(0, 1) for side in (query, key, value)),
+        _end_to_end(query),
+        _end_to_end(_each_query_head(key, heads)),
+        _end_to_end(_each_query_head(value, heads)),
         borders,
         borders,
         longest,
         longest,
         scale=scaling,
-        window_size=window,
+        window_size=(behind, 0),
     )
+    assert isinstance(output, Tensor)  # it is a tuple for callers that ask for more
     return output.view(rows, length, heads, -1), None
 
 
-def _each_query_head(side: torch.Tensor, heads: int) -> torch.Tensor:
+def _each_query_head(side: Tensor, heads: int) -> Tensor:
     """Keys or values once for each query head, (B, heads, L, D): torch's `enable_gqa` came after
     2.11."""
-    return side if side.shape[1] == heads else side.repeat_interleave(heads // side.shape[1], dim=1)
+    if side.shape[1] == heads:
+        return side
+    return side.repeat_interleave(heads // side.shape[1], dim=1)
 
 
-def _starts(position_ids: torch.Tensor, rows: int, length: int) -> torch.Tensor:
+def _end_to_end(side: Tensor) -> Tensor:
+    """All rows in one, (B, heads, L, D) -> (T, heads, D)."""
+    return side.transpose(1, 2).flatten(0, 1)
+
+
+def _as_a_batch(side: Tensor) -> Tensor:
+    """One example, (length, heads, D) -> (1, heads, length, D)."""
+    return side.transpose(0, 1).unsqueeze(0)
+
+
+def _starts(position_ids: Tensor, rows: int, length: int) -> Tensor:
     """Where examples start in all rows laid end to end, (N,): wherever a position id is 0."""
-    return torch.nonzero(position_ids.expand(rows, length).flatten() == 0).flatten()
+    positions = position_ids.expand(rows, length).flatten()
+    return torch.nonzero(positions == 0).flatten()
 
 
-def _band(length: int, window: int, like: torch.Tensor) -> torch.Tensor:
+def _band(length: int, window: int, like: Tensor) -> Tensor:
     """Positions that see themselves and the window - 1 before them."""
-    return torch.ones(length, length, dtype=torch.bool, device=like.device).tril().triu(1 - window)
+    seen = torch.ones(length, length, dtype=torch.bool, device=like.device)
+    return seen.tril().triu(1 - window)
 
 
 AttentionInterface.register(PER_EXAMPLE, attention_per_example)

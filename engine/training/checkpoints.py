@@ -1,10 +1,9 @@
 """Checkpoints that any layout can read: fp32 weights and AdamW moments by parameter name, complete
 or ignored.
 
-    checkpoints/step-000200/share-<attempt>-00000-of-00002.safetensors   what one rank wrote:
-    "<part>/<parameter>"
-                            complete.json                                written last: the facts,
-                            and files with their sizes
+    checkpoints/step-000200/
+        share-<attempt>-00000-of-00002.safetensors   what one rank wrote: "<part>/<parameter>"
+        complete.json                                written last: the facts, and files with sizes
 
 A thread per rank writes while training goes on. It makes no collective call: rank 0's waits until
 the files of all ranks are there. Shares carry the number of their attempt, so those that a dead
@@ -24,19 +23,19 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from engine.errors import StageError
 from engine.store.files import write_atomic
 
 _log = logging.getLogger(__name__)
 MARKER = "complete.json"
-SHARES_TIMEOUT_S = (
-    1800.0  # other ranks write as much as rank 0 does, but their disks and networks may be slower
-)
+# Other ranks write as much as rank 0 does, but their disks and networks may be slower.
+SHARES_TIMEOUT_S = 1800.0
 _POLL_S = 0.02
+Tensors = Mapping[str, Tensor]  # by "<part>/<parameter>"
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,9 @@ class Validations:
     def saved(self, step: int, loss: float | None) -> Validations:
         """After a checkpoint, whose weights have this validation loss; None: they were not
         validated."""
-        if loss is None or (self.best_loss is not None and loss >= self.best_loss):
+        if loss is None:
+            return self
+        if self.best_loss is not None and loss >= self.best_loss:
             return self
         return replace(self, best_step=step, best_loss=loss)
 
@@ -76,7 +77,7 @@ class Checkpoint:
         """As they stood when it was saved."""
         return Validations(**self.facts["validations"])
 
-    def load(self) -> dict[str, torch.Tensor]:
+    def load(self) -> dict[str, Tensor]:
         """Its tensors by "<part>/<parameter>": views of mapped files, so only what is read takes
         memory."""
         tensors = {}
@@ -92,27 +93,32 @@ def newest(root: Path) -> Checkpoint | None:
 
 def at_step(root: Path, step: int) -> Checkpoint:
     """The complete checkpoint of one step. StageError if it is not there."""
-    found = next((checkpoint for checkpoint in complete(root) if checkpoint.step == step), None)
-    if found is None:
-        raise StageError(
-            f"train: the checkpoint of step {step} is not under {root}, or not whole; do all nodes"
-            " share this folder, and has nothing"
-            " but this job changed it?"
-        )
-    return found
+    for checkpoint in complete(root):
+        if checkpoint.step == step:
+            return checkpoint
+    raise StageError(
+        f"train: the checkpoint of step {step} is not under {root}, or not whole; do all nodes"
+        " share this folder, and has nothing but this job changed it?"
+    )
 
 
 def complete(root: Path) -> list[Checkpoint]:
     """Those whose marked files are all there in their sizes, oldest first."""
-    found = []
+    checkpoints = []
     for marker in root.glob(f"step-*/{MARKER}"):
-        facts, folder = json.loads(marker.read_text()), marker.parent
-        if all(
-            (folder / name).exists() and (folder / name).stat().st_size == size
-            for name, size in facts["files"].items()
-        ):
-            found.append(Checkpoint(facts["step"], folder, facts))
-    return sorted(found, key=lambda checkpoint: checkpoint.step)
+        facts = json.loads(marker.read_text())
+        if _are_there(marker.parent, facts["files"]):
+            checkpoints.append(Checkpoint(facts["step"], marker.parent, facts))
+    return sorted(checkpoints, key=lambda checkpoint: checkpoint.step)
+
+
+def _are_there(folder: Path, sizes: Mapping[str, int]) -> bool:
+    """Files of these names and sizes."""
+    for name, size in sizes.items():
+        path = folder / name
+        if not path.exists() or path.stat().st_size != size:
+            return False
+    return True
 
 
 def clear_incomplete(root: Path) -> None:
@@ -127,7 +133,7 @@ def clear_incomplete(root: Path) -> None:
 
 def check_fits(
     checkpoint: Checkpoint, facts: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, torch.Tensor]:
+) -> dict[str, Tensor]:
     """The checkpoint's tensors. StageError unless it has these facts and exactly the parameters of
     these shapes."""
     remedy = (
@@ -135,21 +141,20 @@ def check_fits(
         " the student that it was made by"
     )
     for name, value in facts.items():
-        if checkpoint.facts.get(name) != value:
+        saved = checkpoint.facts.get(name)
+        if saved != value:
             raise StageError(
-                f"train: {checkpoint.folder} is a checkpoint of another job: its {name} is"
-                f" {checkpoint.facts.get(name)}, here it is"
-                f" {value}; {remedy}"
+                f"train: {checkpoint.folder} is a checkpoint of another job: its {name} is {saved},"
+                f" here it is {value}; {remedy}"
             )
     tensors = checkpoint.load()
-    held = {
-        name.removeprefix("weight/"): tuple(tensor.shape)
-        for name, tensor in tensors.items()
-        if name.startswith("weight/")
-    }
-    if differing := sorted(
-        name for name in held.keys() | shapes.keys() if held.get(name) != shapes.get(name)
-    ):
+    held = {}
+    for name, tensor in tensors.items():
+        if name.startswith("weight/"):
+            held[name.removeprefix("weight/")] = tuple(tensor.shape)
+    names = held.keys() | shapes.keys()
+    differing = sorted(name for name in names if held.get(name) != shapes.get(name))
+    if differing:
         first = differing[0]
         raise StageError(
             f"train: {checkpoint.folder} is a checkpoint of another model: {len(differing)}"
@@ -180,22 +185,19 @@ class Writer:
         on_step: Callable[[str, int], None] = lambda place, step: None,
         timeout_s: float = SHARES_TIMEOUT_S,
     ) -> None:
-        self._root, self._facts, self._keep, self._on_step, self._timeout_s = (
-            root,
-            facts,
-            keep,
-            on_step,
-            timeout_s,
-        )
-        self._names = [
-            f"share-{attempt:x}-{number:05d}-of-{workers:05d}.safetensors"
-            for number in range(workers)
-        ]
+        self._root = root
+        self._facts = facts
+        self._keep = keep
+        self._on_step = on_step
+        self._timeout_s = timeout_s
         self._rank = rank
+        self._names: list[str] = []
+        for number in range(workers):
+            self._names.append(f"share-{attempt:x}-{number:05d}-of-{workers:05d}.safetensors")
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._last: Future[None] | None = None
 
-    def save(self, step: int, share: Mapping[str, torch.Tensor], validations: Validations) -> None:
+    def save(self, step: int, share: Tensors, validations: Validations) -> None:
         """Start to write this rank's share; waits for the save before it. The tensors must be
         nobody else's to change.
 
@@ -213,13 +215,12 @@ class Writer:
     def wait(self) -> None:
         """Until this rank's part of the last save is on the disk; on rank 0 that is the whole
         checkpoint."""
-        last, self._last = self._last, None
+        last = self._last
+        self._last = None  # so that an error of its thread is raised once only
         if last is not None:
             last.result()
 
-    def _write(
-        self, step: int, share: Mapping[str, torch.Tensor], validations: Validations
-    ) -> None:
+    def _write(self, step: int, share: Tensors, validations: Validations) -> None:
         folder = self._root / f"step-{step:06d}"
         try:
             self._write_share(folder, step, share)
@@ -233,41 +234,49 @@ class Writer:
                 " same command resumes"
             ) from error
 
-    def _write_share(self, folder: Path, step: int, share: Mapping[str, torch.Tensor]) -> None:
+    def _write_share(self, folder: Path, step: int, share: Tensors) -> None:
         self._on_step("before_share", step)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / self._names[self._rank]
         partial = path.with_suffix(".partial")
-        save_file({name: tensor.contiguous() for name, tensor in share.items()}, partial)
+        laid_out = {name: tensor.contiguous() for name, tensor in share.items()}
+        save_file(laid_out, partial)
         with partial.open("rb") as handle:
             os.fsync(handle.fileno())
         self._on_step("mid_share", step)
         os.replace(partial, path)
 
     def _complete(self, folder: Path, step: int, validations: Validations) -> None:
-        paths, deadline = (
-            [folder / name for name in self._names],
-            time.monotonic() + self._timeout_s,
-        )
-        while missing := [path.name for path in paths if not path.exists()]:
-            if time.monotonic() > deadline:
-                raise StageError(
-                    f"train: after {self._timeout_s:.0f} s {folder} still lacks"
-                    f" {', '.join(missing)}, which other workers write; do all"
-                    " nodes share this folder, and does the disk keep up?"
-                )
-            time.sleep(_POLL_S)
+        self._wait_for_shares(folder)
         self._on_step("before_marker", step)
-        files = {path.name: path.stat().st_size for path in paths}
-        facts = {"step": step, **self._facts, "validations": asdict(validations), "files": files}
+        files = {name: (folder / name).stat().st_size for name in self._names}
+        facts = {
+            "step": step,
+            **self._facts,
+            "validations": asdict(validations),
+            "files": files,
+        }
         write_atomic(folder / MARKER, json.dumps(facts, indent=1))
         self._on_step("after_marker", step)
         self._prune()
 
+    def _wait_for_shares(self, folder: Path) -> None:
+        # By looking, for a thread makes no collective call: it would meet one of the training.
+        deadline = time.monotonic() + self._timeout_s
+        while missing := [name for name in self._names if not (folder / name).exists()]:
+            if time.monotonic() > deadline:
+                raise StageError(
+                    f"train: after {self._timeout_s:.0f} s {folder} still lacks"
+                    f" {', '.join(missing)}, which other workers write; do all nodes share this"
+                    " folder, and does the disk keep up?"
+                )
+            time.sleep(_POLL_S)
+
     def _prune(self) -> None:
-        found = complete(self._root)
-        kept = found[-self._keep :]
+        checkpoints = complete(self._root)
+        kept = checkpoints[-self._keep :]
+        # `export: best` loads the best one at the end, however old it is by then.
         best = {checkpoint.validations.best_step for checkpoint in kept}
-        for old in found[: -self._keep]:
+        for old in checkpoints[: -self._keep]:
             if old.step not in best:
                 shutil.rmtree(old.folder)

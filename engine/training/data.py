@@ -9,12 +9,12 @@ template up to the answer, then the answer. This module does not pack and does n
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import logging
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -23,11 +23,12 @@ import pyarrow as pa
 from jinja2 import TemplateError
 
 from engine.errors import StageError
-from engine.job.spec import TrainSpec
+from engine.job.spec import SftLoss, TrainSpec
 from engine.rows.ids import bare_prompt, tokenizer_fingerprint
 from engine.rows.records import Messages
 from engine.rows.signal import Signal, arrays, count_unsigned, signals
-from engine.rows.tables import file_metadata, read_tables
+from engine.rows.tables import metadata_of, read_tables
+from engine.store.paths import Folder
 from engine.training.alignment import align, special_ids, token_starts
 
 _log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class TokenSequence:
 
 
 def load_sequences(
-    files: list[Path],
+    files: Sequence[Folder],
     spec: TrainSpec,
     tokenizer: Any,
     vocab_size: int,
@@ -63,43 +64,52 @@ def load_sequences(
     Raises StageError where a loss has no usable signal, or where ids lie outside the student's
     vocabulary.
     """
-    needs_signal = spec.loss != "sft" and spec.teacher is None
+    needs_signal = spec.reads_stored_signal
+    turns = spec.loss.learn_turns if isinstance(spec.loss, SftLoss) else "last"
     fingerprint = tokenizer_fingerprint(tokenizer.get_vocab())
     for file, table in zip(files, read_tables(files), strict=True):
-        metadata = file_metadata(file)
+        metadata = metadata_of(table)
         same_ids = metadata.get("tokenizer_fingerprint") == fingerprint
         if needs_signal:
-            _check_signal(table, file.name, spec.loss, metadata, same_ids)
-            if metadata["top_k"] > vocab_size:
-                raise StageError(
-                    f"train: {file.name} holds the teacher's {metadata['top_k']:,} likeliest"
-                    f" tokens, but the student has {vocab_size:,}"
-                    " tokens; set generate.capture.top_k to fewer, or train.loss: sft"
-                )
-        if same_ids and spec.learn_turns == "last":
+            _check_signal(table, file.name, spec.loss.kind, metadata, same_ids)
+            _check_top_k(file.name, metadata, vocab_size)
+        if same_ids and turns == "last":
             _check_template(table, file.name, tokenizer)
-            rows = _teacher_sequences(table, metadata if needs_signal else None)
+            stored: Iterator[Signal | None] = itertools.repeat(None, table.num_rows)
+            if needs_signal:
+                stored = signals(table, metadata)
+            rows = _teacher_sequences(table, stored)
         elif needs_signal:
             rows = _aligned_sequences(table, file.name, metadata, tokenizer, teacher_tokenizers)
         else:
-            rows = (
-                _conversation(messages, tokenizer, spec.learn_turns)
-                for messages in table["messages"].to_pylist()
-            )
+            rows = _spelled_sequences(table, tokenizer, turns)
         for row in _as_answered(rows, table, file.name, tokenizer):
-            largest = max(
-                row.ids.max(initial=0), row.signal.ids.max(initial=0) if row.signal else 0
-            )
-            if largest >= vocab_size:
-                raise StageError(
-                    f"train: token id {largest} in {file.name} lies outside the student's"
-                    f" vocabulary of {vocab_size} (the teacher's has"
-                    f" {metadata.get('vocab_size')}: models of a family may pad it differently);"
-                    " set train.student to a model whose"
-                    " vocabulary holds the tokenizer's, or train.loss: sft if only the stored top-k"
-                    " has such ids"
-                )
+            _check_ids(row, file.name, metadata, vocab_size)
             yield row
+
+
+def _check_ids(
+    sequence: TokenSequence, file: str, metadata: Mapping[str, Any], vocab_size: int
+) -> None:
+    largest = sequence.ids.max(initial=0)
+    if sequence.signal:
+        largest = max(largest, sequence.signal.ids.max(initial=0))
+    if largest >= vocab_size:
+        raise StageError(
+            f"train: token id {largest} in {file} lies outside the student's vocabulary of"
+            f" {vocab_size} (the teacher's has {metadata.get('vocab_size')}: models of a family may"
+            " pad it differently); set train.student to a model whose vocabulary holds the"
+            " tokenizer's, or train.loss: sft if only the stored top-k has such ids"
+        )
+
+
+def _check_top_k(file: str, metadata: Mapping[str, Any], vocab_size: int) -> None:
+    top_k = metadata["top_k"]
+    if top_k > vocab_size:
+        raise StageError(
+            f"train: {file} holds the teacher's {top_k:,} likeliest tokens, but the student has"
+            f" {vocab_size:,} tokens; set generate.capture.top_k to fewer, or train.loss: sft"
+        )
 
 
 def _check_signal(
@@ -113,7 +123,8 @@ def _check_signal(
             " take a student with the"
             " teacher's tokenizer"
         )
-    if missing := count_unsigned(table, metadata):
+    missing = count_unsigned(table, metadata)
+    if missing:
         raise StageError(
             f"train: {missing} of {table.num_rows} examples in {file} lack the top-k signal that"
             f" loss {loss} learns from;"
@@ -129,16 +140,18 @@ def _as_answered(
     Few may differ, and a warning tells how many, as a tokenizer may spell a rare character
     otherwise; ids of other answers, or a tokenizer that has no tokens for them, differ in most.
     """
-    differing, example = 0, ("", "")
+    differing = 0
+    example = ""
     for row, messages in zip(rows, table["messages"], strict=True):
-        learnt, answered = tokenizer.decode(row.ids[row.is_target]), messages[-1]["content"].as_py()
+        learnt = tokenizer.decode(row.ids[row.is_target])
+        answered = messages[-1]["content"].as_py()
         if _comparable(answered) not in _comparable(learnt):
-            differing, example = differing + 1, (answered, learnt)
+            differing += 1
+            example = f"{learnt[:80]!r} where {answered[:80]!r}"
         yield row
-    answered, learnt = (repr(text[:80]) for text in example)
     told = (
         f"{differing} of {table.num_rows} examples of {file} teach another text than their answer,"
-        f" e.g. {learnt} where {answered}"
+        f" e.g. {example}"
     )
     if differing > MOST_DIFFERING * table.num_rows:
         raise StageError(
@@ -165,43 +178,50 @@ def _check_template(table: pa.Table, file: str, tokenizer: Any) -> None:
     """
     if not table.num_rows:
         return
-    asked, messages = (
-        next(arrays(table.slice(0, 1), "prompt_token_ids")).tolist(),
-        table["messages"][0].as_py()[:-1],
-    )
-    if tokenizer.chat_template:
-        opened = _tokens(_spell(messages, tokenizer, add_generation_prompt=True), tokenizer)
-        closed = _tokens(_spell(messages, tokenizer), tokenizer)
-        same = sum(
-            1
-            for _ in itertools.takewhile(
-                lambda pair: pair[0] == pair[1], zip(opened, closed, strict=False)
-            )
-        )
-        opening, how = opened[same:], "chat template opens them with"
-    else:  # nothing follows the question
-        opening, how = (
-            _tokens(bare_prompt(messages), tokenizer)[-4:],
-            "tokenizer has no chat template, so its questions end with",
-        )
-    if opening and asked and asked[-len(opening) :] != opening:
+    first = table.slice(0, 1)
+    asked = next(arrays(first, "prompt_token_ids")).tolist()
+    messages = table["messages"][0].as_py()[:-1]
+    opening, how = _opening(messages, tokenizer)
+    if not opening or not asked:
+        return
+    opened = asked[-len(opening) :]
+    if opened != opening:
         raise StageError(
             f"train: the teacher of {file} was asked for its answers with"
-            f" {tokenizer.decode(asked[-len(opening) :])!r}, but the student's"
-            f" {how} {tokenizer.decode(opening)!r}, and it would be served what it never saw; set"
-            " train.tokenizer to the teacher's"
+            f" {tokenizer.decode(opened)!r}, but the student's {how} {tokenizer.decode(opening)!r},"
+            " and it would be served what it never saw; set train.tokenizer to the teacher's"
         )
 
 
-def _teacher_sequences(table: pa.Table, metadata: dict[str, Any] | None) -> Iterator[TokenSequence]:
-    """The teacher's own tokens; `metadata` of the file, if the signal is wanted, says how to read
-    it."""
-    found = itertools.repeat(None, table.num_rows) if metadata is None else signals(table, metadata)
-    for prompt, answer, signal in zip(
-        arrays(table, "prompt_token_ids"), arrays(table, "token_ids"), found, strict=True
-    ):
-        is_target = np.arange(len(prompt) + len(answer)) >= len(prompt)
-        yield TokenSequence(np.concatenate([prompt, answer]), is_target, signal)
+def _opening(messages: Messages, tokenizer: Any) -> tuple[list[int], str]:
+    """The tokens between the student's question and its answer, and what puts them there."""
+    if not tokenizer.chat_template:  # nothing follows the question
+        question = _tokens(bare_prompt(messages), tokenizer)
+        return question[-4:], "tokenizer has no chat template, so its questions end with"
+    opened = _tokens(_spell(messages, tokenizer, add_generation_prompt=True), tokenizer)
+    closed = _tokens(_spell(messages, tokenizer), tokenizer)
+    same = _count_alike(opened, closed)
+    return opened[same:], "chat template opens them with"
+
+
+def _count_alike(first: list[int], second: list[int]) -> int:
+    """How many tokens open both."""
+    count = 0
+    for ours, theirs in zip(first, second, strict=False):
+        if ours != theirs:
+            break
+        count += 1
+    return count
+
+
+def _teacher_sequences(table: pa.Table, stored: Iterator[Signal | None]) -> Iterator[TokenSequence]:
+    """The teacher's own tokens, with the signal of each row if it is wanted."""
+    prompts = arrays(table, "prompt_token_ids")
+    answers = arrays(table, "token_ids")
+    for prompt, answer, signal in zip(prompts, answers, stored, strict=True):
+        ids = np.concatenate([prompt, answer])
+        is_target = np.arange(len(ids)) >= len(prompt)
+        yield TokenSequence(ids, is_target, signal)
 
 
 def _aligned_sequences(
@@ -217,36 +237,30 @@ def _aligned_sequences(
     Ids of that distribution are 0: they would name tokens of the teacher's vocabulary.
     """
     teacher = metadata.get("teacher")
-    if teacher not in teacher_tokenizers:
+    if teacher is None or teacher not in teacher_tokenizers:
         raise StageError(
             f"train: loss uld reads the answers of teacher '{teacher}' in {file} with that"
             " teacher's tokenizer, but knows those of"
             f" {sorted(teacher_tokenizers) or 'none'}; name the teacher in generate.teachers as it"
             " was when it answered"
         )
-    theirs, ours = (
-        (t.backend_tokenizer, special_ids(t)) for t in (teacher_tokenizers[teacher], tokenizer)
-    )
+    their_starts = _starts_by(teacher_tokenizers[teacher])
+    our_starts = _starts_by(tokenizer)
     aligned = targets = 0
-    for messages, answer, signal in zip(
-        table["messages"].to_pylist(),
-        arrays(table, "token_ids"),
-        signals(table, metadata),
-        strict=True,
-    ):
-        sequence, text = _conversation(messages, tokenizer, "last"), messages[-1]["content"]
-        at = align(
-            token_starts(answer.tolist(), text, *theirs),
-            token_starts(sequence.ids[sequence.is_target].tolist(), text, *ours),
-        )
-        here = at >= 0
-        logprobs = np.zeros((len(at), metadata["top_k"]), np.float32)
-        tail = np.full(len(at), -1, np.float32)
-        logprobs[here], tail[here] = signal.logprobs[at[here]], signal.tail[at[here]]
-        aligned, targets = aligned + int(here.sum()), targets + len(at)
-        yield dataclasses.replace(
-            sequence, signal=Signal(np.zeros(logprobs.shape, np.int32), logprobs, tail)
-        )
+    conversations = table["messages"].to_pylist()
+    answers = arrays(table, "token_ids")
+    stored = signals(table, metadata)
+    for messages, answer, signal in zip(conversations, answers, stored, strict=True):
+        sequence = _conversation(messages, tokenizer, "last")
+        text = messages[-1]["content"]
+        learned = sequence.ids[sequence.is_target]
+        theirs = their_starts(answer.tolist(), text)
+        ours = our_starts(learned.tolist(), text)
+        at = align(theirs, ours)
+        aligned += int((at >= 0).sum())
+        targets += len(at)
+        moved = _moved(signal, at, metadata["top_k"])
+        yield dataclasses.replace(sequence, signal=moved)
     if aligned < LEAST_ALIGNED * targets:
         raise StageError(
             f"train: loss uld found only {aligned} of {targets} answer tokens in {file} at a place"
@@ -254,6 +268,30 @@ def _aligned_sequences(
             " too; are the teacher's and the student's (train.tokenizer) the right tokenizers?"
             " Otherwise set train.loss: sft"
         )
+
+
+def _starts_by(tokenizer: Any) -> Callable[[list[int], str], np.ndarray]:
+    """`token_starts` of one tokenizer's ids."""
+    return functools.partial(
+        token_starts, tokenizer=tokenizer.backend_tokenizer, special=special_ids(tokenizer)
+    )
+
+
+def _moved(signal: Signal, at: np.ndarray, top_k: int) -> Signal:
+    """The signal whose row i is row at[i] of this one, or none where that is -1."""
+    here = at >= 0
+    logprobs = np.zeros((len(at), top_k), np.float32)
+    tail = np.full(len(at), -1, np.float32)
+    logprobs[here] = signal.logprobs[at[here]]
+    tail[here] = signal.tail[at[here]]
+    return Signal(np.zeros(logprobs.shape, np.int32), logprobs, tail)
+
+
+def _spelled_sequences(
+    table: pa.Table, tokenizer: Any, learn_turns: str
+) -> Iterator[TokenSequence]:
+    for messages in table["messages"].to_pylist():
+        yield _conversation(messages, tokenizer, learn_turns)
 
 
 def _conversation(messages: Messages, tokenizer: Any, learn_turns: str) -> TokenSequence:
@@ -268,47 +306,56 @@ def _conversation(messages: Messages, tokenizer: Any, learn_turns: str) -> Token
             "train: the student's tokenizer has no chat template; set train.tokenizer to one that"
             " has"
         )
-    last = len(messages) - 1
-    turns = (
-        [at for at in range(1, last) if messages[at]["role"] == "assistant"]
-        if learn_turns == "all"
-        else []
-    )
+    earlier = _earlier_answers(messages, learn_turns)
+    turns = [*earlier, len(messages) - 1]
     whole = _spell(messages, tokenizer)
-    openings = [
-        _spell(messages[:turn], tokenizer, add_generation_prompt=True) for turn in (*turns, last)
-    ]
-    if not all(whole.startswith(opening) for opening in openings):
+    begins = [_end_of_opening(messages[:turn], whole, tokenizer) for turn in turns]
+    borders = [*begins, len(whole)]
+    texts = [whole[begin:end] for begin, end in itertools.pairwise(borders)]
+    context = _tokens(whole[: begins[0]], tokenizer)
+    added = [_tokens(text, tokenizer) for text in texts]
+    added[-1] = _up_to_its_end(added[-1], tokenizer)
+    learned: list[int] = []
+    for turn, begin, tokens in zip(earlier, begins, added, strict=False):
+        alone = _spell(messages[: turn + 1], tokenizer)[begin:]
+        learned.append(_answer_length(tokens, alone, tokenizer))
+    learned.append(len(added[-1]))
+    for turn, text in zip(turns, texts, strict=True):
+        _check_is_told(messages[turn]["content"], text)
+    masks = [np.zeros(len(context), bool)]
+    for tokens, count in zip(added, learned, strict=True):
+        masks.append(np.arange(len(tokens)) < count)
+    ids = np.array(sum(added, context), np.int32)
+    return TokenSequence(ids, np.concatenate(masks))
+
+
+def _earlier_answers(messages: Messages, learn_turns: str) -> list[int]:
+    """The turns to learn besides the last one."""
+    if learn_turns != "all":
+        return []
+    between = range(1, len(messages) - 1)
+    return [turn for turn in between if messages[turn]["role"] == "assistant"]
+
+
+def _end_of_opening(before: Messages, whole: str, tokenizer: Any) -> int:
+    """Where in the conversation the answer to what came `before` begins."""
+    opening = _spell(before, tokenizer, add_generation_prompt=True)
+    if not whole.startswith(opening):
         raise StageError(
             "train: the student's chat template rewrites the conversation when it adds the answer,"
-            " so the answer cannot be told"
-            " from the prompt; set train.tokenizer to one whose template keeps what came before"
+            " so the answer cannot be told from the prompt; set train.tokenizer to one whose"
+            " template keeps what came before"
         )
-    borders = [*map(len, openings), len(whole)]
-    context, *added = (
-        _tokens(whole[start:end], tokenizer) for start, end in itertools.pairwise([0, *borders])
-    )
-    added[-1] = _up_to_its_end(added[-1], tokenizer)
-    learned = [
-        _answer_length(tokens, _spell(messages[: turn + 1], tokenizer)[border:], tokenizer)
-        for turn, tokens, border in zip(turns, added, borders, strict=False)
-    ]
-    for turn, (start, end) in zip((*turns, last), itertools.pairwise(borders), strict=True):
-        if messages[turn]["content"].strip() not in whole[start:end]:
-            raise StageError(
-                "train: the student's chat template leaves out a part of the answers (templates of"
-                " reasoning models cut what stands before"
-                " </think>), so the student would not learn what the teacher said; set"
-                " train.tokenizer to one whose template keeps it"
-            )
-    masks = [
-        np.arange(len(tokens)) < count
-        for tokens, count in zip(added, [*learned, len(added[-1])], strict=True)
-    ]
-    return TokenSequence(
-        np.array(sum(added, context), np.int32),
-        np.concatenate([np.zeros(len(context), bool), *masks]),
-    )
+    return len(opening)
+
+
+def _check_is_told(answer: str, text: str) -> None:
+    if answer.strip() not in text:
+        raise StageError(
+            "train: the student's chat template leaves out a part of the answers (templates of"
+            " reasoning models cut what stands before </think>), so the student would not learn"
+            " what the teacher said; set train.tokenizer to one whose template keeps it"
+        )
 
 
 def _spell(messages: Messages, tokenizer: Any, **options: Any) -> str:
@@ -331,15 +378,14 @@ def _up_to_its_end(answer: list[int], tokenizer: Any) -> list[int]:
     """The last answer's tokens up to the end-of-sequence token: templates often add a line break,
     which no server ever generates."""
     eos = tokenizer.eos_token_id
+    if eos is None:
+        return answer
     if eos in answer:
         end = len(answer) - answer[::-1].index(eos)
-        if not tokenizer.decode(
-            answer[end:], skip_special_tokens=True
-        ).strip():  # else it is one that the answer speaks of
+        behind = tokenizer.decode(answer[end:], skip_special_tokens=True)
+        if not behind.strip():  # else it is one that the answer speaks of
             return answer[:end]
-    return (
-        answer if eos is None else [*answer, eos]
-    )  # without it the student would never learn to stop
+    return [*answer, eos]  # without it the student would never learn to stop
 
 
 def _answer_length(added: list[int], alone: str, tokenizer: Any) -> int:
@@ -348,18 +394,12 @@ def _answer_length(added: list[int], alone: str, tokenizer: Any) -> int:
     an end-of-sequence token.
     """
     answer = _tokens(alone, tokenizer)
-    length = sum(
-        1
-        for _ in itertools.takewhile(
-            lambda pair: pair[0] == pair[1], zip(added, answer, strict=False)
-        )
-    )
+    length = _count_alike(added, answer)
     if tokenizer.decode(answer[length:], skip_special_tokens=True).strip():
         raise StageError(
             "train: the student's chat template rewrites earlier turns when the conversation goes"
-            " on, so learn_turns: all cannot tell"
-            " them apart; set train.learn_turns: last, or train.tokenizer to one whose template"
-            " keeps what came before"
+            " on, so learn_turns: all cannot tell them apart; set train.loss.learn_turns: last, or"
+            " train.tokenizer to one whose template keeps what came before"
         )
     while length and not tokenizer.decode(added[length - 1 : length]).strip():
         length -= 1

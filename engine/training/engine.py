@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-import torch
+from torch import Tensor
 
 from engine.training.blocks import Batch
 
@@ -22,13 +22,13 @@ class Engine(Protocol):
     def validate(self, batches: Iterable[Batch], tokens: int) -> float:
         """Mean loss over `tokens` of all ranks, without a gradient."""
 
-    def save(self) -> dict[str, torch.Tensor]:
+    def save(self) -> dict[str, Tensor]:
         """This rank's share of weight/…, exp_avg/… and exp_avg_sq/…, by parameter name: whole fp32
         tensors, copied to the CPU, because they are written while training goes on."""
 
-    def load(self, tensors: Mapping[str, torch.Tensor], step: int) -> None:
+    def load(self, tensors: Mapping[str, Tensor], step: int) -> None:
         """Go on from these tensors as after `step` steps."""
 
-    def export(self) -> dict[str, torch.Tensor] | None:
+    def export(self) -> dict[str, Tensor] | None:
         """What was trained, by the Student's parameter names in their compute type, on rank 0; None
         elsewhere."""

@@ -19,10 +19,10 @@ from typing import Any
 import jinja2
 import torch
 from huggingface_hub import ModelCardData
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
@@ -30,10 +30,12 @@ from transformers import (
 )
 
 from engine.errors import StageError
-from engine.job.spec import TrainSpec
+from engine.job.spec import DistributionLoss, TrainSpec
 from engine.machines.architectures import load_config, short_context
+from engine.run.facts import TrainInfo
 from engine.run.identity import git_commit, versions
 from engine.store.files import write_atomic
+from engine.training.tokenizer import read_tokenizer
 
 MAX_SHARD = "5GB"
 CARD = "README.md"
@@ -41,7 +43,7 @@ CARD = "README.md"
 
 def export(
     model: Any,
-    weights: Mapping[str, torch.Tensor],
+    weights: Mapping[str, Tensor],
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
 ) -> None:
@@ -51,11 +53,13 @@ def export(
     The folder appears whole or not at all. `model` gives its configurations only, so it may be
     wrapped, quantised or adapted.
     """
-    skeleton = _skeleton(model.config, model.generation_config, next(iter(weights.values())).dtype)
+    dtype = next(iter(weights.values())).dtype
+    skeleton = _skeleton(model.config, model.generation_config, dtype)
     wanted = {name: tensor.shape for name, tensor in skeleton.state_dict().items()}
     given = {name: tensor.shape for name, tensor in weights.items()}
-    tied = set(skeleton.all_tied_weights_keys)
-    wrong = {name for name, _ in given.items() ^ wanted.items()} - (tied - given.keys())
+    differing = {name for name, _ in given.items() ^ wanted.items()}
+    may_lack = set(skeleton.all_tied_weights_keys) - given.keys()
+    wrong = differing - may_lack
     assert not wrong, (
         f"weights that are not the student's, or are missing: {sorted(wrong)[:6]} (of {len(wrong)})"
     )
@@ -71,11 +75,14 @@ def rehearse(spec: TrainSpec, tokenizer: PreTrainedTokenizerBase, out: Path) -> 
     is known before the first step."""
     config = AutoConfig.from_pretrained(spec.student, revision=spec.revision)
     try:
-        generation = GenerationConfig.from_pretrained(spec.student, revision=spec.revision)
+        generation = GenerationConfig.from_pretrained(
+            spec.student, revision=spec.revision or "main"
+        )
     except OSError:  # as transformers does where the model has none
         generation = GenerationConfig.from_model_config(config)
+    skeleton = _skeleton(config, generation, torch.float32)
     with tempfile.TemporaryDirectory(prefix=".rehearsal-", dir=out) as folder:
-        _write(_skeleton(config, generation, torch.float32), {}, tokenizer, Path(folder))
+        _write(skeleton, {}, tokenizer, Path(folder))
 
 
 def _skeleton(
@@ -95,42 +102,50 @@ def _skeleton(
 
 def _write(
     skeleton: PreTrainedModel,
-    weights: Mapping[str, torch.Tensor],
+    weights: Mapping[str, Tensor],
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
 ) -> None:
-    known, end = skeleton.generation_config.eos_token_id, tokenizer.eos_token_id
-    ends = known if isinstance(known, list) else [known] if known is not None else []
-    if (
-        end is not None and end not in ends
-    ):  # a base model's own ends, trained with the tokenizer of its chat sibling
-        skeleton.generation_config.eos_token_id = [*ends, end] if ends else end
+    _end_at(tokenizer.eos_token_id, skeleton.generation_config)
     try:
         skeleton.generation_config.validate(strict=True)
     except ValueError as error:
-        reason = next(
-            (line.strip("- ") for line in str(error).splitlines() if line.startswith("- ")),
-            str(error),
-        )
         raise StageError(
             "train: the student's generation_config.json contradicts itself, and transformers"
-            f" refuses to save it ({reason});"
-            " correct it in a local copy of the student, and name that folder in train.student"
+            f" refuses to save it ({_first_reason(str(error))}); correct it in a local copy of the"
+            " student, and name that folder in train.student"
         ) from None
     skeleton.save_pretrained(folder, state_dict=dict(weights), max_shard_size=MAX_SHARD)
     tokenizer.save_pretrained(folder)
     _check_tokenizer(folder, tokenizer)
 
 
-def _check_tokenizer(folder: Path, tokenizer: Any) -> None:
+def _end_at(end: int | None, generation: GenerationConfig) -> None:
+    """Let answers end at the tokenizer's end, too: a base model has ends of its own, and may be
+    trained with the tokenizer of its chat sibling."""
+    known = generation.eos_token_id
+    ends: list[int] = []
+    if isinstance(known, list):
+        ends = known
+    elif known is not None:
+        ends = [known]
+    if end is not None and end not in ends:
+        generation.eos_token_id = [*ends, end] if ends else end
+
+
+def _first_reason(text: str) -> str:
+    """The first of the lines in which transformers lists what is wrong."""
+    for line in text.splitlines():
+        if line.startswith("- "):
+            return line.strip("- ")
+    return text
+
+
+def _check_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """Beside some config.json files (Qwen2's) transformers rebuilds the tokenizer instead of
     reading tokenizer.json."""
-    again = AutoTokenizer.from_pretrained(folder)
-    ours, theirs = (
-        (t.get_vocab(), str(getattr(t, "_tokenizer", None) and t._tokenizer.pre_tokenizer))
-        for t in (tokenizer, again)
-    )
-    if ours != theirs:
+    again = read_tokenizer(folder)
+    if _what_splits(again) != _what_splits(tokenizer):
         raise StageError(
             "train: next to the student's config.json transformers loads the tokenizer as a"
             f" {type(again).__name__}, which splits"
@@ -140,9 +155,17 @@ def _check_tokenizer(folder: Path, tokenizer: Any) -> None:
         )
 
 
+def _what_splits(tokenizer: PreTrainedTokenizerBase) -> tuple[dict[str, int], str]:
+    """The vocabulary of a tokenizer, and the rules by which it cuts text before it looks there."""
+    fast = getattr(tokenizer, "_tokenizer", None)
+    rules = fast and fast.pre_tokenizer
+    return tokenizer.get_vocab(), str(rules)
+
+
 def write_card(folder: Path, spec: TrainSpec, facts: Mapping[str, Any]) -> None:
     """Put the model card into an exported `folder`; `facts` as `model_card` takes them."""
-    write_atomic(folder / CARD, model_card(spec, facts, load_config(folder) or {}))
+    config = load_config(folder) or {}
+    write_atomic(folder / CARD, model_card(spec, facts, config))
 
 
 def model_card(spec: TrainSpec, facts: Mapping[str, Any], config: dict[str, Any]) -> str:
@@ -153,25 +176,6 @@ def model_card(spec: TrainSpec, facts: Mapping[str, Any], config: dict[str, Any]
     the `info` of the stage's manifest. `config` is the student's config.json. The section Scores
     comes last: the report stage puts its table there.
     """
-    info = facts["info"]
-    front = ModelCardData(
-        base_model=None if spec.init == "random" or os.path.isdir(spec.student) else spec.student,
-        library_name="transformers",
-        pipeline_tag="text-generation",
-        tags=["distillation", "distill-engine", *(["lora"] if spec.lora else [])],
-    )
-    figures = {
-        "loss": _loss_text(spec),
-        "learning rate": f"{spec.learning_rate:g}, {spec.schedule}",
-        "optimizer steps": f"{info['steps']:,}",
-        "target tokens": f"{info['tokens']:,}",
-        "blocks per step": f"{info['global_batch']:,} of {spec.block_tokens:,} tokens",
-        "training loss, last step": _nats(info["final_loss"]),
-        "validation loss": _nats(info["validation_loss"]),
-        "precision": spec.precision,
-        "adapters": f"LoRA of rank {spec.lora.rank}, merged" if spec.lora else None,
-        "live teacher": f"`{spec.teacher.model}`" if spec.teacher else None,
-    }
     pages = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         undefined=jinja2.StrictUndefined,
@@ -180,58 +184,88 @@ def model_card(spec: TrainSpec, facts: Mapping[str, Any], config: dict[str, Any]
     return pages.get_template("card.md.jinja").render(
         facts,
         spec=spec,
-        front=front.to_yaml(),
+        front=_front_matter(spec),
         teachers=[_teacher_text(teacher) for teacher in facts["teachers"]],
-        figures=figures,
+        figures=_figures(spec, facts["info"]),
         versions=versions(),
         commit=git_commit(),
         short=_limit(spec, config),
     )
 
 
+def _front_matter(spec: TrainSpec) -> str:
+    base = None
+    if spec.init != "random" and not os.path.isdir(spec.student):
+        base = spec.student  # its page on the hub names what was made from it
+    tags = ["distillation", "distill-engine"]
+    if spec.lora:
+        tags.append("lora")
+    return ModelCardData(
+        base_model=base, library_name="transformers", pipeline_tag="text-generation", tags=tags
+    ).to_yaml()
+
+
+def _figures(spec: TrainSpec, info: TrainInfo) -> dict[str, str | None]:
+    """The card's table of what was trained, and how; None leaves a line out."""
+    figures = {
+        "loss": _loss_text(spec),
+        "learning rate": f"{spec.learning_rate:g}, {spec.schedule}",
+        "optimizer steps": f"{info.steps:,}",
+        "target tokens": f"{info.tokens:,}",
+        "blocks per step": f"{info.global_batch:,} of {spec.block_tokens:,} tokens",
+        "training loss, last step": _nats(info.final_loss),
+        "validation loss": _nats(info.validation_loss),
+        "precision": spec.precision,
+    }
+    if spec.lora:
+        figures["adapters"] = f"LoRA of rank {spec.lora.rank}, merged"
+    if spec.teacher:
+        figures["live teacher"] = f"`{spec.teacher.model}`"
+    return figures
+
+
 def _teacher_text(teacher: Mapping[str, Any]) -> str:
-    model, revision = (
-        teacher.get("teacher_model", teacher["teacher"]),
-        teacher.get("teacher_revision"),
-    )
-    return f"`{model}`" + (f" at revision {revision}" if revision else "")
+    model = teacher.get("teacher_model", teacher["teacher"])
+    revision = teacher.get("teacher_revision")
+    if revision:
+        return f"`{model}` at revision {revision}"
+    return f"`{model}`"
 
 
 def _loss_text(spec: TrainSpec) -> str:
-    own = {
-        "jsd": f"beta {spec.jsd_beta:g}",
-        "skew_forward_kl": f"skew {spec.skew:g}",
-        "skew_reverse_kl": f"skew {spec.skew:g}",
-        "adaptive_kl": f"head {spec.adaptive_head:g}",
-    }
-    distribution = (
-        []
-        if spec.loss == "sft"
-        else [f"temperature {spec.temperature:g}", *([] if spec.teacher else [f"tail {spec.tail}"])]
-    )
-    settings = [*([own[spec.loss]] if spec.loss in own else []), *distribution]
-    text = f"{spec.loss} ({', '.join(settings)})" if settings else spec.loss
-    mixed = (
-        f"{1 - spec.sft_weight:g} x {text} + {spec.sft_weight:g} x sft" if spec.sft_weight else text
-    )
-    terms = [
-        f" + {term.weight:g} x {name}"
-        for name in ("hidden", "attention_transfer")
-        if (term := getattr(spec, name))
-    ]
-    return mixed + "".join(terms).replace("_", " ")
+    loss = spec.loss
+    text = loss.kind
+    if isinstance(loss, DistributionLoss):
+        settings = [*_own_settings(loss), f"temperature {loss.temperature:g}"]
+        if not spec.teacher:
+            settings.append(f"tail {loss.tail}")
+        text += f" ({', '.join(settings)})"
+        if loss.sft_weight:
+            text = f"{1 - loss.sft_weight:g} x {text} + {loss.sft_weight:g} x sft"
+    if spec.hidden:
+        text += f" + {spec.hidden.weight:g} x hidden"
+    if spec.attention_transfer:
+        text += f" + {spec.attention_transfer.weight:g} x attention transfer"
+    return text
+
+
+def _own_settings(loss: DistributionLoss) -> list[str]:
+    """What this kind of loss has beside what all have."""
+    shared = DistributionLoss.model_fields
+    own = [name for name in type(loss).model_fields if name not in shared]
+    return [f"{name} {getattr(loss, name):g}" for name in own]
 
 
 def _nats(loss: float | None) -> str | None:
-    return None if loss is None else f"{loss:.4f} nats per target token"
+    if loss is None:
+        return None
+    return f"{loss:.4f} nats per target token"
 
 
 def _limit(spec: TrainSpec, config: dict[str, Any]) -> int | None:
     """The length that a long-rope model should be served with: up to it vLLM rotates as the
     training did (rope.py)."""
     original = short_context(config)
-    return (
-        original
-        if original and spec.block_tokens <= original < config["max_position_embeddings"]
-        else None
-    )
+    if original and spec.block_tokens <= original < config["max_position_embeddings"]:
+        return original
+    return None

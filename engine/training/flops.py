@@ -37,10 +37,15 @@ def memory_gib(device: str) -> float:
 def peak_flops(spec: TrainSpec, device: str) -> float | None:
     """FLOP/s of this process's GPU, if its name is in PEAK_FLOPS and the job multiplies in bf16
     weights that can be counted."""
-    if device != "gpu" or spec.precision != "bf16" or (spec.lora and spec.lora.quantize != "none"):
+    if device != "gpu" or spec.precision != "bf16":
+        return None
+    if spec.lora and spec.lora.quantize != "none":
         return None
     name = torch.cuda.get_device_name()
-    return next((peak for part, peak in PEAK_FLOPS.items() if part in name), None)
+    for part, peak in PEAK_FLOPS.items():
+        if part in name:
+            return peak
+    return None
 
 
 @dataclass(frozen=True)
@@ -56,15 +61,18 @@ class Workload:
     @classmethod
     def of(cls, model: Any) -> Workload:
         """Of a causal model of transformers, with or without adapters."""
-        config, head = model.config.get_text_config(), model.get_output_embeddings().weight
-        outside = {
-            id(weight): weight.numel() for weight in (head, model.get_input_embeddings().weight)
-        }  # one, where they are tied
+        config = model.config.get_text_config()
+        head = model.get_output_embeddings().weight
+        embeddings = model.get_input_embeddings().weight
+        outside = head.numel()
+        if embeddings is not head:  # they are not tied
+            outside += embeddings.numel()
         head_dim = (
             getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         )
+        parameters = sum(param.numel() for param in model.parameters())
         return cls(
-            body=sum(param.numel() for param in model.parameters()) - sum(outside.values()),
+            body=parameters - outside,
             head=head.numel(),
             layers=config.num_hidden_layers,
             width=config.num_attention_heads * head_dim,
@@ -81,7 +89,7 @@ class Workload:
         Recomputed activations and a teacher's pass are no work of the model and are not counted.
         """
         each = 4 if self.frozen else 6
-        attention = (
-            12 * self.layers * self.width * float(np.square(lengths, dtype=np.float64).sum())
-        )
-        return each * (self.body * float(lengths.sum()) + self.head * targets) + attention
+        squares = float(np.square(lengths, dtype=np.float64).sum())
+        attention = 12 * self.layers * self.width * squares
+        weights = self.body * float(lengths.sum()) + self.head * targets
+        return each * weights + attention

@@ -9,18 +9,20 @@ micro-batches. What ranks decide by themselves (a file, a clock) they agree on f
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
-from torch import distributed
+from torch import distributed, nn
 
 from engine.errors import Preempted, StageError, Stopped
 from engine.job.spec import TrainSpec
@@ -33,11 +35,13 @@ from engine.training.export import export
 from engine.training.flops import Workload, memory_gib, peak_flops
 from engine.training.metrics import Metrics
 from engine.training.schedule import Schedule
-from engine.training.student import load_student, load_tokenizer, merged_weights
+from engine.training.student import Student, load_student, merged_weights
+from engine.training.tokenizer import load_tokenizer
 
 _log = logging.getLogger(__name__)
 STOP_FILE = "stop"  # in the stage's folder: save and leave after the next step
-STOP, PREEMPTED = 1, 2
+STOP = 1
+PREEMPTED = 2  # the larger one: it wins where ranks say both
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,8 @@ class Rank:
         come."""
         if not distributed.is_initialized():
             return value
-        said = torch.tensor(
-            value, dtype=torch.float64, device="cuda" if self.device == "gpu" else "cpu"
-        )
+        device = "cuda" if self.device == "gpu" else "cpu"
+        said = torch.tensor(value, dtype=torch.float64, device=device)
         distributed.all_reduce(said, op=distributed.ReduceOp.MAX)
         return float(said)
 
@@ -117,67 +120,87 @@ def fit(
     are never saved.
     """
     spec = schedule.spec
-
-    def leave(error: StageError) -> None:
-        writer.wait()
-        rank.agree(0)  # rank 0 has completed the last checkpoint
-        raise error
-
+    # The attempt before this one may have ended early, and died while it exported.
     if _enough(spec, validations):
         start = schedule.steps
-    for step in remaining_steps(blocks, schedule, start, rank=rank.number, workers=rank.workers):
-        began = time.perf_counter()
-        torch.manual_seed(step.seed)
-        loss, accuracy, grad_norm = engine.step(step.batches, step.tokens, step.learning_rate)
-        seconds = time.perf_counter() - began
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            leave(_not_finite(f"loss {loss} and gradient norm {grad_norm}", step, spec))
-        report(
-            step.number,
-            loss=loss,
-            accuracy=accuracy,
-            lr=step.learning_rate,
-            grad_norm=grad_norm,
-            tokens=step.tokens,
-            seconds=seconds,
-            tokens_per_second=step.tokens / seconds,
-            **figures(step, seconds),
-            blocks=step.blocks.tolist(),
-        )
+    steps = remaining_steps(blocks, schedule, start, rank=rank.number, workers=rank.workers)
+    for step in steps:
+        shown = _take(engine, step)
+        if not (math.isfinite(shown["loss"]) and math.isfinite(shown["grad_norm"])):
+            what = f"loss {shown['loss']} and gradient norm {shown['grad_norm']}"
+            _leave(_not_finite(what, step, spec), writer, rank)
+        more = figures(step, shown["seconds"])
+        report(step.number, **shown, **more, blocks=step.blocks.tolist())
         writer.check()
-        ended, held_out_loss = step.number == schedule.steps, None
+        ended = step.number == schedule.steps
+        held_out_loss = None
         if len(held_out) and (ended or step.number % spec.validate_steps == 0):
-            parts = rank_batches(
-                np.arange(len(held_out)), rank.number, rank.workers, spec.batch_size
-            )
-            held_out_loss = rank.agree(
-                engine.validate(
-                    (held_out.batch(part) for part in parts), int(held_out.targets.sum())
-                )
-            )
+            held_out_loss = _validate(engine, held_out, rank, spec.batch_size)
             if not math.isfinite(held_out_loss):
-                leave(_not_finite(f"validation loss {held_out_loss}", step, spec))
+                _leave(_not_finite(f"validation loss {held_out_loss}", step, spec), writer, rank)
             report(step.number, validation_loss=held_out_loss)
             validations = validations.seen(held_out_loss)
         ended = ended or _enough(spec, validations)
-        request = 0 if ended else rank.agree(asked())
+        request = 0.0
+        if not ended:
+            # Agreed on, because a notice may reach one node before another.
+            request = rank.agree(asked())
         best = spec.export == "best" and held_out_loss is not None and validations.since_least == 0
         if ended or request or best or step.number % spec.checkpoint_steps == 0:
             validations = validations.saved(step.number, held_out_loss)
             writer.wait()  # so that no two copies of the weights are in memory
             writer.save(step.number, engine.save(), validations)
         if request:
-            saved = f"step {step.number} of {schedule.steps} is saved"
-            leave(
-                Preempted(f"train: a node goes away; {saved}")
-                if request == PREEMPTED
-                else Stopped(f"train: stopped as asked; {saved}, and the same command resumes")
-            )
+            _leave(_as_asked(request, step, schedule), writer, rank)
         if ended:
             break
-    writer.wait()
-    rank.agree(0)
+    _settle(writer, rank)
     return validations
+
+
+def _take(engine: Engine, step: Step) -> dict[str, float]:
+    """One step, and its figures in the order of metrics.jsonl."""
+    began = time.perf_counter()
+    torch.manual_seed(step.seed)
+    loss, accuracy, grad_norm = engine.step(step.batches, step.tokens, step.learning_rate)
+    seconds = time.perf_counter() - began
+    return {
+        "loss": loss,
+        "accuracy": accuracy,
+        "lr": step.learning_rate,
+        "grad_norm": grad_norm,
+        "tokens": step.tokens,
+        "seconds": seconds,
+        "tokens_per_second": step.tokens / seconds,
+    }
+
+
+def _validate(engine: Engine, held_out: Blocks, rank: Rank, batch_size: int) -> float:
+    """The validation loss; the same on all ranks, so that they decide alike."""
+    numbers = np.arange(len(held_out))
+    parts = rank_batches(numbers, rank.number, rank.workers, batch_size)
+    batches = (held_out.batch(part) for part in parts)
+    tokens = int(held_out.targets.sum())
+    loss = engine.validate(batches, tokens)
+    return rank.agree(loss)
+
+
+def _settle(writer: Writer, rank: Rank) -> None:
+    """Until the last checkpoint is whole."""
+    writer.wait()
+    rank.agree(0)  # no rank leaves before rank 0, which waits for all shares, has completed it
+
+
+def _leave(error: StageError, writer: Writer, rank: Rank) -> NoReturn:
+    _settle(writer, rank)
+    raise error
+
+
+def _as_asked(request: float, step: Step, schedule: Schedule) -> StageError:
+    saved = f"step {step.number} of {schedule.steps} is saved"
+    if request == PREEMPTED:
+        return Preempted(f"train: a node goes away; {saved}")
+    return Stopped(f"train: stopped as asked; {saved}, and the same command resumes")
 
 
 def _enough(spec: TrainSpec, validations: Validations) -> bool:
@@ -199,15 +222,20 @@ def starting_point(root: Path, rank: Rank) -> tuple[Checkpoint | None, int]:
 
     What earlier attempts left incomplete is removed.
     """
-    newest = None
+    newest_step = 0
+    number = 0
     if rank.number == 0:
         checkpoints.clear_incomplete(root)
         newest = checkpoints.newest(root)
-    step = int(rank.agree(newest.step if newest else 0))
-    attempt = int(
-        rank.agree(uuid.uuid4().int >> 76 if rank.number == 0 else 0)
-    )  # 52 bits: whole in a float64
-    return (checkpoints.at_step(root, step) if step else None), attempt
+        newest_step = newest.step if newest else 0
+        number = uuid.uuid4().int >> 76  # 52 bits: whole in a float64
+    # The others say 0, so the largest word is rank 0's; it alone looks, because folders that nodes
+    # share may show them different files.
+    step = int(rank.agree(newest_step))
+    attempt = int(rank.agree(number))
+    if step == 0:
+        return None, attempt
+    return checkpoints.at_step(root, step), attempt
 
 
 def train_worker(
@@ -230,25 +258,25 @@ def train_worker(
     `start_from` is the folder or hub name of the weights that a first start takes; `preempted()`
     tells that a node of the run is about to be taken away; `on_save` is Writer's `on_step`.
     """
-    rank, root = Rank(rank_number, workers, device), out / "checkpoints"
-    blocks, held_out = (
-        Blocks(out / "blocks", split, shard_cache(spec)) for split in ("train", "validation")
-    )
+    rank = Rank(rank_number, workers, device)
+    root = out / "checkpoints"
+    blocks = Blocks(out / "blocks", "train", shard_cache(spec))
+    held_out = Blocks(out / "blocks", "validation", shard_cache(spec))
     schedule = Schedule(blocks.shard_sizes, global_batch, seed, spec)
     student = load_student(start_from, spec, device, seed)
-    shapes = {
-        name: tuple(param.shape)
-        for name, param in student.named_parameters()
-        if param.requires_grad
-    }
-    workload, peak = Workload.of(student.model), peak_flops(spec, device)
+    # Both before the engine is there: ZeRO-3 leaves parameters of size 0 behind.
+    shapes = _shapes_of_trained(student)
+    figures = _use_of_device(student, blocks, spec, device)
     engine = build_engine(spec, student, device=device)
     facts = {"job": out.name, "global_batch": global_batch, "seed": seed}
     newest, attempt = starting_point(root, rank)
-    start, validations = 0, Validations()
+    start = 0
+    validations = Validations()
     if newest:
-        engine.load(checkpoints.check_fits(newest, facts, shapes), newest.step)
-        start, validations = newest.step, newest.validations
+        tensors = checkpoints.check_fits(newest, facts, shapes)
+        engine.load(tensors, newest.step)
+        start = newest.step
+        validations = newest.validations
     error = gates.first_loss(engine, student, blocks, spec, workers)
     _log.info(
         "rank %d of %d: attempt %x begins after step %d of %d",
@@ -258,20 +286,6 @@ def train_worker(
         start,
         schedule.steps,
     )
-    metrics = Metrics(out, start, spec.trackers) if rank.number == 0 else None
-
-    def asked() -> int:
-        stop = rank.number == 0 and (out / STOP_FILE).exists()
-        return PREEMPTED if preempted() else STOP if stop else 0
-
-    def figures(step: Step, seconds: float) -> dict[str, float]:
-        done = (
-            workload.flops(blocks.lengths(step.mine), int(blocks.targets[step.mine].sum()))
-            if peak
-            else 0
-        )
-        return {"memory_gib": memory_gib(device)} | ({"mfu": done / seconds / peak} if peak else {})
-
     writer = Writer(
         root,
         attempt,
@@ -281,7 +295,7 @@ def train_worker(
         keep=spec.keep_checkpoints,
         on_step=on_save,
     )
-    try:
+    with _reporting(out, start, spec, rank) as report:
         validations = fit(
             engine,
             blocks,
@@ -291,22 +305,79 @@ def train_worker(
             rank=rank,
             start=start,
             validations=validations,
-            asked=asked,
+            asked=functools.partial(_asked, preempted, out / STOP_FILE, rank),
             figures=figures,
-            report=metrics.write if metrics else lambda step, **values: None,
+            report=report,
         )
-    finally:
-        if metrics:
-            metrics.close()
-    if spec.export == "best" and validations.best_step is not None:
-        best = checkpoints.at_step(root, validations.best_step)
-        engine.load(best.load(), best.step)
-    weights = engine.export()
-    if weights is not None:
-        export(*merged_weights(weights, start_from, spec), load_tokenizer(spec), out / "student")
+    if spec.export == "best":
+        _go_back_to_the_best(engine, root, validations)
+    _export(engine, start_from, spec, out / "student")
     return {
         "workers": workers,
         "best_step": validations.best_step,
         "best_validation_loss": validations.best_loss,
         "first_loss_error": error,
     }
+
+
+def _go_back_to_the_best(engine: Engine, root: Path, validations: Validations) -> None:
+    if validations.best_step is None:
+        return
+    best = checkpoints.at_step(root, validations.best_step)
+    engine.load(best.load(), best.step)
+
+
+def _export(engine: Engine, start_from: str, spec: TrainSpec, folder: Path) -> None:
+    weights = engine.export()
+    if weights is None:  # rank 0 has them
+        return
+    plain, state = merged_weights(weights, start_from, spec)
+    export(plain, state, load_tokenizer(spec), folder)
+
+
+def _shapes_of_trained(student: nn.Module) -> dict[str, tuple[int, ...]]:
+    shapes = {}
+    for name, param in student.named_parameters():
+        if param.requires_grad:
+            shapes[name] = tuple(param.shape)
+    return shapes
+
+
+def _use_of_device(
+    student: Student, blocks: Blocks, spec: TrainSpec, device: str
+) -> Callable[[Step, float], dict[str, float]]:
+    """What metrics.jsonl says of memory and speed, for `fit`."""
+    workload = Workload.of(student.model)
+    peak = peak_flops(spec, device)
+
+    def figures(step: Step, seconds: float) -> dict[str, float]:
+        use = {"memory_gib": memory_gib(device)}
+        if peak:
+            targets = int(blocks.targets[step.mine].sum())
+            done = workload.flops(blocks.lengths(step.mine), targets)
+            use["mfu"] = done / seconds / peak
+        return use
+
+    return figures
+
+
+def _asked(preempted: Callable[[], bool], stop: Path, rank: Rank) -> int:
+    """Whether this rank knows of a reason to leave."""
+    if preempted():
+        return PREEMPTED
+    # One rank looks, and tells the others: a file system of many nodes is slow to be asked.
+    if rank.number == 0 and stop.exists():
+        return STOP
+    return 0
+
+
+@contextmanager
+def _reporting(
+    out: Path, start: int, spec: TrainSpec, rank: Rank
+) -> Generator[Callable[..., None]]:
+    """Where `fit` reports to: rank 0 writes it down, the others let it fall."""
+    if rank.number != 0:
+        yield lambda step, **values: None
+        return
+    with closing(Metrics(out, start, spec.trackers)) as metrics:
+        yield metrics.write

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,13 +38,13 @@ class Metrics:
     def __init__(self, out: Path, start: int, trackers: Sequence[str] = ()) -> None:
         self._path = out / "metrics.jsonl"
         kept = [line for line in load_metrics(self._path) if line["step"] <= start]
-        write_atomic(self._path, "".join(f"{json.dumps(line)}\n" for line in kept))
+        write_atomic(self._path, "".join(map(_as_line, kept)))
         self._file = self._path.open("a", encoding="utf-8", buffering=1)
         self._trackers = [TRACKERS[name](out, start) for name in trackers]
 
     def write(self, step: int, **values: Any) -> None:
         """One line; the trackers get its single numbers."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.write(_as_line({"step": step, **values}))
         numbers = {name: value for name, value in values.items() if not isinstance(value, list)}
         for tracker in self._trackers:
             tracker.write(step, numbers)
@@ -53,6 +53,10 @@ class Metrics:
         self._file.close()
         for tracker in self._trackers:
             tracker.close()
+
+
+def _as_line(figures: Mapping[str, Any]) -> str:
+    return json.dumps(figures) + "\n"
 
 
 def load_metrics(path: Path) -> list[dict[str, Any]]:
@@ -64,7 +68,9 @@ class Tail:
     """A growing file of JSON lines, read once each."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._at, self._file = path, 0, 0
+        self._path = path
+        self._at = 0  # what was read so far, in bytes
+        self._file = 0  # its number on the disk, which a new file in its place does not have
 
     def lines(self) -> list[dict[str, Any]]:
         """The whole lines since the last call; all of them where a resume has put a new file in its
@@ -74,15 +80,36 @@ class Tail:
         with self._path.open("rb") as file:
             number = os.fstat(file.fileno()).st_ino
             if number != self._file:
-                self._at, self._file = 0, number
+                self._at = 0
+                self._file = number
             file.seek(self._at)
-            whole = file.read().rpartition(b"\n")
-        self._at += len(whole[0]) + len(whole[1])
-        return [json.loads(line) for line in whole[0].splitlines()]
+            whole, end, _ = file.read().rpartition(b"\n")
+        self._at += len(whole) + len(end)
+        return [json.loads(line) for line in whole.splitlines()]
+
+
+def curve_summary(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the manifest says of a finished run's lines."""
+    steps = [line for line in lines if "loss" in line]
+    validations = [line["validation_loss"] for line in lines if "validation_loss" in line]
+    tokens = sum(line["tokens"] for line in steps)
+    seconds = sum(line["seconds"] for line in steps)
+    figures = {
+        "steps": len(steps),
+        "tokens": tokens,
+        "tokens_per_second": None,
+        "final_loss": steps[-1]["loss"],
+        "validation_loss": None,
+    }
+    if seconds:
+        figures["tokens_per_second"] = tokens / seconds
+    if validations:
+        figures["validation_loss"] = validations[-1]
+    return figures
 
 
 @contextmanager
-def follow(path: Path, progress: Progress, total: int) -> Iterator[None]:
+def follow(path: Path, progress: Progress, total: int) -> Generator[None]:
     """While the block runs, a thread shows the newest figures of metrics.jsonl as progress."""
     stop = threading.Event()
 
@@ -92,11 +119,9 @@ def follow(path: Path, progress: Progress, total: int) -> Iterator[None]:
             newest: dict[str, Any] = {}
             for line in tail.lines():
                 newest |= line
+            figures = {name: newest[key] for key, name in SHOWN.items() if key in newest}
             if newest:
-                progress.update(
-                    done=newest["step"],
-                    **{name: newest[key] for key, name in SHOWN.items() if key in newest},
-                )
+                progress.update(done=newest["step"], **figures)
 
     watcher = threading.Thread(target=watch, name="train-progress", daemon=True)
     progress.update(done=0, total=total, unit="steps")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import itertools
 import json
 import os
 from collections import Counter
@@ -26,7 +27,8 @@ from engine.store.files import file_sha256, write_atomic
 from engine.training.data import TokenSequence
 
 SHARD_BYTES = 256 * 2**20
-_INTS, _FLOATS = pa.list_(pa.int32()), pa.list_(pa.float32())
+_INTS = pa.list_(pa.int32())
+_FLOATS = pa.list_(pa.float32())
 # `rows` and `lengths`: one per example; `predictors`: positions whose next token is a target;
 # `topk_*` and `tail`: the teacher there.
 BLOCK = pa.schema(
@@ -40,6 +42,8 @@ BLOCK = pa.schema(
         ("tail", _FLOATS),
     ]
 )
+
+Placed = tuple[int, TokenSequence]  # a sequence, behind its row's place in the curated split
 
 
 @dataclass(frozen=True)
@@ -73,16 +77,23 @@ class Packed:
             "tokens": self.tokens,
             "target_tokens": self.targets,
             **self.long,
-            "efficiency": self.tokens / (blocks * self.block_tokens) if blocks else None,
-            "examples_per_block": self.sequences / blocks if blocks else None,
+            "efficiency": _share(self.tokens, blocks * self.block_tokens),
+            "examples_per_block": _share(self.sequences, blocks),
             "captured_mass": self.captured_mass,
             "aligned": self.aligned,
         }
 
 
+def _share(part: float, whole: float) -> float | None:
+    if not whole:
+        return None
+    return part / whole
+
+
 def load_packed(folder: Path, split: str) -> Packed:
     """The record of a finished split."""
-    return Packed(**json.loads((folder / f"{split}.json").read_text()))
+    record = (folder / f"{split}.json").read_text()
+    return Packed(**json.loads(record))
 
 
 def targets_file(folder: Path, split: str) -> Path:
@@ -91,15 +102,15 @@ def targets_file(folder: Path, split: str) -> Path:
     return folder / f"{split}-targets.npy"
 
 
-def pack(lengths: Sequence[int] | np.ndarray, room: int) -> list[list[int]]:
+def fill_blocks(lengths: Sequence[int] | np.ndarray, room: int) -> list[list[int]]:
     """Best-fit decreasing: indices of `lengths` grouped so that no group sums to more than
     `room`."""
     blocks: list[list[int]] = []
-    by_room: list[list[int]] = [
-        [] for _ in range(room + 1)
-    ]  # blocks by the room that they have left, the last changed on top
+    # blocks by the room that they have left, the last changed on top
+    by_room: list[list[int]] = [[] for _ in range(room + 1)]
     rooms: list[int] = []  # sorted: those that some block has
-    for index in np.argsort(-np.asarray(lengths), kind="stable").tolist():
+    longest_first = np.argsort(-np.asarray(lengths), kind="stable")
+    for index in longest_first.tolist():
         length = int(lengths[index])
         at = bisect.bisect_left(rooms, length)
         if at < len(rooms):
@@ -108,7 +119,8 @@ def pack(lengths: Sequence[int] | np.ndarray, room: int) -> list[list[int]]:
             if not by_room[left]:
                 del rooms[at]
         else:
-            left, block = room, len(blocks)
+            left = room
+            block = len(blocks)
             blocks.append([])
         blocks[block].append(index)
         if not by_room[left - length]:
@@ -139,44 +151,57 @@ def write_blocks(
         return load_packed(folder, split)
     counts: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
-    shards, targets, mass = [], [], 0.0
-    for window in _windows(_pieces(sequences, room, long_examples, counts, dropped), shard_bytes):
-        # The shuffle decides ties of equal length, so neighbours in the file do not share a block.
-        order = np.random.default_rng(derive_seed(seed, "pack", split, len(shards))).permutation(
-            len(window)
-        )
-        groups = pack([len(window[at][1].ids) for at in order], room)
-        table = _shard_table([[window[order[i]] for i in group] for group in groups])
+    shards: list[str] = []
+    targets: list[np.ndarray] = []
+    mass = 0.0
+    pieces = _pieces(sequences, room, long_examples, counts, dropped)
+    for window in _windows(pieces, shard_bytes):
+        shuffle_seed = derive_seed(seed, "pack", split, len(shards))
+        table = _shard_table(_blocks_of(window, room, shuffle_seed))
         tail = table["tail"].values.to_numpy()
         signed = tail >= 0
-        mass += float((1 - tail[signed].astype(np.float64)).sum())
+        outside = tail[signed].astype(np.float64)
+        mass += float((1 - outside).sum())
         counts += Counter(
             tokens=len(table["tokens"].values),
             sequences=len(window),
             aligned=int(signed.sum()),
             unaligned=int((~signed).sum()),
         )
-        targets.append(np.diff(table["predictors"].offsets.to_numpy()))
+        target_ends = table["predictors"].offsets.to_numpy()
+        targets.append(np.diff(target_ends))
         shards.append(_write_shard(table, folder, f"{split}-{len(shards):05d}"))
     per_block = np.concatenate([np.zeros(0, np.int32), *targets])
     np.save(targets_file(folder, split), per_block)
+    with_or_without = counts["aligned"] + counts["unaligned"]
+    long = {name: counts[name] for name in ("truncated", "split", "pieces")}
     packed = Packed(
         rows=counts["kept"] + dropped.total(),
         dropped=dict(dropped),
         shards=shards,
-        shard_sizes=[len(shard) for shard in targets],
-        long={name: counts[name] for name in ("truncated", "split", "pieces")},
+        shard_sizes=[len(blocks) for blocks in targets],
+        long=long,
         block_tokens=room,
         tokens=counts["tokens"],
         targets=int(per_block.sum()),
         sequences=counts["sequences"],
-        captured_mass=mass / counts["aligned"] if counts["aligned"] else None,
-        aligned=counts["aligned"] / (counts["aligned"] + counts["unaligned"])
-        if counts["aligned"] + counts["unaligned"]
-        else None,
+        captured_mass=_share(mass, counts["aligned"]),
+        aligned=_share(counts["aligned"], with_or_without),
     )
     write_atomic(done, json.dumps(dataclasses.asdict(packed)))
     return packed
+
+
+def _blocks_of(window: list[Placed], room: int, seed: int) -> list[list[Placed]]:
+    """One shard's sequences, block by block."""
+    # The shuffle decides ties of equal length, so neighbours in the file do not share a block.
+    order = np.random.default_rng(seed).permutation(len(window))
+    shuffled = [window[at] for at in order]
+    lengths = [len(sequence.ids) for _, sequence in shuffled]
+    blocks = []
+    for group in fill_blocks(lengths, room):
+        blocks.append([shuffled[at] for at in group])
+    return blocks
 
 
 def _pieces(
@@ -185,67 +210,80 @@ def _pieces(
     long_examples: str,
     counts: Counter[str],
     dropped: Counter[str],
-) -> Iterator[tuple[int, TokenSequence]]:
-    """(row, sequence) of all that blocks take; counts rows `kept`, `truncated` and `split`,
+) -> Iterator[Placed]:
+    """All that blocks take; counts rows `kept`, `truncated` and `split`,
     `pieces`, and reasons of drops."""
     for row, sequence in enumerate(sequences):
-        length, pieces = len(sequence.ids), [sequence]
+        length = len(sequence.ids)
+        pieces = [sequence]
         if length > room:
             if long_examples == "drop":
                 dropped["too_long"] += 1
                 continue
-            ends = range(room, length + room, room) if long_examples == "split" else [room]
-            pieces = [_piece(sequence, end - room, end) for end in ends]
+            last = length if long_examples == "split" else room
+            begins = range(0, last, room)
+            pieces = [_piece(sequence, begin, begin + room) for begin in begins]
         pieces = [piece for piece in pieces if piece.is_target.any()]
         if not pieces:
             dropped["no_target"] += 1
             continue
         counts["kept"] += 1
         if length > room:
-            counts += (
-                Counter(split=1, pieces=len(pieces))
-                if long_examples == "split"
-                else Counter(truncated=1)
-            )
-        yield from ((row, piece) for piece in pieces)
+            if long_examples == "split":
+                counts["split"] += 1
+                counts["pieces"] += len(pieces)
+            else:
+                counts["truncated"] += 1
+        for piece in pieces:
+            yield row, piece
 
 
 def _piece(sequence: TokenSequence, start: int, end: int) -> TokenSequence:
     """Tokens [start, end) as a sequence of their own; nothing in it predicts its first token, which
     is therefore no target."""
     is_target = sequence.is_target[start:end].copy()
-    first = np.count_nonzero(sequence.is_target[:start]) + int(is_target[0])
+    first = np.count_nonzero(sequence.is_target[:start])
+    if is_target[0]:
+        first += 1
     is_target[0] = False
     if sequence.signal is None:
         return TokenSequence(sequence.ids[start:end], is_target)
     rows = slice(first, first + np.count_nonzero(is_target))
-    signal = Signal(
-        sequence.signal.ids[rows], sequence.signal.logprobs[rows], sequence.signal.tail[rows]
-    )
+    whole = sequence.signal
+    signal = Signal(whole.ids[rows], whole.logprobs[rows], whole.tail[rows])
     return TokenSequence(sequence.ids[start:end], is_target, signal)
 
 
-def _windows(
-    pieces: Iterable[tuple[int, TokenSequence]], shard_bytes: int
-) -> Iterator[list[tuple[int, TokenSequence]]]:
+def _windows(pieces: Iterable[Placed], shard_bytes: int) -> Iterator[list[Placed]]:
     """Runs of sequences that fill one shard each."""
-    window, size_bytes = [], 0
+    window: list[Placed] = []
+    size_bytes = 0
     for row, sequence in pieces:
         window.append((row, sequence))
-        size_bytes += 4 * len(sequence.ids) + 4 * np.count_nonzero(sequence.is_target)
-        if sequence.signal:
-            size_bytes += 8 * sequence.signal.ids.size + 4 * len(sequence.signal.tail)
+        size_bytes += _count_bytes(sequence)
         if size_bytes >= shard_bytes:
             yield window
-            window, size_bytes = [], 0
+            window = []
+            size_bytes = 0
     if window:
         yield window
 
 
-def _shard_table(blocks: list[list[tuple[int, TokenSequence]]]) -> pa.RecordBatch:
+def _count_bytes(sequence: TokenSequence) -> int:
+    """About what it takes in a shard: numbers of four bytes."""
+    numbers = len(sequence.ids) + int(np.count_nonzero(sequence.is_target))
+    if sequence.signal:
+        numbers += 2 * sequence.signal.ids.size
+        numbers += len(sequence.signal.tail)
+    return 4 * numbers
+
+
+def _shard_table(blocks: list[list[Placed]]) -> pa.RecordBatch:
     """The columns of BLOCK; all is joined at once, for a shard has some hundred thousand
     examples."""
-    sequences = [sequence for block in blocks for _, sequence in block]
+    examples = list(itertools.chain.from_iterable(blocks))
+    rows = np.array([row for row, _ in examples], np.int32)
+    sequences = [sequence for _, sequence in examples]
     signals = [sequence.signal for sequence in sequences if sequence.signal]
     lengths = np.array([len(sequence.ids) for sequence in sequences], np.int32)
     example_ends = np.cumsum([0, *map(len, blocks)])
@@ -260,37 +298,33 @@ def _shard_table(blocks: list[list[tuple[int, TokenSequence]]]) -> pa.RecordBatc
     where = np.flatnonzero(is_target)
     block_ends = token_ends[example_ends]
     target_ends = np.searchsorted(where, block_ends)
-    k = signals[0].ids.shape[1] if signals else 0
-    none = np.zeros_like(target_ends)
-
-    def joined(parts: Iterable[np.ndarray], dtype: type) -> np.ndarray:
-        return np.concatenate([np.zeros(0, dtype), *(part.ravel() for part in parts)]).astype(
-            dtype, copy=False
-        )
-
+    block_starts = np.repeat(block_ends[:-1], np.diff(target_ends))
+    signal_ends = np.zeros_like(target_ends)
+    k = 0
+    if signals:
+        signal_ends = target_ends
+        k = signals[0].ids.shape[1]
     columns = {
-        "tokens": (joined((sequence.ids for sequence in sequences), np.int32), block_ends),
-        "rows": (np.array([row for block in blocks for row, _ in block], np.int32), example_ends),
+        "tokens": (_joined(sequences, "ids", np.int32), block_ends),
+        "rows": (rows, example_ends),
         "lengths": (lengths, example_ends),
-        "predictors": (
-            (where - np.repeat(block_ends[:-1], np.diff(target_ends)) - 1).astype(np.int32),
-            target_ends,
-        ),
-        "topk_ids": (joined((signal.ids for signal in signals), np.int32), k * target_ends),
-        "topk_logprobs": (
-            joined((signal.logprobs for signal in signals), np.float32),
-            k * target_ends,
-        ),
-        "tail": (
-            joined((signal.tail for signal in signals), np.float32),
-            target_ends if signals else none,
-        ),
+        "predictors": ((where - block_starts - 1).astype(np.int32), target_ends),
+        "topk_ids": (_joined(signals, "ids", np.int32), k * target_ends),
+        "topk_logprobs": (_joined(signals, "logprobs", np.float32), k * target_ends),
+        "tail": (_joined(signals, "tail", np.float32), signal_ends),
     }
-    arrays = [
-        pa.ListArray.from_arrays(ends.astype(np.int32), values)
-        for values, ends in (columns[name] for name in BLOCK.names)
-    ]
+    arrays = []
+    for name in BLOCK.names:
+        values, ends = columns[name]
+        arrays.append(pa.ListArray.from_arrays(ends.astype(np.int32), values))
     return pa.record_batch(arrays, schema=BLOCK)
+
+
+def _joined(parts: Sequence[TokenSequence | Signal], name: str, dtype: type) -> np.ndarray:
+    """The arrays of this name, end to end."""
+    arrays = [getattr(part, name).ravel() for part in parts]
+    whole = np.concatenate([np.zeros(0, dtype), *arrays])
+    return whole.astype(dtype, copy=False)
 
 
 def _write_shard(table: pa.RecordBatch, folder: Path, name: str) -> str:

@@ -3,9 +3,19 @@ one beyond it."""
 
 from __future__ import annotations
 
-from torch import nn
-from transformers import PreTrainedModel
+from typing import Protocol, cast
+
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+
+class _Rotary(Protocol):
+    """What transformers' rotary modules of long-rope models hold."""
+
+    config: PretrainedConfig
+    inv_freq: Tensor
+    rope_type: str
 
 
 def pin_long_rope(model: PreTrainedModel, longest: int) -> None:
@@ -18,10 +28,10 @@ def pin_long_rope(model: PreTrainedModel, longest: int) -> None:
     """
     for module in model.modules():
         if getattr(module, "rope_type", None) == "longrope":
-            _pin(module, longest)
+            _pin(cast(_Rotary, module), longest)
 
 
-def _pin(rotary: nn.Module, longest: int) -> None:
+def _pin(rotary: _Rotary, longest: int) -> None:
     original = rotary.config.rope_parameters["original_max_position_embeddings"]
     if longest > original:
         rotary.inv_freq, _ = ROPE_INIT_FUNCTIONS["longrope"](

@@ -28,7 +28,8 @@ class Schedule:
 
     @property
     def steps_per_epoch(self) -> int:
-        return -(-sum(self.shard_sizes) // self.global_batch)
+        blocks = sum(self.shard_sizes)
+        return -(-blocks // self.global_batch)
 
     @property
     def steps(self) -> int:
@@ -38,8 +39,11 @@ class Schedule:
     def block_numbers(self, step: int) -> np.ndarray:
         """The blocks of one step; the last step of an epoch may have fewer."""
         epoch, at = divmod(step, self.steps_per_epoch)
-        order = _permutation(self.shard_sizes, derive_seed(self.seed, "order", epoch))
-        return order[at * self.global_batch : (at + 1) * self.global_batch]
+        seed = derive_seed(self.seed, "order", epoch)
+        order = _permutation(self.shard_sizes, seed)
+        begin = at * self.global_batch
+        end = begin + self.global_batch
+        return order[begin:end]
 
     def learning_rate(self, step: int) -> float:
         """Linear warm-up over the first W steps, then peak * (r + (1 - r) * f(p)) with r =
@@ -51,21 +55,31 @@ class Schedule:
         falls in the last decay_ratio of the steps, linearly as in Hägele et al. 2024
         (arXiv:2405.18392).
         """
-        warmup, last = math.ceil(self.spec.warmup_ratio * self.steps), self.steps - 1
+        warmup = math.ceil(self.spec.warmup_ratio * self.steps)
+        last = self.steps - 1
         if step < warmup:
-            return self.spec.learning_rate * (step + 1) / warmup
-        begin = (
-            max(warmup, last - math.ceil(self.spec.decay_ratio * self.steps))
-            if self.spec.schedule == "wsd"
-            else warmup
-        )
-        progress = max(0, step - begin) / max(1, last - begin)
+            risen = self.spec.learning_rate * (step + 1)
+            return risen / warmup
+        begin = warmup
+        if self.spec.schedule == "wsd":
+            falling = math.ceil(self.spec.decay_ratio * self.steps)
+            begin = max(warmup, last - falling)
+        fallen = max(0, step - begin)
+        length = max(1, last - begin)
+        progress = fallen / length
         floor = self.spec.min_learning_rate_ratio
-        return self.spec.learning_rate * (floor + (1 - floor) * FALLS[self.spec.schedule](progress))
+        fall = FALLS[self.spec.schedule](progress)
+        share = floor + (1 - floor) * fall
+        return self.spec.learning_rate * share
+
+
+def _half_cosine(progress: float) -> float:
+    angle = math.pi * progress
+    return 0.5 * (1 + math.cos(angle))
 
 
 FALLS: dict[str, Callable[[float], float]] = {
-    "cosine": lambda p: 0.5 * (1 + math.cos(math.pi * p)),
+    "cosine": _half_cosine,
     "linear": lambda p: 1 - p,
     "constant": lambda p: 1.0,
     "wsd": lambda p: 1 - p,
@@ -76,10 +90,15 @@ FALLS: dict[str, Callable[[float], float]] = {
 def _permutation(shard_sizes: tuple[int, ...], seed: int) -> np.ndarray:
     """Shards in random order, and their blocks shuffled among WINDOW_SHARDS of them; with few
     shards simply a permutation."""
-    rng, starts = np.random.default_rng(seed), np.cumsum([0, *shard_sizes])
+    rng = np.random.default_rng(seed)
+    starts = np.cumsum([0, *shard_sizes])
     shards = rng.permutation(len(shard_sizes))
-    windows = (shards[at : at + WINDOW_SHARDS] for at in range(0, len(shards), WINDOW_SHARDS))
-    blocks = (
-        [np.arange(starts[shard], starts[shard + 1]) for shard in window] for window in windows
-    )
-    return np.concatenate([rng.permutation(np.concatenate(window)) for window in blocks])
+    order: list[np.ndarray] = []
+    for at in range(0, len(shards), WINDOW_SHARDS):
+        blocks = []
+        for shard in shards[at : at + WINDOW_SHARDS]:
+            first, end = starts[shard : shard + 2]
+            blocks.append(np.arange(first, end))
+        window = np.concatenate(blocks)
+        order.append(rng.permutation(window))
+    return np.concatenate(order)

@@ -9,17 +9,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 
 from engine.errors import StageError
@@ -33,6 +31,9 @@ from engine.training.head import head_loss, lend_weights
 from engine.training.losses import Targets, token_losses
 from engine.training.rope import pin_long_rope
 from engine.training.teacher import LayerMatch, check_pairs
+
+if TYPE_CHECKING:
+    from peft import PeftModel  # seconds to import, and only for adapters
 
 _log = logging.getLogger(__name__)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -52,7 +53,8 @@ class Student(nn.Module):
         self._adjust = logit_adjustment(model.config)
         lend_weights(model.get_output_embeddings())
         self.model = with_adapters(model, spec.lora) if spec.lora else model
-        self.teacher, self.match = teacher, None
+        self.teacher = teacher
+        self.match: LayerMatch | None = None
         if teacher is not None:
             self._adjust_teacher = logit_adjustment(teacher.config)
             teacher.requires_grad_(False)
@@ -69,10 +71,12 @@ class Student(nn.Module):
             self.teacher.eval()
         return self
 
-    def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Sum of the loss over the batch's N targets, and how many of them have the largest logit;
         both fp32."""
-        more = self.match.wants if self.match else {}
+        more: Mapping[str, bool] = {}
+        if self.match:
+            more = self.match.wants
         if self.exact:
             return self._exact_loss(batch, more)
         seen = _backbone(self._causal[0], batch, more)
@@ -80,7 +84,7 @@ class Student(nn.Module):
             return self._head_loss(seen, batch, None)
         with torch.no_grad():
             shown = _backbone(self.teacher, batch, more)
-        if self.spec.loss == "sft":
+        if not self.spec.loss.reads_signal:
             loss, right = self._head_loss(seen, batch, None)
         else:
             # Inside the teacher's head, so that ZeRO-3 has it whole for all pieces: ranks differ in
@@ -89,22 +93,27 @@ class Student(nn.Module):
                 _targets_of(shown, batch),
                 lambda hidden, weight, bias: self._head_loss(seen, batch, (hidden, weight, bias)),
             )
-        return loss + self.match(seen, shown, batch) if self.match else loss, right
+        if self.match:
+            loss = loss + self.match(seen, shown, batch)
+        return loss, right
 
-    def _exact_loss(
-        self, batch: Batch, more: Mapping[str, bool]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _exact_loss(self, batch: Batch, more: Mapping[str, bool]) -> tuple[Tensor, Tensor]:
         """Of a batch of one block."""
         inputs = {
             "input_ids": batch.input_ids_BL,
             "position_ids": batch.position_ids_BL,
             "use_cache": False,
+            "logits_to_keep": batch.where_N,
             **more,
         }
-        models = [self._causal[0], *([self.teacher] if self.teacher is not None else [])]
-        seen, *shown = (model(**inputs, logits_to_keep=batch.where_N) for model in models)
+        seen = self._causal[0](**inputs)
+        shown = None
+        if self.teacher is not None:
+            shown = self.teacher(**inputs)
         logits_NV = seen.logits[0].double()
-        dense = shown[0].logits[0].double() if shown and self.spec.loss != "sft" else None
+        dense = None
+        if shown is not None and self.spec.loss.reads_signal:
+            dense = shown.logits[0].double()
         targets = Targets(
             batch.labels_N,
             batch.topk_ids_NK,
@@ -112,15 +121,17 @@ class Student(nn.Module):
             batch.tail_N.double(),
             dense,
         )
-        loss = token_losses(logits_NV, targets, self.spec).sum()
-        loss = loss + self.match(seen, shown[0], batch) if self.match else loss
+        loss = token_losses(logits_NV, targets, self.spec.loss).sum()
+        if self.match:
+            loss = loss + self.match(seen, shown, batch)
         return loss, (logits_NV.argmax(1) == batch.labels_N).sum()
 
     def _head_loss(
         self, seen: Any, batch: Batch, teacher: tuple[Any, ...] | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        def piece_loss(logits_nV: torch.Tensor, piece: slice) -> tuple[torch.Tensor, torch.Tensor]:
-            logits_nV, labels_n = self._adjust(logits_nV), batch.labels_N[piece]
+    ) -> tuple[Tensor, Tensor]:
+        def piece_loss(logits_nV: Tensor, piece: slice) -> tuple[Tensor, Tensor]:
+            logits_nV = self._adjust(logits_nV)
+            labels_n = batch.labels_N[piece]
             dense = None
             if teacher is not None:
                 hidden, weight, bias = teacher
@@ -134,34 +145,36 @@ class Student(nn.Module):
                 batch.tail_N[piece],
                 dense,
             )
-            return token_losses(logits_nV, targets, self.spec), (
-                logits_nV.detach().argmax(1) == labels_n
-            ).sum()
+            losses_n = token_losses(logits_nV, targets, self.spec.loss)
+            right = logits_nV.detach().argmax(1) == labels_n
+            return losses_n, right.sum()
 
+        piece_bytes = self.spec.logits_mib * 2**20
         head = self._causal[0].get_output_embeddings()
         return head(
             _targets_of(seen, batch),
-            lambda *weights: head_loss(*weights, piece_loss, self.spec.logits_mib * 2**20),
+            lambda *weights: head_loss(*weights, piece_loss, piece_bytes),
         )
 
 
 def _backbone(causal: PreTrainedModel, batch: Batch, more: Mapping[str, bool]) -> Any:
     """All but the head. Without a mask, transformers derives the examples' borders from the
     position ids."""
-    ids, positions = batch.input_ids_BL, batch.position_ids_BL
-    if (
-        causal.config._attn_implementation == "flash_attention_2"
-    ):  # it reads the borders of a single row only
-        ids, positions = ids.view(1, -1), positions.view(1, -1)
+    ids = batch.input_ids_BL
+    positions = batch.position_ids_BL
+    if causal.config._attn_implementation == "flash_attention_2":
+        # It reads the borders of a single row only.
+        ids = ids.view(1, -1)
+        positions = positions.view(1, -1)
     return causal.base_model(input_ids=ids, position_ids=positions, use_cache=False, **more)
 
 
-def _targets_of(seen: Any, batch: Batch) -> torch.Tensor:
+def _targets_of(seen: Any, batch: Batch) -> Tensor:
     """Hidden states that predict a target, (N, H): prompts and padding never enter the head."""
     return seen.last_hidden_state.flatten(0, 1)[batch.where_N]
 
 
-def logit_adjustment(config: PretrainedConfig) -> Callable[[torch.Tensor], torch.Tensor]:
+def logit_adjustment(config: PretrainedConfig) -> Callable[[Tensor], Tensor]:
     """What the model does to its logits behind the head: Granite and Cohere scale them, Gemma caps
     them softly."""
     config = config.get_text_config()
@@ -170,23 +183,20 @@ def logit_adjustment(config: PretrainedConfig) -> Callable[[torch.Tensor], torch
     )
     cap = getattr(config, "final_logit_softcapping", None)
 
-    def adjust(logits: torch.Tensor) -> torch.Tensor:
-        logits = logits * scale if scale != 1 else logits
-        return cap * torch.tanh(logits / cap) if cap else logits
+    def adjust(logits: Tensor) -> Tensor:
+        if scale != 1:
+            logits = logits * scale
+        if cap:
+            return cap * torch.tanh(logits / cap)
+        return logits
 
     return adjust
-
-
-def load_tokenizer(spec: TrainSpec) -> PreTrainedTokenizerBase:
-    """The student's tokenizer: train.tokenizer, else the one beside the student."""
-    source, revision = (spec.tokenizer, None) if spec.tokenizer else (spec.student, spec.revision)
-    return AutoTokenizer.from_pretrained(source, revision=revision)
 
 
 def load_student(source: str, spec: TrainSpec, device: str, seed: int) -> Student:
     """The module to train, from the weights in `source`: equal on every rank. StageError if the
     teacher's shapes cannot be matched."""
-    revision = spec.revision if source == spec.student else None
+    revision = _revision_of(source, spec)
     student = _load(source, revision, spec, device, **_quantized(spec.lora))
     if spec.gradient_checkpointing:
         student.gradient_checkpointing_enable(
@@ -204,6 +214,14 @@ def load_student(source: str, spec: TrainSpec, device: str, seed: int) -> Studen
     if device == "cpu":
         use_onednn(whole)
     return whole
+
+
+def _revision_of(source: str, spec: TrainSpec) -> str | None:
+    """The hub commit of what training starts from; an untrained student is a folder, and has
+    none."""
+    if source == spec.student:
+        return spec.revision
+    return None
 
 
 def _load(
@@ -237,36 +255,31 @@ def _quantized(lora: LoraSpec | None) -> dict[str, Any]:
     return {"quantization_config": config}
 
 
-def with_adapters(model: PreTrainedModel, lora: LoraSpec) -> nn.Module:
+def with_adapters(model: PreTrainedModel, lora: LoraSpec) -> PeftModel:
     """The model with low-rank adapters, all else frozen. StageError if a target names no module."""
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
         r=lora.rank,
-        lora_alpha=lora.alpha,
+        lora_alpha=lora.alpha,  # ty: ignore[invalid-argument-type]  # peft divides it by the rank
         lora_dropout=lora.dropout,
         target_modules=lora.targets,
         task_type="CAUSAL_LM",
     )
-    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    head = model.get_output_embeddings()
+    embeddings = model.get_input_embeddings()
     try:
         # In the model's type: DeepSpeed shards weights of one type only, and keeps fp32 copies of
         # them itself.
         adapted = get_peft_model(model, config, autocast_adapter_dtype=False)
     except ValueError as error:
-        linear = sorted(
-            {
-                name.rpartition(".")[2]
-                for name, module in model.named_modules()
-                if isinstance(module, nn.Linear)
-            }
-            - {"lm_head"}
-        )
         raise StageError(
             f"train: train.lora.targets={lora.targets} ({error}); the student has"
-            f" {', '.join(linear)}"
+            f" {', '.join(_names_of_linear_layers(model))}"
         ) from None
-    base, read = adapted.get_base_model(), "which the losses read as it is; leave it out"
+    base = adapted.get_base_model()
+    assert isinstance(base, PreTrainedModel)
+    read = "which the losses read as it is; leave it out"
     if base.get_output_embeddings() is not head:
         raise StageError(f"train: train.lora.targets={lora.targets} adapt the output head, {read}")
     if head.weight is embeddings.weight and base.get_input_embeddings() is not embeddings:
@@ -277,31 +290,47 @@ def with_adapters(model: PreTrainedModel, lora: LoraSpec) -> nn.Module:
     return adapted
 
 
+def _names_of_linear_layers(model: nn.Module) -> list[str]:
+    """What train.lora.targets may name."""
+    names = set()
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            names.add(name.rpartition(".")[2])
+    return sorted(names - {"lm_head"})
+
+
 def merged_weights(
-    trained: Mapping[str, torch.Tensor], source: str, spec: TrainSpec
-) -> tuple[PreTrainedModel, dict[str, torch.Tensor]]:
+    trained: Mapping[str, Tensor], source: str, spec: TrainSpec
+) -> tuple[PreTrainedModel, dict[str, Tensor]]:
     """The plain model (for its configuration) and its weights, from what a Student trained and the
     weights it started from."""
-    weights = {
-        name.removeprefix("model."): tensor
-        for name, tensor in trained.items()
-        if name.startswith("model.")
-    }
-    revision = spec.revision if source == spec.student else None
+    weights = {}
+    for name, tensor in trained.items():
+        if name.startswith("model."):
+            weights[name.removeprefix("model.")] = tensor
     plain = AutoModelForCausalLM.from_pretrained(
-        source, revision=revision, dtype=DTYPES[spec.precision]
+        source, revision=_revision_of(source, spec), dtype=DTYPES[spec.precision]
     )
     if spec.lora:
         adapted = with_adapters(plain, spec.lora)
         unexpected = adapted.load_state_dict(weights, strict=False).unexpected_keys
         assert not unexpected, unexpected
-        plain = adapted.merge_and_unload()
-        return plain, plain.state_dict()
+        merged = _merged(adapted)
+        return merged, merged.state_dict()
     state = plain.state_dict()
-    buffers = {
-        name: state[name] for name, _ in plain.named_buffers() if name in state
-    }  # those that are saved
+    # those that are saved
+    buffers = {name: state[name] for name, _ in plain.named_buffers() if name in state}
     return plain, buffers | weights
+
+
+def _merged(adapted: PeftModel) -> PreTrainedModel:
+    from peft.tuners.lora import LoraModel
+
+    adapters = adapted.base_model
+    assert isinstance(adapters, LoraModel)
+    plain = adapters.merge_and_unload()
+    assert isinstance(plain, PreTrainedModel)
+    return plain
 
 
 def vocabulary_size(spec: TrainSpec) -> int:

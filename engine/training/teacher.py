@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, PretrainedConfig
 
 from engine.errors import StageError
-from engine.job.spec import TrainSpec
+from engine.job.spec import AttentionTransferSpec, HiddenSpec, TrainSpec
 from engine.training.blocks import Batch
 
 
@@ -26,9 +26,9 @@ def check_pairs(spec: TrainSpec, student: PretrainedConfig) -> PretrainedConfig:
         spec.teacher.model, revision=spec.teacher.revision
     ).get_text_config()
     student = student.get_text_config()
-    if spec.loss != "sft" and teacher.vocab_size != student.vocab_size:
+    if spec.loss.reads_signal and teacher.vocab_size != student.vocab_size:
         raise StageError(
-            f"train: loss {spec.loss} compares whole distributions, but train.teacher has"
+            f"train: loss {spec.loss.kind} compares whole distributions, but train.teacher has"
             f" {teacher.vocab_size:,} tokens and the student"
             f" {student.vocab_size:,} (families pad their vocabularies differently); learn from a"
             " stored top-k instead: set"
@@ -41,18 +41,28 @@ def check_pairs(spec: TrainSpec, student: PretrainedConfig) -> PretrainedConfig:
             " that to 0 in the config.json of a local copy of the student, or leave"
             " attention_transfer out"
         )
-    for name, first in (("hidden", 0), ("attention_transfer", 1)):
-        for pair in getattr(spec, name).layers if getattr(spec, name) else ():
-            for side, config, layer in zip(
-                ("student", "teacher"), (student, teacher), pair, strict=True
-            ):
-                if not first <= layer <= config.num_hidden_layers:
-                    raise StageError(
-                        f"train: train.{name}.layers names layer {layer} of the {side}, which has"
-                        f" {config.num_hidden_layers};"
-                        f" choose {first} to {config.num_hidden_layers}"
-                    )
+    for name, match, first in (
+        ("hidden", spec.hidden, 0),
+        ("attention_transfer", spec.attention_transfer, 1),
+    ):
+        for ours, theirs in _pairs(match):
+            _check_layer(name, ours, "student", first, student.num_hidden_layers)
+            _check_layer(name, theirs, "teacher", first, teacher.num_hidden_layers)
     return teacher
+
+
+def _pairs(match: HiddenSpec | AttentionTransferSpec | None) -> list[list[int]]:
+    if match is None:
+        return []
+    return match.layers
+
+
+def _check_layer(name: str, layer: int, side: str, first: int, last: int) -> None:
+    if not first <= layer <= last:
+        raise StageError(
+            f"train: train.{name}.layers names layer {layer} of the {side}, which has {last};"
+            f" choose {first} to {last}"
+        )
 
 
 class LayerMatch(nn.Module):
@@ -62,15 +72,15 @@ class LayerMatch(nn.Module):
         self, spec: TrainSpec, student: PretrainedConfig, teacher: PretrainedConfig
     ) -> None:
         super().__init__()
-        self._hidden, self._attention = spec.hidden, spec.attention_transfer
+        self._hidden = spec.hidden
+        self._attention = spec.attention_transfer
         # One learned projection per pair (TinyBERT, Jiao et al. 2020, arXiv 1909.10351), at first
         # the identity as far as sizes allow.
-        self.projections = nn.ModuleList(
-            nn.Linear(student.hidden_size, teacher.hidden_size, bias=False)
-            for _ in (spec.hidden.layers if spec.hidden else ())
-        )
-        for projection in self.projections:
+        self.projections = nn.ModuleList()
+        for _ in _pairs(spec.hidden):
+            projection = nn.Linear(student.hidden_size, teacher.hidden_size, bias=False)
             nn.init.eye_(projection.weight)
+            self.projections.append(projection)
 
     @property
     def wants(self) -> dict[str, bool]:
@@ -80,40 +90,40 @@ class LayerMatch(nn.Module):
             "output_attentions": self._attention is not None,
         }
 
-    def forward(self, student: Any, teacher: Any, batch: Batch) -> torch.Tensor:
+    def forward(self, student: Any, teacher: Any, batch: Batch) -> Tensor:
         """The weighted sum of both terms over the batch's targets, fp32."""
         total = torch.zeros((), device=batch.where_N.device)
         if self._hidden:
+            distance = HIDDEN_LOSSES[self._hidden.loss]
             for (ours, theirs), projection in zip(
                 self._hidden.layers, self.projections, strict=True
             ):
-                states = (
-                    projection(_at(student.hidden_states[ours], batch)).float(),
-                    _at(teacher.hidden_states[theirs], batch).float(),
-                )
-                total = (
-                    total + self._hidden.weight * HIDDEN_LOSSES[self._hidden.loss](*states).sum()
-                )
+                student_NH = _at(student.hidden_states[ours], batch)
+                student_NG = projection(student_NH).float()
+                teacher_NG = _at(teacher.hidden_states[theirs], batch).float()
+                distances_N = distance(student_NG, teacher_NG)
+                total = total + self._hidden.weight * distances_N.sum()
         if self._attention:
             for ours, theirs in self._attention.layers:
-                maps = student.attentions[ours - 1], teacher.attentions[theirs - 1]
-                rows = (_at(heads_BNLL.mean(1), batch).float() for heads_BNLL in maps)
-                total = total + self._attention.weight * attention_kl(*rows).sum()
+                student_NL = _heads_mean_at(student.attentions[ours - 1], batch)
+                teacher_NL = _heads_mean_at(teacher.attentions[theirs - 1], batch)
+                distances_N = attention_kl(student_NL, teacher_NL)
+                total = total + self._attention.weight * distances_N.sum()
         return total
 
 
-def hidden_mse(student_NG: torch.Tensor, teacher_NG: torch.Tensor) -> torch.Tensor:
+def hidden_mse(student_NG: Tensor, teacher_NG: Tensor) -> Tensor:
     """Mean over dimensions of the squared difference, (N,) (FitNets, Romero et al. 2015, arXiv
     1412.6550)."""
     return (student_NG - teacher_NG).square().mean(1)
 
 
-def hidden_cosine(student_NG: torch.Tensor, teacher_NG: torch.Tensor) -> torch.Tensor:
+def hidden_cosine(student_NG: Tensor, teacher_NG: Tensor) -> Tensor:
     """1 - cosine of the angle, (N,) (DistilBERT, Sanh et al. 2019, arXiv 1910.01108)."""
     return 1 - F.cosine_similarity(student_NG, teacher_NG, dim=1)
 
 
-def attention_kl(student_NL: torch.Tensor, teacher_NL: torch.Tensor) -> torch.Tensor:
+def attention_kl(student_NL: Tensor, teacher_NL: Tensor) -> Tensor:
     """KL(teacher || student) between rows of attention maps averaged over heads, (N,) (MiniLM, Wang
     et al. 2020, arXiv 2002.10957).
 
@@ -128,6 +138,11 @@ def attention_kl(student_NL: torch.Tensor, teacher_NL: torch.Tensor) -> torch.Te
 HIDDEN_LOSSES = {"mse": hidden_mse, "cosine": hidden_cosine}
 
 
-def _at(states_BLX: torch.Tensor, batch: Batch) -> torch.Tensor:
+def _heads_mean_at(maps_BALL: Tensor, batch: Batch) -> Tensor:
+    """The mean over heads A at the positions that predict a target: (N, L)."""
+    return _at(maps_BALL.mean(1), batch).float()
+
+
+def _at(states_BLX: Tensor, batch: Batch) -> Tensor:
     """Rows of the positions that predict a target: (N, X)."""
     return states_BLX.flatten(0, 1)[batch.where_N]

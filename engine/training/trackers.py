@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from engine.errors import SpecError
 from engine.store.files import write_atomic
 
+Figures = Mapping[str, float]  # by name
+
 
 class Tracker(Protocol):
     """Where figures go beside metrics.jsonl."""
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
+    def write(self, step: int, values: Figures) -> None:
         """Figures of one step, by name."""
 
     def close(self) -> None:
@@ -29,7 +31,7 @@ class TensorBoard:
 
         self._board = SummaryWriter(str(out / "tensorboard"), purge_step=start + 1)
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
+    def write(self, step: int, values: Figures) -> None:
         for name, value in values.items():
             self._board.add_scalar(f"train/{name}", value, step)
 
@@ -42,7 +44,7 @@ class WandB:
     repeated steps keep their first figures."""
 
     def __init__(self, out: Path, start: int) -> None:
-        import wandb
+        import wandb  # ty: ignore[import-not-found]  # an extra that few install
 
         self._run = wandb.init(
             project="distill",
@@ -53,8 +55,8 @@ class WandB:
             resume="allow",
         )
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        self._run.log({f"train/{name}": value for name, value in values.items()}, step=step)
+    def write(self, step: int, values: Figures) -> None:
+        self._run.log(_as_of_training(values), step=step)
 
     def close(self) -> None:
         self._run.finish()
@@ -65,25 +67,28 @@ class MLflow:
     lies in the stage's folder."""
 
     def __init__(self, out: Path, start: int) -> None:
-        import mlflow
+        import mlflow  # ty: ignore[import-not-found]  # an extra that few install
 
-        self._mlflow, known = mlflow, out / "mlflow-run.txt"
+        self._mlflow = mlflow
         mlflow.set_experiment(out.parent.name)
-        run = mlflow.start_run(
-            run_id=known.read_text() if known.exists() else None, run_name=out.name
-        )
-        write_atomic(known, run.info.run_id)
+        id_file = out / "mlflow-run.txt"
+        earlier = id_file.read_text() if id_file.exists() else None
+        run = mlflow.start_run(run_id=earlier, run_name=out.name)
+        write_atomic(id_file, run.info.run_id)
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        self._mlflow.log_metrics(
-            {f"train/{name}": value for name, value in values.items()}, step=step
-        )
+    def write(self, step: int, values: Figures) -> None:
+        self._mlflow.log_metrics(_as_of_training(values), step=step)
 
     def close(self) -> None:
         self._mlflow.end_run()
 
 
-TRACKERS: dict[str, type[Tracker]] = {"tensorboard": TensorBoard, "wandb": WandB, "mlflow": MLflow}
+# By name: what begins to track, given the stage's folder and the steps that are done.
+TRACKERS: dict[str, Callable[[Path, int], Tracker]] = {
+    "tensorboard": TensorBoard,
+    "wandb": WandB,
+    "mlflow": MLflow,
+}
 
 
 def require_trackers(names: Sequence[str]) -> None:
@@ -94,3 +99,7 @@ def require_trackers(names: Sequence[str]) -> None:
                 f"train.trackers asks for {name}, which is not installed: pip install {name}, or"
                 " leave it out"
             )
+
+
+def _as_of_training(values: Figures) -> dict[str, float]:
+    return {f"train/{name}": value for name, value in values.items()}

@@ -17,10 +17,11 @@ from doubles import misbehaving_api
 from engine import pipeline
 from engine.asking.dispatch import missing_shards
 from engine.asking.routing import Wanted
+from engine.asking.shards import Receipt
 from engine.errors import StageError
 from engine.rows.records import Completion
 from engine.rows.tables import read_tables, to_rows
-from engine.run import parts
+from engine.run import parts, progress
 from engine.run.context import Context
 from engine.run.manifests import publish
 from engine.run.progress import Progress
@@ -37,19 +38,19 @@ def wanted(rows, samples=1):
 def expand(shards):
     """(file, row, sample) of every row of the shards, in order."""
     return [
-        (shard["file"], row, sample)
+        (shard.file, row, sample)
         for shard in shards
-        for start, stop, sample in shard["rows"]
+        for start, stop, sample in shard.ranges
         for row in range(start, stop)
     ]
 
 
 def test_rows_in_order_are_one_range_and_holes_make_more():
     (whole,) = missing_shards([wanted(range(10))], "t", NOTHING, 512, 512, 1)
-    assert (whole["file"], whole["count"], whole["rows"]) == (0, 10, [[0, 10, 0]])
+    assert (whole.file, whole.count, whole.ranges) == (0, 10, ((0, 10, 0),))
     answered = np.asarray([1003, 1004, 1008]), np.zeros(3, np.int32)
     (holed,) = missing_shards([wanted(range(10))], "t", answered, 512, 512, 1)
-    assert (holed["count"], holed["rows"]) == (7, [[0, 3, 0], [5, 8, 0], [9, 10, 0]])
+    assert (holed.count, holed.ranges) == (7, ((0, 3, 0), (5, 8, 0), (9, 10, 0)))
 
 
 def test_shards_hold_every_missing_row_once_and_stay_inside_their_file():
@@ -62,9 +63,9 @@ def test_shards_hold_every_missing_row_once_and_stay_inside_their_file():
     )  # row 4 of the other file has the same id
     assert {(0, 0, 2), (0, 4, 0), (0, 4, 1), (1, 4, 0)}.isdisjoint(found)
     assert (0, 4, 2) in found
-    assert len({shard["id"] for shard in shards}) == len(shards)
-    assert [sum(stop - start for start, stop, _ in shard["rows"]) for shard in shards] == [
-        shard["count"] for shard in shards
+    assert len({shard.id for shard in shards}) == len(shards)
+    assert [sum(stop - start for start, stop, _ in shard.ranges) for shard in shards] == [
+        shard.count for shard in shards
     ]
 
 
@@ -84,7 +85,7 @@ def test_shards_hold_every_missing_row_once_and_stay_inside_their_file():
 )
 def test_shards_are_small_but_not_many(rows, shard_rows, in_flight, replicas, largest):
     shards = missing_shards([wanted(range(rows))], "t", NOTHING, shard_rows, in_flight, replicas)
-    assert max(shard["count"] for shard in shards) == largest
+    assert max(shard.count for shard in shards) == largest
 
 
 def test_what_is_answered_leaves_no_shards():
@@ -114,7 +115,7 @@ def answer(fake_job, tmp_path):
                 **changes,
             },
         )
-        prompts = pipeline.run(job, tmp_path / "runs", until="prompts").folders["prompts"]
+        prompts = pipeline.run(job, tmp_path / "runs", until="prompts").stages["prompts"]
         out = tmp_path / "generate"
         (out / "data").mkdir(parents=True, exist_ok=True)
         context = context or Context("job", "math", 0)
@@ -138,22 +139,22 @@ def calls(path: Path) -> int:
 
 def test_the_manifest_counts_rows_statuses_and_tokens_of_each_teacher(answer):
     counts, rows = answer(
-        {"name": "a", "revision": "r1"},
+        {"name": "a"},
         {"name": "b", "fake": {"error_fraction": 0.3}, "sampling": {"samples": 2, "max_tokens": 5}},
         max_failed_fraction=0.9,
     )
-    assert (counts.rows_out, counts.info["prompts"], counts.info["route"]) == (48 + 88, 48, "all")
-    told = {teacher["name"]: teacher for teacher in counts.info["teachers"]}
-    assert (told["a"]["kind"], told["a"]["revision"]) == ("fake", "r1")
+    assert (counts.rows_out, counts.info.prompts, counts.info.route) == (48 + 88, 48, "all")
+    told = {teacher.name: teacher for teacher in counts.info.teachers}
+    assert (told["a"].kind, told["a"].revision) == ("fake", None)
     for name in ("a", "b"):
         mine = [row for row in rows if row.teacher == name]
-        assert told[name]["rows"] == len(mine) == {"a": 48, "b": 88}[name]
-        assert told[name]["status"] == Counter(row.status for row in mine)
-        assert told[name]["tokens_in"] == sum(row.prompt_tokens for row in mine)
-        assert told[name]["tokens_out"] == sum(row.completion_tokens for row in mine)
-    assert told["a"]["status"] == {"ok": 48}
-    assert set(told["b"]["status"]) == {"truncated", "error"}
-    assert counts.info["status"] == Counter(row.status for row in rows)
+        assert told[name].rows == len(mine) == {"a": 48, "b": 88}[name]
+        assert told[name].status == Counter(row.status for row in mine)
+        assert told[name].tokens_in == sum(row.prompt_tokens for row in mine)
+        assert told[name].tokens_out == sum(row.completion_tokens for row in mine)
+    assert told["a"].status == {"ok": 48}
+    assert set(told["b"].status) == {"truncated", "error"}
+    assert counts.info.status == Counter(row.status for row in rows)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +168,7 @@ def test_routed_prompts_get_one_answer_of_one_teacher(answer, route):
     first = {"name": "a"} | ({"routes": ["qa"]} if route["route"] == "by" else {})
     counts, rows = answer(first, {"name": "b"}, **route)
     assert len({row.prompt_id for row in rows}) == len(rows) == counts.rows_out == 48
-    told = {teacher["name"]: teacher["rows"] for teacher in counts.info["teachers"]}
+    told = {teacher.name: teacher.rows for teacher in counts.info.teachers}
     assert told == {"a": 0, "b": 48} if route["route"] == "by" else told["a"] > 8 < told["b"]
 
 
@@ -195,8 +196,8 @@ def test_a_spent_budget_stops_cleanly_and_a_larger_one_asks_only_the_rest(answer
     assert (
         calls(tmp_path / "calls") == len({row.prompt_id for row in rows}) == counts.rows_out == 48
     )
-    assert counts.info["answered_this_run"] == 48 - paid
-    assert counts.info["cost_usd"] == sum(row.prompt_tokens + row.completion_tokens for row in rows)
+    assert counts.info.answered_this_run == 48 - paid
+    assert counts.info.cost_usd == sum(row.prompt_tokens + row.completion_tokens for row in rows)
 
 
 def test_one_teachers_spent_budget_leaves_those_without_a_price_their_work(answer, tmp_path):
@@ -219,8 +220,8 @@ def test_a_teacher_that_fails_costs_the_other_nothing_and_the_next_run_asks_it_a
     assert calls(tmp_path / "good") == 48
     counts, _ = answer({"name": "bad", "fake": {"calls": str(tmp_path / "bad")}}, good)
     assert (calls(tmp_path / "good"), calls(tmp_path / "bad")) == (48, 48)
-    assert counts.info["answered_this_run"] == 48
-    assert {teacher["name"]: teacher["rows"] for teacher in counts.info["teachers"]} == {
+    assert counts.info.answered_this_run == 48
+    assert {teacher.name: teacher.rows for teacher in counts.info.teachers} == {
         "bad": 48,
         "good": 48,
     }
@@ -231,7 +232,7 @@ def test_a_finished_run_asks_nothing_and_opens_no_engine(answer, tmp_path):
     counts, _ = answer(
         {"name": "t", "fake": {"cannot_start": True, "calls": str(tmp_path / "calls")}}
     )
-    assert (counts.rows_out, counts.info["answered_this_run"], calls(tmp_path / "calls")) == (
+    assert (counts.rows_out, counts.info.answered_this_run, calls(tmp_path / "calls")) == (
         48,
         0,
         0,
@@ -263,7 +264,7 @@ def test_neither_prompt_nor_key_is_in_a_log_a_record_a_manifest_or_metadata(
     from rich.console import Console
 
     monkeypatch.setenv("DISTILL_TEST_API_KEY", misbehaving_api.KEY)
-    monkeypatch.setattr("engine.run.progress.PLAIN_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "PLAIN_SECONDS", 0.0)
     caplog.set_level(logging.DEBUG)
     told = open(tmp_path / "console", "w+")  # noqa: SIM115
 
@@ -304,7 +305,7 @@ def test_neither_prompt_nor_key_is_in_a_log_a_record_a_manifest_or_metadata(
                 with pytest.raises(StageError) as error:
                     generate.run(
                         job.generate,
-                        {"prompts": run.folders["prompts"]},
+                        {"prompts": run.stages["prompts"]},
                         out,
                         context,
                         stream=stream_together,
@@ -313,7 +314,7 @@ def test_neither_prompt_nor_key_is_in_a_log_a_record_a_manifest_or_metadata(
             else:
                 counts = generate.run(
                     job.generate,
-                    {"prompts": run.folders["prompts"]},
+                    {"prompts": run.stages["prompts"]},
                     out,
                     context,
                     stream=stream_together,
@@ -321,8 +322,8 @@ def test_neither_prompt_nor_key_is_in_a_log_a_record_a_manifest_or_metadata(
                 publish(
                     out,
                     "generate",
-                    pipeline.identity_of(
-                        pipeline.STAGES[1], job, {"prompts": run.folders["prompts"]}, run.root
+                    pipeline.STAGES[1].identity(
+                        job, {"prompts": run.stages["prompts"]}, run.root / "cache.json"
                     ),
                     counts,
                     0.0,
@@ -416,7 +417,7 @@ def test_what_an_api_charged_without_an_answer_counts_as_the_most_it_can(
         cut = len(api.statuses(-2))
     assert cut > 1
     assert len(rows) == 20
-    assert counts.info["cost_usd"] == 10 * cut + (4 if usage else 10) * 20
+    assert counts.info.cost_usd == 10 * cut + (4 if usage else 10) * 20
 
 
 def test_the_stream_is_closed_before_an_error_of_the_driver_goes_on(
@@ -429,14 +430,7 @@ def test_the_stream_is_closed_before_an_error_of_the_driver_goes_on(
     def stream(shards, build, **options):
         try:
             for shard in shards:
-                yield {
-                    "shard": shard["id"],
-                    "rows": shard["count"],
-                    "tokens": 0,
-                    "started": 0.0,
-                    "finished": 1.0,
-                    "over_budget": False,
-                }
+                yield Receipt(shard.id, shard.count, 0, 0.0, 1.0)
         finally:
             closed.append(True)
 
@@ -445,7 +439,7 @@ def test_the_stream_is_closed_before_an_error_of_the_driver_goes_on(
 
     monkeypatch.setattr(parts, "end_attempts", full)
     job = fake_job(40)
-    prompts = pipeline.run(job, tmp_path / "runs", until="prompts").folders["prompts"]
+    prompts = pipeline.run(job, tmp_path / "runs", until="prompts").stages["prompts"]
     (tmp_path / "generate").mkdir()
     with pytest.raises(OSError, match="No space left") as caught:
         generate.run(

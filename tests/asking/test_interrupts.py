@@ -36,7 +36,7 @@ def answer(fake_job, tmp_path, monkeypatch):
             "prices": {"input": 10.0, "output": 100.0},
         }
         job = fake_job(COUNT, generate={"teachers": [api], "request_timeout_s": 20.0})
-        prompts = pipeline.run(job, tmp_path / "runs", until="prompts").folders["prompts"]
+        prompts = pipeline.run(job, tmp_path / "runs", until="prompts").stages["prompts"]
         out = tmp_path / "generate"
         (out / "data").mkdir(parents=True, exist_ok=True)
         return generate.run(
@@ -67,7 +67,7 @@ def test_an_interrupt_loses_no_paid_answer_and_the_same_call_goes_on(answer, tmp
         assert len(statuses(tmp_path / "generate")) == asked
         counts = answer(api.url)
         assert len(api.calls) == counts.rows_out == COUNT + 8
-    assert counts.info["cost_usd"] == pytest.approx((COUNT + 8) * (9 * 10 + 4 * 100) / 1e6)
+    assert counts.info.cost_usd == pytest.approx((COUNT + 8) * (9 * 10 + 4 * 100) / 1e6)
 
 
 def test_a_second_interrupt_ends_at_once(answer):

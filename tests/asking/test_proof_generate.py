@@ -14,7 +14,7 @@ from test_proof import command, only
 
 from engine.rows.signal import read_signal
 from engine.rows.tables import read_tables
-from engine.run.manifests import load_manifest, stage_files
+from engine.run.manifests import finished, load_manifest
 
 pytestmark = pytest.mark.proof
 TIE = (
@@ -35,7 +35,7 @@ def answers(runs, *more):
     )
     subprocess.run(command(runs, "--until", "generate", *limit, *more), check=True)
     (folder,) = (runs / "quickstart").glob("2-generate-*")
-    rows = [row for file in stage_files(folder, "data/") for row in read_signal(file)]
+    rows = [row for file in finished(folder).files() for row in read_signal(file)]
     keys = [(row.prompt_id, row.sample_index) for row in rows]
     assert len(keys) == len(set(keys)) == 400, "200 training and 200 validation prompts"
     return {key: (row.token_ids, row.logprobs) for key, row in zip(keys, rows, strict=True)}
@@ -133,7 +133,7 @@ def test_a_kill_in_the_middle_costs_no_row_and_doubles_none(
     )
     rows = [
         row
-        for table in read_tables(stage_files(folder, "data/"), ["prompt_id", "status", "attempt"])
+        for table in read_tables(finished(folder).files(), ["prompt_id", "status", "attempt"])
         for row in table.to_pylist()
     ]
     assert len(rows) == len({row["prompt_id"] for row in rows}) == 5500
@@ -167,12 +167,12 @@ def test_four_samples_of_every_gsm8k_question_are_final_and_verified(tmp_path, r
     record_property("rows", manifest.rows_out)
     figures = {name: manifest.info[name] for name in ("status", "tokens_per_second", "top_k")}
     record_property("figures", figures | {"seconds": manifest.seconds})
-    assert (manifest.rows_out, sum(manifest.info["status"].values()), manifest.info["top_k"]) == (
+    assert (manifest.rows_out, sum(manifest.info.status.values()), manifest.info.top_k) == (
         29_892,
         29_892,
         16,
     )
-    assert set(manifest.info["status"]) <= {"ok", "truncated", "loop", "empty"}
+    assert set(manifest.info.status) <= {"ok", "truncated", "loop", "empty"}
     subprocess.run(
         [sys.executable, "-m", "engine.cli", "verify", str(tmp_path / "quickstart")], check=True
     )

@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 from conftest import statuses
 
-from engine.asking.engine import Generation, PromptTooLong
+from engine.asking import replica as replica_module
+from engine.asking.engine import AnswerEngine, Generation, PromptTooLong
 from engine.asking.replica import Answerer, AnswerJob
+from engine.asking.respondents import respondent_of
+from engine.asking.shards import Shard
 from engine.backends.fake import FakeTeacher
 from engine.errors import StageError
 from engine.job.spec import GenerateSpec
@@ -22,7 +25,7 @@ from engine.run import parts
 QUICK = {"part_seconds": 0.1}
 
 
-class Says:
+class Says(AnswerEngine):
     """An engine whose answers a test gives by prompt; it keeps what it was asked, and which prompts
     were open together."""
 
@@ -31,9 +34,6 @@ class Says:
     def __init__(self, answer, max_model_len=1000):
         self._answer, self.max_model_len = answer, max_model_len
         self.asked, self.open_now, self.groups = [], set(), []
-
-    async def open(self):
-        pass
 
     def encode(self, conversations):
         return [
@@ -88,9 +88,11 @@ def replica(tmp_path):
         folder = tmp_path / "out"
         epoch = epoch or parts.open_epoch(folder)
         engine = engine or FakeTeacher(spec.teachers[0], spec.capture, device="cpu")
-        return Answerer(
-            engine, AnswerJob(spec.teachers[0], spec, (file,), folder, epoch, 0, "cpu")
-        ), folder
+        (one,) = spec.teachers
+        respondent = respondent_of(one, spec.sampling_of(one))
+        prices = {"t": respondent.prices} if respondent.prices else {}
+        job = AnswerJob(respondent, spec, (file,), folder, epoch, 0, "cpu", prices)
+        return Answerer(engine, job), folder
 
     return build
 
@@ -99,12 +101,7 @@ def shards(count, size):
     """`count` rows of the first file in shards of `size`."""
     starts = range(0, count, size)
     return [
-        {
-            "id": f"s{at}",
-            "file": 0,
-            "count": min(size, count - at),
-            "rows": [[at, min(at + size, count), 0]],
-        }
+        Shard(f"s{at}", 0, min(size, count - at), ((at, min(at + size, count), 0),))
         for at in starts
     ]
 
@@ -119,7 +116,7 @@ def answer(replica, *wanted):
 
 
 def rows_of(folder):
-    settled = parts.settle(folder)
+    settled = parts.final_files(folder)
     found = [
         row
         for table in read_tables([folder / name for name in settled.files])
@@ -160,14 +157,12 @@ def test_every_request_ends_in_one_of_all_statuses_with_its_reason(replica):
     found = rows_of(folder)
     assert [(row.status, row.error) for row in found] == list(ENDINGS.values())
     assert {row.status for row in found} == set(STATUSES)
-    assert receipt["rows"] == 10
+    assert receipt.rows == 10
     figures = worker.figures()
-    assert {name: figures[f"rows_{name}"] for name in STATUSES} == Counter(
-        row.status for row in found
-    )
-    assert (figures["rows"], figures["committed"], figures["open"]) == (10, 10, 0)
-    assert figures["tokens_in"] == sum(row.prompt_tokens for row in found)
-    assert figures["tokens_out"] == sum(row.completion_tokens for row in found) == receipt["tokens"]
+    assert figures.statuses == Counter(row.status for row in found)
+    assert (figures.rows, figures.committed, figures.open) == (10, 10, 0)
+    assert figures.tokens_in == sum(row.prompt_tokens for row in found)
+    assert figures.tokens_out == sum(row.completion_tokens for row in found) == receipt.tokens
 
 
 def test_prompts_that_changed_at_the_same_path_are_read_again(replica):
@@ -234,7 +229,7 @@ def test_rows_held_and_requests_open_keep_their_bounds(replica, shard_rows):
     most = Counter()
 
     async def look(text):
-        most["held"] = max(most["held"], worker.figures()["open"])
+        most["held"] = max(most["held"], worker.figures().open)
         most["open"] = max(most["open"], len(engine.open_now))
         return await plainly(text)
 
@@ -243,7 +238,7 @@ def test_rows_held_and_requests_open_keep_their_bounds(replica, shard_rows):
         [f"p{n}" for n in range(200)], engine, teacher={"concurrency": 10}, rows_in_flight=32
     )
     receipts = answer(worker, *shards(200, shard_rows))
-    assert sum(receipt["rows"] for receipt in receipts) == len(statuses(folder)) == 200
+    assert sum(receipt.rows for receipt in receipts) == len(statuses(folder)) == 200
     assert most == {"held": 32, "open": 10}
 
 
@@ -264,7 +259,7 @@ def test_a_local_engine_is_kept_full_by_twice_the_batch_that_it_has(
     most = Counter()
 
     async def look(text):
-        most["held"] = max(most["held"], worker.figures()["open"])
+        most["held"] = max(most["held"], worker.figures().open)
         most["open"] = max(most["open"], len(engine.open_now))
         async with asyncio.timeout(20):
             while (
@@ -272,7 +267,7 @@ def test_a_local_engine_is_kept_full_by_twice_the_batch_that_it_has(
                 most["open"],
             ) < bounds:  # nothing is answered before so many are asked
                 await asyncio.sleep(0.01)
-                most["held"] = max(most["held"], worker.figures()["open"])
+                most["held"] = max(most["held"], worker.figures().open)
         return await plainly(text)
 
     engine = Says(look)
@@ -330,7 +325,7 @@ def die_with(folder, epoch, shard, rows, times=1):
     it."""
     for _ in range(times):
         parts.begin_attempt(folder, epoch, shard, [(row, 0) for row in rows])
-        parts.take_over(folder, epoch, shard, "t", list(rows))
+        parts.resume_shard(folder, epoch, shard, "t", list(rows))
 
 
 def test_suspects_run_in_quarters_with_nothing_beside_them(replica):
@@ -341,7 +336,7 @@ def test_suspects_run_in_quarters_with_nothing_beside_them(replica):
         folder, 1, "s0", [(n, 0) for n in range(24)]
     )  # open when the replica before this one died
     first, second = answer(worker, *shards(40, 30))
-    assert (first["rows"], second["rows"]) == (30, 10)
+    assert (first.rows, second.rows) == (30, 10)
     suspects = {f"p{n}" for n in range(24)}
     together = [group for group in engine.groups if group & suspects]
     assert all(group <= suspects for group in together), "a suspect was asked beside others"
@@ -369,7 +364,7 @@ def test_rows_with_two_deaths_run_alone_and_with_three_end_in_error_unasked(repl
         "its engine died 3 times while it was asked, the last time alone",
     )
     assert Counter(row.status for row in found.values()) == {"ok": 8, "error": 1}
-    assert receipt["rows"] == 9
+    assert receipt.rows == 9
 
 
 def test_a_poison_prompt_is_found_in_three_deaths_and_the_others_answer(replica):
@@ -399,7 +394,7 @@ def test_a_poison_prompt_is_found_in_three_deaths_and_the_others_answer(replica)
         epoch = 1
         if receipt := asyncio.run(until_it_dies(worker)):
             break
-    assert receipt["rows"] == 25
+    assert receipt.rows == 25
     assert len(entered) == 3
     assert entered[-1] == {"p11"}
     assert {row.prompt_id for row in rows_of(folder) if row.status == "error"} == {11}
@@ -425,7 +420,7 @@ def test_rows_that_were_committed_before_a_death_are_not_asked_again_nor_suspect
     following, _ = replica([f"p{n}" for n in range(10)], engine, epoch=1)
     (receipt,) = answer(following, *shards(10, 10))
     assert sorted(text for text, _ in engine.asked) == [f"user: p{n}" for n in range(5, 10)]
-    assert receipt["rows"] == 10
+    assert receipt.rows == 10
     assert {row.prompt_id: row.attempt for row in rows_of(folder)} == {
         n: 2 if n >= 5 else 1 for n in range(10)
     }
@@ -462,10 +457,10 @@ def test_requests_that_the_budget_does_not_hold_become_no_rows(replica):
         ["word"] * 10, teacher=PRICED, sampling={"max_tokens": 5}, max_cost_usd=48.0
     )
     receipts = answer(worker, *shards(10, 5))
-    cost = worker.figures()["cost_usd"]
+    cost = worker.figures().cost_usd
     assert 9 * len(statuses(folder)) == cost == 45
-    assert sum(receipt["rows"] for receipt in receipts) == 5
-    assert receipts[-1]["over_budget"]
+    assert sum(receipt.rows for receipt in receipts) == 5
+    assert receipts[-1].over_budget
 
 
 def test_what_a_dead_replica_spent_counts_against_the_budget_of_the_next(replica):
@@ -475,18 +470,17 @@ def test_what_a_dead_replica_spent_counts_against_the_budget_of_the_next(replica
     following, _ = replica(["word"] * 10, epoch=1, **options)
     receipts = answer(following, *shards(10, 4)[1:])
     assert len(statuses(folder)) == 5
-    assert sum(receipt["rows"] for receipt in receipts) == 1
+    assert sum(receipt.rows for receipt in receipts) == 1
 
 
 def test_a_sample_is_a_request_of_its_own(replica):
     worker, folder = replica(
         ["one two three four five"], sampling={"temperature": 0.7, "samples": 3}
     )
-    (receipt,) = answer(
-        worker, {"id": "s", "file": 0, "count": 3, "rows": [[0, 1, sample] for sample in range(3)]}
-    )
+    shard = Shard("s", 0, 3, tuple((0, 1, sample) for sample in range(3)))
+    (receipt,) = answer(worker, shard)
     found = rows_of(folder)
-    assert receipt["rows"] == 3
+    assert receipt.rows == 3
     assert {row.sample_index for row in found} == {0, 1, 2}
     assert len({row.seed for row in found}) == 3
     assert any(a.text != b.text for a, b in itertools.combinations(found, 2))
@@ -579,7 +573,7 @@ def test_a_local_engine_that_never_opens_is_left(replica, monkeypatch):
     def leave(why):
         raise SystemExit(why)
 
-    monkeypatch.setattr("engine.asking.replica.leave", leave)
+    monkeypatch.setattr(replica_module, "end_process", leave)
     worker, _ = replica(["p0"], Hangs(plainly), request_timeout_s=0.2)
     with pytest.raises(SystemExit, match=r"first token did not come within 0\.2 s"):
         answer(worker, *shards(1, 1))

@@ -47,6 +47,11 @@ def generate(*teachers, **fields):
     )
 
 
+def own_routes(route):
+    """Of the first teacher, where the route reads them."""
+    return {"routes": ["math"]} if route["route"] == "by" else {}
+
+
 def keys(wanted):
     """teacher -> its (prompt_id, sample) of all files, in order."""
     return {
@@ -83,9 +88,8 @@ def test_training_prompts_are_sampled_and_validation_prompts_answered_once(files
     "route", [{"route": "all"}, {"route": "split"}, {"route": "by", "route_by": "task"}]
 )
 def test_a_prompt_counts_once_however_many_teachers_and_samples_it_has(files, route):
-    spec = generate(
-        {"name": "a", "routes": ["math"]}, {"name": "b", "sampling": {"samples": 3}}, **route
-    )
+    first = {"name": "a"} | own_routes(route)
+    spec = generate(first, {"name": "b", "sampling": {"samples": 3}}, **route)
     prompts = [ask(n, task=("math", "qa")[n % 2]) for n in range(9)]
     assert count_prompts(wanted_rows(spec, files(prompts, rows=4), 0)) == 9
     assert count_prompts(wanted_rows(spec, [], 0)) == 0
@@ -93,7 +97,7 @@ def test_a_prompt_counts_once_however_many_teachers_and_samples_it_has(files, ro
 
 @pytest.mark.parametrize("route", [{"route": "all"}, {"route": "by", "route_by": "task"}])
 def test_each_teacher_samples_as_often_as_its_own_sampling_says(files, route):
-    teachers = {"name": "a", "routes": ["math"]}, {"name": "b", "sampling": {"samples": 2}}
+    teachers = {"name": "a"} | own_routes(route), {"name": "b", "sampling": {"samples": 2}}
     tasks = ("math", "qa")
     wanted = keys(
         wanted_rows(

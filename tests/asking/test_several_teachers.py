@@ -12,7 +12,6 @@ from engine import pipeline
 from engine.job.jobfile import load_job
 from engine.rows.records import Completion, Example
 from engine.rows.tables import read_tables, to_rows
-from engine.run.manifests import stage_files
 from engine.run.verify import verify
 
 pytestmark = pytest.mark.slow
@@ -71,11 +70,9 @@ def job(tmp_path, tiny_llama, vllm_server, ray_cluster):
     return write
 
 
-def rows_of(run, stage, kind, prefix="data/"):
+def rows_of(run, stage, kind, split=None):
     return [
-        row
-        for table in read_tables(stage_files(run.folders[stage], prefix))
-        for row in to_rows(table, kind)
+        row for table in read_tables(run.stages[stage].files(split)) for row in to_rows(table, kind)
     ]
 
 
@@ -94,8 +91,8 @@ def test_both_answer_every_prompt_and_curate_and_train_take_them(job, tmp_path):
     assert all(
         len(row.token_ids) == row.completion_tokens for row in rows if row.teacher == "llama"
     )
-    told = {teacher["name"]: teacher for teacher in run.manifests["generate"].info["teachers"]}
-    assert {name: (teacher["kind"], teacher["rows"]) for name, teacher in told.items()} == {
+    told = {teacher.name: teacher for teacher in run.manifests["generate"].info.teachers}
+    assert {name: (teacher.kind, teacher.rows) for name, teacher in told.items()} == {
         "llama": ("vllm", 32),
         "api": ("openai", 32),
     }

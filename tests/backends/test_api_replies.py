@@ -19,14 +19,15 @@ from engine.backends.api_gate import usage_of
 from engine.backends.api_teacher import AnthropicTeacher, OpenAITeacher
 from engine.backends.api_words import ApiError, words_of
 from engine.errors import StageError, Stopped
-from engine.job.spec import CaptureSpec, JobSpec, TeacherSpec
+from engine.job.spec import AnthropicTeacherSpec, CaptureSpec, JobSpec, OpenAITeacherSpec
 from engine.rows.records import Completion
 from engine.rows.tables import read_tables, to_rows
 from engine.run import parts
 from engine.run.context import Context
-from engine.run.manifests import publish
+from engine.run.manifests import finished, publish
 from engine.stages import curate, generate, prompts
 
+SPECS = {"openai": OpenAITeacherSpec, "anthropic": AnthropicTeacherSpec}
 KINDS = {"openai": OpenAITeacher, "anthropic": AnthropicTeacher}
 USAGE = {"prompt_tokens": 1000, "completion_tokens": 500, "total_tokens": 1500}
 
@@ -45,8 +46,8 @@ def teacher(monkeypatch):
 
     def build(url, kind="openai", attempts=3):
         base_url = f"{url}/v1" if kind == "openai" else url
-        spec = TeacherSpec(
-            name="api", kind=kind, model="m", base_url=base_url, api_key_env="DISTILL_TEST_API_KEY"
+        spec = SPECS[kind](
+            name="api", model="m", base_url=base_url, api_key_env="DISTILL_TEST_API_KEY"
         )
         return KINDS[kind](spec, CaptureSpec(), device="cpu", timeout_s=20.0, attempts=attempts)
 
@@ -425,22 +426,21 @@ def job(monkeypatch, tmp_path):
 
 
 def run_stage(spec, tmp_path):
-    folders = {name: tmp_path / name for name in ("prompts", "generate", "curate")}
-    context = Context("bill", "math", 0)
-    for name, folder in folders.items():
+    done, context = {}, Context("bill", "math", 0)
+    for name in ("prompts", "generate", "curate"):
+        folder = tmp_path / name
         folder.mkdir(exist_ok=True)
         if name == "prompts":
             counts = prompts.run(spec.prompts, {}, folder, context)
         elif name == "generate":
-            counts = generate.run(spec.generate, folders, folder, context, stream=fake.stream)
+            counts = generate.run(spec.generate, done, folder, context, stream=fake.stream)
             found = counts
         else:
-            counts = curate.run(spec.curate, folders, folder, context)
+            counts = curate.run(spec.curate, done, folder, context)
         publish(folder, name, {}, counts, 0.0)
+        done[name] = finished(folder)
     rows = [
-        row
-        for table in read_tables([folders["generate"] / f for f in found.files])
-        for row in to_rows(table, Completion)
+        row for table in read_tables(done["generate"].files()) for row in to_rows(table, Completion)
     ]
     return found, rows, counts
 
@@ -451,9 +451,9 @@ def test_rows_without_counts_are_kept_and_said(job, tmp_path):
     ) as api:
         found, rows, curated = run_stage(job(api.url, 6), tmp_path)
     assert {row.completion_tokens for row in rows} == {None}
-    assert found.info["rows_without_token_counts"] == 6
-    assert found.info["unknown_finish_reasons"] == {"fin": 6}
-    assert found.info["cost_usd"] > 0
+    assert found.info.rows_without_token_counts == 6
+    assert found.info.unknown_finish_reasons == {"fin": 6}
+    assert found.info.cost_usd > 0
     assert {row.status for row in rows} == {"ok"}
     assert curated.rows_out == 6
 
@@ -501,13 +501,13 @@ def test_the_ledger_is_never_below_the_bill_and_the_bill_never_beyond_the_limit(
         spec = job(api.url, 80, max_cost_usd=limit, sampling={"temperature": 0.7, "max_tokens": 64})
         with pytest.raises(Stopped):
             run_stage(spec, tmp_path)
-        assert sum(billed) <= spent_usd(spec.generate, tmp_path / "generate"), (
+        assert sum(billed) <= spent_usd(spec.generate.prices(), tmp_path / "generate"), (
             "what was open at Ctrl-C is in the ledger"
         )
         assert len(billed) >= interrupted_at
         with pytest.raises(StageError, match=r"max_cost_usd=0\.25 is used up"):
             run_stage(spec, tmp_path)
-    ledger, bill = spent_usd(spec.generate, tmp_path / "generate"), sum(billed)
+    ledger, bill = spent_usd(spec.generate.prices(), tmp_path / "generate"), sum(billed)
     most = (64 * 100 + (len("What is 79 + 3?") + 16) * 10) / 1e6  # of one request
     assert bill <= ledger <= limit
     assert ledger <= bill + most * sum(untold) + 1e-9
@@ -543,5 +543,9 @@ def test_tries_that_are_charged_and_come_to_nothing_never_pass_the_limit(job, tm
         )
         with pytest.raises(StageError, match=r"max_cost_usd=0\.05 is used up"):
             run_stage(spec, tmp_path)
-    assert sum(tries) <= spent_usd(spec.generate, tmp_path / "generate") + 1e-9 <= limit + 2e-9
+    assert (
+        sum(tries)
+        <= spent_usd(spec.generate.prices(), tmp_path / "generate") + 1e-9
+        <= limit + 2e-9
+    )
     assert len(tries) >= 4

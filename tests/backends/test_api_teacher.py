@@ -22,13 +22,14 @@ from engine.backends.api_gate import retry_after_s
 from engine.backends.api_teacher import AnthropicTeacher, OpenAITeacher
 from engine.backends.api_words import ApiError
 from engine.errors import StageError
-from engine.job.spec import CaptureSpec, TeacherSpec
+from engine.job.spec import AnthropicTeacherSpec, CaptureSpec, OpenAITeacherSpec
 
 REPOSITORY = Path(__file__).parents[2]
 CONVERSATION = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "What is 2 + 3?"},
 ]
+SPECS = {"openai": OpenAITeacherSpec, "anthropic": AnthropicTeacherSpec}
 KINDS = {"openai": OpenAITeacher, "anthropic": AnthropicTeacher}
 ONCE = Sampling(0.7, 32, seed=5)
 both_protocols = pytest.mark.parametrize("kind", list(KINDS))
@@ -48,7 +49,7 @@ def teacher(monkeypatch):
             "base_url": base_url,
             "api_key_env": "DISTILL_TEST_API_KEY",
         } | fields
-        spec = TeacherSpec(**settings)
+        spec = SPECS[kind](**settings)
         return KINDS[kind](
             spec, CaptureSpec(top_k=top_k), device="cpu", timeout_s=timeout_s, attempts=attempts
         )

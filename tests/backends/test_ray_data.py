@@ -18,6 +18,7 @@ import ray
 from conftest import statuses
 
 from engine import pipeline
+from engine.asking.shards import Figures
 from engine.backends import ray_data
 from engine.errors import StageError, Stopped
 from engine.rows.records import Completion
@@ -43,7 +44,7 @@ def answer(ray_cluster, fake_job, tmp_path):
             "replicas": replicas,
         }
         job = fake_job(count, generate={"teachers": [teacher], "part_seconds": 1.0, **changes})
-        prompts = pipeline.run(job, tmp_path / "runs", until="prompts").folders["prompts"]
+        prompts = pipeline.run(job, tmp_path / "runs", until="prompts").stages["prompts"]
         out = tmp_path / "generate"
         (out / "data").mkdir(parents=True, exist_ok=True)
 
@@ -86,7 +87,7 @@ def test_a_poison_prompt_is_one_error_row_after_three_deaths_and_its_neighbours_
         "error",
         "its engine died 3 times while it was asked, the last time alone",
     )
-    assert counts.info["status"] == {"ok": 37, "error": 1}
+    assert counts.info.status == {"ok": 37, "error": 1}
     poison = hashlib.sha256(b"What is 7 plus 8? #### 15").hexdigest()
     died = [pid for pid, prompt in starts(tmp_path / "calls") if prompt == poison]
     assert len(set(died)) == len(died) == 3
@@ -105,7 +106,7 @@ def test_each_sample_of_a_poison_prompt_ends_in_error_after_a_death_alone_whiche
         sampling={"temperature": 0.8, "samples": 3},
         max_failed_fraction=0.1,
     )
-    assert counts.info["status"] == {"ok": 20 * 3 + 8 - 3, "error": 3}
+    assert counts.info.status == {"ok": 20 * 3 + 8 - 3, "error": 3}
     assert len({(row.prompt_id, row.sample_index) for row in rows}) == len(rows) == 68
     failed = [row for row in rows if row.status == "error"]
     assert len({row.prompt_id for row in failed}) == 1
@@ -135,7 +136,7 @@ def test_an_engine_that_takes_no_step_is_replaced(answer, tmp_path):
         request_timeout_s=4.0,
         max_failed_fraction=0.1,
     )
-    assert counts.info["status"] == {"ok": 19, "error": 1}
+    assert counts.info.status == {"ok": 19, "error": 1}
     (failed,) = [row for row in rows if row.status == "error"]
     assert "its engine died 3 times" in failed.error
     assert len({pid for pid, _ in starts(calls)}) >= 3
@@ -159,7 +160,7 @@ def test_a_replica_that_falls_silent_is_ended_and_its_rows_are_answered_by_the_n
         60, knobs={"calls": str(calls), "latency_s": 0.5}, concurrency=8, request_timeout_s=5.0
     )
     stopper.join()
-    assert counts.info["status"] == {"ok": 68}
+    assert counts.info.status == {"ok": 68}
     pids = [pid for pid, _ in starts(calls)]
     assert set(pids) == {stopped[0], pids[-1]} != {stopped[0]}
     with pytest.raises(ProcessLookupError):
@@ -180,10 +181,10 @@ def test_neither_a_node_that_left_nor_a_full_disk_ends_the_watch_over_the_other_
     ray.get(
         [
             board.begin.remote("gone", 2**22 + 1, "a" * 56),
-            board.tell.remote("gone", 2**22 + 1, {"rows": 5, "committed": 3, "rows_ok": 3}),
+            board.tell.remote("gone", 2**22 + 1, Figures(rows=5, committed=3, statuses={"ok": 3})),
             board.begin.remote("here", sleeper.pid, ray.get_runtime_context().get_node_id()),
             board.built.remote("here", sleeper.pid),
-            board.tell.remote("here", sleeper.pid, {"rows": 1}),
+            board.tell.remote("here", sleeper.pid, Figures(rows=1)),
             board.built.remote("gone", 2**22 + 1),
         ]
     )
@@ -191,13 +192,13 @@ def test_neither_a_node_that_left_nor_a_full_disk_ends_the_watch_over_the_other_
         with ray_data._watched(board, 2.0, 600.0, heard):
             assert sleeper.wait(60) == -signal.SIGKILL
             deadline = time.monotonic() + 20
-            while figures[-1]["rows"] != 3 and time.monotonic() < deadline:
+            while figures[-1].rows != 3 and time.monotonic() < deadline:
                 time.sleep(0.1)
     finally:
         sleeper.kill()
         sleeper.wait()
-    assert figures[0] == {"rows": 6, "committed": 3, "rows_ok": 3}
-    assert figures[-1] == {"rows": 3, "rows_ok": 3}, (
+    assert (figures[0].rows, figures[0].committed, figures[0].statuses) == (6, 3, {"ok": 3})
+    assert (figures[-1].rows, figures[-1].statuses) == (3, {"ok": 3}), (
         "of a replica that is gone only what it had committed counts"
     )
 
@@ -298,7 +299,7 @@ def test_a_running_job_is_seen_by_its_driver_by_status_and_by_prometheus(
     run = pipeline.run(job, tmp_path / "runs", until="generate")
     watcher.join()
     assert not failures
-    assert run.manifests["generate"].info["status"] == {"truncated": 488}
+    assert run.manifests["generate"].info.status == {"truncated": 488}
     counts = [done for done, _ in seen]
     assert counts == sorted(counts)
     assert 0 < counts[-1] <= 488
@@ -310,18 +311,16 @@ def test_a_running_job_is_seen_by_its_driver_by_status_and_by_prometheus(
 def test_the_driver_hears_rows_statuses_tokens_and_what_is_open_while_it_runs(answer):
     figures = []
     answer(60, figures=figures, knobs={"latency_s": 0.5}, concurrency=8, replicas=2)
-    heard = [said for said in figures if said.get("rows")]
+    heard = [said for said in figures if said.rows]
     assert heard
-    rows = [said["rows"] for said in heard]
+    rows = [said.rows for said in heard]
     assert rows == sorted(rows)
     assert rows[-1] <= 68
-    assert any(said["open"] > 0 for said in heard)
+    assert any(said.open > 0 for said in heard)
     for said in heard:
-        assert said.get("rows_ok", 0) == said["committed"] <= said["rows"]
-        assert said["tokens_in"] >= said["rows"] * len("What is 0 plus 1? #### 1")
-        assert (
-            said["tokens_out"] == said["tokens_in"] + said["rows"]
-        )  # the same words and an end mark
+        assert said.statuses.get("ok", 0) == said.committed <= said.rows
+        assert said.tokens_in >= said.rows * len("What is 0 plus 1? #### 1")
+        assert said.tokens_out == said.tokens_in + said.rows  # the same words and an end mark
 
 
 def test_replicas_share_the_shards_and_every_row_comes_back_once(answer, tmp_path):
@@ -329,7 +328,7 @@ def test_replicas_share_the_shards_and_every_row_comes_back_once(answer, tmp_pat
     counts, _ = answer(
         200, knobs={"calls": str(calls), "latency_s": 0.4}, concurrency=4, replicas=2
     )
-    assert counts.info["status"] == {"ok": 208}
+    assert counts.info.status == {"ok": 208}
     assert len(starts(calls)) == len({prompt for _, prompt in starts(calls)}) == 208
     by_pid = Counter(pid for pid, _ in starts(calls))
     assert len(by_pid) == 2
@@ -358,5 +357,5 @@ def test_an_interrupt_keeps_what_every_replica_had_open_and_the_same_call_asks_o
     assert 40 <= asked < 400
     assert len(statuses(tmp_path / "generate")) == asked
     counts, _ = answer(400, knobs=knobs, replicas=2, concurrency=8)
-    assert counts.info["status"] == {"ok": 408}
+    assert counts.info.status == {"ok": 408}
     assert len(starts(calls)) == 408

@@ -1,37 +1,15 @@
 """Layouts on eight raylets with eight declared GPUs each (tests/drivers/layout_scenarios.py); one
 process, looked at from all sides."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
-
-TESTS = Path(__file__).parents[1]
-SCRIPT = TESTS / "drivers/layout_scenarios.py"
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def facts(tmp_path_factory):
-    environment = os.environ | {
-        "PYTHONPATH": f"{TESTS.parent}:{TESTS}",
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
-    environment.pop("RAY_ADDRESS", None)
-    folder = tmp_path_factory.mktemp("layouts")
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(folder)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads((folder / "facts.json").read_text())
+def facts(layout_scenarios):
+    """What was seen, by scenario."""
+    return layout_scenarios()
 
 
 def test_eight_replicas_of_eight_gpus_take_a_node_each(facts):

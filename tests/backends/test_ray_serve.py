@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 
 from engine.backends import bearer_guard, ray_serve
 from engine.errors import CapacityError, SpecError
-from engine.job.spec import ServeSpec, TeacherSpec
+from engine.job.spec import ServeSpec, VllmTeacherSpec
 from engine.run.context import Context
 from engine.stages import serve
 
@@ -65,7 +65,7 @@ def test_a_port_in_use_is_named_with_the_way_out():
 def test_a_served_model_gets_its_replicas_and_no_token_batching():
     config = ray_serve.llm_config(
         "student",
-        TeacherSpec(name="student", model="m", tensor_parallel=4, max_model_len=512),
+        VllmTeacherSpec(name="student", model="m", tensor_parallel=4, max_model_len=512).to_model(),
         "gpu",
         2,
     )
@@ -110,7 +110,7 @@ def test_the_proxys_hook_imports_nothing_heavy():
     ],
 )
 def test_a_served_engine_asks_for_the_bundles_that_vllm_takes(device, split, bundles, strategy):
-    model = TeacherSpec(name="t", model="m", max_model_len=64, **split)
+    model = VllmTeacherSpec(name="t", model="m", max_model_len=64, **split).to_model()
     config = ray_serve.llm_config("t", model, device, 1)
     asked = [
         {key: value for key, value in bundle.items() if value}

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import distributed
 
-from engine.backends.ray_train import root_cause, run_workers
+from engine.backends.ray_train import first_failure, run_workers
 from engine.errors import CapacityError, Preempted, StageError
 
 Preempts = Callable[[], bool]
@@ -80,7 +80,7 @@ def test_the_root_cause_is_not_the_peer_that_lost_its_connection() -> None:
             1: StageError("the loss is nan"),
         }
 
-    rank, cause = root_cause(Failed())
+    rank, cause = first_failure(Failed())
     assert (rank, str(cause)) == (1, "the loss is nan")
 
 

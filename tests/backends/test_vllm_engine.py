@@ -17,7 +17,7 @@ from engine import pipeline
 from engine.backends.vllm_engine import VllmEngine, _keep_arrays, split_logprobs
 from engine.backends.vllm_settings import engine_arguments, engine_environment
 from engine.errors import StageError
-from engine.job.spec import CaptureSpec, TeacherSpec
+from engine.job.spec import CaptureSpec, VllmTeacherSpec
 from engine.rows import codec
 from engine.rows.records import SCHEMA_VERSION, Completion, completion_schema
 from engine.rows.signal import read_signal, signal_of
@@ -80,7 +80,7 @@ def test_log_probabilities_of_a_long_answer_stay_few_arrays_in_order():
 
 def test_a_cpu_engine_gets_what_keeps_it_alive():
     arguments = engine_arguments(
-        TeacherSpec(name="t", model="m", max_model_len=16384), "cpu", top_k=64
+        VllmTeacherSpec(name="t", model="m", max_model_len=16384).to_model(), "cpu", top_k=64
     )
     assert arguments["enable_chunked_prefill"] is False
     assert (arguments["max_num_batched_tokens"], arguments["max_num_seqs"]) == (16384, 128)
@@ -90,7 +90,9 @@ def test_a_cpu_engine_gets_what_keeps_it_alive():
 
 
 def test_a_gpu_engine_keeps_vllms_own_scheduling():
-    arguments = engine_arguments(TeacherSpec(name="t", model="m", tensor_parallel=8), "gpu")
+    arguments = engine_arguments(
+        VllmTeacherSpec(name="t", model="m", tensor_parallel=8).to_model(), "gpu"
+    )
     theirs = {
         "enforce_eager",
         "enable_chunked_prefill",
@@ -140,9 +142,9 @@ def test_an_engine_that_answers_offline_batches_as_llm_would_on_its_gpu(
     monkeypatch.setattr(AsyncLLM, "from_engine_args", classmethod(engine))
     monkeypatch.setattr(arg_utils, "current_platform", Pretended())
     for own in ({}, {"max_num_seqs": 77, "engine_args": {"max_num_batched_tokens": 4096}}):
-        teacher = TeacherSpec(
+        teacher = VllmTeacherSpec(
             name="t", model=str(QUICKSTART / "teacher"), data_parallel=ranks, **own
-        )
+        ).to_model()
         with pytest.raises(StageError, match="seen"):
             VllmEngine(teacher, CaptureSpec(), device="gpu")
         arguments, more = given.pop()
@@ -160,14 +162,14 @@ def test_an_engine_that_answers_offline_batches_as_llm_would_on_its_gpu(
 
 
 def test_a_replica_over_two_nodes_is_started_by_ray_and_one_inside_a_node_by_vllm():
-    teacher = TeacherSpec(
+    teacher = VllmTeacherSpec(
         name="t",
         model="m",
         tensor_parallel=8,
         pipeline_parallel=2,
         quantization="fp8",
         kv_cache_dtype="fp8",
-    )
+    ).to_model()
     arguments = engine_arguments(teacher, "gpu", spanning=True)
     assert (arguments["tensor_parallel_size"], arguments["pipeline_parallel_size"]) == (8, 2)
     assert (
@@ -177,23 +179,28 @@ def test_a_replica_over_two_nodes_is_started_by_ray_and_one_inside_a_node_by_vll
     ) == ("ray", "fp8", "fp8")
     assert engine_arguments(teacher, "gpu")["distributed_executor_backend"] == "mp"
     assert "distributed_executor_backend" not in engine_arguments(
-        TeacherSpec(name="t", model="m"), "gpu"
+        VllmTeacherSpec(name="t", model="m").to_model(), "gpu"
     )
 
 
 def test_data_parallel_ranks_and_experts_reach_the_engine_and_each_rank_gets_a_core():
-    teacher = TeacherSpec(name="t", model="m", data_parallel=4, expert_parallel=True)
+    teacher = VllmTeacherSpec(name="t", model="m", data_parallel=4, expert_parallel=True).to_model()
     arguments = engine_arguments(teacher, "gpu")
     assert (arguments["data_parallel_size"], arguments["enable_expert_parallel"]) == (4, True)
     assert (
-        len(engine_environment(teacher.devices, "cpu")["VLLM_CPU_OMP_THREADS_BIND"].split("|")) == 4
+        len(
+            engine_environment(teacher.engine.devices, "cpu")["VLLM_CPU_OMP_THREADS_BIND"].split(
+                "|"
+            )
+        )
+        == 4
     )
 
 
 def test_free_engine_arguments_win():
     free = {"enforce_eager": False, "swap_space": 8}
     arguments = engine_arguments(
-        TeacherSpec(name="t", model="m", max_model_len=64, engine_args=free), "cpu"
+        VllmTeacherSpec(name="t", model="m", max_model_len=64, engine_args=free).to_model(), "cpu"
     )
     assert (arguments["enforce_eager"], arguments["swap_space"]) == (False, 8)
 
@@ -220,7 +227,7 @@ def test_a_tiny_deepseek_v3_answers_at_tensor_parallel_two(
     run = pipeline.run(job, tmp_path / "runs", until="generate")
     manifest = run.manifests["generate"]
     assert manifest.rows_out == 32
-    assert set(manifest.info["status"]) <= {"ok", "truncated", "empty"}
+    assert set(manifest.info.status) <= {"ok", "truncated", "empty"}
     files = [run.folders["generate"] / name for name in manifest.files]
     assert file_metadata(files[0])["top_k"] == 8
     for row in (row for table in read_tables(files) for row in to_rows(table, Completion)):
@@ -261,9 +268,7 @@ def test_an_answer_that_repeats_itself_ends_early_as_a_loop_unless_the_job_says_
     run = pipeline.run(
         fake_job(4, generate={"teachers": teachers}), tmp_path / "runs", until="generate"
     )
-    told = {
-        teacher["name"]: teacher["status"] for teacher in run.manifests["generate"].info["teachers"]
-    }
+    told = {teacher.name: teacher.status for teacher in run.manifests["generate"].info.teachers}
     assert told == {"stops": {"loop": 12}, "goes": {"truncated": 12}}
     files = [run.folders["generate"] / name for name in run.manifests["generate"].files]
     for row in (row for table in read_tables(files) for row in to_rows(table, Completion)):

@@ -249,8 +249,7 @@ def test_a_data_parallel_teacher_cannot_be_load_tested(place):
         ),
         (
             {"engine_args": {"tensor_parallel_size": 2}},
-            "engine_args.tensor_parallel_size has a place of its own; set the teacher's"
-            " tensor_parallel",
+            "engine_args.tensor_parallel_size has a place of its own; set tensor_parallel",
         ),
         (
             {"engine_args": {"logprobs_mode": "x"}},
@@ -317,10 +316,10 @@ def test_checking_and_planning_import_no_heavy_library():
 import sys
 from pathlib import Path
 from engine.job.jobfile import load_job
-from engine.machines.planner import plan
-from engine.check.job import problems
+from engine.machines.planner import plan_devices
+from engine.check.job import problems_of
 job = load_job(Path("jobs/gpt-4-to-phi-3.5-mini.yaml"))
-plan(job).lines(), problems_of(job)
+plan_devices(job).lines(), problems_of(job)
 print(sorted({"torch", "ray", "vllm", "transformers", "deepspeed"} & sys.modules.keys()))
 """
     out = subprocess.run(

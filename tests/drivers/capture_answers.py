@@ -14,7 +14,7 @@ from pathlib import Path
 
 from engine.asking.engine import Generation, Sampling
 from engine.backends.vllm_engine import VllmEngine
-from engine.job.spec import CaptureSpec, TeacherSpec
+from engine.job.spec import CaptureSpec, VllmTeacherSpec
 
 
 async def answers_of(engine: VllmEngine, prompts: list[list[int]]) -> list[Generation]:
@@ -23,7 +23,7 @@ async def answers_of(engine: VllmEngine, prompts: list[list[int]]) -> list[Gener
 
 
 def main(model: str, questions: Path, top_k: int, result: Path) -> None:
-    teacher = TeacherSpec(name="t", model=model, dtype="float32", max_num_seqs=8)
+    teacher = VllmTeacherSpec(name="t", model=model, dtype="float32", max_num_seqs=8).to_model()
     engine = VllmEngine(teacher, CaptureSpec(top_k=top_k), device="cpu")
     prompts = engine.encode(
         [[{"role": "user", "content": question}] for question in json.loads(questions.read_text())]

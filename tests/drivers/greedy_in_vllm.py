@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from engine.backends.vllm_settings import engine_arguments, engine_environment
-from engine.job.spec import TeacherSpec
+from engine.job.spec import VllmTeacherSpec
 
 
 def main(asked: Path, given: Path) -> None:
@@ -22,13 +22,13 @@ def main(asked: Path, given: Path) -> None:
     sampling = SamplingParams(temperature=0, max_tokens=16, ignore_eos=True, detokenize=False)
     answers = []
     for request in json.loads(asked.read_text()):
-        teacher = TeacherSpec(
+        teacher = VllmTeacherSpec(
             name="t",
             model=request["model"],
             max_model_len=request["max_model_len"],
             dtype="float32",
             kv_cache_gib=0.25,
-        )
+        ).to_model()
         # kept per process, whatever the length, which decides long-rope's factors
         rotary_embedding._ROPE_DICT.clear()
         llm = LLM(**engine_arguments(teacher, "cpu"))

@@ -101,7 +101,7 @@ def answer(root, name, prompts, patience_s=60, latency_s=0.05, **teacher):
             "loadtest": {"models": []},
         }
     )
-    folder = pipeline.run(job, root / "runs", until="prompts").folders["prompts"]
+    folder = pipeline.run(job, root / "runs", until="prompts").stages["prompts"]
     out = root / name
     (out / "data").mkdir(parents=True)
 

@@ -24,6 +24,7 @@ from doubles.torch_engine import GENERATE
 from engine.backends import deepspeed_engine, ray_cluster, ray_train
 from engine.job.spec import TrainSpec
 from engine.run.context import Context
+from engine.run.manifests import finished
 from engine.stages import train
 from engine.training.metrics import load_metrics
 
@@ -113,7 +114,7 @@ def main(plan: dict[str, Any]) -> None:
     with ray_cluster.connected(plan["address"], shared=out):
         counts = train.run(
             TrainSpec(**plan["spec"]),
-            {"curate": Path(plan["curated"])},
+            {"curate": finished(Path(plan["curated"]))},
             out,
             Context("proof", "math", 7),
             GENERATE,

@@ -125,7 +125,7 @@ def test_a_dumped_job_loads_to_the_same_job(job_file, tmp_path):
     sets = [
         "train.revision='12e45'",
         "prompts.system='yes: \"no\"\n # two lines'",
-        "generate.teachers.1.fake={a: null}",
+        "generate.teachers.1.engine_args={a: null}",
     ]
     job = load_job(job_file, sets)
     (tmp_path / "deeper").mkdir()
@@ -160,7 +160,6 @@ generate:
     - name: t
       model: m
       kind: opena
-      concurrency: 0
   sampling: 3
 train:
   lerning_rate: 1e-5
@@ -184,16 +183,14 @@ loadtest: {models: [studnt]}
         "job.yaml:6: prompts.train.1: given 3; should be a valid string; put it in quotes",
         'job.yaml:11: generate.teachers.0.kind: given "opena"; should be'
         f" {kind}; did you mean openai?",
-        "job.yaml:12: generate.teachers.0.concurrency: given 0; should be greater than or equal to"
-        " 1",
-        "job.yaml:13: generate.sampling: given 3; should be a block with temperature, top_p,"
+        "job.yaml:12: generate.sampling: given 3; should be a block with temperature, top_p,"
         " max_tokens, samples, stop_loops, reproducible",
-        f"job.yaml:14: train.student: missing; give it: {student}",
-        "job.yaml:15: train.lerning_rate: unknown field; did you mean learning_rate?",
-        "job.yaml:16: train.epochs: given 3.0; should be a valid integer",
-        "job.yaml:17: train.gradient_checkpointing: given 1; should be a valid boolean",
-        "job.yaml:19: evaluate.metrics: given 3; should be 'auto' or a valid list",
-        'job.yaml:20: loadtest.models.0: given "studnt"; should be'
+        f"job.yaml:13: train.student: missing; give it: {student}",
+        "job.yaml:14: train.lerning_rate: unknown field; did you mean learning_rate?",
+        "job.yaml:15: train.epochs: given 3.0; should be a valid integer",
+        "job.yaml:16: train.gradient_checkpointing: given 1; should be a valid boolean",
+        "job.yaml:18: evaluate.metrics: given 3; should be 'auto' or a valid list",
+        'job.yaml:19: loadtest.models.0: given "studnt"; should be'
         " 'student', 'teacher' or 'baseline'; did you mean student?",
     ]
 

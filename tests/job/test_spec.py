@@ -6,45 +6,82 @@ import json
 import pytest
 from pydantic import ValidationError
 
+from engine.errors import SpecError
 from engine.job import spec
+from engine.job.jobfile import load_job
 from engine.job.spec import (
+    AdaptiveKlLoss,
+    AnthropicTeacherSpec,
+    AnyLoss,
+    ApiTeacher,
+    AskingSpec,
     AttentionTransferSpec,
     Block,
     CaptureSpec,
     CurateSpec,
+    DistributionLoss,
+    EngineSpec,
     EvaluateSpec,
+    FakeTeacherSpec,
     FieldMap,
+    ForwardKlLoss,
     GatesSpec,
     GenerateSpec,
     HiddenSpec,
     JobSpec,
+    JsdLoss,
+    LiveTeacherSpec,
     LoadtestSpec,
     LoraSpec,
+    OpenAITeacherSpec,
     PriceSpec,
     PromptsSpec,
     ReportSpec,
+    ReverseKlLoss,
     SamplingSpec,
     ServeSpec,
-    TeacherSpec,
+    SftLoss,
+    SkewForwardKlLoss,
+    SkewReverseKlLoss,
     TrainSpec,
-    WhiteBoxSpec,
+    TvdLoss,
+    UldLoss,
+    VllmTeacherSpec,
 )
 
 GIVEN = object()  # the field has no default: BASE gives it
-TEACHER = {"name": "t", "model": "m", "api_key_env": "KEY"}
+TEACHER = {"name": "t", "model": "m"}
 PAIRS = {"layers": [[1, 2]]}
-API_TEACHER = TEACHER | {"kind": "openai"}
+API_TEACHER = TEACHER | {"kind": "openai", "api_key_env": "KEY"}
+KEYED = TEACHER | {"api_key_env": "KEY"}
+DISTRIBUTIONS = (
+    ForwardKlLoss,
+    ReverseKlLoss,
+    JsdLoss,
+    SkewForwardKlLoss,
+    SkewReverseKlLoss,
+    AdaptiveKlLoss,
+    TvdLoss,
+    UldLoss,
+)
 BASE = {
     FieldMap: {},
     PromptsSpec: {"train": "a.jsonl"},
-    TeacherSpec: TEACHER,
+    EngineSpec: {},
+    VllmTeacherSpec: TEACHER,
+    OpenAITeacherSpec: KEYED,
+    AnthropicTeacherSpec: KEYED,
+    FakeTeacherSpec: TEACHER,
     SamplingSpec: {},
     CaptureSpec: {},
+    AskingSpec: {},
     GenerateSpec: {"teachers": [TEACHER]},
     CurateSpec: {},
+    SftLoss: {},
+    **{loss: {} for loss in DISTRIBUTIONS},
     TrainSpec: {"student": "s"},
     LoraSpec: {},
-    WhiteBoxSpec: {"model": "t"},
+    LiveTeacherSpec: {"model": "t"},
     HiddenSpec: PAIRS,
     AttentionTransferSpec: PAIRS,
     GatesSpec: {},
@@ -63,6 +100,55 @@ BASE = {
 }
 # block -> field -> (role, default, another valid value)
 I, P = "identity", "placement"  # noqa: E741
+ENGINE = {
+    "dtype": (I, "auto", "bfloat16"),
+    "quantization": (I, None, "fp8"),
+    "kv_cache_dtype": (I, "auto", "fp8"),
+    "max_model_len": (I, None, 1024),
+    "engine_args": (I, {}, {"block_size": 32}),
+    "tensor_parallel": (P, 1, 8),
+    "pipeline_parallel": (P, 1, 2),
+    "data_parallel": (P, 1, 2),
+    "expert_parallel": (P, False, True),
+    "replicas": (P, 1, 4),
+    "accelerator_type": (P, None, "H200"),
+    "max_num_seqs": (P, None, 64),
+    "kv_cache_gib": (P, None, 2),
+    "gpu_memory_utilization": (P, 0.9, 0.5),
+}
+ANY_TEACHER = {
+    "name": (I, GIVEN, "other"),
+    "model": (P, GIVEN, "/elsewhere"),
+    "system": (I, None, "Be brief."),
+    "sampling": (I, None, {"samples": 2}),
+    "weight": (I, 1.0, 2),
+    "routes": (I, [], ["qa"]),
+}
+API_TEACHER_FIELDS = ANY_TEACHER | {
+    "base_url": (P, None, "http://127.0.0.1:1/v1"),
+    "api_key_env": (P, GIVEN, "OTHER_KEY"),
+    "extra_body": (I, {}, {"top_k": 5}),
+    "concurrency": (P, 16, 2),
+    "requests_per_minute": (P, None, 60),
+    "tokens_per_minute": (P, None, 1000),
+    "prices": (P, None, {"input": 1, "output": 2}),
+}
+DISTRIBUTION = {
+    "sft_weight": (I, 0.0, 0.5),
+    "temperature": (I, 1.0, 2),
+    "tail": (I, "bucket", "renormalize"),
+}
+ASKING = {
+    "capture": (I, CaptureSpec(), {"top_k": 4}),
+    "shard_rows": (P, 512, 16),
+    "rows_in_flight": (P, None, 64),
+    "part_rows": (P, 512, 16),
+    "part_seconds": (P, 60, 5),
+    "request_timeout_s": (P, 600, 5),
+    "max_attempts": (P, 5, 7),
+    "start_timeout_s": (P, 7200, 60),
+    "max_cost_usd": (P, None, 5),
+}
 FIELDS = {
     FieldMap: {
         "id": (I, None, "key"),
@@ -82,39 +168,24 @@ FIELDS = {
         "shard_rows": (P, 4096, 8),
         "template": (I, None, "{question}"),
     },
-    TeacherSpec: {
-        "name": (I, GIVEN, "other"),
-        "kind": (I, "vllm", "openai"),
-        "model": (P, GIVEN, "/elsewhere"),
+    EngineSpec: ENGINE,
+    VllmTeacherSpec: ENGINE
+    | ANY_TEACHER
+    | {
+        "kind": (I, "vllm", GIVEN),
         "revision": (I, None, "abc"),
-        "dtype": (I, "auto", "bfloat16"),
-        "max_model_len": (I, None, 1024),
-        "system": (I, None, "Be brief."),
         "trust_remote_code": (I, False, True),
-        "tensor_parallel": (P, 1, 8),
-        "replicas": (P, 1, 4),
-        "max_num_seqs": (P, None, 64),
-        "kv_cache_gib": (P, None, 2),
-        "gpu_memory_utilization": (P, 0.9, 0.5),
-        "base_url": (P, None, "http://127.0.0.1:1/v1"),
-        "api_key_env": (P, GIVEN, "OTHER_KEY"),
-        "fake": (I, {}, {"fail": 1}),
-        "quantization": (I, None, "fp8"),
-        "kv_cache_dtype": (I, "auto", "fp8"),
-        "sampling": (I, None, {"samples": 2}),
         "reasoning_parser": (I, None, "deepseek_r1"),
-        "weight": (I, 1.0, 2),
-        "routes": (I, [], ["qa"]),
-        "engine_args": (I, {}, {"block_size": 32}),
-        "pipeline_parallel": (P, 1, 2),
-        "data_parallel": (P, 1, 2),
-        "expert_parallel": (P, False, True),
-        "accelerator_type": (P, None, "H200"),
-        "api_version": (P, None, "2025-01-01"),
-        "extra_body": (I, {}, {"top_k": 5}),
+    },
+    OpenAITeacherSpec: API_TEACHER_FIELDS
+    | {"kind": (I, "openai", GIVEN), "api_version": (P, None, "2025-01-01")},
+    AnthropicTeacherSpec: API_TEACHER_FIELDS | {"kind": (I, "anthropic", GIVEN)},
+    FakeTeacherSpec: ENGINE
+    | ANY_TEACHER
+    | {
+        "kind": (I, "fake", GIVEN),
+        "fake": (I, {}, {"fail": 1}),
         "concurrency": (P, 16, 2),
-        "requests_per_minute": (P, None, 60),
-        "tokens_per_minute": (P, None, 1000),
         "prices": (P, None, {"input": 1, "output": 2}),
     },
     PriceSpec: {"input": (P, GIVEN, 2), "output": (P, GIVEN, 3)},
@@ -130,22 +201,15 @@ FIELDS = {
         "top_k": (I, 0, 16),
         "dtype": (I, "float16", "float32"),
         "codec": (I, "plain", "packed"),
-        "packed_bits": (I, 8, 5),
+        "packed_bits": (I, 8, GIVEN),
     },
-    GenerateSpec: {
+    AskingSpec: ASKING,
+    GenerateSpec: ASKING
+    | {
         "teachers": (I, GIVEN, [{"name": "u", "model": "m"}]),
         "sampling": (I, SamplingSpec(), {"samples": 2}),
-        "capture": (I, CaptureSpec(), {"top_k": 4}),
-        "shard_rows": (P, 512, 16),
-        "rows_in_flight": (P, None, 64),
-        "part_rows": (P, 512, 16),
-        "part_seconds": (P, 60, 5),
-        "request_timeout_s": (P, 600, 5),
-        "max_attempts": (P, 5, 7),
-        "start_timeout_s": (P, 7200, 60),
         "route": (I, "all", "split"),
         "route_by": (I, None, GIVEN),
-        "max_cost_usd": (P, None, 5),
         "max_failed_fraction": (P, 0.0, 0.5),
         "min_teacher_score": (P, None, 0.4),
     },
@@ -161,9 +225,7 @@ FIELDS = {
         "revision": (I, None, "abc"),
         "init": (I, "pretrained", "random"),
         "tokenizer": (P, None, "/elsewhere"),
-        "loss": (I, "sft", "forward_kl"),
-        "temperature": (I, 1.0, 2),
-        "tail": (I, "bucket", "renormalize"),
+        "loss": (I, SftLoss(), "forward_kl"),
         "learning_rate": (I, 2e-5, 1e-3),
         "adam_beta2": (I, 0.999, 0.95),
         "min_learning_rate_ratio": (I, 0.1, 0),
@@ -184,17 +246,12 @@ FIELDS = {
         "validate_steps": (I, 200, 10),
         "keep_checkpoints": (P, 2, 1),
         "max_failures": (P, 3, 0),
-        "sft_weight": (I, 0.0, GIVEN),
-        "jsd_beta": (I, 0.5, 0.9),
-        "skew": (I, 0.1, 0.2),
-        "adaptive_head": (I, 0.5, 0.8),
         "teacher": (I, None, GIVEN),
         "hidden": (I, None, GIVEN),
         "attention_transfer": (I, None, GIVEN),
-        "learn_turns": (I, "last", "all"),
         "long_examples": (I, "drop", "split"),
         "schedule": (I, "cosine", "wsd"),
-        "decay_ratio": (I, 0.2, 0.5),
+        "decay_ratio": (I, 0.2, GIVEN),
         "lora": (I, None, {"rank": 8}),
         "export": (I, "last", "best"),
         "early_stopping": (I, None, 3),
@@ -215,7 +272,7 @@ FIELDS = {
         "targets": (I, "all-linear", ["q_proj"]),
         "quantize": (I, "none", "nf4"),
     },
-    WhiteBoxSpec: {"model": (P, GIVEN, "/elsewhere"), "revision": (I, None, "abc")},
+    LiveTeacherSpec: {"model": (P, GIVEN, "/elsewhere"), "revision": (I, None, "abc")},
     HiddenSpec: {
         "layers": (I, GIVEN, [[1, 3]]),
         "loss": (I, "mse", "cosine"),
@@ -228,28 +285,29 @@ FIELDS = {
         "min_captured_mass": (P, 0.5, 0),
         "max_loss_error": (P, 0.02, 0.1),
     },
-    EvaluateSpec: {
+    SftLoss: {"kind": (I, "sft", GIVEN), "learn_turns": (I, "last", "all")},
+    ForwardKlLoss: DISTRIBUTION | {"kind": (I, "forward_kl", GIVEN)},
+    ReverseKlLoss: DISTRIBUTION | {"kind": (I, "reverse_kl", GIVEN)},
+    JsdLoss: DISTRIBUTION | {"kind": (I, "jsd", GIVEN), "beta": (I, 0.5, 0.9)},
+    SkewForwardKlLoss: DISTRIBUTION
+    | {"kind": (I, "skew_forward_kl", GIVEN), "skew": (I, 0.1, 0.2)},
+    SkewReverseKlLoss: DISTRIBUTION
+    | {"kind": (I, "skew_reverse_kl", GIVEN), "skew": (I, 0.1, 0.2)},
+    AdaptiveKlLoss: DISTRIBUTION | {"kind": (I, "adaptive_kl", GIVEN), "head": (I, 0.5, 0.8)},
+    TvdLoss: DISTRIBUTION | {"kind": (I, "tvd", GIVEN)},
+    UldLoss: DISTRIBUTION | {"kind": (I, "uld", GIVEN)},
+    EvaluateSpec: ENGINE
+    | {
         "metrics": (I, "auto", ["accuracy"]),
         "baseline": (I, True, False),
         "max_tokens": (I, None, 64),
         "bootstrap_samples": (I, 1000, 200),
-        "max_model_len": (I, None, 512),
-        "tensor_parallel": (P, 1, 2),
-        "replicas": (P, 1, 2),
-        "max_num_seqs": (P, None, 8),
-        "kv_cache_gib": (P, None, 2),
-        "dtype": (I, "auto", "float32"),
     },
-    ServeSpec: {
+    ServeSpec: ENGINE
+    | {
         "host": (P, "127.0.0.1", "::1"),
         "port": (P, 8000, 9000),
         "api_key_env": (P, None, "KEY"),
-        "replicas": (P, 1, 2),
-        "tensor_parallel": (P, 1, 2),
-        "max_num_seqs": (P, None, 8),
-        "max_model_len": (P, None, 512),
-        "kv_cache_gib": (P, None, 2),
-        "dtype": (I, "auto", "float32"),
         "start_timeout_s": (P, 900, 60),
     },
     LoadtestSpec: {
@@ -292,7 +350,7 @@ def test_the_table_above_knows_every_field_of_every_block():
         value
         for value in vars(spec).values()
         if isinstance(value, type) and issubclass(value, Block)
-    } - {Block}
+    } - {Block, AnyLoss, ApiTeacher, DistributionLoss}  # never given themselves
     assert {block: set(block.model_fields) for block in blocks} == {
         block: set(fields) for block, fields in FIELDS.items()
     }
@@ -327,7 +385,6 @@ def test_identity_fields_change_the_identity_and_placement_fields_do_not(
 @pytest.mark.parametrize(
     "more",
     [
-        {"loss": "tvd", "sft_weight": 0.5},
         {"teacher": {"model": "t", "revision": "abc"}},
         {"hidden": PAIRS},
         {"hidden": PAIRS | {"loss": "cosine"}},
@@ -335,7 +392,7 @@ def test_identity_fields_change_the_identity_and_placement_fields_do_not(
     ],
 )
 def test_what_goes_with_another_field_is_identity_too(more):
-    base = BASE[TrainSpec] | {"loss": more.get("loss", "forward_kl"), "teacher": {"model": "t"}}
+    base = BASE[TrainSpec] | {"loss": "forward_kl", "teacher": {"model": "t"}}
     assert TrainSpec(**base | more).identity_fields() != TrainSpec(**base).identity_fields()
 
 
@@ -370,7 +427,7 @@ BAD = {
         {"fields": {"text": "x"}},
         {"template": "no column"},
     ],
-    TeacherSpec: [
+    VllmTeacherSpec: [
         {"name": "a/b"},
         {"name": "x" * 65},
         {"kind": "hf"},
@@ -379,14 +436,23 @@ BAD = {
         {"replicas": "2"},
         {"replicas": [3, 2]},
         {"replicas": [0, 2]},
-        {"kind": "openai", "replicas": 2},
-        {"prices": {"input": 1, "output": 2}, "replicas": 2},
-        {"base_url": "https://me:word@host/v1"},
         {"gpu_memory_utilization": 1.1},
         {"max_model_len": 8},
-        {"api_key_env": "sk-123"},
-        {"kind": "openai", "api_key_env": None},
+        {"api_key_env": "KEY"},
+        {"concurrency": 4},
     ],
+    OpenAITeacherSpec: [
+        {"replicas": 2},
+        {"base_url": "https://me:word@host/v1"},
+        {"api_key_env": "sk-123"},
+        {"api_key_env": None},
+    ],
+    AnthropicTeacherSpec: [{"api_version": "2025-01-01"}],
+    FakeTeacherSpec: [{"prices": {"input": 1, "output": 2}, "replicas": 2}],
+    SftLoss: [{"sft_weight": 0.5}, {"temperature": 2}],
+    JsdLoss: [{"beta": 1}, {"skew": 0.2}, {"temperature": 0}],
+    SkewForwardKlLoss: [{"skew": 0}, {"beta": 0.5}],
+    TvdLoss: [{"learn_turns": "all"}],
     SamplingSpec: [
         {"temperature": 2.1},
         {"temperature": -0.1},
@@ -396,7 +462,7 @@ BAD = {
         {"samples": 0},
         {"reproducible": 1},
     ],
-    CaptureSpec: [{"top_k": -1}, {"top_k": 1025}, {"dtype": "bfloat16"}],
+    CaptureSpec: [{"top_k": -1}, {"top_k": 1025}, {"dtype": "bfloat16"}, {"packed_bits": 5}],
     GenerateSpec: [
         {"teachers": []},
         {"teachers": [TEACHER, TEACHER]},
@@ -405,6 +471,8 @@ BAD = {
         {"part_seconds": 0},
         {"max_cost_usd": 5, "teachers": [API_TEACHER]},
         {"route": "by"},
+        {"teachers": [TEACHER | {"weight": 2}]},
+        {"teachers": [TEACHER | {"routes": ["qa"]}]},
         {"route_by": "task"},
         {"route": "by", "route_by": "task", "teachers": [TEACHER, TEACHER | {"name": "u"}]},
         {
@@ -424,7 +492,7 @@ BAD = {
         {"batch_size": 0},
         {"warmup_ratio": 1},
         {"loss": "kl"},
-        {"temperature": 0},
+        {"temperature": 2},
         {"precision": "fp16"},
         {"lerning_rate": 1},
         {"offload": "cpu", "zero_stage": 0},
@@ -433,8 +501,11 @@ BAD = {
         {"elastic": [2]},
         {"elastic": [3, 2]},
         {"global_batch": 6, "workers": 4},
-        {"sft_weight": 0.5},
-        {"loss": "tvd", "learn_turns": "all"},
+        {"loss": {"kind": "jsd", "skew": 0.2}},
+        {"loss": {}},
+        {"schedule": "cosine", "decay_ratio": 0.5},
+        {"schedule": "constant", "min_learning_rate_ratio": 0.5},
+        {"loss": {"kind": "jsd", "tail": "drop"}, "teacher": {"model": "t"}},
         {"loss": "uld", "teacher": {"model": "t"}},
         {"teacher": {"model": "t"}},
         {"offload": "nvme", "nvme_path": "/n", "zero_stage": 3, "elastic": [1, 2]},
@@ -443,11 +514,9 @@ BAD = {
         {"attention_transfer": PAIRS},
         {"teacher": {"model": "t"}, "attention_transfer": PAIRS, "attention": "sdpa"},
         {"loss": "reverse_kl", "lora": {"targets": ["q_proj", "lm_head"]}},
-        {"loss": "jsd", "jsd_beta": 1},
-        {"skew": 0},
     ],
     EvaluateSpec: [{"metrics": "bleu"}, {"bootstrap_samples": 10}],
-    ServeSpec: [{"port": 70000}, {"port": 0}, {"api_key_env": "a key"}],
+    ServeSpec: [{"port": 70000}, {"port": 0}, {"api_key_env": "a key"}, {"replicas": [1, 2]}],
     LoadtestSpec: [
         {"concurrency": []},
         {"concurrency": [0]},
@@ -524,9 +593,7 @@ def test_blocks_that_contradict_each_other_are_refused_with_the_way_out(changes,
 )
 def test_a_number_in_a_free_map_is_one_however_it_is_written(one, other):
     def identity(body):
-        return json.dumps(
-            TeacherSpec(name="t", kind="fake", model="m", extra_body=body).identity_fields()
-        )
+        return json.dumps(OpenAITeacherSpec(**KEYED, extra_body=body).identity_fields())
 
     assert identity(one) == identity(other) != identity({"top_k": 20.5})
 
@@ -553,7 +620,7 @@ API = {
     ],
 )
 def test_the_most_that_an_answer_can_cost_knows_what_is_asked_for_besides(body, most):
-    assert TeacherSpec(**API, extra_body=body).most_tokens(64) == most
+    assert OpenAITeacherSpec(**API, extra_body=body).most_tokens(64) == most
 
 
 @pytest.mark.parametrize(
@@ -561,4 +628,63 @@ def test_the_most_that_an_answer_can_cost_knows_what_is_asked_for_besides(body, 
 )
 def test_a_body_whose_cost_cannot_be_bounded_is_refused(body):
     with pytest.raises(ValidationError, match=r"extra_body"):
-        TeacherSpec(**API, extra_body=body)
+        OpenAITeacherSpec(**API, extra_body=body)
+
+
+PROBES = [
+    (
+        {"kind": "openai", "api_key_env": "K", "tensor_parallel": 8},
+        {},
+        "kind vllm, not of kind openai",
+    ),
+    ({"kind": "openai", "api_key_env": "K", "engine_args": {"a": 1}}, {}, "kind vllm, not of"),
+    ({"kind": "openai", "api_key_env": "K", "reasoning_parser": "r"}, {}, "kind vllm, not of"),
+    ({"kind": "openai", "api_key_env": "K", "replicas": 2}, {}, "kind vllm, not of kind openai"),
+    ({"kind": "anthropic", "api_key_env": "K", "quantization": "fp8"}, {}, "not of kind anthropic"),
+    ({"kind": "anthropic", "api_key_env": "K", "api_version": "1"}, {}, "kind openai, not of"),
+    ({"api_key_env": "K"}, {}, "kind openai or anthropic, not of kind vllm"),
+    ({"kind": "vllm", "base_url": "http://h"}, {}, "kind openai or anthropic, not of kind vllm"),
+    ({}, {"loss": "sft", "skew": 0.9}, r"train\.skew: is a field of loss, kind skew_forward_kl or"),
+    (
+        {},
+        {"loss": "sft", "temperature": 4},
+        r"train\.temperature: is a field of loss, kind forward",
+    ),
+    (
+        {},
+        {"loss": {"kind": "sft", "tail": "drop"}},
+        r"train\.loss\.tail: is a field of kind forward",
+    ),
+    ({}, {"loss": {"kind": "jsd", "skew": 0.9}}, "kind skew_forward_kl or skew_reverse_kl, not of"),
+    ({}, {"loss": "jsd", "jsd_beta": 0.4}, r"write loss: \{kind: jsd, beta: \.\.\.\}"),
+    ({}, {"loss": "tvd", "sft_weight": 0.4}, r"write loss: \{kind: tvd, sft_weight: \.\.\.\}"),
+    ({}, {"loss": {"kind": "jsd", "betta": 0.4}}, "unknown field; did you mean beta"),
+    (
+        {"kind": "openai", "api_key_env": "K", "tensor_paralel": 2},
+        {},
+        "did you mean tensor_parallel, a field of kind vllm",
+    ),
+    ({"kind": "opena"}, {}, "did you mean openai"),
+    ({}, {"loss": "jsdd"}, "did you mean jsd"),
+]
+
+
+@pytest.mark.parametrize(("teacher", "train", "said"), PROBES)
+def test_a_field_of_another_kind_is_refused_with_the_kind_that_it_belongs_to(
+    teacher, train, said, tmp_path
+):
+    job = BASE[JobSpec] | {
+        "generate": {"teachers": [TEACHER | teacher]},
+        "train": {"student": "s"} | train,
+    }
+    (tmp_path / "job.yaml").write_text(json.dumps(job))  # JSON is YAML
+    with pytest.raises(SpecError, match=said):
+        load_job(tmp_path / "job.yaml")
+
+
+def test_nothing_of_other_losses_is_in_the_identity_of_sft():
+    assert TrainSpec(student="s", loss="sft").identity_fields()["loss"] == {
+        "kind": "sft",
+        "learn_turns": "last",
+    }
+    assert TrainSpec(student="s", loss="jsd") == TrainSpec(student="s", loss={"kind": "jsd"})

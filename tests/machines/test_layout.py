@@ -2,7 +2,14 @@
 
 import pytest
 
-from engine.job.spec import TeacherSpec
+from engine.asking.respondents import respondent_of
+from engine.job.spec import (
+    EngineSpec,
+    FakeTeacherSpec,
+    OpenAITeacherSpec,
+    SamplingSpec,
+    VllmTeacherSpec,
+)
 from engine.machines.layout import Layout, Node, fits, shortfall, spans
 
 
@@ -137,10 +144,11 @@ def test_only_engines_of_ours_take_devices():
         "accelerator_type": "H100",
     }
     expected = Layout(16, 8, 2, 1, (1, 4), "H100")
-    assert Layout.of(TeacherSpec(name="t", model="m", **split), "gpu") == expected
-    assert Layout.of(TeacherSpec(name="t", model="m", kind="fake", **split), "gpu") == expected
-    assert Layout.of(TeacherSpec(name="t", model="m", kind="fake", **split), "cpu").devices == 0
-    api = TeacherSpec(
-        name="t", model="m", kind="openai", api_key_env="KEY", accelerator_type="H100"
-    )
-    assert Layout.of(api, "gpu") == Layout(0)
+    assert Layout.of(EngineSpec(**split), "gpu") == expected
+    ours = VllmTeacherSpec(name="t", model="m", **split)
+    assert respondent_of(ours, SamplingSpec()).layout("gpu") == expected
+    fake = respondent_of(FakeTeacherSpec(name="t", model="m", **split), SamplingSpec())
+    assert fake.layout("gpu") == expected
+    assert fake.layout("cpu").devices == 0
+    api = OpenAITeacherSpec(name="t", model="m", api_key_env="KEY")
+    assert respondent_of(api, SamplingSpec()).layout("gpu") == Layout(0)

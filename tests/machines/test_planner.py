@@ -4,7 +4,13 @@ import pytest
 
 from engine.job.spec import CaptureSpec, JobSpec, LoraSpec, TrainSpec
 from engine.machines.architectures import facts
-from engine.machines.planner import adapters_b, plan, signal_bytes_per_token, state_gb, teacher_gb
+from engine.machines.planner import (
+    adapters_b,
+    plan_devices,
+    signal_bytes_per_token,
+    state_gb,
+    teacher_gb,
+)
 
 LLAMA_8B, PHI_4 = facts("meta-llama/Llama-3.1-8B-Instruct"), facts("microsoft/Phi-4-mini-instruct")
 
@@ -138,7 +144,7 @@ def test_the_training_line_tells_adapters_the_live_teacher_the_logits_and_long_r
         "block_tokens": 4096,
         "offload": "cpu",
     }
-    need = plan(a_job(train=train)).needs[1]
+    need = plan_devices(a_job(train=train)).needs[1]
     assert need.devices == 2
     assert need.notes[0] == "2 to 8 workers, ZeRO 3, LoRA of rank 8, offload to cpu"
     assert need.notes[2:] == (
@@ -147,7 +153,7 @@ def test_the_training_line_tells_adapters_the_live_teacher_the_logits_and_long_r
         "trained with its short rope factors; vLLM uses the short ones up to max_model_len 4,096"
         " only",
     )
-    longer = plan(a_job(train=train | {"block_tokens": 8192})).needs[1]
+    longer = plan_devices(a_job(train=train | {"block_tokens": 8192})).needs[1]
     assert longer.notes[-1].startswith("trained with its long rope factors")
 
 
@@ -178,7 +184,9 @@ def a_job(**changes):
 
 
 def test_devices_per_stage_and_the_widest_stage():
-    found = plan(a_job(serve={"replicas": 2}, evaluate={"replicas": 3, "tensor_parallel": 2}))
+    found = plan_devices(
+        a_job(serve={"replicas": 2}, evaluate={"replicas": 3, "tensor_parallel": 2})
+    )
     wanted = [("generate", 32), ("train", 8), ("evaluate", 6), ("loadtest", 2 * (1 + 8))]
     assert [(need.stage, need.devices) for need in found.needs] == wanted
     assert found.devices == 32
@@ -192,7 +200,7 @@ def test_an_api_teacher_wants_no_device_and_no_load_test_no_line():
         "api_key_env": "KEY",
         "prices": {"input": 30.0, "output": 60.0},
     }
-    found = plan(a_job(generate={"teachers": [teacher]}, loadtest={"models": []}))
+    found = plan_devices(a_job(generate={"teachers": [teacher]}, loadtest={"models": []}))
     assert [(need.stage, need.devices) for need in found.needs] == [
         ("generate", 0),
         ("train", 8),
@@ -204,7 +212,7 @@ def test_an_api_teacher_wants_no_device_and_no_load_test_no_line():
 
 
 def test_the_printed_plan_has_weights_and_cache_per_device():
-    assert plan(a_job()).lines()[0] == (
+    assert plan_devices(a_job()).lines()[0] == (
         "generate    32 GPU  v3: 4 x tensor_parallel 8; weights 83.9 GB per device; KV cache 70,272"
         " bytes per token and device"
     )
@@ -219,7 +227,7 @@ def test_pipeline_stages_divide_weights_and_cache_and_ranges_plan_the_fewest():
         "replicas": [2, 6],
         "accelerator_type": "H100",
     }
-    found = plan(a_job(generate={"teachers": [teacher]})).needs[0]
+    found = plan_devices(a_job(generate={"teachers": [teacher]})).needs[0]
     assert found.devices == 32
     assert found.notes[0] == "v3: 2 to 6 x tensor_parallel 8 x pipeline_parallel 2 on H100"
     assert found.notes[1:] == (
@@ -242,7 +250,7 @@ def test_a_served_teacher_brings_all_its_devices():
         "pipeline_parallel": 2,
         "replicas": 4,
     }
-    served = plan(a_job(generate={"teachers": [teacher]}, serve={"replicas": 2})).needs[-1]
+    served = plan_devices(a_job(generate={"teachers": [teacher]}, serve={"replicas": 2})).needs[-1]
     assert served.devices == 2 * (1 + 16)
     assert served.notes == (
         "student 2 x tensor_parallel 1 + teacher 2 x tensor_parallel 8 x pipeline_parallel 2",
@@ -250,7 +258,7 @@ def test_a_served_teacher_brings_all_its_devices():
 
 
 def test_unknown_hub_models_are_said_to_be_unknown():
-    assert "unknown" in plan(a_job(train={"student": "org/new"})).lines()[1]
+    assert "unknown" in plan_devices(a_job(train={"student": "org/new"})).lines()[1]
 
 
 def test_a_local_folder_speaks_for_itself(tmp_path):

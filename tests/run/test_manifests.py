@@ -7,11 +7,11 @@ from engine.run.identity import content_identity
 from engine.run.manifests import (
     MANIFEST,
     Counts,
+    finished,
     load_manifest,
     manifest_paths,
     manifest_sha256,
     publish,
-    stage_files,
     stage_folder,
 )
 from engine.store.files import file_sha256, write_atomic
@@ -20,7 +20,7 @@ from engine.store.files import file_sha256, write_atomic
 def published(folder, text="a", rows=2):
     (folder / "data").mkdir(parents=True, exist_ok=True)
     (folder / "data/x.txt").write_text(text)
-    return publish(folder, "curate", {"seed": 0}, Counts(rows, rows, {"data/x.txt": rows}), 1.5)
+    return publish(folder, "report", {"seed": 0}, Counts(rows, rows, {"data/x.txt": rows}), 1.5)
 
 
 def test_a_manifest_lists_files_with_rows_and_hashes(tmp_path):
@@ -31,12 +31,12 @@ def test_a_manifest_lists_files_with_rows_and_hashes(tmp_path):
         == "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"
     )
     assert (manifest.rows_in, manifest.rows_out, manifest.seconds) == (2, 2, 1.5)
-    assert stage_files(tmp_path, "data/") == [tmp_path / "data/x.txt"]
+    assert finished(tmp_path).files() == [tmp_path / "data/x.txt"]
 
 
 def test_rows_that_got_lost_stop_the_stage(tmp_path):
     with pytest.raises(AssertionError, match=r"rows in 5 != out 3 \+ dropped \{'too_short': 1\}"):
-        publish(tmp_path, "curate", {}, Counts(5, 3, {}, {"too_short": 1}), 0)
+        publish(tmp_path, "report", {}, Counts(5, 3, {}, {"too_short": 1}), 0)
     assert not (tmp_path / MANIFEST).exists()
 
 
@@ -45,14 +45,14 @@ def test_a_missing_file_of_a_finished_stage_is_named_with_the_remedy(tmp_path):
     (tmp_path / "data/x.txt").unlink()
     with pytest.raises(
         StageError,
-        match=r"x\.txt is missing; restore it, or make the stage again with --only curate --force",
+        match=r"x\.txt is missing; restore it, or make the stage again with --only report --force",
     ):
         load_manifest(tmp_path)
 
 
 def test_readers_refuse_an_unfinished_stage(tmp_path):
     with pytest.raises(StageError, match="is not finished"):
-        stage_files(tmp_path)
+        finished(tmp_path)
 
 
 def test_an_atomic_write_that_fails_leaves_nothing(tmp_path):
@@ -81,10 +81,10 @@ def test_the_newest_manifest_counts_and_the_first_stays(tmp_path):
     (tmp_path / "data/y.txt").write_text("b")
     counts = Counts(3, 3, {"data/x.txt": 2, "data/y.txt": 1})
     for number in range(2, 12):
-        publish(tmp_path, "curate", {"seed": 0}, counts, 1.5, supersede=True)
+        publish(tmp_path, "report", {"seed": 0}, counts, 1.5, supersede=True)
         assert manifest_paths(tmp_path)[-1].name == f"manifest-{number:04d}.json"
     assert load_manifest(tmp_path).rows_out == 3
-    assert stage_files(tmp_path) == [tmp_path / "data/x.txt", tmp_path / "data/y.txt"]
+    assert finished(tmp_path).files() == [tmp_path / "data/x.txt", tmp_path / "data/y.txt"]
     assert file_sha256(tmp_path / "manifest.json") == first != manifest_sha256(tmp_path)
 
 
@@ -93,18 +93,18 @@ def test_a_published_file_never_changes(tmp_path):
     (tmp_path / "data/x.txt").write_text("c")
     with pytest.raises(AssertionError, match=r"data/x\.txt"):
         publish(
-            tmp_path, "curate", {"seed": 0}, Counts(2, 2, {"data/x.txt": 2}), 1.5, supersede=True
+            tmp_path, "report", {"seed": 0}, Counts(2, 2, {"data/x.txt": 2}), 1.5, supersede=True
         )
 
 
 def test_a_manifest_in_the_folder_of_another_identity_is_named(tmp_path):
-    folder = tmp_path / "3-curate-00000000"
+    folder = tmp_path / "3-report-00000000"
     published(folder)
     with pytest.raises(
         StageError, match=r"manifest\.json is of another identity .* move the folder away"
     ):
         load_manifest(folder)
-    folder.rename(own := stage_folder(tmp_path, 3, "curate", {"seed": 0}))
+    folder.rename(own := stage_folder(tmp_path, 3, "report", {"seed": 0}))
     assert load_manifest(own).rows_out == 2
 
 
@@ -116,7 +116,7 @@ def test_a_damaged_manifest_is_named_with_the_remedy(tmp_path):
 
 
 def test_equal_identities_share_a_folder(tmp_path):
-    one = stage_folder(tmp_path, 3, "curate", {"a": 1, "b": 2})
-    assert one == stage_folder(tmp_path, 3, "curate", {"b": 2, "a": 1})
-    assert one != stage_folder(tmp_path, 3, "curate", {"a": 1, "b": 3})
-    assert one.name.startswith("3-curate-")
+    one = stage_folder(tmp_path, 3, "report", {"a": 1, "b": 2})
+    assert one == stage_folder(tmp_path, 3, "report", {"b": 2, "a": 1})
+    assert one != stage_folder(tmp_path, 3, "report", {"a": 1, "b": 3})
+    assert one.name.startswith("3-report-")

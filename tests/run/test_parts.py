@@ -7,6 +7,7 @@ from engine.errors import StageError
 from engine.rows.records import Completion, completion_schema
 from engine.rows.tables import read_tables, to_table
 from engine.run import parts
+from engine.run.part_writer import PartWriter
 
 
 def table_of(teacher):
@@ -26,7 +27,7 @@ def commit(folder, epoch, rows, teacher="t"):
     """Commit (prompt_id, sample, status) rows as one part."""
 
     async def work():
-        writer = parts.PartWriter(
+        writer = PartWriter(
             folder,
             epoch,
             teacher,
@@ -57,7 +58,7 @@ def test_a_file_without_a_record_does_not_exist(tmp_path):
     last = sorted((tmp_path / "commits").glob("record-*"))[-1]
     last.unlink()
     assert set(statuses(tmp_path)) == {("t", 1, 0), ("t", 2, 0)}
-    assert sum(parts.settle(tmp_path).files.values()) == 2
+    assert parts.final_files(tmp_path).total("rows") == 2
 
 
 def test_a_late_writer_of_an_older_epoch_is_ignored_for_ever(tmp_path):
@@ -75,9 +76,9 @@ def test_what_a_manifest_may_name_is_not_written_again(tmp_path):
     epoch = parts.open_epoch(tmp_path)
     commit(tmp_path, epoch, [(1, 0, "ok"), (2, 0, "ok")])
     commit(tmp_path, epoch, [(2, 0, "ok"), (3, 0, "ok")])
-    (kept,) = [name for name in parts.settle(tmp_path).files if "kept-" in name]
+    (kept,) = [name for name in parts.final_files(tmp_path).files if "kept-" in name]
     before = (tmp_path / kept).stat()
-    assert kept in parts.settle(tmp_path).files
+    assert kept in parts.final_files(tmp_path).files
     after = (tmp_path / kept).stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
@@ -92,17 +93,17 @@ def test_a_row_answered_twice_counts_once_and_the_part_is_rewritten(tmp_path):
     epoch = parts.open_epoch(tmp_path)
     commit(tmp_path, epoch, [(1, 0, "ok"), (2, 0, "ok")])
     commit(tmp_path, epoch, [(2, 0, "ok"), (3, 0, "truncated")])
-    settled = parts.settle(tmp_path)
+    settled = parts.final_files(tmp_path)
     assert sorted(rows_of(tmp_path, settled)) == [(1, 0, "ok"), (2, 0, "ok"), (3, 0, "truncated")]
     assert settled.status == {"ok": 2, "truncated": 1}
-    assert (settled.tokens_in, settled.tokens_out) == (6, 9)
+    assert (settled.total("tokens_in"), settled.total("tokens_out")) == (6, 9)
 
 
 def test_an_answer_supersedes_an_error_and_an_error_never_an_answer(tmp_path):
     epoch = parts.open_epoch(tmp_path)
     commit(tmp_path, epoch, [(1, 0, "error"), (2, 0, "ok")])
     commit(tmp_path, epoch, [(1, 0, "ok"), (2, 0, "error")])
-    settled = parts.settle(tmp_path)
+    settled = parts.final_files(tmp_path)
     assert sorted(rows_of(tmp_path, settled)) == [(1, 0, "ok"), (2, 0, "ok")]
     assert settled.failed == 0
 
@@ -121,7 +122,7 @@ def test_a_commit_that_fails_keeps_its_rows_for_the_next_one(tmp_path):
     (tmp_path / "data").rmdir()
 
     async def work():
-        writer = parts.PartWriter(
+        writer = PartWriter(
             tmp_path,
             epoch,
             "t",
@@ -142,17 +143,18 @@ def test_a_commit_that_fails_keeps_its_rows_for_the_next_one(tmp_path):
 
 def test_a_replica_that_dies_before_it_asks_anything_does_not_make_committed_rows_missing(tmp_path):
     epoch = parts.open_epoch(tmp_path)
-    assert parts.take_over(tmp_path, epoch, "s", "t", [1, 2]) == (set(), {})
+    assert parts.resume_shard(tmp_path, epoch, "s", "t", [1, 2]) == (set(), {})
     parts.begin_attempt(tmp_path, epoch, "s", [(1, 0), (2, 0)])
     commit(tmp_path, epoch, [(1, 0, "ok")])
     for _ in range(2):  # also with no attempt since the last death
-        assert parts.take_over(tmp_path, epoch, "s", "t", [1, 2]) == (
+        assert parts.resume_shard(tmp_path, epoch, "s", "t", [1, 2]) == (
             {(1, 0)},
             {(1, 0): 1, (2, 0): 1},
         )
-    assert parts.take_over(tmp_path, parts.open_epoch(tmp_path), "s", "t", [1, 2]) == (set(), {}), (
-        "a new driver blames no row"
-    )
+    assert parts.resume_shard(tmp_path, parts.open_epoch(tmp_path), "s", "t", [1, 2]) == (
+        set(),
+        {},
+    ), "a new driver blames no row"
 
 
 def test_a_shard_that_ray_has_made_again_after_its_receipt_asks_for_nothing(tmp_path):
@@ -160,7 +162,7 @@ def test_a_shard_that_ray_has_made_again_after_its_receipt_asks_for_nothing(tmp_
     parts.begin_attempt(tmp_path, epoch, "s", [(1, 0), (2, 0)])
     commit(tmp_path, epoch, [(1, 0, "ok"), (2, 0, "ok")])
     parts.end_attempts(tmp_path, epoch, "s")
-    assert parts.take_over(tmp_path, epoch, "s", "t", [1, 2]) == ({(1, 0), (2, 0)}, {})
-    assert parts.take_over(tmp_path, epoch, "other", "t", [1, 2]) == (set(), {}), (
+    assert parts.resume_shard(tmp_path, epoch, "s", "t", [1, 2]) == ({(1, 0), (2, 0)}, {})
+    assert parts.resume_shard(tmp_path, epoch, "other", "t", [1, 2]) == (set(), {}), (
         "the records are read where there is a reason"
     )

@@ -3,12 +3,13 @@ import json
 
 from rich.console import Console
 
+from engine.run import progress as progress_module
 from engine.run.manifests import PROGRESS
 from engine.run.progress import Progress, figures_text
 
 
 def test_plain_lines_carry_notes_once_and_figures(tmp_path, monkeypatch):
-    monkeypatch.setattr("engine.run.progress.PLAIN_SECONDS", 0.0)
+    monkeypatch.setattr(progress_module, "PLAIN_SECONDS", 0.0)
     out = io.StringIO()
     progress = Progress(Console(file=out, width=120))
     with progress.stage("generate", tmp_path):
@@ -23,7 +24,7 @@ def test_plain_lines_carry_notes_once_and_figures(tmp_path, monkeypatch):
 
 
 def test_a_wait_without_rows_tells_its_seconds_again_and_again(tmp_path, monkeypatch):
-    monkeypatch.setattr("engine.run.progress.PLAIN_SECONDS", 0.0)
+    monkeypatch.setattr(progress_module, "PLAIN_SECONDS", 0.0)
     out = io.StringIO()
     progress = Progress(Console(file=out, width=120))
     with progress.waiting("starting student"):

@@ -19,10 +19,11 @@ from engine.job.jobfile import dump_job
 from engine.rows.records import Completion, completion_schema
 from engine.rows.tables import parquet_bytes, read_tables, to_table, write_parquet
 from engine.run import parts
+from engine.run.gc import gc
 from engine.run.identity import identity_hash
 from engine.run.lock import run_lock
 from engine.run.manifests import Counts, load_manifest, publish
-from engine.run.verify import gc, verify
+from engine.run.verify import verify
 
 
 def commit(folder, epoch, prompt_id):
@@ -162,7 +163,7 @@ def republish(folder, files, **info):
         folder,
         "generate",
         manifest.identity,
-        Counts(rows, rows, files, info=manifest.info | info),
+        Counts(rows, rows, files, info=manifest.info.model_copy(update=info)),
         0.0,
     )
 

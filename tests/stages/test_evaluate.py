@@ -4,17 +4,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.errors import StageError
-from engine.job.spec import EvaluateSpec, GenerateSpec, SamplingSpec, TeacherSpec
+from engine.job.spec import EvaluateSpec, FakeTeacherSpec, GenerateSpec, SamplingSpec
 from engine.rows.records import ANSWER, PROMPT, Completion, Prompt, completion_schema
 from engine.rows.tables import read_tables, to_rows, to_table, write_parquet
 from engine.run.context import Context
-from engine.run.manifests import Counts, publish
+from engine.run.facts import GenerateInfo, PromptsInfo, TrainInfo
+from engine.run.manifests import Counts, finished, publish
 from engine.stages import evaluate
 
 GENERATE = GenerateSpec(
     teachers=[
-        TeacherSpec(name="big", kind="fake", model="m"),
-        TeacherSpec(name="other", kind="fake", model="m"),
+        FakeTeacherSpec(name="big", model="m"),
+        FakeTeacherSpec(name="other", model="m"),
     ],
     sampling=SamplingSpec(max_tokens=77),
 )
@@ -31,13 +32,28 @@ def reply(number, text, model="big", split="validation", status="ok"):
     return Completion(number, model, 0, split, 0, status, text=text)
 
 
-def publish_table(folder, stage, name, table, info=None):
+def publish_table(folder, stage, name, table, info):
     (folder / "data").mkdir(parents=True)
     write_parquet(table, folder / name)
-    publish(
-        folder, stage, {}, Counts(len(table), len(table), {name: len(table)}, info=info or {}), 0.0
-    )
-    return folder
+    rows = len(table)
+    publish(folder, stage, {}, Counts(rows, rows, {name: rows}, info=info), 0.0)
+    return finished(folder)
+
+
+GENERATED = GenerateInfo(
+    prompts=0, completions=0, tokens_in=0, tokens_out=0, tokens_per_second=None, status={}
+)
+TRAINED = TrainInfo(
+    steps=1,
+    tokens=1,
+    tokens_per_second=None,
+    final_loss=None,
+    validation_loss=None,
+    zero_stage=0,
+    workers=1,
+    student="student",
+    baseline="hub/tiny",
+)
 
 
 @pytest.fixture
@@ -68,34 +84,39 @@ def run(tmp_path):
                 "prompts",
                 "data/validation-00000.parquet",
                 to_table(prompts, PROMPT),
+                PromptsInfo(),
             ),
             "generate": publish_table(
-                tmp_path / "2", "generate", "data/p.parquet", to_table(stored, completion_schema())
+                tmp_path / "2",
+                "generate",
+                "data/p.parquet",
+                to_table(stored, completion_schema()),
+                GENERATED,
             ),
             "train": publish_table(
                 tmp_path / "4",
                 "train",
                 "data/x.parquet",
                 to_table([], ANSWER),
-                {"student": "student", "baseline": "hub/tiny"},
+                TRAINED,
             ),
         }
         (tmp_path / "4/student").mkdir()
         asked = {}
 
-        def answer(*, models, files, out, max_tokens, spec, ctx):
+        def answer(models, files, out, max_tokens, ctx):
             asked.update(models=models, max_tokens=max_tokens)
             assert [
                 row for table in read_tables(files) for row in to_rows(table, Prompt)
             ] == prompts
             said = {"student": student, "baseline": baseline}
-            pairs = {model: list(zip(prompts, said[model], strict=True))[::-1] for model in models}
-            return {
-                model: [
-                    reply(p.prompt_id, text, model) for p, text in pairs[model] if text is not None
+            answers = {}
+            for model in models:
+                pairs = list(zip(prompts, said[model.name], strict=True))[::-1]
+                answers[model.name] = [
+                    reply(p.prompt_id, text, model.name) for p, text in pairs if text is not None
                 ]
-                for model in models
-            }
+            return answers
 
         out = folder or tmp_path / "5"
         out.mkdir(exist_ok=True)
@@ -103,7 +124,7 @@ def run(tmp_path):
         spec = EvaluateSpec(baseline=baseline is not None, **spec)
         counts = evaluate.run(spec, inputs, out, ctx, generate=generate, answer=answer)
         publish(out, "evaluate", {}, counts, 0.0)
-        json.dumps(dict(counts.info), allow_nan=False)
+        json.dumps(counts.info.model_dump(mode="json"), allow_nan=False)
         return counts, asked, pq.read_table(out / "data/answers.parquet").to_pylist()
 
     return run_stage
@@ -118,28 +139,25 @@ def test_teacher_baseline_and_student_are_scored_against_the_gold_answers(run, t
         ["0"] * 10,
         max_tokens=None,
     )
-    assert asked == {
-        "models": {
-            "student": {"model": str(tmp_path / "4/student"), "revision": None},
-            "baseline": {"model": "hub/tiny", "revision": None},
-        },
-        "max_tokens": 77,
-    }
-    quality = counts.info["quality"]
-    assert [quality[key] for key in ("metric", "n", "teacher", "baseline", "student")] == [
+    weights = [(model.name, model.model, model.revision) for model in asked["models"]]
+    assert weights == [
+        ("student", str(tmp_path / "4/student"), None),
+        ("baseline", "hub/tiny", None),
+    ]
+    assert asked["max_tokens"] == 77
+    quality = counts.info.quality
+    assert [getattr(quality, key) for key in ("metric", "n", "teacher", "baseline", "student")] == [
         "exact_match",
         10,
         0.9,
         0.1,
         0.6,
     ]
-    assert quality["retention"] == pytest.approx(6 / 9)
-    assert set(quality["ci95"]) == {"teacher", "baseline", "student", "retention"}
-    assert all(low <= quality[name] <= high for name, (low, high) in quality["ci95"].items())
-    assert counts.info["metrics"] == {
-        "exact_match": {"teacher": 0.9, "baseline": 0.1, "student": 0.6}
-    }
-    assert counts.info["reference"] == "gold"
+    assert quality.retention == pytest.approx(6 / 9)
+    assert set(quality.ci95) == {"teacher", "baseline", "student", "retention"}
+    assert all(low <= getattr(quality, name) <= high for name, (low, high) in quality.ci95.items())
+    assert counts.info.metrics == {"exact_match": {"teacher": 0.9, "baseline": 0.1, "student": 0.6}}
+    assert counts.info.reference == "gold"
     assert (counts.rows_in, counts.rows_out) == (30, 30)
     assert {
         "prompt_id": 7,
@@ -164,36 +182,36 @@ def test_without_gold_answers_the_teacher_is_the_reference(run):
     counts, _, _ = run(
         prompts, said, [*said[:3], "no idea"], task="summarization", bootstrap_samples=100
     )
-    quality = counts.info["quality"]
-    assert counts.info["reference"] == "teacher"
-    assert (quality["metric"], quality["teacher"], quality["baseline"], quality["student"]) == (
+    quality = counts.info.quality
+    assert counts.info.reference == "teacher"
+    assert (quality.metric, quality.teacher, quality.baseline, quality.student) == (
         "rougeL",
         None,
         None,
         0.75,
     )
-    assert quality["retention"] == 0.75
-    assert quality["ci95"]["teacher"] is None
-    assert quality["ci95"]["retention"] == quality["ci95"]["student"]
-    assert counts.info["metrics"]["bleu"]["teacher"] == pytest.approx(1)
+    assert quality.retention == 0.75
+    assert quality.ci95["teacher"] is None
+    assert quality.ci95["retention"] == quality.ci95["student"]
+    assert counts.info.metrics["bleu"]["teacher"] == pytest.approx(1)
 
 
 def test_prompts_without_gold_answer_among_others_are_called_mixed(run):
     counts, _, _ = run([ask(1, "1"), ask(2, "a proof")], ["1", "2"], ["1", "2"])
-    assert counts.info["reference"] == "mixed"
-    assert counts.info["quality"]["student"] == 1
-    assert counts.info["warnings"] == [
+    assert counts.info.reference == "mixed"
+    assert counts.info.quality.student == 1
+    assert counts.info.warnings == [
         "1 of 2 prompts have no gold answer; the teacher's is their reference"
     ]
 
 
 def test_a_useless_teacher_gives_no_retention(run):
-    quality = run([ask(1, "1")], ["none"], ["1"])[0].info["quality"]
+    quality = run([ask(1, "1")], ["none"], ["1"])[0].info.quality
     assert (
-        quality["teacher"],
-        quality["student"],
-        quality["retention"],
-        quality["ci95"]["retention"],
+        quality.teacher,
+        quality.student,
+        quality.retention,
+        quality.ci95["retention"],
     ) == (0, 1, None, None)
 
 
@@ -219,7 +237,7 @@ def test_the_teachers_answer_to_a_routed_prompt_is_that_of_whom_it_went_to(run, 
         generate=generate,
         owners=owners,
     )
-    assert counts.info["quality"]["teacher"] == 0.75
+    assert counts.info.quality.teacher == 0.75
     assert {row["prompt_id"]: row["text"] for row in rows if row["model"] == "teacher"} == {
         0: "0",
         1: "1",
@@ -245,6 +263,6 @@ def test_a_routed_prompt_without_an_answer_is_an_error(run):
 @pytest.mark.parametrize(("student", "said"), [(["7", "x"], True), (["0", "x"], False)])
 def test_a_student_that_scores_nothing_is_told_in_words(run, student, said):
     counts, *_ = run([ask(0, "#### 0"), ask(1, "#### 1")], ["0", "1"], student)
-    assert [warning.partition(" on all ")[0] for warning in counts.info["warnings"]] == [
+    assert [warning.partition(" on all ")[0] for warning in counts.info.warnings] == [
         "the student scores 0 in exact_match"
     ] * said

@@ -28,7 +28,7 @@ def answer(fake_job, tmp_path):
             "concurrency": concurrency,
         }
         job = fake_job(count, generate={"teachers": [teacher], **changes})
-        prompts = pipeline.run(job, tmp_path / "runs", until="prompts").folders["prompts"]
+        prompts = pipeline.run(job, tmp_path / "runs", until="prompts").stages["prompts"]
         out = tmp_path / "generate"
         (out / "data").mkdir(parents=True, exist_ok=True)
         counts = generate.run(
@@ -52,7 +52,7 @@ def test_every_prompt_and_sample_ends_in_one_row(answer):
     keys = [(row.prompt_id, row.teacher, row.sample_index) for row in rows]
     assert counts.rows_in == counts.rows_out == len(set(keys)) == len(keys) == 40 * 3 + 8
     assert {row.sample_index for row in rows if row.split == "validation"} == {0}
-    assert counts.info["status"] == {"ok": 128}
+    assert counts.info.status == {"ok": 128}
 
 
 def test_validation_is_greedy_and_samples_differ_by_seed_alone(answer):
@@ -134,7 +134,7 @@ def test_a_teacher_that_tells_no_vocabulary_answers_a_packed_job_in_plain(
         job = fake_job(
             4, generate={"teachers": [teacher], "capture": {"top_k": 2, "codec": "packed"}}
         )
-        prompts = pipeline.run(job, tmp_path / "runs", until="prompts").folders["prompts"]
+        prompts = pipeline.run(job, tmp_path / "runs", until="prompts").stages["prompts"]
         (tmp_path / "generate/data").mkdir(parents=True)
         context = Context("job", "math", 0)
         counts = generate.run(
@@ -142,7 +142,7 @@ def test_a_teacher_that_tells_no_vocabulary_answers_a_packed_job_in_plain(
         )
     files = [tmp_path / "generate" / name for name in counts.files]
     rows = [row for table in read_tables(files) for row in to_rows(table, Completion)]
-    assert counts.info["status"] == {"ok": 12}
+    assert counts.info.status == {"ok": 12}
     assert all(file_metadata(file)["codec"] == "plain" for file in files)
     assert all(
         (row.topk_tokens, row.topk_logprobs, row.topk_packed) == (["5", "6"], [-0.5, -2.0], b"")
@@ -160,8 +160,8 @@ def test_a_prompt_longer_than_the_context_is_too_long_and_the_rest_finishes(answ
 
 def test_a_teacher_that_does_not_know_the_task_is_named_before_anybody_trains_on_it(answer):
     counts, *_ = answer(10, sampling={"temperature": 0.0, "max_tokens": 5})
-    assert counts.info["teachers"][0]["validation_score"] == 0.0
-    (warning,) = counts.info["warnings"]
+    assert counts.info.teachers[0].validation_score == 0.0
+    (warning,) = counts.info.warnings
     assert (
         "teacher 't' scores 0 on its 8 validation answers with a reference, 8 of them cut"
         in warning
@@ -171,8 +171,8 @@ def test_a_teacher_that_does_not_know_the_task_is_named_before_anybody_trains_on
 
 def test_a_teacher_that_knows_it_gets_no_warning(answer):
     counts, *_ = answer(10, min_teacher_score=0.9)
-    assert counts.info["teachers"][0]["validation_score"] == 1.0
-    assert counts.info["warnings"] == []
+    assert counts.info.teachers[0].validation_score == 1.0
+    assert counts.info.warnings == []
 
 
 def test_a_teacher_below_the_floor_ends_the_stage_and_a_lower_floor_goes_on_with_its_answers(
@@ -185,13 +185,13 @@ def test_a_teacher_below_the_floor_ends_the_stage_and_a_lower_floor_goes_on_with
         answer(10, sampling=short, min_teacher_score=0.5)
     before = sorted(path.name for path in (tmp_path / "generate/data").iterdir())
     counts, *_ = answer(10, sampling=short, min_teacher_score=0)
-    assert (counts.rows_out, counts.info["answered_this_run"]) == (18, 0)
+    assert (counts.rows_out, counts.info.answered_this_run) == (18, 0)
     assert sorted(path.name for path in (tmp_path / "generate/data").iterdir()) == before
 
 
 def test_an_answer_that_runs_into_max_tokens_is_truncated(answer):
     counts, _, _ = answer(10, sampling={"temperature": 0.0, "max_tokens": 5})
-    assert counts.info["status"] == {"truncated": 18}
+    assert counts.info.status == {"truncated": 18}
 
 
 def test_failed_rows_fail_the_stage_and_the_next_run_tries_only_them(answer, tmp_path):
@@ -212,7 +212,7 @@ def test_failed_rows_fail_the_stage_and_the_next_run_tries_only_them(answer, tmp
 
 def test_failed_rows_are_published_within_the_declared_tolerance(answer):
     counts, rows, _ = answer(40, {"error_fraction": 0.3}, max_failed_fraction=0.9)
-    assert counts.info["status"]["error"] == sum(row.status == "error" for row in rows) > 0
+    assert counts.info.status["error"] == sum(row.status == "error" for row in rows) > 0
 
 
 def test_a_request_past_its_deadline_is_an_error(answer):
@@ -222,4 +222,4 @@ def test_a_request_past_its_deadline_is_an_error(answer):
 
 def test_the_deadline_counts_from_the_opening_of_a_request_and_not_from_its_turn(answer):
     counts, _, _ = answer(30, {"latency_s": 0.2}, concurrency=4, request_timeout_s=1.0)
-    assert counts.info["status"] == {"ok": 38}
+    assert counts.info.status == {"ok": 38}

@@ -18,7 +18,7 @@ from engine.rows.records import PROMPT, Prompt
 from engine.rows.tables import read_tables, to_rows
 from engine.run.context import Context
 from engine.run.identity import content_identity
-from engine.run.manifests import load_manifest, publish, stage_files
+from engine.run.manifests import finished, load_manifest, publish
 from engine.stages import prompts
 from engine.stages.prompts.readers import data_files
 
@@ -45,9 +45,7 @@ def run(tmp_path, ctx=CTX, **spec):
 
 def load(out, split):
     return [
-        row
-        for table in read_tables(stage_files(out, f"data/{split}-"))
-        for row in to_rows(table, Prompt)
+        row for table in read_tables(finished(out).files(split)) for row in to_rows(table, Prompt)
     ]
 
 
@@ -75,7 +73,7 @@ def test_a_prompt_gets_a_stable_id_from_its_messages(tmp_path):
             '{"level": "easy"}',
         )
     ]
-    assert pq.read_schema(stage_files(out, "data/train-")[0]).equals(PROMPT)
+    assert pq.read_schema(finished(out).files("train")[0]).equals(PROMPT)
 
 
 def test_gsm8k_columns_are_mapped_and_the_reference_is_kept_whole(tmp_path):
@@ -188,7 +186,7 @@ def test_warnings_say_how_many_lines_are_in_quarantine_and_that_nothing_validate
     counts, _, out = run(
         tmp_path, train=write(tmp_path / "a.jsonl", {"prompt": "good"}, b"{", {"prompt": 1}, b"}")
     )
-    quarantine, validation = counts.info["warnings"]
+    quarantine, validation = counts.info.warnings
     assert quarantine == (
         "3 of 4 lines went to quarantine (broken_json 2, content_not_text 1):"
         f" {out / 'data/quarantine.parquet'}; --strict makes this an error"
@@ -280,7 +278,7 @@ def test_a_validation_prompt_is_taken_out_of_train(tmp_path):
         [p.messages[0]["content"] for p in split[name]] for name in ("train", "validation")
     ] == [["a"], ["b"]]
     assert counts.dropped == {"in_validation": 1}
-    assert counts.info == {"train": 1, "validation": 1, "warnings": []}
+    assert (counts.info.train, counts.info.validation, counts.info.warnings) == (1, 1, [])
 
 
 def test_the_seeded_split_does_not_depend_on_order_or_on_other_rows(tmp_path):
@@ -463,7 +461,7 @@ def test_several_right_answers_are_kept_and_said(tmp_path, reference, all_of_the
     told = (
         "1 rows have several right answers in 'gold'; the first is the reference, all are in meta"
     )
-    assert (told in counts.info["warnings"]) == bool(all_of_them)
+    assert (told in counts.info.warnings) == bool(all_of_them)
 
 
 def test_the_head_is_read_without_heavy_imports():
@@ -587,7 +585,7 @@ def test_one_stray_quote_costs_one_row(tmp_path, text, rows, broken):
 
 
 def test_a_quote_that_is_never_closed_in_a_large_file_costs_one_row(tmp_path, monkeypatch):
-    monkeypatch.setattr("engine.stages.prompts.readers.MOST_LINES", 50)
+    monkeypatch.setattr("engine.stages.prompts.delimited.MOST_LINES", 50)
     text = 'prompt,reference\n"never closed,7\n' + "".join(f"q{n},{n}\n" for n in range(500))
     found, counts = as_read(tmp_path, "a.csv", text.encode())
     assert (len(found), counts.rows_in, dict(counts.dropped)) == (500, 501, {"broken_csv": 1})
@@ -617,7 +615,7 @@ def test_foreign_files_of_a_folder_are_skipped_and_listed(tmp_path):
     (folder / ".hidden.csv").touch()
     counts, split, _ = run(tmp_path, train=str(folder))
     assert [row.messages[0]["content"] for row in split["train"]] == ["a.jsonl"]
-    assert len(counts.info["skipped_files"]) == 6
+    assert len(counts.info.skipped_files) == 6
     assert prompts.head_problems(PromptsSpec(train=str(folder))) == []
 
 
@@ -830,7 +828,7 @@ def test_what_a_library_cached_is_not_read_and_all_that_is_not_read_is_listed(tm
     (folder / "README.txt").write_text("not data")
     counts, split, _ = run(tmp_path, train=str(folder))
     assert set(texts(split)) == {row["prompt"] for row in ROWS} | {"capital", "another ending"}
-    names = {Path(path).name for path in counts.info["skipped_files"]}
+    names = {Path(path).name for path in counts.info.skipped_files}
     assert names == {
         "cache-1c80317fa3b1799d.arrow",
         "old.jsonl",
@@ -1038,7 +1036,7 @@ def test_answers_of_weight_0_inside_a_conversation_are_told(tmp_path):
     counts, split, _ = run(tmp_path, train=source)
     assert json.loads(split["train"][0].meta) == {"turns_of_weight_0": [1]}
     assert any(
-        "1 conversations hold answers of weight 0" in warning for warning in counts.info["warnings"]
+        "1 conversations hold answers of weight 0" in warning for warning in counts.info.warnings
     )
     assert prompts.holds_unlearnt(PromptsSpec(train=source))
     assert not prompts.holds_unlearnt(PromptsSpec(train=str(tmp_path / "away.jsonl")))

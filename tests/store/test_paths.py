@@ -20,8 +20,9 @@ from engine.errors import SpecError, StageError
 from engine.job.jobfile import dump_job
 from engine.rows.tables import read_tables
 from engine.run import parts
+from engine.run.gc import gc
 from engine.run.manifests import load_manifest
-from engine.run.verify import gc, verify
+from engine.run.verify import verify
 from engine.store.files import file_sha256
 from engine.store.paths import StorePath, file_sizes, files_in, run_folder
 
@@ -181,7 +182,7 @@ def test_epochs_shut_out_a_late_writer_in_a_store(store):
     commit(folder, old, 2)
     commit(folder, new, 3)
     assert set(statuses(folder)) == {("t", 1, 0), ("t", 3, 0)}
-    settled = parts.settle(folder)
+    settled = parts.final_files(folder)
     assert sorted(
         i
         for table in read_tables([folder / name for name in settled.files])

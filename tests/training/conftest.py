@@ -17,6 +17,7 @@ from engine.rows.ids import tokenizer_fingerprint
 from engine.rows.records import EXAMPLE, Example
 from engine.rows.tables import to_table, write_parquet
 from engine.run.context import Context
+from engine.run.facts import CurateInfo
 from engine.run.manifests import Counts, publish
 
 torch.set_num_threads(1)  # models this small only lose time to more threads
@@ -180,7 +181,11 @@ def write_curated(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Callabl
             "data/validation-00000.parquet": len(held_out),
         }
         counts = Counts(
-            rows_in=len(rows) + 2, rows_out=len(rows), dropped={"wrong_answer": 2}, files=files
+            rows_in=len(rows) + 2,
+            rows_out=len(rows),
+            dropped={"wrong_answer": 2},
+            files=files,
+            info=CurateInfo(funnel=[]),
         )
         publish(folder, "curate", {}, counts, 0.1)
         return folder

@@ -14,7 +14,7 @@ from engine.rows import codec
 from engine.rows.ids import tokenizer_fingerprint
 from engine.rows.records import EXAMPLE, Example
 from engine.rows.tables import file_metadata, read_tables, to_rows, to_table, write_parquet
-from engine.run.manifests import stage_files
+from engine.run.manifests import finished
 from engine.training.data import TokenSequence, _conversation, load_sequences
 
 SFT = TrainSpec(student="x")
@@ -23,13 +23,13 @@ SFT = TrainSpec(student="x")
 def load(
     curated: Path, tokenizer: Any, spec: TrainSpec = SFT, vocab_size: int = 48
 ) -> list[TokenSequence]:
-    return list(load_sequences(stage_files(curated, "data/train-"), spec, tokenizer, vocab_size))
+    return list(load_sequences(finished(curated).files("train"), spec, tokenizer, vocab_size))
 
 
 def packed_file(curated: Path, cut: bool = False) -> Path:
     """The training examples with their plain signal replaced by a packed one; `cut` takes a byte
     from the last example."""
-    (file,) = stage_files(curated, "data/train-")
+    (file,) = finished(curated).files("train")
     (table,), metadata = read_tables([file]), file_metadata(file)
     rows, k, bits = to_rows(table, Example), metadata["top_k"], 8
     found = codec.pack_rows(
@@ -267,7 +267,7 @@ def test_ids_of_another_answer_than_the_text_are_refused_where_they_are_many(
     write_curated: Callable[..., Path], tokenizer: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The text is what a filter may have changed; the ids are what would be learnt."""
-    (file,) = stage_files(write_curated(), "data/train-")
+    (file,) = finished(write_curated()).files("train")
     (table,), metadata = read_tables([file]), file_metadata(file)
     rows = to_rows(table, Example)
 
@@ -308,7 +308,7 @@ def test_token_ids_beyond_the_students_vocabulary_are_refused(
 def test_rows_of_several_files_keep_their_order(
     write_curated: Callable[..., Path], tokenizer: Any
 ) -> None:
-    files = stage_files(write_curated(), "data/")
+    files = finished(write_curated()).files()
     both = list(load_sequences(files, SFT, tokenizer, 48))
     assert len(both) == 64
     np.testing.assert_array_equal(both[0].ids, load(files[0].parents[1], tokenizer)[0].ids)
@@ -325,7 +325,9 @@ def test_all_turns_are_learned_with_their_ends_whatever_the_template(
         "phi": make_tokenizer(words, PHI_TEMPLATE),
     }
     file, tokenizer = conversation_file(tmp_path, TURNS), made[template]
-    (every,) = load_sequences([file], TrainSpec(student="x", learn_turns="all"), tokenizer, 99)
+    (every,) = load_sequences(
+        [file], TrainSpec(student="x", loss={"kind": "sft", "learn_turns": "all"}), tokenizer, 99
+    )
     (last,) = load_sequences([file], SFT, tokenizer, 99)
     end, close = ("<end>", "<end> <eos>") if template == "phi" else ("<eos>", "<eos>")
     assert target_words(every, tokenizer) == f"1 plus 2 is 3 {end} is 7 {close}"
@@ -342,7 +344,9 @@ def test_all_turns_are_learned_from_a_teacher_of_the_same_tokenizer_too(
 ) -> None:
     row = Example(1, "t", 0, "train", TURNS, prompt_token_ids=[2, 7], token_ids=[8, 1])
     (every,) = load(
-        write_curated(train=[row]), tokenizer, TrainSpec(student="x", learn_turns="all")
+        write_curated(train=[row]),
+        tokenizer,
+        TrainSpec(student="x", loss={"kind": "sft", "learn_turns": "all"}),
     )
     assert target_words(every, tokenizer) == "1 plus 2 is 3 <eos> is 7 <eos>"
 
@@ -438,11 +442,13 @@ def test_a_template_that_rewrites_earlier_turns_is_refused(
         ["<pad>", "<eos>", "<user>", "<assistant>", "plus", "is", *map(str, range(42))], template
     )
     last_user_stays = [*TURNS[:2], {"role": "user", "content": "4"}, TURNS[3]]
-    with pytest.raises(StageError, match=r"rewrites earlier turns .* set train\.learn_turns: last"):
+    with pytest.raises(
+        StageError, match=r"rewrites earlier turns .* set train\.loss\.learn_turns: last"
+    ):
         list(
             load_sequences(
                 [conversation_file(tmp_path, last_user_stays)],
-                TrainSpec(student="x", learn_turns="all"),
+                TrainSpec(student="x", loss={"kind": "sft", "learn_turns": "all"}),
                 other,
                 99,
             )
@@ -463,7 +469,7 @@ def test_a_padded_vocabulary_matters_only_where_an_id_lies_in_the_padding(
 ) -> None:
     spec, (file,) = (
         TrainSpec(student="x", loss="forward_kl"),
-        stage_files(write_curated(top_k=3), "data/train-"),
+        finished(write_curated(top_k=3)).files("train"),
     )
     (table,), metadata = read_tables([file]), file_metadata(file) | {"vocab_size": 64}
     rows = to_rows(table, Example)

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen2
 
 from engine.errors import StageError
 from engine.job.spec import TrainSpec
+from engine.run.facts import TrainInfo
 from engine.training import export as export_module
 from engine.training.export import export, model_card, rehearse
 
@@ -34,13 +35,16 @@ FACTS = {
         "Curation": (5000, 4200, {"wrong_answer": 700, "truncated": 100}),
         "Packing": (4200, 4200, {}),
     },
-    "info": {
-        "steps": 1250,
-        "tokens": 420_000,
-        "global_batch": 16,
-        "final_loss": 0.12345,
-        "validation_loss": None,
-    },
+    "info": TrainInfo(
+        steps=1250,
+        tokens=420_000,
+        tokens_per_second=None,
+        global_batch=16,
+        final_loss=0.12345,
+        validation_loss=None,
+        zero_stage=2,
+        workers=1,
+    ),
 }
 
 
@@ -179,10 +183,7 @@ def test_the_tokenizers_end_ends_answers_too(
 
 def test_the_card_is_one_that_the_hub_reads_and_names_what_was_done(tmp_path: Path) -> None:
     settings = {
-        "loss": "skew_reverse_kl",
-        "skew": 0.25,
-        "sft_weight": 0.2,
-        "temperature": 2.0,
+        "loss": {"kind": "skew_reverse_kl", "skew": 0.25, "sft_weight": 0.2, "temperature": 2.0},
         "lora": {"rank": 8},
     }
     spec = TrainSpec(student="microsoft/Phi-4-mini-instruct", **settings)

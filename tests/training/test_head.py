@@ -48,9 +48,8 @@ def weights(dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
 
 
 def loss_of(name: str, seen: Targets) -> Any:
-    spec = TrainSpec(
-        student="x", loss=name, sft_weight=0.0 if name == "sft" else 0.2, temperature=1.5
-    )
+    mixed = {} if name == "sft" else {"sft_weight": 0.2, "temperature": 1.5}
+    spec = TrainSpec(student="x", loss={"kind": name, **mixed}).loss
 
     def loss(logits: torch.Tensor, piece: slice) -> tuple[torch.Tensor, torch.Tensor]:
         part = Targets(

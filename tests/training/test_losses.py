@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from engine.job.spec import TrainSpec
+from engine.job.spec import AnyLoss, TrainSpec
 from engine.training.losses import LOSSES, Targets, token_losses
 
 N, V = 5, 12
@@ -26,8 +26,16 @@ def logits(seed: int) -> torch.Tensor:
     return torch.randn(N, V, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) * 2
 
 
-def spec_of(loss: str, **more: object) -> TrainSpec:
-    return TrainSpec(student="x", loss=loss, jsd_beta=BETA, skew=SKEW, adaptive_head=HEAD, **more)
+OWN: dict[str, dict[str, float]] = {
+    "jsd": {"beta": BETA},
+    "skew_forward_kl": {"skew": SKEW},
+    "skew_reverse_kl": {"skew": SKEW},
+    "adaptive_kl": {"head": HEAD},
+}
+
+
+def spec_of(loss: str, **more: object) -> AnyLoss:
+    return TrainSpec(student="x", loss={"kind": loss, **OWN.get(loss, {}), **more}).loss
 
 
 def kl(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ from engine.job.spec import TrainSpec
 from engine.rows.signal import Signal
 from engine.training.blocks import Blocks, rank_batches
 from engine.training.data import TokenSequence
-from engine.training.packing import pack, write_blocks
+from engine.training.packing import fill_blocks, write_blocks
 from engine.training.student import Student
 
 
@@ -40,7 +40,7 @@ def write(folder: Path, rows: list[TokenSequence], **more: Any) -> Blocks:
 
 def test_every_example_is_packed_once_and_no_block_overflows() -> None:
     lengths = np.random.default_rng(1).integers(1, 101, 2000).tolist()
-    blocks = pack(lengths, 100)
+    blocks = fill_blocks(lengths, 100)
     assert sorted(i for block in blocks for i in block) == list(range(2000))
     assert max(sum(lengths[i] for i in block) for block in blocks) <= 100
     assert sum(lengths) / (len(blocks) * 100) > 0.98

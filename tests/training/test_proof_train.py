@@ -24,6 +24,7 @@ from drivers.forked_workers import run_forked
 
 from engine.job.spec import TrainSpec
 from engine.run.context import Context
+from engine.run.manifests import finished
 from engine.stages import train
 from engine.training import checkpoints
 from engine.training.blocks import Blocks
@@ -326,7 +327,7 @@ def test_layouts_and_accumulation_do_not_change_the_curve(
     def curve(name: str, spec: TrainSpec) -> list[float]:
         out = tmp_path / name
         out.mkdir()
-        train.run(spec, {"curate": curated}, out, ctx, GENERATE, launch=run_forked)
+        train.run(spec, {"curate": finished(curated)}, out, ctx, GENERATE, launch=run_forked)
         return [line["loss"] for line in load_metrics(out / "metrics.jsonl") if "loss" in line]
 
     reference = curve("reference", one)
@@ -354,7 +355,7 @@ def test_packed_and_unpacked_blocks_give_the_same_losses(
         out = tmp_path / name
         out.mkdir()
         whole = spec.model_copy(update={"block_tokens": tokens, "global_batch": 64, "epochs": 20})
-        train.run(whole, {"curate": curated}, out, ctx, GENERATE, launch=run_forked)
+        train.run(whole, {"curate": finished(curated)}, out, ctx, GENERATE, launch=run_forked)
         assert len(Blocks(out / "blocks", "train")) == {"packed": 30, "alone": 60}[name]
         curves.append(
             [line["loss"] for line in load_metrics(out / "metrics.jsonl") if "loss" in line]

@@ -28,6 +28,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from engine.job.spec import GenerateSpec, TrainSpec
 from engine.rows.records import Example
 from engine.run.context import Context
+from engine.run.manifests import finished
 from engine.stages import train
 from engine.training.metrics import load_metrics
 from engine.training.student import Student
@@ -83,7 +84,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "hidden": {"layers": [[0, 0], [2, 3]]},
         "attention_transfer": {"layers": [[1, 1], [2, 3]]},
     },
-    "uld from another tokenizer": {"loss": "uld", "sft_weight": 0.5},
+    "uld from another tokenizer": {"loss": {"kind": "uld", "sft_weight": 0.5}},
 }
 TRIED = [
     *((name, "sft") for name in STUDENTS),
@@ -188,7 +189,7 @@ def trained(
             return TorchEngine(spec, student, device=device)
 
         name, generate = str(here.relative_to(tmp_path) / "curated"), GENERATE
-        if settings.get("loss") == "uld":
+        if "uld" in str(settings.get("loss")):
             rows, held_out = spelled(here / "teacher")
             curated = write_curated(
                 name, train=rows, validation=held_out, top_k=2, fingerprint="characters"
@@ -203,7 +204,7 @@ def trained(
                 | settings
                 | ({"workers": 2, "batch_size": 1} if deepspeed else {})
             ),
-            {"curate": curated},
+            {"curate": finished(curated)},
             out,
             ctx,
             generate,

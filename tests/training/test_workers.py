@@ -18,7 +18,7 @@ from drivers.forked_workers import run_forked
 
 from engine.job.spec import TrainSpec
 from engine.run.context import Context
-from engine.run.manifests import Counts
+from engine.run.manifests import Counts, finished
 from engine.stages import train
 from engine.training import checkpoints
 from engine.training.metrics import load_metrics
@@ -36,7 +36,7 @@ def run_on(
     out: Path, curated: Path, spec: TrainSpec, ctx: Context, launch: Callable[..., Any] = run_forked
 ) -> Counts:
     out.mkdir(parents=True, exist_ok=True)
-    return train.run(spec, {"curate": curated}, out, ctx, GENERATE, launch=launch)
+    return train.run(spec, {"curate": finished(curated)}, out, ctx, GENERATE, launch=launch)
 
 
 def losses(out: Path) -> list[float]:

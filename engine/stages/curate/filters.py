@@ -28,45 +28,52 @@ class Drop:
 
 
 Verdict = Keep | Drop
+Settings = dict[str, Any]  # what a filter is told besides answer and prompt
+SettingsOf = Callable[[CurateSpec], Settings | None]
 
 
 def is_answered(answer: Completion, prompt: Prompt) -> Verdict:
     """Drop what never became an answer, under its status: empty, loop, too_long, refused, error."""
-    return Keep() if answer.status in ("ok", "truncated") else Drop(answer.status)
+    if answer.status in ("ok", "truncated"):
+        return Keep()
+    return Drop(answer.status)
 
 
 def is_complete(answer: Completion, prompt: Prompt, *, keep_truncated: bool) -> Verdict:
     """Drop answers that ran into max_tokens: a student taught by them learns not to stop."""
-    return Drop("truncated") if answer.status == "truncated" and not keep_truncated else Keep()
+    if answer.status == "truncated" and not keep_truncated:
+        return Drop("truncated")
+    return Keep()
 
 
 def has_length(
     answer: Completion, prompt: Prompt, *, min_tokens: int, max_tokens: int | None
 ) -> Verdict:
     """Drop answers outside the wanted length, in tokens; keep those whose length nobody told."""
-    if answer.completion_tokens is None:
+    tokens = answer.completion_tokens
+    if tokens is None:
         return Keep()
-    if answer.completion_tokens < min_tokens:
+    if tokens < min_tokens:
         return Drop("too_few_tokens")
-    return (
-        Drop("too_many_tokens")
-        if max_tokens is not None and answer.completion_tokens > max_tokens
-        else Keep()
-    )
+    if max_tokens is not None and tokens > max_tokens:
+        return Drop("too_many_tokens")
+    return Keep()
 
 
 def agrees_with_reference(answer: Completion, prompt: Prompt) -> Verdict:
     """Drop answers whose final answer is not the reference's; keep where there is none to
     compare."""
-    return (
-        Drop("wrong_answer")
-        if same_final_answer(prompt.task, answer.text, prompt.reference) is False
-        else Keep()
-    )
+    is_same = same_final_answer(prompt.task, answer.text, prompt.reference)
+    if is_same is False:
+        return Drop("wrong_answer")
+    return Keep()
 
 
 def is_new(answer: Completion, prompt: Prompt, *, seen: set[int]) -> Verdict:
-    """Drop an answer that the same prompt already has; `seen` is the memory of one run."""
+    """Drop an answer that the same prompt already has; `seen` is the memory of one run.
+
+    Answers are judged in canonical order, so it is the first in that order that stays.
+    """
     key = hash((answer.prompt_id, answer.text))
     if key in seen:
         return Drop("duplicate_answer")
@@ -74,15 +81,36 @@ def is_new(answer: Completion, prompt: Prompt, *, seen: set[int]) -> Verdict:
     return Keep()
 
 
+def _whatever_the_spec(spec: CurateSpec) -> Settings:
+    return {}
+
+
+def _truncation(spec: CurateSpec) -> Settings:
+    return {"keep_truncated": spec.keep_truncated}
+
+
+def _bounds(spec: CurateSpec) -> Settings:
+    return {"min_tokens": spec.min_tokens, "max_tokens": spec.max_tokens}
+
+
+def _reference(spec: CurateSpec) -> Settings | None:
+    if spec.check_reference:
+        return {}
+    return None
+
+
+def _memory(spec: CurateSpec) -> Settings | None:
+    if spec.dedup == "exact":
+        return {"seen": set()}
+    return None
+
+
 # In the order in which they judge. The second entry gives a filter's settings from the spec; None
 # leaves it out.
-FILTERS: dict[str, tuple[Callable[..., Verdict], Callable[[CurateSpec], dict[str, Any] | None]]] = {
-    "status": (is_answered, lambda spec: {}),
-    "truncated": (is_complete, lambda spec: {"keep_truncated": spec.keep_truncated}),
-    "length": (
-        has_length,
-        lambda spec: {"min_tokens": spec.min_tokens, "max_tokens": spec.max_tokens},
-    ),
-    "reference": (agrees_with_reference, lambda spec: {} if spec.check_reference else None),
-    "duplicate": (is_new, lambda spec: {"seen": set()} if spec.dedup == "exact" else None),
+FILTERS: dict[str, tuple[Callable[..., Verdict], SettingsOf]] = {
+    "status": (is_answered, _whatever_the_spec),
+    "truncated": (is_complete, _truncation),
+    "length": (has_length, _bounds),
+    "reference": (agrees_with_reference, _reference),
+    "duplicate": (is_new, _memory),
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,7 +26,8 @@ from engine.rows.records import (
 )
 from engine.rows.tables import read_tables, to_table, write_parquet
 from engine.run.context import Context
-from engine.run.manifests import Counts, stage_files
+from engine.run.facts import LoadtestInfo
+from engine.run.manifests import Counts, Finished
 from engine.stages.loadtest.arrivals import levels_of
 from engine.stages.loadtest.client import Measurement, measure
 from engine.stages.loadtest.summary import measured_of, serving_of, summarise
@@ -37,7 +38,7 @@ SAMPLES = "data/samples.parquet"
 LEVELS = "data/levels.parquet"
 
 
-class Endpoint(Protocol):
+class LiveEndpoint(Protocol):
     """Where models answer."""
 
     base_url: str
@@ -45,21 +46,20 @@ class Endpoint(Protocol):
 
 
 # serves these models for the length of the block
-OpenEndpoint = Callable[[list[str]], AbstractContextManager[Endpoint]]
+OpenEndpoint = Callable[[list[str]], AbstractContextManager[LiveEndpoint]]
 
 
 def run(
     spec: LoadtestSpec,
-    inputs: dict[str, Path],
+    inputs: Mapping[str, Finished],
     out: Path,
     ctx: Context,
     *,
     endpoint: OpenEndpoint,
-    **also: Any,
 ) -> Counts:
     """Load every model of the job at every level with the validation prompts; `endpoint` keeps them
     served meanwhile. Warm-up requests are kept in the files and are no rows of the stage."""
-    prompts = load_prompts(inputs["prompts"])
+    prompts = validation_prompts(inputs["prompts"])
     levels: list[LoadLevel] = []
     samples: list[RequestSample] = []
     if spec.models:
@@ -78,7 +78,7 @@ def run(
         rows_out=len(measured) - failed,
         files={SAMPLES: len(samples), LEVELS: len(levels)},
         dropped=dropped,
-        info={"serving": serving_of(levels, samples)},
+        info=LoadtestInfo.model_validate({"serving": serving_of(levels, samples)}),
     )
 
 
@@ -88,10 +88,10 @@ def _write_rows(out: Path, samples: list[RequestSample], levels: list[LoadLevel]
     write_parquet(to_table(levels, LOAD_LEVEL), out / LEVELS)
 
 
-def load_prompts(folder: Path) -> list[Messages]:
+def validation_prompts(stage: Finished) -> list[Messages]:
     """The validation prompts of a finished prompts stage."""
     prompts: list[Messages] = []
-    for table in read_tables(stage_files(folder, "data/validation"), ["messages"]):
+    for table in read_tables(stage.files("validation"), ["messages"]):
         prompts += table["messages"].to_pylist()
     return prompts
 
@@ -111,7 +111,7 @@ def measure_url(
 
 
 def _measure_models(
-    live: Endpoint, spec: LoadtestSpec, prompts: Sequence[Messages], ctx: Context
+    live: LiveEndpoint, spec: LoadtestSpec, prompts: Sequence[Messages], ctx: Context
 ) -> Iterator[Measurement]:
     """Every level of every model, one after the other; the progress is told after each."""
     level_s = spec.warmup_seconds + spec.seconds

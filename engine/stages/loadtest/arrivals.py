@@ -17,7 +17,7 @@ from engine.job.spec import LoadtestSpec
 
 
 @dataclass(frozen=True)
-class Level:
+class Load:
     """One load: `concurrency` requests always in flight (closed loop), or `rate` requests per
     second (open loop)."""
 
@@ -36,10 +36,10 @@ class Level:
         return {"rate": self.rate}
 
 
-def levels_of(spec: LoadtestSpec) -> list[Level]:
+def levels_of(spec: LoadtestSpec) -> list[Load]:
     """Every level of a job, closed loop first."""
-    closed = [Level(concurrency=in_flight) for in_flight in spec.concurrency]
-    opened = [Level(rate=rate_rps) for rate_rps in spec.rates]
+    closed = [Load(concurrency=in_flight) for in_flight in spec.concurrency]
+    opened = [Load(rate=rate_rps) for rate_rps in spec.rates]
     return closed + opened
 
 

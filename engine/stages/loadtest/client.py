@@ -22,7 +22,7 @@ import openai
 
 from engine.job.spec import LoadtestSpec
 from engine.rows.records import LoadLevel, Messages, RequestSample
-from engine.stages.loadtest.arrivals import ARRIVALS, Level
+from engine.stages.loadtest.arrivals import ARRIVALS, Load
 
 # a closed-loop slot that is refused at once would otherwise send thousands of requests a second
 FAILURE_PAUSE_S = 0.1
@@ -88,7 +88,7 @@ async def measure(
     base_url: str,
     model: str,
     prompts: Sequence[Messages],
-    level: Level,
+    level: Load,
     spec: LoadtestSpec,
     seed: int,
     api_key: str | None = None,
@@ -243,12 +243,16 @@ async def _ask(load: _Load, messages: Messages) -> _Answer | _Fault:
         return _Fault("cut_stream")
     if stream.usage is None:
         return _Fault("no_usage")
+    prompt_tokens = stream.usage.get("prompt_tokens")
+    output_tokens = stream.usage.get("completion_tokens")
+    if prompt_tokens is None or output_tokens is None:
+        return _Fault("no_usage", f"usage without a count: {stream.usage}")
     times_ms = stream.content_ms or [stream.finished_ms]
     return _Answer(
         first_ms=times_ms[0],
         last_ms=times_ms[-1],
-        prompt_tokens=stream.usage["prompt_tokens"],
-        output_tokens=stream.usage["completion_tokens"],
+        prompt_tokens=prompt_tokens,
+        output_tokens=output_tokens,
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from engine.rows.records import LoadLevel, RequestSample
-from engine.stages.loadtest.arrivals import Level
+from engine.stages.loadtest.arrivals import Load
 
 PERCENTILES = {"p50": 50, "p95": 95, "p99": 99}
 MAX_LAG_MS = 50.0
@@ -55,7 +55,7 @@ def summarise(level: LoadLevel, samples: Sequence[RequestSample]) -> dict[str, A
         ended += 0 <= _ended_ms(sample) < window_ms
         tokens += _tokens_within(sample, window_ms)
     reason = _invalid_reason(level, measured)
-    return Level(level.concurrency, level.rate).fields() | {
+    return Load(level.concurrency, level.rate).fields() | {
         "requests": len(measured),
         "failed": failures.total(),
         "failures": dict(failures),

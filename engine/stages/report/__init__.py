@@ -7,69 +7,85 @@ It computes no score itself.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from rich import box
+from rich.console import JustifyMethod
 from rich.table import Table as RichTable
 
 from engine.job.spec import ReportSpec
 from engine.run.context import Context
 from engine.run.identity import git_commit, versions
-from engine.run.manifests import Counts, load_manifest, manifest_sha256, stage_files
+from engine.run.manifests import Counts, Finished
 from engine.stages.report import tables
 from engine.stages.report.contract import Report
+from engine.stages.report.tables import Block
 from engine.store.files import write_atomic
 
+CARD = "student/README.md"  # the unfinished model card, in the train stage
 
-def run(spec: ReportSpec, inputs: dict[str, Path], out: Path, ctx: Context) -> Counts:
+
+def run(spec: ReportSpec, inputs: Mapping[str, Finished], out: Path, ctx: Context) -> Counts:
     """Write the reports of a finished run, and its model card; one row per stage read."""
     report = build_report(ctx.job, inputs)
     pages = {
         "report.json": json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
         "report.md": tables.markdown(report),
     }
-    for card in stage_files(inputs["train"], "student/README.md"):
-        pages["model_card.md"] = tables.finish_card(card.read_text(encoding="utf-8"), report)
+    train = inputs["train"]
+    if CARD in train.manifest.files:
+        card = (train.folder / CARD).read_text(encoding="utf-8")
+        pages["model_card.md"] = tables.finish_card(card, report)
     if spec.html:
-        metrics = (inputs["train"] / "metrics.jsonl").read_text().splitlines()
-        pages["report.html"] = build_html(report, list(map(json.loads, metrics)))
+        lines = (train.folder / "metrics.jsonl").read_text().splitlines()
+        metrics = list(map(json.loads, lines))
+        pages["report.html"] = build_html(report, metrics)
     for name, text in pages.items():
         write_atomic(out / name, text)
-    return Counts(rows_in=len(inputs), rows_out=len(inputs), files=dict.fromkeys(pages, 1))
+    return Counts(len(inputs), len(inputs), files=dict.fromkeys(pages, 1))
 
 
-def build_report(job: str, inputs: dict[str, Path]) -> dict[str, Any]:
+def build_report(job: str, inputs: Mapping[str, Finished]) -> Block:
     """report.json of a finished run, held to its contract."""
-    manifests = {stage: load_manifest(folder) for stage, folder in inputs.items()}
-    curate, evaluate = manifests["curate"], manifests["evaluate"].info
-    report = Report(
-        schema_version=1,
-        job=job,
-        git_commit=git_commit(),
-        versions=versions(),
-        stages=manifests,
-        generate=manifests["generate"].info,
-        curate=curate.info
-        | {"rows_in": curate.rows_in, "rows_kept": curate.rows_out, "dropped": curate.dropped},
-        train=manifests["train"].info,
-        quality=evaluate["quality"],
-        metrics=evaluate["metrics"],
-        serving=manifests["loadtest"].info["serving"],
-        warnings=[
-            f"{stage}: {text}"
-            for stage, manifest in manifests.items()
-            for text in manifest.info.get("warnings", [])
-        ],
-        lineage={
-            stage: {"folder": folder.name, "manifest_sha256": manifest_sha256(folder)}
-            for stage, folder in inputs.items()
-        },
+    lineage: dict[str, dict[str, str]] = {}
+    warnings: list[str] = []
+    for name, stage in inputs.items():
+        lineage[name] = {"folder": stage.folder.name, "manifest_sha256": stage.sha256}
+        for text in stage.manifest.info.warnings:
+            warnings.append(f"{name}: {text}")
+    report = Report.model_validate(
+        {
+            "schema_version": 1,
+            "job": job,
+            "git_commit": git_commit(),
+            "versions": versions(),
+            "stages": {name: stage.manifest for name, stage in inputs.items()},
+            "generate": _said(inputs["generate"]),
+            "curate": _curate_block(inputs["curate"]),
+            "train": _said(inputs["train"]),
+            "quality": _said(inputs["evaluate"])["quality"],
+            "metrics": _said(inputs["evaluate"])["metrics"],
+            "serving": _said(inputs["loadtest"])["serving"],
+            "warnings": warnings,
+            "lineage": lineage,
+        }
     )
     return report.model_dump(mode="json", exclude_unset=True)
 
 
-def build_html(report: dict[str, Any], metrics: list[dict[str, Any]]) -> str:
+def _said(stage: Finished) -> Block:
+    """What a stage published of itself, without what it did not say."""
+    return stage.manifest.info.model_dump(exclude_unset=True)
+
+
+def _curate_block(stage: Finished) -> Block:
+    curate = stage.manifest
+    rows = {"rows_in": curate.rows_in, "rows_kept": curate.rows_out, "dropped": curate.dropped}
+    return _said(stage) | rows
+
+
+def build_html(report: Block, metrics: list[Block]) -> str:
     """One self-contained page; `metrics` are the lines of the training's metrics.jsonl."""
     # here and not above: the command line imports this module to print a table, and starts in under
     # a second
@@ -90,12 +106,12 @@ def build_html(report: dict[str, Any], metrics: list[dict[str, Any]]) -> str:
     )
 
 
-def summary_table(report: dict[str, Any]) -> RichTable:
+def summary_table(report: Block) -> RichTable:
     """Quality and serving of a report.json for the terminal."""
-    return _terminal_table(tables.summary(report))
+    return _terminal_table(tables.summary_of(report))
 
 
-def serving_table(serving: dict[str, Any]) -> RichTable:
+def serving_table(serving: Block) -> RichTable:
     """Every level of every model for the terminal; `serving` as in report.json."""
     return _terminal_table(tables.levels(serving))
 
@@ -106,9 +122,11 @@ def _terminal_table(table: tables.Table) -> RichTable:
     )
     shown.title_justify = shown.caption_justify = "left"
     for name in table.header:
-        shown.add_column(
-            name, justify="left" if name in ("model", "load") else "right", no_wrap=True
-        )
+        justify: JustifyMethod = "right"
+        if name in ("model", "load"):
+            justify = "left"
+        shown.add_column(name, justify=justify, no_wrap=True)
     for row in table.rows:
-        shown.add_row(*(cell.replace("concurrency ", "c=") for cell in row))
+        cells = [cell.replace("concurrency ", "c=") for cell in row]
+        shown.add_row(*cells)
     return shown

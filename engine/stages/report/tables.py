@@ -7,17 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+Block = dict[str, Any]  # of report.json
+
 MODELS = ("teacher", "baseline", "student")
-_TERMINAL = (
-    "load",
-    "failed",
-    "req/s",
-    "tok/s",
-    "TTFT p50",
-    "TTFT p95",
-    "E2E p50",
-    "E2E p95",
-)  # what 80 characters have room for
+# what 80 characters have room for
+_TERMINAL = ("load", "failed", "req/s", "tok/s", "TTFT p50", "TTFT p95", "E2E p50", "E2E p95")
+_BEST = ("load", "tok/s", "TTFT p50", "TTFT p95")
 
 
 @dataclass(frozen=True)
@@ -30,37 +25,46 @@ class Table:
     note: str = ""
 
 
-def headline(report: dict[str, Any]) -> list[str]:
+def headline(report: Block) -> list[str]:
     """What a reader should take away, one sentence each, warnings last; empty where a stage had
     nothing."""
-    found = []
-    quality, serving = report["quality"], report["serving"]
-    if quality["retention"] is not None:
-        scores = (
-            f" ({figure(quality['student'])} against {figure(quality['teacher'])})"
-            if quality["teacher"] is not None
-            else ""
-        )
-        found.append(
-            f"The student keeps {quality['retention']:.1%} of the teacher's"
-            f" {words(quality['metric'])}{scores},"
-            f" measured on {quality['n']:,} validation prompts."
-        )
-    if {"teacher", "student"} <= serving.keys():
-        pairs = zip(
-            serving["teacher"]["levels"], serving["student"]["levels"], strict=False
-        )  # both models meet the same levels
-        teacher, student = max(pairs, key=lambda pair: pair[0]["output_tokens_per_second"])
-        if teacher["output_tokens_per_second"]:
-            ratio = student["output_tokens_per_second"] / teacher["output_tokens_per_second"]
-            found.append(
-                f"At {load_name(teacher)} it serves {ratio:.2g} times the teacher's output tokens"
-                " per second."
-            )
-    return [*found, *(f"Warning, {text}" for text in report["warnings"])]
+    sentences = []
+    if report["quality"]["retention"] is not None:
+        sentences.append(_retention_sentence(report["quality"]))
+    if {"teacher", "student"} <= report["serving"].keys():
+        sentences += _speed_sentences(report["serving"])
+    for warning in report["warnings"]:
+        sentences.append(f"Warning, {warning}")
+    return sentences
 
 
-def tables(report: dict[str, Any]) -> list[Table]:
+def _retention_sentence(quality: Block) -> str:
+    scores = ""
+    if quality["teacher"] is not None:
+        scores = f" ({figure(quality['student'])} against {figure(quality['teacher'])})"
+    return (
+        f"The student keeps {quality['retention']:.1%} of the teacher's"
+        f" {words(quality['metric'])}{scores},"
+        f" measured on {quality['n']:,} validation prompts."
+    )
+
+
+def _speed_sentences(serving: Block) -> list[str]:
+    """At the level where the teacher is fastest; none if it never answered."""
+    # both models meet the same levels
+    pairs = zip(serving["teacher"]["levels"], serving["student"]["levels"], strict=False)
+    teacher, student = max(pairs, key=lambda pair: pair[0]["output_tokens_per_second"])
+    teachers_speed = teacher["output_tokens_per_second"]
+    if not teachers_speed:
+        return []
+    ratio = student["output_tokens_per_second"] / teachers_speed
+    return [
+        f"At {load_name(teacher)} it serves {ratio:.2g} times the teacher's output tokens"
+        " per second."
+    ]
+
+
+def tables(report: Block) -> list[Table]:
     """All tables in reading order."""
     return [
         quality(report),
@@ -72,68 +76,63 @@ def tables(report: dict[str, Any]) -> list[Table]:
     ]
 
 
-def quality(report: dict[str, Any]) -> Table:
+def quality(report: Block) -> Table:
     """Score and 95 % interval of each model, and every other metric."""
-    found = report["quality"]
-    others = [name for name in report["metrics"] if name != found["metric"]]
-    rows = [
-        [
-            model,
-            figure(found[model]),
-            interval(found, model),
-            *(figure(report["metrics"][name].get(model)) for name in others),
-        ]
-        for model in MODELS
-        if found[model] is not None
-    ]
-    if found["retention"] is not None:
-        rows.append(
-            [
-                "retention",
-                f"{found['retention']:.1%}",
-                interval(found, "retention"),
-                *["" for _ in others],
-            ]
-        )
+    scores = report["quality"]
+    others = [name for name in report["metrics"] if name != scores["metric"]]
+    rows = []
+    for model in MODELS:
+        if scores[model] is not None:
+            row = [model, figure(scores[model]), interval(scores, model)]
+            for name in others:
+                score = report["metrics"][name].get(model)
+                row.append(figure(score))
+            rows.append(row)
+    if scores["retention"] is not None:
+        row = ["retention", f"{scores['retention']:.1%}", interval(scores, "retention")]
+        rows.append(row + [""] * len(others))
+    header = ["", words(scores["metric"]), "95 % interval", *map(words, others)]
     note = (
-        f"{found['n']:,} validation prompts. Baseline: the student before training. Retention:"
+        f"{scores['n']:,} validation prompts. Baseline: the student before training. Retention:"
         " student / teacher."
     )
-    return Table(
-        "Quality", ["", words(found["metric"]), "95 % interval", *map(words, others)], rows, note
-    )
+    return Table("Quality", header, rows, note)
 
 
-def serving(report: dict[str, Any]) -> list[Table]:
+def serving(report: Block) -> list[Table]:
     """Per model, one row per level."""
     built = []
-    for model, found in report["serving"].items():
-        rows = list(map(level_cells, found["levels"]))
-        built.append(
-            Table(
-                f"Serving: {model}",
-                list(rows[0]),
-                [list(row.values()) for row in rows],
-                _serving_note({model: found}),
-            )
-        )
+    for model, measured in report["serving"].items():
+        cells = list(map(level_cells, measured["levels"]))
+        rows = [list(row.values()) for row in cells]
+        header = list(cells[0])
+        note = _serving_note({model: measured})
+        built.append(Table(f"Serving: {model}", header, rows, note))
     return built
 
 
-def levels(serving: dict[str, Any]) -> Table:
+def levels(serving: Block) -> Table:
     """Every level of every model in one table, with the most telling columns."""
-    rows = [
-        [model, *map(level_cells(level).get, _TERMINAL)]
-        for model, found in serving.items()
-        for level in found["levels"]
-    ]
+    rows = []
+    for model, measured in serving.items():
+        for level in measured["levels"]:
+            rows.append([model, *_cells(level, _TERMINAL)])
     return Table("serving", ["model", *_TERMINAL], rows, _serving_note(serving))
 
 
-def level_cells(level: dict[str, Any]) -> dict[str, str]:
+def _cells(level: Block, columns: Sequence[str]) -> list[str]:
+    cells = level_cells(level)
+    return [cells[name] for name in columns]
+
+
+def level_cells(level: Block) -> dict[str, str]:
     """A level by column; a time of null is infinite if requests failed, else not measured."""
+    load = load_name(level)
+    if not level["valid"]:
+        load += " †"
+    slowest = "∞" if level["failed"] else figure(None)
     cells = {
-        "load": load_name(level) + ("" if level["valid"] else " †"),
+        "load": load,
         "requests": figure(level["requests"]),
         "failed": figure(level["failed"]),
         "req/s": f"{level['request_throughput']:,.2f}",
@@ -141,159 +140,132 @@ def level_cells(level: dict[str, Any]) -> dict[str, str]:
     }
     for kind in ("ttft", "tpot", "e2e"):
         for name, value in level[f"{kind}_ms"].items():
-            cells[f"{kind.upper()} {name}"] = (
-                "∞" if value is None and level["failed"] else figure(value)
-            )
+            column = f"{kind.upper()} {name}"
+            cells[column] = slowest if value is None else figure(value)
     return cells
 
 
-def _serving_note(serving: dict[str, Any]) -> str:
-    doubts = [
-        f"\n† Not valid: {model}, {load_name(level)}: {level['invalid_reason']}."
-        for model, found in serving.items()
-        for level in found["levels"]
-        if not level["valid"]
-    ]
-    return (
+def _serving_note(serving: Block) -> str:
+    note = (
         "Times in ms from the moment a request was due; a failed request counts as infinitely slow"
-        " (∞)." + "".join(doubts)
+        " (∞)."
     )
+    for model, measured in serving.items():
+        for level in measured["levels"]:
+            if not level["valid"]:
+                reason = level["invalid_reason"]
+                note += f"\n† Not valid: {model}, {load_name(level)}: {reason}."
+    return note
 
 
-def curation(report: dict[str, Any]) -> Table:
+def curation(report: Block) -> Table:
     """What each filter left."""
-    found = report["curate"]
-    rows = [
-        [words(name), f"{left:,}", f"{left / max(1, found['rows_in']):.1%}"]
-        for name, left in found["funnel"]
-    ]
-    reasons = ", ".join(
-        f"{words(reason)} {n:,}"
-        for reason, n in sorted(found["dropped"].items(), key=lambda item: -item[1])
+    curate = report["curate"]
+    rows = []
+    for name, left in curate["funnel"]:
+        share = left / max(1, curate["rows_in"])
+        rows.append([words(name), f"{left:,}", f"{share:.1%}"])
+    most_first = sorted(curate["dropped"].items(), key=lambda item: -item[1])
+    reasons = ", ".join(f"{words(reason)} {count:,}" for reason, count in most_first)
+    note = (
+        f"{curate['rows_kept']:,} of {curate['rows_in']:,} kept. Dropped: {reasons or 'nothing'}."
     )
-    note = f"{found['rows_kept']:,} of {found['rows_in']:,} kept. Dropped: {reasons or 'nothing'}."
     return Table("Curation", ["after", "rows", "of all"], rows, note)
 
 
-def stages(report: dict[str, Any]) -> Table:
+def stages(report: Block) -> Table:
     """Time and rows of each stage."""
-    rows = [
-        [
-            name,
-            *map(
-                figure,
-                (
-                    entry["seconds"],
-                    entry["rows_in"],
-                    entry["rows_out"],
-                    sum(entry["dropped"].values()),
-                ),
-            ),
-        ]
-        for name, entry in report["stages"].items()
-    ]
-    total = sum(entry["seconds"] for entry in report["stages"].values())
+    rows = []
+    total = 0.0
+    for name, entry in report["stages"].items():
+        dropped = sum(entry["dropped"].values())
+        figures = (entry["seconds"], entry["rows_in"], entry["rows_out"], dropped)
+        rows.append([name, *map(figure, figures)])
+        total += entry["seconds"]
     note = f"{total:,.0f} s in all. At every stage rows in = rows out + dropped."
     return Table("Stages", ["", "seconds", "rows in", "rows out", "dropped"], rows, note)
 
 
-def training(report: dict[str, Any]) -> Table:
+def training(report: Block) -> Table:
     """All single figures of generation and training."""
-    found = [
-        (stage, name, value)
-        for stage in ("generate", "train")
-        for name, value in report[stage].items()
-    ]
-    rows = [
-        [f"{stage}: {words(name)}", figure(value)]
-        for stage, name, value in found
-        if isinstance(value, int | float)
-    ]
+    rows = []
+    for stage in ("generate", "train"):
+        for name, value in report[stage].items():
+            if isinstance(value, int | float):
+                rows.append([f"{stage}: {words(name)}", figure(value)])
     return Table("Generation and training", ["", "value"], rows)
 
 
-def lineage(report: dict[str, Any]) -> Table:
+def lineage(report: Block) -> Table:
     """Which folder each stage's files lie in, and the hash of its manifest."""
-    rows = [
-        [stage, entry["folder"], entry["manifest_sha256"][:16]]
-        for stage, entry in report["lineage"].items()
-    ]
-    return Table(
-        "Lineage",
-        ["", "folder", "manifest sha256"],
-        rows,
-        f"Code: commit {report['git_commit'] or 'unknown'}.",
-    )
+    rows = []
+    for stage, entry in report["lineage"].items():
+        rows.append([stage, entry["folder"], entry["manifest_sha256"][:16]])
+    note = f"Code: commit {report['git_commit'] or 'unknown'}."
+    return Table("Lineage", ["", "folder", "manifest sha256"], rows, note)
 
 
-def summary(report: dict[str, Any]) -> Table:
+def summary_of(report: Block) -> Table:
     """Each model's score, and how it is served at its best valid level; failed requests of all
     levels."""
-    found, shown, rows = report["quality"], ("load", "tok/s", "TTFT p50", "TTFT p95"), []
+    scores = report["quality"]
+    rows = []
     for model in MODELS:
-        loads = report["serving"].get(model, {"levels": []})["levels"]
-        best = max(
-            loads,
-            key=lambda level: (level["valid"], level["output_tokens_per_second"]),
-            default=None,
-        )
-        failed = sum(level["failed"] for level in loads)
-        serves = [*map(level_cells(best).get, shown), f"{failed:,}"] if best else ["–"] * 5
-        rows.append([model, figure(found[model]), interval(found, model), *serves])
-    header = ["model", words(found["metric"]), "95 % interval", "best at", *shown[1:], "failed"]
-    return Table(f"{report['job']}: quality and serving", header, rows, "\n".join(headline(report)))
+        measured = report["serving"].get(model, {"levels": []})
+        served = _best_served(measured["levels"])
+        rows.append([model, figure(scores[model]), interval(scores, model), *served])
+    header = ["model", words(scores["metric"]), "95 % interval", "best at", *_BEST[1:], "failed"]
+    title = f"{report['job']}: quality and serving"
+    return Table(title, header, rows, "\n".join(headline(report)))
 
 
-def markdown(report: dict[str, Any]) -> str:
+def _best_served(levels: list[Block]) -> list[str]:
+    if not levels:
+        return ["–"] * (len(_BEST) + 1)
+    best = max(levels, key=lambda level: (level["valid"], level["output_tokens_per_second"]))
+    failed = sum(level["failed"] for level in levels)
+    return [*_cells(best, _BEST), f"{failed:,}"]
+
+
+def markdown(report: Block) -> str:
     """The report as GitHub Markdown."""
-    lines = [
-        f"# {report['job']}: distillation report",
-        "",
-        *(f"- {sentence}" for sentence in headline(report)),
-    ]
+    lines = [f"# {report['job']}: distillation report", ""]
+    for sentence in headline(report):
+        lines.append(f"- {sentence}")
     for table in tables(report):
         lines += ["", f"## {table.title}", "", *_markdown_table(table)]
     return "\n".join(lines) + "\n"
 
 
-def finish_card(card: str, report: dict[str, Any]) -> str:
+def finish_card(card: str, report: Block) -> str:
     """The model card of the train stage with its last section, Scores, filled in."""
     facts = card.partition("\n## Scores\n")[0]
-    found = headline({**report, "serving": {}})
-    return (
-        "\n".join(
-            [
-                facts,
-                "## Scores",
-                "",
-                *found,
-                *([""] if found else []),
-                *_markdown_table(quality(report)),
-            ]
-        )
-        + "\n"
-    )
+    lines = [facts, "## Scores", ""]
+    sentences = headline({**report, "serving": {}})
+    if sentences:
+        lines += [*sentences, ""]
+    lines += _markdown_table(quality(report))
+    return "\n".join(lines) + "\n"
 
 
 def _markdown_table(table: Table) -> list[str]:
-    rows = [
-        _markdown_row(row)
-        for row in (table.header, ["---", *["---:"] * (len(table.header) - 1)], *table.rows)
-    ]
-    return [*rows, *(["", table.note] if table.note else [])]
+    alignments = ["---"] + ["---:"] * (len(table.header) - 1)
+    lines = list(map(_markdown_row, (table.header, alignments, *table.rows)))
+    if table.note:
+        lines += ["", table.note]
+    return lines
 
 
 def _markdown_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    escaped = [cell.replace("|", "\\|") for cell in cells]
+    return f"| {' | '.join(escaped)} |"
 
 
-def load_name(level: dict[str, Any]) -> str:
+def load_name(level: Block) -> str:
     """`concurrency 4` or `2.5 req/s`."""
-    return (
-        f"concurrency {level['concurrency']}"
-        if "concurrency" in level
-        else f"{level['rate']:g} req/s"
-    )
+    if "concurrency" in level:
+        return f"concurrency {level['concurrency']}"
+    return f"{level['rate']:g} req/s"
 
 
 def words(name: str) -> str:
@@ -307,22 +279,19 @@ def figure(value: float | None) -> str:
         return "–"
     if isinstance(value, int):
         return f"{value:,}"
-    return (
-        f"{value:,.0f}"
-        if abs(value) >= 1000
-        else f"{value:.1f}"
-        if abs(value) >= 10
-        else f"{value:.3f}"
-    )
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    if abs(value) >= 10:
+        return f"{value:.1f}"
+    return f"{value:.3f}"
 
 
-def interval(found: dict[str, Any], name: str) -> str:
+def interval(scores: Block, name: str) -> str:
     """A 95 % interval in brackets, as percentages for retention."""
-    bounds = found["ci95"].get(name)
+    bounds = scores["ci95"].get(name)
     if bounds is None:
         return "–"
-    return (
-        "[{:.1%}, {:.1%}]".format(*bounds)
-        if name == "retention"
-        else "[{}, {}]".format(*map(figure, bounds))
-    )
+    low, high = bounds
+    if name == "retention":
+        return f"[{low:.1%}, {high:.1%}]"
+    return f"[{figure(low)}, {figure(high)}]"

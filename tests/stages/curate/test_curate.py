@@ -1,4 +1,6 @@
 import random
+from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -6,11 +8,17 @@ import pytest
 
 from engine.errors import StageError
 from engine.job.spec import CurateSpec
+from engine.rows.codec import token_bytes
 from engine.rows.records import EXAMPLE, PROMPT, STATUSES, Completion, Prompt, completion_schema
 from engine.rows.tables import file_metadata, to_table, write_parquet
 from engine.run.context import Context
-from engine.run.manifests import Counts, publish
+from engine.run.facts import CurateInfo, GenerateInfo, PromptsInfo
+from engine.run.manifests import Counts, finished, publish
 from engine.stages import curate
+from engine.stages.curate.examples import write_examples
+from engine.stages.curate.judging import build_judge, judge_answers
+from engine.stages.curate.piles import Piles
+from engine.stages.curate.prompts_by_id import load_prompts
 
 CTX = Context(job="t", task="math", seed=0)
 
@@ -42,16 +50,26 @@ def reply(number, split="train", status="ok", text=None, tokens=3, sample=0, tea
     )
 
 
+INFO_OF = {
+    "prompts": PromptsInfo(),
+    "generate": GenerateInfo(
+        prompts=0, completions=0, tokens_in=0, tokens_out=0, tokens_per_second=None, status={}
+    ),
+    "curate": CurateInfo(funnel=[]),
+}
+
+
 def publish_stage(folder, stage, tables):
     (folder / "data").mkdir(parents=True)
     for name, table in tables.items():
         write_parquet(table, folder / name)
     rows = {name: len(table) for name, table in tables.items()}
-    publish(folder, stage, {}, Counts(sum(rows.values()), sum(rows.values()), rows), 0.0)
-    return folder
+    total = sum(rows.values())
+    publish(folder, stage, {}, Counts(total, total, rows, info=INFO_OF[stage]), 0.0)
+    return finished(folder)
 
 
-def run(tmp_path, prompts, parts, metadata=None, **spec):
+def run(tmp_path, prompts, parts, metadata=None, bucket_bytes=curate.BUCKET_BYTES, **spec):
     """Curate `parts` (lists of completions, one per file); gives counts and the examples by
     split."""
     metadata = metadata or [{"top_k": 2, "vocab_size": 99, "tokenizer_fingerprint": "f"}] * len(
@@ -71,7 +89,7 @@ def run(tmp_path, prompts, parts, metadata=None, **spec):
     }
     out = tmp_path / "curate"
     out.mkdir()
-    counts = curate.run(CurateSpec(**spec), inputs, out, CTX)
+    counts = curate.run(CurateSpec(**spec), inputs, out, CTX, bucket_bytes=bucket_bytes)
     publish(out, "curate", {}, counts, 0.0)
     assert counts.rows_in == counts.rows_out + sum(counts.dropped.values())
     examples = {
@@ -84,6 +102,7 @@ def run(tmp_path, prompts, parts, metadata=None, **spec):
         for split in ("train", "validation")
     }
     assert len(examples["train"]) == counts.rows_out
+    assert sorted(path.name for path in out.iterdir()) == ["data", "manifest.json"]
     return counts, examples, out
 
 
@@ -133,13 +152,13 @@ def test_each_filter_counts_its_drops_and_the_funnel_narrows(tmp_path):
         "wrong_answer": 1,
         "duplicate_answer": 1,
     }
-    assert counts.info["funnel"] == [
-        ["completions", 9],
-        ["status", 7],
-        ["truncated", 6],
-        ["length", 4],
-        ["reference", 3],
-        ["duplicate", 2],
+    assert counts.info.funnel == [
+        ("completions", 9),
+        ("status", 7),
+        ("truncated", 6),
+        ("length", 4),
+        ("reference", 3),
+        ("duplicate", 2),
     ]
     assert [row["prompt_id"] for row in examples["train"]] == [0, 6]
 
@@ -153,7 +172,7 @@ def test_truncated_validation_answers_are_kept_where_truncated_training_answers_
     prompts = [ask(1), ask(2, "validation"), ask(3, "validation")]
     counts, examples, _ = run(tmp_path, prompts, [rows], keep_truncated=True, check_reference=False)
     assert [len(examples[split]) for split in ("train", "validation")] == [1, 1]
-    assert counts.info["validation_unusable"] == {"loop": 1}
+    assert counts.info.validation_unusable == {"loop": 1}
 
 
 def test_an_answer_whose_length_nobody_told_is_neither_too_short_nor_too_long(tmp_path):
@@ -174,8 +193,8 @@ def test_validation_answers_pass_uncurated_if_they_are_ok(tmp_path):
     )
     assert (counts.rows_in, counts.rows_out) == (1, 1)
     assert [row["messages"][-1]["content"] for row in examples["validation"]] == ["wrong"]
-    assert counts.info["validation_examples"] == 1
-    assert counts.info["validation_unusable"] == {"truncated": 1}
+    assert counts.info.validation_examples == 1
+    assert counts.info.validation_unusable == {"truncated": 1}
 
 
 def test_teachers_with_other_metadata_get_files_of_their_own(tmp_path):
@@ -190,15 +209,13 @@ def test_teachers_with_other_metadata_get_files_of_their_own(tmp_path):
         file: (rows, file_metadata(out / file)["tokenizer_fingerprint"])
         for file, rows in counts.files.items()
     }
-    assert found == {
-        f"data/train-0000{n}.parquet": (1, fingerprint) for n, fingerprint in enumerate("fgf")
-    }
+    assert found == {"data/train-00000.parquet": (2, "f"), "data/train-00001.parquet": (1, "g")}
 
 
 def test_nothing_left_is_a_warning_not_an_error(tmp_path):
     counts, examples, _ = run(tmp_path, [ask(1)], [[reply(1, text="9")]])
     assert (counts.rows_out, counts.dropped, examples["train"]) == (0, {"wrong_answer": 1}, [])
-    (warning,) = counts.info["warnings"]
+    (warning,) = counts.info.warnings
     assert warning.startswith("no example is left: all 1 answers were dropped (wrong_answer 1)")
 
 
@@ -233,7 +250,7 @@ def test_rows_in_are_kept_or_dropped_for_any_input_and_any_settings(tmp_path, se
         check_reference=rng.random() < 0.5,
     )
     assert counts.rows_in == sum(row.split == "train" for row in rows)
-    assert counts.info["funnel"][-1][1] == counts.rows_out
+    assert counts.info.funnel[-1][1] == counts.rows_out
     kept = {(row["prompt_id"], row["sample_index"]) for row in examples["train"]}
     assert len(kept) == counts.rows_out
 
@@ -247,4 +264,158 @@ def test_a_curation_that_keeps_next_to_nothing_says_what_was_lost(tmp_path, good
     ]
     counts, *_ = run(tmp_path, prompts, [answers])
     listed = f"only {good} of 40 answers are kept (truncated 20, wrong_answer {20 - good})"
-    assert [listed in warning for warning in counts.info["warnings"]] == [True] * said
+    assert [listed in warning for warning in counts.info.warnings] == [True] * said
+
+
+def many(prompts=30, samples=3):
+    """Prompts with ids in no order, every fourth of validation, and answers of which some are equal
+    and some wrong."""
+    rng = random.Random(0)
+    asked, answers = [], []
+    for place in range(prompts):
+        split = "validation" if place % 4 == 0 else "train"
+        asked.append(ask(rng.randrange(10**6), split))
+        for sample in range(samples):
+            number = asked[-1].prompt_id
+            text = rng.choice([str(number + 1), f"It is {number + 1}", "0"])
+            tokens = rng.randrange(1, 40)
+            answers.append(reply(number, split, text=text, tokens=tokens, sample=sample))
+    return asked, answers
+
+
+def files_of(out):
+    return {path.name: path.read_bytes() for path in (out / "data").iterdir()}
+
+
+def key(row):
+    return row["prompt_id"], row["teacher"], row["sample_index"]
+
+
+@pytest.mark.parametrize("bucket_bytes", [curate.BUCKET_BYTES, 3000])
+def test_files_are_equal_byte_by_byte_whatever_files_and_order_the_answers_lie_in(
+    tmp_path, bucket_bytes
+):
+    prompts, answers = many()
+    rng = random.Random(1)
+    written = []
+    for number, size in enumerate((len(answers), 7, 1)):
+        parts = [answers[start : start + size] for start in range(0, len(answers), size)]
+        counts, *_, out = run(
+            tmp_path / str(number), prompts, parts, bucket_bytes=bucket_bytes, max_tokens=30
+        )
+        written.append((files_of(out), counts.dropped, counts.info))
+        rng.shuffle(answers)
+    assert {"wrong_answer", "duplicate_answer", "too_many_tokens"} <= written[0][1].keys()
+    assert written == [written[0]] * 3
+
+
+@pytest.mark.parametrize("bucket_bytes", [6000, 1])
+def test_several_buckets_have_the_rows_of_one_in_the_same_order(tmp_path, bucket_bytes):
+    prompts, answers = many()
+    parts = [answers[start : start + 20] for start in range(0, len(answers), 20)]
+    counts, one, _ = run(tmp_path / "one", prompts, parts)
+    assert list(counts.files) == ["data/train-00000.parquet", "data/validation-00000.parquet"]
+    for rows in one.values():
+        assert [key(row) for row in rows] == sorted(key(row) for row in rows)
+    counts, several, out = run(tmp_path / "several", prompts, parts, bucket_bytes=bucket_bytes)
+    assert several == one
+    splits = Counter(name[5:-14] for name in counts.files)
+    assert min(splits.values()) > 2
+    for name, rows in counts.files.items():
+        in_memory = pq.read_table(out / name).nbytes
+        assert rows == 1 or in_memory < 1.2 * bucket_bytes
+    if bucket_bytes == 1:
+        assert set(counts.files.values()) == {1}
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_of_equal_answers_the_first_in_canonical_order_stays(tmp_path, first):
+    samples = [[reply(1, sample=0, tokens=3)], [reply(1, sample=1, tokens=4)]]
+    by_two = [[reply(2, teacher="a", sample=1)], [reply(2, teacher="b", sample=0)]]
+    if first:
+        samples.reverse()
+        by_two.reverse()
+    _, examples, _ = run(tmp_path, [ask(1), ask(2)], samples + by_two)
+    assert [key(row) for row in examples["train"]] == [(1, "t", 0), (2, "a", 1)]
+
+
+@pytest.mark.parametrize("bucket_bytes", [curate.BUCKET_BYTES, 2000])
+def test_two_teachers_share_buckets_but_no_file(tmp_path, bucket_bytes):
+    prompts, answers = many()
+    tokenizer_of = {"t": "f", "a": "g"}
+    theirs = [
+        replace(answer, teacher=teacher, text=f"{teacher}: {answer.text}")
+        for teacher in tokenizer_of
+        for answer in answers
+    ]
+    random.Random(2).shuffle(theirs)
+    parts, metadata = [], []
+    for start in range(0, len(theirs), 25):
+        for teacher, fingerprint in tokenizer_of.items():
+            part = [answer for answer in theirs[start : start + 25] if answer.teacher == teacher]
+            parts.append(part)
+            metadata.append({"top_k": 2, "teacher": teacher, "tokenizer_fingerprint": fingerprint})
+    counts, examples, out = run(
+        tmp_path, prompts, parts, metadata, bucket_bytes=bucket_bytes, check_reference=False
+    )
+    first_ids = {"a": [], "t": []}
+    for name in counts.files:
+        rows = pq.read_table(out / name).to_pylist()
+        (teacher,) = {row["teacher"] for row in rows}
+        told = file_metadata(out / name)
+        assert (told["teacher"], told["tokenizer_fingerprint"]) == (teacher, tokenizer_of[teacher])
+        assert [key(row) for row in rows] == sorted(key(row) for row in rows)
+        first_ids[teacher].append((name[:7], rows[0]["prompt_id"]))
+    for ids in first_ids.values():
+        assert ids == sorted(ids), "files of one teacher follow each other in canonical order"
+    wanted = Counter(answer.split for answer in theirs)
+    dropped = sum(counts.dropped.values())
+    assert len(examples["train"]) == wanted["train"] - dropped
+    assert len(examples["validation"]) == wanted["validation"]
+
+
+@pytest.mark.parametrize("codec", ["plain", "packed"])
+def test_the_size_of_an_example_is_known_before_its_signal_is_read(tmp_path, codec):
+    top_k, vocab_size, tokens = 16, 32_000, 500
+    source = {"codec": codec, "top_k": top_k, "vocab_size": vocab_size, "packed_bits": 8}
+    signal = {"topk_packed": bytes(tokens * token_bytes(top_k, vocab_size, 8))}
+    if codec == "plain":
+        signal = {
+            "topk_ids": np.zeros(tokens * top_k, np.int32),
+            "topk_logprobs": np.zeros(tokens * top_k, np.float16),
+            "tail": np.zeros(tokens, np.float32),
+        }
+    answer = Completion(
+        1,
+        "t",
+        0,
+        "train",
+        0,
+        "ok",
+        text="é" * 900,
+        prompt_tokens=2,
+        completion_tokens=tokens,
+        prompt_token_ids=[1, 2],
+        token_ids=np.zeros(tokens, np.int32),
+        **signal,
+    )
+    prompts = publish_stage(
+        tmp_path / "prompts", "prompts", {"data/train-00000.parquet": to_table([ask(1)], PROMPT)}
+    )
+    part = tmp_path / "part.parquet"
+    write_parquet(to_table([answer], completion_schema(), source), part)
+    asked = load_prompts(prompts)
+    judge = build_judge(CurateSpec(check_reference=False))
+    kept = judge_answers([part], asked, judge, Piles(tmp_path, 2**20), CTX.progress)
+    counts = write_examples(
+        [part],
+        kept,
+        asked,
+        publish_stage(tmp_path / "out", "curate", {}).folder,
+        piles=Piles(tmp_path, 2**20),
+        bucket_bytes=2**20,
+        progress=CTX.progress,
+    )
+    (name,) = counts
+    in_memory = pq.read_table(tmp_path / "out" / name).nbytes
+    assert kept.rows["bytes"].to_pylist() == [pytest.approx(in_memory, rel=0.05)]

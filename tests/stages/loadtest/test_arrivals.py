@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from engine.job.spec import LoadtestSpec
-from engine.stages.loadtest.arrivals import Level, constant, levels_of, poisson
+from engine.stages.loadtest.arrivals import Load, constant, levels_of, poisson
 
 
 def test_poisson_draws_are_reproducible_and_depend_on_the_seed():
@@ -35,4 +35,4 @@ def test_constant_gaps_are_one_over_the_rate():
 def test_levels_come_closed_loop_first():
     levels = levels_of(LoadtestSpec(concurrency=[1, 4], rates=[2.5]))
     assert [str(level) for level in levels] == ["concurrency=1", "concurrency=4", "rate=2.5"]
-    assert Level(rate=2.5).fields() == {"rate": 2.5}
+    assert Load(rate=2.5).fields() == {"rate": 2.5}

@@ -10,7 +10,7 @@ import pytest
 from doubles.fake_server import Behaviour, serve
 
 from engine.job.spec import LoadtestSpec
-from engine.stages.loadtest.arrivals import Level
+from engine.stages.loadtest.arrivals import Load
 from engine.stages.loadtest.client import measure
 from engine.stages.loadtest.summary import summarise
 
@@ -38,7 +38,7 @@ def load(server, level, **fields):
 
 def test_times_are_those_of_the_server():
     with serve(lambda i: Behaviour(ttft_s=0.10, gap_s=0.05, tokens=9)) as server:
-        found = load(server, Level(concurrency=2))
+        found = load(server, Load(concurrency=2))
     assert all(
         s.status == "ok" and s.output_tokens == 9 and s.prompt_tokens == 7 for s in found.samples
     )
@@ -52,14 +52,14 @@ def test_times_are_those_of_the_server():
 
 def test_tokens_are_the_servers_count_not_the_chunks():
     with serve(lambda i: Behaviour(tokens=8, tokens_per_chunk=4, gap_s=0.07)) as server:
-        found = load(server, Level(concurrency=1), seconds=0.3)
+        found = load(server, Load(concurrency=1), seconds=0.3)
     assert {s.output_tokens for s in found.samples} == {8}
     assert all(s.tpot_ms == pytest.approx((s.e2e_ms - s.ttft_ms) / 7) for s in found.samples)
 
 
 def test_closed_loop_keeps_the_concurrency_and_not_more():
     with serve(lambda i: Behaviour(ttft_s=0.1, tokens=1)) as server:
-        found = load(server, Level(concurrency=4))
+        found = load(server, Load(concurrency=4))
     edges = sorted(
         [(s.sent_ms, 1) for s in found.samples]
         + [(s.intended_ms + s.e2e_ms, -1) for s in found.samples]
@@ -85,7 +85,7 @@ def test_a_stall_is_charged_to_every_request_that_was_due_in_it():
         return Behaviour(ttft_s=max(0.0, 1.5 - elapsed_s) if elapsed_s > 0.3 else 0.0, tokens=1)
 
     with serve(behave) as server:
-        found = load(server, Level(rate=20.0), seconds=1.6)
+        found = load(server, Load(rate=20.0), seconds=1.6)
     due = [s for s in found.samples if 790 < s.intended_ms < 1490]
     assert (len(found.samples), len(due)) == (32, 14)
     assert all(s.intended_ms + s.ttft_ms >= 1499 for s in due)
@@ -97,7 +97,7 @@ def test_latency_counts_from_the_intended_time_and_a_blocked_client_is_invalid()
             await asyncio.sleep(0.4)
             time.sleep(0.3)
 
-        level = measure(server.url, "student", PROMPTS, Level(rate=50.0), spec(), seed=3)
+        level = measure(server.url, "student", PROMPTS, Load(rate=50.0), spec(), seed=3)
         return (await asyncio.gather(level, block()))[0]
 
     with serve() as server:
@@ -112,7 +112,7 @@ def test_latency_counts_from_the_intended_time_and_a_blocked_client_is_invalid()
 
 def test_warmup_is_sent_but_not_measured():
     with serve(lambda i: Behaviour(tokens=1)) as server:
-        found = load(server, Level(rate=60.0), seconds=1.0, warmup_seconds=0.5)
+        found = load(server, Load(rate=60.0), seconds=1.0, warmup_seconds=0.5)
     assert (len(found.samples), len(server.requests)) == (90, 90)
     assert sum(s.warm for s in found.samples) == 30
     assert all(s.warm == (s.intended_ms < 0) for s in found.samples)
@@ -122,7 +122,7 @@ def test_warmup_is_sent_but_not_measured():
 def test_the_level_says_when_it_was_measured_and_how_the_client_fared():
     before_s = time.time()
     with serve(lambda i: Behaviour(tokens=1)) as server:
-        level = load(server, Level(concurrency=2), seconds=0.4, warmup_seconds=0.2).level
+        level = load(server, Load(concurrency=2), seconds=0.4, warmup_seconds=0.2).level
     assert (level.model, level.level, level.concurrency, level.rate) == (
         "student",
         "concurrency=2",
@@ -137,7 +137,7 @@ def test_the_level_says_when_it_was_measured_and_how_the_client_fared():
 
 def test_warmup_uses_other_prompts():
     with serve(lambda i: Behaviour(tokens=1)) as server:
-        found = load(server, Level(concurrency=1), seconds=0.6, warmup_seconds=0.3)
+        found = load(server, Load(concurrency=1), seconds=0.6, warmup_seconds=0.3)
     asked = [r["messages"][0]["content"] for r in server.requests]
     warm_requests = sum(s.warm for s in found.samples)
     warm, timed = set(asked[:warm_requests]), set(asked[warm_requests:])
@@ -150,7 +150,7 @@ def test_the_same_seed_sends_the_same_prompts_at_the_same_times():
     seen = []
     for _ in range(2):
         with serve(lambda i: Behaviour(tokens=1)) as server:
-            found = load(server, Level(rate=30.0), arrivals="poisson")
+            found = load(server, Load(rate=30.0), arrivals="poisson")
         seen.append(
             (
                 sorted(s.intended_ms for s in found.samples),
@@ -162,14 +162,14 @@ def test_the_same_seed_sends_the_same_prompts_at_the_same_times():
 
 def test_a_request_is_no_line_of_the_clients_log(caplog):
     with caplog.at_level(logging.INFO), serve(lambda i: Behaviour()) as server:
-        load(server, Level(concurrency=2), seconds=0.2)
+        load(server, Load(concurrency=2), seconds=0.2)
     assert len(server.requests) > 2
     assert [record for record in caplog.records if "HTTP Request" in record.getMessage()] == []
 
 
 def test_the_request_carries_the_jobs_knobs():
     with serve() as server:
-        load(server, Level(concurrency=1), seconds=0.05, max_tokens=17, temperature=0.5)
+        load(server, Load(concurrency=1), seconds=0.05, max_tokens=17, temperature=0.5)
     body = server.requests[0]
     assert (body["model"], body["max_tokens"], body["temperature"], body["stream"]) == (
         "student",
@@ -193,7 +193,7 @@ def test_the_request_carries_the_jobs_knobs():
 )
 def test_each_fault_becomes_a_status_and_is_never_retried(fault, status):
     with serve(lambda i: fault if i == 1 else Behaviour()) as server:
-        found = load(server, Level(rate=10.0), seconds=0.5, timeout_s=2.0)
+        found = load(server, Load(rate=10.0), seconds=0.5, timeout_s=2.0)
     assert sorted(s.status for s in found.samples) == sorted(["ok"] * 4 + [status])
     assert len(server.requests) == 5
     broken = next(s for s in found.samples if s.status != "ok")
@@ -203,7 +203,7 @@ def test_each_fault_becomes_a_status_and_is_never_retried(fault, status):
 
 def test_an_answer_without_content_counts_to_its_finish():
     with serve(lambda i: Behaviour(tokens=0)) as server:
-        found = load(server, Level(concurrency=1), seconds=0.05)
+        found = load(server, Load(concurrency=1), seconds=0.05)
     assert all(
         s.status == "ok" and s.ttft_ms == s.e2e_ms and s.tpot_ms is None for s in found.samples
     )
@@ -215,7 +215,7 @@ def test_a_server_that_is_not_there_is_a_failure_not_a_crash_and_is_not_hammered
             "http://127.0.0.1:9",
             "student",
             PROMPTS,
-            Level(concurrency=2),
+            Load(concurrency=2),
             spec(seconds=0.5),
             seed=3,
         )

@@ -23,7 +23,7 @@ from engine.rows.records import (
 )
 from engine.rows.tables import read_tables, to_rows, to_table, write_parquet
 from engine.run.context import Context
-from engine.run.manifests import PROGRESS, Counts, load_manifest, publish
+from engine.run.manifests import PROGRESS, Counts, finished, load_manifest, publish
 from engine.run.progress import Progress
 from engine.stages import loadtest
 from engine.stages.loadtest.summary import serving_of
@@ -42,7 +42,7 @@ def inputs(tmp_path):
         rows.append(Prompt(prompt_id_of(sha), sha, str(i), messages, "math", "file", "validation"))
     write_parquet(to_table(rows, PROMPT), folder / "data/validation-0000.parquet")
     publish(folder, "prompts", {}, Counts(20, 20, {"data/validation-0000.parquet": 20}), 0.1)
-    return {"prompts": folder}
+    return {"prompts": finished(folder)}
 
 
 @pytest.fixture
@@ -75,8 +75,8 @@ def test_every_model_is_loaded_at_every_level(inputs, out):
         counts = loadtest.run(spec, inputs, out, CTX, endpoint=endpoint)
     manifest = publish(out, "loadtest", {}, counts, 1.0)
     assert endpoint.models == ["teacher", "student"]
-    assert list(manifest.info["serving"]) == ["teacher", "student"]
-    levels = manifest.info["serving"]["student"]["levels"]
+    assert list(manifest.info.serving) == ["teacher", "student"]
+    levels = manifest.info.model_dump(exclude_unset=True)["serving"]["student"]["levels"]
     assert [level.get("concurrency") or level.get("rate") for level in levels] == [1, 20.0]
     table = pq.read_table(out / loadtest.SAMPLES)
     assert table.schema.equals(REQUEST_SAMPLE)
@@ -89,9 +89,7 @@ def test_every_model_is_loaded_at_every_level(inputs, out):
         {"failed": failed},
     )
     counted = sum(
-        level["requests"]
-        for model in manifest.info["serving"].values()
-        for level in model["levels"]
+        level.requests for model in manifest.info.serving.values() for level in model.levels
     )
     assert counted == len(statuses) < len(table) == len(server.requests)
     assert manifest.files[loadtest.SAMPLES].rows == len(table)
@@ -112,7 +110,7 @@ def test_every_figure_can_be_recomputed_from_the_files(inputs, out):
     ) as server:
         counts = loadtest.run(spec, inputs, out, CTX, endpoint=endpoint_of(server))
     publish(out, "loadtest", {}, counts, 1.0)
-    said = load_manifest(out).info["serving"]
+    said = load_manifest(out).info.model_dump(exclude_unset=True)["serving"]
     (levels_table,) = read_tables([out / loadtest.LEVELS])
     (samples_table,) = read_tables([out / loadtest.SAMPLES])
     assert levels_table.schema.equals(LOAD_LEVEL)
@@ -157,7 +155,7 @@ def test_no_models_means_no_endpoint_and_zero_rows(inputs, out):
         CTX,
         endpoint=lambda models: pytest.fail("started an endpoint"),
     )
-    assert (counts.rows_in, counts.info) == (0, {"serving": {}})
+    assert (counts.rows_in, counts.info.serving) == (0, {})
     files = publish(out, "loadtest", {}, counts, 0.0).files
     assert [files[name].rows for name in (loadtest.SAMPLES, loadtest.LEVELS)] == [0, 0]
 

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from engine.run.manifests import Counts, publish, stage_folder
+from engine.run.facts import INFO as FACTS
+from engine.run.manifests import Counts, finished, publish, stage_folder
 
 
 def level(load, tokens, ttft, failed=0, valid=True, **fields):
@@ -15,7 +16,6 @@ def level(load, tokens, ttft, failed=0, valid=True, **fields):
         "requests": 120,
         "failed": failed,
         "failures": {"http_500": failed} if failed else {},
-        "seconds": 10.0,
         "request_throughput": tokens / 40,
         "output_tokens_per_second": tokens,
         "ttft_ms": times(ttft, ttft * 2.1, None if failed else ttft * 3),
@@ -108,7 +108,7 @@ ROWS = {
 
 @pytest.fixture
 def finish(tmp_path):
-    """Publish one stage with other figures than the usual; returns its folder."""
+    """Publish one stage with other figures than the usual."""
 
     def finish(stage, order, info=None, rows=None):
         folder = stage_folder(tmp_path / "job", order, stage, {})
@@ -124,16 +124,17 @@ def finish(tmp_path):
             )
             files = {"metrics.jsonl": len(lines)}
         rows_in, rows_out, dropped = rows or ROWS[stage]
-        counts = Counts(rows_in, rows_out, files, dropped, INFO[stage] if info is None else info)
+        said = FACTS[stage].model_validate(INFO[stage] if info is None else info)
+        counts = Counts(rows_in, rows_out, files, dropped, said)
         publish(folder, stage, {}, counts, 12.5 * order)
-        return folder
+        return finished(folder)
 
     return finish
 
 
 @pytest.fixture
 def inputs(finish):
-    """Folders of a whole finished run."""
+    """The stages of a whole finished run."""
     return {stage: finish(stage, order) for order, stage in enumerate(INFO, 1)}
 
 

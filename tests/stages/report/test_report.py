@@ -12,7 +12,7 @@ from rich.console import Console
 
 from engine.job.spec import ReportSpec
 from engine.run.context import Context
-from engine.run.manifests import MANIFEST, Counts, load_manifest, manifest_sha256, publish
+from engine.run.manifests import MANIFEST, Counts, finished, publish
 from engine.stages import report as report_stage
 from engine.stages.report.contract import Report
 
@@ -42,8 +42,8 @@ def test_report_json_is_the_contract(report, inputs):
     assert (report["train"]["zero_stage"], report["train"]["workers"]) == (2, 2)
     assert report["quality"]["ci95"]["student"] == [0.84, 0.898]
     assert report["lineage"]["train"] == {
-        "folder": inputs["train"].name,
-        "manifest_sha256": manifest_sha256(inputs["train"]),
+        "folder": inputs["train"].folder.name,
+        "manifest_sha256": inputs["train"].sha256,
     }
 
 
@@ -77,9 +77,8 @@ def test_a_run_without_a_load_test_reports_quality_alone(finish, inputs, out):
 
 
 def test_what_the_stages_doubted_stands_in_the_report(finish, inputs, out):
-    info = load_manifest(inputs["curate"]).info | {
-        "warnings": ["only 14 of 1,666 answers are kept"]
-    }
+    doubt = {"warnings": ["only 14 of 1,666 answers are kept"]}
+    info = inputs["curate"].manifest.info.model_copy(update=doubt)
     inputs["curate"] = finish("curate", 3, info=info)
     report_stage.run(ReportSpec(), inputs, out, CTX)
     assert json.loads((out / "report.json").read_text())["warnings"] == [
@@ -107,11 +106,10 @@ def test_a_teacher_that_is_the_reference_has_no_score_of_its_own(finish, inputs,
     assert "| teacher |" not in page
 
 
-def test_a_manifest_that_breaks_the_contract_is_not_published(finish, inputs, out):
-    inputs["train"] = finish("train", 4, info={"steps": 1})
+def test_a_stage_that_says_less_than_the_contract_wants_is_not_published(tmp_path):
     with pytest.raises(ValidationError, match="final_loss"):
-        report_stage.run(ReportSpec(), inputs, out, CTX)
-    assert not (out / "report.json").exists()
+        publish(tmp_path, "train", {}, Counts(0, 0, {}), 1.0)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_markdown_has_every_table(written):
@@ -135,16 +133,16 @@ def test_markdown_has_every_table(written):
 
 
 def test_the_finished_model_card_has_the_facts_of_training_and_the_scores(inputs, out):
-    folder = inputs["train"] / "student"
+    train = inputs["train"].folder
+    folder = train / "student"
     folder.mkdir()
     (folder / "README.md").write_text(
         "---\nlibrary_name: transformers\n---\n\n# j\n\nFacts.\n\n## Scores\n\nNot yet.\n"
     )
-    counts = Counts(
-        1, 1, {"student/README.md": 0, "metrics.jsonl": 1}, info=load_manifest(inputs["train"]).info
-    )
-    (inputs["train"] / MANIFEST).unlink()
-    publish(inputs["train"], "train", {}, counts, 1.0)
+    files = {"student/README.md": 0, "metrics.jsonl": 1}
+    (train / MANIFEST).unlink()
+    publish(train, "train", {}, Counts(1, 1, files, info=inputs["train"].manifest.info), 1.0)
+    inputs["train"] = finished(train)
     counts = report_stage.run(ReportSpec(), inputs, out, CTX)
     card = (out / "model_card.md").read_text()
     assert "model_card.md" in counts.files

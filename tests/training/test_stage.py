@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch_engine import GENERATE, TorchEngine, run_in_process
+from doubles.torch_engine import GENERATE, TorchEngine, run_in_process
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engine.errors import StageError, Stopped
-from engine.job.spec import TrainSpec, WhiteBoxSpec
+from engine.job.spec import AnyLoss, ForwardKlLoss, JsdLoss, LiveTeacherSpec, TrainSpec
 from engine.run.context import Context
-from engine.run.manifests import Counts
+from engine.run.manifests import Counts, finished
 from engine.stages import train
 from engine.training.checkpoints import MARKER, complete
 from engine.training.metrics import load_metrics
@@ -30,7 +30,7 @@ def run_here(spec: TrainSpec, curated: Path, out: Path, ctx: Context) -> Counts:
     out.mkdir(exist_ok=True)
     return train.run(
         spec,
-        {"curate": curated},
+        {"curate": finished(curated)},
         out,
         ctx,
         GENERATE,
@@ -43,6 +43,10 @@ def losses(out: Path) -> list[float]:
     return [line["loss"] for line in load_metrics(out / "metrics.jsonl") if "loss" in line]
 
 
+def loss_of(kind: str) -> AnyLoss:
+    return TrainSpec(student="x", loss=kind).loss
+
+
 @pytest.mark.parametrize(("loss", "top_k"), [("sft", 0), ("forward_kl", 4)])
 def test_training_lowers_the_loss_and_exports_a_student_that_loads(
     loss: str,
@@ -52,15 +56,15 @@ def test_training_lowers_the_loss_and_exports_a_student_that_loads(
     tmp_path: Path,
     ctx: Context,
 ) -> None:
-    spec = spec.model_copy(update={"loss": loss, "epochs": 4})
+    spec = spec.model_copy(update={"loss": loss_of(loss), "epochs": 4})
     counts = run_here(spec, write_curated(top_k=top_k), tmp_path / "out", ctx)
     curve = losses(tmp_path / "out")
     assert curve[-1] < 0.8 * curve[0]
     assert counts.rows_in == counts.rows_out == 60
-    assert counts.info["steps"] == len(curve)
-    assert counts.info["final_loss"] == curve[-1]
-    assert counts.info["tokens"] == 4 * 60 * 6
-    assert counts.info["validation_loss"] is not None
+    assert counts.info.steps == len(curve)
+    assert counts.info.final_loss == curve[-1]
+    assert counts.info.tokens == 4 * 60 * 6
+    assert counts.info.validation_loss is not None
     assert {
         "student/model.safetensors",
         "baseline/model.safetensors",
@@ -116,7 +120,7 @@ def test_the_global_batch_of_the_first_start_is_kept(
     counts = run_here(
         spec.model_copy(update={"epochs": 1, "batch_size": 1}), write_curated(), out, ctx
     )
-    assert counts.info["global_batch"] == 4
+    assert counts.info.global_batch == 4
 
 
 @pytest.mark.parametrize("loss", ["sft", "forward_kl"])
@@ -128,7 +132,9 @@ def test_micro_batches_do_not_change_the_curve(
     for batch_size in (1, 3, 8):
         out = tmp_path / f"b{batch_size}"
         run_here(
-            spec.model_copy(update={"loss": loss, "batch_size": batch_size, "global_batch": 6}),
+            spec.model_copy(
+                update={"loss": loss_of(loss), "batch_size": batch_size, "global_batch": 6}
+            ),
             curated,
             out,
             ctx,
@@ -165,7 +171,7 @@ def test_kl_with_another_tokenizer_is_refused_before_any_worker(
     with pytest.raises(
         StageError, match=r"another tokenizer than the student; set train\.loss: sft"
     ):
-        run_here(spec.model_copy(update={"loss": "forward_kl"}), curated, tmp_path / "out", ctx)
+        run_here(spec.model_copy(update={"loss": ForwardKlLoss()}), curated, tmp_path / "out", ctx)
 
 
 def test_kl_without_signal_names_the_rows(
@@ -173,7 +179,10 @@ def test_kl_without_signal_names_the_rows(
 ) -> None:
     with pytest.raises(StageError, match=r"60 of 60 examples .* lack the top-k signal"):
         run_here(
-            spec.model_copy(update={"loss": "forward_kl"}), write_curated(), tmp_path / "out", ctx
+            spec.model_copy(update={"loss": ForwardKlLoss()}),
+            write_curated(),
+            tmp_path / "out",
+            ctx,
         )
 
 
@@ -231,7 +240,7 @@ def test_an_interrupt_saves_and_the_same_command_resumes(
     ):
         train.run(
             spec,
-            {"curate": curated},
+            {"curate": finished(curated)},
             out,
             ctx,
             GENERATE,
@@ -240,7 +249,13 @@ def test_an_interrupt_saves_and_the_same_command_resumes(
         )
     assert signal.getsignal(number) == before
     train.run(
-        spec, {"curate": curated}, out, ctx, GENERATE, launch=run_in_process, build_engine=events
+        spec,
+        {"curate": finished(curated)},
+        out,
+        ctx,
+        GENERATE,
+        launch=run_in_process,
+        build_engine=events,
     )
     assert events.steps == total
     assert losses(out) == losses(tmp_path / "whole")
@@ -261,7 +276,7 @@ def test_a_disk_that_fills_while_training_ends_it_and_the_same_command_goes_on(
     with pytest.raises((OSError, StageError), match="No space left on device"):
         train.run(
             spec,
-            {"curate": curated},
+            {"curate": finished(curated)},
             disk,
             ctx,
             GENERATE,
@@ -271,7 +286,13 @@ def test_a_disk_that_fills_while_training_ends_it_and_the_same_command_goes_on(
     (disk / "filler").unlink()
     events.at_step = None
     train.run(
-        spec, {"curate": curated}, disk, ctx, GENERATE, launch=run_in_process, build_engine=events
+        spec,
+        {"curate": finished(curated)},
+        disk,
+        ctx,
+        GENERATE,
+        launch=run_in_process,
+        build_engine=events,
     )
     assert losses(disk) == losses(tmp_path / "whole")
     assert student_weights(disk) == student_weights(tmp_path / "whole")
@@ -303,12 +324,12 @@ def test_the_best_weights_are_exported_and_training_stops_early(
         if "validation_loss" in line
     }
     best = min(validations, key=validations.__getitem__)
-    assert (counts.info["best_step"], counts.info["best_validation_loss"]) == (
+    assert (counts.info.best_step, counts.info.best_validation_loss) == (
         best,
         validations[best],
     )
     assert best == list(validations)[-3]
-    assert counts.info["steps"] == best + 8
+    assert counts.info.steps == best + 8
     checkpoint = next(c for c in complete(out / "checkpoints") if c.step == best)
     ours = AutoModelForCausalLM.from_pretrained(out / "student").state_dict()
     theirs = {
@@ -373,18 +394,24 @@ def test_two_real_workers_give_the_curve_of_one_process(
     checkpoint."""
     curated, out = write_curated(top_k=4), tmp_path / "out"
     spec = spec.model_copy(
-        update={"loss": "forward_kl", "global_batch": 5, "workers": 2, "batch_size": 2, "epochs": 4}
+        update={
+            "loss": ForwardKlLoss(),
+            "global_batch": 5,
+            "workers": 2,
+            "batch_size": 2,
+            "epochs": 4,
+        }
     )
     run_here(spec, curated, tmp_path / "alone", ctx)
     out.mkdir()
-    counts = train.run(spec, {"curate": curated}, out, ctx, GENERATE)
+    counts = train.run(spec, {"curate": finished(curated)}, out, ctx, GENERATE)
     assert losses(out) == pytest.approx(losses(tmp_path / "alone"), rel=1e-4)
-    assert counts.info["steps"] == len(losses(out))
+    assert counts.info.steps == len(losses(out))
     newest = max((out / "checkpoints").iterdir())
     (newest / MARKER).unlink()  # back to the one before
     train.run(
         spec.model_copy(update={"workers": 1, "zero_stage": 3, "batch_size": 1}),
-        {"curate": curated},
+        {"curate": finished(curated)},
         out,
         ctx,
         GENERATE,
@@ -409,7 +436,7 @@ def test_a_live_teacher_with_another_tokenizer_is_refused(
         tmp_path / "teacher"
     )
     live = spec.model_copy(
-        update={"loss": "jsd", "teacher": WhiteBoxSpec(model=str(tmp_path / "teacher"))}
+        update={"loss": JsdLoss(), "teacher": LiveTeacherSpec(model=str(tmp_path / "teacher"))}
     )
     with pytest.raises(StageError, match="has another tokenizer than the student"):
         run_here(live, write_curated(), tmp_path / "out", ctx)

@@ -1,0 +1,103 @@
+"""JobSpec: the whole job, and where its blocks must agree."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from engine.job.spec.base import Block, Name, Task, identity, placement
+from engine.job.spec.curate import CurateSpec
+from engine.job.spec.evaluate import EvaluateSpec
+from engine.job.spec.generate import GenerateSpec
+from engine.job.spec.loadtest import LoadtestSpec
+from engine.job.spec.prompts import PromptsSpec
+from engine.job.spec.report import ReportSpec
+from engine.job.spec.serve import ServeSpec
+from engine.job.spec.teachers import ApiTeacher
+from engine.job.spec.train import TrainSpec
+
+
+class JobSpec(Block):
+    """One distillation, from prompts to report."""
+
+    version: Literal[1] = identity(1)
+    """Version of this format."""
+    name: Name = placement()
+    """Name of the job and of its folder under --runs."""
+    task: Task = identity()
+    """What the answers are; decides the metrics and the check against references."""
+    seed: int = identity(0, ge=0, lt=2**31)
+    """Root of every random choice."""
+    device: Literal["gpu", "cpu"] = placement("gpu")
+    """What engines and workers run on."""
+    prompts: PromptsSpec = identity()
+    """Stage 1."""
+    generate: GenerateSpec = identity()
+    """Stage 2."""
+    curate: CurateSpec = identity(CurateSpec())
+    """Stage 3."""
+    train: TrainSpec = identity()
+    """Stage 4."""
+    evaluate: EvaluateSpec = identity(EvaluateSpec())
+    """Stage 5."""
+    serve: ServeSpec = identity(ServeSpec())
+    """Stage 6: alive during loadtest and `distill serve`."""
+    loadtest: LoadtestSpec = identity(LoadtestSpec(concurrency=[1, 4, 16]))
+    """Stage 7."""
+    report: ReportSpec = identity(ReportSpec())
+    """Stage 8."""
+
+    def key_variables(self) -> dict[str, str]:
+        """{field: environment variable} of each API key that the job names."""
+        named = {}
+        for number, teacher in enumerate(self.generate.teachers):
+            if isinstance(teacher, ApiTeacher):
+                named[f"generate.teachers.{number}.api_key_env"] = teacher.api_key_env
+        if self.serve.api_key_env:
+            named["serve.api_key_env"] = self.serve.api_key_env
+        return named
+
+    @model_validator(mode="after")
+    def _the_loss_has_its_signal(self) -> JobSpec:
+        kind, top_k = self.train.loss.kind, self.generate.capture.top_k
+        if self.train.reads_stored_signal and top_k == 0:
+            raise ValueError(
+                f"train.loss={kind} learns from the teacher's distribution, but"
+                " generate.capture.top_k=0 stores none; set generate.capture.top_k to 16 or more,"
+                " give a live train.teacher, or set train.loss to sft"
+            )
+        for number, teacher in enumerate(self.generate.teachers):
+            most = {"openai": 20, "anthropic": 0}.get(teacher.kind, 1024)
+            if top_k > most:
+                raise ValueError(
+                    f"generate.capture.top_k={top_k}, but generate.teachers.{number} is kind"
+                    f" {teacher.kind}, whose API gives at most {most}; lower it"
+                )
+            if self.train.reads_stored_signal and isinstance(teacher, ApiTeacher):
+                raise ValueError(
+                    f"train.loss={kind} wants token ids, which teacher '{teacher.name}' does not"
+                    " give; set train.loss: sft"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _blocks_agree(self) -> JobSpec:
+        teacher = self.generate.teachers[0]
+        if self.train.lora and self.train.lora.quantize != "none" and self.device == "cpu":
+            raise ValueError(
+                "train.lora.quantize=nf4 needs a GPU; set quantize: none, or device: gpu"
+            )
+        if "teacher" in self.loadtest.models and teacher.kind != "vllm":
+            raise ValueError(
+                f"loadtest.models lists the teacher, but teacher '{teacher.name}' is kind"
+                f" {teacher.kind}: other people's servers are not load-tested; take teacher out of"
+                " loadtest.models"
+            )
+        is_loopback = self.serve.host in ("127.0.0.1", "localhost", "::1")
+        if not is_loopback and not self.serve.api_key_env:
+            raise ValueError(
+                f"serve.host={self.serve.host} is not loopback: serve.api_key_env must name a key's"
+                " environment variable"
+            )
+        return self

@@ -1,0 +1,78 @@
+"""The block `prompts`: where the questions come from."""
+
+from __future__ import annotations
+
+import string
+from typing import Literal
+
+from pydantic import model_validator
+
+from engine.job.spec.base import Block, identity, placement
+
+
+class FieldMap(Block):
+    """Names of the columns in the source files."""
+
+    id: str | None = identity(None)
+    """Column of the row's own id, kept as `source_id`; none: file name and line number."""
+    prompt: str = identity("prompt")
+    """Column of a single user turn."""
+    messages: str = identity("messages")
+    """Column of a whole conversation in OpenAI chat form; it wins over `prompt` where both are
+    present."""
+    reference: str = identity("reference")
+    """Column of the gold answer, if there is one."""
+    system: str | None = identity(None)
+    """Column of a system message that is put before `prompt`."""
+
+
+class PromptsSpec(Block):
+    """Source files -> prompts: normalised, with stable ids, split and sharded."""
+
+    train: str | list[str] = placement()
+    """Training prompts: JSONL, JSON arrays, CSV, TSV (each also .gz or .zst), Parquet or a
+    `datasets` folder saved to disk; or a folder of them. Identity is their content, not their
+    path."""
+    validation: str | list[str] | None = placement(None)
+    """Validation prompts; none: `validation_fraction` is taken from the training prompts."""
+    validation_fraction: float = identity(0.05, ge=0, lt=1)
+    """Seeded fraction of the training prompts held out when no validation file is given."""
+    fields: FieldMap = identity(FieldMap())
+    """Column names in the source files."""
+    template: str | None = identity(None)
+    """Builds the prompt from columns by name: "Premise: {premise}\\nHypothesis: {hypothesis}";
+    none: the prompt or messages column."""
+    system: str | None = identity(None)
+    """System message put before every conversation that has none."""
+    on_conflict: Literal["error", "first"] = identity("error")
+    """Equal messages with different references: stop, or keep the first."""
+    limit: int | None = identity(None, ge=1)
+    """Read at most this many rows of each source file."""
+    shard_rows: int = placement(4096, ge=1)
+    """Rows per Parquet file."""
+
+    @model_validator(mode="after")
+    def _template_names_columns(self) -> PromptsSpec:
+        try:
+            parts = list(string.Formatter().parse(self.template or "{prompt}"))
+        except ValueError:
+            parts = []
+        names = [(name, how) for _, name, *how in parts if name is not None]
+        plain = (["", None], [None, None])  # neither a format nor a conversion
+        if not names or not all(
+            name.strip() and not name.isdigit() and not set(name) & set(".[]") and how in plain
+            for name, how in names
+        ):
+            raise ValueError(
+                f"prompts.template={self.template!r}; write column names in braces, such as"
+                f" {{premise}}"
+            )
+        return self
+
+    def sources(self) -> list[str]:
+        """The source files behind a mark of their split, which is no file: a file that changes
+        sides changes the identity."""
+        found = []
+        for split, paths in (("train", self.train), ("validation", self.validation or [])):
+            found += [f"{split}:", *([paths] if isinstance(paths, str) else paths)]
+        return found

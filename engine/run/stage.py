@@ -1,0 +1,105 @@
+"""A stage as a value: what it needs, what decides its result, and the folder that this names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.job.spec import JobSpec
+from engine.run.context import Context
+from engine.run.identity import content_identity
+from engine.run.manifests import Finished, Manifest, load_manifest, stage_folder
+from engine.store.paths import Folder
+
+Reads = Callable[[JobSpec], list[str]]
+Gives = Callable[[JobSpec, Mapping[str, Finished], Context], dict[str, Any]]
+
+
+def _nothing(job: JobSpec) -> Any:
+    return []
+
+
+def _no_more(job: JobSpec, done: Mapping[str, Finished], ctx: Context) -> dict[str, Any]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage is engine/stages/<name>: run(its block, the finished stages that it needs, its
+    folder, context, **what `gives` gives)."""
+
+    order: int
+    name: str
+    needs: tuple[str, ...] = ()
+    blocks: tuple[str, ...] = ()  # further blocks of the job that decide its result
+    reads: Reads = _nothing  # files and models whose content does
+    files_of: Callable[[Path], list[Path]] | None = (
+        None  # of a folder that it reads; none: a model's
+    )
+    placed: Callable[[JobSpec], dict[str, Any]] | None = None  # placement that does
+    gives: Gives = _no_more
+    cluster: bool = False  # works on Ray
+    store: bool = False  # works in an object store too
+    failed_rows: Callable[[Manifest], int] = lambda manifest: 0  # that --retry failed asks again
+    copied_to_root: bool = False  # its files are what a user looks for
+
+    def blocks_of(self, job: JobSpec) -> dict[str, Any]:
+        """The identity fields that decide its result, by block."""
+        return {name: getattr(job, name).identity_fields() for name in (self.name, *self.blocks)}
+
+    def identity(
+        self,
+        job: JobSpec,
+        done: Mapping[str, Finished],
+        cache: Folder,
+    ) -> dict[str, Any]:
+        """All that decides its result: its identity fields, the seed, upstream manifests and the
+        content it reads, whose hashes `cache` keeps."""
+        content = []
+        for source in self.reads(job):
+            if source:
+                content.append(content_identity(source, cache, self.files_of))
+        placed = {"placed": self.placed(job)} if self.placed else {}
+        return placed | {
+            "stage": self.name,
+            "task": job.task,
+            "seed": job.seed,
+            "blocks": self.blocks_of(job),
+            "upstream": {name: done[name].sha256 for name in self.needs},
+            "content": content,
+        }
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What a run would do with one stage: reuse it, resume it, run it, or (its folder is not known
+    yet) run it later."""
+
+    stage: str
+    state: str
+    folder: Folder | None
+    finished: Finished | None = None
+
+
+def plan_stages(
+    stages: Sequence[Stage], job: JobSpec, root: Folder, cache: Folder
+) -> list[StagePlan]:
+    """The plan of each stage, from files alone."""
+    done: dict[str, Finished] = {}
+    plans = []
+    for stage in stages:
+        if set(stage.needs) - done.keys():
+            plans.append(StagePlan(stage.name, "run", None))
+            continue
+        identity = stage.identity(job, done, cache)
+        folder = stage_folder(root, stage.order, stage.name, identity)
+        manifest = load_manifest(folder)
+        if manifest is not None:
+            done[stage.name] = Finished(folder, manifest)
+            plans.append(StagePlan(stage.name, "reuse", folder, done[stage.name]))
+        else:
+            state = "resume" if folder.exists() else "run"
+            plans.append(StagePlan(stage.name, state, folder))
+    return plans

@@ -1,0 +1,240 @@
+"""Inside Ray: what engine/backends/ray_*.py and bearer_guard.py lean on beyond its public API."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from engine.backends import bearer_guard
+from upstream.source_text import fields, parameters, text
+
+TORCH = "ray/train/torch/config.py"
+KV = "ray/experimental/internal_kv.py"
+
+# Core
+
+
+def test_free_resources_are_told_by_node():
+    assert parameters("ray/_private/state.py", "available_resources_per_node") == []
+    inside = text("ray/_private/state.py", "GlobalState.available_resources_per_node")
+    assert "binary_to_hex(message.node_id)" in inside, "its keys are no node ids any more"
+
+
+def test_nodes_that_are_about_to_go_are_told():
+    assert text("ray/_private/state.py", "state") == "state = GlobalState()"
+    assert parameters("ray/_private/state.py", "GlobalState.get_draining_nodes") == ["self"]
+
+
+def test_a_session_folder_is_known_to_each_process():
+    inside = text("ray/_private/worker.py", "Worker.__init__")
+    assert "self.node = None" in inside
+    assert "worker.node = node" in text("ray/_private/worker.py", "connect")
+    assert text("ray/_private/worker.py", "global_worker").startswith("global_worker = Worker()")
+    assert parameters("ray/_private/node.py", "Node.get_session_dir_path") == ["self"]
+    assert "self.address_info" in text("ray/_private/worker.py", "RayContext.__init__")
+    assert "'session_dir'" in text("ray/_private/node.py", "Node.address_info")
+
+
+def test_a_cluster_of_one_machine_is_a_switch_that_the_address_reads():
+    inside = text("ray/_private/services.py", "get_node_ip_address")
+    assert "if not ray_constants.ENABLE_RAY_CLUSTER" in inside
+    switch = text("ray/_private/ray_constants.py", "ENABLE_RAY_CLUSTER")
+    assert "env_bool(ENABLE_RAY_CLUSTERS_ENV_VAR" in switch
+
+
+def test_a_group_of_a_job_ends_with_its_id_and_has_the_states_that_are_read():
+    state = text("ray/_private/state.py", "GlobalState._gen_placement_group_info")
+    for name in ("CREATED", "RESCHEDULING", "REMOVED"):
+        assert f"return '{name}'" in state
+    from ray import JobID, PlacementGroupID
+
+    job = JobID.from_int(7)
+    assert PlacementGroupID.of(job).hex().endswith(job.hex())
+
+
+# Keys
+
+
+def test_the_heads_store_is_called_as_ray_calls_it():
+    from ray._raylet import InnerGcsClient  # to which GcsClient hands all calls on
+
+    calls = text(KV)
+    assert "global_gcs_client.internal_kv_get(key, namespace)" in calls
+    assert "global_gcs_client.internal_kv_put(key, value, overwrite, namespace)" in calls
+    assert "global_gcs_client.internal_kv_del(key, del_by_prefix, namespace)" in calls
+    assert "global_gcs_client.internal_kv_keys(prefix, namespace)" in calls
+    for name in ("get", "put", "del", "keys"):
+        assert hasattr(InnerGcsClient, f"internal_kv_{name}")
+    assert parameters(KV, "_internal_kv_get") == ["key", "*", "namespace"]
+
+
+def test_the_heads_list_of_jobs_says_which_ended_and_what_they_run_with():
+    from ray._raylet import InnerGcsClient  # to which GcsClient hands all calls on
+
+    assert hasattr(InnerGcsClient, "get_all_job_info")
+    reading = text("ray/dashboard/modules/job/utils.py")
+    assert "job_table_entry.is_dead" in reading
+    assert "job_table_entry.config.runtime_env_info.serialized_runtime_env" in reading
+
+
+def test_an_address_is_resolved_and_a_token_is_asked_for_as_rays_client_does():
+    address = "canonicalize_bootstrap_address_or_die"
+    assert parameters("ray/_private/services.py", address)[0] == "addr"
+    token = "ray/_private/authentication/authentication_utils.py"
+    assert parameters(token, "is_token_auth_enabled") == []
+
+
+def test_a_package_is_put_over_http_and_stays_in_the_heads_memory():
+    request = parameters("ray/dashboard/modules/dashboard_sdk.py", "SubmissionClient._do_request")
+    assert request[:5] == ["self", "method", "endpoint", "*", "data"]
+    routes = text("ray/dashboard/modules/job/job_head.py")
+    assert "@routes.put('/api/packages/{protocol}/{package_name}')" in routes
+    stored = text("ray/_private/runtime_env/packaging.py", "_store_package_in_gcs")
+    assert "_internal_kv_put(pkg_uri, data)" in stored
+
+
+def test_ray_repeats_of_a_package_less_than_comes_before_the_first_key():
+    from engine.backends import ray_secrets
+
+    stored = text("ray/_private/runtime_env/packaging.py", "_store_package_in_gcs")
+    assert stored.count("data[:15]") == 1
+    assert b"A" not in ray_secrets._packed({"A_KEY": "sk-1"})[:15]
+
+
+# Train
+
+
+def test_workers_meet_where_the_backend_tells_them():
+    group = parameters(TORCH, "_setup_torch_process_group")
+    assert group == ["backend", "world_rank", "world_size", "init_method", "timeout_s"]
+    assert parameters(TORCH, "_set_torch_distributed_env_vars") == []
+    assert parameters(TORCH, "_TorchBackend.on_start") == ["self", "worker_group", "backend_config"]
+    assert parameters(TORCH, "TorchConfig.backend_cls") == ["self"]
+    assert {"backend", "timeout_s"} <= set(fields(TORCH, "TorchConfig"))
+    workers = "ray/train/v2/_internal/execution/worker_group/execution_group.py"
+    arguments = ["fn", "*fn_args", "**fn_kwargs"]
+    assert parameters(workers, "ExecutionGroup.execute") == ["self", *arguments]
+    single = parameters(workers, "ExecutionGroup.execute_single_async")
+    assert single == ["self", "rank", *arguments]
+
+
+def test_a_meeting_in_a_file_is_still_no_choice_of_rays_own():
+    assert "Must be either 'env' or 'tcp'" in text(TORCH, "_TorchBackend.on_start"), (
+        "ray_rendezvous.py may be needless now"
+    )
+
+
+def test_ctrl_c_is_taken_by_one_method_of_the_trainer():
+    trainer = "ray/train/v2/api/data_parallel_trainer.py"
+    handler = "DataParallelTrainer._register_sigint_handler"
+    assert parameters(trainer, handler) == ["self", "controller"]
+    assert "self._register_sigint_handler(controller)" in text(trainer, "DataParallelTrainer")
+    assert "sys.exit(0)" in text(trainer, handler), "our own Trainer may be needless now"
+    chosen = text("ray/train/torch/__init__.py")
+    assert "if is_v2_enabled():" in chosen
+    assert "from ray.train.v2.torch.torch_trainer import TorchTrainer" in chosen
+
+
+def test_a_worker_is_told_of_its_nodes_end():
+    context = "ray/train/v2/_internal/execution/context.py"
+    assert parameters(context, "get_train_context") == []
+    assert "preemption_context" in fields(context, "TrainContext")
+    told = fields("ray/train/v2/_internal/execution/preemption.py", "PreemptionContext")
+    assert told == ["preemption_info"]
+
+
+def test_failures_of_workers_are_told_by_rank():
+    exceptions = "ray/train/v2/api/exceptions.py"
+    error = text(exceptions, "WorkerGroupError.__init__")
+    assert "self.worker_failures = worker_failures" in error
+    for name in ("WorkerGroupError", "PreemptionError"):
+        assert f"class {name}(TrainingFailedError)" in text(exceptions, name)
+    wrapper = "UserExceptionWithTraceback.__init__"
+    assert "self._base_exc = exc" in text("ray/train/v2/_internal/exceptions.py", wrapper)
+
+
+def test_the_logger_that_asks_for_a_dashboard_is_named_after_its_module():
+    cleaner = "ray/train/v2/_internal/execution/controller/placement_group_cleaner.py"
+    from engine.backends import ray_loopback
+
+    assert cleaner.removesuffix(".py").replace("/", ".") == ray_loopback._ASKS_A_DASHBOARD
+    assert text(cleaner, "logger") == "logger = logging.getLogger(__name__)"
+    assert "logger.warning" in text(cleaner)
+
+
+# Data
+
+
+def test_ray_data_asks_for_an_actors_arguments_before_it_starts_one():
+    pool = "ray/data/_internal/execution/operators/actor_pool_map_operator.py"
+    merged = text(pool, "ActorPoolMapOperator._merge_ray_remote_args")
+    assert "remote_args.update(self._ray_remote_args_fn())" in merged
+    takes = parameters("ray/data/dataset.py", "Dataset.map_batches")
+    assert {"ray_remote_args_fn", "**ray_remote_args", "zero_copy_batch"} <= set(takes)
+    assert "max_concurrency" not in takes, "it has a name now: no warning has to be hidden"
+
+
+def test_ray_datas_context_has_the_switches_that_are_set():
+    switches = {"enable_progress_bars", "execution_options", "max_errored_blocks"}
+    switches |= {"issue_detectors_config"}
+    assert switches <= set(fields("ray/data/context.py", "DataContext"))
+    detectors = "ray/data/_internal/issue_detection/issue_detector_configuration.py"
+    assert "detectors" in fields(detectors, "IssueDetectorsConfiguration")
+
+
+# Serve
+
+
+def test_serve_llms_ingress_is_built_as_ours_is():
+    ingress = "ray/llm/_internal/serve/core/ingress/ingress.py"
+    assert parameters(ingress, "init") == []
+    assert "app" in parameters(ingress, "make_fastapi_ingress")
+    built = parameters(ingress, "OpenAiIngress.__init__")
+    assert built[:3] == ["self", "llm_deployments", "model_cards"]
+    cards = "ray/llm/_internal/serve/core/configs/openai_api_models.py"
+    assert parameters(cards, "to_model_metadata")[:2] == ["model_id", "model_config"]
+
+
+def test_streamed_tokens_are_batched_unless_a_field_says_otherwise():
+    server = text("ray/llm/_internal/serve/core/server/llm_server.py")
+    assert "experimental_configs.get('stream_batching_interval_ms')" in server
+
+
+def test_a_proxy_takes_its_layers_from_the_callback_that_a_variable_names():
+    (variable,) = bearer_guard.PROXY_HOOK
+    assert f"'{variable}'" in text("ray/serve/_private/constants.py", variable)
+    layers = text("ray/serve/_private/http_util.py", "configure_http_middlewares")
+    assert f"call_function_from_import_path({variable})" in layers
+
+
+def test_a_replica_listens_by_the_method_that_is_replaced():
+    from grpc.aio._server import Server
+
+    assert list(inspect.signature(Server.add_insecure_port).parameters) == ["self", "address"]
+    replica = text("ray/serve/_private/replica.py")
+    assert "add_port_to_grpc_server(self._server, '[::]:0')" in replica, (
+        "ray_loopback._narrow may be needless now"
+    )
+    added = text("ray/_common/tls_utils.py", "add_port_to_grpc_server")
+    assert "server.add_insecure_port(address)" in added
+
+
+# Variables that Ray's documentation does not name, or names in passing
+
+
+@pytest.mark.parametrize(
+    ("variable", "file"),
+    [
+        ("RAYLLM_ENABLE_REQUEST_PROMPT_LOGS", "ray/llm/_internal/serve/constants.py"),
+        ("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "ray/serve/_private/constants.py"),
+        ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "ray/_private/accelerators/accelerator.py"),
+        ("RAY_JOB_CONFIG_JSON_ENV_VAR", "ray/_private/runtime_env/constants.py"),
+        ("RAY_JOB_STOP_WAIT_TIME_S", "ray/dashboard/modules/job/job_supervisor.py"),
+        ("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "ray/train/v2/_internal/constants.py"),
+        ("RAY_TRAIN_V2_ENABLED", "ray/train/v2/_internal/constants.py"),
+        ("RAY_USAGE_STATS_ENABLED", "ray/_common/usage/usage_constants.py"),
+    ],
+)
+def test_a_variable_is_still_read(variable, file):
+    assert f"'{variable}'" in text(file)
