@@ -32,7 +32,9 @@ def main() -> None:
     ]
     done = subprocess.run([*command, "--runs", str(options.runs)], check=False)
     manifest = load_manifest(case.folder("train")) if done.returncode == 0 else None
-    facts = {"seconds": manifest.seconds, **manifest.info} if manifest else {}
+    facts = {}
+    if manifest:
+        facts = {"seconds": manifest.seconds, **manifest.info.model_dump(exclude_unset=True)}
     options.result.write_text(json.dumps({"exit_code": done.returncode, **facts}))
     sys.exit(done.returncode)
 

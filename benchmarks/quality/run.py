@@ -50,9 +50,9 @@ def run_cell(job: Any, work: Path) -> dict[str, Any]:
     info = done.manifests["train"].info
     right = {model: [found[key] for key in sorted(found)] for model, found in scores.items()}
     return {
-        "tokens": info["tokens"],
-        "final_loss": info["final_loss"],
-        "validation_loss": info["validation_loss"],
+        "tokens": info.tokens,
+        "final_loss": info.final_loss,
+        "validation_loss": info.validation_loss,
         **right,
     }
 
