@@ -43,7 +43,7 @@ def _served(job: JobSpec) -> dict[str, Any]:
     where = {"host", "port", "api_key_env", "start_timeout_s"}
     placed = {"device": job.device, "serve": job.serve.model_dump(mode="json", exclude=where)}
     if "teacher" in job.loadtest.models:
-        engine = set(EngineSpec.model_fields)
+        engine = set(EngineSpec.model_fields) - {"replicas"}  # as many as serve says
         placed["teacher"] = job.generate.teachers[0].model_dump(mode="json", include=engine)
     return placed
 

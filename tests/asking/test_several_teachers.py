@@ -96,14 +96,14 @@ def test_both_answer_every_prompt_and_curate_and_train_take_them(job, tmp_path):
         "llama": ("vllm", 32),
         "api": ("openai", 32),
     }
-    assert {example.teacher for example in rows_of(run, "curate", Example, "data/train")} == {
+    assert {example.teacher for example in rows_of(run, "curate", Example, "train")} == {
         "llama",
         "api",
     }
     assert (
         run.manifests["train"].rows_in
         == run.manifests["curate"].rows_out
-        == len(rows_of(run, "curate", Example, "data/train"))
+        == len(rows_of(run, "curate", Example, "train"))
         > 24
     )
     losses = [
