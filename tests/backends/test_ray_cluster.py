@@ -82,7 +82,7 @@ def test_a_cluster_that_wants_a_token_says_so(monkeypatch):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     cluster = Cluster(name="closed", address=f"http://127.0.0.1:{server.server_port}", wait_s=0.1)
     with pytest.raises(CapacityError, match="RAY_AUTH_MODE=token"):
-        backend.submit(cluster, "true", secrets={}, on_log=print)
+        backend.submit_driver(cluster, "true", secrets={}, on_log=print)
     server.shutdown()
 
 
@@ -95,7 +95,7 @@ def test_a_key_in_the_clusters_env_is_refused_before_anything_is_sent(env, monke
     with pytest.raises(
         SpecError, match="is a key that the job names, or has the value of one"
     ) as refused:
-        backend.submit(cluster, "true", secrets={"LAB_ACCESS": "sk-canary"}, on_log=print)
+        backend.submit_driver(cluster, "true", secrets={"LAB_ACCESS": "sk-canary"}, on_log=print)
     assert "sk-canary" not in str(refused.value)
 
 
@@ -161,7 +161,7 @@ def test_a_dashboard_that_is_away_for_a_while_is_asked_again(error, monkeypatch)
     )
     monkeypatch.setattr(backend, "_job_client", lambda cluster: Dashboard(*turns))
     told = []
-    backend.submit(
+    backend.submit_driver(
         Cluster(name="c", address="http://127.0.0.1:1"), "true", secrets={}, on_log=told.append
     )
     away = "http://127.0.0.1:1 does not answer; the job goes on there, and it is asked again\n"
@@ -178,7 +178,7 @@ def test_a_dashboard_that_stays_away_ends_the_command_and_not_the_job(monkeypatc
         CapacityError,
         match=r"has not answered for 0\.1 s: gone\. The job goes on there.*--follow job-1",
     ):
-        backend.submit(
+        backend.submit_driver(
             Cluster(name="c", address="http://127.0.0.1:1"), "true", secrets={}, on_log=print
         )
 
