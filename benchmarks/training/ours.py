@@ -48,7 +48,8 @@ def write_curated(folder: Path, work: Path, examples: list[Any], signals: list[A
     from engine.run.facts import CurateInfo
     from engine.run.manifests import Counts, publish
 
-    fingerprint = tokenizer_fingerprint(AutoTokenizer.from_pretrained(work / "student").get_vocab())
+    tokenizer = AutoTokenizer.from_pretrained(work / "student")
+    fingerprint = tokenizer_fingerprint(tokenizer.get_vocab())
     metadata = {
         "schema_version": SCHEMA_VERSION,
         "codec": "plain",
@@ -66,7 +67,7 @@ def write_curated(folder: Path, work: Path, examples: list[Any], signals: list[A
             "teacher",
             0,
             "train",
-            [],
+            [{"role": "assistant", "content": tokenizer.decode(answer)}],
             np.array(prompt, np.int32),
             np.array(answer, np.int32),
             **columns[number],
