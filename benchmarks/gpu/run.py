@@ -303,52 +303,38 @@ def _product_parts(options: argparse.Namespace, work: Path) -> Iterator[Part]:
     """`distill run` through Ray Train, and what its student answers."""
     from benchmarks.result import bounded
 
-    python, device, short, runs = sys.executable, options.device, options.short, work / "runs"
-    title = "distill run through Ray Train"
+    def command(module: str, title: str) -> list[str]:
+        return [
+            sys.executable,
+            "-m",
+            f"benchmarks.gpu.{module}",
+            "--device",
+            options.device,
+            "--pack",
+            str(options.pack),
+            "--runs",
+            str(work / "runs"),
+            "--result",
+            str(result_file(work, title)),
+        ]
+
+    product = "distill run through Ray Train"
     yield Part(
-        title,
-        240 if device == "cpu" else 120,
-        [
-            [
-                python,
-                "-m",
-                "benchmarks.gpu.through_ray",
-                "--device",
-                device,
-                "--pack",
-                str(options.pack),
-                "--runs",
-                str(runs),
-                "--result",
-                str(result_file(work, title)),
-            ]
-        ],
+        product,
+        240 if options.device == "cpu" else 120,
+        [command("through_ray", product)],
         lambda result, results: {"Ray Train: exit code": bounded(result["exit_code"], "<=", 0)},
     )
-    least = {"exact_match": 0.0 if short else 0.9, "same_on_cpu": 0.9}
-    title = "greedy answers in transformers"
+    least = {"exact_match": 0.0 if options.short else 0.9, "same_on_cpu": 0.9}
+    greedy = "greedy answers in transformers"
     yield Part(
-        title,
+        greedy,
         60,
-        [
-            [
-                python,
-                "-m",
-                "benchmarks.gpu.greedy",
-                "--device",
-                device,
-                "--pack",
-                str(options.pack),
-                "--runs",
-                str(runs),
-                "--result",
-                str(result_file(work, title)),
-            ]
-        ],
+        [command("greedy", greedy)],
         lambda result, results: {
             f"student: {name}": bounded(result[name], ">=", bound) for name, bound in least.items()
         },
-        needs=["distill run through Ray Train"],
+        needs=[product],
     )
 
 

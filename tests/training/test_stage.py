@@ -1,5 +1,4 @@
-"""The stage as a whole, in process with plain torch; the real workers are in
-test_train_on_workers.py."""
+"""The stage as a whole: in process with plain torch, a few tests on the real workers."""
 
 from __future__ import annotations
 
@@ -41,6 +40,14 @@ def run_here(spec: TrainSpec, curated: Path, out: Path, ctx: Context) -> Counts:
 
 def losses(out: Path) -> list[float]:
     return [line["loss"] for line in load_metrics(out / "metrics.jsonl") if "loss" in line]
+
+
+def assert_same_student(one: Path, other: Path, *, rtol: float, atol: float) -> None:
+    ours, theirs = (
+        AutoModelForCausalLM.from_pretrained(folder / "student").state_dict()
+        for folder in (one, other)
+    )
+    torch.testing.assert_close(ours, theirs, rtol=rtol, atol=atol)
 
 
 def loss_of(kind: str) -> AnyLoss:
@@ -103,12 +110,7 @@ def test_a_resume_ends_with_the_same_weights(
         ctx,
     )
     assert losses(broken) == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
-    ours, theirs = (
-        AutoModelForCausalLM.from_pretrained(folder / "student").state_dict()
-        for folder in (tmp_path / "whole", broken)
-    )
-    for name in ours:
-        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-5)
+    assert_same_student(tmp_path / "whole", broken, rtol=1e-4, atol=1e-5)
 
 
 def test_the_global_batch_of_the_first_start_is_kept(
@@ -417,12 +419,7 @@ def test_two_real_workers_give_the_curve_of_one_process(
         GENERATE,
     )
     assert losses(out) == pytest.approx(losses(tmp_path / "alone"), rel=1e-4)
-    ours, theirs = (
-        AutoModelForCausalLM.from_pretrained(folder / "student").state_dict()
-        for folder in (tmp_path / "alone", out)
-    )
-    for name in ours:
-        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-4)
+    assert_same_student(tmp_path / "alone", out, rtol=1e-3, atol=1e-4)
 
 
 def test_a_live_teacher_with_another_tokenizer_is_refused(

@@ -9,6 +9,7 @@ the verdict on that is summary.py's.
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import logging
 import time
@@ -186,25 +187,22 @@ async def _send(load: _Load, intended_ms: float) -> RequestSample:
     warm = intended_ms < 0
     prompts = load.warm_prompts if warm else load.timed_prompts
     messages = next(prompts)
-    sent_ms = load.now_ms()
+    sample_of = functools.partial(
+        RequestSample,
+        model=load.model,
+        level=load.level,
+        warm=warm,
+        intended_ms=intended_ms,
+        sent_ms=load.now_ms(),
+    )
     outcome = await _ask(load, messages)
     if isinstance(outcome, _Fault):
-        sample = RequestSample(
-            model=load.model,
-            level=load.level,
-            warm=warm,
-            intended_ms=intended_ms,
-            sent_ms=sent_ms,
+        sample = sample_of(
             status=outcome.status,
             error=outcome.error and outcome.error[:MAX_ERROR_CHARACTERS],
         )
     else:
-        sample = RequestSample(
-            model=load.model,
-            level=load.level,
-            warm=warm,
-            intended_ms=intended_ms,
-            sent_ms=sent_ms,
+        sample = sample_of(
             status="ok",
             ttft_ms=outcome.first_ms - intended_ms,
             tpot_ms=_tpot_ms(outcome),
