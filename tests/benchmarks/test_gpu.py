@@ -127,7 +127,7 @@ def test_when_time_is_up_what_was_seen_is_there_and_the_rest_is_named(tmp_path):
     assert session.status() == 1
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_the_short_form_runs_here(quickstart_run, tmp_path):
     """On the real worker function, DeepSpeed and Ray Train; its pack is the first stages of the
     session's own run."""
