@@ -25,7 +25,12 @@ def environment() -> dict[str, str]:
     replaces `_node_ip_address="127.0.0.1"`.
     """
     ray_constants.ENABLE_RAY_CLUSTER = False
-    variables = {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}
+    variables = {
+        ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",
+        # Ray's workers are 15 by default: whatever else runs here takes their time. On two cores
+        # ten idle workers came in 22 s that way, in 11 s this way.
+        "RAY_worker_niceness": "0",
+    }
     loopbacks = [name for _, name in socket.if_nameindex() if name.startswith("lo")]
     if loopbacks:
         variables["GLOO_SOCKET_IFNAME"] = loopbacks[0]
