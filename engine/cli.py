@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import logging
 import os
-import re
-import shlex
 import signal
 import sys
 import time
@@ -23,6 +20,7 @@ from rich.table import Table
 
 from engine.errors import EngineError, Stopped, remedy_of
 from engine.job.spec import JobSpec
+from engine.run.terminal import log_path, quiet
 
 Sets = tuple[str, ...]  # what an option gives that may be repeated
 JOB = click.argument("job", type=click.Path(path_type=Path))
@@ -114,48 +112,6 @@ def _errors() -> Generator[None]:
         sys.exit(1)
 
 
-@contextmanager
-def _quiet(log: Path) -> Generator[Console]:
-    """Send everything that libraries and their processes print to `log`; yields a console on the
-    real terminal.
-
-    The log begins with the command and ends with what stopped it, so that it can be read alone.
-    """
-    log.parent.mkdir(parents=True, exist_ok=True)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    saved = os.dup(1), os.dup(2)
-    sink = log.open("ab")
-    with sink, os.fdopen(os.dup(saved[0]), "w", buffering=1) as terminal:
-        os.dup2(sink.fileno(), 1)
-        os.dup2(sink.fileno(), 2)
-        logging.basicConfig(
-            level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-        )
-        command = re.sub(r"//[^/@\s]+@", "//***@", shlex.join(sys.argv))  # a password in an address
-        logging.info("distill-engine %s: %s", importlib.metadata.version("distill-engine"), command)
-        try:
-            yield Console(file=terminal, width=None if os.isatty(saved[0]) else 130)
-        except EngineError as error:
-            logging.error("%s: %s", type(error).__name__, error)
-            raise
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            for stream, copy in zip((1, 2), saved, strict=True):
-                os.dup2(copy, stream)
-                os.close(copy)
-
-
-def _log_path(job: JobSpec, runs: str, what: str) -> Path:
-    """Beside the run; a log cannot grow in an object store, so there it stays here, under runs/."""
-    from engine.store.paths import run_folder
-
-    folder = run_folder(runs)
-    folder = folder if isinstance(folder, Path) else Path("runs").resolve()
-    return folder / job.name / "logs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{what}.log"
-
-
 def _ray_address(cluster: Path | None) -> str | None:
     from engine.machines.clusterfile import load_cluster
 
@@ -194,11 +150,8 @@ def run(job: Path, sets: Sets, runs: str, cluster: Path | None, **options: Any) 
     with _errors():
         _take_keys()
         spec = _load(job, sets)
-        log = _log_path(spec, runs, "run")
-        with _quiet(log) as console:
-            console.print(
-                f"{spec.name}: third-party output goes to {log}", highlight=False, soft_wrap=True
-            )
+        log = log_path(spec.name, runs, "run")
+        with quiet(log, spec.name) as console:
             from engine import pipeline
             from engine.run.progress import Progress
 
@@ -332,41 +285,87 @@ def gc(run: str, dry_run: bool, superseded: bool) -> None:
 
 
 @main.command()
-@of_a_job
+@click.argument("job", type=click.Path(path_type=Path), required=False)
+@SETS
+@RUNS
 @CLUSTER
 @click.option(
     "--model",
     "models",
     multiple=True,
-    type=click.Choice(["student", "teacher", "baseline"]),
-    help="Default: student.",
+    metavar="NAME|FOLDER",
+    help="student, teacher or baseline of the job, or the folder of any local model. Default:"
+    " student.",
 )
-def serve(job: Path, sets: Sets, runs: str, cluster: Path | None, models: Sets) -> None:
+@click.option(
+    "--update",
+    is_flag=True,
+    help="Roll the job's newest student (or --model) into the endpoint that runs already.",
+)
+@click.option("--insecure", is_flag=True, help="Listen off loopback without TLS.")
+def serve(
+    job: Path | None,
+    sets: Sets,
+    runs: str,
+    cluster: Path | None,
+    models: Sets,
+    update: bool,
+    insecure: bool,
+) -> None:
     """Put the student (or teacher, or baseline) behind an OpenAI-compatible endpoint until
     Ctrl-C."""
     with _errors():
+        if insecure:
+            sets = (*sets, "serve.insecure=true")
+        names = list(models) or ["student"]
+        if job is None:
+            _serve_folders(names, sets, runs, cluster)
+            return
         spec = _load(job, sets)
-        log = _log_path(spec, runs, "serve")
-        with _quiet(log) as console:
-            names = list(models) or ["student"]
-            console.print(
-                f"{spec.name}: third-party output goes to {log}", highlight=False, soft_wrap=True
-            )
+        log = log_path(spec.name, runs, "serve")
+        with quiet(log, spec.name) as console:
             from engine import pipeline
             from engine.run.progress import Progress
 
+            progress = Progress(console)
+            if update:
+                for name in names:
+                    pipeline.update_served(spec, name, runs, progress=progress)
+                    console.print(f"{name} is the newest now", highlight=False)
+                return
             with pipeline.serving(
-                spec, names, runs, cluster=_ray_address(cluster), progress=Progress(console)
+                spec, names, runs, cluster=_ray_address(cluster), progress=progress
             ) as endpoint:
-                guard = (
-                    f", Authorization: Bearer ${spec.serve.api_key_env}" if endpoint.api_key else ""
-                )
-                console.print(
-                    f"serving {', '.join(names)} at {endpoint.base_url}{guard}; Ctrl-C stops it",
-                    highlight=False,
-                )
-                with suppress(KeyboardInterrupt):
-                    signal.pause()
+                _tell_endpoint(console, progress, endpoint, names)
+
+
+def _serve_folders(names: list[str], sets: Sets, runs: str, cluster: Path | None) -> None:
+    from engine.job.jobfile import load_serve
+
+    only = load_serve(list(sets))
+    log = log_path("serve", runs, "serve")
+    with quiet(log, "serve") as console:
+        from engine import pipeline
+        from engine.run.progress import Progress
+
+        progress = Progress(console)
+        with pipeline.serving_folders(
+            only, [Path(name) for name in names], cluster=_ray_address(cluster), progress=progress
+        ) as endpoint:
+            _tell_endpoint(console, progress, endpoint, [Path(name).name for name in names])
+
+
+def _tell_endpoint(console: Console, progress: Any, endpoint: Any, names: list[str]) -> None:
+    from engine.stages import serve
+
+    guard = ", Authorization: Bearer <key>" if endpoint.api_key else ""
+    console.print(
+        f"serving {', '.join(names)} at {endpoint.base_url}{guard}; Ctrl-C stops it",
+        highlight=False,
+    )
+    with suppress(KeyboardInterrupt), progress.waiting("serving"):
+        serve.watch(endpoint, progress)
+    console.print("leaving: what is open is answered", highlight=False)
 
 
 @main.command()
@@ -388,8 +387,8 @@ def loadtest(
     """Load an endpoint with the job's validation prompts and print the curve."""
     with _errors():
         spec = _load(job, sets)
-        log = _log_path(spec, runs, "loadtest")
-        with _quiet(log) as console:
+        log = log_path(spec.name, runs, "loadtest")
+        with quiet(log) as console:
             from engine import pipeline
             from engine.run.progress import Progress
             from engine.stages.report import serving_table

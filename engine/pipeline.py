@@ -11,20 +11,19 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
 
 from engine.errors import InputError, SpecError, StageError, remedy_of
+from engine.job.jobfile import ServeOnly
 from engine.job.spec import EngineSpec, JobSpec
-from engine.rows.ids import canonical_json
 from engine.run.context import Context
 from engine.run.facts import GenerateInfo
 from engine.run.lock import run_lock
 from engine.run.manifests import (
     QUARANTINE,
-    STAGE_FOLDER,
     Finished,
     Manifest,
     load_manifest,
@@ -32,7 +31,7 @@ from engine.run.manifests import (
     stage_folder,
 )
 from engine.run.progress import Progress
-from engine.run.stage import Stage, StagePlan, plan_stages
+from engine.run.stage import Stage, StagePlan, choose_stages, plan_stages, superseded_by
 from engine.store.files import write_atomic
 from engine.store.paths import Folder, StorePath, run_folder
 
@@ -40,7 +39,8 @@ from engine.store.paths import Folder, StorePath, run_folder
 def _served(job: JobSpec) -> dict[str, Any]:
     """What a load test measures: on what and how the models are served, not where a client finds
     them."""
-    where = {"host", "port", "api_key_env", "start_timeout_s"}
+    where = {"host", "port", "start_timeout_s", "drain_s", "wait_s", "header_timeout_s", "insecure"}
+    where |= {"api_key_env", "api_keys", "api_keys_file", "open_health", "cors_origins", "tls_key"}
     placed = {"device": job.device, "serve": job.serve.model_dump(mode="json", exclude=where)}
     if "teacher" in job.loadtest.models:
         engine = set(EngineSpec.model_fields) - {"replicas"}  # as many as serve says
@@ -162,7 +162,7 @@ def run(
     from engine.job.jobfile import check_owner, dump_job, with_absolute_paths
 
     job = with_absolute_paths(job)
-    chosen = choose(only, from_, until)
+    chosen = choose_stages(NAMES, only, from_, until)
     root = run_folder(runs) / job.name
     _require_disk(
         root, [stage.name for stage in STAGES if stage.name in chosen and not stage.store]
@@ -192,7 +192,7 @@ def run(
                 ctx.progress.say(f"{stage.name:<9} reused  {folder.name}")
             elif wanted:
                 if stage.cluster and not connected:
-                    _connect(stack, job, ctx, root)
+                    _connect(stack, job.key_variables().values(), ctx, root)
                     connected = True
                 manifest = _run_stage(stage, job, done, folder, identity, ctx, manifest)
             if manifest is not None:
@@ -301,36 +301,23 @@ def _told(stage: str) -> Generator[None]:
         raise StageError(f"{stage}: {error}{remedy}") from error
 
 
-def _connect(stack: ExitStack, job: JobSpec, ctx: Context, root: Folder) -> None:
+def _connect(stack: ExitStack, keys: Iterable[str], ctx: Context, root: Folder) -> None:
     """Ray until `stack` ends, with a sign of what takes so long, and which cluster was joined where
     one was."""
     joins = ctx.cluster or os.environ.get("RAY_ADDRESS")
     with ctx.progress.waiting("connecting to Ray" if joins else "starting Ray here"):
         from engine.backends import ray_cluster
 
-        keys = job.key_variables().values()
-        connected = ray_cluster.connected(
-            ctx.cluster, shared=root, environment=_guard(job), keys=keys
-        )
+        connected = ray_cluster.connected(ctx.cluster, shared=root, keys=keys)
         joined = stack.enter_context(connected)
     if joined:
         ctx.progress.say(joined)
 
 
-def _guard(job: JobSpec) -> dict[str, str]:
-    """Serve's processes learn at their start which key they guard; a run that serves nothing needs
-    none."""
-    if not os.environ.get(job.serve.api_key_env or ""):
-        return {}
-    from engine.stages import serve
-
-    return serve.guard_environment(job.serve)
-
-
 def _endpoint(job: JobSpec, train: Finished | None, ctx: Context, models: list[str]) -> Any:
     from engine.stages import serve
 
-    chosen = serve.models_of(job.serve, job.generate.teachers[0], train, models)
+    chosen = serve.models_of(job.serve, job.generate.teachers[0], train, models, job.device)
     return serve.endpoint(job.serve, chosen, ctx)
 
 
@@ -344,13 +331,73 @@ def serving(
     progress: Progress | None = None,
 ) -> Generator[Any]:
     """The endpoint of a finished job for the length of the block; yields its base URL and key."""
+    job, root, train, ctx = _to_serve(job, models, runs, cluster, progress)
+    from engine.stages import serve
+
+    with ExitStack() as stack:
+        _connect(stack, job.key_variables().values(), ctx, root)
+        with ctx.progress.waiting(f"starting {', '.join(models)}"):
+            endpoint = stack.enter_context(_endpoint(job, train, ctx, models))
+        stack.enter_context(serve.announced(Path(root), endpoint))
+        yield endpoint
+
+
+@contextmanager
+def serving_folders(
+    only: ServeOnly,
+    folders: list[Path],
+    *,
+    cluster: str | None = None,
+    progress: Progress | None = None,
+) -> Generator[Any]:
+    """The endpoint of local models without a job."""
+    from engine.stages import serve
+
+    served = [serve.model_in(folder, only.serve, only.device) for folder in folders]
+    ctx = Context("serve", "conversation", 0, only.device, cluster=cluster)
+    ctx = replace(ctx, progress=progress or Progress())
+    with ExitStack() as stack:
+        _connect(stack, only.serve.key_variables().values(), ctx, folders[0])
+        with ctx.progress.waiting(f"starting {', '.join(each.model.name for each in served)}"):
+            models = {each.model.name: each for each in served}
+            endpoint = stack.enter_context(serve.endpoint(only.serve, models, ctx))
+        yield endpoint
+
+
+def update_served(
+    job: JobSpec,
+    model: str,
+    runs: str | Folder = "runs",
+    *,
+    progress: Progress | None = None,
+) -> None:
+    """Roll the newest weights of one model into the endpoint that `distill serve` keeps alive."""
+    from engine.stages import serve
+
+    job, root, train, ctx = _to_serve(job, [model], runs, None, progress)
+    told = serve.announcement(Path(root))
+    with ExitStack() as stack:
+        _connect(stack, (), replace(ctx, cluster=told["ray_address"]), root)
+        teacher = job.generate.teachers[0]
+        (served,) = serve.models_of(job.serve, teacher, train, [model], job.device).values()
+        with ctx.progress.waiting(f"starting the new {model}"):
+            serve.update(told["application"], job.serve, served, ctx)
+
+
+def _to_serve(
+    job: JobSpec,
+    models: list[str],
+    runs: str | Folder,
+    cluster: str | None,
+    progress: Progress | None,
+) -> tuple[JobSpec, Folder, Finished | None, Context]:
+    """The job with absolute paths, its folder, its finished training, and a context."""
     from engine.job.jobfile import with_absolute_paths
 
     job = with_absolute_paths(job)
     root = run_folder(runs) / job.name
     _require_disk(root, ["serve"])
-    done = {state.stage: state.finished for state in plan(job, runs)}
-    train = done["train"]
+    train = {state.stage: state.finished for state in plan(job, runs)}["train"]
     if train is None and set(models) != {"teacher"}:
         raise StageError(
             f"job '{job.name}' has no finished student in {root}; make it first: distill run JOB"
@@ -358,11 +405,7 @@ def serving(
         )
     shown = progress or Progress()
     ctx = Context(job.name, job.task, job.seed, job.device, cluster=cluster, progress=shown)
-    with ExitStack() as stack:
-        _connect(stack, job, ctx, root)
-        with ctx.progress.waiting(f"starting {', '.join(models)}"):
-            endpoint = stack.enter_context(_endpoint(job, train, ctx, models))
-        yield endpoint
+    return job, root, train, ctx
 
 
 def load_url(
@@ -397,46 +440,10 @@ def plan(job: JobSpec, runs: str | Folder = "runs") -> list[StagePlan]:
 
 def is_superseded(job: JobSpec, runs: str | Folder = "runs") -> Callable[[Folder], bool]:
     """Whether a stage folder of the job's run is of other settings than the job has, or older than
-    a finished one of the same.
-
-    What cannot be told is not: a stage behind an unfinished one, or whose sources are not there
-    just now, may be needed again.
-    """
-    plans = {state.stage: state for state in plan(job, runs)}
-    blocks = {stage.name: canonical_json(stage.blocks_of(job)) for stage in STAGES}
-
-    def decide(folder: Folder) -> bool:
-        named = STAGE_FOLDER.fullmatch(folder.name)
-        now = plans.get(named[2]) if named else None
-        if named is None or now is None or folder == now.folder:
-            return False
-        if now.state == "reuse":
-            return True
-        manifest = load_manifest(folder)
-        if manifest is None:
-            return False
-        return canonical_json(manifest.identity["blocks"]) != blocks[named[2]]
-
-    return decide
+    a finished one of the same."""
+    return superseded_by(STAGES, job, plan(job, runs))
 
 
 def unfinished(job: JobSpec, runs: str | Folder = "runs") -> set[str]:
     """Names of the stages that a run of the whole job would work on."""
     return {stage.stage for stage in plan(job, runs) if stage.state != "reuse"}
-
-
-def choose(only: str | None, from_: str | None, until: str | None) -> tuple[str, ...]:
-    """Names of the stages to run. SpecError for an unknown name or an empty choice."""
-    for option, name in (("--only", only), ("--from", from_), ("--until", until)):
-        if name is not None and name not in NAMES:
-            raise SpecError(f"{option} {name}: no such stage; choose one of {', '.join(NAMES)}")
-    if only and (from_ or until):
-        raise SpecError("--only names the one stage to run; take it, or --from and --until")
-    if only:
-        return (only,)
-    first, last = NAMES.index(from_ or NAMES[0]), NAMES.index(until or NAMES[-1])
-    if first > last:
-        raise SpecError(
-            f"--from {from_} comes after --until {until}; the order is {', '.join(NAMES)}"
-        )
-    return NAMES[first : last + 1]

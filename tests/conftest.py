@@ -120,11 +120,10 @@ def layout_scenarios(request):
 
 @pytest.fixture(scope="session")
 def ray_cluster(tmp_path_factory):
-    """One local Ray cluster for the whole session; its processes guard every Serve route with
-    KEY."""
-    from engine.backends import bearer_guard, ray_cluster
+    """One local Ray cluster for the whole session."""
+    from engine.backends import ray_cluster
 
-    environment = bearer_guard.key_environment(KEY) | {SERVER_KEY_ENV: "any"}
+    environment = {SERVER_KEY_ENV: "any"}
     with ray_cluster.connected(
         None, shared=tmp_path_factory.getbasetemp(), environment=environment, num_cpus=4
     ):

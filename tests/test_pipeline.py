@@ -16,6 +16,7 @@ from engine.errors import InputError, SpecError, StageError
 from engine.job.jobfile import dump_job
 from engine.pipeline import STAGES
 from engine.run.manifests import MANIFEST, Finished, finished, load_manifest, manifest_paths
+from engine.run.stage import choose_stages
 from engine.run.verify import verify
 
 
@@ -52,10 +53,10 @@ def test_an_unknown_stage_names_the_choices():
     with pytest.raises(
         SpecError, match="--until generates: no such stage; choose one of prompts, generate"
     ):
-        pipeline.choose(None, None, "generates")
+        choose_stages(pipeline.NAMES, None, None, "generates")
     with pytest.raises(SpecError, match="comes after"):
-        pipeline.choose(None, "train", "prompts")
-    assert pipeline.choose(None, "curate", "train") == ("curate", "train")
+        choose_stages(pipeline.NAMES, None, "train", "prompts")
+    assert choose_stages(pipeline.NAMES, None, "curate", "train") == ("curate", "train")
 
 
 def test_a_damaged_file_of_a_finished_stage_is_named(fake_job, tmp_path):

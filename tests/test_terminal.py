@@ -12,9 +12,9 @@ from conftest import REPOSITORY
 SCRIPT = """
 import logging, sys, time
 from pathlib import Path
-from engine.cli import _quiet
+from engine.run.terminal import quiet
 from engine.run.progress import Progress
-with _quiet(Path(sys.argv[1])) as console:
+with quiet(Path(sys.argv[1])) as console:
     progress = Progress(console)
     with progress.waiting("starting Ray here"):
         print("NOISE while waiting", flush=True)

@@ -34,8 +34,9 @@ JOB_ENVIRONMENT = {
     "RAYLLM_ENABLE_REQUEST_PROMPT_LOGS": "0",
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
-    # 5 s, three times, kills proxies on a busy machine
-    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+    # each second, not each ten, a replica tells the autoscaler what it has open
+    "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
+    "RAY_SERVE_LOG_TO_STDERR": "0",
     # an engine over several nodes holds no GPU itself, yet must see what it drives
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
@@ -181,10 +182,7 @@ def _variables_of_this_job() -> dict[str, str]:
 def _joined() -> str:
     living = _living_nodes()
     gpus = sum(int(node["Resources"].get("GPU", 0)) for node in living)
-    return (
-        f"connected to the Ray cluster at {ray.get_runtime_context().gcs_address} ({len(living)}"
-        f" nodes, {gpus} GPUs)"
-    )
+    return f"connected to the Ray cluster at {address()} ({len(living)} nodes, {gpus} GPUs)"
 
 
 def _living_nodes() -> list[dict[str, Any]]:
@@ -211,6 +209,11 @@ def _object_store_bytes() -> int:
     place = "/dev/shm" if os.path.isdir("/dev/shm") else "/tmp"
     disk = os.statvfs(place)
     return max(100_000_000, min(2_000_000_000, disk.f_bavail * disk.f_frsize // 5))
+
+
+def address() -> str:
+    """host:port by which another process joins the cluster."""
+    return ray.get_runtime_context().gcs_address
 
 
 def is_on_loopback() -> bool:

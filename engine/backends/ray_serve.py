@@ -1,128 +1,410 @@
-"""Deploy models behind one OpenAI-compatible endpoint: Ray Serve LLM under our own FastAPI ingress,
-and remove it again.
+"""Models as applications of Ray Serve in which no token travels through Ray.
 
-The ingress is Serve LLM's public builder with one layer more: a bearer key on every route
-(bearer_guard.py).
+An application per model and generation of its weights: each replica runs the model's own HTTP
+server (engine/serving/replica.py), and an application of fronts, which clients talk to. Ray Serve's
+part is placement, restarts, health, autoscaling, and an orderly end. The fronts find a model's
+replicas by its applications' names, so new weights need no restart of theirs.
 """
 
 from __future__ import annotations
 
+import asyncio
+import importlib
+import os
+import secrets
 import socket
 import time
+import uuid
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
+import ray
 from ray import serve
-
-# Private names, as in Ray's own documentation of `ingress`.
-from ray.llm._internal.serve.core.configs.openai_api_models import to_model_metadata
-from ray.llm._internal.serve.core.ingress.ingress import init as llm_fastapi_app
-from ray.serve.config import HTTPOptions
-from ray.serve.llm import LLMConfig, build_llm_deployment
-from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
+from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatus
 
-from engine.backends.bearer_guard import KEY_VARIABLE, BearerGuard, key_environment
-from engine.backends.ray_cluster import require
-from engine.backends.vllm_settings import engine_arguments, engine_environment
+from engine.backends.ray_cluster import nodes, require
 from engine.errors import CapacityError, StageError
-from engine.job.spec import Model
-from engine.machines.layout import Layout
+from engine.machines.layout import SPANNING, Layout, spans
+from engine.serving.autoscale import desired_replicas
+from engine.serving.front import Front, FrontSettings
+from engine.serving.pool import Address
+from engine.serving.replica import SERVERS, Listener, ModelServer, ServedModel
 
-APPLICATION = "distill"
+POLL_S = 0.5  # between a front's looks at who runs
+WATCH_S = 0.2
+MAX_ONGOING = 1000  # calls of ours, no requests
+UPDATE_TIMEOUT_S = 60
 
 
-def llm_config(name: str, model: Model, device: str, replicas: int) -> LLMConfig:
-    """One served model: its engine arguments, its devices, and Serve settings that do not hide
-    latency."""
-    arguments = engine_arguments(model, device)
-    # Serve LLM's own choice: ray on GPUs, processes on a CPU.
-    arguments.pop("distributed_executor_backend", None)
-    layout = Layout.of(model.engine, device)
-    placement_group = {
-        # vLLM's Ray executor takes bundles of one GPU only.
-        "bundles": layout.bundles(spanning=device == "gpu"),
-        "strategy": "STRICT_PACK",
-    }
-    if layout.may_span:
-        placement_group["strategy"] = "PACK"
-    return LLMConfig(
-        model_loading_config={"model_id": name, "model_source": arguments.pop("model")},
-        deployment_config={
-            "num_replicas": replicas,
-            "max_ongoing_requests": 1024,
-            "max_constructor_retry_count": 1,  # an engine that cannot start says so within minutes
-            "ray_actor_options": {"num_cpus": 0},
-            # The ingress has its line of the same request.
-            "logging_config": {"enable_access_log": False},
-        },
-        engine_kwargs=arguments,
-        placement_group_config=placement_group,
-        runtime_env={"env_vars": engine_environment(model.engine.devices, device)},
-        # The default batches streamed tokens for 50 ms: a constant added to every time to first
-        # token.
-        experimental_configs={"stream_batching_interval_ms": 0},
-        log_engine_metrics=False,
+@dataclass(frozen=True)
+class Scaling:
+    """How many replicas a model has: between `replicas[0]` and [1], by what they have open."""
+
+    replicas: tuple[int, int] = (1, 1)
+    target_open: float = 16.0
+    up_s: float = 10.0
+    down_s: float = 300.0
+    drain_s: float = 120.0
+
+    def options(self) -> dict[str, Any]:
+        """As Serve takes it."""
+        fewest, most = self.replicas
+        if fewest == most:
+            return {"num_replicas": most}
+        autoscaling = AutoscalingConfig(
+            min_replicas=fewest,
+            max_replicas=most,
+            target_ongoing_requests=self.target_open,
+            upscale_delay_s=self.up_s,
+            downscale_delay_s=self.down_s,
+            look_back_period_s=min(5.0, max(1.0, self.up_s)),
+            metrics_interval_s=1.0,
+            policy=AutoscalingPolicy(policy_function=desired_replicas),
+        )
+        return {"autoscaling_config": autoscaling}
+
+
+class EngineReplica:
+    """A deployment's replica: a model's server on an address of its own, which fronts learn from
+    `address`."""
+
+    async def __init__(
+        self, served: ServedModel, secret: str, generation: int, drain_s: float
+    ) -> None:
+        module, name = SERVERS[served.kind].split(":")
+        kind: type[ModelServer] = getattr(importlib.import_module(module), name)
+        self._server = kind(served)
+        self._drain_s = drain_s
+        await self._server.start()
+        self._listener = Listener(self._server.app, ray.util.get_node_ip_address(), secret)
+        self._server.attach(self._listener.server)
+        self._address = Address(
+            uuid.uuid4().hex[:12],
+            ray.util.get_node_ip_address(),
+            self._listener.port,
+            self._server.batch,
+            self._server.cards,
+            generation,
+        )
+        self._listener.start()
+        self._watching = asyncio.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        """Serve sees a dead actor at once, a sick one only at its next health checks."""
+        while not self._server.has_died:
+            await asyncio.sleep(WATCH_S)
+        os._exit(1)
+
+    def address(self) -> Address:
+        """Where it answers, and what it has open."""
+        return replace(self._address, open=self._listener.open)
+
+    def unfinished(self) -> int:
+        """Requests that the engine has."""
+        return self._server.unfinished
+
+    def wake(self) -> None:
+        """Nothing: a call that waits for a replica makes Serve start one."""
+
+    def pid(self) -> int:
+        """Its process."""
+        return os.getpid()
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Serve's autoscaler asks for it."""
+        return {"open": float(self._listener.open)}
+
+    async def check_health(self) -> None:
+        """Serve asks for it, and restarts a replica that raises."""
+        await self._server.check_health()
+        if not self._listener.is_serving:
+            raise RuntimeError("the replica's HTTP server has ended")
+
+    async def __del__(self) -> None:
+        """Serve awaits it within graceful_shutdown_timeout_s: by the second look no front sends
+        here any more; then what is open is answered."""
+        if not hasattr(self, "_listener"):
+            return
+        self._watching.cancel()
+        await asyncio.sleep(3 * POLL_S)
+        await self._listener.drain(self._drain_s)
+        self._server.shutdown()
+
+
+class FrontReplica:
+    """A deployment's replica: a front that listens as soon as it knows a replica of every model
+    that always has one."""
+
+    async def __init__(
+        self,
+        settings: FrontSettings,
+        applications: Mapping[str, str],
+        lazy: tuple[str, ...],
+        drain_s: float,
+    ) -> None:
+        self._front = Front(settings, tuple(applications), lazy)
+        self._front.on_empty = self._wake
+        self._applications = dict(applications)
+        self._drain_s = drain_s
+        self._handles: dict[str, DeploymentHandle] = {}
+        self._waking: set[asyncio.Task[Any]] = set()
+        self._polling = asyncio.create_task(self._poll())
+        while not self._front.is_ready:
+            await asyncio.sleep(0.05)
+        await self._front.start()
+
+    async def _poll(self) -> None:
+        while True:
+            with suppress(Exception):  # Serve's controller restarts; who was there still is
+                await self._look()
+            await asyncio.sleep(POLL_S)
+
+    async def _look(self) -> None:
+        running = await asyncio.to_thread(_running_applications)
+        for model, prefix in self._applications.items():
+            found: dict[str, Address] = {}
+            for name in running:
+                if name.rpartition(".")[0] != prefix:
+                    continue
+                if name not in self._handles:
+                    self._handles[name] = serve.get_app_handle(name)
+                replicas = self._handles[name].broadcast("address")
+                for address in await replicas.results_async(timeout_s=5, return_exceptions=True):
+                    if isinstance(address, Address):
+                        found[address.id] = address
+            self._front.update(model, found)
+        for name in self._handles.keys() - set(running):
+            del self._handles[name]
+
+    def _wake(self, model: str) -> None:
+        for name, handle in self._handles.items():
+            if name.rpartition(".")[0] == self._applications[model]:
+                task = asyncio.ensure_future(_result_of(handle.wake.remote()))
+                self._waking.add(task)
+                task.add_done_callback(self._waking.discard)
+
+    def secret(self) -> str:
+        """What replicas want to hear; whoever may call this may run code here anyway."""
+        return self._front.settings.secret
+
+    def figures(self) -> dict[str, Any]:
+        """How busy it is, and which weights it asks."""
+        return self._front.figures()
+
+    async def check_health(self) -> None:
+        """Serve asks for it."""
+        if not self._front.is_listening:
+            raise RuntimeError("the front does not listen")
+
+    async def __del__(self) -> None:
+        """Let nobody in any more, and end when what is open is answered."""
+        await self._front.drain(self._drain_s)
+        self._polling.cancel()
+
+
+async def _result_of(response: Any) -> None:
+    with suppress(Exception):
+        await response
+
+
+def _running_applications() -> list[str]:
+    running = []
+    for name, state in serve.status().applications.items():
+        if state.status in (ApplicationStatus.RUNNING, ApplicationStatus.UNHEALTHY):
+            running.append(name)
+    return running
+
+
+def engine_application(
+    served: ServedModel, scaling: Scaling, secret: str, generation: int, *, spanning: bool = False
+) -> serve.Application:
+    """One model, in one generation of its weights."""
+    layout = Layout.of(served.model.engine, served.device)
+    options: dict[str, Any] = scaling.options()
+    environment = {SPANNING: "1"} if spanning else {}
+    kind = {}
+    if layout.accelerator_type:
+        kind["resources"] = {
+            name: share
+            for name, share in layout.bundles(False)[0].items()
+            if name != layout.resource
+        }
+    if spanning:
+        options["placement_group_bundles"] = layout.bundles(True)
+        options["placement_group_strategy"] = "PACK"
+        held: dict[str, Any] = {"num_cpus": 0}
+    elif served.device == "gpu":
+        held = {"num_cpus": 0, "num_gpus": layout.devices} | kind
+    else:
+        held = {"num_cpus": layout.devices}
+    kind_of: Any = serve.deployment  # its annotation is that of a decorator
+    deployment = kind_of(EngineReplica).options(
+        name="engine",
+        ray_actor_options=held | {"runtime_env": {"env_vars": environment}},
+        max_ongoing_requests=MAX_ONGOING,
+        max_constructor_retry_count=1,  # an engine that cannot start says so within minutes
+        graceful_shutdown_timeout_s=scaling.drain_s + 30,
+        health_check_timeout_s=30,
+        **options,
     )
+    return deployment.bind(served, secret, generation, scaling.drain_s)
 
 
-def application(configs: list[LLMConfig], key_sha256: str | None) -> serve.Application:
-    """All models in one application, behind one ingress."""
-    app = llm_fastapi_app()
-    if key_sha256:
-        app.add_middleware(BearerGuard, key_sha256=key_sha256)  # added last, so it runs first
-    options: dict[str, Any] = OpenAiIngress.get_deployment_options([*configs])
-    options["ray_actor_options"] = {"num_cpus": 0}
-    ingress = serve.deployment(**options)(make_fastapi_ingress(OpenAiIngress, app=app))
-    deployments = {}
-    cards = {}
-    for config in configs:
-        deployments[config.model_id] = build_llm_deployment(config)
-        cards[config.model_id] = to_model_metadata(config.model_id, config)
-    return ingress.bind(llm_deployments=deployments, model_cards=cards)
+def front_application(
+    settings: FrontSettings,
+    applications: Mapping[str, str],
+    *,
+    lazy: tuple[str, ...] = (),
+    fronts: int = 1,
+    drain_s: float = 120.0,
+) -> serve.Application:
+    """Fronts for models whose applications' names begin so."""
+    kind_of: Any = serve.deployment
+    deployment = kind_of(FrontReplica).options(
+        name="front",
+        num_replicas=fronts,
+        ray_actor_options={"num_cpus": 0},
+        max_ongoing_requests=MAX_ONGOING,
+        max_constructor_retry_count=1,
+        graceful_shutdown_timeout_s=drain_s + 30,
+    )
+    return deployment.bind(settings, dict(applications), lazy, drain_s)
+
+
+class Deployed:
+    """What runs: for its progress, and for new weights."""
+
+    def __init__(self, name: str, secret: str, scaling: Scaling) -> None:
+        self.name = name
+        self._secret = secret
+        self._scaling = scaling
+
+    @classmethod
+    def running(cls, name: str, scaling: Scaling) -> Deployed:
+        """What another process deployed under this name. StageError where there is none."""
+        if name not in _names():
+            raise StageError(f"serve: no endpoint {name} runs there any more; start it again")
+        told = serve.get_app_handle(name).secret.remote().result(timeout_s=30)
+        return cls(name, told, scaling)
+
+    def prefix(self, model: str) -> str:
+        """What the names of a model's applications begin with."""
+        return f"{self.name}-{model}"
+
+    def figures(self) -> list[dict[str, Any]]:
+        """What each front says of itself; none of those that do not answer now."""
+        answers = serve.get_app_handle(self.name).broadcast("figures")
+        found = answers.results(timeout_s=10, return_exceptions=True)
+        return [each for each in found if isinstance(each, dict)]
+
+    def update(
+        self,
+        served: ServedModel,
+        *,
+        start_timeout_s: float,
+        on_wait: Callable[[str], None] = lambda note: None,
+    ) -> None:
+        """Replace a model's weights: new replicas start beside the old ones, the fronts turn to
+        them, the old ones answer what they have and leave. Nothing changes if the new ones do not
+        start."""
+        prefix = self.prefix(served.model.name)
+        old = [name for name in _names() if name.rpartition(".")[0] == prefix]
+        generation = 1 + max((int(name.rpartition(".")[2]) for name in old), default=0)
+        new = self._run_engine(served, generation)
+        try:
+            _wait_until_running([new], start_timeout_s, on_wait)
+            self._wait_until_asked(served.model.name, generation)
+        except BaseException:
+            serve.delete(new)
+            raise
+        for name in old:
+            serve.delete(name)
+
+    def _run_engine(self, served: ServedModel, generation: int) -> str:
+        layout = Layout.of(served.model.engine, served.device)
+        spanning = spans(layout, nodes(served.device))
+        app = engine_application(served, self._scaling, self._secret, generation, spanning=spanning)
+        name = f"{self.prefix(served.model.name)}.{generation}"
+        _run(app, name)
+        return name
+
+    def _wait_until_asked(self, model: str, generation: int) -> None:
+        deadline = time.monotonic() + UPDATE_TIMEOUT_S
+        while time.monotonic() < deadline:
+            asked = [figures["models"][model]["generation"] for figures in self.figures()]
+            if asked and min(asked) >= generation:
+                return
+            time.sleep(POLL_S)
+        raise StageError(f"serve: the fronts did not turn to the new {model}; the old one stays")
+
+    def remove(self) -> None:
+        """The fronts first, so that nobody is let in while the engines leave."""
+        names = [name for name in _names() if name.startswith(f"{self.name}-")]
+        with suppress(Exception):
+            serve.delete(self.name)
+        for name in names:
+            with suppress(Exception):
+                serve.delete(name)
 
 
 @contextmanager
 def deployed(
-    models: Mapping[str, Model],
+    models: Mapping[str, ServedModel],
+    settings: FrontSettings,
+    scaling: Scaling,
     *,
-    device: str,
-    replicas: int,
-    host: str,
-    port: int,
-    key: str | None,
+    fronts: int = 1,
     start_timeout_s: float,
     on_wait: Callable[[str], None],
-) -> Generator[None]:
-    """Serve `models` at http://host:port/v1 for the length of the block.
+) -> Generator[Deployed]:
+    """Serve `models` at the settings' host and port for the length of the block.
 
     CapacityError if the devices or the port are not free, StageError with the engine's own words if
     it cannot start.
     """
-    layouts = [
-        replace(Layout.of(model.engine, device), replicas=(replicas, replicas))
-        for model in models.values()
-    ]
+    layouts = []
+    for served in models.values():
+        fewest = max(1, scaling.replicas[0])
+        layout = Layout.of(served.model.engine, served.device)
+        layouts.append(replace(layout, replicas=(fewest, fewest)))
     require(f"serve ({' + '.join(models)})", *layouts)
-    require_free_port(host, port)
-    configs = [llm_config(name, model, device, replicas) for name, model in models.items()]
+    require_free_port(settings.host, settings.port)
+    secret = settings.secret or secrets.token_hex(32)
     shared = bool(serve.status().applications)
-    serve.start(http_options=HTTPOptions(host=host, port=port))
+    serve.start(proxy_location="Disabled")  # tokens do not pass it, and it listens without a key
+    running = Deployed(f"distill-{settings.port}", secret, scaling)
     try:
-        app = application(configs, key_environment(key).get(KEY_VARIABLE))
-        serve.run_many(
-            [serve.RunTarget(app, name=APPLICATION, route_prefix="/")],
-            wait_for_applications_running=False,
+        names = [running._run_engine(served, 1) for served in models.values()]
+        lazy = tuple(models) if scaling.replicas[0] == 0 else ()
+        front = front_application(
+            replace(settings, secret=secret),
+            {model: running.prefix(model) for model in models},
+            lazy=lazy,
+            fronts=fronts,
+            drain_s=scaling.drain_s,
         )
-        _wait_until_running(start_timeout_s, on_wait)
-        yield
+        _run(front, running.name)
+        _wait_until_running([*names, running.name], start_timeout_s, on_wait)
+        yield running
     finally:
-        if shared:  # somebody else's applications stay
-            serve.delete(APPLICATION)
-        else:
+        running.remove()
+        if not shared:  # somebody else's applications stay
             serve.shutdown()
+
+
+def _run(app: serve.Application, name: str) -> None:
+    serve.run_many(
+        [serve.RunTarget(app, name=name, route_prefix=None)],
+        wait_for_applications_running=False,
+    )
+
+
+def _names() -> list[str]:
+    return list(serve.status().applications)
 
 
 def require_free_port(host: str, port: int) -> None:
@@ -139,25 +421,27 @@ def require_free_port(host: str, port: int) -> None:
             ) from error
 
 
-def _wait_until_running(timeout_s: float, on_wait: Callable[[str], None]) -> None:
+def _wait_until_running(names: list[str], timeout_s: float, on_wait: Callable[[str], None]) -> None:
     deadline = time.monotonic() + timeout_s
     while True:
-        state: Any = serve.status().applications.get(APPLICATION)
-        if state and state.status == ApplicationStatus.RUNNING:
+        applications = serve.status().applications
+        waiting = []
+        for name in names:
+            state: Any = applications.get(name)
+            status = state and state.status
+            if status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
+                raise StageError(f"serve: an engine could not start: {_reasons(state)}")
+            if status != ApplicationStatus.RUNNING:
+                waiting.append(name)
+        if not waiting:
             return
-        if state and state.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
-            raise StageError(f"serve: an engine could not start: {_reasons(state)}")
         if time.monotonic() > deadline:
             raise StageError(
                 f"serve: not ready after {timeout_s:g} s; raise serve.start_timeout_s, or look at"
                 " `serve status`"
             )
-        waiting = []
-        for name, deployment in (state.deployments if state else {}).items():
-            if deployment.status != "HEALTHY":
-                waiting.append(name)
-        on_wait(f"waiting for {', '.join(waiting) or 'Serve'}")
-        time.sleep(1)
+        on_wait(f"waiting for {', '.join(waiting)}")
+        time.sleep(0.5)
 
 
 def _reasons(state: Any) -> str:

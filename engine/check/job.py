@@ -47,7 +47,6 @@ def problems_of(job: JobSpec) -> list[str]:
     training = (
         _student_problems,
         _template_problems,
-        _serving_problems,
         white_box_problems,
         signal_problems,
         training_problems,
@@ -107,19 +106,6 @@ def _student_problems(job: JobSpec) -> Iterator[str]:
         yield from engine_problems(name, block)
         if shape and shape.short_context and (name == "evaluate" or job.loadtest.models):
             yield from rope_problems(name, shape, job.train.block_tokens, block.max_model_len)
-
-
-def _serving_problems(job: JobSpec) -> Iterator[str]:
-    """Serve LLM starts one engine per replica: its data-parallel ranks are nobody's."""
-    if job.serve.data_parallel > 1 and job.loadtest.models:
-        yield f"serve.data_parallel={job.serve.data_parallel} cannot be served here; raise replicas"
-    teacher = job.generate.teachers[0]
-    is_served = "teacher" in job.loadtest.models and isinstance(teacher, VllmTeacherSpec)
-    if is_served and teacher.data_parallel > 1:
-        yield (
-            f"generate.teachers.0.data_parallel={teacher.data_parallel} cannot be served here; take"
-            " teacher out of loadtest.models"
-        )
 
 
 def _missing_keys(job: JobSpec, running: Collection[str]) -> Iterator[str]:

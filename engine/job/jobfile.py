@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from engine.errors import SpecError
-from engine.job.spec import JobSpec, VllmTeacherSpec
+from engine.job.spec import Block, JobSpec, ServeSpec, VllmTeacherSpec, placement
 from engine.job.yamlfile import Document, FieldPath, dump_yaml, read_document
 from engine.store.paths import Folder
 
@@ -33,6 +33,23 @@ def load_job(path: Path, sets: Sequence[str] = ()) -> JobSpec:
         return Path.cwd() if place.startswith("--set ") else beside
 
     return with_absolute_paths(job, base)
+
+
+class ServeOnly(Block):
+    """What of a job a model without one needs to be served."""
+
+    device: Literal["gpu", "cpu"] = placement("gpu")
+    """Where it runs."""
+    serve: ServeSpec = placement(ServeSpec())
+    """How."""
+
+
+def load_serve(sets: Sequence[str]) -> ServeOnly:
+    """`--set serve.port=8001` and the like without a job file; SpecError lists every problem."""
+    document = Document(Path("--set"))
+    for setting in sets:
+        _apply_set(document, setting)
+    return document.build(ServeOnly)
 
 
 def load_run(folder: Folder) -> JobSpec:

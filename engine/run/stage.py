@@ -7,10 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.errors import SpecError
 from engine.job.spec import JobSpec
+from engine.rows.ids import canonical_json
 from engine.run.context import Context
 from engine.run.identity import content_identity
-from engine.run.manifests import Finished, Manifest, load_manifest, stage_folder
+from engine.run.manifests import (
+    STAGE_FOLDER,
+    Finished,
+    Manifest,
+    load_manifest,
+    stage_folder,
+)
 from engine.store.paths import Folder
 
 Reads = Callable[[JobSpec], list[str]]
@@ -103,3 +111,49 @@ def plan_stages(
             state = "resume" if folder.exists() else "run"
             plans.append(StagePlan(stage.name, state, folder))
     return plans
+
+
+def superseded_by(
+    stages: Sequence[Stage], job: JobSpec, plans: Sequence[StagePlan]
+) -> Callable[[Folder], bool]:
+    """Whether a stage folder is of other settings than the job has, or older than a finished one of
+    the same.
+
+    What cannot be told is not: a stage behind an unfinished one, or whose sources are not there
+    just now, may be needed again.
+    """
+    planned = {state.stage: state for state in plans}
+    blocks = {stage.name: canonical_json(stage.blocks_of(job)) for stage in stages}
+
+    def decide(folder: Folder) -> bool:
+        named = STAGE_FOLDER.fullmatch(folder.name)
+        now = planned.get(named[2]) if named else None
+        if named is None or now is None or folder == now.folder:
+            return False
+        if now.state == "reuse":
+            return True
+        manifest = load_manifest(folder)
+        if manifest is None:
+            return False
+        return canonical_json(manifest.identity["blocks"]) != blocks[named[2]]
+
+    return decide
+
+
+def choose_stages(
+    names: tuple[str, ...], only: str | None, from_: str | None, until: str | None
+) -> tuple[str, ...]:
+    """Names of the stages to run. SpecError for an unknown name or an empty choice."""
+    for option, name in (("--only", only), ("--from", from_), ("--until", until)):
+        if name is not None and name not in names:
+            raise SpecError(f"{option} {name}: no such stage; choose one of {', '.join(names)}")
+    if only and (from_ or until):
+        raise SpecError("--only names the one stage to run; take it, or --from and --until")
+    if only:
+        return (only,)
+    first, last = names.index(from_ or names[0]), names.index(until or names[-1])
+    if first > last:
+        raise SpecError(
+            f"--from {from_} comes after --until {until}; the order is {', '.join(names)}"
+        )
+    return names[first : last + 1]

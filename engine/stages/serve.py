@@ -6,30 +6,46 @@ serve`.
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Generator, Sequence
+import stat
+import time
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
-from engine.backends import bearer_guard, ray_serve
+from engine.backends import ray_cluster, ray_serve
 from engine.errors import SpecError, StageError
 from engine.job.spec import Model, ServeSpec, TeacherSpec, VllmTeacherSpec
+from engine.job.yamlfile import read_document
 from engine.run.context import Context
 from engine.run.facts import TrainInfo
 from engine.run.manifests import Finished
+from engine.run.progress import Progress
+from engine.serving.front import FrontSettings
+from engine.serving.keys import Keys
+from engine.serving.replica import ServedModel
+from engine.store.files import write_atomic
+
+ANNOUNCEMENT = "serve.json"
+WATCH_S = 1.0
 
 
-class Endpoint(NamedTuple):
+@dataclass(frozen=True)
+class Endpoint:
     """Where the models answer: `base_url` ends in /v1; `api_key` is None when the endpoint is
-    open."""
+    open; `deployed` is what runs behind it."""
 
     base_url: str
     api_key: str | None
+    deployed: ray_serve.Deployed
 
 
 def models_of(
-    spec: ServeSpec, teacher: TeacherSpec, train: Finished | None, names: Sequence[str]
-) -> dict[str, Model]:
+    spec: ServeSpec, teacher: TeacherSpec, train: Finished | None, names: Sequence[str], device: str
+) -> dict[str, ServedModel]:
     """The models to serve by name; student and baseline come from the finished training, and run as
     `spec` says. StageError without it, or for a teacher that is somebody else's server."""
     models = {}
@@ -39,7 +55,7 @@ def models_of(
                 raise StageError(
                     f"teacher '{teacher.name}' of kind {teacher.kind} is not served here"
                 )
-            models[name] = teacher.to_model()
+            models[name] = ServedModel(replace(teacher.to_model(), name=name), device)
         elif train is None:
             raise StageError(
                 f"there is no {name}: finish training first: distill run JOB --until train"
@@ -47,39 +63,157 @@ def models_of(
         else:
             assert isinstance(train.manifest.info, TrainInfo)
             weights, revision = train.manifest.info.weights_of(name, train.folder)
-            models[name] = Model(name, weights, revision, spec)
+            adapters = spec.adapters if name == "student" else {}
+            model = Model(name, weights, revision, spec)
+            models[name] = ServedModel(model, device, adapters, spec.server_args)
     return models
 
 
-def guard_environment(spec: ServeSpec) -> dict[str, str]:
-    """What Ray's processes must have in their environment before Serve starts."""
-    return bearer_guard.key_environment(_key(spec))
-
-
-def _key(spec: ServeSpec) -> str | None:
-    key = os.environ.get(spec.api_key_env) if spec.api_key_env else None
-    if spec.api_key_env and not key:
+def model_in(folder: Path, spec: ServeSpec, device: str) -> ServedModel:
+    """A local model by its folder, asked by the folder's name. SpecError where it holds none."""
+    folder = folder.resolve()
+    if not (folder / "config.json").is_file():
         raise SpecError(
-            f"serve.api_key_env names {spec.api_key_env}, which is not set; export it, or take"
-            " api_key_env out"
+            f"--model {folder}: no folder of a model (it has no config.json); give student, teacher"
+            " or baseline of a job, or such a folder"
         )
-    return key
+    model = Model(folder.name, str(folder), None, spec)
+    return ServedModel(model, device, spec.adapters, spec.server_args)
+
+
+def keys_of(spec: ServeSpec) -> dict[str, str]:
+    """The keys by their names. SpecError for a variable that is not set, or a file that others may
+    read."""
+    keys = {}
+    variables = dict(spec.api_keys)
+    if spec.api_key_env:
+        variables["default"] = spec.api_key_env
+    for name, variable in variables.items():
+        key = os.environ.get(variable)
+        if not key:
+            field = "api_key_env" if name == "default" else f"api_keys.{name}"
+            raise SpecError(
+                f"serve.{field} names {variable}, which is not set; export it, or take {field} out"
+            )
+        keys[name] = key
+    if spec.api_keys_file:
+        keys |= _keys_in(Path(spec.api_keys_file))
+    return keys
+
+
+def _keys_in(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        raise SpecError(f"serve.api_keys_file: {path} is not there")
+    if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise SpecError(f"serve.api_keys_file: others may read {path}; chmod 600 it")
+    found = read_document(path).data
+    if not found or not all(isinstance(key, str) and key for key in found.values()):
+        raise SpecError(f"serve.api_keys_file: {path} must hold lines `name: key`")
+    return {str(name): key for name, key in found.items()}
+
+
+def front_settings(spec: ServeSpec) -> FrontSettings:
+    """What the fronts must know; of the keys only their sha256."""
+    return FrontSettings(
+        host=spec.host,
+        port=spec.port,
+        keys=Keys.of(keys_of(spec)),
+        max_queued=spec.max_queued,
+        routing=spec.routing,
+        header_timeout_s=spec.header_timeout_s,
+        max_body_bytes=int(spec.max_body_mib * 2**20),
+        wait_s=spec.wait_s,
+        open_health=spec.open_health,
+        cors_origins=tuple(spec.cors_origins),
+        tls_cert=spec.tls_cert,
+        tls_key=spec.tls_key,
+    )
+
+
+def scaling_of(spec: ServeSpec) -> ray_serve.Scaling:
+    """How many replicas there are, and how they leave."""
+    return ray_serve.Scaling(
+        replicas=spec.replica_range,
+        target_open=spec.target_open,
+        up_s=spec.upscale_delay_s,
+        down_s=spec.downscale_delay_s,
+        drain_s=spec.drain_s,
+    )
 
 
 @contextmanager
-def endpoint(spec: ServeSpec, models: dict[str, Model], ctx: Context) -> Generator[Endpoint]:
-    """Serve `models` for the length of the block; every route wants the key if `api_key_env` names
-    one."""
-    key = _key(spec)
+def endpoint(
+    spec: ServeSpec, models: Mapping[str, ServedModel], ctx: Context
+) -> Generator[Endpoint]:
+    """Serve `models` for the length of the block; every route wants a key if the spec names one."""
+    settings = front_settings(spec)
     with ray_serve.deployed(
         models,
-        device=ctx.device,
-        replicas=spec.replica_range[0],
-        host=spec.host,
-        port=spec.port,
-        key=key,
+        settings,
+        scaling_of(spec),
+        fronts=spec.fronts,
         start_timeout_s=spec.start_timeout_s,
         on_wait=lambda note: ctx.progress.update(note=note),
-    ):
-        host = f"[{spec.host}]" if ":" in spec.host else spec.host
-        yield Endpoint(f"http://{host}:{spec.port}/v1", key)
+    ) as deployed:
+        keys = keys_of(spec)
+        key = next(iter(keys.values()), None)
+        yield Endpoint(f"{address_of(spec)}/v1", key, deployed)
+
+
+@contextmanager
+def announced(root: Path, endpoint: Endpoint) -> Generator[None]:
+    """While the block runs, `distill serve --update` finds the endpoint by a file in the run's
+    folder."""
+    path = root / ANNOUNCEMENT
+    told = {"ray_address": ray_cluster.address(), "application": endpoint.deployed.name}
+    write_atomic(path, json.dumps(told))
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def announcement(root: Path) -> dict[str, str]:
+    """What runs there. StageError where nothing does."""
+    path = root / ANNOUNCEMENT
+    if not path.is_file():
+        raise StageError(
+            f"nothing serves this job (there is no {path}); start it: distill serve JOB"
+        )
+    return json.loads(path.read_text())
+
+
+def update(application: str, spec: ServeSpec, served: ServedModel, ctx: Context) -> None:
+    """Roll a model of new weights into a running endpoint without a lost request."""
+    deployed = ray_serve.Deployed.running(application, scaling_of(spec))
+    deployed.update(
+        served,
+        start_timeout_s=spec.start_timeout_s,
+        on_wait=lambda note: ctx.progress.update(note=note),
+    )
+
+
+def watch(endpoint: Endpoint, progress: Progress) -> None:
+    """Show how busy the endpoint is until an interrupt comes."""
+    answered, looked = 0, time.monotonic()
+    while True:
+        time.sleep(WATCH_S)
+        fronts = endpoint.deployed.figures()
+        if not fronts:
+            continue
+        total = sum(front["answered"] for front in fronts)
+        now = time.monotonic()
+        shown: dict[str, Any] = {"requests/s": (total - answered) / (now - looked)}
+        answered, looked = total, now
+        for name in fronts[0]["models"]:
+            here = [front["models"][name] for front in fronts]
+            open_now = sum(model["open"] for model in here)
+            shown[name] = f"{open_now} open, {here[0]['replicas']} replicas"
+        progress.update(done=total, **shown)
+
+
+def address_of(spec: ServeSpec) -> str:
+    """The endpoint's URL."""
+    scheme = "https" if spec.tls_cert else "http"
+    host = f"[{spec.host}]" if ":" in spec.host else spec.host
+    return f"{scheme}://{host}:{spec.port}"

@@ -14,6 +14,8 @@ from engine.job.spec.base import Block, identity, placement
 class EngineSpec(Block):
     """How vLLM runs a model (identity), and how it is spread over devices (placement)."""
 
+    least_replicas: ClassVar[int] = 1
+
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = identity("auto")
     """Type in which the engine computes."""
     quantization: str | None = identity(None)
@@ -50,7 +52,8 @@ class EngineSpec(Block):
     @model_validator(mode="after")
     def _replicas_are_a_number_or_a_range(self) -> EngineSpec:
         numbers = self.replicas if isinstance(self.replicas, list) else [self.replicas]
-        if len(numbers) not in (1, 2) or numbers != sorted(numbers) or numbers[0] < 1:
+        ordered = len(numbers) in (1, 2) and numbers == sorted(numbers)
+        if not ordered or numbers[0] < self.least_replicas or numbers[-1] < 1:
             raise ValueError(
                 f"replicas={self.replicas}; give a number from 1, or [fewest, most] such as [2, 8]"
             )

@@ -54,9 +54,7 @@ class JobSpec(Block):
         for number, teacher in enumerate(self.generate.teachers):
             if isinstance(teacher, ApiTeacher):
                 named[f"generate.teachers.{number}.api_key_env"] = teacher.api_key_env
-        if self.serve.api_key_env:
-            named["serve.api_key_env"] = self.serve.api_key_env
-        return named
+        return named | self.serve.key_variables()
 
     @model_validator(mode="after")
     def _the_loss_has_its_signal(self) -> JobSpec:
@@ -93,11 +91,5 @@ class JobSpec(Block):
                 f"loadtest.models lists the teacher, but teacher '{teacher.name}' is kind"
                 f" {teacher.kind}: other people's servers are not load-tested; take teacher out of"
                 " loadtest.models"
-            )
-        is_loopback = self.serve.host in ("127.0.0.1", "localhost", "::1")
-        if not is_loopback and not self.serve.api_key_env:
-            raise ValueError(
-                f"serve.host={self.serve.host} is not loopback: serve.api_key_env must name a key's"
-                " environment variable"
             )
         return self

@@ -1,0 +1,117 @@
+"""What a front counts, for Prometheus, and what its replicas' servers count, under one page."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator
+
+import httpx
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
+
+from engine.serving.pool import Address, Pool
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+SCRAPE_TIMEOUT_S = 5.0
+_BUCKETS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120)
+
+
+class FrontMetrics:
+    """Counters of one front, by model. What only an engine knows (tokens, time per token) its
+    replica's server counts; `page` adds it, with the replica's id."""
+
+    def __init__(self, pools: Iterable[Pool]) -> None:
+        self._registry = registry = CollectorRegistry()
+        model = ["model"]
+        self.requests = Counter(
+            "distill_requests",
+            "Requests by how they ended and their HTTP status",
+            ["model", "how", "status"],
+            registry=registry,
+        )
+        self.retries = Counter(
+            "distill_retries", "Requests sent once more, elsewhere", model, registry=registry
+        )
+        self.faults = Counter(
+            "distill_replica_faults", "Answers of 500 and above", model, registry=registry
+        )
+        self.ttft = Histogram(
+            "distill_time_to_first_byte_seconds",
+            "From a whole request to the first byte of its answer",
+            model,
+            buckets=_BUCKETS_S,
+            registry=registry,
+        )
+        self.e2e = Histogram(
+            "distill_request_seconds",
+            "From a whole request to the end of its answer",
+            model,
+            buckets=_BUCKETS_S,
+            registry=registry,
+        )
+        open_now = Gauge("distill_open", "Requests under way", model, registry=registry)
+        waiting = Gauge("distill_queued", "Requests that no replica has", model, registry=registry)
+        replicas = Gauge("distill_replicas", "Replicas that answer", model, registry=registry)
+        restarts = Gauge(
+            "distill_replicas_started",
+            "Replicas that ever came; more than there are: some were restarted or scaled",
+            model,
+            registry=registry,
+        )
+        self.answered = 0
+        for pool in pools:
+            open_now.labels(pool.name).set_function(lambda pool=pool: pool.open)
+            waiting.labels(pool.name).set_function(lambda pool=pool: len(pool.waiting))
+            replicas.labels(pool.name).set_function(lambda pool=pool: len(pool.replicas))
+            restarts.labels(pool.name).set_function(lambda pool=pool: len(pool.seen))
+
+    def ended(
+        self, model: str, how: str, status: int, *, e2e_s: float, ttft_s: float | None
+    ) -> None:
+        """A request is over: `how` is answered, refused, cut or gone."""
+        self.answered += how == "answered"
+        self.requests.labels(model, how, status).inc()
+        self.e2e.labels(model).observe(e2e_s)
+        if ttft_s is not None:
+            self.ttft.labels(model).observe(ttft_s)
+
+    async def page(self, replicas: Iterable[Address], secret: str) -> bytes:
+        """The whole page; a replica that does not answer is left out."""
+        headers = {"authorization": f"Bearer {secret}"}
+        async with httpx.AsyncClient(timeout=SCRAPE_TIMEOUT_S, headers=headers) as client:
+            texts = await asyncio.gather(*(_scrape(client, each) for each in replicas))
+        merged = CollectorRegistry()
+        merged.register(_Merged(texts))
+        return generate_latest(self._registry) + generate_latest(merged)
+
+
+async def _scrape(client: httpx.AsyncClient, address: Address) -> tuple[str, str]:
+    try:
+        reply = await client.get(f"http://{address.host}:{address.port}/metrics")
+    except httpx.TransportError:
+        return address.id, ""
+    return address.id, reply.text if reply.is_success else ""
+
+
+class _Merged(Collector):
+    """Pages of several processes as one, each sample with its replica's id."""
+
+    def __init__(self, texts: Iterable[tuple[str, str]]) -> None:
+        self._texts = texts
+
+    def collect(self) -> Iterator[Metric]:
+        """prometheus_client: all families."""
+        families: dict[str, Metric] = {}
+        for replica, text in self._texts:
+            for family in text_string_to_metric_families(text):
+                if not family.name.startswith("vllm:"):
+                    continue
+                merged = families.setdefault(
+                    family.name, Metric(family.name, family.documentation, family.type)
+                )
+                for sample in family.samples:
+                    labels = sample.labels | {"replica": replica}
+                    merged.add_sample(sample.name, labels, sample.value)
+        yield from families.values()
