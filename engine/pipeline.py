@@ -338,7 +338,7 @@ def serving(
         _connect(stack, job.key_variables().values(), ctx, root)
         with ctx.progress.waiting(f"starting {', '.join(models)}"):
             endpoint = stack.enter_context(_endpoint(job, train, ctx, models))
-        stack.enter_context(serve.announced(Path(root), endpoint))
+        stack.enter_context(serve.announced(root, endpoint))
         yield endpoint
 
 
@@ -375,7 +375,7 @@ def update_served(
     from engine.stages import serve
 
     job, root, train, ctx = _to_serve(job, [model], runs, None, progress)
-    told = serve.announcement(Path(root))
+    told = serve.announcement(root)
     with ExitStack() as stack:
         _connect(stack, (), replace(ctx, cluster=told["ray_address"]), root)
         teacher = job.generate.teachers[0]
@@ -390,13 +390,14 @@ def _to_serve(
     runs: str | Folder,
     cluster: str | None,
     progress: Progress | None,
-) -> tuple[JobSpec, Folder, Finished | None, Context]:
+) -> tuple[JobSpec, Path, Finished | None, Context]:
     """The job with absolute paths, its folder, its finished training, and a context."""
     from engine.job.jobfile import with_absolute_paths
 
     job = with_absolute_paths(job)
     root = run_folder(runs) / job.name
     _require_disk(root, ["serve"])
+    assert isinstance(root, Path)
     train = {state.stage: state.finished for state in plan(job, runs)}["train"]
     if train is None and set(models) != {"teacher"}:
         raise StageError(

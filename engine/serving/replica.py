@@ -42,6 +42,10 @@ class ModelServer(ABC):
     ]  # (name, context length) of the model and its adapters
 
     @abstractmethod
+    def __init__(self, served: ServedModel) -> None:
+        """Load nothing yet."""
+
+    @abstractmethod
     async def start(self) -> None:
         """Load the model; StageError with the engine's own words where it cannot."""
 
