@@ -63,7 +63,7 @@ def models_of(
         else:
             assert isinstance(train.manifest.info, TrainInfo)
             weights, revision = train.manifest.info.weights_of(name, train.folder)
-            adapters = spec.adapters if name == "student" else {}
+            adapters = spec.adapters if name == "baseline" else {}
             model = Model(name, weights, revision, spec)
             models[name] = ServedModel(model, device, adapters, spec.server_args)
     return models

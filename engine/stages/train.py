@@ -255,7 +255,7 @@ def _card_facts(
 
 def _counts(out: Path, packed: Packed, info: TrainInfo) -> Counts:
     files: dict[str, int] = {}
-    for folder in (out / "student", out / "baseline"):
+    for folder in (out / "student", out / "baseline", out / "adapter"):
         if not folder.exists():
             continue
         for file in sorted(folder.iterdir()):

@@ -331,7 +331,7 @@ def _export(engine: Engine, start_from: str, spec: TrainSpec, folder: Path) -> N
     weights = engine.export()
     if weights is None:  # rank 0 has them
         return
-    plain, state = merged_weights(weights, start_from, spec)
+    plain, state = merged_weights(weights, start_from, spec, folder.with_name("adapter"))
     export(plain, state, load_tokenizer(spec), folder)
 
 

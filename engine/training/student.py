@@ -7,6 +7,8 @@ Shapes: B blocks, L tokens, N targets, n of them in a piece, V vocabulary.
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -300,10 +302,10 @@ def _names_of_linear_layers(model: nn.Module) -> list[str]:
 
 
 def merged_weights(
-    trained: Mapping[str, Tensor], source: str, spec: TrainSpec
+    trained: Mapping[str, Tensor], source: str, spec: TrainSpec, adapter: Path
 ) -> tuple[PreTrainedModel, dict[str, Tensor]]:
     """The plain model (for its configuration) and its weights, from what a Student trained and the
-    weights it started from."""
+    weights it started from. An adapter that is to be kept goes to the folder `adapter`."""
     weights = {}
     for name, tensor in trained.items():
         if name.startswith("model."):
@@ -315,12 +317,26 @@ def merged_weights(
         adapted = with_adapters(plain, spec.lora)
         unexpected = adapted.load_state_dict(weights, strict=False).unexpected_keys
         assert not unexpected, unexpected
+        if spec.lora.keep_adapter:
+            _keep(adapted, spec, adapter)
         merged = _merged(adapted)
         return merged, merged.state_dict()
     state = plain.state_dict()
     # those that are saved
     buffers = {name: state[name] for name, _ in plain.named_buffers() if name in state}
     return plain, buffers | weights
+
+
+def _keep(adapted: PeftModel, spec: TrainSpec, folder: Path) -> None:
+    """The adapter alone, for the model that training started from; whole or not at all."""
+    config = adapted.peft_config["default"]
+    config.base_model_name_or_path = spec.student
+    config.revision = spec.revision
+    staged = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(staged, ignore_errors=True)
+    adapted.save_pretrained(str(staged))
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(staged, folder)
 
 
 def _merged(adapted: PeftModel) -> PreTrainedModel:

@@ -79,6 +79,7 @@ STUDENTS = {
 METHODS: dict[str, dict[str, Any]] = {
     "sft": {},
     "reverse_kl with LoRA": {"loss": "reverse_kl", "lora": {"rank": 4, "alpha": 8.0}},
+    "an adapter that is kept": {"lora": {"rank": 4, "keep_adapter": True}},
     "layers of a live teacher": {
         "loss": "sft",
         "hidden": {"layers": [[0, 0], [2, 3]]},
@@ -244,6 +245,18 @@ def test_the_exported_student_has_the_logits_of_the_trained_one(
         (source / "config.json").read_text()
     )
     assert AutoTokenizer.from_pretrained(folder).chat_template
+
+
+def test_a_kept_adapter_on_its_base_is_the_student(trained: Callable[..., Trained]) -> None:
+    from peft import PeftModel
+
+    source, folder, _ = trained("llama-3.1-8b", "an adapter that is kept")
+    adapter = folder.with_name("adapter")
+    assert json.loads((adapter / "adapter_config.json").read_text())["r"] == 4
+    on_base = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(source), adapter)
+    student = AutoModelForCausalLM.from_pretrained(folder)
+    torch.testing.assert_close(logits_of(on_base), logits_of(student), rtol=1e-5, atol=5e-5)
+    assert not list(folder.parent.glob(".adapter*"))
 
 
 @pytest.mark.slow

@@ -61,8 +61,8 @@ class ServeSpec(EngineSpec):
     max_body_mib: float = placement(8.0, gt=0)
     """Longest body of a request in MiB."""
     adapters: dict[Name, str] = placement({})
-    """LoRA adapters on the student's base by the names under which they are asked: folders, such as
-    the one that `train.lora.keep_adapter` leaves."""
+    """LoRA adapters on the base (`--model baseline`, or a folder) by the names under which they are
+    asked: folders, such as the one that `train.lora.keep_adapter` leaves."""
     server_args: dict[str, Any] = placement({})
     """Further arguments of vLLM's API server, by its names: `{enable_auto_tool_choice: true,
     tool_call_parser: hermes}`."""

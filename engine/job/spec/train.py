@@ -28,6 +28,9 @@ class LoraSpec(Block):
     head."""
     quantize: Literal["none", "nf4"] = identity("none")
     """`nf4`: QLoRA, the frozen weights in 4 bits (bitsandbytes, GPUs only)."""
+    keep_adapter: bool = identity(False)
+    """Also keep the adapter by itself, as peft and vLLM (`serve.adapters`) read it, in the folder
+    `adapter` beside the student."""
 
 
 class LiveTeacherSpec(Block):
