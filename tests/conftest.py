@@ -143,6 +143,7 @@ def quickstart_job():
         *SHORT_QUICKSTART,
         f"serve.port={free_port()}",
         "serve.api_key_env=DISTILL_TEST_KEY",
+        "serve.server_args={enable_auto_tool_choice: true, tool_call_parser: hermes}",
         "loadtest.concurrency=[2]",
         "loadtest.rates=[4.0]",
         "loadtest.seconds=2",

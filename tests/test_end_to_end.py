@@ -6,14 +6,17 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx
 import openai
+import psutil
 import pytest
 import ray
 import torch
 from conftest import KEY, open_to_others
+from ray import serve
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -195,13 +198,9 @@ def test_a_request_is_one_line_of_the_logs_and_no_warning_comes_every_second(run
         if path.is_file()
     }
     lines = [line for path in logs for line in logs[path]]
-    served = [
-        line
-        for line in lines
-        if "distill_OpenAiIngress" in line and "POST /v1/chat/completions" in line
-    ]
+    served = [line for line in lines if "POST /v1/chat/completions model=" in line]
     assert len(served) >= run.manifests["loadtest"].rows_in, "this looks at the wrong files"
-    assert [line for line in lines if "distill_LLMServer" in line and " -- CALL " in line] == []
+    assert [line for line in lines if "CALL /v1" in line or '"POST /v1' in line] == []
     # other tests' drivers join this cluster as one of somebody else's
     ours = f"-{ray.get_runtime_context().get_job_id()}-"
     assert any(ours in path.name for path in logs)
@@ -218,7 +217,7 @@ def test_serving_says_what_it_waits_for(endpoint, told):
     lines = told.getvalue().splitlines()
     assert "starting student" in lines
     assert any(
-        line.startswith("waiting for LLMServer:student") and line.endswith(" s") for line in lines
+        line.startswith("waiting for student's engine") and line.endswith(" s") for line in lines
     )
 
 
@@ -250,6 +249,73 @@ def test_the_openai_client_gets_an_answer_and_a_stream(endpoint):
         "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
         == plain.choices[0].message.content
     )
+
+
+def test_structured_output_and_tools_are_vllms_own(endpoint):
+    shape = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    schema = {"name": "answer", "schema": shape | {"additionalProperties": False}}
+    structured = client(endpoint).chat.completions.create(
+        model="student",
+        messages=QUESTION,
+        max_tokens=40,
+        temperature=0,
+        response_format={"type": "json_schema", "json_schema": schema},
+    )
+    assert structured.choices[0].message.content.lstrip().startswith("{")
+    tool = {"type": "function", "function": {"name": "add", "parameters": shape}}
+    called = client(endpoint).chat.completions.create(
+        model="student",
+        messages=QUESTION,
+        max_tokens=40,
+        tools=[tool],
+        tool_choice={"type": "function", "function": {"name": "add"}},
+    )
+    assert called.choices[0].message.tool_calls[0].function.name == "add"
+
+
+def test_log_likelihoods_come_by_echo(endpoint):
+    scored = client(endpoint).completions.create(
+        model="student", prompt="Mia has 82 apples.", max_tokens=0, echo=True, logprobs=1
+    )
+    logprobs = scored.choices[0].logprobs.token_logprobs
+    assert logprobs[0] is None
+    assert all(value < 0 for value in logprobs[1:])
+
+
+def unfinished(endpoint) -> list[int]:
+    """Requests that each engine of the student has."""
+    (name,) = [
+        name
+        for name in serve.status().applications
+        if name.startswith(endpoint.deployed.prefix("student"))
+    ]
+    answers = serve.get_app_handle(name).broadcast("unfinished")
+    return answers.results(timeout_s=30)
+
+
+def until(condition, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to that"
+        time.sleep(0.1)
+
+
+LONG = {"model": "student", "messages": QUESTION, "max_tokens": 400, "stream": True}
+
+
+def test_a_client_that_leaves_is_aborted_in_the_engine_within_a_second(endpoint):
+    stream = client(endpoint).chat.completions.create(**LONG, extra_body={"ignore_eos": True})
+    next(iter(stream))
+    assert unfinished(endpoint) == [1]
+    stream.close()
+    until(lambda: unfinished(endpoint) == [0], 1)
+
+
+def test_metrics_are_under_the_key_and_say_what_the_engine_did(endpoint):
+    root = endpoint.base_url.removesuffix("/v1")
+    page = httpx.get(f"{root}/metrics", headers={"Authorization": f"Bearer {KEY}"}).text
+    for name in ("distill_requests_total", "vllm:generation_tokens_total", "vllm:prompt_tokens"):
+        assert name in page
 
 
 ROUTES = [
@@ -312,3 +378,21 @@ def test_vllms_own_benchmark_works_against_the_endpoint(endpoint, run, tmp_path)
         timeout=300,
     )
     assert json.loads((tmp_path / "bench.json").read_text())["completed"] == 8
+
+
+def test_a_killed_engine_cuts_its_stream_with_an_error_and_another_one_comes(endpoint):
+    """The last of these: it takes the engine's time to start."""
+    stream = client(endpoint).chat.completions.create(**LONG, extra_body={"ignore_eos": True})
+    next(iter(stream))
+    cores = [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if "EngineCore" in process.name() or "EngineCore" in " ".join(process.cmdline())
+    ]
+    assert cores
+    for core in cores:
+        core.kill()
+    with pytest.raises(openai.APIError):
+        list(stream)
+    answer = client(endpoint).with_options(max_retries=20, timeout=120).chat.completions
+    assert answer.create(model="student", messages=QUESTION, max_tokens=4).choices

@@ -316,7 +316,7 @@ class Deployed:
         generation = 1 + max((int(name.rpartition(".")[2]) for name in old), default=0)
         new = self._run_engine(served, generation)
         try:
-            _wait_until_running([new], start_timeout_s, on_wait)
+            _wait_until_running({new: f"{served.model.name}'s engine"}, start_timeout_s, on_wait)
             self._wait_until_asked(served.model.name, generation)
         except BaseException:
             serve.delete(new)
@@ -378,7 +378,9 @@ def deployed(
     serve.start(proxy_location="Disabled")  # tokens do not pass it, and it listens without a key
     running = Deployed(f"distill-{settings.port}", secret, scaling)
     try:
-        names = [running._run_engine(served, 1) for served in models.values()]
+        started = {}
+        for model, served in models.items():
+            started[running._run_engine(served, 1)] = f"{model}'s engine"
         lazy = tuple(models) if scaling.replicas[0] == 0 else ()
         front = front_application(
             replace(settings, secret=secret),
@@ -388,7 +390,8 @@ def deployed(
             drain_s=scaling.drain_s,
         )
         _run(front, running.name)
-        _wait_until_running([*names, running.name], start_timeout_s, on_wait)
+        started[running.name] = "the front"
+        _wait_until_running(started, start_timeout_s, on_wait)
         yield running
     finally:
         running.remove()
@@ -421,18 +424,21 @@ def require_free_port(host: str, port: int) -> None:
             ) from error
 
 
-def _wait_until_running(names: list[str], timeout_s: float, on_wait: Callable[[str], None]) -> None:
+def _wait_until_running(
+    started: Mapping[str, str], timeout_s: float, on_wait: Callable[[str], None]
+) -> None:
+    """Wait for applications; `started` says what each is for people."""
     deadline = time.monotonic() + timeout_s
     while True:
         applications = serve.status().applications
         waiting = []
-        for name in names:
+        for name, shown in started.items():
             state: Any = applications.get(name)
             status = state and state.status
             if status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
                 raise StageError(f"serve: an engine could not start: {_reasons(state)}")
             if status != ApplicationStatus.RUNNING:
-                waiting.append(name)
+                waiting.append(shown)
         if not waiting:
             return
         if time.monotonic() > deadline:

@@ -3,13 +3,21 @@ request when something leaves."""
 
 import json
 import socket
+import ssl
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 
 import httpx
 import openai
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from doubles.house import House, chat
 
 from engine.serving.front import FrontSettings
@@ -420,3 +428,52 @@ def test_one_line_per_request_holds_no_prompt_and_no_key(house, ask, caplog):
     assert "model=m key=ann status=200 answered" in line
     assert "secret" not in line
     assert "right-key" not in line
+
+
+def self_signed(folder):
+    """Paths of a certificate for 127.0.0.1 and of its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "cert.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )
+    return str(folder / "cert.pem"), str(folder / "key.pem")
+
+
+def test_with_a_certificate_it_speaks_https_and_nothing_else(house, tmp_path):
+    certificate, key = self_signed(tmp_path)
+    there = house(keys={"ann": "right"}, tls_cert=certificate, tls_key=key)
+    there.add("m", "a")
+    url = there.url.replace("http:", "https:")
+    trusting = httpx.Client(verify=ssl.create_default_context(cafile=certificate))
+    headers = {"Authorization": "Bearer right"}
+    reply = trusting.post(f"{url}/v1/chat/completions", json=chat("x"), headers=headers)
+    assert reply.status_code == 200
+    assert trusting.get(f"{url}/v1/models").status_code == 401
+    with pytest.raises(httpx.TransportError):
+        httpx.get(there.url)
+    with pytest.raises(httpx.ConnectError, match=r"(?i)certificate"):
+        httpx.get(url)
+
+
+def test_a_client_that_never_shakes_hands_is_closed_in_time(house, tmp_path):
+    certificate, key = self_signed(tmp_path)
+    there = house(tls_cert=certificate, tls_key=key, header_timeout_s=0.3)
+    started = time.monotonic()
+    raw(there, b"")
+    assert time.monotonic() - started < 3
