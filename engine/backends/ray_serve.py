@@ -193,7 +193,7 @@ class FrontReplica:
 
     def figures(self) -> dict[str, Any]:
         """How busy it is, and which weights it asks."""
-        return self._front.figures()
+        return self._front.figures() | {"pid": os.getpid()}
 
     async def check_health(self) -> None:
         """Serve asks for it."""

@@ -196,6 +196,7 @@ def update(application: str, spec: ServeSpec, served: ServedModel, ctx: Context)
 def watch(endpoint: Endpoint, progress: Progress) -> None:
     """Show how busy the endpoint is until an interrupt comes."""
     answered, looked = 0, time.monotonic()
+    progress.update(note="serving")
     while True:
         time.sleep(WATCH_S)
         fronts = endpoint.deployed.figures()

@@ -9,6 +9,7 @@ from collections import Counter
 from contextlib import contextmanager
 
 import httpx
+import psutil
 import pytest
 from conftest import free_port, open_to_others
 from ray import serve
@@ -41,9 +42,11 @@ def endpoint(scaling, **settings):
 
 class Load:
     """`clients` ask one after the other until the block ends; each answer must carry its request's
-    mark. Statuses are HTTP's, `cut` for a broken answer."""
+    mark. Statuses are HTTP's, `cut` for a broken answer; one that failed is asked `retries` times
+    more."""
 
-    def __init__(self, url, clients=4, tokens=20):
+    def __init__(self, url, clients=4, tokens=20, retries=0):
+        self._retries = retries
         self.statuses, self.wrong = Counter(), 0
         self._url, self._tokens, self._done = url, tokens, threading.Event()
         self._threads = [threading.Thread(target=self._ask, args=(n,)) for n in range(clients)]
@@ -56,15 +59,22 @@ class Load:
                 mark = f"mark-{number}-{turn}"
                 body = {"model": "m", "max_tokens": self._tokens}
                 body["messages"] = [{"role": "user", "content": mark}]
-                try:
-                    reply = client.post("/v1/chat/completions", json=body)
-                except httpx.TransportError:
-                    self.statuses["cut"] += 1
-                    continue
-                self.statuses[reply.status_code] += 1
-                if reply.status_code == 200:
-                    text = reply.json()["choices"][0]["message"]["content"]
+                for _ in range(1 + self._retries):
+                    status, text = self._answer(client, body)
+                    if status == 200:
+                        break
+                self.statuses[status] += 1
+                if status == 200:
                     self.wrong += text.split() != [mark] * self._tokens
+
+    def _answer(self, client, body):
+        try:
+            reply = client.post("/v1/chat/completions", json=body)
+        except httpx.TransportError:
+            return "cut", ""
+        if reply.status_code != 200:
+            return reply.status_code, ""
+        return 200, reply.json()["choices"][0]["message"]["content"]
 
     def __enter__(self):
         for thread in self._threads:
@@ -157,3 +167,50 @@ def test_new_weights_that_do_not_start_change_nothing():
         ((name, _),) = engines(running)
         assert name.endswith(".1")
         assert httpx.get(f"{url}/health", headers=KEY).status_code == 200
+
+
+MINUTES = float(os.environ.get("DISTILL_PROOF_MINUTES", "30"))
+SCALE_DOWNS = int(os.environ.get("DISTILL_PROOF_SCALE_DOWNS", "100"))
+
+
+@pytest.mark.proof
+@pytest.mark.timeout(7200)
+def test_half_an_hour_of_kills_costs_at_most_one_retry_and_no_memory(record_property):
+    with endpoint(Scaling((2, 2), drain_s=20)) as (running, url), Load(url, retries=1) as load:
+        until(lambda: load.statuses[200] > 500)
+        front = psutil.Process(running.figures()[0]["pid"])
+        before, kills = front.memory_info().rss, 0
+        ends = time.monotonic() + 60 * MINUTES
+        while time.monotonic() < ends:
+            os.kill(pids(running)[kills % 2], signal.SIGKILL)
+            kills += 1
+            time.sleep(30)
+            until(lambda: len(pids(running)) == 2)
+        grown = (front.memory_info().rss - before) / 2**20
+    total = load.statuses.total()
+    record_property("kills", kills)
+    record_property("requests", total)
+    record_property("statuses", {str(status): n for status, n in load.statuses.items()})
+    record_property("front_grown_mib", round(grown, 1))
+    assert load.wrong == 0
+    assert load.statuses[200] >= 0.999 * total
+    assert grown <= 10
+
+
+@pytest.mark.proof
+@pytest.mark.timeout(7200)
+def test_a_hundred_scale_downs_lose_nothing(record_property):
+    scaling = Scaling((1, 2), target_open=3, up_s=0, down_s=0, drain_s=20)
+    statuses, wrong = Counter(), 0
+    with endpoint(scaling) as (running, url):
+        for _ in range(SCALE_DOWNS):
+            with Load(url, clients=5) as many:
+                until(lambda: replicas(running) == 2)
+            with Load(url, clients=1) as few:
+                until(lambda: replicas(running) == 1)
+            statuses += many.statuses + few.statuses
+            wrong += many.wrong + few.wrong
+    record_property("scale_downs", SCALE_DOWNS)
+    record_property("requests", statuses.total())
+    assert statuses.keys() == {200}
+    assert wrong == 0
