@@ -22,7 +22,9 @@ from typing import Any
 
 import ray
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatus
 
@@ -170,15 +172,22 @@ class FrontReplica:
             for name in running:
                 if name.rpartition(".")[0] != prefix:
                     continue
-                if name not in self._handles:
-                    self._handles[name] = serve.get_app_handle(name)
-                replicas = self._handles[name].broadcast("address")
-                for address in await replicas.results_async(timeout_s=5, return_exceptions=True):
-                    if isinstance(address, Address):
-                        found[address.id] = address
+                for address in await self._addresses(name):
+                    found[address.id] = address
             self._front.update(model, found)
         for name in self._handles.keys() - set(running):
             del self._handles[name]
+
+    async def _addresses(self, application: str) -> list[Address]:
+        """Of its replicas that answer; Serve raises where it has none."""
+        try:
+            if application not in self._handles:
+                self._handles[application] = serve.get_app_handle(application)
+            asked = self._handles[application].broadcast("address")
+            told = await asked.results_async(timeout_s=5, return_exceptions=True)
+        except (RayServeException, RayError):
+            return []
+        return [each for each in told if isinstance(each, Address)]
 
     def _wake(self, model: str) -> None:
         for name, handle in self._handles.items():
