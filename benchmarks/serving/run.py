@@ -1,0 +1,52 @@
+"""Does `distill serve` keep the speed of vLLM's own API server? See README.md beside this file."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.result import write_result
+from benchmarks.serving import ingress, speed
+from benchmarks.serving.speed import Timing
+
+SECONDS, FULL_SECONDS = 4.0, 15.0  # of each run
+PARTS: dict[str, tuple[Callable[[Timing, Path], ingress.Result], ...]] = {
+    "speed": (speed.run,),
+    "ingress": (ingress.added_latency, ingress.two_replicas),
+    "overload": (ingress.overload,),
+}
+
+
+def main() -> int:
+    """Exit 1 if a ratio misses its bound."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--full", action="store_true", help=f"runs of {FULL_SECONDS:g} s")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", default=list(PARTS), choices=PARTS)
+    parser.add_argument("--seconds", type=float, help=f"of each run; default: {SECONDS:g}")
+    options = parser.parse_args()
+    usual = FULL_SECONDS if options.full else SECONDS
+    timing = Timing(options.rounds, options.seconds or usual)
+    ratios: dict[str, dict[str, Any]] = {}
+    raw: dict[str, Any] = {}
+    took_s: dict[str, float] = {}
+    with tempfile.TemporaryDirectory(prefix="serving-") as temporary:
+        for part in options.only:
+            started = time.monotonic()
+            for measure in PARTS[part]:
+                found, rounds = measure(timing, Path(temporary))
+                ratios |= found
+                raw |= rounds
+            took_s[part] = round(time.monotonic() - started, 1)
+    settings = {"rounds": timing.rounds, "seconds": timing.seconds, "warmup_s": timing.warmup_s}
+    return write_result(options.json, ratios, settings=settings, took_s=took_s, raw=raw)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,193 @@
+"""What stands around the product's front where no model is needed, each in a process of its own:
+
+    python -m benchmarks.serving.stand_ins noop [--step-ms 5]     a server that only streams
+    python -m benchmarks.serving.stand_ins fake [--batch 4 …]     a fake engine behind its server
+    python -m benchmarks.serving.stand_ins front --replica PORT:BATCH … [--max-queued N]
+
+Each prints its port on 127.0.0.1 as soon as it listens. The front is the product's own; Ray Serve,
+which would place it and tell it of its replicas, takes no part in a request.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import uvloop
+
+REPOSITORY = Path(__file__).parents[2]
+HOST = "127.0.0.1"
+MODEL = "m"
+SECRET = "only-fronts-know"
+BACKLOG = 4096
+_HEAD = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
+    b"transfer-encoding: chunked\r\n\r\n"
+)
+
+
+def free_port() -> int:
+    """A port that nobody has just now."""
+    with socket.create_server((HOST, 0)) as free:
+        return free.getsockname()[1]
+
+
+@contextmanager
+def stand_in(*arguments: str, log: Path) -> Generator[tuple[subprocess.Popen[str], int]]:
+    """One of them for the length of the block: its process and its port. RuntimeError, with its
+    last words, if it does not come."""
+    command = [sys.executable, "-m", "benchmarks.serving.stand_ins", *arguments]
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=errors, text=True
+        )
+    try:
+        assert process.stdout
+        said = process.stdout.readline()
+        if not said:
+            raise RuntimeError(f"{arguments} did not start:\n{log.read_text()[-2000:]}")
+        yield process, int(said)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+def _event(**fields: Any) -> bytes:
+    """As large as vLLM's own."""
+    common = {
+        "id": "chatcmpl-0123456789abcdef0123456789abcdef",
+        "object": "chat.completion.chunk",
+        "created": 1700000000,
+        "model": MODEL,
+    }
+    return _chunk(b"data: " + json.dumps(common | fields, separators=(",", ":")).encode() + b"\n\n")
+
+
+def _choice(delta: dict[str, str], reason: str | None = None) -> bytes:
+    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+    return _event(choices=[choice])
+
+
+_ROLE = _choice({"role": "assistant", "content": ""})
+_TOKEN = _choice({"content": " token"})
+_LAST = _choice({"content": " end"}, "length")
+
+
+def _tail(tokens: int) -> bytes:
+    usage = {"prompt_tokens": 24, "completion_tokens": tokens, "total_tokens": 24 + tokens}
+    return _event(choices=[], usage=usage) + _chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
+
+
+class NoopStream(asyncio.Protocol):
+    """Answers each request with `max_tokens` events, the first at once and one more at each
+    step()."""
+
+    _transport: asyncio.Transport
+
+    def __init__(self, streams: set[NoopStream]) -> None:
+        self._streams = streams  # those with an answer under way
+        self._buffer = b""
+        self._tokens = self._left = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """asyncio: a client."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """asyncio: a part of a request."""
+        self._buffer += data
+        head, end, body = self._buffer.partition(b"\r\n\r\n")
+        _, _, rest = head.lower().partition(b"content-length:")
+        if not end or len(body) < int(rest.partition(b"\r\n")[0]):
+            return
+        self._buffer = b""
+        self._tokens = self._left = json.loads(body)["max_tokens"]
+        self._transport.write(_HEAD + _ROLE)
+        self._streams.add(self)
+        self.step()
+
+    def step(self) -> None:
+        """One event more, and after the last one the end."""
+        self._left -= 1
+        if self._left:
+            self._transport.write(_TOKEN)
+            return
+        self._transport.write(_LAST + _tail(self._tokens))
+        self._streams.discard(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """asyncio: it left."""
+        self._streams.discard(self)
+
+
+async def _noop(options: argparse.Namespace) -> None:
+    streams: set[NoopStream] = set()
+    server = await asyncio.get_running_loop().create_server(
+        lambda: NoopStream(streams), HOST, 0, backlog=BACKLOG
+    )
+    print(server.sockets[0].getsockname()[1], flush=True)
+    while True:
+        await asyncio.sleep(options.step_ms / 1000)
+        for stream in list(streams):
+            stream.step()
+
+
+async def _fake(options: argparse.Namespace) -> None:
+    from engine.backends.fake_server import FakeServer
+    from engine.job.spec import EngineSpec, Model
+    from engine.serving.replica import Listener, ServedModel
+
+    spec = EngineSpec(max_num_seqs=options.batch, engine_args={"step_s": options.step_ms / 1000})
+    server = FakeServer(ServedModel(Model(MODEL, "fake", None, spec), "cpu", kind="fake"))
+    await server.start()
+    listener = Listener(server.app, HOST, SECRET)
+    listener.start()
+    print(listener.port, flush=True)
+    await asyncio.Event().wait()
+
+
+async def _front(options: argparse.Namespace) -> None:
+    from engine.serving.front import Front, FrontSettings
+    from engine.serving.pool import Address
+
+    settings = FrontSettings(HOST, free_port(), secret=SECRET, max_queued=options.max_queued)
+    front = Front(settings, (MODEL,))
+    replicas = {}
+    for replica in options.replica:
+        port, _, batch = replica.partition(":")
+        replicas[port] = Address(port, HOST, int(port), int(batch))
+    front.update(MODEL, replicas)
+    await front.start()
+    print(settings.port, flush=True)
+    await asyncio.Event().wait()
+
+
+KINDS = {"noop": _noop, "fake": _fake, "front": _front}
+
+
+def main() -> None:
+    """Run one of them until it is ended."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("--step-ms", type=float, default=5.0, help="noop, fake: between two tokens")
+    parser.add_argument("--batch", type=int, default=4, help="fake: answers at a time")
+    parser.add_argument("--replica", action="append", default=[], help="front: PORT:BATCH")
+    parser.add_argument("--max-queued", type=int, default=512, help="front: beyond the batches")
+    options = parser.parse_args()
+    uvloop.run(KINDS[options.kind](options))
+
+
+if __name__ == "__main__":
+    main()
