@@ -28,14 +28,11 @@ from engine.machines.clusterfile import Cluster
 from engine.machines.layout import Layout, Node, shortfall
 from engine.store.paths import Folder
 
-# Chosen by us, inherited by every process of the job: no prompts in Serve's logs, no usage reports,
-# no hub when offline.
+# Chosen by us, inherited by every process of the job: no usage reports, and of Serve what it does
+# stands in its own log files alone.
 JOB_ENVIRONMENT = {
-    "RAYLLM_ENABLE_REQUEST_PROMPT_LOGS": "0",
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
-    # each second, not each ten, a replica tells the autoscaler what it has open
-    "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
     "RAY_SERVE_LOG_TO_STDERR": "0",
     # an engine over several nodes holds no GPU itself, yet must see what it drives
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",

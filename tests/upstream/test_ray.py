@@ -1,16 +1,20 @@
-"""Inside Ray: what engine/backends/ray_*.py and bearer_guard.py lean on beyond its public API."""
+"""Inside Ray: what engine/backends/ray_*.py and proxy_guard.py lean on beyond its public API."""
 
 from __future__ import annotations
 
 import inspect
+import mmap
 
 import pytest
 
-from engine.backends import bearer_guard
+from engine.backends import proxy_guard, ray_loopback
+from engine.backends.library_names import package_folder
 from upstream.source_text import fields, parameters, text
 
 TORCH = "ray/train/torch/config.py"
 KV = "ray/experimental/internal_kv.py"
+SERVE = "ray/serve/_private"
+REPLICA = f"{SERVE}/replica.py"
 
 # Core
 
@@ -156,8 +160,6 @@ def test_failures_of_workers_are_told_by_rank():
 
 def test_the_logger_that_asks_for_a_dashboard_is_named_after_its_module():
     cleaner = "ray/train/v2/_internal/execution/controller/placement_group_cleaner.py"
-    from engine.backends import ray_loopback
-
     assert cleaner.removesuffix(".py").replace("/", ".") == ray_loopback._ASKS_A_DASHBOARD
     assert text(cleaner, "logger") == "logger = logging.getLogger(__name__)"
     assert "logger.warning" in text(cleaner)
@@ -186,26 +188,63 @@ def test_ray_datas_context_has_the_switches_that_are_set():
 # Serve
 
 
-def test_serve_llms_ingress_is_built_as_ours_is():
-    ingress = "ray/llm/_internal/serve/core/ingress/ingress.py"
-    assert parameters(ingress, "init") == []
-    assert "app" in parameters(ingress, "make_fastapi_ingress")
-    built = parameters(ingress, "OpenAiIngress.__init__")
-    assert built[:3] == ["self", "llm_deployments", "model_cards"]
-    cards = "ray/llm/_internal/serve/core/configs/openai_api_models.py"
-    assert parameters(cards, "to_model_metadata")[:2] == ["model_id", "model_config"]
+def test_every_replica_is_asked_at_once():
+    handle = "ray/serve/handle.py"
+    asked = parameters(handle, "DeploymentHandle.broadcast")
+    assert asked == ["self", "method_name", "*args", "**kwargs"]
+    for collected in ("results", "results_async"):
+        takes = parameters(handle, f"DeploymentBroadcastResponse.{collected}")
+        assert takes == ["self", "*", "timeout_s", "return_exceptions"]
 
 
-def test_streamed_tokens_are_batched_unless_a_field_says_otherwise():
-    server = text("ray/llm/_internal/serve/core/server/llm_server.py")
-    assert "experimental_configs.get('stream_batching_interval_ms')" in server
+def test_a_replicas_own_figures_reach_the_policy():
+    given = text(REPLICA, "UserCallableWrapper")
+    assert "getattr(self._callable, 'record_autoscaling_stats', None)" in given
+    state = text(f"{SERVE}/autoscaling_state.py")
+    assert "aggregated_metrics=self._get_aggregated_custom_metrics" in state
+    assert "self._policy_state = self._policy(autoscaling_context)" in state
+    known = set(parameters("ray/serve/config.py", "AutoscalingContext.__init__"))
+    assert {"config", "aggregated_metrics", "total_num_requests"} <= known
+    assert {"current_num_replicas", "target_num_replicas"} <= known
+    assert {"capacity_adjusted_min_replicas", "capacity_adjusted_max_replicas"} <= known
+
+
+def test_how_often_replicas_tell_their_figures_is_a_deprecated_field():
+    assert "metrics_interval_s" in fields("ray/serve/config.py", "AutoscalingConfig")
+    for file in (REPLICA, f"{SERVE}/router.py"):
+        pushed = text(file)
+        assert "autoscaling_config.metrics_interval_s" in pushed
+        assert "AUTOSCALING_METRIC_PUSH_INTERVAL_S" not in pushed, (
+            "set that variable in place of the field"
+        )
+
+
+def test_a_replicas_destructor_is_awaited():
+    destroyed = text(REPLICA, "UserCallableWrapper.call_destructor")
+    assert "hasattr(self._callable, '__del__')" in destroyed
+    assert "await self._call_func_or_gen(self._callable.__del__" in destroyed
+    assert "await self._user_callable_wrapper.call_destructor()" in text(REPLICA)
+
+
+def test_without_proxies_nothing_listens_for_serve():
+    assert "proxy_location" in parameters("ray/serve/api.py", "start")
+    assert "Disabled = 'Disabled'" in text("ray/serve/config.py", "ProxyLocation")
+    nodes = text(f"{SERVE}/proxy_state.py", "ProxyStateManager._get_target_nodes")
+    assert "if location == ProxyLocation.Disabled:\n        return []" in nodes
 
 
 def test_a_proxy_takes_its_layers_from_the_callback_that_a_variable_names():
-    (variable,) = bearer_guard.PROXY_HOOK
-    assert f"'{variable}'" in text("ray/serve/_private/constants.py", variable)
-    layers = text("ray/serve/_private/http_util.py", "configure_http_middlewares")
+    (variable,) = proxy_guard.HOOK
+    assert f"'{variable}'" in text(f"{SERVE}/constants.py", variable)
+    layers = text(f"{SERVE}/http_util.py", "configure_http_middlewares")
     assert f"call_function_from_import_path({variable})" in layers
+
+
+def test_a_proxy_is_healthy_only_where_some_application_has_a_route():
+    ready = text(f"{SERVE}/proxy_router.py", "ProxyRouter.ready_for_traffic")
+    assert "if not self._route_table_populated:\n        return (False" in ready
+    updated = text(f"{SERVE}/proxy_router.py", "ProxyRouter.update_routes")
+    assert "if endpoints:\n        self._route_table_populated = True" in updated
 
 
 def test_a_replica_listens_by_the_method_that_is_replaced():
@@ -226,8 +265,7 @@ def test_a_replica_listens_by_the_method_that_is_replaced():
 @pytest.mark.parametrize(
     ("variable", "file"),
     [
-        ("RAYLLM_ENABLE_REQUEST_PROMPT_LOGS", "ray/llm/_internal/serve/constants.py"),
-        ("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "ray/serve/_private/constants.py"),
+        ("RAY_SERVE_LOG_TO_STDERR", "ray/serve/_private/constants.py"),
         ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "ray/_private/accelerators/accelerator.py"),
         ("RAY_JOB_CONFIG_JSON_ENV_VAR", "ray/_private/runtime_env/constants.py"),
         ("RAY_JOB_STOP_WAIT_TIME_S", "ray/dashboard/modules/job/job_supervisor.py"),
@@ -238,3 +276,11 @@ def test_a_replica_listens_by_the_method_that_is_replaced():
 )
 def test_a_variable_is_still_read(variable, file):
     assert f"'{variable}'" in text(file)
+
+
+def test_the_raylet_knows_by_which_variable_workers_get_their_priority():
+    known = text("ray/_private/ray_constants.py", "RAY_WORKER_NICENESS")
+    assert known == "RAY_WORKER_NICENESS = 'RAY_worker_niceness'"
+    raylet = package_folder("ray") / "core/src/ray/raylet/raylet"
+    with raylet.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as code:
+        assert code.find(b"worker_niceness") >= 0  # it puts RAY_ before its settings' names

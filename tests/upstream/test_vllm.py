@@ -16,6 +16,21 @@ OUTPUTS = "vllm/v1/engine/output_processor.py"
 LOGPROBS = "vllm/v1/engine/logprobs.py"
 SAMPLING = "vllm/sampling_params.py"
 PARSERS = "vllm/reasoning/abs_reasoning_parsers.py"
+LAUNCHERS = "vllm/entrypoints/launchers"
+SET_BY_THE_SERVER = {
+    "served_model_name",
+    "disable_log_stats",
+    "disable_uvicorn_access_log",
+    "disable_fastapi_docs",
+    "allowed_origins",
+    "enable_log_requests",
+    "reasoning_parser",
+    "enable_lora",
+    "lora_modules",
+    "max_lora_rank",
+    "enable_auto_tool_choice",
+    "tool_call_parser",
+}
 
 # The two engines
 
@@ -58,6 +73,48 @@ def test_a_dead_engine_process_is_a_flag_of_its_client():
         LLM_ENGINE, "LLMEngine.__init__"
     )
     assert "resources" not in text(clients, "InprocClient.__init__"), "it is watched, too"
+
+
+# The server
+
+
+def test_an_application_is_built_and_filled_as_vllm_does_it():
+    built = parameters(f"{LAUNCHERS}/app.py", "build_app")
+    assert built == ["args", "supported_tasks", "model_config"]
+    filled = parameters(f"{LAUNCHERS}/api_server/app_state.py", "init_app_state")
+    assert filled == ["engine_client", "state", "args", "supported_tasks"]
+    assert parameters(f"{LAUNCHERS}/cli_args.py", "make_arg_parser") == ["parser"]
+    assert parameters("vllm/engine/arg_utils.py", "EngineArgs.from_cli_args") == ["cls", "args"]
+    own = text(f"{LAUNCHERS}/api_server/entry.py")
+    assert "build_app(args, supported_tasks, model_config)" in own
+    assert "init_app_state(engine_client, app.state, args, supported_tasks)" in own
+    assert "OPENAI_API_SERVER" in text("vllm/usage/usage_lib.py", "UsageContext")
+
+
+def test_an_engine_says_what_it_can_how_it_is_and_what_it_has():
+    for asked in ("get_supported_tasks", "check_health", "errored"):
+        assert parameters(ASYNC_LLM, f"AsyncLLM.{asked}") == ["self"]
+    assert parameters(ASYNC_LLM, "AsyncLLM.shutdown") == ["self", "timeout"]
+    assert "self.model_config = " in text(ASYNC_LLM, "AsyncLLM.__init__")
+    assert parameters(OUTPUTS, "OutputProcessor.get_num_unfinished_requests") == ["self"]
+
+
+def test_handlers_stop_the_server_that_the_application_names():
+    assert "app.state.server = server" in text(f"{LAUNCHERS}/launcher.py")
+    stopped = text(f"{LAUNCHERS}/launcher.py", "terminate_if_errored")
+    assert "server.should_exit = True" in stopped
+    handlers = "vllm/entrypoints/serve/exception_handling/handlers/vllm_error.py"
+    assert "terminate_if_errored(server=req.app.state.server" in text(handlers)
+
+
+def test_the_servers_arguments_have_the_names_that_are_set():
+    arguments = set(fields("vllm/engine/arg_utils.py", "EngineArgs"))
+    arguments |= set(fields("vllm/engine/arg_utils.py", "AsyncEngineArgs"))
+    for block in ("BaseFrontendArgs", "FrontendArgs"):
+        arguments |= set(fields(f"{LAUNCHERS}/cli_args.py", block))
+    assert arguments >= SET_BY_THE_SERVER
+    adapter = fields("vllm/entrypoints/openai/models/protocol.py", "LoRAModulePath")
+    assert adapter[:2] == ["name", "path"]
 
 
 # Log-probabilities, kept as arrays
