@@ -6,7 +6,14 @@ from conftest import REPOSITORY
 
 from engine import pipeline
 from engine.errors import SpecError
-from engine.job.jobfile import dump_job, load_job, load_run, with_absolute_paths
+from engine.job.jobfile import (
+    ServeOnly,
+    dump_job,
+    load_job,
+    load_run,
+    load_serve,
+    with_absolute_paths,
+)
 from engine.job.spec import JobSpec
 from engine.job.yamlfile import dump_yaml, read_document
 
@@ -327,3 +334,24 @@ def test_a_relative_job_from_python_reaches_the_run_as_absolute(fake_job, tmp_pa
     )
     done = pipeline.run(job, tmp_path / "runs", until="prompts")
     assert load_run(done.root).prompts.train == f"{tmp_path}/train.jsonl"
+
+
+def test_a_model_without_a_job_is_served_by_sets_alone():
+    assert load_serve([]) == ServeOnly()
+    only = load_serve(["device=cpu", "serve.port=8001", "serve.api_keys={ann: KEY}"])
+    assert (only.device, only.serve.port, only.serve.api_keys) == ("cpu", 8001, {"ann": "KEY"})
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("serve.prot=8001", "--set serve.prot=8001: serve.prot: unknown field; did you mean port?"),
+        ("serve.host=0.0.0.0", "serve.host=0.0.0.0 is not loopback"),
+        ("train.epochs=1", "--set train.epochs=1: train: unknown field; the fields here are"),
+        ("serve.port", "--set serve.port: write field=value"),
+    ],
+)
+def test_a_wrong_set_without_a_job_is_named(setting, message):
+    with pytest.raises(SpecError) as caught:
+        load_serve([setting])
+    assert message in str(caught.value)

@@ -271,6 +271,7 @@ FIELDS = {
         "dropout": (I, 0.0, 0.1),
         "targets": (I, "all-linear", ["q_proj"]),
         "quantize": (I, "none", "nf4"),
+        "keep_adapter": (I, False, True),
     },
     LiveTeacherSpec: {"model": (P, GIVEN, "/elsewhere"), "revision": (I, None, "abc")},
     HiddenSpec: {
@@ -308,6 +309,25 @@ FIELDS = {
         "host": (P, "127.0.0.1", "::1"),
         "port": (P, 8000, 9000),
         "api_key_env": (P, None, "KEY"),
+        "api_keys": (P, {}, {"ann": "KEY"}),
+        "api_keys_file": (P, None, "keys.yaml"),
+        "tls_cert": (P, None, GIVEN),
+        "tls_key": (P, None, GIVEN),
+        "insecure": (P, False, True),
+        "open_health": (P, False, True),
+        "cors_origins": (P, [], ["https://a.example"]),
+        "fronts": (P, 1, 2),
+        "routing": (P, "least_open", "prefix"),
+        "target_open": (P, 16.0, 8),
+        "upscale_delay_s": (P, 10.0, 0),
+        "downscale_delay_s": (P, 300.0, 60),
+        "drain_s": (P, 120.0, 0),
+        "max_queued": (P, 512, 0),
+        "wait_s": (P, 60.0, 0),
+        "header_timeout_s": (P, 20.0, 5),
+        "max_body_mib": (P, 8.0, 0.5),
+        "adapters": (P, {}, {"polite": "/adapter"}),
+        "server_args": (P, {}, {"tool_call_parser": "hermes"}),
         "start_timeout_s": (P, 900, 60),
     },
     LoadtestSpec: {
@@ -516,7 +536,21 @@ BAD = {
         {"loss": "reverse_kl", "lora": {"targets": ["q_proj", "lm_head"]}},
     ],
     EvaluateSpec: [{"metrics": "bleu"}, {"bootstrap_samples": 10}],
-    ServeSpec: [{"port": 70000}, {"port": 0}, {"api_key_env": "a key"}, {"replicas": [1, 2]}],
+    ServeSpec: [
+        {"port": 70000},
+        {"port": 0},
+        {"api_key_env": "a key"},
+        {"api_keys": {"an n": "KEY"}},
+        {"api_keys": {"ann": "sk-key"}},
+        {"replicas": 0},
+        {"replicas": [0, 0]},
+        {"replicas": [2, 1]},
+        {"replicas": [1, 2, 3]},
+        {"routing": "random"},
+        {"fronts": 0},
+        {"target_open": 0},
+        {"header_timeout_s": 0},
+    ],
     LoadtestSpec: [
         {"concurrency": []},
         {"concurrency": [0]},
@@ -585,6 +619,54 @@ def test_a_required_field_has_no_default(block):
 def test_blocks_that_contradict_each_other_are_refused_with_the_way_out(changes, message):
     with pytest.raises(ValidationError, match=message):
         JobSpec(**BASE[JobSpec] | changes)
+
+
+TLS = {"tls_cert": "/tls/tls.crt", "tls_key": "/tls/tls.key"}
+OPEN = {"host": "0.0.0.0"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (OPEN, "not loopback: serve.api_key_env must name"),
+        (OPEN | {"host": "::"}, "not loopback"),
+        (OPEN | {"insecure": True}, "not loopback: serve.api_key_env must name"),
+        (OPEN | TLS, "not loopback: serve.api_key_env must name"),
+        (OPEN | {"api_key_env": "KEY"}, "reads the key: give .* or, .*--insecure"),
+        (OPEN | {"api_keys": {"ann": "KEY"}}, "without TLS"),
+        (OPEN | {"api_keys_file": "keys.yaml"}, "without TLS"),
+        ({"tls_cert": "/tls/tls.crt"}, "go together; give both"),
+        ({"tls_key": "/tls/tls.key"}, "go together; give both"),
+    ],
+)
+def test_an_endpoint_is_closed_to_others_or_refused(fields, message):
+    with pytest.raises(ValidationError, match=message):
+        ServeSpec(**fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"host": "localhost"},
+        {"host": "::1"} | TLS,
+        OPEN | TLS | {"api_key_env": "KEY"},
+        OPEN | TLS | {"api_keys_file": "keys.yaml"},
+        OPEN | {"insecure": True, "api_keys": {"ann": "KEY"}},
+    ],
+)
+def test_loopback_needs_no_key_and_elsewhere_one_over_tls_or_said_to_be_insecure(fields):
+    assert ServeSpec(**fields).has_keys == ("host" in fields and fields["host"] == "0.0.0.0")
+
+
+def test_only_what_is_served_may_have_no_replica():
+    assert ServeSpec(replicas=[0, 2]).replica_range == (0, 2)
+    with pytest.raises(ValidationError, match="a number from 1, or"):
+        VllmTeacherSpec(**TEACHER, replicas=[0, 2])
+
+
+def test_each_variable_of_a_key_is_named_with_its_field():
+    spec = ServeSpec(api_key_env="ONE", api_keys={"ann": "TWO"})
+    assert spec.key_variables() == {"serve.api_key_env": "ONE", "serve.api_keys.ann": "TWO"}
 
 
 @pytest.mark.parametrize(
