@@ -1,6 +1,7 @@
 """Every YAML in jobs/ and clusters/ parses and plans; every job's teacher answers, with a stand-in
 for its engine."""
 
+import importlib
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,7 +11,7 @@ import pytest
 import yaml
 
 from engine import pipeline
-from engine.backends import fake
+from engine.backends import fake, proxy_guard
 from engine.job.jobfile import dump_job, load_job
 from engine.machines.architectures import facts
 from engine.machines.clusterfile import load_cluster
@@ -22,7 +23,8 @@ ROOT = Path(__file__).parents[1]
 JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
 CLUSTERS = sorted((ROOT / "clusters").glob("*.yaml"))
 KUBERAY = [path for path in CLUSTERS if "apiVersion" in path.read_text()]
-
+RAY_JOBS = [path for path in KUBERAY if "kind: RayJob" in path.read_text()]
+SERVICE = ROOT / "clusters/kuberay-service.yaml"
 
 SPLITS = ("tensor_parallel", "pipeline_parallel", "data_parallel", "replicas")
 
@@ -225,7 +227,7 @@ def test_the_local_cluster_is_on_loopback_and_shares_the_disk():
     assert cluster.python == str(ROOT / ".venv" / "bin" / "python")
 
 
-@pytest.mark.parametrize("path", KUBERAY, ids=name_of)
+@pytest.mark.parametrize("path", RAY_JOBS, ids=name_of)
 def test_kuberay_manifest_runs_distill_on_nodes_of_eight_gpus(path):
     job = next(
         document
@@ -247,3 +249,103 @@ def test_kuberay_manifest_runs_distill_on_nodes_of_eight_gpus(path):
     nodes = sum(group["replicas"] for group in workers)
     sets = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
     assert plan_devices(load_job(named[0], sets)).devices <= 8 * nodes
+
+
+@pytest.fixture(scope="module")
+def service():
+    """{kind: document} of the file for a KubeRay RayService."""
+    return {document["kind"]: document for document in yaml.safe_load_all(SERVICE.read_text())}
+
+
+@pytest.fixture(scope="module")
+def deployed(service):
+    """Its config as Serve reads it."""
+    from ray.serve.schema import ServeDeploySchema
+
+    config = yaml.safe_load(service["RayService"]["spec"]["serveConfigV2"])
+    return ServeDeploySchema.model_validate(config)
+
+
+@pytest.fixture
+def built(deployed, monkeypatch):
+    """{application: deployment} as its builders make them with the Secret's variables."""
+    for name in secret_variables():
+        monkeypatch.setenv(name, "of the Secret")
+    made = {}
+    for application in deployed.applications:
+        module, builder = application.import_path.split(":")
+        build = getattr(importlib.import_module(module), builder)
+        made[application.name] = build(application.args)._bound_deployment
+    return made
+
+
+def secret_variables():
+    """Variables that the file's first lines put into the Secret distill-serve."""
+    (line,) = [line for line in SERVICE.read_text().splitlines() if "secret generic" in line]
+    return [word.partition("=")[2].partition("=")[0] for word in line.split() if "literal" in word]
+
+
+def groups(service):
+    """Pod templates of the head and of the workers."""
+    cluster = service["RayService"]["spec"]["rayClusterConfig"]
+    return [group["template"] for group in [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]]
+
+
+def test_kubernetes_serves_what_a_job_serves(service, deployed, built):
+    spec = service["RayService"]["spec"]
+    assert service["RayService"]["apiVersion"] == "ray.io/v1"
+    front, model = built["front"].init_args[0], built["support.1"].init_args[0]
+    assert front.secret == built["support.1"].init_args[1] == "of the Secret"
+    assert front.keys
+    assert front.tls_cert
+    assert not front.open_health
+    assert model.model.name in built["front"].init_args[1]
+    most = built["support.1"]._deployment_config.autoscaling_config.max_replicas
+    workers = spec["rayClusterConfig"]["workerGroupSpecs"][0]
+    (container,) = workers["template"]["spec"]["containers"]
+    gpus = container["resources"]["limits"]["nvidia.com/gpu"] * workers["replicas"]
+    assert (most + 2) * model.model.engine.devices <= gpus, "an update starts beside it"
+    assert built["front"].num_replicas == workers["replicas"], "one front on each node"
+    assert spec["rayClusterDeletionDelaySeconds"] > built["front"].init_args[3]
+
+
+def test_fronts_find_applications_by_prefix_and_generation(deployed, built):
+    prefixes = built["front"].init_args[1]
+    models = [each for each in deployed.applications if each.name != "front"]
+    for application in models:
+        prefix, _, generation = application.name.rpartition(".")
+        assert prefixes[application.args["name"]] == prefix
+        assert application.args["generation"] == int(generation)
+        assert application.route_prefix is None
+    assert {each.args["name"] for each in models} == prefixes.keys()
+
+
+def test_kuberay_asks_proxies_that_say_nothing_else(service, deployed):
+    from engine.backends.ray_cluster import JOB_ENVIRONMENT
+
+    assert deployed.proxy_location == "EveryNode"
+    assert deployed.http_options.port == 8000  # where KubeRay asks unless a port is named
+    assert [each.name for each in deployed.applications if each.route_prefix] == ["front"]
+    for template in groups(service):
+        (container,) = template["spec"]["containers"]
+        environment = {each["name"]: each["value"] for each in container["env"]}
+        assert environment.items() >= (JOB_ENVIRONMENT | proxy_guard.HOOK).items()
+        assert container["envFrom"] == [{"secretRef": {"name": "distill-serve"}}]
+
+
+def test_kubernetes_sends_clients_to_the_fronts_and_lets_nobody_else_in(service, built):
+    port = built["front"].init_args[0].port
+    (sent,) = service["Service"]["spec"]["ports"]
+    assert sent["targetPort"] == port
+    head, workers = groups(service)
+    labels = workers["metadata"]["labels"]
+    assert service["Service"]["spec"]["selector"].items() <= labels.items()
+    assert not service["Service"]["spec"]["selector"].items() <= head["metadata"]["labels"].items()
+    (container,) = workers["spec"]["containers"]
+    assert container["readinessProbe"]["tcpSocket"]["port"] == port
+    policy = service["NetworkPolicy"]["spec"]
+    for template in (head, workers):
+        chosen = policy["podSelector"]["matchLabels"]
+        assert chosen.items() <= template["metadata"]["labels"].items()
+    open_to_all = [rule["ports"] for rule in policy["ingress"] if "from" not in rule]
+    assert open_to_all == [[{"port": port}]]
