@@ -73,8 +73,7 @@ GIB = 1024**3
 def engine_arguments(
     model: Model, device: str, top_k: int = 0, *, spanning: bool = False
 ) -> dict[str, Any]:
-    """Model -> vLLM's AsyncEngineArgs (also Serve LLM's engine_kwargs), with what a CPU
-    needs.
+    """Model -> vLLM's AsyncEngineArgs, with what a CPU needs.
 
     `spanning`: the replica lies on several nodes, so Ray starts its workers; `engine_args` of the
     engine wins over all else. How much an engine on a GPU batches is left to vLLM, which knows the
