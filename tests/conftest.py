@@ -132,8 +132,8 @@ def ray_cluster(tmp_path_factory):
 
 
 def free_port() -> int:
-    """One that nobody gets by chance until it is used: below those that the system gives away, above
-    those of Ray's workers."""
+    """One that nobody gets by chance until it is used: below those that the system gives away,
+    above those of Ray's workers."""
     while True:
         port = random.randrange(20_000, 30_000)
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
