@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -363,7 +363,7 @@ def _tell_endpoint(console: Console, progress: Any, endpoint: Any, names: list[s
         f"serving {', '.join(names)} at {endpoint.base_url}{guard}; Ctrl-C stops it",
         highlight=False,
     )
-    with suppress(KeyboardInterrupt), progress.waiting("serving"):
+    with progress.waiting("serving"):
         serve.watch(endpoint, progress)
     console.print("leaving: what is open is answered", highlight=False)
 

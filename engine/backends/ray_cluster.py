@@ -6,7 +6,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import ExitStack, contextmanager
@@ -124,13 +126,17 @@ def _connect(
     runtime_env: dict[str, Any] = {"env_vars": variables}
     if hook:
         runtime_env["worker_process_setup_hook"] = hook
-    return ray.init(
+    context = ray.init(
         address=address,
         namespace="distill",
         log_to_driver=True,
         runtime_env=runtime_env,
         **options,
     )
+    # Ray's own handler, installed just now, prints a stack and aborts.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+    return context
 
 
 @contextmanager

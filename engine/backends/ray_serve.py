@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import itertools
 import os
 import secrets
 import socket
@@ -30,6 +31,7 @@ from ray.serve.schema import ApplicationStatus
 
 from engine.backends.ray_cluster import nodes, require
 from engine.errors import CapacityError, StageError
+from engine.job.spec import ServeSpec
 from engine.machines.layout import SPANNING, Layout, spans
 from engine.serving.autoscale import desired_replicas
 from engine.serving.front import Front, FrontSettings
@@ -52,6 +54,17 @@ class Scaling:
     down_s: float = 300.0
     drain_s: float = 120.0
 
+    @classmethod
+    def of(cls, spec: ServeSpec) -> Scaling:
+        """As a job says it."""
+        return cls(
+            replicas=spec.replica_range,
+            target_open=spec.target_open,
+            up_s=spec.upscale_delay_s,
+            down_s=spec.downscale_delay_s,
+            drain_s=spec.drain_s,
+        )
+
     def options(self) -> dict[str, Any]:
         """As Serve takes it."""
         fewest, most = self.replicas
@@ -63,7 +76,7 @@ class Scaling:
             target_ongoing_requests=self.target_open,
             upscale_delay_s=self.up_s,
             downscale_delay_s=self.down_s,
-            look_back_period_s=min(5.0, max(1.0, self.up_s)),
+            look_back_period_s=min(5.0, max(2.0, self.up_s)),
             metrics_interval_s=1.0,
             policy=AutoscalingPolicy(policy_function=desired_replicas),
         )
@@ -166,16 +179,15 @@ class FrontReplica:
             await asyncio.sleep(POLL_S)
 
     async def _look(self) -> None:
-        running = await asyncio.to_thread(_running_applications)
+        running = await asyncio.to_thread(_applications_by_prefix)
         for model, prefix in self._applications.items():
             found: dict[str, Address] = {}
-            for name in running:
-                if name.rpartition(".")[0] != prefix:
-                    continue
+            for name in running.get(prefix, ()):
                 for address in await self._addresses(name):
                     found[address.id] = address
             self._front.update(model, found)
-        for name in self._handles.keys() - set(running):
+        alive = set(itertools.chain.from_iterable(running.values()))
+        for name in self._handles.keys() - alive:
             del self._handles[name]
 
     async def _addresses(self, application: str) -> list[Address]:
@@ -220,12 +232,18 @@ async def _result_of(response: Any) -> None:
         await response
 
 
-def _running_applications() -> list[str]:
-    running = []
+def _applications_by_prefix() -> dict[str, list[str]]:
+    """Prefix -> applications that are whole, or, where there are none, those that begin: a new
+    generation gets no request before all of its replicas are there."""
+    whole: dict[str, list[str]] = {}
+    begun: dict[str, list[str]] = {}
     for name, state in serve.status().applications.items():
+        prefix = name.rpartition(".")[0]
         if state.status in (ApplicationStatus.RUNNING, ApplicationStatus.UNHEALTHY):
-            running.append(name)
-    return running
+            whole.setdefault(prefix, []).append(name)
+        elif state.status == ApplicationStatus.DEPLOYING:
+            begun.setdefault(prefix, []).append(name)
+    return begun | whole
 
 
 def engine_application(

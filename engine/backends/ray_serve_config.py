@@ -86,14 +86,9 @@ def engine_app(args: dict[str, Any]) -> serve.Application:
         reasoning_parser=given.reasoning_parser,
     )
     served = ServedModel(model, given.device, spec.adapters, spec.server_args, given.kind)
-    scaling = Scaling(
-        replicas=spec.replica_range,
-        target_open=spec.target_open,
-        up_s=spec.upscale_delay_s,
-        down_s=spec.downscale_delay_s,
-        drain_s=spec.drain_s,
+    return engine_application(
+        served, Scaling.of(spec), _secret(), given.generation, spanning=given.spanning
     )
-    return engine_application(served, scaling, _secret(), given.generation, spanning=given.spanning)
 
 
 def front_app(args: dict[str, Any]) -> serve.Application:

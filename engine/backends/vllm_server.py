@@ -76,7 +76,7 @@ class VllmServer(ModelServer):
 
 def server_arguments(served: ServedModel) -> Namespace:
     """What `vllm serve` would be started with. SpecError for an argument that it does not have."""
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
     from vllm.entrypoints.openai.models.protocol import LoRAModulePath
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
@@ -101,4 +101,8 @@ def server_arguments(served: ServedModel) -> Namespace:
         if not hasattr(arguments, name):
             raise SpecError(f"serve.server_args.{name}: vLLM's API server has no such argument")
         setattr(arguments, name, value)
+    try:
+        validate_parsed_serve_args(arguments)
+    except (TypeError, ValueError) as error:
+        raise SpecError(f"serve.server_args: {error}") from error
     return arguments

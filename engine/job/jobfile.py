@@ -49,7 +49,8 @@ def load_serve(sets: Sequence[str]) -> ServeOnly:
     document = Document(Path("--set"))
     for setting in sets:
         _apply_set(document, setting)
-    return document.build(ServeOnly)
+    only = document.build(ServeOnly)
+    return only.model_copy(update={"serve": _with_absolute_files(only.serve)})
 
 
 def load_run(folder: Folder) -> JobSpec:
@@ -162,11 +163,26 @@ def with_absolute_paths(
         teachers.append(teacher)
     return job.model_copy(
         update={
+            "serve": _with_absolute_files(job.serve, base),
             "prompts": job.prompts.model_copy(update=prompts),
             "train": job.train.model_copy(update=train),
             "generate": job.generate.model_copy(update={"teachers": teachers}),
         }
     )
+
+
+def _with_absolute_files(
+    spec: ServeSpec, base: Callable[[FieldPath], Path] = lambda path: Path.cwd()
+) -> ServeSpec:
+    """Likewise of the block `serve`."""
+    changes: dict[str, Any] = {}
+    for name in ("tls_cert", "tls_key", "api_keys_file"):
+        if value := getattr(spec, name):
+            changes[name] = _absolute(value, base(("serve", name)))
+    adapters = {}
+    for name, folder in spec.adapters.items():
+        adapters[name] = _absolute(folder, base(("serve", "adapters", name)))
+    return spec.model_copy(update=changes | {"adapters": adapters})
 
 
 def _files(

@@ -8,15 +8,12 @@ import logging
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import Protocol, cast
 
 import httptools
 
 from engine.serving import replies
-
-if TYPE_CHECKING:
-    from engine.serving.exchange import Exchange
-    from engine.serving.front import Front
+from engine.serving.limits import Limits
 
 _access = logging.getLogger("engine.serving.access")
 MAX_HEAD_BYTES = 32 * 1024
@@ -44,12 +41,36 @@ class Request:
         return ""
 
 
+class Answer(Protocol):
+    """An answer that comes in pieces."""
+
+    def start(self) -> None:
+        """Begin."""
+
+    def gone(self) -> None:
+        """The client left."""
+
+    def choke(self, choked: bool) -> None:
+        """The client reads too slowly, or fast enough again."""
+
+
+class Listener(Protocol):
+    """What a connection must know of its front."""
+
+    limits: Limits
+    clients: set[ClientConnection]
+    is_draining: bool
+
+    def answer(self, request: Request, client: ClientConnection) -> Answer | None:
+        """Answer it at once, or give what will."""
+
+
 class ClientConnection(asyncio.Protocol):
     """Reads requests for `front`, which answers by write() and done()."""
 
     _transport: asyncio.Transport
 
-    def __init__(self, front: Front) -> None:
+    def __init__(self, front: Listener) -> None:
         self._front = front
         self._parser = httptools.HttpRequestParser(self)
         self._requests: deque[Request] = deque()
@@ -58,7 +79,7 @@ class ClientConnection(asyncio.Protocol):
         self._size = 0  # bytes of the head, then of the body, that is being read
         self._refused: tuple[int, str] | None = None
         self._answering: Request | None = None
-        self._exchange: Exchange | None = None
+        self._exchange: Answer | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._lost = False
         self.is_choked = False
@@ -68,7 +89,7 @@ class ClientConnection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
         self._front.clients.add(self)
-        self._within(self._front.settings.header_timeout_s)
+        self._within(self._front.limits.header_timeout_s)
 
     def data_received(self, data: bytes) -> None:
         """asyncio: a part of a request, or of several."""
@@ -91,7 +112,7 @@ class ClientConnection(asyncio.Protocol):
         self._body = []
         self._size = 0
         if self._answering is None:
-            self._within(self._front.settings.header_timeout_s)
+            self._within(self._front.limits.header_timeout_s)
 
     def on_url(self, url: bytes) -> None:
         """httptools: (a part of) its target."""
@@ -131,7 +152,7 @@ class ClientConnection(asyncio.Protocol):
             self._body.append(body)
 
     def _body_limit(self) -> tuple[int, tuple[int, str]]:
-        limit = self._front.settings.max_body_bytes
+        limit = self._front.limits.max_body_bytes
         return limit, (413, f"the body is longer than {limit:,} bytes")
 
     def _count(self, size: int, limit: int, refusal: tuple[int, str]) -> None:
@@ -212,7 +233,7 @@ class ClientConnection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """asyncio: the client does not read; it may take so long about it."""
         self.is_choked = True
-        self._within(self._front.settings.header_timeout_s)
+        self._within(self._front.limits.header_timeout_s)
         if self._exchange:
             self._exchange.choke(True)
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
 
 from engine.serving import replies
+from engine.serving.client_connection import ClientConnection
+from engine.serving.metrics import FrontMetrics
 from engine.serving.pool import Pool, Replica
 from engine.serving.replica_connection import ReplicaConnection
-
-if TYPE_CHECKING:
-    from engine.serving.client_connection import ClientConnection
-    from engine.serving.metrics import FrontMetrics
 
 MAX_SENDS = 2  # a request of which the client has seen nothing is tried once more, elsewhere
 

@@ -21,6 +21,7 @@ from engine.serving import replies
 from engine.serving.client_connection import ClientConnection, Request
 from engine.serving.exchange import Exchange
 from engine.serving.keys import Keys
+from engine.serving.limits import Limits
 from engine.serving.metrics import CONTENT_TYPE, FrontMetrics
 from engine.serving.pool import Address, Pool, Routing
 from engine.serving.replies import Refusal
@@ -43,8 +44,7 @@ class FrontSettings:
     secret: str = ""  # the bearer key that replicas want
     max_queued: int = 512  # requests beyond what the engines batch
     routing: Routing = "least_open"
-    header_timeout_s: float = 20.0
-    max_body_bytes: int = 8 * 2**20
+    limits: Limits = field(default_factory=Limits)
     wait_s: float = 60.0  # for a replica, where there is none
     open_health: bool = False
     cors_origins: tuple[str, ...] = ()
@@ -59,6 +59,7 @@ class Front:
         self, settings: FrontSettings, names: tuple[str, ...], lazy: tuple[str, ...] = ()
     ) -> None:
         self.settings = settings
+        self.limits = settings.limits
         self._lazy = lazy  # models that may have no replica: they start when they are asked for
         self.on_empty: Callable[[str], None] = lambda model: None  # one of them is asked for
         self.pools: dict[str, Pool] = {}
@@ -89,7 +90,7 @@ class Front:
             context.load_cert_chain(settings.tls_cert, settings.tls_key)
         more: dict[str, Any] = {}
         if context:
-            more["ssl_handshake_timeout"] = settings.header_timeout_s
+            more["ssl_handshake_timeout"] = settings.limits.header_timeout_s
         self._server = await asyncio.get_running_loop().create_server(
             lambda: ClientConnection(self),
             settings.host,

@@ -7,17 +7,22 @@ import hashlib
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, Protocol
 
-if TYPE_CHECKING:
-    from engine.serving.exchange import Exchange
-    from engine.serving.replica_connection import ReplicaConnection
+from engine.serving.replica_connection import ReplicaConnection
 
 Routing = Literal["least_open", "prefix"]
 PREFIX_BLOCK = 256  # bytes of a request's body
 PREFIXES_KEPT = 4096  # blocks per replica
 # A replica that knows a prompt's beginning may have this many more open than the least busy one.
 PREFIX_SLACK = 4
+
+
+class Waiting(Protocol):
+    """A request that no replica has."""
+
+    def resume(self) -> None:
+        """There is one again."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class Pool:
         self.name = name
         self.replicas: dict[str, Replica] = {}
         self.open = 0  # requests that this front has, with a replica or waiting for one
-        self.waiting: deque[Exchange] = deque()
+        self.waiting: deque[Waiting] = deque()
         self.cards: tuple[tuple[str, int | None], ...] = ((name, None),)
         self.generation = 0  # of the weights that are asked
         self.on_empty: Callable[[str], None] = lambda model: None  # somebody waits for a replica

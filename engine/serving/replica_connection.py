@@ -4,12 +4,33 @@ as they come, and are parsed only to see where the answer ends."""
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, cast
+from typing import Protocol, cast
 
 import httptools
 
-if TYPE_CHECKING:
-    from engine.serving.exchange import Exchange
+
+class Writable(Protocol):
+    """Where an answer goes."""
+
+    def write(self, data: bytes) -> None:
+        """A part of it."""
+
+
+class Receiver(Protocol):
+    """Who waits for an answer."""
+
+    @property
+    def client(self) -> Writable:
+        """To whom it goes."""
+
+    def head(self, status: int, data: bytes) -> bool:
+        """It begins; False: the rest is not wanted."""
+
+    def answered(self, *, reusable: bool) -> None:
+        """It is whole."""
+
+    def broken(self, *, between_events: bool) -> None:
+        """The connection is lost."""
 
 
 class ReplicaConnection(asyncio.Protocol):
@@ -18,7 +39,7 @@ class ReplicaConnection(asyncio.Protocol):
     _transport: asyncio.Transport
 
     def __init__(self) -> None:
-        self._exchange: Exchange | None = None
+        self._exchange: Receiver | None = None
         self._parser: httptools.HttpResponseParser
         self._head = b""
         self._passing = False  # the answer's head is with the client
@@ -37,7 +58,7 @@ class ReplicaConnection(asyncio.Protocol):
         """Whether nothing can be sent any more."""
         return self._transport.is_closing()
 
-    def send(self, exchange: Exchange, request: bytes) -> None:
+    def send(self, exchange: Receiver, request: bytes) -> None:
         """Begin an exchange."""
         self._exchange = exchange
         self._parser = httptools.HttpResponseParser(self)

@@ -11,6 +11,7 @@ from engine.job.spec import ServeSpec
 from engine.job.yamlfile import read_document
 from engine.serving.front import FrontSettings
 from engine.serving.keys import Keys
+from engine.serving.limits import Limits
 
 
 def keys_of(spec: ServeSpec) -> dict[str, str]:
@@ -52,8 +53,7 @@ def front_settings(spec: ServeSpec) -> FrontSettings:
         keys=Keys.of(keys_of(spec)),
         max_queued=spec.max_queued,
         routing=spec.routing,
-        header_timeout_s=spec.header_timeout_s,
-        max_body_bytes=int(spec.max_body_mib * 2**20),
+        limits=Limits(spec.header_timeout_s, int(spec.max_body_mib * 2**20)),
         wait_s=spec.wait_s,
         open_health=spec.open_health,
         cors_origins=tuple(spec.cors_origins),

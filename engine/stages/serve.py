@@ -7,8 +7,7 @@ serve`.
 from __future__ import annotations
 
 import json
-import os
-import stat
+import threading
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,14 +18,13 @@ from typing import Any
 from engine.backends import ray_cluster, ray_serve
 from engine.errors import SpecError, StageError
 from engine.job.spec import Model, ServeSpec, TeacherSpec, VllmTeacherSpec
-from engine.job.yamlfile import read_document
 from engine.run.context import Context
 from engine.run.facts import TrainInfo
+from engine.run.interrupts import asked_once
 from engine.run.manifests import Finished
 from engine.run.progress import Progress
-from engine.serving.front import FrontSettings
-from engine.serving.keys import Keys
 from engine.serving.replica import ServedModel
+from engine.serving.settings import front_settings, keys_of
 from engine.store.files import write_atomic
 
 ANNOUNCEMENT = "serve.json"
@@ -81,66 +79,6 @@ def model_in(folder: Path, spec: ServeSpec, device: str) -> ServedModel:
     return ServedModel(model, device, spec.adapters, spec.server_args)
 
 
-def keys_of(spec: ServeSpec) -> dict[str, str]:
-    """The keys by their names. SpecError for a variable that is not set, or a file that others may
-    read."""
-    keys = {}
-    variables = dict(spec.api_keys)
-    if spec.api_key_env:
-        variables["default"] = spec.api_key_env
-    for name, variable in variables.items():
-        key = os.environ.get(variable)
-        if not key:
-            field = "api_key_env" if name == "default" else f"api_keys.{name}"
-            raise SpecError(
-                f"serve.{field} names {variable}, which is not set; export it, or take {field} out"
-            )
-        keys[name] = key
-    if spec.api_keys_file:
-        keys |= _keys_in(Path(spec.api_keys_file))
-    return keys
-
-
-def _keys_in(path: Path) -> dict[str, str]:
-    if not path.is_file():
-        raise SpecError(f"serve.api_keys_file: {path} is not there")
-    if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise SpecError(f"serve.api_keys_file: others may read {path}; chmod 600 it")
-    found = read_document(path).data
-    if not found or not all(isinstance(key, str) and key for key in found.values()):
-        raise SpecError(f"serve.api_keys_file: {path} must hold lines `name: key`")
-    return {str(name): key for name, key in found.items()}
-
-
-def front_settings(spec: ServeSpec) -> FrontSettings:
-    """What the fronts must know; of the keys only their sha256."""
-    return FrontSettings(
-        host=spec.host,
-        port=spec.port,
-        keys=Keys.of(keys_of(spec)),
-        max_queued=spec.max_queued,
-        routing=spec.routing,
-        header_timeout_s=spec.header_timeout_s,
-        max_body_bytes=int(spec.max_body_mib * 2**20),
-        wait_s=spec.wait_s,
-        open_health=spec.open_health,
-        cors_origins=tuple(spec.cors_origins),
-        tls_cert=spec.tls_cert,
-        tls_key=spec.tls_key,
-    )
-
-
-def scaling_of(spec: ServeSpec) -> ray_serve.Scaling:
-    """How many replicas there are, and how they leave."""
-    return ray_serve.Scaling(
-        replicas=spec.replica_range,
-        target_open=spec.target_open,
-        up_s=spec.upscale_delay_s,
-        down_s=spec.downscale_delay_s,
-        drain_s=spec.drain_s,
-    )
-
-
 @contextmanager
 def endpoint(
     spec: ServeSpec, models: Mapping[str, ServedModel], ctx: Context
@@ -150,7 +88,7 @@ def endpoint(
     with ray_serve.deployed(
         models,
         settings,
-        scaling_of(spec),
+        ray_serve.Scaling.of(spec),
         fronts=spec.fronts,
         start_timeout_s=spec.start_timeout_s,
         on_wait=lambda note: ctx.progress.update(note=note),
@@ -185,7 +123,7 @@ def announcement(root: Path) -> dict[str, str]:
 
 def update(application: str, spec: ServeSpec, served: ServedModel, ctx: Context) -> None:
     """Roll a model of new weights into a running endpoint without a lost request."""
-    deployed = ray_serve.Deployed.running(application, scaling_of(spec))
+    deployed = ray_serve.Deployed.running(application, ray_serve.Scaling.of(spec))
     deployed.update(
         served,
         start_timeout_s=spec.start_timeout_s,
@@ -194,11 +132,15 @@ def update(application: str, spec: ServeSpec, served: ServedModel, ctx: Context)
 
 
 def watch(endpoint: Endpoint, progress: Progress) -> None:
-    """Show how busy the endpoint is until an interrupt comes."""
+    """Show how busy the endpoint is until Ctrl-C or SIGTERM; a second one ends at once."""
+    done = threading.Event()
+    with asked_once(done.set):
+        _watch_until(done, endpoint, progress)
+
+
+def _watch_until(done: threading.Event, endpoint: Endpoint, progress: Progress) -> None:
     answered, looked = 0, time.monotonic()
-    progress.update(note="serving")
-    while True:
-        time.sleep(WATCH_S)
+    while not done.wait(WATCH_S):
         fronts = endpoint.deployed.figures()
         if not fronts:
             continue

@@ -22,6 +22,7 @@ from doubles.house import House, chat
 
 from engine.serving.front import FrontSettings
 from engine.serving.keys import Keys
+from engine.serving.limits import Limits
 
 
 @pytest.fixture
@@ -29,10 +30,11 @@ def house():
     """Build a House; `keys` are bearer keys by name."""
     built = []
 
-    def build(*models, keys=None, **settings):
-        made = House(
-            FrontSettings("127.0.0.1", 0, Keys.of(keys or {}), **settings), models or ("m",)
+    def build(*models, keys=None, limits=None, **settings):
+        front = FrontSettings(
+            "127.0.0.1", 0, Keys.of(keys or {}), limits=Limits(**limits or {}), **settings
         )
+        made = House(front, models or ("m",))
         built.append(made)
         return made
 
@@ -325,7 +327,7 @@ def test_a_drained_front_answers_what_is_open_and_lets_nobody_in(house, ask):
     ],
 )
 def test_slow_and_half_open_clients_are_closed_in_time(house, sent):
-    there = house(header_timeout_s=0.3)
+    there = house(limits={"header_timeout_s": 0.3})
     started = time.monotonic()
     said = raw(there, sent)
     assert 0.2 < time.monotonic() - started < 3
@@ -350,7 +352,7 @@ def test_slow_and_half_open_clients_are_closed_in_time(house, sent):
     ],
 )
 def test_what_is_no_request_of_ours_is_refused_and_closed(house, sent, status):
-    there = house(max_body_bytes=1000)
+    there = house(limits={"max_body_bytes": 1000})
     assert raw(there, sent).startswith(b"HTTP/1.1 %d " % status)
 
 
@@ -407,7 +409,7 @@ def test_metrics_count_by_model_and_hold_the_replicas_own(house, ask):
 
 
 def test_a_reader_that_is_too_slow_slows_its_replica_and_is_closed(house):
-    there = house(header_timeout_s=0.5)
+    there = house(limits={"header_timeout_s": 0.5})
     server = there.add("m", "a", step_s=0.001, max_num_seqs=4)
     body = json.dumps(chat("w" * 20_000, max_tokens=5000, stream=True)).encode()
     head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
@@ -473,7 +475,7 @@ def test_with_a_certificate_it_speaks_https_and_nothing_else(house, tmp_path):
 
 def test_a_client_that_never_shakes_hands_is_closed_in_time(house, tmp_path):
     certificate, key = self_signed(tmp_path)
-    there = house(tls_cert=certificate, tls_key=key, header_timeout_s=0.3)
+    there = house(tls_cert=certificate, tls_key=key, limits={"header_timeout_s": 0.3})
     started = time.monotonic()
     raw(there, b"")
     assert time.monotonic() - started < 3
