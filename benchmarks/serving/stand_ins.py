@@ -13,11 +13,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import random
 import socket
 import subprocess
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,9 +36,12 @@ _HEAD = (
 
 
 def free_port() -> int:
-    """A port that nobody has just now."""
-    with socket.create_server((HOST, 0)) as free:
-        return free.getsockname()[1]
+    """A port that nobody gets by chance until it is used: below those that the system gives away,
+    above those of Ray's workers."""
+    while True:
+        port = random.randrange(20_000, 30_000)
+        with suppress(OSError), socket.create_server((HOST, port)):
+            return port
 
 
 @contextmanager
