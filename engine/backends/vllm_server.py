@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.backends.vllm_engine import last_words
 from engine.backends.vllm_settings import engine_arguments, engine_environment
+from engine.backends.vllm_stream import make_lean
 from engine.errors import SpecError
 from engine.machines.layout import SPANNING
 from engine.serving.replica import ModelServer, ServedModel
@@ -45,6 +46,9 @@ class VllmServer(ModelServer):
         tasks = await self._engine.get_supported_tasks()
         self.app = build_app(arguments, tasks, self._engine.model_config)
         await init_app_state(self._engine, self.app.state, arguments, tasks)
+        chat = getattr(self.app.state, "openai_serving_chat", None)
+        if chat:  # None for a model that does not generate
+            make_lean(chat)
         config = self._engine.vllm_config
         self.batch = config.scheduler_config.max_num_seqs * self._served.model.engine.data_parallel
         names = (self._served.model.name, *self._served.adapters)
