@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import itertools
+import logging
 import os
 import secrets
 import socket
@@ -38,7 +39,12 @@ from engine.serving.front import Front, FrontSettings
 from engine.serving.pool import Address
 from engine.serving.replica import SERVERS, Listener, ModelServer, ServedModel
 
-POLL_S = 0.5  # between a front's looks at who runs
+_log = logging.getLogger(__name__)
+
+POLL_S = 1.0  # between a front's looks at a model's replicas
+# Between its looks at Serve's whole state, which costs it milliseconds that requests wait; an
+# update asks for one.
+LIST_S = 10.0
 WATCH_S = 0.2
 MAX_ONGOING = 1000  # calls of ours, no requests
 UPDATE_TIMEOUT_S = 60
@@ -166,6 +172,8 @@ class FrontReplica:
         self._applications = dict(applications)
         self._drain_s = drain_s
         self._handles: dict[str, DeploymentHandle] = {}
+        self._running: dict[str, list[str]] = {}  # applications by prefix
+        self._listed = 0.0
         self._waking: set[asyncio.Task[Any]] = set()
         self._polling = asyncio.create_task(self._poll())
         while not self._front.is_ready:
@@ -174,21 +182,31 @@ class FrontReplica:
 
     async def _poll(self) -> None:
         while True:
-            with suppress(Exception):  # Serve's controller restarts; who was there still is
-                await self._look()
+            try:
+                if time.monotonic() - self._listed > LIST_S or not self._front.is_ready:
+                    await self.look()
+                else:
+                    await self._find_replicas()
+            except Exception:  # noqa: BLE001 - Serve restarts its controller; who was there still is
+                _log.warning("no look at the replicas", exc_info=True)
             await asyncio.sleep(POLL_S)
 
-    async def _look(self) -> None:
-        running = await asyncio.to_thread(_applications_by_prefix)
+    async def look(self) -> None:
+        """See which applications there are, and their replicas."""
+        self._running = await asyncio.to_thread(_applications_by_prefix)
+        self._listed = time.monotonic()
+        alive = set(itertools.chain.from_iterable(self._running.values()))
+        for name in self._handles.keys() - alive:
+            del self._handles[name]
+        await self._find_replicas()
+
+    async def _find_replicas(self) -> None:
         for model, prefix in self._applications.items():
             found: dict[str, Address] = {}
-            for name in running.get(prefix, ()):
+            for name in self._running.get(prefix, ()):
                 for address in await self._addresses(name):
                     found[address.id] = address
             self._front.update(model, found)
-        alive = set(itertools.chain.from_iterable(running.values()))
-        for name in self._handles.keys() - alive:
-            del self._handles[name]
 
     async def _addresses(self, application: str) -> list[Address]:
         """Of its replicas that answer; Serve raises where it has none."""
@@ -362,6 +380,8 @@ class Deployed:
     def _wait_until_asked(self, model: str, generation: int) -> None:
         deadline = time.monotonic() + UPDATE_TIMEOUT_S
         while time.monotonic() < deadline:
+            fronts = serve.get_app_handle(self.name)
+            fronts.broadcast("look").results(timeout_s=30, return_exceptions=True)
             asked = [figures["models"][model]["generation"] for figures in self.figures()]
             if asked and min(asked) >= generation:
                 return
