@@ -73,4 +73,4 @@ def test_only_hashes_of_keys_leave_the_process(monkeypatch):
     settings = front_settings(ServeSpec(api_key_env="ONE", max_body_mib=0.5))
     assert settings.keys.sha256 == {"default": hashlib.sha256(b"first").hexdigest()}
     assert "'first'" not in repr(settings)
-    assert settings.max_body_bytes == 512 * 1024
+    assert settings.limits.max_body_bytes == 512 * 1024
