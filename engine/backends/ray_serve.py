@@ -48,6 +48,8 @@ LIST_S = 10.0
 WATCH_S = 0.2
 MAX_ONGOING = 1000  # calls of ours, no requests
 UPDATE_TIMEOUT_S = 60
+DELETE_MARGIN_S = 60
+NODE_SHARE = 0.001  # Ray's way to ask for a node: a crumb of the resource that bears its address
 
 
 @dataclass(frozen=True)
@@ -215,7 +217,7 @@ class FrontReplica:
                 self._handles[application] = serve.get_app_handle(application)
             asked = self._handles[application].broadcast("address")
             told = await asked.results_async(timeout_s=5, return_exceptions=True)
-        except (RayServeException, RayError):
+        except (RayServeException, RayError, TimeoutError):
             return []
         return [each for each in told if isinstance(each, Address)]
 
@@ -306,13 +308,17 @@ def front_application(
     lazy: tuple[str, ...] = (),
     fronts: int = 1,
     drain_s: float = 120.0,
+    node: str | None = None,
 ) -> serve.Application:
-    """Fronts for models whose applications' names begin so."""
+    """Fronts for models whose applications' names begin so; all on `node`, where one is given."""
+    options: dict[str, Any] = {"num_cpus": 0}
+    if node:
+        options["resources"] = {f"node:{node}": NODE_SHARE}
     kind_of: Any = serve.deployment
     deployment = kind_of(FrontReplica).options(
         name="front",
         num_replicas=fronts,
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options=options,
         max_ongoing_requests=MAX_ONGOING,
         max_constructor_retry_count=1,
         graceful_shutdown_timeout_s=drain_s + 30,
@@ -342,8 +348,11 @@ class Deployed:
 
     def figures(self) -> list[dict[str, Any]]:
         """What each front says of itself; none of those that do not answer now."""
-        answers = serve.get_app_handle(self.name).broadcast("figures")
-        found = answers.results(timeout_s=10, return_exceptions=True)
+        try:
+            answers = serve.get_app_handle(self.name).broadcast("figures")
+            found = answers.results(timeout_s=10, return_exceptions=True)
+        except (RayServeException, RayError, TimeoutError):  # Serve restarts it
+            return []
         return [each for each in found if isinstance(each, dict)]
 
     def update(
@@ -358,16 +367,34 @@ class Deployed:
         start."""
         prefix = self.prefix(served.model.name)
         old = [name for name in _names() if name.rpartition(".")[0] == prefix]
+        if not old:
+            raise StageError(
+                f"serve: {served.model.name} is not served by {self.name}; it serves"
+                f" {', '.join(self._models())}"
+            )
         generation = 1 + max((int(name.rpartition(".")[2]) for name in old), default=0)
         new = self._run_engine(served, generation)
         try:
             _wait_until_running({new: f"{served.model.name}'s engine"}, start_timeout_s, on_wait)
             self._wait_until_asked(served.model.name, generation)
         except BaseException:
-            serve.delete(new)
+            self._delete([new])
             raise
-        for name in old:
-            serve.delete(name)
+        self._delete(old)
+
+    def _models(self) -> list[str]:
+        own = f"{self.name}-"
+        prefixes = {name.rpartition(".")[0] for name in _names() if name.startswith(own)}
+        return sorted(prefix.removeprefix(own) for prefix in prefixes)
+
+    def _delete(self, names: list[str]) -> None:
+        """All at once, and wait as long as they may answer what they have; Serve itself would give
+        up after a minute."""
+        for name in names:
+            serve.delete(name, _blocking=False)
+        deadline = time.monotonic() + self._scaling.drain_s + DELETE_MARGIN_S
+        while set(names) & set(_names()) and time.monotonic() < deadline:
+            time.sleep(POLL_S)
 
     def _run_engine(self, served: ServedModel, generation: int) -> str:
         layout = Layout.of(served.model.engine, served.device)
@@ -390,12 +417,9 @@ class Deployed:
 
     def remove(self) -> None:
         """The fronts first, so that nobody is let in while the engines leave."""
-        names = [name for name in _names() if name.startswith(f"{self.name}-")]
-        with suppress(Exception):
-            serve.delete(self.name)
-        for name in names:
-            with suppress(Exception):
-                serve.delete(name)
+        with suppress(RayServeException, RayError):
+            self._delete([self.name])
+            self._delete([name for name in _names() if name.startswith(f"{self.name}-")])
 
 
 @contextmanager
@@ -421,20 +445,26 @@ def deployed(
     require(f"serve ({' + '.join(models)})", *layouts)
     require_free_port(settings.host, settings.port)
     secret = settings.secret or secrets.token_hex(32)
-    shared = bool(serve.status().applications)
+    name = f"distill-{settings.port}"
+    if name in _names():
+        raise CapacityError(
+            f"serve: {name} runs on this cluster already; choose another port with --set"
+            " serve.port=N, or give --update"
+        )
     serve.start(proxy_location="Disabled")  # tokens do not pass it, and it listens without a key
-    running = Deployed(f"distill-{settings.port}", secret, scaling)
+    running = Deployed(name, secret, scaling)
     try:
         started = {}
         for model, served in models.items():
             started[running._run_engine(served, 1)] = f"{model}'s engine"
         lazy = tuple(models) if scaling.replicas[0] == 0 else ()
         front = front_application(
-            replace(settings, secret=secret),
+            replace(settings, secret=secret, shares_port=fronts > 1),
             {model: running.prefix(model) for model in models},
             lazy=lazy,
             fronts=fronts,
             drain_s=scaling.drain_s,
+            node=ray.util.get_node_ip_address(),  # here is where the URL says that it is
         )
         _run(front, running.name)
         started[running.name] = "the front"
@@ -442,7 +472,7 @@ def deployed(
         yield running
     finally:
         running.remove()
-        if not shared:  # somebody else's applications stay
+        if not _names():  # somebody else's applications stay
             serve.shutdown()
 
 

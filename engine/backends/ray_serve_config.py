@@ -100,7 +100,7 @@ def front_app(args: dict[str, Any]) -> serve.Application:
     if unknown:
         raise SpecError(f"args: lazy: {', '.join(unknown)} is none of models; add it there")
     return front_application(
-        replace(front_settings(spec), secret=_secret()),
+        replace(front_settings(spec), secret=_secret(), shares_port=True),
         given.models,
         lazy=tuple(given.lazy),
         fronts=spec.fronts,

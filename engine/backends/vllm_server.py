@@ -100,6 +100,7 @@ def server_arguments(served: ServedModel) -> Namespace:
         modules = [LoRAModulePath(name=name, path=path) for name, path in served.adapters.items()]
         settings |= {"enable_lora": True, "lora_modules": modules}
         settings.setdefault("max_lora_rank", 64)
+        settings.setdefault("max_loras", len(modules))
     arguments = make_arg_parser(FlexibleArgumentParser()).parse_args([])
     for name, value in (settings | dict(served.server_args)).items():
         if not hasattr(arguments, name):

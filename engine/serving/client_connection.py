@@ -15,10 +15,12 @@ import httptools
 from engine.serving import replies
 from engine.serving.limits import Limits
 
+_log = logging.getLogger(__name__)
 _access = logging.getLogger("engine.serving.access")
 MAX_HEAD_BYTES = 32 * 1024
 MAX_AHEAD = 8  # requests that a client may send before the first is answered
 KEEP_ALIVE_S = 600.0
+LINGER_S = 2.0
 HIGH_WATER_BYTES = 256 * 1024  # unread by the client; then its replica waits
 
 
@@ -64,6 +66,9 @@ class Listener(Protocol):
     def answer(self, request: Request, client: ClientConnection) -> Answer | None:
         """Answer it at once, or give what will."""
 
+    def turns_away(self, request: Request) -> tuple[int, str] | None:
+        """(HTTP status, why) where its head alone says that it is not let in."""
+
 
 class ClientConnection(asyncio.Protocol):
     """Reads requests for `front`, which answers by write() and done()."""
@@ -76,7 +81,9 @@ class ClientConnection(asyncio.Protocol):
         self._requests: deque[Request] = deque()
         self._reading: Request | None = None
         self._body: list[bytes] = []
+        self._has_head = False
         self._size = 0  # bytes of the head, then of the body, that is being read
+        self._unparsed = 0  # bytes since the parser last said anything
         self._refused: tuple[int, str] | None = None
         self._answering: Request | None = None
         self._exchange: Answer | None = None
@@ -95,6 +102,10 @@ class ClientConnection(asyncio.Protocol):
         """asyncio: a part of a request, or of several."""
         if self._refused:
             return
+        # httptools tells of a header only when it has ended.
+        self._unparsed += len(data)
+        if self._unparsed > MAX_HEAD_BYTES + len(data):
+            self._refused = (431, f"the head is longer than {MAX_HEAD_BYTES:,} bytes")
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -103,26 +114,38 @@ class ClientConnection(asyncio.Protocol):
             self._refused = (400, "this is no HTTP/1.1 request")
         if self._refused and self._answering is None:
             self._refuse()
-        elif len(self._requests) >= MAX_AHEAD:
+        else:
+            self._read_on()
+
+    def _read_on(self) -> None:
+        """Read, or let the client wait: it has sent too much ahead, or does not read itself."""
+        if self.is_choked or len(self._requests) >= MAX_AHEAD:
             self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
 
     def on_message_begin(self) -> None:
         """httptools: a request begins."""
         self._reading = Request()
         self._body = []
-        self._size = 0
+        self._has_head = False
+        self._unparsed = self._size = 0
         if self._answering is None:
             self._within(self._front.limits.header_timeout_s)
 
     def on_url(self, url: bytes) -> None:
         """httptools: (a part of) its target."""
         assert self._reading
+        self._unparsed = 0
         self._reading.target += url
         self._count(len(url), MAX_HEAD_BYTES, (431, "the request line is too long"))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """httptools: a header."""
         assert self._reading
+        self._unparsed = 0
+        if self._has_head:
+            return  # a trailer
         self._reading.headers[name.lower()] = value
         self._count(
             len(name) + len(value),
@@ -134,19 +157,29 @@ class ClientConnection(asyncio.Protocol):
         """httptools: the body comes next."""
         assert self._reading
         reading = self._reading
-        self._size = 0
+        self._has_head = True
+        self._unparsed = self._size = 0
+        reading.method = self._parser.get_method().decode("latin-1")
+        if self._answering is None:
+            self._within(self._front.limits.header_timeout_s)
+        if self._refused:
+            return
         if self._parser.get_http_version() != "1.1":
             self._refused = (505, "this endpoint speaks HTTP/1.1")
         elif b"upgrade" in reading.headers:
             self._refused = (400, "this endpoint speaks plain HTTP/1.1, not WebSocket or HTTP/2")
-        elif reading.headers.get(b"expect", b"").lower() == b"100-continue":
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        else:
+            self._refused = self._front.turns_away(reading)
         length = reading.headers.get(b"content-length", b"0")
-        self._count(int(length) if length.isdigit() else 0, *self._body_limit())
+        self._count(int(length[:18]) if length.isdigit() else 0, *self._body_limit())
         self._size = 0
+        waits = reading.headers.get(b"expect", b"").lower() == b"100-continue"
+        if waits and not self._refused and self._answering is None:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
         """httptools: a part of the body."""
+        self._unparsed = 0
         self._count(len(body), *self._body_limit())
         if not self._refused:
             self._body.append(body)
@@ -163,9 +196,9 @@ class ClientConnection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         """httptools: the request is whole."""
         request, self._reading = self._reading, None
+        self._unparsed = 0
         if self._refused or request is None:
             return
-        request.method = self._parser.get_method().decode("latin-1")
         request.body = b"".join(self._body)
         request.keep_alive = self._parser.should_keep_alive()
         self._requests.append(request)
@@ -175,9 +208,16 @@ class ClientConnection(asyncio.Protocol):
     def _next(self) -> None:
         self._answering = self._requests.popleft()
         self._within(None)
-        self._exchange = self._front.answer(self._answering, self)
-        if self._exchange:
-            self._exchange.start()
+        try:
+            self._exchange = self._front.answer(self._answering, self)
+            if self._exchange:
+                self._exchange.start()
+        except Exception as error:  # noqa: BLE001 - one request's fault must not take the others
+            # Its kind alone: words may repeat a prompt.
+            kind = type(error).__name__
+            _log.error("%s %s: %s", self._answering.method, self._answering.path, kind)
+            self.write(replies.refusal(500, "this request failed here", close=True))
+            self.done(close=True)
 
     def write(self, data: bytes) -> None:
         """A part of the answer."""
@@ -194,12 +234,18 @@ class ClientConnection(asyncio.Protocol):
         elif self._refused:
             self._refuse()
         else:
-            self._within(KEEP_ALIVE_S)
+            self._within(self._patience_s)
+
+    @property
+    def _patience_s(self) -> float:
+        """How long a client that is not being answered may take: to send the rest of a request, or
+        to think of one."""
+        return self._front.limits.header_timeout_s if self._reading else KEEP_ALIVE_S
 
     def _resume(self) -> None:
         if self._answering is None and self._requests and not self._lost:
-            self._transport.resume_reading()
             self._next()
+            self._read_on()
 
     @property
     def is_idle(self) -> bool:
@@ -210,14 +256,27 @@ class ClientConnection(asyncio.Protocol):
         """End it so that the client sees a fault."""
         self._transport.abort()
 
+    def leave(self) -> None:
+        """End it when what was written is with the client."""
+        self._transport.close()
+
     def _refuse(self) -> None:
         assert self._refused
         status, message = self._refused
         self._transport.write(replies.refusal(status, message, close=True))
-        self._transport.close()
+        if not self._transport.can_write_eof():  # TLS
+            self._transport.close()
+            return
+        # Closed at once, what the client still sends would take the reply from it.
+        self._transport.write_eof()
+        self._reading = None
+        self._within(LINGER_S)
 
     def _within(self, seconds: float | None) -> None:
-        """Close it unless something else is said by then."""
+        """Close it unless something else is said by then; a client that does not read has no more
+        time for whatever it sends."""
+        if self.is_choked and self._timer:
+            return
         if self._timer:
             self._timer.cancel()
         self._timer = None
@@ -225,28 +284,34 @@ class ClientConnection(asyncio.Protocol):
             self._timer = asyncio.get_running_loop().call_later(seconds, self._too_late)
 
     def _too_late(self) -> None:
-        if self._reading:
+        if self.is_choked or self._refused:
+            self._transport.abort()
+        elif self._reading:
             self._refused = (408, "the request did not arrive in time")
             self._refuse()
-        self._transport.abort() if self.is_choked else self._transport.close()
+        else:
+            self._transport.close()
 
     def pause_writing(self) -> None:
         """asyncio: the client does not read; it may take so long about it."""
-        self.is_choked = True
         self._within(self._front.limits.header_timeout_s)
+        self.is_choked = True
+        self._read_on()
         if self._exchange:
             self._exchange.choke(True)
 
     def resume_writing(self) -> None:
         """asyncio: it reads again."""
         self.is_choked = False
-        self._within(None if self._answering else KEEP_ALIVE_S)
+        self._within(None if self._answering else self._patience_s)
+        self._read_on()
         if self._exchange:
             self._exchange.choke(False)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio: the client left."""
         self._lost = True
+        self.is_choked = False
         self._within(None)
         self._front.clients.discard(self)
         if self._exchange:

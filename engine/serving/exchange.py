@@ -4,6 +4,7 @@ becomes of it when its replica or its client leaves."""
 from __future__ import annotations
 
 import asyncio
+import errno
 import time
 
 from engine.serving import replies
@@ -12,6 +13,8 @@ from engine.serving.metrics import FrontMetrics
 from engine.serving.pool import Pool, Replica
 from engine.serving.replica_connection import ReplicaConnection
 
+CONNECT_TIMEOUT_S = 5.0  # within a cluster; a node that vanished does not even refuse
+NO_MORE_FILES = (errno.EMFILE, errno.ENFILE)  # then the fault is ours, not the replica's
 MAX_SENDS = 2  # a request of which the client has seen nothing is tried once more, elsewhere
 
 
@@ -60,8 +63,7 @@ class Exchange:
         if replica is None:
             self._pool.waiting.append(self)
             loop = asyncio.get_running_loop()
-            left = self._started + self._wait_s - time.perf_counter()
-            self._timer = loop.call_later(max(0.0, left), self._give_up)
+            self._timer = loop.call_later(self._wait_s, self._give_up)
             self._pool.on_empty(self._pool.name)
             return
         self._replica = replica
@@ -83,12 +85,16 @@ class Exchange:
         address = replica.address
         loop = asyncio.get_running_loop()
         try:
-            _, upstream = await loop.create_connection(
-                ReplicaConnection, address.host, address.port
-            )
-        except OSError:  # it has seen nothing, so this is no try
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                _, upstream = await loop.create_connection(
+                    ReplicaConnection, address.host, address.port
+                )
+        except OSError as error:  # TimeoutError is one; it has seen nothing, so this is no try
+            if error.errno not in NO_MORE_FILES:
+                self._pool.forget(replica)
+            if self._over:
+                return
             self._release()
-            self._pool.forget(replica)
             self._dispatch(replica)
             return
         if self._over:
@@ -124,6 +130,7 @@ class Exchange:
         assert upstream
         assert replica
         if reusable and self._pool.replicas.get(replica.address.id) is replica:
+            upstream.resume()  # this client may have been too slow, the next one is not
             replica.idle.append(upstream)
         else:
             upstream.close()

@@ -28,6 +28,7 @@ from engine.serving.replies import Refusal
 
 HEALTH = ("/health", "/-/healthz")
 BACKLOG = 4096
+_log = logging.getLogger(__name__)
 # What of a client's headers a replica gets to see; its key is not among them.
 _PASSED = (b"x-request-id", b"traceparent", b"tracestate")
 _LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -50,6 +51,7 @@ class FrontSettings:
     cors_origins: tuple[str, ...] = ()
     tls_cert: str | None = None
     tls_key: str | None = None
+    shares_port: bool = False  # with other fronts
 
 
 class Front:
@@ -95,7 +97,7 @@ class Front:
             lambda: ClientConnection(self),
             settings.host,
             settings.port,
-            reuse_port=True,  # several fronts share it
+            reuse_port=settings.shares_port,
             backlog=BACKLOG,
             ssl=context,
             **more,
@@ -151,10 +153,27 @@ class Front:
         self.is_draining = True
         for client in list(self.clients):
             if client.is_idle:
-                client.abort()
+                client.leave()
         deadline = asyncio.get_running_loop().time() + within_s
-        while self.open and asyncio.get_running_loop().time() < deadline:
+        # Clients too: what was written to them is not read yet.
+        while self.clients and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.05)
+        for client in list(self.clients):
+            client.abort()
+
+    def turns_away(self, request: Request) -> tuple[int, str] | None:
+        """(HTTP status, why) of who may not come in, by the head alone."""
+        if request.method == "HEAD":
+            return 405, "HEAD is not a method of this endpoint"
+        if _is_preflight(request):
+            return None
+        if request.path in HEALTH and self.settings.open_health:
+            return None
+        name = self.settings.keys.name_of(request.headers.get(b"authorization", b""))
+        if name is None:
+            return 401, "missing or wrong API key"
+        request.key = name
+        return None
 
     def answer(self, request: Request, client: ClientConnection) -> Exchange | None:
         """Answer it here, or give the exchange that will."""
@@ -163,7 +182,6 @@ class Front:
                 client.write(replies.reply(204, headers=self._preflight(request)))
                 client.done()
                 return None
-            self._admit(request)
             if request.path == "/metrics" and request.method == "GET":
                 self._scrape(client)
                 return None
@@ -171,17 +189,12 @@ class Front:
                 return self._exchange(request, client)
             client.write(self._local(request))
         except Refusal as refused:
-            client.write(replies.refusal(refused.status, str(refused), refused.code))
+            headers = self._cors(request)
+            client.write(
+                replies.refusal(refused.status, str(refused), refused.code, headers=headers)
+            )
         client.done()
         return None
-
-    def _admit(self, request: Request) -> None:
-        if request.path in HEALTH and self.settings.open_health:
-            return
-        name = self.settings.keys.name_of(request.headers.get(b"authorization", b""))
-        if name is None:
-            raise Refusal(401, "missing or wrong API key")
-        request.key = name
 
     def _local(self, request: Request) -> bytes:
         """What the front knows itself."""
@@ -242,8 +255,10 @@ class Front:
 
     def _pool_of(self, body: bytes) -> Pool:
         try:
-            content = json.loads(body)
-        except ValueError:
+            content = json.loads(body.decode())  # of bytes it would guess, and let surrogates pass
+        except UnicodeDecodeError:
+            raise Refusal(400, "the body is not UTF-8") from None
+        except (ValueError, RecursionError):
             raise Refusal(400, "the body is not JSON") from None
         if not isinstance(content, dict):
             raise Refusal(400, "the body must be a JSON object")
@@ -289,8 +304,12 @@ class Front:
             addresses = []
             for pool in self.pools.values():
                 addresses += [replica.address for replica in pool.replicas.values()]
-            page = await self.metrics.page(addresses, self.settings.secret)
-            client.write(replies.reply(200, page, kind=CONTENT_TYPE))
+            try:
+                page = await self.metrics.page(addresses, self.settings.secret)
+                client.write(replies.reply(200, page, kind=CONTENT_TYPE))
+            except Exception as error:  # noqa: BLE001 - a client waits for whatever comes of it
+                _log.error("no page of metrics: %s", type(error).__name__)
+                client.write(replies.refusal(500, "the metrics cannot be told now"))
             client.done()
 
         task = asyncio.ensure_future(scrape())
@@ -310,7 +329,8 @@ class Front:
         headers = self._cors(request)
         if headers:
             headers["access-control-allow-methods"] = "GET, POST"
-            headers["access-control-allow-headers"] = "authorization, content-type"
+            wanted = request.headers.get(b"access-control-request-headers", b"authorization")
+            headers["access-control-allow-headers"] = wanted.decode("latin-1")
         return headers
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from engine.job.spec import Model
 
+CLOSE_S = 5.0
 KEEP_ALIVE_S = 3600  # longer than a front keeps what it does not use
 SERVERS = {
     "vllm": "engine.backends.vllm_server:VllmServer",
@@ -127,3 +128,5 @@ class Listener:
         while self.open and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.05)
         self.server.should_exit = True
+        if self._serving:
+            await asyncio.wait([self._serving], timeout=CLOSE_S)

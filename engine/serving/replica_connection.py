@@ -4,9 +4,18 @@ as they come, and are parsed only to see where the answer ends."""
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Protocol, cast
 
 import httptools
+
+# A node that vanished says nothing: asked after 5 s of silence, given up after 15.
+KEEP_ALIVE = {
+    "TCP_KEEPIDLE": 5,
+    "TCP_KEEPINTVL": 5,
+    "TCP_KEEPCNT": 2,
+    "TCP_USER_TIMEOUT": 15_000,
+}
 
 
 class Writable(Protocol):
@@ -50,8 +59,13 @@ class ReplicaConnection(asyncio.Protocol):
         self._reusable = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """asyncio: it is there."""
+        """asyncio: it is there, and breaks when its node has vanished."""
         self._transport = cast("asyncio.Transport", transport)
+        own = transport.get_extra_info("socket")
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in KEEP_ALIVE.items():
+            if hasattr(socket, name):  # Linux
+                own.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
     @property
     def closing(self) -> bool:

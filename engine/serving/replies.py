@@ -35,9 +35,16 @@ class Refusal(Exception):
         self.code = code
 
 
-def refusal(status: int, message: str, code: str | None = None, *, close: bool = False) -> bytes:
+def refusal(
+    status: int,
+    message: str,
+    code: str | None = None,
+    *,
+    headers: Mapping[str, str] | None = None,
+    close: bool = False,
+) -> bytes:
     """A whole HTTP reply with an error; 429 and 503 say when to come again, 401 by which scheme."""
-    headers = {}
+    headers = dict(headers or {})
     if status in (429, 503):
         headers["retry-after"] = str(RETRY_AFTER_S)
     if status == 401:
