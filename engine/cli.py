@@ -18,7 +18,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from engine.errors import EngineError, Stopped, remedy_of
+from engine.errors import EngineError, SpecError, Stopped, remedy_of
 from engine.job.spec import JobSpec
 from engine.run.terminal import log_path, quiet
 
@@ -318,6 +318,10 @@ def serve(
         if insecure:
             sets = (*sets, "serve.insecure=true")
         names = list(models) or ["student"]
+        if job is None and update:
+            raise SpecError(
+                "--update wants the job whose student is new: distill serve JOB --update"
+            )
         if job is None:
             _serve_folders(names, sets, runs, cluster)
             return
@@ -359,10 +363,8 @@ def _tell_endpoint(console: Console, progress: Any, endpoint: Any, names: list[s
     from engine.stages import serve
 
     guard = ", Authorization: Bearer <key>" if endpoint.api_key else ""
-    console.print(
-        f"serving {', '.join(names)} at {endpoint.base_url}{guard}; Ctrl-C stops it",
-        highlight=False,
-    )
+    told = f"serving {', '.join(names)} at {endpoint.base_url}{guard}; Ctrl-C stops it"
+    console.print(told, highlight=False)
     with progress.waiting("serving"):
         serve.watch(endpoint, progress)
     console.print("leaving: what is open is answered", highlight=False)

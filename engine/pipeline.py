@@ -353,14 +353,13 @@ def serving_folders(
     """The endpoint of local models without a job."""
     from engine.stages import serve
 
-    served = [serve.model_in(folder, only.serve, only.device) for folder in folders]
+    served = serve.models_in(folders, only.serve, only.device)
     ctx = Context("serve", "conversation", 0, only.device, cluster=cluster)
     ctx = replace(ctx, progress=progress or Progress())
     with ExitStack() as stack:
         _connect(stack, only.serve.key_variables().values(), ctx, folders[0])
-        with ctx.progress.waiting(f"starting {', '.join(each.model.name for each in served)}"):
-            models = {each.model.name: each for each in served}
-            endpoint = stack.enter_context(serve.endpoint(only.serve, models, ctx))
+        with ctx.progress.waiting(f"starting {', '.join(served)}"):
+            endpoint = stack.enter_context(serve.endpoint(only.serve, served, ctx))
         yield endpoint
 
 

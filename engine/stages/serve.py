@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from engine.backends import ray_cluster, ray_serve
+from engine.backends import ray_cluster, ray_endpoint, ray_serve
 from engine.errors import SpecError, StageError
 from engine.job.spec import Model, ServeSpec, TeacherSpec, VllmTeacherSpec
 from engine.run.context import Context
@@ -38,7 +38,7 @@ class Endpoint:
 
     base_url: str
     api_key: str | None
-    deployed: ray_serve.Deployed
+    deployed: ray_endpoint.Deployed
 
 
 def models_of(
@@ -67,16 +67,22 @@ def models_of(
     return models
 
 
-def model_in(folder: Path, spec: ServeSpec, device: str) -> ServedModel:
-    """A local model by its folder, asked by the folder's name. SpecError where it holds none."""
-    folder = folder.resolve()
-    if not (folder / "config.json").is_file():
-        raise SpecError(
-            f"--model {folder}: no folder of a model (it has no config.json); give student, teacher"
-            " or baseline of a job, or such a folder"
-        )
-    model = Model(folder.name, str(folder), None, spec)
-    return ServedModel(model, device, spec.adapters, spec.server_args)
+def models_in(folders: Sequence[Path], spec: ServeSpec, device: str) -> dict[str, ServedModel]:
+    """Local models by the names of their folders, by which they are asked. SpecError where one
+    holds none, or two have one name."""
+    models = {}
+    for folder in folders:
+        folder = folder.resolve()
+        if not (folder / "config.json").is_file():
+            raise SpecError(
+                f"--model {folder}: no folder of a model (it has no config.json); give student,"
+                " teacher or baseline of a job, or such a folder"
+            )
+        if folder.name in models:
+            raise SpecError(f"--model {folder}: another folder has that name too; rename one")
+        model = Model(folder.name, str(folder), None, spec)
+        models[folder.name] = ServedModel(model, device, spec.adapters, spec.server_args)
+    return models
 
 
 @contextmanager
@@ -85,7 +91,7 @@ def endpoint(
 ) -> Generator[Endpoint]:
     """Serve `models` for the length of the block; every route wants a key if the spec names one."""
     settings = front_settings(spec)
-    with ray_serve.deployed(
+    with ray_endpoint.deployed(
         models,
         settings,
         ray_serve.Scaling.of(spec),
@@ -123,7 +129,7 @@ def announcement(root: Path) -> dict[str, str]:
 
 def update(application: str, spec: ServeSpec, served: ServedModel, ctx: Context) -> None:
     """Roll a model of new weights into a running endpoint without a lost request."""
-    deployed = ray_serve.Deployed.running(application, ray_serve.Scaling.of(spec))
+    deployed = ray_endpoint.Deployed.running(application, ray_serve.Scaling.of(spec))
     deployed.update(
         served,
         start_timeout_s=spec.start_timeout_s,

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from engine.backends import ray_serve
+from engine.backends import ray_endpoint, ray_serve
 from engine.backends.ray_serve import Scaling
 from engine.errors import CapacityError, SpecError
 from engine.job.spec import EngineSpec, Model, ServeSpec
@@ -107,7 +107,7 @@ def test_a_port_in_use_is_named_with_the_way_out():
         with pytest.raises(
             CapacityError, match=f"port {port} on 127.0.0.1 cannot be used.*--set serve.port"
         ):
-            ray_serve.require_free_port("127.0.0.1", port)
+            ray_endpoint.require_free_port("127.0.0.1", port)
 
 
 def test_a_key_that_is_not_set_is_named_before_anything_starts(monkeypatch):

@@ -15,7 +15,7 @@ from conftest import free_port, open_to_others
 from ray import serve
 from ray.serve.exceptions import DeploymentUnavailableError
 
-from engine.backends import ray_serve
+from engine.backends import ray_endpoint
 from engine.backends.ray_serve import Scaling
 from engine.job.spec import EngineSpec, Model
 from engine.serving.front import FrontSettings
@@ -35,7 +35,7 @@ def fake(name="m", **engine):
 @contextmanager
 def endpoint(scaling, **settings):
     front = FrontSettings("127.0.0.1", free_port(), Keys.of({"ann": "right"}), **settings)
-    with ray_serve.deployed(
+    with ray_endpoint.deployed(
         {"m": fake()}, front, scaling, start_timeout_s=120, on_wait=lambda note: None
     ) as running:
         yield running, f"http://127.0.0.1:{front.port}"
@@ -71,6 +71,8 @@ class Load:
     def _answer(self, client, body):
         try:
             reply = client.post("/v1/chat/completions", json=body)
+        except httpx.ConnectError:
+            return "not let in", ""
         except httpx.TransportError:
             return "cut", ""
         if reply.status_code != 200:
@@ -140,7 +142,7 @@ def test_two_replicas_are_closed_to_others_survive_a_kill_and_are_replaced_witho
             leaving.start()
             leaving.join()
         assert load.statuses[200] > 4
-        assert load.statuses[503] == 0, "what was open was answered, and nobody else let in"
+        assert load.statuses.keys() <= {200, "not let in"}, "what was open was answered"
     with pytest.raises(httpx.TransportError):
         httpx.get(f"{url}/health")
 

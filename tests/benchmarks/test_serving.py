@@ -311,14 +311,14 @@ def test_vllms_own_server_gets_the_arguments_that_ours_has():
 
     from engine.backends.vllm_server import server_arguments
     from engine.job.jobfile import load_serve
-    from engine.stages.serve import model_in
+    from engine.stages.serve import models_in
 
     _, *words = servers.own().command[2:]
     own = vars(make_arg_parser(FlexibleArgumentParser()).parse_args(words))
     command = servers.ours(REPOSITORY).command
     sets = [after for before, after in itertools.pairwise(command) if before == "--set"]
     only = load_serve(sets)
-    ours = vars(server_arguments(model_in(servers.TEACHER, only.serve, only.device)))
+    ours = vars(server_arguments(models_in([servers.TEACHER], only.serve, only.device)["teacher"]))
     differ = {name for name in own.keys() | ours.keys() if own.get(name) != ours.get(name)}
     assert differ == {"host", "port", "allowed_origins", "disable_fastapi_docs"}
 

@@ -7,6 +7,7 @@ from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any
 
+import uvloop
 from conftest import free_port
 
 from engine.backends.fake_server import FakeServer
@@ -22,7 +23,7 @@ class House:
     """`front` at `url`, and the replicas that it knows; what needs the loop runs by `call`."""
 
     def __init__(self, settings: FrontSettings, models: tuple[str, ...]) -> None:
-        self.loop = asyncio.new_event_loop()
+        self.loop = uvloop.new_event_loop()  # Ray gives it to its asynchronous actors
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
         self.settings = replace(settings, port=settings.port or free_port(), secret=SECRET)

@@ -35,10 +35,10 @@ def test_a_folder_is_asked_by_its_name(tmp_path):
     folder = tmp_path / "phi"
     folder.mkdir()
     with pytest.raises(SpecError, match=r"it has no config\.json"):
-        serve.model_in(folder, ServeSpec(), "cpu")
+        serve.models_in([folder], ServeSpec(), "cpu")
     (folder / "config.json").write_text("{}")
     spec = ServeSpec(adapters={"polite": "/adapter"}, server_args={"tool_call_parser": "hermes"})
-    served = serve.model_in(folder, spec, "cpu")
+    served = serve.models_in([folder], spec, "cpu")[folder.name]
     assert (served.model.name, served.model.model) == ("phi", str(folder))
     assert (dict(served.adapters), dict(served.server_args)) == (spec.adapters, spec.server_args)
     assert served.device == "cpu"

@@ -53,7 +53,7 @@ class ServeSpec(EngineSpec):
     drain_s: float = placement(120.0, ge=0)
     """How long a replica that leaves may answer what it has."""
     max_queued: int = placement(512, ge=0)
-    """Requests per model beyond what its engines decode at a time; more get 429."""
+    """Requests per model, and per front, beyond what its engines decode at a time; more get 429."""
     wait_s: float = placement(60.0, ge=0)
     """How long a request waits for a replica where there is none; then 503."""
     header_timeout_s: float = placement(20.0, gt=0)
