@@ -1,7 +1,9 @@
 """Fake engines behind real fronts on Ray Serve, over real HTTP: what happens to requests while
 replicas come, go, die and are replaced."""
 
+import json
 import os
+import re
 import signal
 import threading
 import time
@@ -43,11 +45,11 @@ def endpoint(scaling, **settings):
 
 class Load:
     """`clients` ask one after the other until the block ends; each answer must carry its request's
-    mark. Statuses are HTTP's, `cut` for a broken answer; one that failed is asked `retries` times
-    more."""
+    mark. Statuses are HTTP's, `cut` for a broken answer, `not let in` where none began; one that
+    failed is asked `retries` times more."""
 
-    def __init__(self, url, clients=4, tokens=20, retries=0):
-        self._retries = retries
+    def __init__(self, url, clients=4, tokens=20, retries=0, stream=False):
+        self._retries, self._stream = retries, stream
         self.statuses, self.wrong = Counter(), 0
         self._url, self._tokens, self._done = url, tokens, threading.Event()
         self._threads = [threading.Thread(target=self._ask, args=(n,)) for n in range(clients)]
@@ -58,7 +60,7 @@ class Load:
                 if self._done.is_set():
                     return
                 mark = f"mark-{number}-{turn}"
-                body = {"model": "m", "max_tokens": self._tokens}
+                body = {"model": "m", "max_tokens": self._tokens, "stream": self._stream}
                 body["messages"] = [{"role": "user", "content": mark}]
                 for _ in range(1 + self._retries):
                     status, text = self._answer(client, body)
@@ -69,15 +71,20 @@ class Load:
                     self.wrong += text.split() != [mark] * self._tokens
 
     def _answer(self, client, body):
+        begun = False
         try:
-            reply = client.post("/v1/chat/completions", json=body)
-        except httpx.ConnectError:
-            return "not let in", ""
+            with client.stream("POST", "/v1/chat/completions", json=body) as reply:
+                begun = True
+                reply.read()
         except httpx.TransportError:
-            return "cut", ""
+            return "cut" if begun else "not let in", ""
         if reply.status_code != 200:
             return reply.status_code, ""
-        return 200, reply.json()["choices"][0]["message"]["content"]
+        if not self._stream:
+            return 200, reply.json()["choices"][0]["message"]["content"]
+        events = re.findall(r"data: (\{.*\})", reply.text)
+        deltas = [json.loads(event)["choices"][0]["delta"] for event in events]
+        return 200, "".join(delta.get("content", "") for delta in deltas)
 
     def __enter__(self):
         for thread in self._threads:
@@ -136,7 +143,7 @@ def test_two_replicas_are_closed_to_others_survive_a_kill_and_are_replaced_witho
         assert not set(before) & set(pids(running))
         assert load.statuses.keys() == {200}
         assert load.wrong == 0
-        with Load(url, tokens=100) as load:
+        with Load(url, tokens=100, stream=True) as load:
             until(lambda: load.statuses[200] > 4)
             leaving = threading.Thread(target=running.remove)
             leaving.start()

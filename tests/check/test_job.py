@@ -233,13 +233,6 @@ def test_pipelines_and_data_parallel_ranks_want_gpus(place, name):
     assert problems_of(a_job(place, {name: 2})) == []
 
 
-def test_a_data_parallel_teacher_cannot_be_load_tested(place):
-    loadtest = {"models": ["student", "teacher"], "rates": [1.0]}
-    assert "take teacher out of loadtest.models" in the_problem(
-        a_job(place, {"data_parallel": 2}, loadtest=loadtest)
-    )
-
-
 @pytest.mark.parametrize(
     ("teacher", "problem"),
     [
