@@ -42,6 +42,9 @@ POLL_S = 1.0  # between a front's looks at a model's replicas
 # update asks for one.
 LIST_S = 10.0
 WATCH_S = 0.2
+LEAVE_POLL_S = (
+    0.2  # between Serve's looks at whether a replica that leaves has calls; ours are short
+)
 MAX_ONGOING = 1000  # calls of ours, no requests
 NODE_SHARE = 0.001  # Ray's way to ask for a node: a crumb of the resource that bears its address
 
@@ -287,6 +290,7 @@ def engine_application(
         name="engine",
         ray_actor_options=held | {"runtime_env": {"env_vars": environment}},
         max_ongoing_requests=MAX_ONGOING,
+        graceful_shutdown_wait_loop_s=LEAVE_POLL_S,
         max_constructor_retry_count=1,  # an engine that cannot start says so within minutes
         graceful_shutdown_timeout_s=scaling.drain_s + 30,
         health_check_timeout_s=30,
@@ -314,6 +318,7 @@ def front_application(
         num_replicas=fronts,
         ray_actor_options=options,
         max_ongoing_requests=MAX_ONGOING,
+        graceful_shutdown_wait_loop_s=LEAVE_POLL_S,
         max_constructor_retry_count=1,
         graceful_shutdown_timeout_s=drain_s + 30,
     )
