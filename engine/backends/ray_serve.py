@@ -166,6 +166,8 @@ class FrontReplica:
         lazy: tuple[str, ...],
         drain_s: float,
     ) -> None:
+        # Serve's own file of this replica; from stderr each line would travel to the driver, too.
+        logging.getLogger("engine.serving").handlers = logging.getLogger("ray.serve").handlers
         self._front = Front(settings, tuple(applications), lazy)
         self._front.on_empty = self._wake
         self._applications = dict(applications)
