@@ -354,8 +354,8 @@ def serving_folders(
     from engine.stages import serve
 
     served = serve.models_in(folders, only.serve, only.device)
-    ctx = Context("serve", "conversation", 0, only.device, cluster=cluster)
-    ctx = replace(ctx, progress=progress or Progress())
+    shown = progress or Progress()
+    ctx = Context("serve", "conversation", 0, only.device, cluster=cluster, progress=shown)
     with ExitStack() as stack:
         _connect(stack, only.serve.key_variables().values(), ctx, folders[0])
         with ctx.progress.waiting(f"starting {', '.join(served)}"):

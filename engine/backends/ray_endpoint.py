@@ -74,7 +74,7 @@ class Deployed:
                 f"serve: {served.model.name} is not served by {self.name}; it serves"
                 f" {', '.join(self._models())}"
             )
-        generation = 1 + max((int(name.rpartition(".")[2]) for name in old), default=0)
+        generation = 1 + max(int(name.rpartition(".")[2]) for name in old)
         new = self._run_engine(served, generation)
         try:
             _wait_until_running({new: f"{served.model.name}'s engine"}, start_timeout_s, on_wait)

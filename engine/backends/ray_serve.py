@@ -17,7 +17,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -120,8 +120,8 @@ class EngineReplica:
         os._exit(1)
 
     def address(self) -> Address:
-        """Where it answers, and what it has open."""
-        return replace(self._address, open=self._listener.open)
+        """Where it answers."""
+        return self._address
 
     def unfinished(self) -> int:
         """Requests that the engine has."""

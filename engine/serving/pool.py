@@ -37,7 +37,6 @@ class Address:
         tuple[str, int | None], ...
     ] = ()  # (name, context length) of its model and adapters
     generation: int = 0  # of the weights; the newest one that answers gets all requests
-    open: int = 0  # requests that it has, whoever sent them
 
 
 @dataclass(eq=False)
