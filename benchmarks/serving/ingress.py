@@ -50,7 +50,8 @@ def added_latency(timing: Timing, work: Path) -> Result:
     ratios = {}
     with (
         stand_in("noop", log=work / "noop.log") as (_, noop),
-        stand_in("front", "--replica", f"{noop}:{UNLIMITED}", log=work / "front.log") as front,
+        stand_in("replica", log=work / "replica.log") as (_, replica),
+        stand_in("front", "--replica", f"{replica}:{UNLIMITED}", log=work / "front.log") as front,
     ):
         process, port = front
         targets = {"direct": noop, "front": port}

@@ -1,6 +1,7 @@
 """What stands around the product's front where no model is needed, each in a process of its own:
 
     python -m benchmarks.serving.stand_ins noop [--step-ms 5]     a server that only streams
+    python -m benchmarks.serving.stand_ins replica [--step-ms 5]  the same, for a front
     python -m benchmarks.serving.stand_ins fake [--batch 4 …]     a fake engine behind its server
     python -m benchmarks.serving.stand_ins front --replica PORT:BATCH … [--max-queued N]
 
@@ -89,9 +90,13 @@ _TOKEN = _choice({"content": " token"})
 _LAST = _choice({"content": " end"}, "length")
 
 
-def _tail(tokens: int) -> bytes:
+def _usage(tokens: int) -> bytes:
     usage = {"prompt_tokens": 24, "completion_tokens": tokens, "total_tokens": 24 + tokens}
-    return _event(choices=[], usage=usage) + _chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
+    return _event(choices=[], usage=usage)
+
+
+def _tail(tokens: int) -> bytes:
+    return _usage(tokens) + _chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
 
 
 class NoopStream(asyncio.Protocol):
@@ -148,6 +153,58 @@ async def _noop(options: argparse.Namespace) -> None:
             stream.step()
 
 
+class NoopApp:
+    """An ASGI application that answers as NoopStream does."""
+
+    def __init__(self, step_s: float) -> None:
+        self._step_s = step_s
+        self._waiting: list[asyncio.Future[None]] = []
+
+    async def steps(self) -> None:
+        """All answers step together, as an engine's do."""
+        while True:
+            await asyncio.sleep(self._step_s)
+            waiting, self._waiting = self._waiting, []
+            for each in waiting:
+                if not each.done():
+                    each.set_result(None)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """ASGI 3."""
+        tokens = json.loads((await receive())["body"])["max_tokens"]
+        headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await _part(send, _plain(_ROLE))
+        for _ in range(tokens - 1):
+            await _part(send, _plain(_TOKEN))
+            step = asyncio.get_running_loop().create_future()
+            self._waiting.append(step)
+            await step
+        await _part(send, _plain(_LAST))
+        await _part(send, _plain(_usage(tokens)))
+        await _part(send, b"data: [DONE]\n\n")
+        await send({"type": "http.response.body", "body": b""})
+
+
+async def _part(send: Any, body: bytes) -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+
+
+def _plain(chunk: bytes) -> bytes:
+    """An event without its chunk."""
+    return chunk.partition(b"\r\n")[2].removesuffix(b"\r\n")
+
+
+async def _replica(options: argparse.Namespace) -> None:
+    from engine.serving.replica import Listener
+
+    app = NoopApp(options.step_ms / 1000)
+    listener = Listener(app, HOST, SECRET)
+    await listener.start()
+    print(listener.port, flush=True)
+    await app.steps()
+
+
 async def _fake(options: argparse.Namespace) -> None:
     from engine.backends.fake_server import FakeServer
     from engine.job.spec import EngineSpec, Model
@@ -157,7 +214,7 @@ async def _fake(options: argparse.Namespace) -> None:
     server = FakeServer(ServedModel(Model(MODEL, "fake", None, spec), "cpu", kind="fake"))
     await server.start()
     listener = Listener(server.app, HOST, SECRET)
-    listener.start()
+    await listener.start()
     print(listener.port, flush=True)
     await asyncio.Event().wait()
 
@@ -178,14 +235,16 @@ async def _front(options: argparse.Namespace) -> None:
     await asyncio.Event().wait()
 
 
-KINDS = {"noop": _noop, "fake": _fake, "front": _front}
+KINDS = {"noop": _noop, "replica": _replica, "fake": _fake, "front": _front}
 
 
 def main() -> None:
     """Run one of them until it is ended."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kind", choices=KINDS)
-    parser.add_argument("--step-ms", type=float, default=5.0, help="noop, fake: between two tokens")
+    parser.add_argument(
+        "--step-ms", type=float, default=5.0, help="of all but the front: between two tokens"
+    )
     parser.add_argument("--batch", type=int, default=4, help="fake: answers at a time")
     parser.add_argument("--replica", action="append", default=[], help="front: PORT:BATCH")
     parser.add_argument("--max-queued", type=int, default=512, help="front: beyond the batches")

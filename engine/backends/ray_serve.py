@@ -101,7 +101,6 @@ class EngineReplica:
         self._drain_s = drain_s
         await self._server.start()
         self._listener = Listener(self._server.app, ray.util.get_node_ip_address(), secret)
-        self._server.attach(self._listener.server)
         self._address = Address(
             uuid.uuid4().hex[:12],
             ray.util.get_node_ip_address(),
@@ -110,7 +109,7 @@ class EngineReplica:
             self._server.cards,
             generation,
         )
-        self._listener.start()
+        await self._listener.start()
         self._watching = asyncio.create_task(self._watch())
 
     async def _watch(self) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 from engine.backends.vllm_engine import last_words
 from engine.backends.vllm_settings import engine_arguments, engine_environment
@@ -46,6 +47,8 @@ class VllmServer(ModelServer):
         tasks = await self._engine.get_supported_tasks()
         self.app = build_app(arguments, tasks, self._engine.model_config)
         await init_app_state(self._engine, self.app.state, arguments, tasks)
+        # vLLM tells its HTTP server to exit when the engine dies; a replica looks at `has_died`.
+        self.app.state.server = SimpleNamespace(should_exit=False)
         chat = getattr(self.app.state, "openai_serving_chat", None)
         if chat:  # None for a model that does not generate
             make_lean(chat)
@@ -54,10 +57,6 @@ class VllmServer(ModelServer):
         names = (self._served.model.name, *self._served.adapters)
         length = config.model_config.max_model_len
         self.cards = tuple((name, length) for name in names)
-
-    def attach(self, server: Any) -> None:
-        """Tell the application which HTTP server runs it: vLLM stops that when its engine dies."""
-        self.app.state.server = server
 
     @property
     def unfinished(self) -> int:

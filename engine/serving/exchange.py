@@ -9,17 +9,17 @@ import time
 
 from engine.serving import replies
 from engine.serving.client_connection import ClientConnection
+from engine.serving.link import Asked
 from engine.serving.metrics import FrontMetrics
 from engine.serving.pool import Pool, Replica
 from engine.serving.replica_connection import ReplicaConnection
 
-CONNECT_TIMEOUT_S = 5.0  # within a cluster; a node that vanished does not even refuse
 NO_MORE_FILES = (errno.EMFILE, errno.ENFILE)  # then the fault is ours, not the replica's
 MAX_SENDS = 2  # a request of which the client has seen nothing is tried once more, elsewhere
 
 
 class Exchange:
-    """Sends `request` (a whole HTTP request) to a replica of `pool` and its answer to `client`.
+    """Sends `asked` to a replica of `pool` and its answer to `client`.
 
     It ends in one of four ways: answered; refused (nobody could answer); cut (a replica left in the
     middle); gone (the client did).
@@ -29,7 +29,7 @@ class Exchange:
         self,
         pool: Pool,
         client: ClientConnection,
-        request: bytes,
+        asked: Asked,
         blocks: list[bytes],
         *,
         wait_s: float,
@@ -38,7 +38,7 @@ class Exchange:
     ) -> None:
         self.client = client
         self._pool = pool
-        self._request = request
+        self._asked = asked
         self._blocks = blocks
         self._wait_s = wait_s
         self._metrics = metrics
@@ -48,7 +48,9 @@ class Exchange:
         self._connecting: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._sends = 0
+        self._number = 0  # of the request, on its replica's connection
         self._status = 0
+        self._is_stream = False
         self._started = time.perf_counter()
         self._first_byte = 0.0
         self._over = False
@@ -68,11 +70,9 @@ class Exchange:
             return
         self._replica = replica
         replica.open += 1
-        while replica.idle:
-            upstream = replica.idle.pop()
-            if not upstream.closing:
-                self._send(upstream)
-                return
+        if upstream := replica.connection:
+            self._send(upstream)
+            return
         self._connecting = asyncio.ensure_future(self._connect(replica))
 
     def resume(self) -> None:
@@ -82,13 +82,8 @@ class Exchange:
         self._dispatch(None)
 
     async def _connect(self, replica: Replica) -> None:
-        address = replica.address
-        loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                _, upstream = await loop.create_connection(
-                    ReplicaConnection, address.host, address.port
-                )
+            upstream = await replica.connect()
         except OSError as error:  # TimeoutError is one; it has seen nothing, so this is no try
             if error.errno not in NO_MORE_FILES:
                 self._pool.forget(replica)
@@ -97,26 +92,24 @@ class Exchange:
             self._release()
             self._dispatch(replica)
             return
-        if self._over:
-            upstream.close()
-            return
-        self._send(upstream)
+        if not self._over:
+            self._send(upstream)
 
     def _send(self, upstream: ReplicaConnection) -> None:
         self._sends += 1
         self._upstream = upstream
-        upstream.send(self, self._request)
+        self._number = upstream.send(self, self._asked)
         if self.client.is_choked:
-            upstream.pause()
+            upstream.pause(self._number)
 
     def head(self, status: int, data: bytes) -> bool:
-        """The answer begins. False for one that is a fault of the replica's: it passes on nothing,
-        and its connection is closed."""
+        """The answer begins. False for a fault of the replica's: nothing of it is passed on."""
         if status >= 500:
             self._metrics.faults.labels(self._pool.name).inc()
             self._try_again()
             return False
         self._status = status
+        self._is_stream = b"\r\ncontent-type: text/event-stream" in data
         self._first_byte = time.perf_counter()
         if self._extra_head:
             line, _, rest = data.partition(b"\r\n")
@@ -124,27 +117,19 @@ class Exchange:
         self.client.write(data)
         return True
 
-    def answered(self, *, reusable: bool) -> None:
+    def answered(self) -> None:
         """The whole answer has been passed on."""
-        upstream, replica = self._upstream, self._replica
-        assert upstream
-        assert replica
-        if reusable and self._pool.replicas.get(replica.address.id) is replica:
-            upstream.resume()  # this client may have been too slow, the next one is not
-            replica.idle.append(upstream)
-        else:
-            upstream.close()
         self._end("answered")
         self.client.done()
 
-    def broken(self, *, between_events: bool) -> None:
-        """The replica's connection is lost; `between_events`: a stream that an error event may
-        still end."""
+    def broken(self) -> None:
+        """The replica left, or gave up, before the answer was whole; what came of it were whole
+        events, so that a stream can still end with an error."""
         if not self._status:
             self._try_again()
             return
         self._end("cut")
-        if between_events:
+        if self._is_stream:
             self.client.write(replies.error_event("the replica left before the answer was whole"))
             self.client.done(close=True)
         else:
@@ -155,7 +140,7 @@ class Exchange:
         if self._over:
             return
         if self._upstream:
-            self._upstream.abandon()
+            self._upstream.abandon(self._number)
         elif self._replica is None:
             self._pool.waiting.remove(self)
         self._end("gone")
@@ -163,7 +148,8 @@ class Exchange:
     def choke(self, choked: bool) -> None:
         """The client reads slower than the replica answers, or faster again."""
         if self._upstream:
-            (self._upstream.pause if choked else self._upstream.resume)()
+            turn = self._upstream.pause if choked else self._upstream.resume
+            turn(self._number)
 
     def _try_again(self) -> None:
         failed = self._replica

@@ -22,8 +22,9 @@ from engine.serving.client_connection import ClientConnection, Request
 from engine.serving.exchange import Exchange
 from engine.serving.keys import Keys
 from engine.serving.limits import Limits
+from engine.serving.link import Asked
 from engine.serving.metrics import CONTENT_TYPE, FrontMetrics
-from engine.serving.pool import Address, Pool, Routing
+from engine.serving.pool import Address, Pool, Replica, Routing
 from engine.serving.replies import Refusal
 
 HEALTH = ("/health", "/-/healthz")
@@ -66,7 +67,7 @@ class Front:
         self.on_empty: Callable[[str], None] = lambda model: None  # one of them is asked for
         self.pools: dict[str, Pool] = {}
         for name in names:
-            pool = Pool(name, settings.max_queued, settings.routing)
+            pool = Pool(name, settings.max_queued, settings.routing, settings.secret)
             pool.on_empty = self._wake
             self.pools[name] = pool
         self.metrics = FrontMetrics(self.pools.values())
@@ -137,9 +138,7 @@ class Front:
         """These replicas of the model run now; who waits for one is served."""
         pool = self.pools[model]
         for left in pool.update(found):
-            for connection in left.idle:
-                connection.close()
-            left.idle.clear()
+            left.leave()
         if pool.replicas:
             waiting = list(pool.waiting)
             pool.waiting.clear()
@@ -285,27 +284,22 @@ class Front:
             names += pool.names
         return names
 
-    def _forwarded(self, request: Request) -> bytes:
-        """The request as a replica gets it: rebuilt, so that nothing is smuggled past us."""
-        lines = [
-            b"POST %s HTTP/1.1" % request.path.encode("latin-1"),
-            b"host: replica",
-            b"authorization: Bearer " + self.settings.secret.encode(),
-            b"content-type: application/json",
-            b"content-length: %d" % len(request.body),
+    @staticmethod
+    def _forwarded(request: Request) -> Asked:
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(request.body)),
         ]
-        for name in _PASSED:
-            if name in request.headers:
-                lines.append(name + b": " + request.headers[name])
-        return b"\r\n".join(lines) + b"\r\n\r\n" + request.body
+        headers += [(name, request.headers[name]) for name in _PASSED if name in request.headers]
+        return Asked("POST", request.path, tuple(headers), request.body)
 
     def _scrape(self, client: ClientConnection) -> None:
         async def scrape() -> None:
-            addresses = []
+            replicas: list[Replica] = []
             for pool in self.pools.values():
-                addresses += [replica.address for replica in pool.replicas.values()]
+                replicas += pool.replicas.values()
             try:
-                page = await self.metrics.page(addresses, self.settings.secret)
+                page = await self.metrics.page(replicas)
                 client.write(replies.reply(200, page, kind=CONTENT_TYPE))
             except Exception as error:  # noqa: BLE001 - a client waits for whatever comes of it
                 _log.error("no page of metrics: %s", type(error).__name__)

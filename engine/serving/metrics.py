@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator
 
-import httpx
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from engine.serving.pool import Address, Pool
+from engine.serving.link import Asked
+from engine.serving.pool import Pool, Replica
+from engine.serving.replica_connection import Page
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SCRAPE_TIMEOUT_S = 5.0
@@ -77,26 +78,24 @@ class FrontMetrics:
         if ttft_s is not None:
             self.ttft.labels(model).observe(ttft_s)
 
-    async def page(self, replicas: Iterable[Address], secret: str) -> bytes:
+    async def page(self, replicas: Iterable[Replica]) -> bytes:
         """The whole page; a replica that does not answer is left out."""
-        headers = {"authorization": f"Bearer {secret}"}
-        # Neither a proxy nor, for milliseconds, the system's certificates: replicas speak HTTP.
-        async with httpx.AsyncClient(
-            timeout=SCRAPE_TIMEOUT_S, headers=headers, verify=False, trust_env=False
-        ) as client:
-            texts = await asyncio.gather(*(_scrape(client, each) for each in replicas))
+        texts = await asyncio.gather(*(_scrape(each) for each in replicas))
         merged = CollectorRegistry()
         merged.register(_Merged(texts))
         return generate_latest(self._registry) + generate_latest(merged)
 
 
-async def _scrape(client: httpx.AsyncClient, address: Address) -> tuple[str, str]:
-    host = f"[{address.host}]" if ":" in address.host else address.host
+async def _scrape(replica: Replica) -> tuple[str, str]:
     try:
-        reply = await client.get(f"http://{host}:{address.port}/metrics")
-    except httpx.TransportError:
-        return address.id, ""
-    return address.id, reply.text if reply.is_success else ""
+        async with asyncio.timeout(SCRAPE_TIMEOUT_S):
+            page = Page()
+            connection = await replica.connect()
+            connection.send(page, Asked("GET", "/metrics"))
+            text = await page.body
+    except OSError:  # TimeoutError is one
+        text = None
+    return replica.address.id, (text or b"").decode()
 
 
 class _Merged(Collector):

@@ -3,6 +3,7 @@ asked next."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ from typing import Literal, Protocol
 from engine.serving.replica_connection import ReplicaConnection
 
 Routing = Literal["least_open", "prefix"]
+CONNECT_TIMEOUT_S = 5.0  # within a cluster; a node that vanished does not even refuse
 PREFIX_BLOCK = 256  # bytes of a request's body
 PREFIXES_KEPT = 4096  # blocks per replica
 # A replica that knows a prompt's beginning may have this many more open than the least busy one.
@@ -41,12 +43,45 @@ class Address:
 
 @dataclass(eq=False)
 class Replica:
-    """One replica, and this front's connections to it."""
+    """One replica, and this front's connection to it."""
 
     address: Address
+    secret: str = ""  # what it wants to hear
     open: int = 0  # requests that this front has there
-    idle: list[ReplicaConnection] = field(default_factory=list)
     prefixes: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
+    _opening: asyncio.Task[ReplicaConnection] | None = None
+
+    @property
+    def connection(self) -> ReplicaConnection | None:
+        """The one that is open."""
+        opening = self._opening
+        if opening is None or not opening.done() or opening.cancelled() or opening.exception():
+            return None
+        found = opening.result()
+        return None if found.closing else found
+
+    async def connect(self) -> ReplicaConnection:
+        """The open one, or a new one, for all who wait. OSError if it cannot be opened in time."""
+        if self._opening is None or self._opening.done():
+            found = self.connection
+            if found:
+                return found
+            self._opening = asyncio.ensure_future(self._open())
+        # Who leaves meanwhile must not take it from the others.
+        return await asyncio.shield(self._opening)
+
+    async def _open(self) -> ReplicaConnection:
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            _, connection = await loop.create_connection(
+                lambda: ReplicaConnection(self.secret), self.address.host, self.address.port
+            )
+        return connection
+
+    def leave(self) -> None:
+        """Nothing more is asked here; what is open is answered."""
+        if found := self.connection:
+            found.leave()
 
     def shared(self, blocks: list[bytes]) -> int:
         """How many of a prompt's first blocks it has seen."""
@@ -67,8 +102,11 @@ class Replica:
 class Pool:
     """The replicas of one model. A front has one process: nothing here is locked."""
 
-    def __init__(self, name: str, max_queued: int, routing: Routing = "least_open") -> None:
+    def __init__(
+        self, name: str, max_queued: int, routing: Routing = "least_open", secret: str = ""
+    ) -> None:
         self.name = name
+        self._secret = secret
         self.replicas: dict[str, Replica] = {}
         self.open = 0  # requests that this front has, with a replica or waiting for one
         self.waiting: deque[Waiting] = deque()
@@ -100,7 +138,7 @@ class Pool:
         for name, address in found.items():
             if address.generation < newest:
                 continue
-            replica = self.replicas.get(name) or Replica(address)
+            replica = self.replicas.get(name) or Replica(address, self._secret)
             replica.address = address
             current[name] = replica
         if not current:

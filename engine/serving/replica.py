@@ -4,7 +4,6 @@ its own, that only those who know the application's secret may talk to."""
 from __future__ import annotations
 
 import asyncio
-import hmac
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -12,9 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.job.spec import Model
+from engine.serving.front_connection import FrontConnection
 
-CLOSE_S = 5.0
-KEEP_ALIVE_S = 3600  # longer than a front keeps what it does not use
 SERVERS = {
     "vllm": "engine.backends.vllm_server:VllmServer",
     "fake": "engine.backends.fake_server:FakeServer",
@@ -50,10 +48,6 @@ class ModelServer(ABC):
     async def start(self) -> None:
         """Load the model; StageError with the engine's own words where it cannot."""
 
-    def attach(self, server: Any) -> None:
-        """Hear which HTTP server runs the application."""
-        self.http_server = server
-
     @property
     @abstractmethod
     def unfinished(self) -> int:
@@ -74,59 +68,43 @@ class ModelServer(ABC):
 
 
 class Listener:
-    """Serves an application at `host` and a port that is free, behind `secret`."""
+    """Answers fronts at `host` and a port that is free, if they know `secret`."""
 
     def __init__(self, app: Any, host: str, secret: str) -> None:
-        import uvicorn
-
-        self._app = app
-        self._expected = f"Bearer {secret}".encode()
-        self.open = 0
+        self.app = app
+        self.expected = secret.encode()
+        self.connections: set[FrontConnection] = set()
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.socket(family)
         self._socket.bind((host, 0))
         self.port: int = self._socket.getsockname()[1]
-        config = uvicorn.Config(
-            self._guarded,
-            loop="none",
-            lifespan="off",
-            interface="asgi3",  # uvicorn takes a bound method for ASGI 2
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            timeout_keep_alive=KEEP_ALIVE_S,
-        )
-        self.server = uvicorn.Server(config)
-        self._serving: asyncio.Task[None] | None = None
+        self._server: asyncio.Server | None = None
 
-    def start(self) -> None:
+    async def start(self) -> None:
         """Listen, until stop()."""
-        self._serving = asyncio.create_task(self.server.serve(sockets=[self._socket]))
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: FrontConnection(self), sock=self._socket)
 
     @property
     def is_serving(self) -> bool:
         """Whether it still listens."""
-        return self._serving is not None and not self._serving.done()
+        return self._server is not None and self._server.is_serving()
 
-    async def _guarded(self, scope: Any, receive: Any, send: Any) -> None:
-        headers = dict(scope.get("headers", ()))
-        given = headers.get(b"authorization", b"")
-        if scope["type"] != "http" or not hmac.compare_digest(given, self._expected):
-            await send({"type": "http.response.start", "status": 401, "headers": []})
-            await send({"type": "http.response.body", "body": b""})
-            return
-        counts = scope["method"] == "POST"
-        self.open += counts
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            self.open -= counts
+    @property
+    def open(self) -> int:
+        """Requests under way."""
+        return sum(connection.open for connection in self.connections)
 
     async def drain(self, within_s: float) -> None:
         """Wait until what is open is answered, and stop."""
         deadline = asyncio.get_running_loop().time() + within_s
         while self.open and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.05)
-        self.server.should_exit = True
-        if self._serving:
-            await asyncio.wait([self._serving], timeout=CLOSE_S)
+        self.stop()
+        for connection in list(self.connections):
+            connection.close()
+
+    def stop(self) -> None:
+        """Let no further front in."""
+        if self._server:
+            self._server.close()

@@ -1,21 +1,16 @@
-"""A front's side of one keep-alive connection to a replica: the bytes of an answer go to the client
-as they come, and are parsed only to see where the answer ends."""
+"""A front's side of its connection to a replica, which all of its requests there share: the bytes
+of an answer go to the client as they come."""
 
 from __future__ import annotations
 
 import asyncio
-import socket
+import itertools
 from typing import Protocol, cast
 
 import httptools
 
-# A node that vanished says nothing: asked after 5 s of silence, given up after 15.
-KEEP_ALIVE = {
-    "TCP_KEEPIDLE": 5,
-    "TCP_KEEPINTVL": 5,
-    "TCP_KEEPCNT": 2,
-    "TCP_USER_TIMEOUT": 15_000,
-}
+from engine.serving import link
+from engine.serving.link import Asked, Frames, Outbox
 
 
 class Writable(Protocol):
@@ -35,121 +30,127 @@ class Receiver(Protocol):
     def head(self, status: int, data: bytes) -> bool:
         """It begins; False: the rest is not wanted."""
 
-    def answered(self, *, reusable: bool) -> None:
+    def answered(self) -> None:
         """It is whole."""
 
-    def broken(self, *, between_events: bool) -> None:
-        """The connection is lost."""
+    def broken(self) -> None:
+        """The replica left, or gave up, before it was whole."""
 
 
 class ReplicaConnection(asyncio.Protocol):
-    """One request at a time. What arrives with no request under way closes the connection."""
+    """Requests by their numbers, and who waits for their answers."""
 
     _transport: asyncio.Transport
 
-    def __init__(self) -> None:
-        self._exchange: Receiver | None = None
-        self._parser: httptools.HttpResponseParser
-        self._head = b""
-        self._passing = False  # the answer's head is with the client
-        self._has_head = False
-        self._is_stream = False
-        self._in_chunk = False
-        self._complete = False
-        self._reusable = False
+    def __init__(self, secret: str) -> None:
+        self._secret = secret
+        self._frames = Frames()
+        self._waiting: dict[int, Receiver] = {}
+        self._numbers = itertools.count(1)
+        self._leaving = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: it is there, and breaks when its node has vanished."""
         self._transport = cast("asyncio.Transport", transport)
-        own = transport.get_extra_info("socket")
-        own.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in KEEP_ALIVE.items():
-            if hasattr(socket, name):  # Linux
-                own.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        link.keep_alive(transport)
+        self._outbox = Outbox(self._transport)
+        self._outbox.put(0, link.HELLO, self._secret.encode())
 
     @property
     def closing(self) -> bool:
         """Whether nothing can be sent any more."""
         return self._transport.is_closing()
 
-    def send(self, exchange: Receiver, request: bytes) -> None:
-        """Begin an exchange."""
-        self._exchange = exchange
-        self._parser = httptools.HttpResponseParser(self)
-        self._head = b""
-        self._passing = self._has_head = self._is_stream = False
-        self._in_chunk = self._complete = False
-        self._transport.write(request)
+    def send(self, receiver: Receiver, asked: Asked) -> int:
+        """Begin a request; returns its number here."""
+        number = next(self._numbers)
+        self._waiting[number] = receiver
+        self._outbox.put(number, link.REQUEST, asked.content())
+        return number
 
     def data_received(self, data: bytes) -> None:
-        """asyncio: a part of the answer."""
-        exchange = self._exchange
-        if exchange is None:
-            self._transport.close()
-            return
-        if self._passing:
-            exchange.client.write(data)
-            self._feed(data)
-        else:
-            self._head += data
-            self._feed(data)
-            if not self._has_head:
-                return
-            if not exchange.head(self._parser.get_status_code(), self._head):
-                self.abandon()
-                return
-            self._passing = True
-        if self._complete:
-            self._exchange = None
-            exchange.answered(reusable=self._reusable)
-
-    def _feed(self, data: bytes) -> None:
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserError:  # the same as if it had gone
-            self._transport.abort()
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """httptools: a header of the answer."""
-        if name.lower() == b"content-type" and value.startswith(b"text/event-stream"):
-            self._is_stream = True
-
-    def on_headers_complete(self) -> None:
-        """httptools: the status is known."""
-        self._has_head = True
-
-    def on_chunk_header(self) -> None:
-        """httptools: a chunk begins."""
-        self._in_chunk = True
-
-    def on_chunk_complete(self) -> None:
-        """httptools: the chunk is whole."""
-        self._in_chunk = False
-
-    def on_message_complete(self) -> None:
-        """httptools: the answer is whole."""
-        self._complete = True
-        self._reusable = self._parser.should_keep_alive()  # it forgets when this returns
+        """asyncio: parts of answers."""
+        for number, kind, content in self._frames.feed(data):
+            receiver = self._waiting.get(number)
+            if receiver is None:
+                continue  # abandoned
+            if kind == link.DATA:
+                receiver.client.write(content)
+            elif kind == link.HEAD:
+                (status,) = link.STATUS.unpack_from(content)
+                if not receiver.head(status, content[link.STATUS.size :]):
+                    self.abandon(number)
+            elif kind == link.LAST:
+                receiver.client.write(content)
+                self._forget(number)
+                receiver.answered()
+            else:
+                self._forget(number)
+                receiver.broken()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio: it is gone."""
-        exchange, self._exchange = self._exchange, None
-        if exchange:
-            exchange.broken(between_events=self._is_stream and not self._in_chunk)
+        waiting, self._waiting = self._waiting, {}
+        for receiver in waiting.values():
+            receiver.broken()
 
-    def abandon(self) -> None:
+    def abandon(self, number: int) -> None:
         """Nobody wants the rest of the answer."""
-        self._exchange = None
-        self._transport.abort()
+        if number in self._waiting:
+            self._outbox.put(number, link.ABORT)
+            self._forget(number)
 
-    def close(self) -> None:
-        """It is needed no more."""
-        self._transport.close()
+    def _forget(self, number: int) -> None:
+        del self._waiting[number]
+        if self._leaving and not self._waiting:
+            self._outbox.close()
 
-    def pause(self) -> None:
+    def leave(self) -> None:
+        """Close it as soon as what is open is answered."""
+        self._leaving = True
+        if not self._waiting:
+            self._outbox.close()
+
+    def pause(self, number: int) -> None:
         """Take no more of the answer for now."""
-        self._transport.pause_reading()
+        self._outbox.put(number, link.PAUSE)
 
-    def resume(self) -> None:
+    def resume(self, number: int) -> None:
         """Go on."""
-        self._transport.resume_reading()
+        self._outbox.put(number, link.RESUME)
+
+
+class Page:
+    """Receives a whole answer, for the front itself. `body` is None where there is none of 200."""
+
+    def __init__(self) -> None:
+        self.client = self
+        self.body: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
+        self._parser = httptools.HttpResponseParser(self)
+        self._parts: list[bytes] = []
+
+    def on_body(self, body: bytes) -> None:
+        """httptools: a part of the body."""
+        self._parts.append(body)
+
+    def head(self, status: int, data: bytes) -> bool:
+        """It begins."""
+        if status != 200:
+            self.broken()
+            return False
+        self._parser.feed_data(data)
+        return True
+
+    def write(self, data: bytes) -> None:
+        """A part of it."""
+        self._parser.feed_data(data)
+
+    def answered(self) -> None:
+        """It is whole."""
+        if not self.body.done():
+            self.body.set_result(b"".join(self._parts))
+
+    def broken(self) -> None:
+        """It will not come."""
+        if not self.body.done():
+            self.body.set_result(None)

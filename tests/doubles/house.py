@@ -51,7 +51,7 @@ class House:
         server = FakeServer(ServedModel(Model(model, "fake", None, spec), "cpu", kind="fake"))
         await server.start()
         listener = Listener(server.app, "127.0.0.1", SECRET)
-        listener.start()
+        await listener.start()
         self.replicas[name] = (server, listener)
         self.found[model][name] = Address(
             name, "127.0.0.1", listener.port, server.batch, server.cards, generation
@@ -74,12 +74,9 @@ class House:
 
     async def _kill(self, name: str) -> None:
         _, listener = self.replicas.pop(name)
-        listener.server.should_exit = True
-        listener.server.force_exit = True
-        for server in listener.server.servers:
-            server.close()
-        for connection in list(listener.server.server_state.connections):
-            connection.transport.abort()
+        listener.stop()
+        for connection in list(listener.connections):
+            connection.abort()
 
     def close(self) -> None:
         self.call(self.front.drain(0))

@@ -4,6 +4,7 @@ request when something leaves."""
 import json
 import socket
 import ssl
+import struct
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -21,9 +22,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 from doubles.house import House, chat
 
+from engine.serving import link
 from engine.serving.front import FrontSettings
 from engine.serving.keys import Keys
 from engine.serving.limits import Limits
+from engine.serving.link import Asked
 
 
 @pytest.fixture
@@ -104,7 +107,7 @@ def test_connections_are_kept_on_both_sides(house, ask):
             assert client.post("/v1/chat/completions", json=body).status_code == 200
         assert len(there.front.clients) == 1
     _, listener = there.replicas["a"]
-    assert len(listener.server.server_state.connections) == 1
+    assert len(listener.connections) == 1
 
 
 def test_the_one_that_has_least_open_is_asked(house, ask):
@@ -174,13 +177,22 @@ def test_health_may_be_open_and_says_nothing_else(house):
     assert httpx.get(f"{there.url}/v1/models").status_code == 401
 
 
+def frame(kind, content=b""):
+    return struct.pack("!IBI", 1, kind, len(content)) + content
+
+
 def test_a_replica_answers_nobody_who_comes_past_the_front(house):
     there = house(keys={"ann": "right"})
     there.add("m", "a")
     _, listener = there.replicas["a"]
-    direct = f"http://127.0.0.1:{listener.port}/v1/chat/completions"
-    for headers in ({}, {"Authorization": "Bearer right"}):
-        assert httpx.post(direct, json=chat("x"), headers=headers).status_code == 401
+    ask = frame(link.REQUEST, Asked("GET", "/metrics").content())
+    for said in (request_bytes(chat("x")), ask, frame(link.HELLO, b"right")):
+        with socket.create_connection(("127.0.0.1", listener.port), 5) as stranger:
+            stranger.sendall(said)
+            with suppress(ConnectionError):  # it is closed with what was sent unread
+                stranger.sendall(ask)
+                assert stranger.recv(100) == b""
+        until(lambda: not listener.connections, seconds=1)
 
 
 @pytest.mark.parametrize(
