@@ -136,6 +136,11 @@ class Call:
         elif kind == link.RESUME:
             self._reading.set()
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether the front takes nothing more of the answer now."""
+        return not self._reading.is_set()
+
     async def run(self, app: Any) -> None:
         """Call the application; an answer that it leaves unfinished is broken."""
         try:
@@ -191,7 +196,7 @@ class Call:
             self._connection.outbox.put(self._number, link.DATA, body)
         if not self._connection.writable.is_set():
             await self._connection.writable.wait()
-        if not self._reading.is_set():
+        if self.is_paused:
             await self._reading.wait()
 
     def _begin(self, status: int, headers: Any) -> None:

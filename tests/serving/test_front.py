@@ -288,6 +288,42 @@ def test_a_client_that_leaves_is_aborted_within_a_second(house):
     assert there.front.open == 0
 
 
+def test_streams_on_one_connection_do_not_mix_and_one_that_leaves_disturbs_none(house):
+    there = house()
+    server = there.add("m", "a", step_s=0.005, max_num_seqs=40)
+
+    def stream(number):
+        body = chat(f"mark{number}", max_tokens=60, stream=True)
+        with httpx.stream("POST", f"{there.url}/v1/chat/completions", json=body) as reply:
+            if number % 4 == 0:
+                next(reply.iter_lines())
+                return None  # it leaves
+            events = [json.loads(line[6:]) for line in reply.iter_lines() if "choices" in line]
+        deltas = [event["choices"][0]["delta"] for event in events]
+        return "".join(delta.get("content", "") for delta in deltas).split()
+
+    with ThreadPoolExecutor(24) as pool:
+        answers = dict(enumerate(pool.map(stream, range(24))))
+    for number, words in answers.items():
+        assert words == (None if number % 4 == 0 else [f"mark{number}"] * 60)
+    until(lambda: server.unfinished == 0 and there.front.open == 0)
+    assert len(there.replicas["a"][1].connections) == 1
+
+
+def test_a_client_that_does_not_read_holds_up_no_other_on_its_connection(house, ask):
+    there = house(limits={"header_timeout_s": 30})
+    there.add("m", "a", step_s=0.0005, max_num_seqs=8)
+    large = request_bytes(chat("w" * 20_000, max_tokens=5000, stream=True))
+    with socket.create_connection(("127.0.0.1", there.settings.port)) as lazy:
+        lazy.sendall(large)
+        until(lambda: any(client.is_choked for client in there.front.clients))
+        (connection,) = there.replicas["a"][1].connections
+        (call,) = connection.calls.values()
+        until(lambda: call.is_paused)
+        for _ in range(20):
+            assert ask(there, chat("x", max_tokens=20)).status_code == 200
+
+
 def test_who_comes_before_there_is_a_replica_is_answered_when_there_is_one(house, ask):
     there = house()
     asked = []
