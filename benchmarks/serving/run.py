@@ -14,7 +14,10 @@ from benchmarks.result import write_result
 from benchmarks.serving import ingress, speed
 from benchmarks.serving.speed import Timing
 
-SECONDS, FULL_SECONDS = 4.0, 15.0  # of each run
+# Short runs and many: a shared machine changes from one five seconds to the next by a tenth and more,
+# which falls on both of a pair that lie close together.
+ROUNDS, SECONDS = 15, 2.0
+FULL_SECONDS = 15.0
 PARTS: dict[str, tuple[Callable[[Timing, Path], ingress.Result], ...]] = {
     "speed": (speed.run,),
     "ingress": (ingress.added_latency, ingress.two_replicas),
@@ -27,7 +30,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--full", action="store_true", help=f"runs of {FULL_SECONDS:g} s")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--only", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--seconds", type=float, help=f"of each run; default: {SECONDS:g}")
     options = parser.parse_args()

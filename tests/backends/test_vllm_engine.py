@@ -205,7 +205,7 @@ def test_free_engine_arguments_win():
     assert (arguments["enforce_eager"], arguments["swap_space"]) == (False, 8)
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_a_tiny_deepseek_v3_answers_at_tensor_parallel_two(
     fake_job, tmp_path, ray_cluster, tiny_deepseek
 ):

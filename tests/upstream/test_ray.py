@@ -284,3 +284,10 @@ def test_the_raylet_knows_by_which_variable_workers_get_their_priority():
     raylet = package_folder("ray") / "core/src/ray/raylet/raylet"
     with raylet.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as code:
         assert code.find(b"worker_niceness") >= 0  # it puts RAY_ before its settings' names
+
+
+def test_serves_controller_reads_how_often_it_looks():
+    looks = text("ray/serve/_private/constants.py", "CONTROL_LOOP_INTERVAL_S")
+    assert "'RAY_SERVE_CONTROL_LOOP_INTERVAL_S'" in looks
+    loop = text("ray/serve/_private/controller.py", "ServeController.run_control_loop")
+    assert "asyncio.sleep(CONTROL_LOOP_INTERVAL_S)" in loop
