@@ -14,8 +14,8 @@ from benchmarks.result import write_result
 from benchmarks.serving import ingress, speed
 from benchmarks.serving.speed import Timing
 
-# Short runs and many: a shared machine changes from one five seconds to the next by a tenth and more,
-# which falls on both of a pair that lie close together.
+# Short runs and many: a shared machine changes by a tenth and more from one five seconds to the
+# next, which falls on both of a pair that lie close together.
 ROUNDS, SECONDS = 15, 2.0
 FULL_SECONDS = 15.0
 PARTS: dict[str, tuple[Callable[[Timing, Path], ingress.Result], ...]] = {
