@@ -29,9 +29,10 @@ class Frames:
     """The events of a body, and the moment at which the last byte of each was there."""
 
     def __init__(self, parts: Sequence[bytes], arrived: Sequence[float]) -> None:
-        if any(b"\r" in part for part in parts):
-            parts = _with_plain_ends(parts)
         body = b"".join(parts)
+        if b"\r" in body:
+            parts = _with_plain_ends(parts)
+            body = b"".join(parts)
         self.separator = _separator(body)
         self.events = body.split(self.separator)
         self._ends = list(itertools.accumulate(map(len, parts)))
@@ -52,9 +53,9 @@ class Frames:
 def _separator(body: bytes) -> bytes:
     """A blank line; a line's end for a server that forgets blank lines, whose answer would be one
     event otherwise."""
-    if _BLANK_LINE not in body.rstrip(_LINE) and body.count(b"\ndata:") > 0:
-        return _LINE
-    return _BLANK_LINE
+    if 0 <= body.find(_BLANK_LINE) < len(body) - len(_BLANK_LINE):
+        return _BLANK_LINE
+    return _LINE if b"\ndata:" in body else _BLANK_LINE
 
 
 def _with_plain_ends(parts: Iterable[bytes]) -> list[bytes]:

@@ -9,10 +9,11 @@ import html
 import json
 import re
 from collections import Counter
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from engine.loadgen.answers import CLOSED, GARBLED, NOTHING, TIMEOUT, WHOLE, Answer
+from engine.loadgen.answers import CLOSED, GARBLED, TIMEOUT, WHOLE, Answer
 from engine.loadgen.chunks import Told, error_in
 from engine.loadgen.events import inflated
 from engine.loadgen.streams import Stream
@@ -21,6 +22,7 @@ MAX_ERROR_CHARACTERS = 300
 MAX_WORDS = 4000  # of a body, in search of a title
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 _TAG = re.compile(r"<(script|style).*?</\1>|<[^>]*>", re.IGNORECASE | re.DOTALL)
+_PACKING = "content-encoding"
 _STREAM_STARTS = (b"data:", b"event:", b"id:", b"retry:", b":")
 
 
@@ -46,50 +48,69 @@ class Reading:
 
 def read(answer: Answer) -> Reading:
     """What the answer says, or why it says nothing."""
-    reading = _read(answer)
-    if answer.arrived:
-        reading = replace(reading, first_byte=answer.arrived[0])
-    if reading.error:
-        reading = replace(reading, error=_short(reading.error))
-    return reading
+    parts = answer.parts
+    if _is_packed(answer):
+        unpacked = inflated(parts)
+        if unpacked is None:
+            return _failed(answer, "bad_stream", f"it is packed: {answer.headers[_PACKING]}")
+        parts = unpacked
+    failure = _failure_of(answer, parts)
+    if failure:
+        return _failed(answer, *failure)
+    return _read_stream(answer, parts)
 
 
-def _read(answer: Answer) -> Reading:
+def _is_packed(answer: Answer) -> bool:
+    """Although identity was asked for."""
+    return answer.headers.get(_PACKING, "identity").lower() != "identity"
+
+
+def _failed(answer: Answer, status: str, words: str) -> Reading:
+    first_byte = answer.arrived[0] if answer.arrived else None
+    return Reading(status, first_byte, error=_short(words))
+
+
+def _failure_of(answer: Answer, parts: Sequence[bytes]) -> tuple[str, str] | None:
+    """Status and words of an answer that is no stream."""
     if answer.end == GARBLED:
-        return Reading("bad_stream", error=f"the answer is no HTTP: {answer.fault}")
+        return "bad_stream", f"the answer is no HTTP: {answer.fault}"
     if answer.code == 0:
-        status = "timeout" if answer.end == TIMEOUT else "connection"
-        return Reading(status, error=answer.fault)
-    oddities: Counter[str] = Counter()
-    coding = answer.headers.get("content-encoding", "identity").lower()
-    if coding != "identity":
-        oddities["packed"] += 1  # though identity was asked for
-        parts = inflated(answer.parts)
-        if parts is None:
-            return Reading("bad_stream", error=f"the answer is packed ({coding})")
-        answer = replace(answer, parts=parts)
+        return "timeout" if answer.end == TIMEOUT else "connection", answer.fault
     if answer.code != 200:
-        return Reading(f"http_{answer.code}", error=_refusal(answer))
-    if answer.end != WHOLE and not any(answer.parts):
+        return f"http_{answer.code}", _refusal(answer, _text(parts))
+    if answer.end != WHOLE and not any(parts):
         status = "timeout" if answer.end == TIMEOUT else "cut_stream"
-        return Reading(status, error=f"{answer.fault}; nothing but a head had come")
-    if not _is_stream(answer, oddities):
-        return Reading("not_a_stream", error=_kind_of(answer))
-    return _read_stream(answer, oddities)
+        return status, f"{answer.fault}; nothing but a head had come"
+    if not _is_named_a_stream(answer) and not _starts_as_a_stream(parts):
+        return "not_a_stream", _kind_of(answer, _text(parts))
+    return None
 
 
-def _read_stream(answer: Answer, oddities: Counter[str]) -> Reading:
+def _read_stream(answer: Answer, parts: Sequence[bytes]) -> Reading:
+    oddities: Counter[str] = Counter()
+    if _is_packed(answer):
+        oddities["packed"] += 1
+    if not _is_named_a_stream(answer):
+        oddities["content_type"] += 1
     is_whole = answer.end == WHOLE
-    stream = Stream(answer.parts, answer.arrived, is_whole=is_whole, oddities=oddities)
+    stream = Stream(parts, answer.arrived, is_whole=is_whole, oddities=oddities)
     told = stream.told
     if told.is_done and not is_whole:
         told.note("no_end")
     if not told.is_done and is_whole and told.finish_reasons:
         told.note("no_done")
-    status, error = _verdict(answer, told)
+    status, error = _verdict(answer, told, parts)
+    first = last = end = None
+    if status == "ok":
+        first, last = stream.first, stream.last
+        end = answer.ended if stream.done is None else stream.done
     listed = [f"{kind}:{count}" for kind, count in sorted(oddities.items())]
-    reading = Reading(
+    return Reading(
         status,
+        first_byte=answer.arrived[0] if answer.arrived else None,
+        first=first,
+        last=last,
+        end=end,
         events=stream.with_text,
         prompt_tokens=told.prompt_tokens,
         output_tokens=told.output_tokens,
@@ -97,15 +118,11 @@ def _read_stream(answer: Answer, oddities: Counter[str]) -> Reading:
         content="".join(told.content),
         finish_reason=_finish_reason(told),
         oddities=",".join(listed),
-        error=error,
+        error=_short(error) if error else None,
     )
-    if status != "ok":
-        return reading
-    end = answer.ended if stream.done is None else stream.done
-    return replace(reading, first=stream.first, last=stream.last, end=end)
 
 
-def _verdict(answer: Answer, told: Told) -> tuple[str, str | None]:
+def _verdict(answer: Answer, told: Told, parts: Sequence[bytes]) -> tuple[str, str | None]:
     """The status of a stream, and the words of one that failed."""
     came = f"{told.chunks} chunks had come"
     if told.error is not None:
@@ -117,7 +134,7 @@ def _verdict(answer: Answer, told: Told) -> tuple[str, str | None]:
     if answer.end == CLOSED and not told.is_done:
         return "cut_stream", f"{answer.fault}; {came}"
     if not told.chunks and not told.is_done:
-        return _without_chunks(_body(answer).strip())
+        return _without_chunks(_text(parts).strip())
     if not told.finish_reasons or told.choices - told.finish_reasons.keys():
         return "cut_stream", f"it ended without a finish_reason; {came}"
     if told.output_tokens is None:
@@ -138,36 +155,33 @@ def _finish_reason(told: Told) -> str | None:
     return _without_halves(told.finish_reasons[min(told.finish_reasons)])
 
 
-def _is_stream(answer: Answer, oddities: Counter[str]) -> bool:
-    if _media_type(answer) == "text/event-stream":
-        return True
-    start = b"".join(answer.parts[:8]).removeprefix(b"\xef\xbb\xbf").lstrip()
-    if start.startswith(_STREAM_STARTS):
-        oddities["content_type"] += 1
-        return True
-    return False
+def _is_named_a_stream(answer: Answer) -> bool:
+    return _media_type(answer) == "text/event-stream"
+
+
+def _starts_as_a_stream(parts: Sequence[bytes]) -> bool:
+    start = b"".join(parts[:8]).removeprefix(b"\xef\xbb\xbf").lstrip()
+    return start.startswith(_STREAM_STARTS)
 
 
 def _media_type(answer: Answer) -> str:
     return answer.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-def _refusal(answer: Answer) -> str:
+def _refusal(answer: Answer, body: str) -> str:
     """The server's own words where the status is no success."""
     if 300 <= answer.code < 400:
         return f"redirects to {answer.headers.get('location', 'nowhere')}"
-    body = _body(answer)
     words = error_in(_json(body))
     if words is None and _looks_like_html(answer, body):
         words = _page(body)
     return words or body.strip() or f"HTTP {answer.code} without a word"
 
 
-def _kind_of(answer: Answer) -> str:
+def _kind_of(answer: Answer, body: str) -> str:
     """What came where a stream was due."""
-    body = _body(answer).strip()
     kind = _media_type(answer) or "something without a content-type"
-    return f"answered {kind}: {_what(answer, body)}"
+    return f"answered {kind}: {_what(answer, body.strip())}"
 
 
 def _what(answer: Answer, body: str) -> str:
@@ -182,8 +196,8 @@ def _what(answer: Answer, body: str) -> str:
     return body or "nothing"
 
 
-def _body(answer: Answer) -> str:
-    return b"".join(answer.parts).decode(errors="replace")
+def _text(parts: Sequence[bytes]) -> str:
+    return b"".join(parts).decode(errors="replace")
 
 
 def _json(body: str) -> Any:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from engine.loadgen.chunks import Told, take
 from engine.loadgen.events import Frames, read_event
@@ -20,28 +19,10 @@ MAX_KNOWN = 4  # at a time: reasoning and content, several choices
 _TEXT = re.compile(rb'"(?:content|reasoning|reasoning_content|text)"\s*:\s*"([^"\\]+)"')
 
 
-@dataclass(frozen=True)
-class _Known:
-    """What stands around the text of events of one kind."""
-
-    before: bytes
-    after: bytes
-    is_content: bool
-
-    def text_of(self, event: bytes) -> str | None:
-        """The event's text; None: it is of another kind, or its text has something to undo."""
-        before, after = self.before, self.after
-        if not (event.startswith(before) and event.endswith(after)):
-            return None
-        if len(event) <= len(before) + len(after):  # nothing between, or they overlap
-            return None
-        text = event[len(before) : -len(after)]
-        if b'"' in text or b"\\" in text or b"\n" in text:
-            return None
-        try:
-            return str(text, "utf-8")
-        except UnicodeDecodeError:
-            return None
+# all of a text, where nothing in it is to be undone
+_as_it_is = re.compile(rb'[^"\\\n]+').fullmatch
+# what stands before and after the text, how long that is (the latter below 0), is it content
+_Known = tuple[bytes, bytes, int, int, bool]
 
 
 class Stream:
@@ -87,26 +68,40 @@ class Stream:
         return None if number is None else self._frames.moment(number)
 
     def _read(self, events: Sequence[bytes]) -> None:
+        """All of them, in order. This loop is what an event costs beside its way through the
+        socket."""
         for number, event in enumerate(events):
-            if not event or self._is_known(event, number):
-                continue
-            self._take(event, number)
-            if self.told.is_done:
-                self._done = number
-                left = [each for each in events[number + 1 :] if each.strip()]
-                if left:
-                    self.told.oddities["after_done"] += len(left)
-                return
+            for before, after, start, stop, is_content in self._known:
+                if event[:start] == before and event[stop:] == after:
+                    text = event[start:stop]
+                    if _as_it_is(text) and self._say(text, is_content, number):
+                        break
+            else:
+                if event:
+                    self._take(event, number)
+                if self.told.is_done:
+                    self._end(number, events[number + 1 :])
+                    return
 
-    def _is_known(self, event: bytes, number: int) -> bool:
-        for known in self._known:
-            text = known.text_of(event)
-            if text is not None:
-                self.told.chunks += 1
-                self.told.say(text, is_content=known.is_content)
-                self._had_text(number)
-                return True
-        return False
+    def _say(self, text: bytes, is_content: bool, number: int) -> bool:
+        """A text of a known kind of event; False: it is none."""
+        try:
+            words = str(text, "utf-8")
+        except UnicodeDecodeError:
+            return False
+        told = self.told
+        told.chunks += 1
+        told.texts.append(words)
+        if is_content:
+            told.content.append(words)
+        self._had_text(number)
+        return True
+
+    def _end(self, number: int, left: Sequence[bytes]) -> None:
+        self._done = number
+        after = [event for event in left if event.strip()]
+        if after:
+            self.told.oddities["after_done"] += len(after)
 
     def _take(self, event: bytes, number: int) -> None:
         told = self.told
@@ -132,5 +127,6 @@ class Stream:
         the same."""
         found = list(_TEXT.finditer(event))
         if len(found) == 1 and found[0][1] == text.encode(errors="replace"):
-            known = _Known(event[: found[0].start(1)], event[found[0].end(1) :], is_content)
+            start, end = found[0].span(1)
+            known = (event[:start], event[end:], start, end - len(event), is_content)
             self._known = [known, *self._known][:MAX_KNOWN]
