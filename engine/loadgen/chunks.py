@@ -15,10 +15,10 @@ from typing import Any
 
 from engine.loadgen.events import Event
 
-# Each holds the same text under other names; the first that has some counts.
-_REASONING = ("reasoning_content", "reasoning", "reasoning_details", "thinking")
-_CONTENT = ("content", "refusal", "text")
-_PART_TEXT = ("text", "thinking", "reasoning", "content", "summary", "refusal")
+_CONTENT = {"content", "refusal", "text"}
+# Each holds the same text under another name; the first that has some counts.
+_REASONING = {"reasoning_content", "reasoning", "reasoning_details", "thinking"}
+_PART_TEXT = ("text", "thinking", "reasoning", "content", "summary", "refusal", "transcript")
 _WITHOUT_TEXT = {
     "role",
     "name",
@@ -26,17 +26,13 @@ _WITHOUT_TEXT = {
     "index",
     "annotations",
     "citations",
-    "audio",
     "token_ids",
     "tool_call_id",
-    "tool_calls",
-    "function_call",
     "provider_specific_fields",
-    *_REASONING,
-    *_CONTENT,
 }
 _NOT_A_NAME = re.compile(r"[^\w.]+")
 MAX_KIND_CHARACTERS = 40
+_SHORT = 10
 
 
 @dataclass
@@ -75,7 +71,7 @@ def take(told: Told, event: Event) -> None:
     if event.data is None:
         return
     text = decoded(told, event.data).strip()
-    if text.strip('"').upper() == "[DONE]":
+    if len(text) < _SHORT and text.strip('"').upper() == "[DONE]":
         told.is_done = True
         return
     if told.is_done:
@@ -224,23 +220,25 @@ def _take_choice(told: Told, choice: Mapping[str, Any], chunk: Mapping[str, Any]
 
 
 def _take_delta(told: Told, delta: Mapping[str, Any], index: int) -> None:
-    for name in _REASONING:
-        text = _text(told, delta.get(name), name)
-        if text:
-            told.say(text)
-            break
-    for name in _CONTENT:
-        told.say(_text(told, delta.get(name), name), is_content=index == 0)
-    calls = delta.get("tool_calls")
-    if not isinstance(calls, list):
-        calls = [calls]
-    for call in [*calls, {"function": delta.get("function_call")}]:
-        _take_call(told, call)
-    audio = delta.get("audio")
-    if isinstance(audio, dict) and isinstance(audio.get("transcript"), str):
-        told.say(audio["transcript"])
+    has_reasoned = False
     for name, value in delta.items():
-        if value and name not in _WITHOUT_TEXT:
+        if not value or name in _WITHOUT_TEXT:
+            continue
+        if name in _CONTENT:
+            told.say(_text(told, value, name), is_content=index == 0)
+        elif name in _REASONING:
+            text = _text(told, value, name)
+            if not has_reasoned:
+                told.say(text)
+            has_reasoned = has_reasoned or bool(text)
+        elif name == "tool_calls":
+            for call in value if isinstance(value, list) else [value]:
+                _take_call(told, call)
+        elif name == "function_call":
+            _take_call(told, {"function": value})
+        elif name == "audio":
+            told.say(_text(told, value, name))
+        else:
             told.note(f"delta.{name}")
 
 

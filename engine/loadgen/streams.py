@@ -11,18 +11,31 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from engine.loadgen.chunks import Told, take
+from engine.loadgen.chunks import Told, decoded, take
 from engine.loadgen.events import Frames, read_event
 
 MAX_KNOWN = 4  # at a time: reasoning and content, several choices
 _TEXT = re.compile(rb'"(?:content|reasoning|reasoning_content|text)"\s*:\s*"([^"\\]+)"')
 
 
-# all of a text, where nothing in it is to be undone
-_as_it_is = re.compile(rb'[^"\\\n]+').fullmatch
 # what stands before and after the text, how long that is (the latter below 0), is it content
 _Known = tuple[bytes, bytes, int, int, bool]
+
+
+@dataclass
+class _Run:
+    """Known events of one kind, one after the other: their numbers and texts."""
+
+    is_content: bool = False
+    numbers: list[int] = field(default_factory=list)
+    texts: list[bytes] = field(default_factory=list)
+
+
+def _is_plain(text: bytes) -> bool:
+    """Whether nothing in a JSON string is to be undone, and whether it is one."""
+    return b"\\" not in text and b'"' not in text and b"\n" not in text
 
 
 class Stream:
@@ -69,33 +82,46 @@ class Stream:
 
     def _read(self, events: Sequence[bytes]) -> None:
         """All of them, in order. This loop is what an event costs beside its way through the
-        socket."""
+        socket: a known event is only taken apart here."""
+        run = _Run()
         for number, event in enumerate(events):
             for before, after, start, stop, is_content in self._known:
-                if event[:start] == before and event[stop:] == after:
-                    text = event[start:stop]
-                    if _as_it_is(text) and self._say(text, is_content, number):
-                        break
+                if event[:start] == before and event[stop:] == after and event[start:stop]:
+                    if is_content is not run.is_content:
+                        self._add(run, events)
+                        run = _Run(is_content)
+                    run.texts.append(event[start:stop])
+                    run.numbers.append(number)
+                    break
             else:
-                if event:
-                    self._take(event, number)
+                if not event:
+                    continue
+                self._add(run, events)
+                run = _Run()
+                self._take(event, number)
                 if self.told.is_done:
                     self._end(number, events[number + 1 :])
                     return
+        self._add(run, events)
 
-    def _say(self, text: bytes, is_content: bool, number: int) -> bool:
-        """A text of a known kind of event; False: it is none."""
-        try:
-            words = str(text, "utf-8")
-        except UnicodeDecodeError:
-            return False
-        told = self.told
-        told.chunks += 1
-        told.texts.append(words)
-        if is_content:
-            told.content.append(words)
-        self._had_text(number)
-        return True
+    def _add(self, run: _Run, events: Sequence[bytes]) -> None:
+        """What known events say that came one after the other. One whose text is not what its bytes
+        are is read as if it were new."""
+        if _is_plain(b"".join(run.texts)):
+            self._say(run)
+            return
+        for number, text in zip(run.numbers, run.texts, strict=True):
+            if _is_plain(text):
+                self._say(_Run(run.is_content, [number], [text]))
+            else:
+                self._take(events[number], number)
+
+    def _say(self, run: _Run) -> None:
+        if run.texts:
+            words = decoded(self.told, b"".join(run.texts))
+            self.told.say(words, is_content=run.is_content)
+            self.told.chunks += len(run.texts)
+            self._had_text(run.numbers[0], run.numbers[-1], len(run.texts))
 
     def _end(self, number: int, left: Sequence[bytes]) -> None:
         self._done = number
@@ -109,17 +135,17 @@ class Stream:
         texts, contents = len(told.texts), len(told.content)
         take(told, read_event(event))
         if len(told.texts) > texts:
-            self._had_text(number)
+            self._had_text(number, number)
         if len(told.finish_reasons) > finished:
             self._finished = number
         elif len(told.texts) == texts + 1 and told.oddities.total() == odd:
             self._keep(event, told.texts[-1], len(told.content) > contents)
 
-    def _had_text(self, number: int) -> None:
-        self.with_text += 1
-        self._last = number
+    def _had_text(self, first: int, last: int, count: int = 1) -> None:
+        self.with_text += count
+        self._last = last
         if self._first is None:
-            self._first = number
+            self._first = first
 
     def _keep(self, event: bytes, text: str, is_content: bool) -> None:
         """What surrounds this text, if it stands in the event once and as it is. Reading the event
