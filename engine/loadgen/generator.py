@@ -20,7 +20,7 @@ from engine.loadgen.shares import Share
 from engine.loadgen.timer import Timer
 from engine.loadgen.watch import watch
 
-HEAD_START_S = 0.05  # to look up the host, before the first request is due
+HEAD_START_S = 0.02
 TELL_S = 1.0
 
 Tell = Callable[[Progress], None]
@@ -71,13 +71,15 @@ def _without_collections() -> Generator[None]:
 
 
 async def _run(share: Share, begin_s: float | None, tell: Tell | None) -> Outcome:
-    if begin_s is None:
-        begin_s = time.time() + HEAD_START_S
     with Timer() as timer:
-        zero = time.perf_counter() + begin_s - time.time() + share.warmup_s
-        sender = Sender(share, timer, zero)
+        sender = Sender(share, timer)
         with suppress(OSError):  # each request says so
             await sender.connections.resolve()
+        # The clock starts last: what was prepared must not make the first requests late.
+        if begin_s is None:
+            begin_s = time.time() + HEAD_START_S
+        zero = time.perf_counter() + begin_s - time.time() + share.warmup_s
+        sender.open_window(zero)
         teller = asyncio.create_task(_tell_each_second(sender, tell))
         try:
             watched, _ = await asyncio.gather(

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, cast
 
@@ -66,7 +67,9 @@ class _Process:
         """It is not needed any more."""
         self._process.kill()
         self._process.wait()
-        self._from.close()
+        for pipe in (self._into, self._from):
+            with suppress(BrokenPipeError):  # of what was not written out
+                pipe.close()
         self._errors.close()
 
     def _write(self, data: bytes) -> None:

@@ -22,6 +22,11 @@ class Closed:
         """As a level is called."""
         return "closed"
 
+    @property
+    def size(self) -> tuple[str, float]:
+        """What must be more than 0."""
+        return "concurrency", self.concurrency
+
 
 @dataclass(frozen=True)
 class Open:
@@ -35,6 +40,11 @@ class Open:
     def kind(self) -> str:
         """As a level is called."""
         return self.arrivals
+
+    @property
+    def size(self) -> tuple[str, float]:
+        """What must be more than 0."""
+        return "rate", self.rate_rps
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,11 @@ class Replay:
         """As a level is called."""
         return "trace"
 
+    @property
+    def size(self) -> tuple[str, float]:
+        """What must be more than 0."""
+        return "speed", self.speed
+
 
 @dataclass(frozen=True)
 class Sessions:
@@ -65,6 +80,11 @@ class Sessions:
     def kind(self) -> str:
         """As a level is called."""
         return "sessions"
+
+    @property
+    def size(self) -> tuple[str, float]:
+        """What must be more than 0."""
+        return "users", self.users
 
 
 Load = Closed | Open | Replay | Sessions
@@ -86,12 +106,9 @@ class Plan:
                 f"a level of {self.seconds:g} s after {self.warmup_s:g} s of warm-up: give more"
                 " than 0, and 0 or more"
             )
-        wanted = {"concurrency": self.concurrency, "rate": self.rate}
-        if isinstance(self.load, Replay):
-            wanted["speed"] = self.load.speed
-        for name, value in wanted.items():
-            if value is not None and not 0 < value < math.inf:
-                raise SpecError(f"{name} {value:g}: must be greater than 0")
+        name, value = self.load.size
+        if not 0 < value < math.inf:
+            raise SpecError(f"{name} {value:g}: must be greater than 0")
 
     @property
     def concurrency(self) -> int | None:

@@ -30,21 +30,23 @@ class Progress:
 
 
 class Sender:
-    """One share in one event loop. `zero`, at which the window begins, is of
-    time.perf_counter()."""
+    """One share in one event loop."""
 
-    def __init__(self, share: Share, timer: Timer, zero: float) -> None:
+    def __init__(self, share: Share, timer: Timer) -> None:
         self.share = share
         self.timer = timer
-        self.zero = zero
-        self.begin = zero - share.warmup_s
-        self.end = zero + share.seconds
         self.connections = Connections(share.target, share.shape.timeout_s)
         self.requests = Requests(share.target, share.shape, share.prompts)
         self.rng = np.random.default_rng([share.seed, share.process])
         self.rows: list[tuple[Any, ...]] = []
         self._sent = 0
         self._failed = 0
+
+    def open_window(self, zero: float) -> None:
+        """It begins at `zero` of time.perf_counter(), and the warm-up before it."""
+        self.zero = zero
+        self.begin = zero - self.share.warmup_s
+        self.end = zero + self.share.seconds
 
     def progress(self) -> Progress:
         """Now."""

@@ -67,7 +67,7 @@ class Share:
     work: Slots | Schedule | Users
     seconds: float
     warmup_s: float
-    seed: int
+    seed: int  # the same for all: what is drawn while it is sent takes a slot's or a user's number
 
 
 def deal(
@@ -79,7 +79,7 @@ def deal(
     if not prompts:
         raise SpecError("a load needs prompts; give one at least")
     seeds = np.random.SeedSequence(plan.seed).spawn(4)
-    times, order, lengths, private = map(np.random.default_rng, seeds)
+    times, order, lengths, own = map(np.random.default_rng, seeds)
     whole = Share(
         process=0,
         target=target,
@@ -88,12 +88,11 @@ def deal(
         work=_work(shape, prompts, plan, times, order, lengths),
         seconds=plan.seconds,
         warmup_s=plan.warmup_s,
-        seed=0,
+        seed=int(own.integers(2**63)),
     )
     shares = []
     for process, work in enumerate(_parts(whole.work, processes)):
-        seed = int(private.integers(2**63))
-        shares.append(replace(whole, process=process, work=work, seed=seed))
+        shares.append(replace(whole, process=process, work=work))
     return shares
 
 

@@ -30,10 +30,11 @@ async def watch(
     busy_s, own_s = _machine_s(), time.process_time()
     started = at = time.perf_counter()
     end = begin + seconds
-    while at < end:
-        await timer.until(min(at + BEAT_S, end))
+    while at < end or not lag_ms:
+        due = min(at + BEAT_S, max(at, end))
+        await timer.until(due)
         now = time.perf_counter()
-        lag_ms.append(1000 * (now - min(at + BEAT_S, end)))
+        lag_ms.append(1000 * (now - due))
         jump_s = max(jump_s, abs(wall() - now - offset))
         at = now
     cpu_s = time.process_time() - own_s

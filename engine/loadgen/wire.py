@@ -39,7 +39,7 @@ class Connection(asyncio.Protocol):
         self._at = 0.0  # of the segment that the parser reads
         self._code = 0
         self._has_head = self._is_chunked = self._ends_with_connection = False
-        self._is_whole = self._has_more = False
+        self._is_whole = self._has_more = self._keeps_alive = False
 
     def ask(self, request: bytes) -> asyncio.Future[Answer]:
         """Send a whole HTTP request; its answer, whatever becomes of it, but for `leave`."""
@@ -124,6 +124,7 @@ class Connection(asyncio.Protocol):
             self._has_head = False
         else:
             self._is_whole = True
+            self._keeps_alive = self._parser.should_keep_alive()  # it forgets at once
 
     # both
 
@@ -144,7 +145,7 @@ class Connection(asyncio.Protocol):
             self._done.set_result(self._answer(end, fault))
 
     def _answer(self, end: str, fault: str = "") -> Answer:
-        is_reusable = end == WHOLE and self.is_open and not self._has_more
+        is_clean = end == WHOLE and self.is_open and not self._has_more
         return Answer(
             ended=self._times[-1] if self._times else time.perf_counter(),
             end=end,
@@ -153,5 +154,5 @@ class Connection(asyncio.Protocol):
             parts=self._parts,
             arrived=self._arrived,
             fault=fault,
-            is_reusable=is_reusable and self._parser.should_keep_alive(),
+            is_reusable=is_clean and self._keeps_alive,
         )
