@@ -1,0 +1,1 @@
+"""How is load made, and when did its answers come?"""
