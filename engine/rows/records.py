@@ -51,6 +51,7 @@ _MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
 _MESSAGES = pa.list_(_MESSAGE)
 _INTS = pa.list_(pa.int32())
 _FLOATS = pa.list_(pa.float32())
+_DOUBLES = pa.list_(pa.float64())
 _NO_INTS = np.zeros(0, np.int32)
 _NO_FLOATS = np.zeros(0, np.float32)
 
@@ -133,20 +134,31 @@ class Answer:
 @dataclass(frozen=True)
 class RequestSample:
     """One request of a load test. Times are milliseconds; latencies count from the intended send
-    time."""
+    time. The answer of a request that failed never came: its latencies, where there are any, say
+    when it broke."""
 
     model: str
-    level: str  # concurrency=4 | rate=2.5
+    level: str  # concurrency=4 | rate=2.5 | ... (LoadLevel.level)
     warm: bool  # of the warm-up: it loads the server and is not measured
     intended_ms: float  # after the start of the measured window; before 0: warm-up
     sent_ms: float
     status: str  # ok | http_429 | timeout | ...
-    ttft_ms: float | None = None
-    tpot_ms: float | None = None
-    e2e_ms: float | None = None
-    prompt_tokens: int = 0
-    output_tokens: int = 0
+    first_byte_ms: float | None = None  # of the answer's body
+    ttft_ms: float | None = None  # the first text, reasoning or call of a tool
+    tpot_ms: float | None = None  # between the first text and the last, per token after the first
+    last_ms: float | None = None  # the last text
+    e2e_ms: float | None = None  # the end of the answer
+    events: int = 0  # with text
+    prompt_tokens: int | None = None  # the server's counts; null: it did not say
+    output_tokens: int | None = None
+    text_chars: int = 0
+    finish_reason: str | None = None
+    oddities: str = ""  # what the reader did not understand: "kind:count,..."
     error: str | None = None
+    prompt: int = 0  # which of the prompts
+    session: int | None = None
+    turn: int = 0
+    process: int = 0  # of the client: LoadLevel.watches
 
 
 @dataclass(frozen=True)
@@ -156,12 +168,19 @@ class LoadLevel:
 
     model: str
     level: str  # as in RequestSample
-    concurrency: int | None  # either this or the rate is given
-    rate: float | None  # requests per second
+    kind: str  # closed | an arrival process | sessions | trace
+    concurrency: int | None  # closed: requests in flight; sessions: users
+    rate: float | None  # requests per second that were asked for
     started_s: float  # Unix time at which the measured window starts
     window_s: float  # its length
-    cpu_fraction: float  # of the window, spent computing by the client's one thread
-    loop_lag_ms: list[float]  # how late the client's event loop woke up, every 10 ms
+    warmup_s: float
+    seed: int
+    scheduled: int | None  # requests that an open load's schedule has in the window
+    watches: list[dict[str, Any]]  # one of each client process, as engine/loadgen's Watch
+    # What one core of this client does against a server that answers at once; null: not measured.
+    ceiling_events_per_core_s: float | None
+    ceiling_requests_per_core_s: float | None
+    ceiling_processes: int | None
 
 
 def _schema(row: type[DataclassInstance], **types: pa.DataType) -> pa.Schema:
@@ -188,7 +207,17 @@ EXAMPLE = _schema(
 )
 ANSWER = _schema(Answer)
 REQUEST_SAMPLE = _schema(RequestSample, warm=pa.bool_())
-LOAD_LEVEL = _schema(LoadLevel, loop_lag_ms=pa.list_(pa.float64()))
+_WATCH = pa.struct(
+    [
+        ("process", pa.int64()),
+        ("cpu_s", pa.float64()),  # of the process, within the window
+        ("window_s", pa.float64()),
+        ("loop_lag_ms", _DOUBLES),  # how late its event loop woke up, every 10 ms
+        ("clock_jump_s", pa.float64()),  # by how much its wall clock left the monotonic one
+        ("others_cpu", pa.float64()),  # share of the machine's processors that others used
+    ]
+)
+LOAD_LEVEL = _schema(LoadLevel, watches=pa.list_(_WATCH))
 
 
 def completion_schema(capture_dtype: str = "float16") -> pa.Schema:

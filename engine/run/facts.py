@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, RootModel
 
 from engine.store.paths import Folder
 
@@ -140,21 +140,116 @@ class Percentiles(Facts):
     p99: float | None
 
 
-class Level(Facts):
-    """One load on one model: either `concurrency` or `rate` (requests per second) is given."""
+class Ends(RootModel[tuple[float | None, float | None]]):
+    """Both ends of a 95 % interval; null: infinite, or nobody can say."""
 
+    model_config = ConfigDict(frozen=True)
+
+
+class PercentileEnds(Facts):
+    """Milliseconds, the interval of each percentile."""
+
+    p50: Ends
+    p95: Ends
+    p99: Ends
+
+
+class Slo(Facts):
+    """Bounds in milliseconds that `percentile` per cent of the requests keep all together."""
+
+    ttft_ms: float | None = None
+    tpot_ms: float | None = None
+    e2e_ms: float | None = None
+    percentile: float = 99.0
+
+
+class Goodput(Facts):
+    """Requests within the SLO; `met` is null where the interval of their share leaves it open."""
+
+    slo: Slo
+    good: int
+    rps: float
+    share: float | None
+    share_ci: Ends
+    met: bool | None
+
+
+class LevelTokens(Facts):
+    """By the server's own count; `uncounted`: good answers whose length it did not say."""
+
+    prompt: int
+    output: int
+    uncounted: int
+
+
+class SteadyPart(Facts):
+    """Since when the level was steady: seconds after the start of its window, before 0 within the
+    warm-up; null: never."""
+
+    start_s: float | None
+    found: bool
+
+
+class Lag(Facts):
+    """Milliseconds."""
+
+    p50: float
+    p99: float
+
+
+class LoadClient(Facts):
+    """The client that made the load: how late it was, and how near to what it can do here."""
+
+    processes: int
+    cores: float
+    ceiling_share: float
+    is_calibrated: bool
+    lag_ms: Lag
+    loop_lag_ms: Lag
+    clock_jump_s: float
+    others_cpu: float
+    unsent: int
+
+
+class Level(Facts):
+    """One load on one model: `concurrency`, `rate` (requests per second), or neither of a trace.
+    Intervals (`_ci`) hold the truth in 95 of 100 runs."""
+
+    kind: str = ""
     concurrency: int | None = None
     rate: float | None = None
     requests: int
     failed: int
     failures: dict[str, int] = {}
+    failure_examples: dict[str, str] = {}
+    offered_rps: float | None = None
+    """Requests of the window per second; null where the load waits for the answers."""
+    served_rps: float | None = None
+    served_rps_ci: Ends | None = None
     request_throughput: float
     output_tokens_per_second: float
+    output_tokens_per_second_ci: Ends | None = None
     ttft_ms: Percentiles
     tpot_ms: Percentiles
     e2e_ms: Percentiles
+    first_byte_ms: Percentiles | None = None
+    ttft_ms_ci: PercentileEnds | None = None
+    tpot_ms_ci: PercentileEnds | None = None
+    e2e_ms_ci: PercentileEnds | None = None
+    first_byte_ms_ci: PercentileEnds | None = None
+    goodput: Goodput | None = None
+    tokens: LevelTokens | None = None
+    oddities: dict[str, int] = {}
+    """What the client met in answers and did not understand, by kind."""
+    steady: SteadyPart | None = None
+    client: LoadClient | None = None
+    verdict: str = ""
+    """ok, overloaded, client limited or failed."""
+    verdict_reason: str = ""
     valid: bool
+    """Whether the figures describe the server: not where the client was the limit."""
     invalid_reason: str | None
+    notes: list[str] = []
 
 
 class Serving(Facts):

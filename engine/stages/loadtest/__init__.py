@@ -16,24 +16,20 @@ from typing import Any, Protocol
 
 from engine.errors import StageError
 from engine.job.spec import LoadtestSpec
+from engine.loadgen.samples import Level, Sample
 from engine.rows.ids import derive_seed
-from engine.rows.records import (
-    LOAD_LEVEL,
-    REQUEST_SAMPLE,
-    LoadLevel,
-    Messages,
-    RequestSample,
-)
+from engine.rows.records import LOAD_LEVEL, REQUEST_SAMPLE, Messages
 from engine.rows.tables import read_tables, to_table, write_parquet
 from engine.run.context import Context
 from engine.run.facts import LoadtestInfo
 from engine.run.manifests import Counts, Finished
 from engine.stages.loadtest.arrivals import levels_of
-from engine.stages.loadtest.client import Measurement, measure
-from engine.stages.loadtest.summary import measured_of, serving_of, summarise
+from engine.stages.loadtest.client import measure
+from engine.stages.loadtest.figures import figures_of, serving_of
+from engine.stages.loadtest.files import Measured, is_warm, label_of, to_rows
 
-# The stage's files: every request, and one row per model and level. `serving_of` computes the
-# report's figures from these two alone.
+# The stage's files: every request, and one row per model and level. `serving_of(from_rows(...))`
+# computes the report's figures from these two alone.
 SAMPLES = "data/samples.parquet"
 LEVELS = "data/levels.parquet"
 
@@ -60,15 +56,14 @@ def run(
     """Load every model of the job at every level with the validation prompts; `endpoint` keeps them
     served meanwhile. Warm-up requests are kept in the files and are no rows of the stage."""
     prompts = validation_prompts(inputs["prompts"])
-    levels: list[LoadLevel] = []
-    samples: list[RequestSample] = []
+    found: list[Measured] = []
     if spec.models:
         with endpoint(list(spec.models)) as live:
-            for found in _measure_models(live, spec, prompts, ctx):
-                levels.append(found.level)
-                samples += found.samples
-    _write_rows(out, samples, levels)
-    measured = measured_of(samples)
+            found += _measure_models(live, spec, prompts, ctx)
+    files = _write_rows(out, found)
+    measured: list[Sample] = []
+    for each in found:
+        measured += measured_of(each.level)
     failed = sum(sample.status != "ok" for sample in measured)
     dropped = {}
     if failed:
@@ -76,16 +71,23 @@ def run(
     return Counts(
         rows_in=len(measured),
         rows_out=len(measured) - failed,
-        files={SAMPLES: len(samples), LEVELS: len(levels)},
+        files=files,
         dropped=dropped,
-        info=LoadtestInfo.model_validate({"serving": serving_of(levels, samples)}),
+        info=LoadtestInfo.model_validate({"serving": serving_of(found)}),
     )
 
 
-def _write_rows(out: Path, samples: list[RequestSample], levels: list[LoadLevel]) -> None:
+def _write_rows(out: Path, found: list[Measured]) -> dict[str, int]:
+    levels, samples = to_rows(found)
     (out / SAMPLES).parent.mkdir(exist_ok=True)
     write_parquet(to_table(samples, REQUEST_SAMPLE), out / SAMPLES)
     write_parquet(to_table(levels, LOAD_LEVEL), out / LEVELS)
+    return {SAMPLES: len(samples), LEVELS: len(levels)}
+
+
+def measured_of(level: Level) -> list[Sample]:
+    """The samples that count: sent inside the window, not to warm the server up."""
+    return [sample for sample in level.samples if not is_warm(sample, level)]
 
 
 def validation_prompts(stage: Finished) -> list[Messages]:
@@ -106,31 +108,31 @@ def measure_url(
 ) -> list[dict[str, Any]]:
     """Levels (as in report.json) of one model behind any OpenAI-compatible address; StageError if
     no request succeeds."""
-    measurements = _measure_levels(url, model, spec, prompts, seed, api_key)
-    return [summarise(found.level, found.samples) for found in measurements]
+    levels = _measure_levels(url, model, spec, prompts, seed, api_key)
+    return [figures_of(level) for level in levels]
 
 
 def _measure_models(
     live: LiveEndpoint, spec: LoadtestSpec, prompts: Sequence[Messages], ctx: Context
-) -> Iterator[Measurement]:
+) -> Iterator[Measured]:
     """Every level of every model, one after the other; the progress is told after each."""
     level_s = spec.warmup_seconds + spec.seconds
     ends_s = time.monotonic() + len(spec.models) * len(levels_of(spec)) * level_s
     done = 0
     for model in spec.models:
         ctx.progress.update(note=f"loading {model}")
-        for found in _measure_levels(live.base_url, model, spec, prompts, ctx.seed, live.api_key):
-            figures = summarise(found.level, found.samples)
+        for level in _measure_levels(live.base_url, model, spec, prompts, ctx.seed, live.api_key):
+            figures = figures_of(level)
             done += figures["requests"]
             ctx.progress.update(
                 done=done,
-                level=f"{model} at {found.level.level}",
+                level=f"{model} at {label_of(level)}",
                 requests=figures["requests"],
                 failed=figures["failed"],
                 left=f"{max(0.0, ends_s - time.monotonic()):.0f} s",
                 **{"tok/s": figures["output_tokens_per_second"]},
             )
-            yield found
+            yield Measured(model, level)
 
 
 def _measure_levels(
@@ -140,19 +142,19 @@ def _measure_levels(
     prompts: Sequence[Messages],
     seed: int,
     api_key: str | None,
-) -> Iterator[Measurement]:
+) -> Iterator[Level]:
     if not prompts:
         raise StageError(
             "loadtest: no prompts to send; give prompts.validation, or a"
             " prompts.validation_fraction above 0"
         )
     statuses: Counter[str] = Counter()
-    for level in levels_of(spec):
+    for load in levels_of(spec):
         # The seed knows the level, not the model: teacher and student get the same prompts at the
         # same times.
-        level_seed = derive_seed(seed, "loadtest", str(level))
-        found = asyncio.run(measure(url, model, prompts, level, spec, level_seed, api_key))
-        measured = measured_of(found.samples)
+        level_seed = derive_seed(seed, "loadtest", str(load))
+        level = asyncio.run(measure(url, model, prompts, load, spec, level_seed, api_key))
+        measured = measured_of(level)
         statuses.update(sample.status for sample in measured)
         # A level may be too short for any request; only answers that all failed condemn the model.
         if statuses and "ok" not in statuses:
@@ -161,4 +163,4 @@ def _measure_levels(
                 f"loadtest: every request to '{model}' at {url} failed ({failed}); is it served"
                 " there?"
             )
-        yield found
+        yield level

@@ -3,7 +3,7 @@
 Latency counts from the moment at which a request was meant to leave. An open-loop request never
 waits for another one; a closed-loop slot sends its next request when its last one ended. The client
 watches itself (event-loop lag and processor time), because a late client makes a server look slow;
-the verdict on that is summary.py's.
+the verdict on that is verdict.py's.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from typing import Any
 import httpx
 import numpy as np
 import openai
+import psutil
 
 from engine.job.spec import LoadtestSpec
-from engine.rows.records import LoadLevel, Messages, RequestSample
+from engine.loadgen.samples import Level, Sample, Watch
+from engine.rows.records import Messages
 from engine.stages.loadtest.arrivals import ARRIVALS, Load
 
 # a closed-loop slot that is refused at once would otherwise send thousands of requests a second
@@ -32,27 +34,17 @@ MAX_ERROR_CHARACTERS = 300
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """What one level left behind: its own row, and its requests in the order in which they ended,
-    warm-up ones too."""
-
-    level: LoadLevel
-    samples: list[RequestSample]
-
-
-@dataclass(frozen=True)
 class _Load:
     """One level while it runs. Times are ms after the start of the measured window; warm-up
     requests lie before 0."""
 
     client: openai.AsyncOpenAI
     model: str
-    level: str
     spec: LoadtestSpec
     warm_prompts: Iterator[Messages]
     timed_prompts: Iterator[Messages]
     zero_s: float  # of time.perf_counter(): the measured window starts
-    samples: list[RequestSample] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
 
     def now_ms(self) -> float:
         return (time.perf_counter() - self.zero_s) * 1000
@@ -73,6 +65,7 @@ class _Answer:
 
     first_ms: float
     last_ms: float
+    events: int
     prompt_tokens: int
     output_tokens: int
 
@@ -93,7 +86,7 @@ async def measure(
     spec: LoadtestSpec,
     seed: int,
     api_key: str | None = None,
-) -> Measurement:
+) -> Level:
     """Run one level against an OpenAI-compatible endpoint and wait for its last answer.
 
     TTFT ends at the first chunk with content, E2E at the last one; TPOT is the time between those
@@ -110,25 +103,29 @@ async def measure(
     # The clock starts last: what was prepared above must not make the first requests late.
     started_s = time.time() + spec.warmup_seconds
     zero_s = time.perf_counter() + spec.warmup_seconds
-    load = _Load(client, model, str(level), spec, warm_prompts, timed_prompts, zero_s)
+    load = _Load(client, model, spec, warm_prompts, timed_prompts, zero_s)
     async with client:
         watcher = asyncio.create_task(_watch_self(load))
         if times_s is not None:
             await _follow_schedule(load, times_s)
         elif level.concurrency:
             await _keep_in_flight(load, level.concurrency)
-        cpu_fraction, loop_lag_ms = await watcher
-    row = LoadLevel(
-        model=model,
-        level=str(level),
+        watch = await watcher
+    scheduled = None
+    if times_s is not None:
+        scheduled = int((times_s >= spec.warmup_seconds).sum())
+    return Level(
+        kind=spec.arrivals if level.rate else "closed",
         concurrency=level.concurrency,
         rate=level.rate,
-        started_s=started_s,
         window_s=spec.seconds,
-        cpu_fraction=cpu_fraction,
-        loop_lag_ms=loop_lag_ms,
+        warmup_s=spec.warmup_seconds,
+        started_s=started_s,
+        seed=seed,
+        scheduled=scheduled,
+        samples=load.samples,
+        watches=[watch],
     )
-    return Measurement(row, load.samples)
 
 
 def _split(
@@ -182,43 +179,31 @@ async def _follow_schedule(load: _Load, times_s: np.ndarray) -> None:
             requests.create_task(_send(load, intended_ms))
 
 
-async def _send(load: _Load, intended_ms: float) -> RequestSample:
+async def _send(load: _Load, intended_ms: float) -> Sample:
     """One request and its row, which is kept; what goes wrong is in the row."""
     warm = intended_ms < 0
     prompts = load.warm_prompts if warm else load.timed_prompts
     messages = next(prompts)
-    sample_of = functools.partial(
-        RequestSample,
-        model=load.model,
-        level=load.level,
-        warm=warm,
-        intended_ms=intended_ms,
-        sent_ms=load.now_ms(),
-    )
+    sample_of = functools.partial(Sample, intended_ms=intended_ms, sent_ms=load.now_ms())
     outcome = await _ask(load, messages)
     if isinstance(outcome, _Fault):
         sample = sample_of(
             status=outcome.status,
+            e2e_ms=load.now_ms() - intended_ms,
             error=outcome.error and outcome.error[:MAX_ERROR_CHARACTERS],
         )
     else:
         sample = sample_of(
             status="ok",
             ttft_ms=outcome.first_ms - intended_ms,
-            tpot_ms=_tpot_ms(outcome),
+            last_ms=outcome.last_ms - intended_ms,
             e2e_ms=outcome.last_ms - intended_ms,
+            events=outcome.events,
             prompt_tokens=outcome.prompt_tokens,
             output_tokens=outcome.output_tokens,
         )
     load.samples.append(sample)
     return sample
-
-
-def _tpot_ms(answer: _Answer) -> float | None:
-    took_ms = answer.last_ms - answer.first_ms
-    if answer.output_tokens > 1 and took_ms > 0:
-        return took_ms / (answer.output_tokens - 1)
-    return None
 
 
 async def _ask(load: _Load, messages: Messages) -> _Answer | _Fault:
@@ -249,6 +234,7 @@ async def _ask(load: _Load, messages: Messages) -> _Answer | _Fault:
     return _Answer(
         first_ms=times_ms[0],
         last_ms=times_ms[-1],
+        events=len(stream.content_ms),
         prompt_tokens=prompt_tokens,
         output_tokens=output_tokens,
     )
@@ -282,17 +268,26 @@ async def _read(load: _Load, messages: Messages, stream: _Stream) -> None:
                 stream.finished_ms = load.now_ms()
 
 
-async def _watch_self(load: _Load) -> tuple[float, list[float]]:
-    """Over the measured window: the share of it that this thread computed, and how late each
-    heartbeat came (ms)."""
+async def _watch_self(load: _Load) -> Watch:
+    """This process over the measured window."""
     await asyncio.sleep(-load.now_ms() / 1000)
     busy_s = time.thread_time()
+    jump_s = time.time() - time.monotonic()
     began_ms = load.now_ms()
+    psutil.cpu_percent()
     lag_ms: list[float] = []
-    cpu_fraction = 0.0
     while (before_ms := load.now_ms()) < load.spec.seconds * 1000:
         await asyncio.sleep(HEARTBEAT_S)
-        woke_ms = load.now_ms()
-        lag_ms.append(woke_ms - before_ms - HEARTBEAT_S * 1000)
-        cpu_fraction = (time.thread_time() - busy_s) / ((woke_ms - began_ms) / 1000)
-    return cpu_fraction, lag_ms
+        lag_ms.append(load.now_ms() - before_ms - HEARTBEAT_S * 1000)
+    window_s = (load.now_ms() - began_ms) / 1000
+    cpu_s = time.thread_time() - busy_s
+    in_all = psutil.cpu_percent() / 100
+    own = cpu_s / window_s / (psutil.cpu_count() or 1)
+    return Watch(
+        process=0,
+        cpu_s=cpu_s,
+        window_s=window_s,
+        loop_lag_ms=tuple(lag_ms),
+        clock_jump_s=abs(time.time() - time.monotonic() - jump_s),
+        others_cpu=max(0.0, in_all - own),
+    )
