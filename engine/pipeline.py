@@ -104,6 +104,7 @@ STAGES = (
         "loadtest",
         needs=("prompts", "train"),
         blocks=("generate", "serve"),
+        reads=lambda job: job.loadtest.sources(),
         placed=_served,
         gives=_live_endpoint,
         cluster=True,
@@ -420,11 +421,6 @@ def load_url(
     [...]}}."""
     from engine.stages import loadtest
 
-    if not (job.loadtest.concurrency or job.loadtest.rates):
-        raise SpecError(
-            "loadtest has no levels; give --set 'loadtest.concurrency=[1, 4]' or --set"
-            " 'loadtest.rates=[1.0]'"
-        )
     done = run(job, runs, until="prompts", progress=progress)
     prompts = loadtest.validation_prompts(done.stages["prompts"])
     key = os.environ.get(job.serve.api_key_env or "")

@@ -17,7 +17,8 @@ CLUSTER_LIBRARIES = {"ray", "vllm", "deepspeed"}
 # Each room imports only what stands to the right of it; rooms between bars know nothing of each
 # other.
 ORDER = (
-    "cli -> submission | pipeline -> check -> stages -> backends -> asking | training | serving ->"
+    "cli -> submission | pipeline -> check -> stages -> backends ->"
+    " asking | training | serving | loadgen ->"
     " run | machines -> rows | job -> store -> errors"
 )
 FLOORS = [[room.strip() for room in floor.split("|")] for floor in ORDER.split("->")]

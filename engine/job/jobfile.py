@@ -161,8 +161,13 @@ def with_absolute_paths(
             model = _model(teacher.model, path, base)
             teacher = teacher.model_copy(update={"model": model})
         teachers.append(teacher)
+    loadtest: dict[str, Any] = {}
+    if trace := job.loadtest.trace:
+        path = _absolute(trace.path, base(("loadtest", "trace", "path")))
+        loadtest["trace"] = trace.model_copy(update={"path": path})
     return job.model_copy(
         update={
+            "loadtest": job.loadtest.model_copy(update=loadtest),
             "serve": _with_absolute_files(job.serve, base),
             "prompts": job.prompts.model_copy(update=prompts),
             "train": job.train.model_copy(update=train),

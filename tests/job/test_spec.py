@@ -20,6 +20,7 @@ from engine.job.spec import (
     CaptureSpec,
     CurateSpec,
     DistributionLoss,
+    DistributionSpec,
     EngineSpec,
     EvaluateSpec,
     FakeTeacherSpec,
@@ -40,9 +41,12 @@ from engine.job.spec import (
     ReverseKlLoss,
     SamplingSpec,
     ServeSpec,
+    SessionsSpec,
     SftLoss,
     SkewForwardKlLoss,
     SkewReverseKlLoss,
+    SloSpec,
+    TraceSpec,
     TrainSpec,
     TvdLoss,
     UldLoss,
@@ -87,7 +91,11 @@ BASE = {
     GatesSpec: {},
     EvaluateSpec: {},
     ServeSpec: {},
-    LoadtestSpec: {"concurrency": [1]},
+    LoadtestSpec: {"slo": {"ttft_ms": 500.0}},
+    SloSpec: {"ttft_ms": 500.0},
+    DistributionSpec: {},
+    SessionsSpec: {"users": [1]},
+    TraceSpec: {"path": "trace.csv"},
     ReportSpec: {},
     PriceSpec: {"input": 1, "output": 1},
     JobSpec: {
@@ -333,14 +341,43 @@ FIELDS = {
     LoadtestSpec: {
         "models": (I, ["student"], ["teacher", "student"]),
         "arrivals": (I, "poisson", "constant"),
-        "concurrency": (I, GIVEN, [2]),
+        "burstiness": (I, 0.25, 0.5),
+        "concurrency": (I, [], [2]),
         "rates": (I, [], [0.5]),
+        "sessions": (I, None, {"users": [4]}),
+        "trace": (I, None, {"path": "trace.csv", "speed": 2.0}),
+        "slo": (I, GIVEN, {"e2e_ms": 900.0}),
+        "search": (I, None, "rate"),
+        "output_tokens": (I, None, {"kind": "lognormal", "mean": 40.0, "cv": 0.5}),
+        "input_words": (I, None, {"mean": 100.0}),
+        "body": (I, {}, {"ignore_eos": True}),
+        "price_per_hour": (I, None, 3.5),
+        "processes": (P, 1, 2),
         "seconds": (I, 30, 5),
         "warmup_seconds": (I, 5, 0),
         "max_tokens": (I, 128, 16),
         "temperature": (I, 0.0, 1),
         "timeout_s": (I, 120, 5),
     },
+    SloSpec: {
+        "ttft_ms": (I, GIVEN, 200.0),
+        "tpot_ms": (I, None, 50.0),
+        "e2e_ms": (I, None, 900.0),
+        "percentile": (I, 99.0, 95),
+    },
+    DistributionSpec: {
+        "kind": (I, "fixed", "normal"),
+        "mean": (I, 1.0, 2),
+        "cv": (I, 0.0, 0.5),
+        "low": (I, None, 1),
+        "high": (I, None, 9),
+    },
+    SessionsSpec: {
+        "users": (I, GIVEN, [2, 4]),
+        "turns": (I, DistributionSpec(mean=4.0), {"mean": 2.0}),
+        "think_s": (I, DistributionSpec(kind="exponential", mean=2.0), {"mean": 0.5}),
+    },
+    TraceSpec: {"path": (P, GIVEN, "other.csv"), "speed": (I, 1.0, 2)},
     ReportSpec: {"html": (I, True, False)},
     JobSpec: {
         "version": (I, 1, None),
@@ -354,7 +391,7 @@ FIELDS = {
         "train": (I, GIVEN, {"student": "s", "epochs": 1}),
         "evaluate": (I, EvaluateSpec(), {"baseline": False}),
         "serve": (I, ServeSpec(), {"dtype": "float32"}),
-        "loadtest": (I, LoadtestSpec(concurrency=[1, 4, 16]), {"models": []}),
+        "loadtest": (I, LoadtestSpec(), {"models": []}),
         "report": (I, ReportSpec(), {"html": False}),
     },
 }
@@ -428,6 +465,22 @@ def test_placement_inside_nested_blocks_leaves_the_identity_of_the_job_alone():
         JobSpec(**BASE[JobSpec] | bigger).identity_fields()
         == JobSpec(**BASE[JobSpec]).identity_fields()
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "levels"),
+    [
+        ({}, [1, 4, 16]),
+        ({"seconds": 2}, [1, 4, 16]),
+        ({"concurrency": [2]}, [2]),
+        ({"rates": [1.0]}, []),
+        ({"sessions": {"users": [3]}}, []),
+        ({"trace": {"path": "a.csv"}}, []),
+        ({"slo": {"ttft_ms": 1.0}, "search": "rate"}, []),
+    ],
+)
+def test_a_load_test_has_levels_of_its_own_unless_a_load_is_given(given, levels):
+    assert LoadtestSpec(**given).closed_levels == levels
 
 
 def test_specs_are_frozen():
@@ -552,9 +605,15 @@ BAD = {
         {"header_timeout_s": 0},
     ],
     LoadtestSpec: [
-        {"concurrency": []},
         {"concurrency": [0]},
+        {"concurrency": [2, 2]},
         {"rates": [-1.0]},
+        {"sessions": {"users": [0]}},
+        {"sessions": {"users": []}},
+        {"slo": {}},
+        {"slo": {"ttft_ms": 0}},
+        {"search": "rate", "slo": None},
+        {"arrivals": "bursts"},
         {"models": ["gpt"]},
         {"seconds": 0},
     ],

@@ -12,7 +12,13 @@ from engine.job.spec.engines import EngineSpec, Model
 from engine.job.spec.evaluate import EvaluateSpec
 from engine.job.spec.generate import AskingSpec, CaptureSpec, GenerateSpec
 from engine.job.spec.job import JobSpec
-from engine.job.spec.loadtest import LoadtestSpec
+from engine.job.spec.loadtest import (
+    DistributionSpec,
+    LoadtestSpec,
+    SessionsSpec,
+    SloSpec,
+    TraceSpec,
+)
 from engine.job.spec.losses import (
     AdaptiveKlLoss,
     AnyLoss,
@@ -62,6 +68,7 @@ __all__ = [
     "CaptureSpec",
     "CurateSpec",
     "DistributionLoss",
+    "DistributionSpec",
     "EngineSpec",
     "EnvironmentVariable",
     "EvaluateSpec",
@@ -86,11 +93,14 @@ __all__ = [
     "ReverseKlLoss",
     "SamplingSpec",
     "ServeSpec",
+    "SessionsSpec",
     "SftLoss",
     "SkewForwardKlLoss",
     "SkewReverseKlLoss",
+    "SloSpec",
     "Task",
     "TeacherSpec",
+    "TraceSpec",
     "TrainSpec",
     "TvdLoss",
     "UldLoss",

@@ -43,7 +43,7 @@ class JobSpec(Block):
     """Stage 5."""
     serve: ServeSpec = identity(ServeSpec())
     """Stage 6: alive during loadtest and `distill serve`."""
-    loadtest: LoadtestSpec = identity(LoadtestSpec(concurrency=[1, 4, 16]))
+    loadtest: LoadtestSpec = identity(LoadtestSpec())
     """Stage 7."""
     report: ReportSpec = identity(ReportSpec())
     """Stage 8."""

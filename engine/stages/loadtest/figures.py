@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 
 from engine.loadgen.samples import Ceiling, Level, Sample
-from engine.stages.loadtest import goodput
 from engine.stages.loadtest.files import Measured
-from engine.stages.loadtest.goodput import Slo, goodput_of
+from engine.stages.loadtest.goodput import Slo, as_fields, goodput_of
 from engine.stages.loadtest.intervals import (
     Interval,
     fewest_for,
@@ -65,7 +64,7 @@ def figures_of(
     entry["goodput"] = None
     if slo is not None:
         good = goodput_of(measured, slo, level.window_s)
-        entry["goodput"] = goodput.as_fields(slo, good)
+        entry["goodput"] = as_fields(slo, good)
     entry["tokens"] = _tokens(measured)
     entry["oddities"] = oddities_of(measured.samples)
     entry["steady"] = {"start_s": steady.start_s, "found": steady.found}
