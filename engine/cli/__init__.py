@@ -1,0 +1,33 @@
+"""The command `distill`: load the job, call the pipeline, print. No logic."""
+
+from __future__ import annotations
+
+import importlib.metadata
+
+import click
+
+from engine.cli.endpoint import serve
+from engine.cli.loadtest import loadtest
+from engine.cli.running import check, run, submit
+from engine.cli.runs import gc, status, verify
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(importlib.metadata.version("distill-engine"), prog_name="distill")
+def main() -> None:
+    """Distil a large teacher into a small student, and prove what was gained."""
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion script of a shell, e.g. eval "$(distill completion bash)"."""
+    from click.shell_completion import get_completion_class
+
+    source = get_completion_class(shell)
+    assert source is not None, shell
+    click.echo(source(main, {}, "distill", "_DISTILL_COMPLETE").source())
+
+
+for command in (check, run, status, verify, gc, serve, loadtest, submit, completion):
+    main.add_command(command)

@@ -1,0 +1,5 @@
+"""`python -m engine.cli`, as `distill`."""
+
+from engine.cli import main
+
+main()
