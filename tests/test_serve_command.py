@@ -11,7 +11,9 @@ from collections import Counter
 
 import httpx
 import pytest
-from conftest import KEY, REPOSITORY, SHORT_QUICKSTART, distill, free_port
+from conftest import KEY, REPOSITORY, SHORT_QUICKSTART, distill
+
+from benchmarks.serving.stand_ins import free_port
 
 pytestmark = pytest.mark.proof
 QUESTION = {"role": "user", "content": "Mia has 47 apples and buys 35 more."}

@@ -21,7 +21,7 @@ from engine.errors import SpecError
 from engine.job.spec import Block, EngineSpec, Model, Name, ServeSpec, placement
 from engine.job.yamlfile import Document
 from engine.serving.replica import ServedModel
-from engine.serving.settings import front_settings
+from engine.serving.settings import front_settings, keys_of
 
 SECRET = "DISTILL_SERVE_SECRET"
 # Fields of `serve` that either builder reads; start_timeout_s nobody does: Serve itself waits.
@@ -100,7 +100,7 @@ def front_app(args: dict[str, Any]) -> serve.Application:
     if unknown:
         raise SpecError(f"args: lazy: {', '.join(unknown)} is none of models; add it there")
     return front_application(
-        replace(front_settings(spec), secret=_secret(), shares_port=True),
+        replace(front_settings(spec, keys_of(spec)), secret=_secret(), shares_port=True),
         given.models,
         lazy=tuple(given.lazy),
         fronts=spec.fronts,

@@ -90,7 +90,8 @@ def endpoint(
     spec: ServeSpec, models: Mapping[str, ServedModel], ctx: Context
 ) -> Generator[Endpoint]:
     """Serve `models` for the length of the block; every route wants a key if the spec names one."""
-    settings = front_settings(spec)
+    keys = keys_of(spec)
+    settings = front_settings(spec, keys)
     with ray_endpoint.deployed(
         models,
         settings,
@@ -99,7 +100,6 @@ def endpoint(
         start_timeout_s=spec.start_timeout_s,
         on_wait=lambda note: ctx.progress.update(note=note),
     ) as deployed:
-        keys = keys_of(spec)
         key = next(iter(keys.values()), None)
         yield Endpoint(f"{address_of(spec)}/v1", key, deployed)
 

@@ -91,7 +91,7 @@ def test_a_range_of_replicas_follows_what_they_have_open():
 
 
 def test_a_front_holds_no_device_and_leaves_when_what_is_open_is_answered():
-    settings = front_settings(ServeSpec(port=8123))
+    settings = front_settings(ServeSpec(port=8123), {})
     application = ray_serve.front_application(settings, {"m": "app-m"}, fronts=2, drain_s=7)
     deployment = application._bound_deployment
     assert resources(deployment) == {}

@@ -13,10 +13,11 @@ from contextlib import contextmanager, suppress
 import httpx
 import psutil
 import pytest
-from conftest import free_port, open_to_others
+from conftest import open_to_others
 from ray import serve
 from ray.serve.exceptions import DeploymentUnavailableError
 
+from benchmarks.serving.stand_ins import free_port
 from engine.backends import ray_endpoint
 from engine.backends.ray_serve import Scaling
 from engine.job.spec import EngineSpec, Model

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 import uvloop
-from conftest import free_port
 
+from benchmarks.serving.stand_ins import free_port
 from engine.backends.fake_server import FakeServer
 from engine.job.spec import EngineSpec, Model
 from engine.serving.front import Front, FrontSettings
