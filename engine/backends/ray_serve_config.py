@@ -30,10 +30,13 @@ OF_ENGINES = frozenset(EngineSpec.model_fields) | {
     "upscale_delay_s",
     "downscale_delay_s",
     "drain_s",
+    "max_queued",
+    "max_queued_tokens",
     "adapters",
     "server_args",
 }
-OF_FRONTS = frozenset(ServeSpec.model_fields) - OF_ENGINES - {"start_timeout_s"} | {"drain_s"}
+OF_BOTH = {"drain_s", "max_queued"}
+OF_FRONTS = frozenset(ServeSpec.model_fields) - OF_ENGINES - {"start_timeout_s"} | OF_BOTH
 
 
 class EngineArgs(Block):
@@ -85,7 +88,15 @@ def engine_app(args: dict[str, Any]) -> serve.Application:
         trust_remote_code=given.trust_remote_code,
         reasoning_parser=given.reasoning_parser,
     )
-    served = ServedModel(model, given.device, spec.adapters, spec.server_args, given.kind)
+    served = ServedModel(
+        model,
+        given.device,
+        spec.adapters,
+        spec.server_args,
+        spec.max_queued,
+        spec.max_queued_tokens,
+        given.kind,
+    )
     return engine_application(
         served, Scaling.of(spec), _secret(), given.generation, spanning=given.spanning
     )

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import time
+from http import HTTPStatus
 
 from engine.serving import replies
 from engine.serving.client_connection import ClientConnection
@@ -16,6 +17,12 @@ from engine.serving.replica_connection import ReplicaConnection
 CONNECT_TIMEOUT_S = 5.0  # within a cluster; a node that vanished does not even refuse
 NO_MORE_FILES = (errno.EMFILE, errno.ENFILE)  # then the fault is ours, not the replica's
 MAX_SENDS = 2  # a request of which the client has seen nothing is tried once more, elsewhere
+# What a replica's status means. What one server does not do, no other does. 503 is vLLM's word for
+# full, of its own limits, and of nothing else. Any other fault may be a dying engine's, which gives
+# 500 to the requests that it has before their connections break: another replica mends that. What
+# fails twice is the request's own fault; to come again mends nothing, so the client hears 500.
+NOT_DONE = HTTPStatus.NOT_IMPLEMENTED
+FULL = HTTPStatus.SERVICE_UNAVAILABLE
 
 
 class Exchange:
@@ -110,11 +117,15 @@ class Exchange:
             upstream.pause()
 
     def head(self, status: int, data: bytes) -> bool:
-        """The answer begins. False for one that is a fault of the replica's: it passes on nothing,
-        and its connection is closed."""
-        if status >= 500:
+        """The answer begins. False for one that the client does not get to see: it passes on
+        nothing, and its connection is closed."""
+        if status == FULL:
+            self._turned_away()
+            return False
+        if status >= 500 and status != NOT_DONE:
             self._metrics.faults.labels(self._pool.name).inc()
-            self._try_again()
+            # In our words: the server's own may hold internals.
+            self._try_again(500, "the model's server failed at this request")
             return False
         self._status = status
         self._first_byte = time.perf_counter()
@@ -141,7 +152,7 @@ class Exchange:
         """The replica's connection is lost; `between_events`: a stream that an error event may
         still end."""
         if not self._status:
-            self._try_again()
+            self._try_again(503, "the model's replicas failed to answer; try again")
             return
         self._end("cut")
         if between_events:
@@ -165,11 +176,20 @@ class Exchange:
         if self._upstream:
             (self._upstream.pause if choked else self._upstream.resume)()
 
-    def _try_again(self) -> None:
+    def _turned_away(self) -> None:
+        """The replica is full: another one may have room, and who is full is not waited for."""
+        status, message = 429, f"{self._pool.name} has as many requests as it can hold; try again"
+        if self._pool.choose([], self._replica):
+            self._try_again(status, message)
+        else:
+            self._refuse(status, message)
+
+    def _try_again(self, status: int, message: str) -> None:
+        """Once more, elsewhere; the client hears the refusal if that was tried already."""
         failed = self._replica
         self._release()
         if self._sends >= MAX_SENDS:
-            self._refuse(503, "the model's replicas failed to answer; try again")
+            self._refuse(status, message)
             return
         self._metrics.retries.labels(self._pool.name).inc()
         self._dispatch(failed)

@@ -35,7 +35,7 @@ class FrontMetrics:
             "distill_retries", "Requests sent once more, elsewhere", model, registry=registry
         )
         self.faults = Counter(
-            "distill_replica_faults", "Answers of 500 and above", model, registry=registry
+            "distill_replica_faults", "Answers of 500 by replicas", model, registry=registry
         )
         self.ttft = Histogram(
             "distill_time_to_first_byte_seconds",

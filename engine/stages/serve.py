@@ -48,12 +48,14 @@ def models_of(
     `spec` says. StageError without it, or for a teacher that is somebody else's server."""
     models = {}
     for name in names:
+        adapters: Mapping[str, str] = {}
+        server_args: Mapping[str, Any] = {}
         if name == "teacher":
             if not isinstance(teacher, VllmTeacherSpec):
                 raise StageError(
                     f"teacher '{teacher.name}' of kind {teacher.kind} is not served here"
                 )
-            models[name] = ServedModel(replace(teacher.to_model(), name=name), device)
+            model = replace(teacher.to_model(), name=name)
         elif train is None:
             raise StageError(
                 f"there is no {name}: finish training first: distill run JOB --until train"
@@ -61,9 +63,11 @@ def models_of(
         else:
             assert isinstance(train.manifest.info, TrainInfo)
             weights, revision = train.manifest.info.weights_of(name, train.folder)
-            adapters = spec.adapters if name == "baseline" else {}
             model = Model(name, weights, revision, spec)
-            models[name] = ServedModel(model, device, adapters, spec.server_args)
+            server_args = spec.server_args
+            if name == "baseline":
+                adapters = spec.adapters
+        models[name] = _served(model, spec, device, adapters, server_args)
     return models
 
 
@@ -81,8 +85,20 @@ def models_in(folders: Sequence[Path], spec: ServeSpec, device: str) -> dict[str
         if folder.name in models:
             raise SpecError(f"--model {folder}: another folder has that name too; rename one")
         model = Model(folder.name, str(folder), None, spec)
-        models[folder.name] = ServedModel(model, device, spec.adapters, spec.server_args)
+        models[folder.name] = _served(model, spec, device, spec.adapters, spec.server_args)
     return models
+
+
+def _served(
+    model: Model,
+    spec: ServeSpec,
+    device: str,
+    adapters: Mapping[str, str],
+    server_args: Mapping[str, Any],
+) -> ServedModel:
+    return ServedModel(
+        model, device, adapters, server_args, spec.max_queued, spec.max_queued_tokens
+    )
 
 
 @contextmanager

@@ -25,12 +25,15 @@ def deployment(application):
 def test_a_model_becomes_what_a_job_would_serve():
     engine = {"tensor_parallel": 2, "max_model_len": 512, "replicas": [1, 3], "drain_s": 9}
     more = {"adapters": {"polite": "/adapter"}, "server_args": {"tool_call_parser": "hermes"}}
-    args = MODEL | {"generation": 4, "reasoning_parser": "qwen3", "serve": engine | more}
+    limits = {"max_queued": 7, "max_queued_tokens": 900}
+    serve = engine | more | limits
+    args = MODEL | {"generation": 4, "reasoning_parser": "qwen3", "serve": serve}
     served, secret, generation, drain_s = deployment(engine_app(args)).init_args
     assert (secret, generation, drain_s) == ("of this cluster", 4, 9)
     assert (served.model.name, served.model.model, served.kind) == ("support", "folder", "vllm")
     assert (served.model.engine.max_model_len, served.model.reasoning_parser) == (512, "qwen3")
     assert (dict(served.adapters), dict(served.server_args)) == tuple(more.values())
+    assert (served.max_queued, served.max_queued_tokens) == tuple(limits.values())
     scaled = deployment(engine_app(args))._deployment_config.autoscaling_config
     assert (scaled.min_replicas, scaled.max_replicas) == (1, 3)
 
@@ -100,5 +103,5 @@ def test_each_field_of_serve_is_read_by_a_builder(name):
             builder(args | {"serve": given})
         except SpecError as refused:
             refusals.append(str(refused))
-    expected = {"drain_s": 0, "start_timeout_s": 2}
+    expected = {"drain_s": 0, "max_queued": 0, "start_timeout_s": 2}
     assert len(refusals) == expected.get(name, 1), refusals

@@ -43,12 +43,18 @@ class House:
         """One replica more, which the front knows at once."""
         return self.call(self._add(model, name, generation, engine))
 
+    def look(self, model: str) -> None:
+        """The front sees who is there, as it does every second on Ray."""
+        self.call(self._update(model))
+
     async def _add(
         self, model: str, name: str, generation: int, engine: dict[str, Any]
     ) -> FakeServer:
-        options = {key: engine.pop(key) for key in ("step_s", "tokens") if key in engine}
+        options = _taken(engine, "step_s", "tokens", "faulty")
+        limits = _taken(engine, "max_queued", "max_queued_tokens")
         spec = EngineSpec(engine_args=options, **engine)
-        server = FakeServer(ServedModel(Model(model, "fake", None, spec), "cpu", kind="fake"))
+        served = ServedModel(Model(model, "fake", None, spec), "cpu", kind="fake", **limits)
+        server = FakeServer(served)
         await server.start()
         listener = Listener(server.app, "127.0.0.1", SECRET)
         listener.start()
@@ -87,6 +93,10 @@ class House:
             self.kill(name)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(5)
+
+
+def _taken(engine: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: engine.pop(name) for name in names if name in engine}
 
 
 def chat(text: str, model: str = "m", **more: Any) -> dict[str, Any]:

@@ -323,6 +323,7 @@ FIELDS = {
         "downscale_delay_s": (P, 300.0, 60),
         "drain_s": (P, 120.0, 0),
         "max_queued": (P, 512, 0),
+        "max_queued_tokens": (P, None, 8192),
         "wait_s": (P, 60.0, 0),
         "header_timeout_s": (P, 20.0, 5),
         "max_body_mib": (P, 8.0, 0.5),

@@ -238,14 +238,83 @@ def test_a_request_unseen_by_its_client_is_tried_once_more_elsewhere(house, ask)
     assert 'distill_retries_total{model="m"} 1.0' in page
 
 
-def test_a_servers_fault_is_tried_elsewhere_and_its_words_stay_inside(house, ask):
+def test_what_fails_at_two_replicas_is_the_requests_own_fault_and_no_reason_to_come_again(
+    house, ask
+):
     there = house()
     there.add("m", "a")
     there.add("m", "b")
     reply = ask(there, chat("fail"))
-    assert reply.status_code == 503
+    assert reply.status_code == 500
+    assert "retry-after" not in reply.headers
     assert "internals" not in reply.text
     assert reply.json()["error"]["type"] == "server_error"
+    page = httpx.get(f"{there.url}/metrics").text
+    assert 'distill_replica_faults_total{model="m"} 2.0' in page
+    assert 'distill_requests_total{how="refused",model="m",status="500"} 1.0' in page
+
+
+def test_a_fault_of_one_replica_is_not_seen_where_another_answers(house, ask):
+    there = house()
+    there.add("m", "a", faulty=True)
+    there.add("m", "b")
+    for _ in range(3):
+        reply = ask(there, chat("x y", max_tokens=2))
+        assert reply.status_code == 200
+        assert reply.json()["choices"][0]["message"]["content"] == "x y"
+
+
+def test_a_fault_of_the_only_replica_is_asked_again_at_the_next_look_and_then_told(house, ask):
+    there = house()
+    there.add("m", "a")
+    with ThreadPoolExecutor(1) as pool:
+        reply = pool.submit(ask, there, chat("fail"))
+        until(lambda: there.front.figures()["models"]["m"]["waiting"] == 1)
+        there.look("m")
+        assert reply.result().status_code == 500
+
+
+def test_what_one_server_does_not_do_no_other_is_asked_for(house, ask):
+    there = house()
+    there.add("m", "a")
+    there.add("m", "b")
+    reply = ask(there, chat("unknown"))
+    assert reply.status_code == 501
+    assert reply.json()["error"]["message"] == "nobody does this"
+    assert "distill_retries_total{" not in httpx.get(f"{there.url}/metrics").text
+
+
+@pytest.mark.parametrize(
+    ("limits", "body"),
+    [
+        ({"max_queued": 0}, chat("x", max_tokens=60)),
+        ({"max_queued_tokens": 2}, chat("x y", max_tokens=60)),
+    ],
+)
+def test_a_replica_that_is_full_by_its_own_limits_is_429_at_once(house, ask, limits, body):
+    there = house()
+    server = there.add("m", "a", max_num_seqs=1, step_s=0.02, **limits)
+    with ThreadPoolExecutor(6) as pool:
+        replies = [pool.submit(ask, there, body) for _ in range(6)]
+        seen = [reply.result() for reply in replies]
+    refused = [reply for reply in seen if reply.status_code == 429]
+    assert 4 <= len(refused) <= 5
+    assert {reply.headers["retry-after"] for reply in refused} == {"1"}
+    assert {reply.json()["error"]["type"] for reply in refused} == {"rate_limit_error"}
+    assert sorted({reply.status_code for reply in seen}) == [200, 429]
+    assert server.unfinished == 0
+
+
+def test_another_replica_may_have_room(house, ask):
+    there = house()
+    full = there.add("m", "a", max_num_seqs=1, max_queued=0, step_s=0.02)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(ask, there, chat("x", max_tokens=100))
+        until(lambda: full.unfinished == 1)
+        there.front.pools["m"].replicas["a"].open = 0  # as another front sees it
+        there.add("m", "b")
+        assert ask(there, chat("y", max_tokens=1)).status_code == 200
+        assert first.result().status_code == 200
 
 
 def test_a_stream_that_is_cut_ends_with_an_error_event(house):

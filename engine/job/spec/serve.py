@@ -53,7 +53,11 @@ class ServeSpec(EngineSpec):
     drain_s: float = placement(120.0, ge=0)
     """How long a replica that leaves may answer what it has."""
     max_queued: int = placement(512, ge=0)
-    """Requests per model, and per front, beyond what its engines decode at a time; more get 429."""
+    """Requests per model, and per front, beyond what its engines decode at a time; more get 429. An
+    engine takes no more sequences either, from whichever front."""
+    max_queued_tokens: int | None = placement(None, ge=1)
+    """Prompt tokens, per replica, of requests that have no first token yet; more get 429. Allowed
+    seconds to the first token x prompt tokens that an engine reads per second; none: no bound."""
     wait_s: float = placement(60.0, ge=0)
     """How long a request waits for a replica where there is none; then 503."""
     header_timeout_s: float = placement(20.0, gt=0)
