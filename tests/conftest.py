@@ -121,9 +121,9 @@ def layout_scenarios(request):
 @pytest.fixture(scope="session")
 def ray_cluster(tmp_path_factory):
     """One local Ray cluster for the whole session."""
-    from engine.backends import ray_cluster
+    from engine.backends import proxy_guard, ray_cluster
 
-    environment = {SERVER_KEY_ENV: "any"}
+    environment = {SERVER_KEY_ENV: "any"} | proxy_guard.HOOK  # for test_ray_serve_config.py
     with ray_cluster.connected(
         None, shared=tmp_path_factory.getbasetemp(), environment=environment, num_cpus=4
     ):

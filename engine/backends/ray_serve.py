@@ -45,15 +45,19 @@ WATCH_S = 0.2
 LEAVE_POLL_S = (
     0.2  # between Serve's looks at whether a replica that leaves has calls; ours are short
 )
+NEW_S = 60.0  # longer than fronts take to turn to a replica
 MAX_ONGOING = 1000  # calls of ours, no requests
+ENGINE = "engine"  # a model's deployment within its application
 NODE_SHARE = 0.001  # Ray's way to ask for a node: a crumb of the resource that bears its address
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """How many replicas a model has: between `replicas[0]` and [1], by what they have open."""
+    """How many replicas a model has: between `replicas[0]` and [1], by what they have open;
+    `initial` of them to begin with (none: the fewest)."""
 
     replicas: tuple[int, int] = (1, 1)
+    initial: int | None = None
     target_open: float = 16.0
     up_s: float = 10.0
     down_s: float = 300.0
@@ -78,6 +82,7 @@ class Scaling:
         autoscaling = AutoscalingConfig(
             min_replicas=fewest,
             max_replicas=most,
+            initial_replicas=self.initial,
             target_ongoing_requests=self.target_open,
             upscale_delay_s=self.up_s,
             downscale_delay_s=self.down_s,
@@ -111,6 +116,7 @@ class EngineReplica:
             generation,
         )
         self._listener.start()
+        self._began = time.monotonic()
         self._watching = asyncio.create_task(self._watch())
 
     async def _watch(self) -> None:
@@ -135,7 +141,11 @@ class EngineReplica:
         return os.getpid()
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """Serve's autoscaler asks for it."""
+        """Serve's autoscaler asks for it. A new one that nobody has asked yet says nothing: fronts
+        turn to new weights when all of their replicas are there, which idle ones would prevent."""
+        is_new = time.monotonic() - self._began < NEW_S
+        if is_new and not self._listener.was_asked:
+            return {}
         return {"open": float(self._listener.open)}
 
     async def check_health(self) -> None:
@@ -289,7 +299,7 @@ def engine_application(
         held = {"num_cpus": layout.devices}
     kind_of: Any = serve.deployment  # its annotation is that of a decorator
     deployment = kind_of(EngineReplica).options(
-        name="engine",
+        name=ENGINE,
         ray_actor_options=held | {"runtime_env": {"env_vars": environment}},
         max_ongoing_requests=MAX_ONGOING,
         graceful_shutdown_wait_loop_s=LEAVE_POLL_S,

@@ -60,6 +60,9 @@ class EngineArgs(Block):
     """Run code that the checkpoint ships."""
     reasoning_parser: str | None = placement(None)
     """vLLM's name of the parser that tells reasoning from the answer."""
+    initial_replicas: int | None = placement(None, ge=1)
+    """How many replicas a range begins with (none: its fewest): new weights under load want as many
+    as the old ones have now."""
     serve: ServeSpec = placement(ServeSpec())
     """The engine, its replicas, and how they leave."""
 
@@ -97,9 +100,14 @@ def engine_app(args: dict[str, Any]) -> serve.Application:
         spec.max_queued_tokens,
         given.kind,
     )
-    return engine_application(
-        served, Scaling.of(spec), _secret(), given.generation, spanning=given.spanning
-    )
+    scaling = replace(Scaling.of(spec), initial=given.initial_replicas)
+    fewest, most = scaling.replicas
+    if not fewest <= (given.initial_replicas or fewest) <= most:
+        raise SpecError(
+            f"args: initial_replicas={given.initial_replicas} is not within serve.replicas="
+            f"[{fewest}, {most}]; give one that is, or take it out"
+        )
+    return engine_application(served, scaling, _secret(), given.generation, spanning=given.spanning)
 
 
 def front_app(args: dict[str, Any]) -> serve.Application:

@@ -84,6 +84,7 @@ class Listener:
         self._app = app
         self._expected = f"Bearer {secret}".encode()
         self.open = 0
+        self.was_asked = False  # ever
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.socket(family)
         self._socket.bind((host, 0))
@@ -119,6 +120,7 @@ class Listener:
             return
         counts = scope["method"] == "POST"
         self.open += counts
+        self.was_asked |= counts
         try:
             await self._app(scope, receive, send)
         finally:
