@@ -11,6 +11,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
+from engine.serving.connections import Connections
 from engine.serving.pool import Address, Pool
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -19,10 +20,10 @@ _BUCKETS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120)
 
 
 class FrontMetrics:
-    """Counters of one front, by model. What only an engine knows (tokens, time per token) its
-    replica's server counts; `page` adds it, with the replica's id."""
+    """Counters of one front, by model; `page` is that of all fronts. What only an engine knows
+    (tokens, time per token) its replica's server counts."""
 
-    def __init__(self, pools: Iterable[Pool]) -> None:
+    def __init__(self, pools: Iterable[Pool], connections: Connections) -> None:
         self._registry = registry = CollectorRegistry()
         model = ["model"]
         self.requests = Counter(
@@ -60,6 +61,13 @@ class FrontMetrics:
             model,
             registry=registry,
         )
+        connected = Gauge("distill_connections", "Clients that are connected", registry=registry)
+        connected.set_function(lambda: len(connections))
+        self.turned_away = Counter(
+            "distill_connections_turned_away",
+            "Clients for whose connection there was no room",
+            registry=registry,
+        )
         self.answered = 0
         for pool in pools:
             open_now.labels(pool.name).set_function(lambda pool=pool: pool.open)
@@ -77,8 +85,16 @@ class FrontMetrics:
         if ttft_s is not None:
             self.ttft.labels(model).observe(ttft_s)
 
-    async def page(self, replicas: Iterable[Address], secret: str) -> bytes:
-        """The whole page; a replica that does not answer is left out."""
+    def text(self) -> str:
+        """What this front counted."""
+        return generate_latest(self._registry).decode()
+
+    @staticmethod
+    async def page(
+        fronts: Iterable[tuple[str, str]], replicas: Iterable[Address], secret: str
+    ) -> bytes:
+        """The whole page: of all fronts, by their ids, the text, and what their replicas count; a
+        replica that does not answer is left out."""
         headers = {"authorization": f"Bearer {secret}"}
         # Neither a proxy nor, for milliseconds, the system's certificates: replicas speak HTTP.
         async with httpx.AsyncClient(
@@ -86,8 +102,9 @@ class FrontMetrics:
         ) as client:
             texts = await asyncio.gather(*(_scrape(client, each) for each in replicas))
         merged = CollectorRegistry()
-        merged.register(_Merged(texts))
-        return generate_latest(self._registry) + generate_latest(merged)
+        merged.register(_Merged(fronts, "front", "distill_"))
+        merged.register(_Merged(texts, "replica", "vllm:"))
+        return generate_latest(merged)
 
 
 async def _scrape(client: httpx.AsyncClient, address: Address) -> tuple[str, str]:
@@ -100,22 +117,25 @@ async def _scrape(client: httpx.AsyncClient, address: Address) -> tuple[str, str
 
 
 class _Merged(Collector):
-    """Pages of several processes as one, each sample with its replica's id."""
+    """Pages of several processes as one, each sample labelled with its process's id; of metrics
+    whose names begin so."""
 
-    def __init__(self, texts: Iterable[tuple[str, str]]) -> None:
-        self._texts = texts
+    def __init__(self, texts: Iterable[tuple[str, str]], label: str, prefix: str) -> None:
+        self._texts = list(texts)
+        self._label = label
+        self._prefix = prefix
 
     def collect(self) -> Iterator[Metric]:
         """prometheus_client: all families."""
         families: dict[str, Metric] = {}
-        for replica, text in self._texts:
+        for process, text in self._texts:
             for family in text_string_to_metric_families(text):
-                if not family.name.startswith("vllm:"):
+                if not family.name.startswith(self._prefix):
                     continue
                 merged = families.setdefault(
                     family.name, Metric(family.name, family.documentation, family.type)
                 )
                 for sample in family.samples:
-                    labels = sample.labels | {"replica": replica}
+                    labels = sample.labels | {self._label: process}
                     merged.add_sample(sample.name, labels, sample.value)
         yield from families.values()

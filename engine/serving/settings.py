@@ -54,7 +54,7 @@ def front_settings(spec: ServeSpec, keys: Mapping[str, str]) -> FrontSettings:
         keys=Keys.of(keys),
         max_queued=spec.max_queued,
         routing=spec.routing,
-        limits=Limits(spec.header_timeout_s, int(spec.max_body_mib * 2**20)),
+        limits=Limits(spec.header_timeout_s, int(spec.max_body_mib * 2**20), spec.max_connections),
         wait_s=spec.wait_s,
         open_health=spec.open_health,
         cors_origins=tuple(spec.cors_origins),

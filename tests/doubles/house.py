@@ -7,7 +7,9 @@ from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any
 
+import httpx
 import uvloop
+from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.serving.stand_ins import free_port
 from engine.backends.fake_server import FakeServer
@@ -86,6 +88,16 @@ class House:
             server.close()
         for connection in list(listener.server.server_state.connections):
             connection.transport.abort()
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a sample's values on the front's page, of those with these labels."""
+        page = httpx.get(f"{self.url}/metrics", timeout=30).text
+        found = 0.0
+        for family in text_string_to_metric_families(page):
+            for sample in family.samples:
+                if sample.name == name and labels.items() <= sample.labels.items():
+                    found += sample.value
+        return found
 
     def close(self) -> None:
         self.call(self.front.drain(0))

@@ -327,6 +327,7 @@ FIELDS = {
         "wait_s": (P, 60.0, 0),
         "header_timeout_s": (P, 20.0, 5),
         "max_body_mib": (P, 8.0, 0.5),
+        "max_connections": (P, 4_000, 100),
         "adapters": (P, {}, {"polite": "/adapter"}),
         "server_args": (P, {}, {"tool_call_parser": "hermes"}),
         "start_timeout_s": (P, 900, 60),

@@ -64,6 +64,9 @@ class ServeSpec(EngineSpec):
     """How long a client may take to send its headers, its body, or to read on."""
     max_body_mib: float = placement(8.0, gt=0)
     """Longest body of a request in MiB."""
+    max_connections: int = placement(4_000, ge=1)
+    """Clients that may be connected to a front; for more, idle ones are closed, then new ones get
+    503. Fewer where the process may open fewer files (`ulimit -n`)."""
     adapters: dict[Name, str] = placement({})
     """LoRA adapters on the base (`--model baseline`, or a folder) by the names under which they are
     asked: folders, such as the one that `train.lora.keep_adapter` leaves."""
