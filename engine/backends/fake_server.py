@@ -1,9 +1,10 @@
 """A server that answers as vLLM's would, from an engine whose step is a sleep: for tests of what
 stands around a model, never for a claim about one.
 
-`engine_args` of its model: `step_s` (seconds per step of the whole batch), `start_s`, `tokens`, how
-many an answer has if the request does not say, and `faulty`: it fails at all. An answer repeats the
-last message's words, so that each can be told from every other; a word is a token.
+`engine_args` of its model: `step_s` (seconds per step of the whole batch), `start_s`,
+`starts_with`: a file that it waits for, `tokens`, how many an answer has if the request does not
+say, and `faulty`: it fails at all. An answer repeats the last message's words, so that each can be
+told from every other; a word is a token.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class FakeServer(ModelServer):
         options = engine.engine_args
         self._step_s: float = options.get("step_s", 0.005)
         self._start_s: float = options.get("start_s", 0.0)
+        self._starts_with: str | None = options.get("starts_with")
         self._tokens: int = options.get("tokens", 16)
         self._is_faulty: bool = options.get("faulty", False)
         self._steps = 0
@@ -54,6 +56,8 @@ class FakeServer(ModelServer):
     async def start(self) -> None:
         """Begin to step."""
         await asyncio.sleep(self._start_s)
+        while self._starts_with and not os.path.exists(self._starts_with):
+            await asyncio.sleep(0.05)
         self._stepping = asyncio.create_task(self._step())
 
     async def _step(self) -> None:

@@ -31,7 +31,8 @@ from ray.serve.schema import ApplicationStatus
 from engine.job.spec import ServeSpec
 from engine.machines.layout import SPANNING, Layout
 from engine.serving.autoscale import desired_replicas
-from engine.serving.front import Front, FrontSettings
+from engine.serving.front import Counters, Front, FrontSettings
+from engine.serving.metrics import SCRAPE_TIMEOUT_S
 from engine.serving.pool import Address
 from engine.serving.replica import SERVERS, Listener, ModelServer, ServedModel
 
@@ -166,8 +167,8 @@ class EngineReplica:
 
 
 class FrontReplica:
-    """A deployment's replica: a front that listens as soon as it knows a replica of every model
-    that always has one."""
+    """A deployment's replica: a front that listens as soon as it knows a replica of every model.
+    Models that lost theirs are not waited for: who asks for the others shall be answered."""
 
     async def __init__(
         self,
@@ -180,16 +181,25 @@ class FrontReplica:
         logging.getLogger("engine.serving").handlers = logging.getLogger("ray.serve").handlers
         self._front = Front(settings, tuple(applications), lazy)
         self._front.on_empty = self._wake
+        if settings.shares_port:
+            self._front.counters_of_others = self._counters_of_others
         self._applications = dict(applications)
         self._drain_s = drain_s
         self._handles: dict[str, DeploymentHandle] = {}
-        self._running: dict[str, list[str]] = {}  # applications by prefix
+        self._running: Mapping[str, list[str]] = {}  # applications by prefix
+        self._starting: frozenset[str] = frozenset()  # prefixes
+        self._has_looked = False
         self._listed = 0.0
         self._waking: set[asyncio.Task[Any]] = set()
         self._polling = asyncio.create_task(self._poll())
-        while not self._front.is_ready:
+        while not self._may_listen:
             await asyncio.sleep(0.05)
         await self._front.start()
+
+    @property
+    def _may_listen(self) -> bool:
+        missing = {self._applications[model] for model in self._front.missing}
+        return self._has_looked and not missing & self._starting
 
     async def _poll(self) -> None:
         while True:
@@ -204,12 +214,13 @@ class FrontReplica:
 
     async def look(self) -> None:
         """See which applications there are, and their replicas."""
-        self._running = await asyncio.to_thread(_applications_by_prefix)
+        self._running, self._starting = await asyncio.to_thread(_applications_by_prefix)
         self._listed = time.monotonic()
         alive = set(itertools.chain.from_iterable(self._running.values()))
         for name in self._handles.keys() - alive:
             del self._handles[name]
         await self._find_replicas()
+        self._has_looked = True
 
     async def _find_replicas(self) -> None:
         for model, prefix in self._applications.items():
@@ -237,6 +248,21 @@ class FrontReplica:
                 self._waking.add(task)
                 task.add_done_callback(self._waking.discard)
 
+    def counters(self) -> Counters:
+        """For the page of another front."""
+        return self._front.counters()
+
+    async def _counters_of_others(self) -> list[Counters]:
+        """Of those that answer now."""
+        try:
+            own = serve.get_app_handle(serve.get_replica_context().app_name)
+            asked = own.broadcast("counters")
+            told = await asked.results_async(timeout_s=SCRAPE_TIMEOUT_S, return_exceptions=True)
+        except (RayServeException, RayError, TimeoutError):
+            return []
+        fronts = [each for each in told if isinstance(each, tuple)]
+        return [(front, text) for front, text in fronts if front != self._front.id]
+
     def secret(self) -> str:
         """What replicas want to hear; whoever may call this may run code here anyway."""
         return self._front.settings.secret
@@ -261,9 +287,10 @@ async def _result_of(response: Any) -> None:
         await response
 
 
-def _applications_by_prefix() -> dict[str, list[str]]:
+def _applications_by_prefix() -> tuple[dict[str, list[str]], frozenset[str]]:
     """Prefix -> applications that are whole, or, where there are none, those that begin: a new
-    generation gets no request before all of its replicas are there."""
+    generation gets no request before all of its replicas are there. And the prefixes of which none
+    was ever whole."""
     whole: dict[str, list[str]] = {}
     begun: dict[str, list[str]] = {}
     for name, state in serve.status().applications.items():
@@ -272,7 +299,7 @@ def _applications_by_prefix() -> dict[str, list[str]]:
             whole.setdefault(prefix, []).append(name)
         elif state.status == ApplicationStatus.DEPLOYING:
             begun.setdefault(prefix, []).append(name)
-    return begun | whole
+    return begun | whole, frozenset(begun.keys() - whole.keys())
 
 
 def engine_application(
