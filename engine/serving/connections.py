@@ -81,11 +81,11 @@ class Connections:
 
 
 def most_connections(wanted: int, files: int) -> int:
-    """As many as are wanted and a process that may open so many `files` has room for: one each, and
-    one to a replica."""
+    """As many as are wanted and a process that may open so many `files` has room for: one each, one
+    to a replica, and as many for clients that shake hands (tls_server.py)."""
     if files == resource.RLIM_INFINITY:
         return wanted
-    most = max(1, (files - RESERVED_FILES) // 2)
+    most = max(1, (files - RESERVED_FILES) // 3)
     if most < wanted:
         _log.warning(
             "at most %d connections of clients in place of %d: this process may open %d files;"

@@ -28,6 +28,7 @@ from engine.serving.limits import Limits
 from engine.serving.metrics import CONTENT_TYPE, FrontMetrics
 from engine.serving.pool import Address, Pool, Routing
 from engine.serving.replies import Refusal
+from engine.serving.tls_server import TlsServer
 
 HEALTH = ("/health", "/-/healthz")
 BACKLOG = 4096
@@ -83,7 +84,7 @@ class Front:
         self.metrics = FrontMetrics(self.pools.values(), self.clients)
         self.is_draining = False
         self._scrapes: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
+        self._server: asyncio.Server | TlsServer | None = None
         self._log_access()
 
     @staticmethod
@@ -96,21 +97,25 @@ class Front:
     async def start(self) -> None:
         """Listen. OSError if the port is taken by somebody who does not share it."""
         settings = self.settings
-        context = None
         if settings.tls_cert:
             context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
             context.load_cert_chain(settings.tls_cert, settings.tls_key)
-        more: dict[str, Any] = {}
-        if context:
-            more["ssl_handshake_timeout"] = settings.limits.header_timeout_s
+            self._server = TlsServer(
+                lambda: ClientConnection(self),
+                context,
+                handshake_timeout_s=settings.limits.header_timeout_s,
+                most=self.clients.most,
+            )
+            await self._server.start(
+                settings.host, settings.port, shares_port=settings.shares_port, backlog=BACKLOG
+            )
+            return
         self._server = await asyncio.get_running_loop().create_server(
             lambda: ClientConnection(self),
             settings.host,
             settings.port,
             reuse_port=settings.shares_port,
             backlog=BACKLOG,
-            ssl=context,
-            **more,
         )
 
     @property

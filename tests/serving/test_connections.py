@@ -88,7 +88,7 @@ def test_who_says_nothing_is_no_idle_client_and_a_flood_of_them_takes_no_files(h
 
 @pytest.mark.parametrize(
     ("wanted", "files", "most"),
-    [(100, 1024, 100), (10_000, 1024, 384), (10_000, resource.RLIM_INFINITY, 10_000), (9, 200, 1)],
+    [(100, 1024, 100), (10_000, 1024, 256), (10_000, resource.RLIM_INFINITY, 10_000), (9, 200, 1)],
 )
 def test_a_process_that_may_open_few_files_takes_fewer(caplog, wanted, files, most):
     assert most_connections(wanted, files) == most

@@ -3,7 +3,6 @@ request when something leaves."""
 
 import json
 import socket
-import ssl
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +11,6 @@ from contextlib import suppress
 import httpx
 import openai
 import pytest
-from doubles.certificate import self_signed
 from doubles.clients import until
 from doubles.house import chat
 
@@ -442,30 +440,6 @@ def test_one_line_per_request_holds_no_prompt_and_no_key(house, ask, caplog):
     assert "model=m key=ann status=200 answered" in line
     assert "secret" not in line
     assert "right-key" not in line
-
-
-def test_with_a_certificate_it_speaks_https_and_nothing_else(house, tmp_path):
-    certificate, key = self_signed(tmp_path)
-    there = house(keys={"ann": "right"}, tls_cert=certificate, tls_key=key)
-    there.add("m", "a")
-    url = there.url.replace("http:", "https:")
-    trusting = httpx.Client(verify=ssl.create_default_context(cafile=certificate))
-    headers = {"Authorization": "Bearer right"}
-    reply = trusting.post(f"{url}/v1/chat/completions", json=chat("x"), headers=headers)
-    assert reply.status_code == 200
-    assert trusting.get(f"{url}/v1/models").status_code == 401
-    with pytest.raises(httpx.TransportError):
-        httpx.get(there.url)
-    with pytest.raises(httpx.ConnectError, match=r"(?i)certificate"):
-        httpx.get(url)
-
-
-def test_a_client_that_never_shakes_hands_is_closed_in_time(house, tmp_path):
-    certificate, key = self_signed(tmp_path)
-    there = house(tls_cert=certificate, tls_key=key, limits={"header_timeout_s": 0.3})
-    started = time.monotonic()
-    raw(there, b"")
-    assert time.monotonic() - started < 3
 
 
 def reads_late(there, sent: bytes, pause_s: float) -> bytes:
