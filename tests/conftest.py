@@ -5,10 +5,8 @@ import asyncio
 import contextlib
 import json
 import os
-import random
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +19,7 @@ import psutil
 import pytest
 
 from benchmarks.result import machine
+from benchmarks.serving.stand_ins import free_port
 from engine import pipeline
 from engine.errors import StageError
 from engine.job.jobfile import dump_job, load_job
@@ -122,22 +121,13 @@ def layout_scenarios(request):
 @pytest.fixture(scope="session")
 def ray_cluster(tmp_path_factory):
     """One local Ray cluster for the whole session."""
-    from engine.backends import ray_cluster
+    from engine.backends import proxy_guard, ray_cluster
 
-    environment = {SERVER_KEY_ENV: "any"}
+    environment = {SERVER_KEY_ENV: "any"} | proxy_guard.HOOK  # for test_ray_serve_config.py
     with ray_cluster.connected(
         None, shared=tmp_path_factory.getbasetemp(), environment=environment, num_cpus=4
     ):
         yield
-
-
-def free_port() -> int:
-    """One that nobody gets by chance until it is used: below those that the system gives away,
-    above those of Ray's workers."""
-    while True:
-        port = random.randrange(20_000, 30_000)
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
 
 
 @pytest.fixture(scope="session")

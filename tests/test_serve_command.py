@@ -13,7 +13,9 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
-from conftest import KEY, REPOSITORY, SHORT_QUICKSTART, distill, free_port
+from conftest import KEY, REPOSITORY, SHORT_QUICKSTART, distill
+
+from benchmarks.serving.stand_ins import free_port
 
 pytestmark = pytest.mark.proof
 TEACHER = REPOSITORY / "jobs/quickstart/teacher"

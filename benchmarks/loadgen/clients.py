@@ -54,7 +54,6 @@ def ours() -> Run:
 def old() -> Run:
     """The client on OpenAI's SDK that the engine had at servers.OLD_COMMIT."""
     from engine.spec import LoadtestSpec
-
     from engine.stages.loadtest.arrivals import Level
     from engine.stages.loadtest.client import measure
 

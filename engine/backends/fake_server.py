@@ -1,9 +1,10 @@
 """A server that answers as vLLM's would, from an engine whose step is a sleep: for tests of what
 stands around a model, never for a claim about one.
 
-`engine_args` of its model: `step_s` (seconds per step of the whole batch), `start_s`, and
-`tokens`, how many an answer has if the request does not say. An answer repeats the last message's
-words, so that each can be told from every other.
+`engine_args` of its model: `step_s` (seconds per step of the whole batch), `start_s`,
+`starts_with`: a file that it waits for, `tokens`, how many an answer has if the request does not
+say, and `faulty`: it fails at all. An answer repeats the last message's words, so that each can be
+told from every other; a word is a token.
 """
 
 from __future__ import annotations
@@ -30,12 +31,17 @@ class FakeServer(ModelServer):
         options = engine.engine_args
         self._step_s: float = options.get("step_s", 0.005)
         self._start_s: float = options.get("start_s", 0.0)
+        self._starts_with: str | None = options.get("starts_with")
         self._tokens: int = options.get("tokens", 16)
+        self._is_faulty: bool = options.get("faulty", False)
         self._steps = 0
         self._stepped = asyncio.Condition()
         self.batch = engine.max_num_seqs or 32
         self._turn = asyncio.Semaphore(self.batch)
         self._unfinished = 0
+        self._prefilling = 0  # words of requests that have no first token
+        self._most_tokens = served.max_queued_tokens
+        self._most = None if served.max_queued is None else self.batch + served.max_queued
         self._numbers = itertools.count()
         names = (served.model.name, *served.adapters)
         self.cards = tuple((name, engine.max_model_len or 4096) for name in names)
@@ -50,6 +56,8 @@ class FakeServer(ModelServer):
     async def start(self) -> None:
         """Begin to step."""
         await asyncio.sleep(self._start_s)
+        while self._starts_with and not os.path.exists(self._starts_with):
+            await asyncio.sleep(0.05)
         self._stepping = asyncio.create_task(self._step())
 
     async def _step(self) -> None:
@@ -91,8 +99,12 @@ class FakeServer(ModelServer):
         words = str(messages[-1]["content"]).split() or ["-"]
         if words[0] == "die":
             os._exit(1)
-        if words[0] == "fail":
-            return JSONResponse({"error": {"message": "Traceback: engine internals"}}, 500)
+        if words[0] == "fail" or self._is_faulty:
+            return _error("Traceback: engine internals", 500)
+        if words[0] == "unknown":
+            return _error("nobody does this", 501)
+        if self._is_full:
+            return _error("The engine is currently busy", 503)
         count = asked.get("max_tokens") or self._tokens
         if asked.get("stream"):
             events = self._events(asked, words, count)
@@ -104,6 +116,13 @@ class FakeServer(ModelServer):
             {"object": "chat.completion", "choices": [choice], "usage": _usage(words, count)}
             | self._head(asked)
         )
+
+    @property
+    def _is_full(self) -> bool:
+        """As vLLM counts."""
+        has_too_many = self._most is not None and self._unfinished >= self._most
+        has_too_long = self._most_tokens is not None and self._prefilling >= self._most_tokens
+        return has_too_many or has_too_long
 
     async def _events(self, asked: dict[str, Any], words: list[str], count: int) -> Any:
         head = self._head(asked) | {"object": "chat.completion.chunk"}
@@ -119,13 +138,18 @@ class FakeServer(ModelServer):
     async def _words(self, words: list[str], count: int) -> Any:
         """One word per step, of a request that has its turn."""
         self._unfinished += 1
+        waiting = len(words)
+        self._prefilling += waiting
         try:
             async with self._turn:
                 for number in range(count):
                     async with self._stepped:
                         await self._stepped.wait()
+                    self._prefilling -= waiting
+                    waiting = 0
                     yield words[number % len(words)]
         finally:
+            self._prefilling -= waiting
             self._unfinished -= 1
 
     def _head(self, asked: dict[str, Any]) -> dict[str, Any]:
@@ -138,6 +162,10 @@ def _usage(words: list[str], count: int) -> dict[str, int]:
         "completion_tokens": count,
         "total_tokens": len(words) + count,
     }
+
+
+def _error(message: str, status: int) -> Response:
+    return JSONResponse({"error": {"message": message, "code": status}}, status)
 
 
 def _event(content: dict[str, Any]) -> str:

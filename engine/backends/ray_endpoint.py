@@ -18,9 +18,15 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus
 
 from engine.backends.ray_cluster import nodes, require
-from engine.backends.ray_serve import POLL_S, Scaling, engine_application, front_application
+from engine.backends.ray_serve import (
+    ENGINE,
+    POLL_S,
+    Scaling,
+    engine_application,
+    front_application,
+)
 from engine.errors import CapacityError, StageError
-from engine.machines.layout import Layout, spans
+from engine.machines.layout import Layout, count_that_fits, spans
 from engine.serving.front import FrontSettings
 from engine.serving.replica import ServedModel
 
@@ -64,9 +70,9 @@ class Deployed:
         start_timeout_s: float,
         on_wait: Callable[[str], None] = lambda note: None,
     ) -> None:
-        """Replace a model's weights: new replicas start beside the old ones, the fronts turn to
-        them, the old ones answer what they have and leave. Nothing changes if the new ones do not
-        start."""
+        """Replace a model's weights: new replicas start beside the old ones, as many of them as
+        there is room for, the fronts turn to them, the old ones answer what they have and leave.
+        Nothing changes if the new ones do not start."""
         prefix = self.prefix(served.model.name)
         old = [name for name in _names() if name.rpartition(".")[0] == prefix]
         if not old:
@@ -74,8 +80,9 @@ class Deployed:
                 f"serve: {served.model.name} is not served by {self.name}; it serves"
                 f" {', '.join(self._models())}"
             )
-        generation = 1 + max(int(name.rpartition(".")[2]) for name in old)
-        new = self._run_engine(served, generation)
+        newest = max(old, key=_generation_of)
+        generation = 1 + _generation_of(newest)
+        new = self._run_engine(served, generation, newest)
         try:
             _wait_until_running({new: f"{served.model.name}'s engine"}, start_timeout_s, on_wait)
             self._wait_until_asked(served.model.name, generation)
@@ -98,10 +105,20 @@ class Deployed:
         while set(names) & set(_names()) and time.monotonic() < deadline:
             time.sleep(POLL_S)
 
-    def _run_engine(self, served: ServedModel, generation: int) -> str:
+    def _run_engine(self, served: ServedModel, generation: int, old: str | None = None) -> str:
+        """Start a generation, beside the application `old` where there is one."""
         layout = Layout.of(served.model.engine, served.device)
-        spanning = spans(layout, nodes(served.device))
-        app = engine_application(served, self._scaling, self._secret, generation, spanning=spanning)
+        free = nodes(served.device)
+        spanning = spans(layout, free)
+        scaling = self._scaling
+        if old:
+            fewest, most = scaling.replicas
+            fewest = max(1, fewest)  # the weights are good when one has started
+            wanted = max(fewest, min(most, _replicas_of(old)))
+            layout = replace(layout, replicas=(fewest, most))
+            initial = count_that_fits(layout, wanted, free, whole=not spanning)
+            scaling = replace(scaling, initial=initial)
+        app = engine_application(served, scaling, self._secret, generation, spanning=spanning)
         name = f"{self.prefix(served.model.name)}.{generation}"
         _run(app, name)
         return name
@@ -183,6 +200,16 @@ def _run(app: serve.Application, name: str) -> None:
         [serve.RunTarget(app, name=name, route_prefix=None)],
         wait_for_applications_running=False,
     )
+
+
+def _generation_of(application: str) -> int:
+    return int(application.rpartition(".")[2])
+
+
+def _replicas_of(application: str) -> int:
+    """Of a model, that it has or that are starting."""
+    states: Any = serve.status().applications[application].deployments[ENGINE].replica_states
+    return states.get("RUNNING", 0) + states.get("STARTING", 0)
 
 
 def _names() -> list[str]:

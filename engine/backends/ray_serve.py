@@ -31,7 +31,8 @@ from ray.serve.schema import ApplicationStatus
 from engine.job.spec import ServeSpec
 from engine.machines.layout import SPANNING, Layout
 from engine.serving.autoscale import desired_replicas
-from engine.serving.front import Front, FrontSettings
+from engine.serving.front import Counters, Front, FrontSettings
+from engine.serving.metrics import SCRAPE_TIMEOUT_S
 from engine.serving.pool import Address
 from engine.serving.replica import SERVERS, Listener, ModelServer, ServedModel
 
@@ -45,15 +46,19 @@ WATCH_S = 0.2
 LEAVE_POLL_S = (
     0.2  # between Serve's looks at whether a replica that leaves has calls; ours are short
 )
+NEW_S = 60.0  # longer than fronts take to turn to a replica
 MAX_ONGOING = 1000  # calls of ours, no requests
+ENGINE = "engine"  # a model's deployment within its application
 NODE_SHARE = 0.001  # Ray's way to ask for a node: a crumb of the resource that bears its address
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """How many replicas a model has: between `replicas[0]` and [1], by what they have open."""
+    """How many replicas a model has: between `replicas[0]` and [1], by what they have open;
+    `initial` of them to begin with (none: the fewest)."""
 
     replicas: tuple[int, int] = (1, 1)
+    initial: int | None = None
     target_open: float = 16.0
     up_s: float = 10.0
     down_s: float = 300.0
@@ -78,6 +83,7 @@ class Scaling:
         autoscaling = AutoscalingConfig(
             min_replicas=fewest,
             max_replicas=most,
+            initial_replicas=self.initial,
             target_ongoing_requests=self.target_open,
             upscale_delay_s=self.up_s,
             downscale_delay_s=self.down_s,
@@ -110,6 +116,7 @@ class EngineReplica:
             generation,
         )
         await self._listener.start()
+        self._began = time.monotonic()
         self._watching = asyncio.create_task(self._watch())
 
     async def _watch(self) -> None:
@@ -134,7 +141,11 @@ class EngineReplica:
         return os.getpid()
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """Serve's autoscaler asks for it."""
+        """Serve's autoscaler asks for it. A new one that nobody has asked yet says nothing: fronts
+        turn to new weights when all of their replicas are there, which idle ones would prevent."""
+        is_new = time.monotonic() - self._began < NEW_S
+        if is_new and not self._listener.was_asked:
+            return {}
         return {"open": float(self._listener.open)}
 
     async def check_health(self) -> None:
@@ -155,8 +166,8 @@ class EngineReplica:
 
 
 class FrontReplica:
-    """A deployment's replica: a front that listens as soon as it knows a replica of every model
-    that always has one."""
+    """A deployment's replica: a front that listens as soon as it knows a replica of every model.
+    Models that lost theirs are not waited for: who asks for the others shall be answered."""
 
     async def __init__(
         self,
@@ -169,16 +180,25 @@ class FrontReplica:
         logging.getLogger("engine.serving").handlers = logging.getLogger("ray.serve").handlers
         self._front = Front(settings, tuple(applications), lazy)
         self._front.on_empty = self._wake
+        if settings.shares_port:
+            self._front.counters_of_others = self._counters_of_others
         self._applications = dict(applications)
         self._drain_s = drain_s
         self._handles: dict[str, DeploymentHandle] = {}
-        self._running: dict[str, list[str]] = {}  # applications by prefix
+        self._running: Mapping[str, list[str]] = {}  # applications by prefix
+        self._starting: frozenset[str] = frozenset()  # prefixes
+        self._has_looked = False
         self._listed = 0.0
         self._waking: set[asyncio.Task[Any]] = set()
         self._polling = asyncio.create_task(self._poll())
-        while not self._front.is_ready:
+        while not self._may_listen:
             await asyncio.sleep(0.05)
         await self._front.start()
+
+    @property
+    def _may_listen(self) -> bool:
+        missing = {self._applications[model] for model in self._front.missing}
+        return self._has_looked and not missing & self._starting
 
     async def _poll(self) -> None:
         while True:
@@ -193,12 +213,13 @@ class FrontReplica:
 
     async def look(self) -> None:
         """See which applications there are, and their replicas."""
-        self._running = await asyncio.to_thread(_applications_by_prefix)
+        self._running, self._starting = await asyncio.to_thread(_applications_by_prefix)
         self._listed = time.monotonic()
         alive = set(itertools.chain.from_iterable(self._running.values()))
         for name in self._handles.keys() - alive:
             del self._handles[name]
         await self._find_replicas()
+        self._has_looked = True
 
     async def _find_replicas(self) -> None:
         for model, prefix in self._applications.items():
@@ -226,6 +247,21 @@ class FrontReplica:
                 self._waking.add(task)
                 task.add_done_callback(self._waking.discard)
 
+    def counters(self) -> Counters:
+        """For the page of another front."""
+        return self._front.counters()
+
+    async def _counters_of_others(self) -> list[Counters]:
+        """Of those that answer now."""
+        try:
+            own = serve.get_app_handle(serve.get_replica_context().app_name)
+            asked = own.broadcast("counters")
+            told = await asked.results_async(timeout_s=SCRAPE_TIMEOUT_S, return_exceptions=True)
+        except (RayServeException, RayError, TimeoutError):
+            return []
+        fronts = [each for each in told if isinstance(each, tuple)]
+        return [(front, text) for front, text in fronts if front != self._front.id]
+
     def secret(self) -> str:
         """What replicas want to hear; whoever may call this may run code here anyway."""
         return self._front.settings.secret
@@ -250,9 +286,10 @@ async def _result_of(response: Any) -> None:
         await response
 
 
-def _applications_by_prefix() -> dict[str, list[str]]:
+def _applications_by_prefix() -> tuple[dict[str, list[str]], frozenset[str]]:
     """Prefix -> applications that are whole, or, where there are none, those that begin: a new
-    generation gets no request before all of its replicas are there."""
+    generation gets no request before all of its replicas are there. And the prefixes of which none
+    was ever whole."""
     whole: dict[str, list[str]] = {}
     begun: dict[str, list[str]] = {}
     for name, state in serve.status().applications.items():
@@ -261,7 +298,7 @@ def _applications_by_prefix() -> dict[str, list[str]]:
             whole.setdefault(prefix, []).append(name)
         elif state.status == ApplicationStatus.DEPLOYING:
             begun.setdefault(prefix, []).append(name)
-    return begun | whole
+    return begun | whole, frozenset(begun.keys() - whole.keys())
 
 
 def engine_application(
@@ -288,7 +325,7 @@ def engine_application(
         held = {"num_cpus": layout.devices}
     kind_of: Any = serve.deployment  # its annotation is that of a decorator
     deployment = kind_of(EngineReplica).options(
-        name="engine",
+        name=ENGINE,
         ray_actor_options=held | {"runtime_env": {"env_vars": environment}},
         max_ongoing_requests=MAX_ONGOING,
         graceful_shutdown_wait_loop_s=LEAVE_POLL_S,

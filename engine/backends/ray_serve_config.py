@@ -21,7 +21,7 @@ from engine.errors import SpecError
 from engine.job.spec import Block, EngineSpec, Model, Name, ServeSpec, placement
 from engine.job.yamlfile import Document
 from engine.serving.replica import ServedModel
-from engine.serving.settings import front_settings
+from engine.serving.settings import front_settings, keys_of
 
 SECRET = "DISTILL_SERVE_SECRET"
 # Fields of `serve` that either builder reads; start_timeout_s nobody does: Serve itself waits.
@@ -30,10 +30,13 @@ OF_ENGINES = frozenset(EngineSpec.model_fields) | {
     "upscale_delay_s",
     "downscale_delay_s",
     "drain_s",
+    "max_queued",
+    "max_queued_tokens",
     "adapters",
     "server_args",
 }
-OF_FRONTS = frozenset(ServeSpec.model_fields) - OF_ENGINES - {"start_timeout_s"} | {"drain_s"}
+OF_BOTH = {"drain_s", "max_queued"}
+OF_FRONTS = frozenset(ServeSpec.model_fields) - OF_ENGINES - {"start_timeout_s"} | OF_BOTH
 
 
 class EngineArgs(Block):
@@ -57,6 +60,9 @@ class EngineArgs(Block):
     """Run code that the checkpoint ships."""
     reasoning_parser: str | None = placement(None)
     """vLLM's name of the parser that tells reasoning from the answer."""
+    initial_replicas: int | None = placement(None, ge=1)
+    """How many replicas a range begins with (none: its fewest): new weights under load want as many
+    as the old ones have now."""
     serve: ServeSpec = placement(ServeSpec())
     """The engine, its replicas, and how they leave."""
 
@@ -85,10 +91,23 @@ def engine_app(args: dict[str, Any]) -> serve.Application:
         trust_remote_code=given.trust_remote_code,
         reasoning_parser=given.reasoning_parser,
     )
-    served = ServedModel(model, given.device, spec.adapters, spec.server_args, given.kind)
-    return engine_application(
-        served, Scaling.of(spec), _secret(), given.generation, spanning=given.spanning
+    served = ServedModel(
+        model,
+        given.device,
+        spec.adapters,
+        spec.server_args,
+        spec.max_queued,
+        spec.max_queued_tokens,
+        given.kind,
     )
+    scaling = replace(Scaling.of(spec), initial=given.initial_replicas)
+    fewest, most = scaling.replicas
+    if not fewest <= (given.initial_replicas or fewest) <= most:
+        raise SpecError(
+            f"args: initial_replicas={given.initial_replicas} is not within serve.replicas="
+            f"[{fewest}, {most}]; give one that is, or take it out"
+        )
+    return engine_application(served, scaling, _secret(), given.generation, spanning=given.spanning)
 
 
 def front_app(args: dict[str, Any]) -> serve.Application:
@@ -100,7 +119,7 @@ def front_app(args: dict[str, Any]) -> serve.Application:
     if unknown:
         raise SpecError(f"args: lazy: {', '.join(unknown)} is none of models; add it there")
     return front_application(
-        replace(front_settings(spec), secret=_secret(), shares_port=True),
+        replace(front_settings(spec, keys_of(spec)), secret=_secret(), shares_port=True),
         given.models,
         lazy=tuple(given.lazy),
         fronts=spec.fronts,

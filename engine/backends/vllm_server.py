@@ -53,7 +53,12 @@ class VllmServer(ModelServer):
         if chat:  # None for a model that does not generate
             make_lean(chat)
         config = self._engine.vllm_config
-        self.batch = config.scheduler_config.max_num_seqs * self._served.model.engine.data_parallel
+        scheduled = config.scheduler_config
+        self.batch = scheduled.max_num_seqs * self._served.model.engine.data_parallel
+        is_unbounded = scheduled.max_num_queued_reqs is None
+        if self._served.max_queued is not None and is_unbounded:
+            # How much it batches is known only now; vLLM reads the limit at each request.
+            scheduled.max_num_queued_reqs = self.batch + self._served.max_queued
         names = (self._served.model.name, *self._served.adapters)
         length = config.model_config.max_model_len
         self.cards = tuple((name, length) for name in names)
@@ -93,6 +98,8 @@ def server_arguments(served: ServedModel) -> Namespace:
         "allowed_origins": [],
         "enable_log_requests": False,
     }
+    if served.max_queued_tokens is not None:
+        settings["max_num_queued_tokens"] = served.max_queued_tokens
     if model.reasoning_parser:
         settings["reasoning_parser"] = model.reasoning_parser
     if served.adapters:

@@ -63,6 +63,8 @@ ENGINE_FIELDS = {
     "enable_expert_parallel": "set expert_parallel",
     "kv_cache_memory_bytes": "set kv_cache_gib",
     "max_logprobs": "set generate.capture.top_k",
+    "max_num_queued_reqs": "set serve.max_queued",
+    "max_num_queued_tokens": "set serve.max_queued_tokens",
     "logprobs_mode": "the signal is always raw log-probabilities",
     "distributed_executor_backend": "the layout decides it",
     "hf_token": "secrets never stand in a job; export HF_TOKEN where the engines run",

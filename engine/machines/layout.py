@@ -113,6 +113,16 @@ def fits(
     return True
 
 
+def count_that_fits(layout: Layout, wanted: int, nodes: Sequence[Node], *, whole: bool) -> int:
+    """As many of `wanted` replicas as find free devices at once; the layout's fewest where not even
+    those do."""
+    fewest = layout.replicas[0]
+    for count in range(wanted, fewest, -1):
+        if fits([replace(layout, replicas=(count, count))], nodes, whole=whole):
+            return count
+    return fewest
+
+
 def spans(layout: Layout, nodes: Sequence[Node]) -> bool:
     """Whether the replicas need the Ray executor: split they fit the nodes, whole they do not (busy
     devices count as free)."""

@@ -14,8 +14,8 @@ def desired_replicas(ctx: Any) -> tuple[float, dict[str, Any]]:
     open_by_replica = (ctx.aggregated_metrics or {}).get("open") or {}
     if open_by_replica:
         wanted = math.ceil(sum(open_by_replica.values()) / config.target_ongoing_requests)
-    elif ctx.current_num_replicas:
-        wanted = ctx.target_num_replicas  # it has not told yet
+    elif ctx.target_num_replicas:
+        wanted = ctx.target_num_replicas  # they start, or have not told yet
     else:
         wanted = int(ctx.total_num_requests > 0)
     fewest, most = ctx.capacity_adjusted_min_replicas, ctx.capacity_adjusted_max_replicas

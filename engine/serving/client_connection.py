@@ -13,6 +13,7 @@ from typing import Protocol, cast
 import httptools
 
 from engine.serving import replies
+from engine.serving.connections import Connections
 from engine.serving.limits import Limits
 
 _log = logging.getLogger(__name__)
@@ -60,8 +61,11 @@ class Listener(Protocol):
     """What a connection must know of its front."""
 
     limits: Limits
-    clients: set[ClientConnection]
+    clients: Connections
     is_draining: bool
+
+    def let_in(self, client: ClientConnection) -> bool:
+        """Whether there is room for one more."""
 
     def answer(self, request: Request, client: ClientConnection) -> Answer | None:
         """Answer it at once, or give what will."""
@@ -95,8 +99,13 @@ class ClientConnection(asyncio.Protocol):
         """asyncio: it is there, and has so long to say what it wants."""
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
-        self._front.clients.add(self)
-        self._within(self._front.limits.header_timeout_s)
+        if self._front.let_in(self):
+            self._within(self._front.limits.header_timeout_s)
+        elif self._front.clients.is_told(self):
+            self._refused = (503, "as many clients are connected as there is room for; try again")
+            self._refuse()
+        else:
+            self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """asyncio: a part of a request, or of several."""
@@ -130,6 +139,7 @@ class ClientConnection(asyncio.Protocol):
         self._body = []
         self._has_head = False
         self._unparsed = self._size = 0
+        self._front.clients.asks(self)
         if self._answering is None:
             self._within(self._front.limits.header_timeout_s)
 
@@ -235,6 +245,8 @@ class ClientConnection(asyncio.Protocol):
             self._refuse()
         else:
             self._within(self._patience_s)
+            if not self._reading:
+                self._front.clients.rests(self)
 
     @property
     def _patience_s(self) -> float:
@@ -313,7 +325,7 @@ class ClientConnection(asyncio.Protocol):
         self._lost = True
         self.is_choked = False
         self._within(None)
-        self._front.clients.discard(self)
+        self._front.clients.left(self)
         if self._exchange:
             self._exchange.gone()
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import time
+from http import HTTPStatus
 
 from engine.serving import replies
 from engine.serving.client_connection import ClientConnection
@@ -16,6 +17,12 @@ from engine.serving.replica_connection import ReplicaConnection
 
 NO_MORE_FILES = (errno.EMFILE, errno.ENFILE)  # then the fault is ours, not the replica's
 MAX_SENDS = 2  # a request of which the client has seen nothing is tried once more, elsewhere
+# What a replica's status means. What one server does not do, no other does. 503 is vLLM's word for
+# full, of its own limits, and of nothing else. Any other fault may be a dying engine's, which gives
+# 500 to the requests that it has before their connections break: another replica mends that. What
+# fails twice is the request's own fault; to come again mends nothing, so the client hears 500.
+NOT_DONE = HTTPStatus.NOT_IMPLEMENTED
+FULL = HTTPStatus.SERVICE_UNAVAILABLE
 
 
 class Exchange:
@@ -103,10 +110,15 @@ class Exchange:
             upstream.pause(self._number)
 
     def head(self, status: int, data: bytes) -> bool:
-        """The answer begins. False for a fault of the replica's: nothing of it is passed on."""
-        if status >= 500:
+        """The answer begins. False for one that the client does not get to see: nothing of it is
+        passed on."""
+        if status == FULL:
+            self._turned_away()
+            return False
+        if status >= 500 and status != NOT_DONE:
             self._metrics.faults.labels(self._pool.name).inc()
-            self._try_again()
+            # In our words: the server's own may hold internals.
+            self._try_again(500, "the model's server failed at this request")
             return False
         self._status = status
         self._is_stream = b"\r\ncontent-type: text/event-stream" in data
@@ -126,7 +138,7 @@ class Exchange:
         """The replica left, or gave up, before the answer was whole; what came of it were whole
         events, so that a stream can still end with an error."""
         if not self._status:
-            self._try_again()
+            self._try_again(503, "the model's replicas failed to answer; try again")
             return
         self._end("cut")
         if self._is_stream:
@@ -151,11 +163,20 @@ class Exchange:
             turn = self._upstream.pause if choked else self._upstream.resume
             turn(self._number)
 
-    def _try_again(self) -> None:
+    def _turned_away(self) -> None:
+        """The replica is full: another one may have room, and who is full is not waited for."""
+        status, message = 429, f"{self._pool.name} has as many requests as it can hold; try again"
+        if self._pool.choose([], self._replica):
+            self._try_again(status, message)
+        else:
+            self._refuse(status, message)
+
+    def _try_again(self, status: int, message: str) -> None:
+        """Once more, elsewhere; the client hears the refusal if that was tried already."""
         failed = self._replica
         self._release()
         if self._sends >= MAX_SENDS:
-            self._refuse(503, "the model's replicas failed to answer; try again")
+            self._refuse(status, message)
             return
         self._metrics.retries.labels(self._pool.name).inc()
         self._dispatch(failed)

@@ -12,13 +12,16 @@ import asyncio
 import json
 import logging
 import re
+import resource
 import ssl
-from collections.abc import Callable, Mapping
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from engine.serving import replies
 from engine.serving.client_connection import ClientConnection, Request
+from engine.serving.connections import Connections, most_connections
 from engine.serving.exchange import Exchange
 from engine.serving.keys import Keys
 from engine.serving.limits import Limits
@@ -26,6 +29,7 @@ from engine.serving.link import Asked
 from engine.serving.metrics import CONTENT_TYPE, FrontMetrics
 from engine.serving.pool import Address, Pool, Replica, Routing
 from engine.serving.replies import Refusal
+from engine.serving.tls_server import TlsServer
 
 HEALTH = ("/health", "/-/healthz")
 BACKLOG = 4096
@@ -34,6 +38,9 @@ _log = logging.getLogger(__name__)
 _PASSED = (b"x-request-id", b"traceparent", b"tracestate")
 _LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _OUTSIDE_V1 = {"/tokenize", "/detokenize", "/score", "/rerank", "/classify", "/pooling"}
+
+
+Counters = tuple[str, str]  # a front's id, and Prometheus' text
 
 
 @dataclass(frozen=True)
@@ -62,19 +69,23 @@ class Front:
         self, settings: FrontSettings, names: tuple[str, ...], lazy: tuple[str, ...] = ()
     ) -> None:
         self.settings = settings
+        self.id = uuid.uuid4().hex[:12]
         self.limits = settings.limits
         self._lazy = lazy  # models that may have no replica: they start when they are asked for
         self.on_empty: Callable[[str], None] = lambda model: None  # one of them is asked for
+        # What the others on this port counted, by their ids: a scrape meets one of all.
+        self.counters_of_others: Callable[[], Awaitable[list[Counters]]] = _no_others
         self.pools: dict[str, Pool] = {}
         for name in names:
             pool = Pool(name, settings.max_queued, settings.routing, settings.secret)
             pool.on_empty = self._wake
             self.pools[name] = pool
-        self.metrics = FrontMetrics(self.pools.values())
-        self.clients: set[ClientConnection] = set()
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.clients = Connections(most_connections(settings.limits.max_connections, files))
+        self.metrics = FrontMetrics(self.pools.values(), self.clients)
         self.is_draining = False
         self._scrapes: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
+        self._server: asyncio.Server | TlsServer | None = None
         self._log_access()
 
     @staticmethod
@@ -87,21 +98,25 @@ class Front:
     async def start(self) -> None:
         """Listen. OSError if the port is taken by somebody who does not share it."""
         settings = self.settings
-        context = None
         if settings.tls_cert:
             context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
             context.load_cert_chain(settings.tls_cert, settings.tls_key)
-        more: dict[str, Any] = {}
-        if context:
-            more["ssl_handshake_timeout"] = settings.limits.header_timeout_s
+            self._server = TlsServer(
+                lambda: ClientConnection(self),
+                context,
+                handshake_timeout_s=settings.limits.header_timeout_s,
+                most=self.clients.most,
+            )
+            await self._server.start(
+                settings.host, settings.port, shares_port=settings.shares_port, backlog=BACKLOG
+            )
+            return
         self._server = await asyncio.get_running_loop().create_server(
             lambda: ClientConnection(self),
             settings.host,
             settings.port,
             reuse_port=settings.shares_port,
             backlog=BACKLOG,
-            ssl=context,
-            **more,
         )
 
     @property
@@ -110,9 +125,15 @@ class Front:
         return self._server is not None and self._server.is_serving()
 
     @property
+    def missing(self) -> list[str]:
+        """Models that have no replica and should."""
+        pools = self.pools.items()
+        return [name for name, pool in pools if not (pool.replicas or name in self._lazy)]
+
+    @property
     def is_ready(self) -> bool:
         """Whether every model has a replica."""
-        return all(pool.replicas or pool.name in self._lazy for pool in self.pools.values())
+        return not self.missing
 
     def _wake(self, model: str) -> None:
         self.on_empty(model)
@@ -144,6 +165,13 @@ class Front:
             pool.waiting.clear()
             for exchange in waiting:
                 exchange.resume()
+
+    def let_in(self, client: ClientConnection) -> bool:
+        """Whether there is room for one more."""
+        has_room = self.clients.let_in(client)
+        if not has_room:
+            self.metrics.turned_away.inc()
+        return has_room
 
     async def drain(self, within_s: float) -> None:
         """Let nobody in any more, and wait until what is open is answered."""
@@ -293,13 +321,18 @@ class Front:
         headers += [(name, request.headers[name]) for name in _PASSED if name in request.headers]
         return Asked("POST", request.path, tuple(headers), request.body)
 
+    def counters(self) -> Counters:
+        """What it counted."""
+        return self.id, self.metrics.text()
+
     def _scrape(self, client: ClientConnection) -> None:
         async def scrape() -> None:
             replicas: list[Replica] = []
             for pool in self.pools.values():
                 replicas += pool.replicas.values()
             try:
-                page = await self.metrics.page(replicas)
+                fronts = [self.counters(), *await self.counters_of_others()]
+                page = await self.metrics.page(fronts, replicas)
                 client.write(replies.reply(200, page, kind=CONTENT_TYPE))
             except Exception as error:  # noqa: BLE001 - a client waits for whatever comes of it
                 _log.error("no page of metrics: %s", type(error).__name__)
@@ -326,6 +359,10 @@ class Front:
             wanted = request.headers.get(b"access-control-request-headers", b"authorization")
             headers["access-control-allow-headers"] = wanted.decode("latin-1")
         return headers
+
+
+async def _no_others() -> list[Counters]:
+    return []
 
 
 def _is_preflight(request: Request) -> bool:

@@ -26,6 +26,7 @@ class Replica(Protocol):
     app: Any  # ASGI 3
     expected: bytes  # the secret
     connections: set[FrontConnection]
+    was_asked: bool  # ever
 
 
 class FrontConnection(asyncio.Protocol):
@@ -82,6 +83,7 @@ class FrontConnection(asyncio.Protocol):
         return sum(call.asked.method == "POST" for call in self.calls.values())
 
     def _begin(self, number: int, asked: Asked) -> None:
+        self._replica.was_asked |= asked.method == "POST"
         call = self.calls[number] = Call(self, number, asked)
         task = asyncio.ensure_future(call.run(self._replica.app))
         self._tasks.add(task)

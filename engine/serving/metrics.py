@@ -10,6 +10,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
+from engine.serving.connections import Connections
 from engine.serving.link import Asked
 from engine.serving.pool import Pool, Replica
 from engine.serving.replica_connection import Page
@@ -20,10 +21,10 @@ _BUCKETS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120)
 
 
 class FrontMetrics:
-    """Counters of one front, by model. What only an engine knows (tokens, time per token) its
-    replica's server counts; `page` adds it, with the replica's id."""
+    """Counters of one front, by model; `page` is that of all fronts. What only an engine knows
+    (tokens, time per token) its replica's server counts."""
 
-    def __init__(self, pools: Iterable[Pool]) -> None:
+    def __init__(self, pools: Iterable[Pool], connections: Connections) -> None:
         self._registry = registry = CollectorRegistry()
         model = ["model"]
         self.requests = Counter(
@@ -36,7 +37,7 @@ class FrontMetrics:
             "distill_retries", "Requests sent once more, elsewhere", model, registry=registry
         )
         self.faults = Counter(
-            "distill_replica_faults", "Answers of 500 and above", model, registry=registry
+            "distill_replica_faults", "Answers of 500 by replicas", model, registry=registry
         )
         self.ttft = Histogram(
             "distill_time_to_first_byte_seconds",
@@ -61,6 +62,13 @@ class FrontMetrics:
             model,
             registry=registry,
         )
+        connected = Gauge("distill_connections", "Clients that are connected", registry=registry)
+        connected.set_function(lambda: len(connections))
+        self.turned_away = Counter(
+            "distill_connections_turned_away",
+            "Clients for whose connection there was no room",
+            registry=registry,
+        )
         self.answered = 0
         for pool in pools:
             open_now.labels(pool.name).set_function(lambda pool=pool: pool.open)
@@ -78,12 +86,19 @@ class FrontMetrics:
         if ttft_s is not None:
             self.ttft.labels(model).observe(ttft_s)
 
-    async def page(self, replicas: Iterable[Replica]) -> bytes:
-        """The whole page; a replica that does not answer is left out."""
+    def text(self) -> str:
+        """What this front counted."""
+        return generate_latest(self._registry).decode()
+
+    @staticmethod
+    async def page(fronts: Iterable[tuple[str, str]], replicas: Iterable[Replica]) -> bytes:
+        """The whole page: of all fronts, by their ids, the text, and what their replicas count; a
+        replica that does not answer is left out."""
         texts = await asyncio.gather(*(_scrape(each) for each in replicas))
         merged = CollectorRegistry()
-        merged.register(_Merged(texts))
-        return generate_latest(self._registry) + generate_latest(merged)
+        merged.register(_Merged(fronts, "front", "distill_"))
+        merged.register(_Merged(texts, "replica", "vllm:"))
+        return generate_latest(merged)
 
 
 async def _scrape(replica: Replica) -> tuple[str, str]:
@@ -99,22 +114,25 @@ async def _scrape(replica: Replica) -> tuple[str, str]:
 
 
 class _Merged(Collector):
-    """Pages of several processes as one, each sample with its replica's id."""
+    """Pages of several processes as one, each sample labelled with its process's id; of metrics
+    whose names begin so."""
 
-    def __init__(self, texts: Iterable[tuple[str, str]]) -> None:
-        self._texts = texts
+    def __init__(self, texts: Iterable[tuple[str, str]], label: str, prefix: str) -> None:
+        self._texts = list(texts)
+        self._label = label
+        self._prefix = prefix
 
     def collect(self) -> Iterator[Metric]:
         """prometheus_client: all families."""
         families: dict[str, Metric] = {}
-        for replica, text in self._texts:
+        for process, text in self._texts:
             for family in text_string_to_metric_families(text):
-                if not family.name.startswith("vllm:"):
+                if not family.name.startswith(self._prefix):
                     continue
                 merged = families.setdefault(
                     family.name, Metric(family.name, family.documentation, family.type)
                 )
                 for sample in family.samples:
-                    labels = sample.labels | {"replica": replica}
+                    labels = sample.labels | {self._label: process}
                     merged.add_sample(sample.name, labels, sample.value)
         yield from families.values()

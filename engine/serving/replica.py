@@ -22,12 +22,14 @@ SERVERS = {
 @dataclass(frozen=True)
 class ServedModel:
     """What a replica serves: a model by its name, adapters on it by theirs (folders), and further
-    arguments of its server."""
+    arguments of its server. Its engine answers 503 beyond the limits; none: it has none."""
 
     model: Model
     device: str
     adapters: Mapping[str, str] = field(default_factory=dict)
     server_args: Mapping[str, Any] = field(default_factory=dict)
+    max_queued: int | None = None  # sequences that its engine takes beyond those that it decodes
+    max_queued_tokens: int | None = None  # of prompts that have no first token yet
     kind: str = "vllm"
 
 
@@ -74,6 +76,7 @@ class Listener:
         self.app = app
         self.expected = secret.encode()
         self.connections: set[FrontConnection] = set()
+        self.was_asked = False  # ever
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.socket(family)
         self._socket.bind((host, 0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 from engine.errors import SpecError
@@ -45,15 +46,15 @@ def _keys_in(path: Path) -> dict[str, str]:
     return {str(name): key for name, key in found.items()}
 
 
-def front_settings(spec: ServeSpec) -> FrontSettings:
-    """What the fronts must know; of the keys only their sha256."""
+def front_settings(spec: ServeSpec, keys: Mapping[str, str]) -> FrontSettings:
+    """What the fronts must know; of the keys (keys_of) only their sha256."""
     return FrontSettings(
         host=spec.host,
         port=spec.port,
-        keys=Keys.of(keys_of(spec)),
+        keys=Keys.of(keys),
         max_queued=spec.max_queued,
         routing=spec.routing,
-        limits=Limits(spec.header_timeout_s, int(spec.max_body_mib * 2**20)),
+        limits=Limits(spec.header_timeout_s, int(spec.max_body_mib * 2**20), spec.max_connections),
         wait_s=spec.wait_s,
         open_health=spec.open_health,
         cors_origins=tuple(spec.cors_origins),

@@ -48,12 +48,14 @@ def models_of(
     `spec` says. StageError without it, or for a teacher that is somebody else's server."""
     models = {}
     for name in names:
+        adapters: Mapping[str, str] = {}
+        server_args: Mapping[str, Any] = {}
         if name == "teacher":
             if not isinstance(teacher, VllmTeacherSpec):
                 raise StageError(
                     f"teacher '{teacher.name}' of kind {teacher.kind} is not served here"
                 )
-            models[name] = ServedModel(replace(teacher.to_model(), name=name), device)
+            model = replace(teacher.to_model(), name=name)
         elif train is None:
             raise StageError(
                 f"there is no {name}: finish training first: distill run JOB --until train"
@@ -61,9 +63,11 @@ def models_of(
         else:
             assert isinstance(train.manifest.info, TrainInfo)
             weights, revision = train.manifest.info.weights_of(name, train.folder)
-            adapters = spec.adapters if name == "baseline" else {}
             model = Model(name, weights, revision, spec)
-            models[name] = ServedModel(model, device, adapters, spec.server_args)
+            server_args = spec.server_args
+            if name == "baseline":
+                adapters = spec.adapters
+        models[name] = _served(model, spec, device, adapters, server_args)
     return models
 
 
@@ -81,8 +85,20 @@ def models_in(folders: Sequence[Path], spec: ServeSpec, device: str) -> dict[str
         if folder.name in models:
             raise SpecError(f"--model {folder}: another folder has that name too; rename one")
         model = Model(folder.name, str(folder), None, spec)
-        models[folder.name] = ServedModel(model, device, spec.adapters, spec.server_args)
+        models[folder.name] = _served(model, spec, device, spec.adapters, spec.server_args)
     return models
+
+
+def _served(
+    model: Model,
+    spec: ServeSpec,
+    device: str,
+    adapters: Mapping[str, str],
+    server_args: Mapping[str, Any],
+) -> ServedModel:
+    return ServedModel(
+        model, device, adapters, server_args, spec.max_queued, spec.max_queued_tokens
+    )
 
 
 @contextmanager
@@ -90,7 +106,8 @@ def endpoint(
     spec: ServeSpec, models: Mapping[str, ServedModel], ctx: Context
 ) -> Generator[Endpoint]:
     """Serve `models` for the length of the block; every route wants a key if the spec names one."""
-    settings = front_settings(spec)
+    keys = keys_of(spec)
+    settings = front_settings(spec, keys)
     with ray_endpoint.deployed(
         models,
         settings,
@@ -99,7 +116,6 @@ def endpoint(
         start_timeout_s=spec.start_timeout_s,
         on_wait=lambda note: ctx.progress.update(note=note),
     ) as deployed:
-        keys = keys_of(spec)
         key = next(iter(keys.values()), None)
         yield Endpoint(f"{address_of(spec)}/v1", key, deployed)
 

@@ -83,7 +83,7 @@ def test_a_fixed_number_of_replicas_is_not_scaled():
 def test_a_range_of_replicas_follows_what_they_have_open():
     scaling = Scaling((0, 4), target_open=6, up_s=2, down_s=60)
     config = asked(scaling=scaling)._deployment_config.autoscaling_config
-    assert (config.min_replicas, config.max_replicas) == (0, 4)
+    assert (config.min_replicas, config.initial_replicas, config.max_replicas) == (0, None, 4)
     assert config.target_ongoing_requests == 6
     assert (config.upscale_delay_s, config.downscale_delay_s) == (2, 60)
     assert config.look_back_period_s > config.metrics_interval_s == 1
@@ -91,7 +91,7 @@ def test_a_range_of_replicas_follows_what_they_have_open():
 
 
 def test_a_front_holds_no_device_and_leaves_when_what_is_open_is_answered():
-    settings = front_settings(ServeSpec(port=8123))
+    settings = front_settings(ServeSpec(port=8123), {})
     application = ray_serve.front_application(settings, {"m": "app-m"}, fronts=2, drain_s=7)
     deployment = application._bound_deployment
     assert resources(deployment) == {}

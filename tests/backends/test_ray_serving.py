@@ -1,23 +1,25 @@
 """Fake engines behind real fronts on Ray Serve, over real HTTP: what happens to requests while
 replicas come, go, die and are replaced."""
 
-import json
 import os
-import re
 import signal
 import threading
 import time
 from collections import Counter
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 import httpx
 import psutil
 import pytest
-from conftest import free_port, open_to_others
+from conftest import open_to_others
+from doubles.clients import KEY, Load, until
 from ray import serve
 from ray.serve.exceptions import DeploymentUnavailableError
 
+from benchmarks.serving.stand_ins import free_port
 from engine.backends import ray_endpoint
+from engine.backends.ray_endpoint import Deployed
 from engine.backends.ray_serve import Scaling
 from engine.job.spec import EngineSpec, Model
 from engine.serving.front import FrontSettings
@@ -25,99 +27,43 @@ from engine.serving.keys import Keys
 from engine.serving.replica import ServedModel
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
-KEY = {"Authorization": "Bearer right"}
 
 
-def fake(name="m", **engine):
-    options = {"step_s": 0.01} | engine
+def fake(name="m", **options):
+    options = {"step_s": 0.01} | options
     spec = EngineSpec(engine_args=options, max_num_seqs=8)
     return ServedModel(Model(name, "fake", None, spec), "cpu", kind="fake")
 
 
 @contextmanager
-def endpoint(scaling, **settings):
+def endpoint(scaling, *models, **settings):
     front = FrontSettings("127.0.0.1", free_port(), Keys.of({"ann": "right"}), **settings)
+    served = {each.model.name: each for each in models or (fake(),)}
     with ray_endpoint.deployed(
-        {"m": fake()}, front, scaling, start_timeout_s=120, on_wait=lambda note: None
+        served, front, scaling, start_timeout_s=120, on_wait=lambda note: None
     ) as running:
         yield running, f"http://127.0.0.1:{front.port}"
-
-
-class Load:
-    """`clients` ask one after the other until the block ends; each answer must carry its request's
-    mark. Statuses are HTTP's, `cut` for a broken answer, `not let in` where none began; one that
-    failed is asked `retries` times more."""
-
-    def __init__(self, url, clients=4, tokens=20, retries=0, stream=False):
-        self._retries, self._stream = retries, stream
-        self.statuses, self.wrong = Counter(), 0
-        self._url, self._tokens, self._done = url, tokens, threading.Event()
-        self._threads = [threading.Thread(target=self._ask, args=(n,)) for n in range(clients)]
-
-    def _ask(self, number):
-        with httpx.Client(base_url=self._url, headers=KEY, timeout=60) as client:
-            for turn in range(1_000_000):
-                if self._done.is_set():
-                    return
-                mark = f"mark-{number}-{turn}"
-                body = {"model": "m", "max_tokens": self._tokens, "stream": self._stream}
-                body["messages"] = [{"role": "user", "content": mark}]
-                for _ in range(1 + self._retries):
-                    status, text = self._answer(client, body)
-                    if status == 200:
-                        break
-                self.statuses[status] += 1
-                if status == 200:
-                    self.wrong += text.split() != [mark] * self._tokens
-
-    def _answer(self, client, body):
-        begun = False
-        try:
-            with client.stream("POST", "/v1/chat/completions", json=body) as reply:
-                begun = True
-                reply.read()
-        except httpx.TransportError:
-            return "cut" if begun else "not let in", ""
-        if reply.status_code != 200:
-            return reply.status_code, ""
-        if not self._stream:
-            return 200, reply.json()["choices"][0]["message"]["content"]
-        events = re.findall(r"data: (\{.*\})", reply.text)
-        deltas = [json.loads(event)["choices"][0]["delta"] for event in events]
-        return 200, "".join(delta.get("content", "") for delta in deltas)
-
-    def __enter__(self):
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._done.set()
-        for thread in self._threads:
-            thread.join()
-
-
-def until(condition, seconds=60.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came to that"
-        time.sleep(0.1)
 
 
 def replicas(running):
     return running.figures()[0]["models"]["m"]["replicas"]
 
 
-def engines(running):
+def ask(url, model="m"):
+    body = {"model": model, "messages": [{"role": "user", "content": "alone"}]}
+    return httpx.post(f"{url}/v1/chat/completions", json=body, headers=KEY, timeout=60)
+
+
+def engines(running, model="m"):
     """(application, handle) of each generation that runs."""
-    prefix = running.prefix("m")
+    prefix = running.prefix(model)
     names = [name for name in serve.status().applications if name.startswith(prefix)]
     return [(name, serve.get_app_handle(name)) for name in names]
 
 
-def pids(running):
+def pids(running, model="m"):
     found = []
-    for _, handle in engines(running):
+    for _, handle in engines(running, model):
         with suppress(DeploymentUnavailableError):  # it has none
             found += handle.broadcast("pid").results(timeout_s=30, return_exceptions=True)
     return [each for each in found if isinstance(each, int)]  # a dead one is one that raised
@@ -154,18 +100,22 @@ def test_two_replicas_are_closed_to_others_survive_a_kill_and_are_replaced_witho
         httpx.get(f"{url}/health")
 
 
-def test_replicas_come_with_the_load_from_none_to_two_and_leave_again_and_nothing_is_lost():
+def test_replicas_come_with_the_load_from_none_to_two_are_updated_and_leave_and_nothing_is_lost():
     scaling = Scaling((0, 2), target_open=4, up_s=1, down_s=3, drain_s=20)
     with endpoint(scaling) as (running, url):
         assert replicas(running) == 0
-        body = {"model": "m", "messages": [{"role": "user", "content": "cold"}]}
-        cold = httpx.post(f"{url}/v1/chat/completions", json=body, headers=KEY, timeout=60)
-        assert cold.status_code == 200
+        assert ask(url).status_code == 200
         with Load(url, clients=7) as load:
             until(lambda: replicas(running) == 2)
+            # By load alone a second one would come in ten minutes.
+            slow = replace(scaling, up_s=600)
+            Deployed.running(running.name, slow).update(fake(), start_timeout_s=120)
+            assert replicas(running) == len(pids(running)) == 2
         with Load(url, clients=1) as quiet:
             until(lambda: replicas(running) == 1)
         until(lambda: not pids(running))
+        running.update(fake(), start_timeout_s=120)  # one that starts shows that they are good
+        assert replicas(running) == 1
         assert load.statuses.keys() == quiet.statuses.keys() == {200}
         assert load.wrong + quiet.wrong == 0
 
@@ -178,6 +128,26 @@ def test_new_weights_that_do_not_start_change_nothing():
         ((name, _),) = engines(running)
         assert name.endswith(".1")
         assert httpx.get(f"{url}/health", headers=KEY).status_code == 200
+
+
+def test_a_front_that_was_restarted_serves_the_models_that_are_there(tmp_path):
+    may_start = tmp_path / "may start"
+    may_start.touch()
+    slow = fake("n", starts_with=str(may_start))
+    with endpoint(Scaling(), fake(), slow, wait_s=0.5) as (running, url):
+        (front,) = [figures["pid"] for figures in running.figures()]
+        assert ask(url, "n").status_code == 200
+        may_start.unlink()
+        os.kill(pids(running, "n")[0], signal.SIGKILL)
+        os.kill(front, signal.SIGKILL)
+        until(lambda: [f["pid"] for f in running.figures()] not in ([], [front]))
+        assert ask(url).status_code == 200
+        absent = ask(url, "n")
+        assert (absent.status_code, absent.headers["retry-after"]) == (503, "1")
+        assert httpx.get(f"{url}/health", headers=KEY).status_code == 503
+        may_start.touch()
+        until(lambda: httpx.get(f"{url}/health", headers=KEY).status_code == 200)
+        assert ask(url, "n").status_code == 200
 
 
 MINUTES = float(os.environ.get("DISTILL_PROOF_MINUTES", "30"))

@@ -10,10 +10,11 @@ import threading
 from collections import Counter
 
 import pytest
-from conftest import REPOSITORY, free_port
+from conftest import REPOSITORY
 
 from benchmarks.serving import ingress, load, servers, speed
 from benchmarks.serving.speed import Timing
+from benchmarks.serving.stand_ins import free_port
 
 TOKENS, FIRST_S, STEP_S = 5, 0.2, 0.01
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"

@@ -7,9 +7,11 @@ from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any
 
+import httpx
 import uvloop
-from conftest import free_port
+from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks.serving.stand_ins import free_port
 from engine.backends.fake_server import FakeServer
 from engine.job.spec import EngineSpec, Model
 from engine.serving.front import Front, FrontSettings
@@ -43,12 +45,18 @@ class House:
         """One replica more, which the front knows at once."""
         return self.call(self._add(model, name, generation, engine))
 
+    def look(self, model: str) -> None:
+        """The front sees who is there, as it does every second on Ray."""
+        self.call(self._update(model))
+
     async def _add(
         self, model: str, name: str, generation: int, engine: dict[str, Any]
     ) -> FakeServer:
-        options = {key: engine.pop(key) for key in ("step_s", "tokens") if key in engine}
+        options = _taken(engine, "step_s", "tokens", "faulty")
+        limits = _taken(engine, "max_queued", "max_queued_tokens")
         spec = EngineSpec(engine_args=options, **engine)
-        server = FakeServer(ServedModel(Model(model, "fake", None, spec), "cpu", kind="fake"))
+        served = ServedModel(Model(model, "fake", None, spec), "cpu", kind="fake", **limits)
+        server = FakeServer(served)
         await server.start()
         listener = Listener(server.app, "127.0.0.1", SECRET)
         await listener.start()
@@ -78,12 +86,26 @@ class House:
         for connection in list(listener.connections):
             connection.abort()
 
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a sample's values on the front's page, of those with these labels."""
+        page = httpx.get(f"{self.url}/metrics", timeout=30).text
+        found = 0.0
+        for family in text_string_to_metric_families(page):
+            for sample in family.samples:
+                if sample.name == name and labels.items() <= sample.labels.items():
+                    found += sample.value
+        return found
+
     def close(self) -> None:
         self.call(self.front.drain(0))
         for name in list(self.replicas):
             self.kill(name)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(5)
+
+
+def _taken(engine: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: engine.pop(name) for name in names if name in engine}
 
 
 def chat(text: str, model: str = "m", **more: Any) -> dict[str, Any]:

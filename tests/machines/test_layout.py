@@ -10,7 +10,7 @@ from engine.job.spec import (
     SamplingSpec,
     VllmTeacherSpec,
 )
-from engine.machines.layout import Layout, Node, fits, shortfall, spans
+from engine.machines.layout import Layout, Node, count_that_fits, fits, shortfall, spans
 
 
 def nodes(*free, devices=8, kind=None):
@@ -48,6 +48,25 @@ def test_what_fits(layout, free, fit):
 def test_several_layouts_must_fit_at_once_the_widest_first():
     assert fits([a_layout(4, 1), a_layout(1, 8)], nodes(8, 4))
     assert not fits([a_layout(5, 1), a_layout(1, 8)], nodes(8, 4))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "free", "whole", "count"),
+    [
+        (4, [8, 8], True, 4),
+        (4, [8, 5], True, 3),
+        (4, [3, 3], True, 1),
+        (4, [3, 3], False, 1),
+        (4, [6, 6], True, 2),
+        (4, [6, 6], False, 3),
+        (1, [0], True, 1),
+    ],
+)
+def test_as_many_replicas_as_there_are_free_devices_but_never_fewer_than_the_fewest(
+    wanted, free, whole, count
+):
+    layout = a_layout([1, 9], 2, 2)
+    assert count_that_fits(layout, wanted, nodes(*free), whole=whole) == count
 
 
 def test_a_replica_is_one_bundle_where_a_node_holds_it_and_single_gpus_where_none_does():

@@ -52,6 +52,11 @@ def test_from_none_to_one_as_soon_as_somebody_waits():
     assert wanted(None, here=0, waiting=3) == 1
 
 
+def test_replicas_that_start_are_waited_for_also_where_nobody_asks():
+    assert wanted([], here=0, target=3) == 3
+    assert wanted(None, here=0, target=3, fewest=1) == 3
+
+
 def test_a_replica_that_has_not_told_yet_is_waited_for():
     assert wanted(None, here=1, target=2) == 2
     assert wanted([], here=1, target=1, waiting=0) == 1

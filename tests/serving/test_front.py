@@ -3,66 +3,20 @@ request when something leaves."""
 
 import json
 import socket
-import ssl
 import struct
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 
 import httpx
 import openai
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
-from doubles.house import House, chat
+from doubles.clients import until
+from doubles.house import chat
 
 from engine.serving import link
-from engine.serving.front import FrontSettings
-from engine.serving.keys import Keys
-from engine.serving.limits import Limits
 from engine.serving.link import Asked
-
-
-@pytest.fixture
-def house():
-    """Build a House; `keys` are bearer keys by name."""
-    built = []
-
-    def build(*models, keys=None, limits=None, **settings):
-        front = FrontSettings(
-            "127.0.0.1", 0, Keys.of(keys or {}), limits=Limits(**limits or {}), **settings
-        )
-        made = House(front, models or ("m",))
-        built.append(made)
-        return made
-
-    yield build
-    for each in built:
-        each.close()
-
-
-@pytest.fixture
-def ask():
-    """POST a chat to a House."""
-
-    def post(house, body, **more):
-        return httpx.post(f"{house.url}/v1/chat/completions", json=body, timeout=30, **more)
-
-    return post
-
-
-def until(condition, seconds=5.0):
-    """Wait until it holds; fail where it does not in time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came to that"
-        time.sleep(0.01)
 
 
 def raw(house, data: bytes, seconds: float = 5.0) -> bytes:
@@ -246,18 +200,85 @@ def test_a_request_unseen_by_its_client_is_tried_once_more_elsewhere(house, ask)
         there.remove("m", "a", told=False)
         there.kill("a")
         assert reply.result().json()["choices"][0]["message"]["content"].split()[0] == "mark"
-    page = httpx.get(f"{there.url}/metrics").text
-    assert 'distill_retries_total{model="m"} 1.0' in page
+    assert there.metric("distill_retries_total", model="m") == 1
 
 
-def test_a_servers_fault_is_tried_elsewhere_and_its_words_stay_inside(house, ask):
+def test_what_fails_at_two_replicas_is_the_requests_own_fault_and_no_reason_to_come_again(
+    house, ask
+):
     there = house()
     there.add("m", "a")
     there.add("m", "b")
     reply = ask(there, chat("fail"))
-    assert reply.status_code == 503
+    assert reply.status_code == 500
+    assert "retry-after" not in reply.headers
     assert "internals" not in reply.text
     assert reply.json()["error"]["type"] == "server_error"
+    assert there.metric("distill_replica_faults_total", model="m") == 2
+    assert there.metric("distill_requests_total", how="refused", status="500") == 1
+
+
+def test_a_fault_of_one_replica_is_not_seen_where_another_answers(house, ask):
+    there = house()
+    there.add("m", "a", faulty=True)
+    there.add("m", "b")
+    for _ in range(3):
+        reply = ask(there, chat("x y", max_tokens=2))
+        assert reply.status_code == 200
+        assert reply.json()["choices"][0]["message"]["content"] == "x y"
+
+
+def test_a_fault_of_the_only_replica_is_asked_again_at_the_next_look_and_then_told(house, ask):
+    there = house()
+    there.add("m", "a")
+    with ThreadPoolExecutor(1) as pool:
+        reply = pool.submit(ask, there, chat("fail"))
+        until(lambda: there.front.figures()["models"]["m"]["waiting"] == 1)
+        there.look("m")
+        assert reply.result().status_code == 500
+
+
+def test_what_one_server_does_not_do_no_other_is_asked_for(house, ask):
+    there = house()
+    there.add("m", "a")
+    there.add("m", "b")
+    reply = ask(there, chat("unknown"))
+    assert reply.status_code == 501
+    assert reply.json()["error"]["message"] == "nobody does this"
+    assert there.metric("distill_retries_total") == 0
+
+
+@pytest.mark.parametrize(
+    ("limits", "body"),
+    [
+        ({"max_queued": 0}, chat("x", max_tokens=60)),
+        ({"max_queued_tokens": 2}, chat("x y", max_tokens=60)),
+    ],
+)
+def test_a_replica_that_is_full_by_its_own_limits_is_429_at_once(house, ask, limits, body):
+    there = house()
+    server = there.add("m", "a", max_num_seqs=1, step_s=0.02, **limits)
+    with ThreadPoolExecutor(6) as pool:
+        replies = [pool.submit(ask, there, body) for _ in range(6)]
+        seen = [reply.result() for reply in replies]
+    refused = [reply for reply in seen if reply.status_code == 429]
+    assert 4 <= len(refused) <= 5
+    assert {reply.headers["retry-after"] for reply in refused} == {"1"}
+    assert {reply.json()["error"]["type"] for reply in refused} == {"rate_limit_error"}
+    assert sorted({reply.status_code for reply in seen}) == [200, 429]
+    assert server.unfinished == 0
+
+
+def test_another_replica_may_have_room(house, ask):
+    there = house()
+    full = there.add("m", "a", max_num_seqs=1, max_queued=0, step_s=0.02)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(ask, there, chat("x", max_tokens=100))
+        until(lambda: full.unfinished == 1)
+        there.front.pools["m"].replicas["a"].open = 0  # as another front sees it
+        there.add("m", "b")
+        assert ask(there, chat("y", max_tokens=1)).status_code == 200
+        assert first.result().status_code == 200
 
 
 def test_a_stream_that_is_cut_ends_with_an_error_event(house):
@@ -446,19 +467,6 @@ def test_other_origins_read_nothing_unless_they_were_named(house, ask, allowed, 
         assert each.headers.get("access-control-allow-origin") == seen
 
 
-def test_metrics_count_by_model_and_hold_the_replicas_own(house, ask):
-    there = house("m", "n")
-    there.add("m", "a")
-    there.add("n", "b")
-    ask(there, chat("x"))
-    ask(there, chat("x", "o"))
-    page = httpx.get(f"{there.url}/metrics").text
-    assert 'distill_requests_total{how="answered",model="m",status="200"} 1.0' in page
-    assert 'distill_replicas{model="n"} 1.0' in page
-    assert 'distill_time_to_first_byte_seconds_count{model="m"} 1.0' in page
-    assert 'vllm:generation_tokens_total{model_name="m",replica="a"}' in page
-
-
 def test_a_reader_that_is_too_slow_slows_its_replica_and_is_closed(house):
     there = house(limits={"header_timeout_s": 0.5})
     server = there.add("m", "a", step_s=0.001, max_num_seqs=4)
@@ -481,55 +489,6 @@ def test_one_line_per_request_holds_no_prompt_and_no_key(house, ask, caplog):
     assert "model=m key=ann status=200 answered" in line
     assert "secret" not in line
     assert "right-key" not in line
-
-
-def self_signed(folder):
-    """Paths of a certificate for 127.0.0.1 and of its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False
-        )
-        .sign(key, hashes.SHA256())
-    )
-    (folder / "cert.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
-    (folder / "key.pem").write_bytes(
-        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    )
-    return str(folder / "cert.pem"), str(folder / "key.pem")
-
-
-def test_with_a_certificate_it_speaks_https_and_nothing_else(house, tmp_path):
-    certificate, key = self_signed(tmp_path)
-    there = house(keys={"ann": "right"}, tls_cert=certificate, tls_key=key)
-    there.add("m", "a")
-    url = there.url.replace("http:", "https:")
-    trusting = httpx.Client(verify=ssl.create_default_context(cafile=certificate))
-    headers = {"Authorization": "Bearer right"}
-    reply = trusting.post(f"{url}/v1/chat/completions", json=chat("x"), headers=headers)
-    assert reply.status_code == 200
-    assert trusting.get(f"{url}/v1/models").status_code == 401
-    with pytest.raises(httpx.TransportError):
-        httpx.get(there.url)
-    with pytest.raises(httpx.ConnectError, match=r"(?i)certificate"):
-        httpx.get(url)
-
-
-def test_a_client_that_never_shakes_hands_is_closed_in_time(house, tmp_path):
-    certificate, key = self_signed(tmp_path)
-    there = house(tls_cert=certificate, tls_key=key, limits={"header_timeout_s": 0.3})
-    started = time.monotonic()
-    raw(there, b"")
-    assert time.monotonic() - started < 3
 
 
 def reads_late(there, sent: bytes, pause_s: float) -> bytes:

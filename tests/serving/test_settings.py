@@ -24,7 +24,7 @@ def key_file(tmp_path):
 
 def test_without_keys_there_are_none():
     assert keys_of(ServeSpec()) == {}
-    assert not front_settings(ServeSpec()).keys
+    assert not front_settings(ServeSpec(), {}).keys
 
 
 def test_keys_of_all_sources_have_their_names(monkeypatch, key_file):
@@ -68,9 +68,15 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
         keys_of(ServeSpec(api_keys_file=str(tmp_path / "none.yaml")))
 
 
-def test_only_hashes_of_keys_leave_the_process(monkeypatch):
-    monkeypatch.setenv("ONE", "first")
-    settings = front_settings(ServeSpec(api_key_env="ONE", max_body_mib=0.5))
+def test_keys_are_read_once_so_that_clients_have_the_ones_that_fronts_want(key_file):
+    spec = key_file("ann: first\n")
+    keys = keys_of(spec)
+    key_file("ann: second\n")
+    assert front_settings(spec, keys).keys.name_of(b"Bearer first") == "ann"
+
+
+def test_only_hashes_of_keys_leave_the_process():
+    settings = front_settings(ServeSpec(max_body_mib=0.5), {"default": "first"})
     assert settings.keys.sha256 == {"default": hashlib.sha256(b"first").hexdigest()}
     assert "'first'" not in repr(settings)
     assert settings.limits.max_body_bytes == 512 * 1024

@@ -25,6 +25,16 @@ def test_somebody_elses_teacher_is_not_served():
         serve.models_of(ServeSpec(), teacher, None, ["teacher"], "gpu")
 
 
+@pytest.mark.parametrize("spec", [ServeSpec(), ServeSpec(max_queued=7, max_queued_tokens=900)])
+def test_engines_get_the_limits_of_the_job(tmp_path, spec):
+    (tmp_path / "config.json").write_text("{}")
+    (teacher,) = serve.models_of(spec, TEACHER, None, ["teacher"], "gpu").values()
+    (folder,) = serve.models_in([tmp_path], spec, "gpu").values()
+    for served in (teacher, folder):
+        limits = (served.max_queued, served.max_queued_tokens)
+        assert limits == (spec.max_queued, spec.max_queued_tokens)
+
+
 @pytest.mark.parametrize("name", ["student", "baseline"])
 def test_before_training_there_is_nobody_but_the_teacher(name):
     with pytest.raises(StageError, match=f"there is no {name}: finish training first"):

@@ -30,6 +30,7 @@ SET_BY_THE_SERVER = {
     "max_lora_rank",
     "enable_auto_tool_choice",
     "tool_call_parser",
+    "max_num_queued_tokens",
 }
 
 # The two engines
@@ -97,6 +98,26 @@ def test_an_engine_says_what_it_can_how_it_is_and_what_it_has():
     assert parameters(ASYNC_LLM, "AsyncLLM.shutdown") == ["self", "timeout"]
     assert "self.model_config = " in text(ASYNC_LLM, "AsyncLLM.__init__")
     assert parameters(OUTPUTS, "OutputProcessor.get_num_unfinished_requests") == ["self"]
+
+
+def test_an_engine_that_is_full_says_503_before_an_answer_begins():
+    """serving/exchange.py tells it as 429; of the rest only 500 and 501 come of a request."""
+    limits = text(ASYNC_LLM, "AsyncLLM.check_admission")
+    assert "self.scheduler_config.max_num_queued_reqs" in limits, "read at each request"
+    assert "current_requests + n > max_num_reqs" in limits
+    assert "self.scheduler_config = vllm_config.scheduler_config" in text(
+        ASYNC_LLM, "AsyncLLM.__init__"
+    )
+    for full in ("QueueOverflowError", "MaxQueuedTokensError"):
+        assert f"raise {full}()" in limits
+        assert "HTTPStatus.SERVICE_UNAVAILABLE" in text("vllm/exceptions.py", full)
+    before = text("vllm/entrypoints/generate/base/serving.py", "GenerateBaseServing._preflight")
+    assert "self.engine_client.check_admission(n)" in before
+    errors = "vllm/entrypoints/serve/exception_handling/error_response.py"
+    told = text(errors, "create_error_response")
+    assert "status_code = exc.http_status" in told
+    assert "NOT_IMPLEMENTED" in told
+    assert "SERVICE_UNAVAILABLE" not in told
 
 
 def test_handlers_stop_the_server_that_the_application_names():

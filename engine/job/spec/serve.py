@@ -53,13 +53,20 @@ class ServeSpec(EngineSpec):
     drain_s: float = placement(120.0, ge=0)
     """How long a replica that leaves may answer what it has."""
     max_queued: int = placement(512, ge=0)
-    """Requests per model, and per front, beyond what its engines decode at a time; more get 429."""
+    """Requests per model, and per front, beyond what its engines decode at a time; more get 429. An
+    engine takes no more sequences either, from whichever front."""
+    max_queued_tokens: int | None = placement(None, ge=1)
+    """Prompt tokens, per replica, of requests that have no first token yet; more get 429. Allowed
+    seconds to the first token x prompt tokens that an engine reads per second; none: no bound."""
     wait_s: float = placement(60.0, ge=0)
     """How long a request waits for a replica where there is none; then 503."""
     header_timeout_s: float = placement(20.0, gt=0)
     """How long a client may take to send its headers, its body, or to read on."""
     max_body_mib: float = placement(8.0, gt=0)
     """Longest body of a request in MiB."""
+    max_connections: int = placement(4_000, ge=1)
+    """Clients that may be connected to a front; for more, idle ones are closed, then new ones get
+    503. Fewer where the process may open fewer files (`ulimit -n`)."""
     adapters: dict[Name, str] = placement({})
     """LoRA adapters on the base (`--model baseline`, or a folder) by the names under which they are
     asked: folders, such as the one that `train.lora.keep_adapter` leaves."""
