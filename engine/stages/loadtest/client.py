@@ -22,8 +22,9 @@ import numpy as np
 import openai
 
 from engine.job.spec import LoadtestSpec
+from engine.loadgen.arrivals import ARRIVALS
 from engine.rows.records import LoadLevel, Messages, RequestSample
-from engine.stages.loadtest.arrivals import ARRIVALS, Load
+from engine.stages.loadtest.arrivals import Load
 
 # a closed-loop slot that is refused at once would otherwise send thousands of requests a second
 FAILURE_PAUSE_S = 0.1
