@@ -3,8 +3,8 @@
     python benchmarks/loadgen/clients.py ours|vllm|old
 
 A line of JSON in is a run ({"url", "tokens", "seconds", "requests"}), a line out what it took
-({"cpu_s", "events", "requests", "failed"}). Only the client's own processor time counts: of vLLM's
-from its first request to its last answer, without its reading of prompts and its table. This file
+({"cpu_s", "events", "requests", "failed"}) while load was on: within the window, or of vLLM's from
+its first request to its last answer, so without its reading of prompts and its table. This file
 imports nothing of the repository at its head: `old` runs it on another commit's engine.
 """
 
@@ -28,6 +28,7 @@ Run = Callable[[dict[str, Any]], dict[str, Any]]
 
 def ours() -> Run:
     """engine.loadgen."""
+    from engine.loadgen.ceiling import ended_in, events_in
     from engine.loadgen.level import run_level
     from engine.loadgen.plans import Closed, Plan
     from engine.loadgen.target import Shape, Target
@@ -37,15 +38,12 @@ def ours() -> Run:
     def run(wanted: dict[str, Any]) -> dict[str, Any]:
         target = Target(wanted["url"], MODEL)
         plan = Plan(Closed(STREAMS), wanted["seconds"], WARMUP_S)
-        before = time.process_time()
         level = run_level(target, Shape(max_tokens=wanted["tokens"]), prompts, plan)
-        cpu_s = time.process_time() - before
-        good = [sample for sample in level.samples if sample.status == "ok"]
         return {
-            "cpu_s": cpu_s,
-            "events": sum(sample.events for sample in good),
-            "requests": len(good),
-            "failed": len(level.samples) - len(good),
+            "cpu_s": level.watches[0].cpu_s,
+            "events": events_in(level),
+            "requests": ended_in(level),
+            "failed": sum(sample.status != "ok" for sample in level.samples),
         }
 
     return run
@@ -66,16 +64,23 @@ def old() -> Run:
             warmup_seconds=WARMUP_S,
             max_tokens=wanted["tokens"],
         )
-        before = time.process_time()
         level = Level(concurrency=STREAMS)
         found = asyncio.run(measure(wanted["url"], MODEL, prompts, level, spec, 0))
-        cpu_s = time.process_time() - before
         samples = [*found.warmup, *found.samples]
         good = [sample for sample in samples if sample.status == "ok"]
+        window_ms = 1000 * wanted["seconds"]
+        events, requests = 0.0, 0
+        for sample in good:
+            begin = sample.intended_ms + sample.ttft_ms
+            end = sample.intended_ms + sample.e2e_ms
+            inside = max(0.0, min(end, window_ms) - max(begin, 0.0))
+            share = inside / (end - begin) if end > begin else float(0 <= end < window_ms)
+            events += sample.output_tokens * share
+            requests += 0 <= end < window_ms
         return {
-            "cpu_s": cpu_s,
-            "events": sum(sample.output_tokens for sample in good),
-            "requests": len(good),
+            "cpu_s": found.cpu_fraction * found.window_s,
+            "events": events,
+            "requests": requests,
             "failed": len(samples) - len(good),
         }
 

@@ -26,8 +26,8 @@ def measure_ceiling(processes: int = 1, seconds: float = 2.0) -> Ceiling:
         streamed = _run(url, EVENTS, seconds / 2)
         asked = _run(url, 1, seconds / 2)
     return Ceiling(
-        events_per_core_s=sum(_events_in(streamed)) / streamed.watches[0].cpu_s,
-        requests_per_core_s=_ended_in(asked) / asked.watches[0].cpu_s,
+        events_per_core_s=events_in(streamed) / streamed.watches[0].cpu_s,
+        requests_per_core_s=ended_in(asked) / asked.watches[0].cpu_s,
         processes=processes,
     )
 
@@ -43,20 +43,21 @@ def _run(url: str, tokens: int, seconds: float) -> Level:
     return level
 
 
-def _events_in(level: Level) -> list[float]:
-    """Of each answer, those that came within the window, as if they had come evenly."""
+def events_in(level: Level) -> float:
+    """Events with text that came within the window, as if those of an answer had come evenly."""
     window_ms = 1000 * level.window_s
-    found = []
+    found = 0.0
     for sample in level.samples:
         first, last = sample.ttft_ms or 0.0, sample.last_ms or 0.0
         begin, end = sample.intended_ms + first, sample.intended_ms + last
         inside = max(0.0, min(end, window_ms) - max(begin, 0.0))
         share = inside / (end - begin) if end > begin else float(0 <= end < window_ms)
-        found.append(sample.events * share)
+        found += sample.events * share
     return found
 
 
-def _ended_in(level: Level) -> int:
+def ended_in(level: Level) -> int:
+    """Answers that ended within the window."""
     window_ms = 1000 * level.window_s
     ended = 0
     for sample in level.samples:

@@ -5,8 +5,6 @@ What is inside of an event is chunks.py's.
 
 from __future__ import annotations
 
-import bisect
-import itertools
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -35,19 +33,39 @@ class Frames:
             body = b"".join(parts)
         self.separator = _separator(body)
         self.events = body.split(self.separator)
-        self._ends = list(itertools.accumulate(map(len, parts)))
+        self._size = len(body)
+        self._parts = parts
         self._arrived = arrived
 
-    def moment(self, index: int) -> float:
-        """Of time.perf_counter: event number `index` had come."""
-        before = sum(map(len, self.events[:index])) + index * len(self.separator)
-        part = bisect.bisect_left(self._ends, before + len(self.events[index]))
-        return self._arrived[min(part, len(self._arrived) - 1)]
+    def moment(self, number: int) -> float:
+        """Of time.perf_counter: this event had come."""
+        apart = len(self.separator)
+        after = len(self.events) - number - 1
+        if number < after:  # the first and the last events matter, so the nearer end counts
+            end = sum(map(len, self.events[: number + 1])) + number * apart
+        else:
+            end = self._size - sum(map(len, self.events[number + 1 :])) - after * apart
+        return self._arrived[_part_with(self._parts, end, self._size)]
 
     @property
     def has_no_blank_lines(self) -> bool:
         """Whether a line stands for an event."""
         return self.separator == _LINE
+
+
+def _part_with(parts: Sequence[bytes], end: int, size: int) -> int:
+    """The number of the part that holds the last of the first `end` bytes of `size`."""
+    if 2 * end < size:
+        for number, part in enumerate(parts):
+            end -= len(part)
+            if end <= 0:
+                return number
+    last = len(parts) - 1
+    for number in range(last, -1, -1):
+        size -= len(parts[number])
+        if size < end:
+            return number
+    return last
 
 
 def _separator(body: bytes) -> bytes:

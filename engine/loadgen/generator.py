@@ -6,7 +6,7 @@ import asyncio
 import gc
 import resource
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +38,7 @@ class Outcome:
     def samples(self) -> list[Sample]:
         """The rows."""
         columns = [self.columns[name] for name in FIELDS]
-        return [Sample(*row) for row in zip(*columns, strict=True)]
+        return samples_of(zip(*columns, strict=True))
 
 
 def run_share(share: Share, begin_s: float | None = None, tell: Tell | None = None) -> Outcome:
@@ -92,6 +92,11 @@ async def _run(share: Share, begin_s: float | None, tell: Tell | None) -> Outcom
     columns = [list(column) for column in zip(*sender.rows, strict=True)]
     columns = columns or [[] for _ in FIELDS]
     return Outcome(dict(zip(FIELDS, columns, strict=True)), watched, begin_s + share.warmup_s)
+
+
+def samples_of(rows: Iterable[Sequence[Any]]) -> list[Sample]:
+    """Rows of a sender."""
+    return [Sample(*row) for row in rows]
 
 
 async def _tell_each_second(sender: Sender, tell: Tell | None) -> None:

@@ -53,14 +53,19 @@ def _choice(delta: dict[str, str], reason: str | None = None) -> bytes:
     return _event(choices=[choice])
 
 
-_ROLE = _choice({"role": "assistant", "content": ""})
-_TOKEN = _choice({"content": " token"})
-_LAST = _choice({"content": " end"}, "length")
+ROLE = _choice({"role": "assistant", "content": ""})
+TOKEN = _choice({"content": " token"})
+LAST = _choice({"content": " end"}, "length")
+
+
+def usage(tokens: int) -> bytes:
+    """The event with the counts of an answer."""
+    counts = {"prompt_tokens": 24, "completion_tokens": tokens, "total_tokens": 24 + tokens}
+    return _event(choices=[], usage=counts)
 
 
 def _tail(tokens: int) -> bytes:
-    usage = {"prompt_tokens": 24, "completion_tokens": tokens, "total_tokens": 24 + tokens}
-    return _event(choices=[], usage=usage) + _chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
+    return usage(tokens) + _chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
 
 
 class NoopStream(asyncio.Protocol):
@@ -90,7 +95,7 @@ class NoopStream(asyncio.Protocol):
         asked = json.loads(body or b"{}")
         limit = asked.get("max_completion_tokens") or asked.get("max_tokens") or 1
         self._tokens = self._left = limit
-        self._transport.write(_HEAD + _ROLE)
+        self._transport.write(_HEAD + ROLE)
         self._streams.add(self)
         self.step()
 
@@ -98,9 +103,9 @@ class NoopStream(asyncio.Protocol):
         """One event more, and after the last one the end."""
         self._left -= 1
         if self._left:
-            self._transport.write(_TOKEN)
+            self._transport.write(TOKEN)
             return
-        self._transport.write(_LAST + _tail(self._tokens))
+        self._transport.write(LAST + _tail(self._tokens))
         self._streams.discard(self)
 
     def connection_lost(self, exc: Exception | None) -> None:

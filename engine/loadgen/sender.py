@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.loadgen.connections import Connections
+from engine.loadgen.connections import Connections, Exchange
 from engine.loadgen.reader import Reading, read
 from engine.loadgen.requests import Requests
 from engine.loadgen.samples import Sample
@@ -75,14 +75,27 @@ class Sender:
         self._sent += 1
         exchange = await self.connections.ask(request)
         reading = read(exchange.answer)
-        oddities, error = reading.oddities, reading.error
         if reading.status != "ok":
             self._failed += 1
+        self.rows.append(self._row(intended, exchange, reading, prompt, session, turn))
+        return reading
+
+    def _row(
+        self,
+        intended: float,
+        exchange: Exchange,
+        reading: Reading,
+        prompt: int,
+        session: int | None,
+        turn: int,
+    ) -> tuple[Any, ...]:
+        """In the order of FIELDS."""
+        oddities, error = reading.oddities, reading.error
         if exchange.is_second:
             oddities = f"{oddities},reconnected:1".removeprefix(",")
         if error is not None:
             error = self.share.target.masked(error)
-        row = (
+        return (
             1000 * (intended - self.zero),
             1000 * (exchange.sent - self.zero),
             reading.status,
@@ -102,8 +115,6 @@ class Sender:
             turn,
             self.share.process,
         )
-        self.rows.append(row)
-        return reading
 
 
 def _ms(moment: float | None, intended: float) -> float | None:

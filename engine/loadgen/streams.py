@@ -11,26 +11,18 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from engine.loadgen.chunks import Told, decoded, take
 from engine.loadgen.events import Frames, read_event
 
-MAX_KNOWN = 4  # at a time: reasoning and content, several choices
 _TEXT = re.compile(rb'"(?:content|reasoning|reasoning_content|text)"\s*:\s*"([^"\\]+)"')
 
 
-# what stands before and after the text, how long that is (the latter below 0), is it content
-_Known = tuple[bytes, bytes, int, int, bool]
-
-
-@dataclass
-class _Run:
-    """Known events of one kind, one after the other: their numbers and texts."""
-
-    is_content: bool = False
-    numbers: list[int] = field(default_factory=list)
-    texts: list[bytes] = field(default_factory=list)
+# Of a kind of events: what stands before and after the text, how long that is (the latter below
+# 0), whether the text is content.
+_Kind = tuple[bytes, bytes, int, int, bool]
+_NONE: _Kind = (b" ", b" ", 1, -1, False)  # no event begins so
+_DONE = b"data: [DONE]"
 
 
 def _is_plain(text: bytes) -> bool:
@@ -51,7 +43,7 @@ class Stream:
     ) -> None:
         self.told = Told(oddities=oddities)
         self.with_text = 0  # events
-        self._known: list[_Known] = []
+        self._kind = _NONE  # that was read last
         self._first: int | None = None  # event with text, by number; the others, too
         self._last: int | None = None
         self._finished: int | None = None
@@ -82,46 +74,43 @@ class Stream:
 
     def _read(self, events: Sequence[bytes]) -> None:
         """All of them, in order. This loop is what an event costs beside its way through the
-        socket: a known event is only taken apart here."""
-        run = _Run()
+        socket: those of the kind that came last are only taken apart."""
+        before, after, start, stop, is_content = _NONE
+        texts: list[bytes] = []  # of a run of that kind, which ends before this event
         for number, event in enumerate(events):
-            for before, after, start, stop, is_content in self._known:
-                if event[:start] == before and event[stop:] == after and event[start:stop]:
-                    if is_content is not run.is_content:
-                        self._add(run, events)
-                        run = _Run(is_content)
-                    run.texts.append(event[start:stop])
-                    run.numbers.append(number)
-                    break
-            else:
-                if not event:
+            if event[:start] == before and event[stop:] == after:
+                text = event[start:stop]
+                if text:
+                    texts.append(text)
                     continue
-                self._add(run, events)
-                run = _Run()
+            if texts:
+                self._add(texts, is_content, events[number - len(texts) : number], number)
+                texts = []
+            if event == _DONE:
+                self.told.is_done = True
+            elif event:
                 self._take(event, number)
-                if self.told.is_done:
-                    self._end(number, events[number + 1 :])
-                    return
-        self._add(run, events)
+            if self.told.is_done:
+                self._end(number, events[number + 1 :])
+                return
+            before, after, start, stop, is_content = self._kind
+        self._add(texts, is_content, events[len(events) - len(texts) :], len(events))
 
-    def _add(self, run: _Run, events: Sequence[bytes]) -> None:
-        """What known events say that came one after the other. One whose text is not what its bytes
-        are is read as if it were new."""
-        if _is_plain(b"".join(run.texts)):
-            self._say(run)
-            return
-        for number, text in zip(run.numbers, run.texts, strict=True):
-            if _is_plain(text):
-                self._say(_Run(run.is_content, [number], [text]))
-            else:
-                self._take(events[number], number)
-
-    def _say(self, run: _Run) -> None:
-        if run.texts:
-            words = decoded(self.told, b"".join(run.texts))
-            self.told.say(words, is_content=run.is_content)
-            self.told.chunks += len(run.texts)
-            self._had_text(run.numbers[0], run.numbers[-1], len(run.texts))
+    def _add(self, texts: list[bytes], is_content: bool, events: Sequence[bytes], end: int) -> None:
+        """What the events of one kind say that came one after the other, before event number `end`.
+        One whose text is not what its bytes are is read as if it were new."""
+        whole = b"".join(texts)
+        if not _is_plain(whole):
+            for place, text in enumerate(texts, end - len(texts)):
+                event = events[place - end]
+                if _is_plain(text):
+                    self._add([text], is_content, [event], place + 1)
+                else:
+                    self._take(event, place)
+        elif texts:
+            self.told.say(decoded(self.told, whole), is_content=is_content)
+            self.told.chunks += len(texts)
+            self._had_text(end - len(texts), end - 1, len(texts))
 
     def _end(self, number: int, left: Sequence[bytes]) -> None:
         self._done = number
@@ -154,5 +143,4 @@ class Stream:
         found = list(_TEXT.finditer(event))
         if len(found) == 1 and found[0][1] == text.encode(errors="replace"):
             start, end = found[0].span(1)
-            known = (event[:start], event[end:], start, end - len(event), is_content)
-            self._known = [known, *self._known][:MAX_KNOWN]
+            self._kind = (event[:start], event[end:], start, end - len(event), is_content)

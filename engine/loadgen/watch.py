@@ -8,10 +8,29 @@ from collections.abc import Callable
 import psutil
 
 from engine.loadgen.samples import Watch
-from engine.loadgen.timer import Timer
+from engine.loadgen.timer import Alarm, Timer
 
 BEAT_S = 0.01
 _BUSY = ("user", "nice", "system", "irq", "softirq", "steal")  # guests are in user and nice
+
+
+class _Beats:
+    """How late each beat came, and how far the wall clock went from where it should be."""
+
+    def __init__(self, begin: float, wall: Callable[[], float]) -> None:
+        self._wall = wall
+        self._offset = wall() - time.perf_counter()
+        self._due = begin + BEAT_S
+        self.lag_ms: list[float] = []
+        self.jump_s = 0.0
+
+    def beat(self) -> None:
+        """One that is due; those that were missed meanwhile are not made good."""
+        now = time.perf_counter()
+        self.lag_ms.append(1000 * (now - self._due))
+        self.jump_s = max(self.jump_s, abs(self._wall() - now - self._offset))
+        while self._due <= now:
+            self._due += BEAT_S
 
 
 async def watch(
@@ -21,32 +40,27 @@ async def watch(
     seconds: float,
     wall: Callable[[], float] = time.time,
 ) -> Watch:
-    """How this process fares from `begin` (of time.perf_counter) on. `wall` is the clock whose
-    jumps are told."""
-    lag_ms: list[float] = []
-    offset = wall() - time.perf_counter()
-    jump_s = 0.0
-    await timer.until(begin)
-    busy_s, own_s = _machine_s(), time.process_time()
-    started = at = time.perf_counter()
-    end = begin + seconds
-    while at < end or not lag_ms:
-        due = min(at + BEAT_S, max(at, end))
-        await timer.until(due)
-        now = time.perf_counter()
-        lag_ms.append(1000 * (now - due))
-        jump_s = max(jump_s, abs(wall() - now - offset))
-        at = now
-    cpu_s = time.process_time() - own_s
-    window_s = at - started
-    others_s = _machine_s() - busy_s - cpu_s
+    """How this process fares for so many seconds from `begin` (of time.perf_counter) on. `wall` is
+    the clock whose jumps are told."""
+    beats = _Beats(begin, wall)
+    alarm = Alarm(beats.beat)
+    alarm.set(begin + BEAT_S, BEAT_S)
+    try:
+        await timer.until(begin)
+        started, busy_s, own_s = time.perf_counter(), _machine_s(), time.process_time()
+        await timer.until(begin + seconds)
+        window_s = time.perf_counter() - started
+        cpu_s = time.process_time() - own_s
+        others_s = _machine_s() - busy_s - cpu_s
+    finally:
+        alarm.close()
     share = others_s / (window_s * (psutil.cpu_count() or 1))
     return Watch(
         process=process,
         cpu_s=cpu_s,
         window_s=window_s,
-        loop_lag_ms=tuple(lag_ms),
-        clock_jump_s=jump_s,
+        loop_lag_ms=tuple(beats.lag_ms),
+        clock_jump_s=beats.jump_s,
         others_cpu=min(1.0, max(0.0, share)),
     )
 
