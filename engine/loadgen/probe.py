@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 import uvloop
 
@@ -83,4 +83,5 @@ def _with_version(target: Target) -> Target | None:
     parts = urlsplit(target.url)
     if parts.path.strip("/"):
         return None
-    return replace(target, url=parts._replace(path="/v1").geturl())
+    url = urlunsplit((parts.scheme, parts.netloc, "/v1", parts.query, ""))
+    return replace(target, url=url)
