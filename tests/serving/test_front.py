@@ -78,9 +78,10 @@ def test_by_prefix_those_with_the_same_beginning_go_together(house, ask):
     servers = {name: there.add("m", name, step_s=0.02) for name in "ab"}
     beginnings = ["x" * 600, "y" * 600]
     with ThreadPoolExecutor(6) as pool:
-        firsts = [pool.submit(ask, there, chat(text, max_tokens=100)) for text in beginnings]
+        firsts = [pool.submit(ask, there, chat(text, max_tokens=200)) for text in beginnings]
         until(lambda: [server.unfinished for server in servers.values()] == [1, 1])
-        more = [pool.submit(ask, there, chat(beginnings[0] + str(i))) for i in range(3)]
+        alike = [chat(beginnings[0] + str(i), max_tokens=100) for i in range(3)]
+        more = [pool.submit(ask, there, body) for body in alike]
         until(lambda: sorted(server.unfinished for server in servers.values()) == [1, 4])
         assert {reply.result().status_code for reply in firsts + more} == {200}
 
@@ -368,10 +369,10 @@ def test_new_weights_get_all_requests_and_the_old_ones_finish_theirs(house, ask)
     there = house()
     old = there.add("m", "a", step_s=0.02)
     with ThreadPoolExecutor(1) as pool:
-        begun = pool.submit(ask, there, chat("begun", max_tokens=60))
+        begun = pool.submit(ask, there, chat("begun", max_tokens=150))
         until(lambda: old.unfinished)
-        new = there.add("m", "b", generation=1, step_s=0.02)
-        later = ask(there, chat("later", max_tokens=5))
+        new = there.add("m", "b", generation=1)
+        later = ask(there, chat("later", max_tokens=2))
         assert (old.unfinished, new.unfinished) == (1, 0)
         assert later.status_code == begun.result().status_code == 200
     assert there.front.figures()["models"]["m"]["generation"] == 1
