@@ -132,6 +132,39 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class ServerReading:
+    """One number of a server's own metrics at one moment of a level. Gauges as they were, counts
+    (seconds, tokens, requests) as they grew since the level's first reading."""
+
+    model: str
+    level: str  # as in RequestSample
+    at_ms: float  # after the start of the measured window
+    name: str  # of engine/loadgen/server_page.py
+    value: float
+
+
+@dataclass(frozen=True)
+class TimeSlice:
+    """A slice of a level on one time axis: what the client did and saw, and what the server said.
+    Null: nothing was seen, or the server did not say."""
+
+    model: str
+    level: str
+    at_s: float  # its middle, after the start of the measured window; before 0: warm-up
+    in_flight: float  # requests, on average
+    sent_rps: float
+    served_rps: float  # answers that ended well
+    failed_rps: float  # by when they were over
+    output_tokens_per_second: float
+    ttft_p50_ms: float | None  # of requests that were due in the slice; null also: infinite
+    ttft_p95_ms: float | None
+    replicas: float | None = None
+    queued: float | None = None  # at the front and in the engines
+    running: float | None = None  # in the engines
+    kv_usage: float | None = None  # 0..1, of the fullest engine
+
+
+@dataclass(frozen=True)
 class RequestSample:
     """One request of a load test. Times are milliseconds; latencies count from the intended send
     time. The answer of a request that failed never came: its latencies, where there are any, say
@@ -206,6 +239,8 @@ EXAMPLE = _schema(
     topk_packed=pa.binary(),
 )
 ANSWER = _schema(Answer)
+SERVER_READING = _schema(ServerReading)
+TIME_SLICE = _schema(TimeSlice)
 REQUEST_SAMPLE = _schema(RequestSample, warm=pa.bool_())
 _WATCH = pa.struct(
     [
