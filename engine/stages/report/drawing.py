@@ -26,6 +26,7 @@ STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "distill",
     "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],  # the page's reader may have another, which is as good
     "font.size": 10,
     "axes.titlesize": 11,
     "axes.titlelocation": "left",
@@ -45,10 +46,17 @@ _MOST_TICKS = 7
 _MANY_DECADES = 200.0
 
 
-def to_svg(draw: Callable[..., None], *data: Any, size: tuple[float, float] = SIZE) -> str:
-    """What `draw(figure, *data)` draws on an empty figure of so many inches."""
+def to_svg(
+    draw: Callable[..., None],
+    *data: Any,
+    size: tuple[float, float] = SIZE,
+    is_laid_out: bool = False,
+) -> str:
+    """What `draw(figure, *data)` draws on an empty figure of so many inches. Where that has not
+    laid out its axes itself, they get the room that their labels leave, which takes longer."""
+    layout = "none" if is_laid_out else "constrained"
     with matplotlib.rc_context(STYLE):  # ty: ignore[invalid-argument-type]  # names of rcParams
-        page = Figure(figsize=size, layout="constrained")
+        page = Figure(figsize=size, layout=layout)
         draw(page, *data)
         out = io.StringIO()
         page.savefig(
@@ -57,16 +65,22 @@ def to_svg(draw: Callable[..., None], *data: Any, size: tuple[float, float] = SI
             transparent=True,
             metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")),
         )
-    text = out.getvalue()
-    # Without the XML head and its DTD; without group names, which several plots in one page would
-    # share; and no finer than a hundredth of a point.
+    return _smaller(out.getvalue())
+
+
+def _smaller(text: str) -> str:
+    """Without the XML head and its DTD; without group names, which several plots in one page would
+    share; no finer than a hundredth of a point, and without what draws nothing."""
     drawing = text[text.index("<svg") :]
-    drawing = re.sub(r' id="[a-z0-9]+_\d+"', "", drawing)
-    return re.sub(r' (?:d|x|y|transform)="[^"]*"', _round_numbers, drawing)
+    drawing = re.sub(r' id="[a-z0-9.]+_\d+"', "", drawing)
+    drawing = re.sub(r' transform="rotate\(-0 [^"]*"', "", drawing)
+    drawing = re.sub(r' (?:d|x|y|transform)="[^"]*"', _round_numbers, drawing)
+    return re.sub(r">\s+<", "><", drawing) + "\n"
 
 
 def _round_numbers(attribute: re.Match[str]) -> str:
-    return re.sub(r"(\.\d\d)\d+", r"\1", attribute[0])
+    rounded = re.sub(r"(\.\d\d)\d+", r"\1", attribute[0])
+    return rounded.replace("\n", "")
 
 
 def colour_of(model: str) -> str:

@@ -39,6 +39,11 @@ def marked_name(level: Block) -> str:
     return name if level["valid"] else f"{name} †"
 
 
+def is_ok(level: Block) -> bool:
+    """Whether the server carried this load, and the client can tell."""
+    return level["valid"] and level.get("verdict") in ("ok", None)
+
+
 def level_tables(title: str, levels: Sequence[Block]) -> list[Table]:
     """All that the levels of one model say, the widest 11 columns."""
     tables = [rates(title, levels), latencies(levels)]

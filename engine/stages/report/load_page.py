@@ -12,6 +12,7 @@ from typing import Any
 
 from engine.rows.records import TimeSlice
 from engine.stages.report.level_tables import (
+    is_ok,
     level_tables,
     load_name,
     served,
@@ -85,7 +86,7 @@ def sentences(report: LoadReport) -> list[str]:
 
 def _best(levels: Sequence[Block]) -> list[str]:
     """The most that was served well: within the SLO where there is one."""
-    ok = [level for level in levels if level["valid"] and level.get("verdict") in ("ok", None)]
+    ok = list(filter(is_ok, levels))
     if not ok:
         return ["No level is ok: nothing can be said of what the server carries."]
     kept = [level for level in ok if level.get("goodput") and level["goodput"]["met"]]

@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,18 @@ _READ_HERE = (
     "read are the JSON files of `vllm bench serve --save-result`, of guidellm (--output kind=json),"
     " and loadtest.json of this command"
 )
+
+
+def load_peers(paths: Iterable[Path]) -> list[Peer]:
+    """The loads in result files. InputError for one that cannot be read, or is none."""
+    peers: list[Peer] = []
+    for path in paths:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"--compare {path}: cannot be read ({error}); {_READ_HERE}") from error
+        peers += read_peers(text, str(path))
+    return peers
 
 
 def read_peers(text: str, name: str) -> list[Peer]:

@@ -3,7 +3,7 @@ alike."""
 
 from __future__ import annotations
 
-from engine.stages.report.level_tables import cells, level_tables, load_name
+from engine.stages.report.level_tables import cells, is_ok, level_tables, load_name
 from engine.stages.report.table import (
     UNKNOWN,
     Block,
@@ -178,7 +178,7 @@ def lineage(report: Block) -> Table:
 
 
 def summary_of(report: Block) -> Table:
-    """Each model's score, and how it is served at its best valid level; failed requests of all
+    """Each model's score, and how it is served at its best level that is ok; failed requests of all
     levels."""
     scores = report["quality"]
     rows = []
@@ -194,7 +194,7 @@ def summary_of(report: Block) -> Table:
 def _best_served(levels: list[Block]) -> list[str]:
     if not levels:
         return [UNKNOWN] * (len(_BEST) + 1)
-    best = max(levels, key=lambda level: (level["valid"], level["output_tokens_per_second"]))
+    best = max(levels, key=lambda level: (is_ok(level), level["output_tokens_per_second"]))
     failed = sum(level["failed"] for level in levels)
     return [*cells(best, _BEST), f"{failed:,}"]
 

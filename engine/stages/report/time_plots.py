@@ -35,6 +35,9 @@ from engine.stages.report.table import Block
 INK = COLOURS["student"]
 MOST_LEVELS = 8  # of a model that are drawn
 _PANEL_INCHES = 1.15
+_HEAD_INCHES = 0.55
+_FOOT_INCHES = 0.5
+_BETWEEN = 0.42  # of a panel's height
 
 
 @dataclass(frozen=True)
@@ -111,8 +114,8 @@ def time_plots(serving: Mapping[str, Block], slices: Sequence[TimeSlice]) -> lis
 
 def _drawing(title: str, rows: Sequence[TimeSlice]) -> str:
     panels = [panel for panel in PANELS if _has_data(panel, rows)]
-    size = (SIZE[0], 0.9 + _PANEL_INCHES * len(panels))
-    return to_svg(_draw, title, panels, rows, size=size)
+    size = (SIZE[0], _HEAD_INCHES + _FOOT_INCHES + _PANEL_INCHES * len(panels))
+    return to_svg(_draw, title, panels, rows, size=size, is_laid_out=True)
 
 
 def _has_data(panel: Panel, rows: Sequence[TimeSlice]) -> bool:
@@ -123,7 +126,15 @@ def _has_data(panel: Panel, rows: Sequence[TimeSlice]) -> bool:
 
 
 def _draw(page: Figure, title: str, panels: Sequence[Panel], rows: Sequence[TimeSlice]) -> None:
-    page.suptitle(title, fontsize=11, fontweight="bold", x=0.01, ha="left")
+    inches = page.get_figheight()
+    page.suptitle(title, fontsize=11, fontweight="bold", x=0.02, y=1 - 0.1 / inches, ha="left")
+    page.subplots_adjust(
+        left=0.13,
+        right=0.97,
+        top=1 - _HEAD_INCHES / inches,
+        bottom=_FOOT_INCHES / inches,
+        hspace=_BETWEEN,
+    )
     drawn = page.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     at_s = [row.at_s for row in rows]
     for axes, panel in zip(drawn, panels, strict=True):
