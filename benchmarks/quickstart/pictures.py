@@ -64,11 +64,11 @@ def terminal_svg(report: dict[str, Any], printed: str) -> str:
 
 def plot_svgs(report: dict[str, Any], metrics: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
     """(name of the file, SVG) of each plot, on white: a page may be dark."""
-    for what, svg in plots(report, metrics):
+    for plot in plots(report, metrics):
         for start, name in NAMES.items():
-            if what.startswith(start):
-                head, end, body = svg.partition(">")
-                yield name, f'{head}{end}<rect width="100%" height="100%" fill="white"/>{body}\n'
+            if plot.caption.startswith(start):
+                head, end, body = plot.svg.partition(">")
+                yield name, f'{head}{end}<rect width="100%" height="100%" fill="white"/>{body}'
 
 
 def main() -> None:

@@ -53,6 +53,24 @@ def load_serve(sets: Sequence[str]) -> ServeOnly:
     return only.model_copy(update={"serve": _with_absolute_files(only.serve)})
 
 
+class LoadtestOnly(Block):
+    """What of a job the test of somebody's server needs."""
+
+    seed: int = identity(0, ge=0, lt=2**31)
+    """Of all that is drawn."""
+    loadtest: LoadtestSpec = identity(LoadtestSpec())
+    """Which load."""
+
+
+def load_loadtest(sets: Sequence[str]) -> LoadtestOnly:
+    """`--set loadtest.rates=[2.0]` and the like without a job file; SpecError lists every
+    problem."""
+    document = Document(Path("--set"))
+    for setting in sets:
+        _apply_set(document, setting)
+    return document.build(LoadtestOnly)
+
+
 def load_run(folder: Folder) -> JobSpec:
     """The job of a run folder, as it was run. SpecError where the folder is none, or was
     renamed."""

@@ -211,6 +211,26 @@ class LoadClient(Facts):
     unsent: int
 
 
+class ServerSide(Facts):
+    """The level by the server's own metrics, over the looks that fell into its window. `parts_ms`
+    are means of a request and add up to `e2e_ms`; null: unknown, and `unknown` says why."""
+
+    url: str
+    looks: int
+    missed_looks: int
+    look_cpu_s: float
+    slowest_look_ms: float
+    parts_ms: dict[str, float | None]
+    unknown: list[str] = []
+    from_s: float | None = None
+    to_s: float | None = None
+    said: dict[str, float | None] = {}
+    answers: int | None = None
+    ttft_ms: float | None = None
+    e2e_ms: float | None = None
+    engine_ttft_ms: float | None = None
+
+
 class Level(Facts):
     """One load on one model: `concurrency`, `rate` (requests per second), or neither of a trace.
     Intervals (`_ci`) hold the truth in 95 of 100 runs."""
@@ -243,6 +263,7 @@ class Level(Facts):
     """What the client met in answers and did not understand, by kind."""
     steady: SteadyPart | None = None
     client: LoadClient | None = None
+    server: ServerSide | None = None
     verdict: str = ""
     """ok, overloaded, client limited or failed."""
     verdict_reason: str = ""

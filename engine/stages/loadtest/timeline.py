@@ -13,7 +13,7 @@ import numpy as np
 
 from engine.loadgen.observer import Observation
 from engine.loadgen.samples import Level
-from engine.rows.records import ServerReading, TimeSlice
+from engine.rows.records import TimeSlice
 from engine.stages.loadtest.series import (
     Series,
     answers_ended,
@@ -95,20 +95,3 @@ def _mean(inside: Sequence[Observation], names: Sequence[str]) -> float | None:
         if known:
             sums.append(sum(known))
     return sum(sums) / len(sums) if sums else None
-
-
-def to_readings(model: str, label: str, observations: Sequence[Observation]) -> list[ServerReading]:
-    """The observations as rows of a file."""
-    rows = []
-    for seen in observations:
-        for name, value in seen.values.items():
-            rows.append(ServerReading(model, label, seen.at_ms, name, value))
-    return rows
-
-
-def from_readings(rows: Sequence[ServerReading]) -> list[Observation]:
-    """The observations that the rows of one level say."""
-    values: dict[float, dict[str, float]] = {}
-    for row in rows:
-        values.setdefault(row.at_ms, {})[row.name] = row.value
-    return [Observation(at_ms, values[at_ms]) for at_ms in sorted(values)]

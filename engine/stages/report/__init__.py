@@ -7,7 +7,7 @@ It computes no score itself.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich import box
@@ -15,15 +15,19 @@ from rich.console import JustifyMethod
 from rich.table import Table as RichTable
 
 from engine.job.spec import ReportSpec
+from engine.rows.records import TimeSlice
+from engine.rows.tables import read_tables, to_rows
 from engine.run.context import Context
 from engine.run.identity import git_commit, versions
 from engine.run.manifests import Counts, Finished
 from engine.stages.report import tables
 from engine.stages.report.contract import Report
-from engine.stages.report.tables import Block
+from engine.stages.report.level_tables import in_one
+from engine.stages.report.table import Block, Table
 from engine.store.files import write_atomic
 
 CARD = "student/README.md"  # the unfinished model card, in the train stage
+TIMELINE = "data/timeline.parquet"  # rows of TimeSlice, in the loadtest stage
 
 
 def run(spec: ReportSpec, inputs: Mapping[str, Finished], out: Path, ctx: Context) -> Counts:
@@ -40,10 +44,20 @@ def run(spec: ReportSpec, inputs: Mapping[str, Finished], out: Path, ctx: Contex
     if spec.html:
         lines = (train.folder / "metrics.jsonl").read_text().splitlines()
         metrics = list(map(json.loads, lines))
-        pages["report.html"] = build_html(report, metrics)
+        pages["report.html"] = build_page(report, metrics, _slices(inputs["loadtest"]))
     for name, text in pages.items():
         write_atomic(out / name, text)
     return Counts(len(inputs), len(inputs), files=dict.fromkeys(pages, 1))
+
+
+def _slices(loadtest: Finished) -> list[TimeSlice]:
+    """The load test's one time axis."""
+    if TIMELINE not in loadtest.manifest.files:
+        return []
+    rows: list[TimeSlice] = []
+    for table in read_tables([loadtest.folder / TIMELINE]):
+        rows += to_rows(table, TimeSlice)
+    return rows
 
 
 def build_report(job: str, inputs: Mapping[str, Finished]) -> Block:
@@ -85,25 +99,27 @@ def _curate_block(stage: Finished) -> Block:
     return _said(stage) | rows
 
 
-def build_html(report: Block, metrics: list[Block]) -> str:
-    """One self-contained page; `metrics` are the lines of the training's metrics.jsonl."""
-    # here and not above: the command line imports this module to print a table, and starts in under
-    # a second
-    import jinja2
-
+def build_page(report: Block, metrics: Sequence[Block], slices: Sequence[TimeSlice] = ()) -> str:
+    """report.html; `metrics` are the lines of the training's metrics.jsonl, `slices` the rows of
+    the load test's timeline."""
+    from engine.stages.report.page import Page, build_html
     from engine.stages.report.plots import plots
+    from engine.stages.report.time_plots import time_plots
 
-    pages = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    return pages.get_template("page.html.jinja").render(
-        report=report,
+    finished = max(stage["finished_at"] for stage in report["stages"].values())
+    subtitle = f"Distillation report, {finished}"
+    if report["git_commit"]:
+        subtitle += f", commit {report['git_commit'][:12]}"
+    page = Page(
+        title=report["job"],
+        subtitle=subtitle,
         sentences=tables.headline(report),
-        tables=tables.tables(report),
         plots=plots(report, metrics),
+        tables=tables.tables(report),
+        axes=time_plots(report["serving"], slices),
+        versions=report["versions"],
     )
+    return build_html(page)
 
 
 def summary_table(report: Block) -> RichTable:
@@ -113,10 +129,10 @@ def summary_table(report: Block) -> RichTable:
 
 def serving_table(serving: Block) -> RichTable:
     """Every level of every model for the terminal; `serving` as in report.json."""
-    return _terminal_table(tables.levels(serving))
+    return _terminal_table(in_one(serving))
 
 
-def _terminal_table(table: tables.Table) -> RichTable:
+def _terminal_table(table: Table) -> RichTable:
     shown = RichTable(
         title=table.title, caption=table.note, box=box.SIMPLE_HEAD, pad_edge=False, padding=0
     )

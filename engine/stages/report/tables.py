@@ -3,34 +3,34 @@ alike."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
-
-Block = dict[str, Any]  # of report.json
+from engine.stages.report.level_tables import cells, is_ok, level_tables, load_name
+from engine.stages.report.table import (
+    UNKNOWN,
+    Block,
+    Table,
+    figure,
+    markdown_sections,
+    markdown_table,
+    words,
+)
 
 MODELS = ("teacher", "baseline", "student")
-# what 80 characters have room for
-_TERMINAL = ("load", "failed", "req/s", "tok/s", "TTFT p50", "TTFT p95", "E2E p50", "E2E p95")
-_BEST = ("load", "tok/s", "TTFT p50", "TTFT p95")
-
-
-@dataclass(frozen=True)
-class Table:
-    """A titled table of text; the first column is words, the others are figures."""
-
-    title: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    note: str = ""
+_BEST = ("load", "tok/s", "TTFT p50", "TTFT p99")
 
 
 def headline(report: Block) -> list[str]:
     """What a reader should take away, one sentence each, warnings last; empty where a stage had
     nothing."""
     sentences = []
-    if report["quality"]["retention"] is not None:
-        sentences.append(_retention_sentence(report["quality"]))
+    quality = report["quality"]
+    if quality["retention"] is not None:
+        sentences.append(_retention_sentence(quality))
+    scores = [quality[model] for model in MODELS if quality[model] is not None]
+    if scores and not any(scores):
+        sentences.append(
+            f"No model has a {words(quality['metric'])} above 0 on {quality['n']:,} validation"
+            " prompts: look at the answers in evaluate's files before anything else."
+        )
     if {"teacher", "student"} <= report["serving"].keys():
         sentences += _speed_sentences(report["serving"])
     for warning in report["warnings"]:
@@ -50,13 +50,17 @@ def _retention_sentence(quality: Block) -> str:
 
 
 def _speed_sentences(serving: Block) -> list[str]:
-    """At the level where the teacher is fastest; none if it never answered."""
-    # both models meet the same levels
-    pairs = zip(serving["teacher"]["levels"], serving["student"]["levels"], strict=False)
-    teacher, student = max(pairs, key=lambda pair: pair[0]["output_tokens_per_second"])
+    """At the load where the teacher is fastest, of those that both met; none if it never
+    answered."""
+    students = {load_name(level): level for level in serving["student"]["levels"]}
+    common = [level for level in serving["teacher"]["levels"] if load_name(level) in students]
+    if not common:
+        return []
+    teacher = max(common, key=lambda level: level["output_tokens_per_second"])
     teachers_speed = teacher["output_tokens_per_second"]
     if not teachers_speed:
         return []
+    student = students[load_name(teacher)]
     ratio = student["output_tokens_per_second"] / teachers_speed
     return [
         f"At {load_name(teacher)} it serves {ratio:.2g} times the teacher's output tokens"
@@ -100,62 +104,11 @@ def quality(report: Block) -> Table:
 
 
 def serving(report: Block) -> list[Table]:
-    """Per model, one row per level."""
+    """Per model, the tables of its levels."""
     built = []
     for model, measured in report["serving"].items():
-        cells = list(map(level_cells, measured["levels"]))
-        rows = [list(row.values()) for row in cells]
-        header = list(cells[0])
-        note = _serving_note({model: measured})
-        built.append(Table(f"Serving: {model}", header, rows, note))
+        built += level_tables(f"Serving: {model}", measured["levels"])
     return built
-
-
-def levels(serving: Block) -> Table:
-    """Every level of every model in one table, with the most telling columns."""
-    rows = []
-    for model, measured in serving.items():
-        for level in measured["levels"]:
-            rows.append([model, *_cells(level, _TERMINAL)])
-    return Table("serving", ["model", *_TERMINAL], rows, _serving_note(serving))
-
-
-def _cells(level: Block, columns: Sequence[str]) -> list[str]:
-    cells = level_cells(level)
-    return [cells[name] for name in columns]
-
-
-def level_cells(level: Block) -> dict[str, str]:
-    """A level by column; a time of null is infinite if requests failed, else not measured."""
-    load = load_name(level)
-    if not level["valid"]:
-        load += " †"
-    slowest = "∞" if level["failed"] else figure(None)
-    cells = {
-        "load": load,
-        "requests": figure(level["requests"]),
-        "failed": figure(level["failed"]),
-        "req/s": f"{level['request_throughput']:,.2f}",
-        "tok/s": figure(level["output_tokens_per_second"]),
-    }
-    for kind in ("ttft", "tpot", "e2e"):
-        for name, value in level[f"{kind}_ms"].items():
-            column = f"{kind.upper()} {name}"
-            cells[column] = slowest if value is None else figure(value)
-    return cells
-
-
-def _serving_note(serving: Block) -> str:
-    note = (
-        "Times in ms from the moment a request was due; a failed request counts as infinitely slow"
-        " (∞)."
-    )
-    for model, measured in serving.items():
-        for level in measured["levels"]:
-            if not level["valid"]:
-                reason = level["invalid_reason"]
-                note += f"\n† Not valid: {model}, {load_name(level)}: {reason}."
-    return note
 
 
 def curation(report: Block) -> Table:
@@ -193,7 +146,26 @@ def training(report: Block) -> Table:
         for name, value in report[stage].items():
             if isinstance(value, int | float):
                 rows.append([f"{stage}: {words(name)}", figure(value)])
-    return Table("Generation and training", ["", "value"], rows)
+    notes = [
+        "tokens per second: of the last session, while tokens were made or trained on; starting"
+        " engines and workers is left out, and is in the stages' seconds."
+    ]
+    if report["train"]["validation_loss"] is None:
+        rows.append(["train: validation loss", UNKNOWN])
+        notes.append(_no_validation(report))
+    return Table("Generation and training", ["", "value"], rows, "\n".join(notes))
+
+
+def _no_validation(report: Block) -> str:
+    """Why there is no validation loss: training measures one at its end wherever it can."""
+    examples = report["curate"].get("validation_examples", 0)
+    unusable = report["curate"].get("validation_unusable") or {}
+    reasons = ", ".join(f"{words(why)} {count:,}" for why, count in unusable.items())
+    dropped = f"; dropped: {reasons}" if reasons else ""
+    return (
+        "No validation loss: training had no validation example that it could use (curate kept"
+        f" {examples:,}{dropped})."
+    )
 
 
 def lineage(report: Block) -> Table:
@@ -206,7 +178,7 @@ def lineage(report: Block) -> Table:
 
 
 def summary_of(report: Block) -> Table:
-    """Each model's score, and how it is served at its best valid level; failed requests of all
+    """Each model's score, and how it is served at its best level that is ok; failed requests of all
     levels."""
     scores = report["quality"]
     rows = []
@@ -221,10 +193,10 @@ def summary_of(report: Block) -> Table:
 
 def _best_served(levels: list[Block]) -> list[str]:
     if not levels:
-        return ["–"] * (len(_BEST) + 1)
-    best = max(levels, key=lambda level: (level["valid"], level["output_tokens_per_second"]))
+        return [UNKNOWN] * (len(_BEST) + 1)
+    best = max(levels, key=lambda level: (is_ok(level), level["output_tokens_per_second"]))
     failed = sum(level["failed"] for level in levels)
-    return [*_cells(best, _BEST), f"{failed:,}"]
+    return [*cells(best, _BEST), f"{failed:,}"]
 
 
 def markdown(report: Block) -> str:
@@ -232,8 +204,7 @@ def markdown(report: Block) -> str:
     lines = [f"# {report['job']}: distillation report", ""]
     for sentence in headline(report):
         lines.append(f"- {sentence}")
-    for table in tables(report):
-        lines += ["", f"## {table.title}", "", *_markdown_table(table)]
+    lines += markdown_sections(tables(report))
     return "\n".join(lines) + "\n"
 
 
@@ -244,53 +215,15 @@ def finish_card(card: str, report: Block) -> str:
     sentences = headline({**report, "serving": {}})
     if sentences:
         lines += [*sentences, ""]
-    lines += _markdown_table(quality(report))
+    lines += markdown_table(quality(report))
     return "\n".join(lines) + "\n"
-
-
-def _markdown_table(table: Table) -> list[str]:
-    alignments = ["---"] + ["---:"] * (len(table.header) - 1)
-    lines = list(map(_markdown_row, (table.header, alignments, *table.rows)))
-    if table.note:
-        lines += ["", table.note]
-    return lines
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    escaped = [cell.replace("|", "\\|") for cell in cells]
-    return f"| {' | '.join(escaped)} |"
-
-
-def load_name(level: Block) -> str:
-    """`concurrency 4` or `2.5 req/s`."""
-    if "concurrency" in level:
-        return f"concurrency {level['concurrency']}"
-    return f"{level['rate']:g} req/s"
-
-
-def words(name: str) -> str:
-    """A field's name for people."""
-    return name.replace("_", " ")
-
-
-def figure(value: float | None) -> str:
-    """A number with as many digits as a reader can use; a dash for none."""
-    if value is None:
-        return "–"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    if abs(value) >= 10:
-        return f"{value:.1f}"
-    return f"{value:.3f}"
 
 
 def interval(scores: Block, name: str) -> str:
     """A 95 % interval in brackets, as percentages for retention."""
     bounds = scores["ci95"].get(name)
     if bounds is None:
-        return "–"
+        return UNKNOWN
     low, high = bounds
     if name == "retention":
         return f"[{low:.1%}, {high:.1%}]"

@@ -4,7 +4,7 @@ import pytest
 
 from engine.loadgen.observer import Observation
 from engine.loadgen.samples import Level, Sample
-from engine.stages.loadtest.timeline import from_readings, timeline_of, to_readings
+from engine.stages.loadtest.timeline import timeline_of
 
 
 def answer(due_ms, e2e_ms, ttft_ms=None, status="ok", tokens=10):
@@ -71,13 +71,3 @@ def test_slices_are_few_and_cover_warm_up_and_window(window_s, warmup_s, count):
 def test_a_level_without_requests_has_an_empty_axis():
     slices = timeline_of("m", "c", level([]))
     assert {each.in_flight for each in slices} == {0.0}
-
-
-def test_observations_come_back_from_their_rows():
-    observations = [
-        Observation(-800.5, {"replicas": 1, "running": 4}),
-        Observation(100.0, {"engine_queue_s": 0.25}),
-    ]
-    rows = to_readings("student", "c", observations)
-    assert len(rows) == 3
-    assert from_readings(rows[::-1]) == observations

@@ -1,0 +1,91 @@
+"""A table of text, and numbers and names as people read them: the same for Markdown, HTML and the
+terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Block = dict[str, Any]  # of report.json
+UNKNOWN = "–"
+INFINITE = "∞"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A titled table of text; the first column is words, the others are figures; without columns it
+    is its note alone. A part belongs to the table before it; a folded one is for who looks
+    closer."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""  # lines
+    is_part: bool = False
+    is_folded: bool = False
+
+
+def words(name: str) -> str:
+    """A field's name for people."""
+    return name.replace("_", " ")
+
+
+def figure(value: float | None) -> str:
+    """A number with as many digits as a reader can use; a dash for none."""
+    if value is None:
+        return UNKNOWN
+    if math.isinf(value):
+        return INFINITE
+    if isinstance(value, int):
+        return f"{value:,}"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    if abs(value) >= 10:
+        return f"{value:.1f}"
+    return f"{value:.3f}"
+
+
+def share(value: float | None) -> str:
+    """A share of 1 as a percentage; a dash for none."""
+    return UNKNOWN if value is None else f"{value:.1%}"
+
+
+def bounds(ends: Sequence[float | None] | None) -> str:
+    """Both ends of an interval; one that is not known, or infinite, is left open."""
+    if ends is None:
+        return UNKNOWN
+    low, high = ends
+    if low is None and high is None:
+        return UNKNOWN
+    if high is None:
+        return f"≥ {figure(low)}"
+    if low is None:
+        return f"≤ {figure(high)}"
+    return f"[{figure(low)}, {figure(high)}]"
+
+
+def markdown_sections(tables: Sequence[Table]) -> list[str]:
+    """Lines of GitHub Markdown: each table under its title."""
+    lines: list[str] = []
+    for table in tables:
+        depth = "###" if table.is_part else "##"
+        lines += ["", f"{depth} {table.title}", "", *markdown_table(table)]
+    return lines
+
+
+def markdown_table(table: Table) -> list[str]:
+    """Lines of GitHub Markdown, without the title; a line of the note is a paragraph."""
+    lines = []
+    if table.header:
+        alignments = ["---"] + ["---:"] * (len(table.header) - 1)
+        lines += map(_markdown_row, (table.header, alignments, *table.rows))
+    for line in table.note.splitlines():
+        lines += ["", line] if lines else [line]
+    return lines
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    escaped = [cell.replace("|", "\\|") for cell in cells]
+    return f"| {' | '.join(escaped)} |"
