@@ -19,6 +19,7 @@ from typing import Any
 from engine.errors import InputError, SpecError, StageError, remedy_of
 from engine.job.jobfile import ServeOnly
 from engine.job.spec import EngineSpec, JobSpec
+from engine.rows.records import Messages
 from engine.run.context import Context
 from engine.run.facts import GenerateInfo
 from engine.run.lock import run_lock
@@ -409,23 +410,14 @@ def _to_serve(
     return job, root, train, ctx
 
 
-def load_url(
-    job: JobSpec,
-    url: str,
-    model: str,
-    runs: str | Folder = "runs",
-    *,
-    progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Load-test any OpenAI-compatible server with the job's validation prompts: {model: {"levels":
-    [...]}}."""
+def validation_prompts(
+    job: JobSpec, runs: str | Folder = "runs", *, progress: Progress | None = None
+) -> list[Messages]:
+    """The job's validation prompts; its first stage runs where it has not."""
     from engine.stages import loadtest
 
     done = run(job, runs, until="prompts", progress=progress)
-    prompts = loadtest.validation_prompts(done.stages["prompts"])
-    key = os.environ.get(job.serve.api_key_env or "")
-    levels = loadtest.measure_url(url, model, job.loadtest, prompts, job.seed, key)
-    return {model: {"levels": levels}}
+    return loadtest.validation_prompts(done.stages["prompts"])
 
 
 def plan(job: JobSpec, runs: str | Folder = "runs") -> list[StagePlan]:

@@ -10,6 +10,7 @@ import click
 
 from engine.cli.options import CLUSTER, RUNS, SETS, Sets, errors, load, ray_address
 from engine.errors import SpecError
+from engine.job.spec import JobSpec
 from engine.run.terminal import log_path, quiet
 
 # Options that are fields of the block `loadtest`, for who has no job: name -> (field, form, help)
@@ -39,7 +40,7 @@ def with_fields(command: Any) -> Any:
 @SETS
 @RUNS
 @CLUSTER
-@click.option("--url", help="Base URL of any OpenAI-compatible server (ends in /v1); no job needed.")
+@click.option("--url", help="Base URL of any OpenAI-compatible server; needs no job.")
 @click.option("--model", help="The model's name at --url. Default: student with a job.")
 @click.option(
     "--prompts",
@@ -129,27 +130,40 @@ def _load_url(
     options: dict[str, Any],
     peers: tuple[Path, ...],
 ) -> None:
+    """The job, where there is one, gives the load and the prompts; nothing of it is run further."""
     from engine.job.jobfile import load_loadtest
 
-    spec = load_loadtest(job, list(sets))
-    log = log_path("loadtest", runs, "loadtest")
-    with quiet(log, "loadtest") as console:
+    spec = load(job, sets) if job else load_loadtest(sets)
+    model = options["model"] or ("student" if job else None)
+    if model is None:
+        raise SpecError("--url wants the model's name there: --model NAME")
+    name = spec.name if isinstance(spec, JobSpec) else "loadtest"
+    log = log_path(name, runs, "loadtest")
+    with quiet(log, name) as console:
         from engine import server_test
         from engine.run.progress import Progress
         from engine.stages.report import serving_table
 
-        model = options["model"] or ("student" if job else None)
-        if model is None:
-            raise SpecError("--url wants the model's name there: --model NAME")
-        asked = server_test.Asked(url, model, options["api_key_env"])
+        progress = Progress(console)
+        key = options["api_key_env"]
+        if options["prompts"]:
+            prompts = server_test.read_prompts(options["prompts"])
+        elif isinstance(spec, JobSpec):
+            from engine import pipeline
+
+            prompts = pipeline.validation_prompts(spec, runs, progress=progress)
+            key = key or spec.serve.api_key_env
+        else:
+            prompts = server_test.made_up_prompts(spec.seed)
+        out = options["out"] or log.parent.parent / log.stem
         tested = server_test.run(
-            asked,
-            spec,
-            options["prompts"],
-            out=options["out"],
-            runs=runs,
+            server_test.Asked(url, model, key),
+            spec.loadtest,
+            prompts,
+            out,
+            seed=spec.seed,
             compare=peers,
-            progress=Progress(console),
+            progress=progress,
         )
         console.print(serving_table(tested.serving))
         for path in tested.files:

@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from engine.errors import SpecError
-from engine.job.spec import Block, JobSpec, ServeSpec, VllmTeacherSpec, placement
+from engine.job.spec import (
+    Block,
+    JobSpec,
+    LoadtestSpec,
+    ServeSpec,
+    VllmTeacherSpec,
+    identity,
+    placement,
+)
 from engine.job.yamlfile import Document, FieldPath, dump_yaml, read_document
 from engine.store.paths import Folder
 

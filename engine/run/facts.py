@@ -273,10 +273,24 @@ class Level(Facts):
     notes: list[str] = []
 
 
+class Knee(Facts):
+    """The largest load within the SLO: requests in flight, or requests per second; null: not
+    found, and `reason` says why. `interval` holds it in 95 of 100 searches."""
+
+    search: str
+    load: float | None
+    interval: Ends
+    decided: bool
+    reason: str
+    levels: int
+    sentence: str
+
+
 class Serving(Facts):
-    """The levels of one model, in the order of the job."""
+    """The levels of one model, in the order of the job; those of a search stand last."""
 
     levels: list[Level]
+    knee: Knee | None = None
 
 
 class LoadtestInfo(Info):

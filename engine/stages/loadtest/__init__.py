@@ -12,25 +12,18 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from engine.job.spec import LoadtestSpec
-from engine.loadgen.ceiling import measure_ceiling
 from engine.loadgen.samples import Level, Sample
 from engine.loadgen.target import Target
-from engine.rows.records import LOAD_LEVEL, REQUEST_SAMPLE, Messages
-from engine.rows.tables import read_tables, to_table, write_parquet
+from engine.rows.records import Messages
+from engine.rows.tables import read_tables
 from engine.run.context import Context
 from engine.run.facts import LoadtestInfo
 from engine.run.manifests import Counts, Finished
 from engine.run.progress import Progress
-from engine.stages.loadtest.figures import figures_of, serving_of
-from engine.stages.loadtest.files import Measured, is_warm, to_rows
+from engine.stages.loadtest.files import is_warm
 from engine.stages.loadtest.levels import slo_of
-from engine.stages.loadtest.measuring import Loader
-
-# The stage's files: every request, and one row per model and level. `serving_of(from_rows(...))`
-# computes the report's figures from these two alone.
-SAMPLES = "data/samples.parquet"
-LEVELS = "data/levels.parquet"
-CEILING_S = 1.0  # of the client's own measurement
+from engine.stages.loadtest.measuring import Loaded, Loader
+from engine.stages.loadtest.tables import entries_in, entry_of, write_measured
 
 
 class LiveEndpoint(Protocol):
@@ -55,36 +48,36 @@ def run(
     """Load every model of the job at every level with the validation prompts; `endpoint` keeps them
     served meanwhile. Warm-up requests are kept in the files and are no rows of the stage."""
     prompts = validation_prompts(inputs["prompts"])
-    found: list[Measured] = []
+    loaded = Loaded([], [])
+    knees: dict[str, Any] = {}
     if spec.models:
-        loader = Loader(spec, prompts, ctx.seed, measure_ceiling(spec.processes, CEILING_S))
         with endpoint(list(spec.models)) as live:
+            loader = Loader(spec, prompts, ctx.seed, ctx.progress)
             for model in spec.models:
-                target = Target(live.base_url, model, live.api_key)
-                found += loader.levels(target, ctx.progress)
-    files = _write_rows(out, found)
-    measured: list[Sample] = []
-    for each in found:
-        measured += measured_of(each.level)
-    failed = sum(sample.status != "ok" for sample in measured)
+                found = loader.load(Target(live.base_url, model, live.api_key))
+                loaded.measured.extend(found.measured)
+                loaded.observed.extend(found.observed)
+                knees[model] = found.knee_fields(spec)
+    files = write_measured(out, loaded.measured, loaded.observed)
+    samples: list[Sample] = []
+    for each in loaded.measured:
+        samples += measured_of(each.level)
+    failed = sum(sample.status != "ok" for sample in samples)
     dropped = {}
     if failed:
         dropped["failed"] = failed
+    serving: dict[str, dict[str, Any]] = {}
+    for model, levels in entries_in(out, slo_of(spec.slo)).items():
+        serving[model] = {"levels": levels}
+        if knees[model]:
+            serving[model]["knee"] = knees[model]
     return Counts(
-        rows_in=len(measured),
-        rows_out=len(measured) - failed,
+        rows_in=len(samples),
+        rows_out=len(samples) - failed,
         files=files,
         dropped=dropped,
-        info=LoadtestInfo.model_validate({"serving": serving_of(found, slo_of(spec.slo))}),
+        info=LoadtestInfo.model_validate({"serving": serving}),
     )
-
-
-def _write_rows(out: Path, found: list[Measured]) -> dict[str, int]:
-    levels, samples = to_rows(found)
-    (out / SAMPLES).parent.mkdir(exist_ok=True)
-    write_parquet(to_table(samples, REQUEST_SAMPLE), out / SAMPLES)
-    write_parquet(to_table(levels, LOAD_LEVEL), out / LEVELS)
-    return {SAMPLES: len(samples), LEVELS: len(levels)}
 
 
 def measured_of(level: Level) -> list[Sample]:
@@ -107,10 +100,10 @@ def measure_url(
     prompts: Sequence[Messages],
     seed: int,
     api_key: str | None = None,
-    progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """Levels (as in report.json) of one model behind any OpenAI-compatible address; StageError if
     no request succeeds."""
-    loader = Loader(spec, prompts, seed, measure_ceiling(spec.processes, CEILING_S))
-    found = loader.levels(Target(url, model, api_key), progress or Progress())
-    return [figures_of(each.level, each.ceiling, slo_of(spec.slo)) for each in found]
+    found = Loader(spec, prompts, seed, Progress()).load(Target(url, model, api_key))
+    slo = slo_of(spec.slo)
+    pairs = zip(found.measured, found.observed, strict=True)
+    return [entry_of(each, seen, slo) for each, seen in pairs]

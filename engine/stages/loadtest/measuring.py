@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from engine.errors import StageError
 from engine.job.spec import LoadtestSpec
@@ -44,6 +45,31 @@ class Loaded:
     measured: list[Measured]
     observed: list[Observed]
     knee: Knee | None = None
+
+    def knee_fields(self, spec: LoadtestSpec) -> dict[str, Any] | None:
+        """What the search found, as in report.json."""
+        knee = self.knee
+        slo = slo_of(spec.slo)
+        if knee is None or slo is None:
+            return None
+        unit = "requests/s" if spec.search == "rate" else "requests in flight"
+        low, high = knee.interval.low, knee.interval.high
+        found = f"between {_shown(low)} and {_shown(high)} {unit} ({knee.reason})"
+        if knee.load is not None:
+            found = f"{knee.load:g} {unit}, {found}"
+        return {
+            "search": spec.search,
+            "load": knee.load,
+            "interval": (low, high),
+            "decided": knee.decided,
+            "reason": knee.reason,
+            "levels": len(knee.trials),
+            "sentence": f"Within {slo} it carries {found}.",
+        }
+
+
+def _shown(end: float | None) -> str:
+    return "?" if end is None else f"{end:.4g}"
 
 
 class Loader:
