@@ -72,7 +72,7 @@ def _smaller(text: str) -> str:
     """Without the XML head and its DTD; without group names, which several plots in one page would
     share; no finer than a hundredth of a point, and without what draws nothing."""
     drawing = text[text.index("<svg") :]
-    drawing = re.sub(r' id="[a-z0-9.]+_\d+"', "", drawing)
+    drawing = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", drawing)
     drawing = re.sub(r' transform="rotate\(-0 [^"]*"', "", drawing)
     drawing = re.sub(r' (?:d|x|y|transform)="[^"]*"', _round_numbers, drawing)
     return re.sub(r">\s+<", "><", drawing) + "\n"
