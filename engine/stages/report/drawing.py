@@ -54,7 +54,7 @@ def to_svg(
 ) -> str:
     """What `draw(figure, *data)` draws on an empty figure of so many inches. Where that has not
     laid out its axes itself, they get the room that their labels leave, which takes longer."""
-    layout = "none" if is_laid_out else "constrained"
+    layout = None if is_laid_out else "constrained"
     with matplotlib.rc_context(STYLE):  # ty: ignore[invalid-argument-type]  # names of rcParams
         page = Figure(figsize=size, layout=layout)
         draw(page, *data)

@@ -1,6 +1,6 @@
 """Results of other tools. The files in results/ were made by `vllm bench serve` (vLLM 0.31) and
-guidellm 0.8.1 against a server that streams 16 tokens, 10 ms apart; they only lack what nobody reads
-here."""
+guidellm 0.8.1 against a server that streams 16 tokens, 10 ms apart; they only lack what nobody
+reads here."""
 
 import json
 from pathlib import Path
