@@ -54,7 +54,7 @@ def to_svg(
 ) -> str:
     """What `draw(figure, *data)` draws on an empty figure of so many inches. Where that has not
     laid out its axes itself, they get the room that their labels leave, which takes longer."""
-    layout = "none" if is_laid_out else "constrained"
+    layout = None if is_laid_out else "constrained"
     with matplotlib.rc_context(STYLE):  # ty: ignore[invalid-argument-type]  # names of rcParams
         page = Figure(figsize=size, layout=layout)
         draw(page, *data)
@@ -72,7 +72,7 @@ def _smaller(text: str) -> str:
     """Without the XML head and its DTD; without group names, which several plots in one page would
     share; no finer than a hundredth of a point, and without what draws nothing."""
     drawing = text[text.index("<svg") :]
-    drawing = re.sub(r' id="[a-z0-9.]+_\d+"', "", drawing)
+    drawing = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", drawing)
     drawing = re.sub(r' transform="rotate\(-0 [^"]*"', "", drawing)
     drawing = re.sub(r' (?:d|x|y|transform)="[^"]*"', _round_numbers, drawing)
     return re.sub(r">\s+<", "><", drawing) + "\n"
