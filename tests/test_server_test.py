@@ -7,9 +7,10 @@ import pytest
 from engine.errors import InputError
 from engine.loadgen.observer import Observation, Observed
 from engine.loadgen.samples import Ceiling, Level, Sample, Watch
-from engine.server_test import ServerTest, write_measured, write_report
+from engine.server_test import ServerTest, write_report
 from engine.stages.loadtest.files import Measured
 from engine.stages.loadtest.goodput import Slo
+from engine.stages.loadtest.tables import write_measured
 from engine.stages.report.peers import load_peers
 
 WATCH = Watch(0, 0.3, 3.0, (0.1, 0.2, 0.3), 0.0, 0.1)

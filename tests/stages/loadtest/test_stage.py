@@ -23,11 +23,11 @@ from engine.rows.records import (
 )
 from engine.rows.tables import read_tables, to_rows, to_table, write_parquet
 from engine.run.context import Context
+from engine.run.facts import LoadtestInfo
 from engine.run.manifests import PROGRESS, Counts, finished, load_manifest, publish
 from engine.run.progress import Progress
 from engine.stages import loadtest
-from engine.stages.loadtest.figures import serving_of
-from engine.stages.loadtest.files import from_rows
+from engine.stages.loadtest import tables
 
 CTX = Context(job="job", task="math", seed=5)
 
@@ -79,7 +79,7 @@ def test_every_model_is_loaded_at_every_level(inputs, out):
     assert list(manifest.info.serving) == ["teacher", "student"]
     levels = manifest.info.model_dump(exclude_unset=True)["serving"]["student"]["levels"]
     assert [level.get("concurrency") or level.get("rate") for level in levels] == [1, 20.0]
-    table = pq.read_table(out / loadtest.SAMPLES)
+    table = pq.read_table(out / tables.SAMPLES)
     assert table.schema.equals(REQUEST_SAMPLE)
     statuses = table.filter(pc.invert(table["warm"]))["status"].to_pylist()
     failed = sum(status != "ok" for status in statuses)
@@ -92,9 +92,10 @@ def test_every_model_is_loaded_at_every_level(inputs, out):
     counted = sum(
         level.requests for model in manifest.info.serving.values() for level in model.levels
     )
-    assert counted == len(statuses) < len(table) == len(server.requests)
-    assert manifest.files[loadtest.SAMPLES].rows == len(table)
-    assert manifest.files[loadtest.LEVELS].rows == 4
+    probes = 2  # one of each model before its first level
+    assert counted == len(statuses) < len(table) == len(server.requests) - probes
+    assert manifest.files[tables.SAMPLES].rows == len(table)
+    assert manifest.files[tables.LEVELS].rows == 4
 
 
 def test_every_figure_can_be_recomputed_from_the_files(inputs, out):
@@ -112,21 +113,24 @@ def test_every_figure_can_be_recomputed_from_the_files(inputs, out):
         counts = loadtest.run(spec, inputs, out, CTX, endpoint=endpoint_of(server))
     publish(out, "loadtest", {}, counts, 1.0)
     said = load_manifest(out).info.model_dump(mode="json", exclude_unset=True)["serving"]
-    (levels_table,) = read_tables([out / loadtest.LEVELS])
-    (samples_table,) = read_tables([out / loadtest.SAMPLES])
+    (levels_table,) = read_tables([out / tables.LEVELS])
+    (samples_table,) = read_tables([out / tables.SAMPLES])
     assert levels_table.schema.equals(LOAD_LEVEL)
-    levels = to_rows(levels_table, LoadLevel)
-    samples = to_rows(samples_table, RequestSample)
-    assert serving_of(from_rows(levels, samples)) == said
+    assert samples_table.schema.equals(REQUEST_SAMPLE)
+    again = {model: {"levels": levels} for model, levels in tables.entries_in(out, None).items()}
+    assert LoadtestInfo.model_validate({"serving": again}) == load_manifest(out).info
     assert any(level["failed"] for model in said.values() for level in model["levels"])
 
-    # and both halves of what is kept are needed for it
+    # and all of what is kept is needed for it
+    samples = to_rows(samples_table, RequestSample)
     timed = [sample for sample in samples if not sample.warm]
-    assert serving_of(from_rows(levels, timed)) != said
+    write_parquet(to_table(timed, REQUEST_SAMPLE), out / tables.SAMPLES)
+    assert tables.entries_in(out, None)["student"] != again["student"]["levels"]
     weak = {"ceiling_events_per_core_s": 10.0, "ceiling_requests_per_core_s": 10.0}
-    busy = [dataclasses.replace(level, **weak) for level in levels]
-    of_student = serving_of(from_rows(busy, samples))["student"]["levels"]
-    assert all(level["client"]["ceiling_share"] > 1 for level in of_student)
+    levels = [dataclasses.replace(level, **weak) for level in to_rows(levels_table, LoadLevel)]
+    write_parquet(to_table(levels, LOAD_LEVEL), out / tables.LEVELS)
+    busy = tables.entries_in(out, None)["student"]
+    assert all(level["client"]["ceiling_share"] > 1 for level in busy)
     assert all(level["client"]["ceiling_share"] < 1 for level in said["student"]["levels"])
 
 
@@ -160,15 +164,15 @@ def test_no_models_means_no_endpoint_and_zero_rows(inputs, out):
     )
     assert (counts.rows_in, counts.info.serving) == (0, {})
     files = publish(out, "loadtest", {}, counts, 0.0).files
-    assert [files[name].rows for name in (loadtest.SAMPLES, loadtest.LEVELS)] == [0, 0]
+    assert [files[name].rows for name in (tables.SAMPLES, tables.LEVELS)] == [0, 0]
 
 
 def test_a_model_that_never_answers_stops_the_stage_after_one_level(inputs, out):
     spec = LoadtestSpec(concurrency=[1, 2, 4], seconds=0.2, warmup_seconds=0.0)
-    refused = pytest.raises(StageError, match=r"every request to 'student'.*http_404")
+    refused = pytest.raises(StageError, match=r"http_404.*is the model served there")
     with serve(lambda i: Behaviour(status=404)) as server, refused:
         loadtest.run(spec, inputs, out, CTX, endpoint=endpoint_of(server))
-    assert not (out / loadtest.SAMPLES).exists()
+    assert not (out / tables.SAMPLES).exists()
     assert all(r["model"] == "student" for r in server.requests)
 
 
