@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,19 +17,22 @@ import numpy as np
 
 from engine.errors import InputError, SpecError
 from engine.job.spec import LoadtestSpec, PromptsSpec
+from engine.loadgen.probe import Said, ask
 from engine.loadgen.target import Target
 from engine.rows.records import LoadLevel, Messages, Prompt
 from engine.run.identity import git_commit, versions
 from engine.run.progress import Progress
 from engine.stages import prompts as prompts_stage
 from engine.stages.loadtest.goodput import Slo
-from engine.stages.loadtest.levels import slo_of
+from engine.stages.loadtest.levels import shape_of, slo_of
 from engine.stages.loadtest.measuring import Loader
 from engine.stages.loadtest.tables import entries_in, read_levels, read_slices, write_measured
 from engine.stages.report.load_page import LoadReport, build_files
 from engine.stages.report.peers import Peer, load_peers
 from engine.store.files import write_atomic
 
+COUNTED_AGAIN = 8  # answers whose tokens are counted here, too
+MAX_APART = 0.15
 MADE_UP = 256  # prompts where none are given
 WORDS = 60  # of each
 _VOCABULARY = (
@@ -73,6 +76,7 @@ class Tested:
     """What came of it: `serving` as in report.json, and the report's files."""
 
     serving: dict[str, Any]
+    sentences: list[str]  # what the search found, and doubts
     files: list[Path]
 
 
@@ -84,21 +88,58 @@ def run(
     *,
     seed: int = 0,
     compare: Sequence[Path] = (),
+    tokenizer: Path | None = None,
     progress: Progress | None = None,
 ) -> Tested:
-    """Load the server and write everything to `out`. InputError for a file to compare with that is
-    none, before anything is sent; StageError for a server that does not answer."""
+    """Load the server and write everything to `out`. InputError for a file to compare with, or a
+    folder of a tokenizer, that is none, before anything is sent; StageError for a server that does
+    not answer."""
     target = asked.target()
     peers = load_peers(compare)
+    count = load_count(tokenizer) if tokenizer else None
     found = Loader(spec, prompts, seed, progress or Progress()).load(target)
     write_measured(out, found.measured, found.observed)
     slo = slo_of(spec.slo)
     knee = found.knee_fields(spec)
-    files = write_report(out, ServerTest(asked.url, asked.model, slo, knee, peers=peers))
+    doubts: list[str] = []
+    if count:
+        doubts += counted_again(ask(target, shape_of(spec), prompts[:COUNTED_AGAIN]), count)
+    files = write_report(out, ServerTest(asked.url, asked.model, slo, knee, doubts, peers))
     serving: dict[str, Any] = {"levels": entries_in(out, slo)[asked.model]}
     if knee:
         serving["knee"] = knee
-    return Tested({asked.model: serving}, files)
+        doubts.insert(0, knee["sentence"])
+    return Tested({asked.model: serving}, doubts, files)
+
+
+def load_count(tokenizer: Path) -> Callable[[str], int]:
+    """Tokens of a text. InputError for a folder that holds no tokenizer."""
+    from transformers import AutoTokenizer
+
+    try:
+        loaded: Any = AutoTokenizer.from_pretrained(tokenizer)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--tokenizer {tokenizer}: no tokenizer can be read: {error}") from error
+    return lambda text: len(loaded.encode(text, add_special_tokens=False))
+
+
+def counted_again(answers: Sequence[Said], count: Callable[[str], int]) -> list[str]:
+    """What is wrong with the server's counts of output tokens, on some answers; each may have a
+    token of its end that the text does not show, and a text has several ways to be cut."""
+    said = counted = 0
+    for answer in answers:
+        if answer.sample.output_tokens is not None:
+            said += answer.sample.output_tokens
+            counted += count(answer.text) + 1
+    if not said:
+        return ["tokens could not be counted again: the server did not say how many there were"]
+    apart = said / counted - 1
+    if abs(apart) <= MAX_APART:
+        return []
+    return [
+        f"the server counts {said} output tokens where its tokenizer makes {counted} of the texts"
+        f" ({apart:+.0%}): rates in tokens are the server's word"
+    ]
 
 
 def read_prompts(path: Path) -> list[Messages]:

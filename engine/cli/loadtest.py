@@ -13,6 +13,7 @@ from engine.errors import SpecError
 from engine.job.spec import JobSpec
 from engine.run.terminal import log_path, quiet
 
+ONLY_URL = ("model", "prompts", "api_key_env", "tokenizer", "out")
 # Options that are fields of the block `loadtest`, for who has no job: name -> (field, form, help)
 FIELDS = {
     "--rates": ("rates", "[{}]", "Open loop: requests per second, as 1,2,4."),
@@ -58,6 +59,11 @@ def with_fields(command: Any) -> Any:
     help="Result of `vllm bench serve`, guidellm or an earlier test, to be laid beside.",
 )
 @click.option(
+    "--tokenizer",
+    type=click.Path(path_type=Path),
+    help="Folder of the model's tokenizer: the server's counts are checked on a few answers.",
+)
+@click.option(
     "--out", type=click.Path(path_type=Path), help="Folder of the results of --url. Default: new."
 )
 @with_fields
@@ -74,7 +80,7 @@ def loadtest(
     With JOB alone, the job's models are served and measured anew; with --url, any server is.
     """
     with errors():
-        for_url = {name: options.pop(name) for name in ("model", "prompts", "api_key_env", "out")}
+        for_url = {name: options.pop(name) for name in ONLY_URL}
         peers = options.pop("peers")
         sets = (*sets, *_fields(options))
         if url is None:
@@ -82,7 +88,7 @@ def loadtest(
             if job is None or given or peers:
                 raise SpecError(
                     "distill loadtest wants a JOB, or --url and --model of a server; --prompts,"
-                    " --api-key-env, --compare and --out go with --url"
+                    " --api-key-env, --compare, --tokenizer and --out go with --url"
                 )
             _load_job(job, sets, runs, cluster)
         else:
@@ -163,8 +169,11 @@ def _load_url(
             out,
             seed=spec.seed,
             compare=peers,
+            tokenizer=options["tokenizer"],
             progress=progress,
         )
         console.print(serving_table(tested.serving))
+        for sentence in tested.sentences:
+            console.print(sentence, highlight=False)
         for path in tested.files:
             console.print(str(path), highlight=False, soft_wrap=True)
