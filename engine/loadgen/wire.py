@@ -1,7 +1,7 @@
 """One keep-alive connection: bytes out, an answer's bytes and their moments in.
 
 A segment of an answer costs one reading of the clock and two appends. Nothing is parsed until what
-came looks like the end of a message; then httptools gets each segment once.
+came looks like the end of a message, or is much; then httptools gets each segment once.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import httptools
 from engine.loadgen.answers import CLOSED, GARBLED, NOTHING, TIMEOUT, WHOLE, Answer
 
 _END = b"\r\n\r\n"  # of a body in chunks, with or without trailers
+_MANY = 500  # segments
 _SMALL = len(_END)  # a segment below that may be the rest of an end
 
 
@@ -74,7 +75,8 @@ class Connection(asyncio.Protocol):
             return
         self._times.append(time.perf_counter())
         self._segments.append(data)
-        if not self._is_chunked or len(data) < _SMALL or data.endswith(_END):
+        is_long = len(self._segments) % _MANY == 0  # and is not to be parsed all at once
+        if not self._is_chunked or len(data) < _SMALL or data.endswith(_END) or is_long:
             self._parse()
             if self._is_whole:
                 self._settle(WHOLE)
