@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from engine.loadgen.chunks import Told, decoded, take
-from engine.loadgen.events import Frames, read_event
+from engine.loadgen.events import Frames
 
 _TEXT = re.compile(rb'"(?:content|reasoning|reasoning_content|text)"\s*:\s*"([^"\\]+)"')
 
@@ -129,14 +129,14 @@ class Stream:
 
     def _take(self, event: bytes, number: int) -> None:
         told = self.told
-        odd, finished = told.oddities.total(), len(told.finish_reasons)
+        noted, finished = told.noted, len(told.finish_reasons)
         texts, contents = len(told.texts), len(told.content)
-        take(told, read_event(event))
+        take(told, event)
         if len(told.texts) > texts:
             self._had_text(number, number)
         if len(told.finish_reasons) > finished:
             self._finished = number
-        elif len(told.texts) == texts + 1 and told.oddities.total() == odd:
+        elif len(told.texts) == texts + 1 and told.noted == noted:
             self._keep(event, told.texts[-1], len(told.content) > contents)
 
     def _had_text(self, first: int, last: int, count: int = 1) -> None:
