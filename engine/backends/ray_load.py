@@ -22,7 +22,10 @@ CLOCK_LOOKS = 7
 class _Sender:
     """A share in an actor."""
 
-    def __init__(self, share: Share) -> None:
+    _share: Share
+
+    def prepare(self, share: Share) -> None:
+        """Take a share. It holds a key, and what an actor is made with is kept by the head."""
         self._share = share
 
     def clock_s(self) -> float:
@@ -38,8 +41,11 @@ def spread_over_cluster(shares: Sequence[Share]) -> list[Outcome]:
     """What each share left behind, in an actor of its own, on as many nodes as there are. All begin
     at one moment, whatever their clocks say. StageError if one is lost."""
     actor = ray.remote(num_cpus=0, max_restarts=0, scheduling_strategy="SPREAD")(_Sender)
-    senders: list[Any] = [actor.remote(share) for share in shares]
+    senders: list[Any] = [actor.remote() for _ in shares]
     try:
+        ray.get(
+            [sender.prepare.remote(share) for sender, share in zip(senders, shares, strict=True)]
+        )
         ahead_s = [_ahead_s(sender) for sender in senders]
         begin_s = time.time() + HEAD_START_S
         running = []

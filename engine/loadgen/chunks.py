@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.loadgen.events import Event
+from engine.loadgen.events import read_event
 
 _CONTENT = {"content", "refusal", "text"}
 # Each holds the same text under another name; the first that has some counts.
@@ -33,6 +33,7 @@ _WITHOUT_TEXT = {
 _NOT_A_NAME = re.compile(r"[^\w.]+")
 MAX_KIND_CHARACTERS = 40
 _SHORT = 10
+_read_json = json.JSONDecoder().decode
 
 
 @dataclass
@@ -51,6 +52,7 @@ class Told:
     is_done: bool = False
     is_plain: bool = False  # a whole completion where chunks were due
     oddities: Counter[str] = field(default_factory=Counter)
+    noted: int = 0  # calls of `note`
 
     def say(self, text: str, *, is_content: bool = False) -> None:
         """Add text, if it is some."""
@@ -61,28 +63,36 @@ class Told:
 
     def note(self, kind: str) -> None:
         """Count something that was not understood."""
+        self.noted += 1
         self.oddities[_NOT_A_NAME.sub("_", kind)[:MAX_KIND_CHARACTERS]] += 1
 
 
-def take(told: Told, event: Event) -> None:
+def take(told: Told, event: bytes) -> None:
     """Add what one event says."""
-    for _ in range(event.stray):
-        told.note("line")
-    if event.data is None:
-        return
-    text = decoded(told, event.data).strip()
+    name, data = "", event[6:]
+    if not event.startswith(b"data: ") or b"\n" in event:
+        name, found = _framed(told, event)
+        if found is None:
+            return
+        data = found
+    text = decoded(told, data).strip()
     if len(text) < _SHORT and text.strip('"').upper() == "[DONE]":
         told.is_done = True
         return
-    if told.is_done:
-        told.note("after_done")
     try:
-        chunk = json.loads(text)
-        _take_chunk(told, chunk, event.name, text)
+        chunk = _read_json(text)
+        _take_chunk(told, chunk, name, text)
     except RecursionError:
         told.note("too_deep")
     except ValueError:
-        _take_words(told, event.name, text)
+        _take_words(told, name, text)
+
+
+def _framed(told: Told, event: bytes) -> tuple[str, bytes | None]:
+    found = read_event(event)
+    for _ in range(found.stray):
+        told.note("line")
+    return found.name, found.data
 
 
 def decoded(told: Told, data: bytes) -> str:
@@ -103,16 +113,16 @@ def _take_words(told: Told, name: str, text: str) -> None:
 
 
 def _take_chunk(told: Told, chunk: Any, name: str, text: str) -> None:
-    words = error_in(chunk)
-    if words is None and name == "error":
-        words = text
+    words = text if name == "error" else None
+    if name == "error" or "error" in text or '"choices"' not in text:
+        words = error_in(chunk) or words
     if words is not None:
         told.error = told.error or words
         return
     if not isinstance(chunk, dict):
         told.note("not_a_chunk")
         return
-    has_usage = _take_usage(told, chunk)
+    has_usage = "usage" in text and _take_usage(told, chunk)
     choices = chunk.get("choices")
     if not isinstance(choices, list):
         if choices is not None:

@@ -7,7 +7,7 @@ import asyncio
 import socket
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine.loadgen.answers import NOTHING, TIMEOUT, Answer
 from engine.loadgen.target import Target
@@ -47,28 +47,25 @@ class Connections:
         self._hosts = list(dict.fromkeys(hosts))
 
     async def ask(self, request: bytes) -> Exchange:
-        """Send it and wait for the answer, or for the deadline. Never raises."""
+        """Send it and wait for the answer, or until its time is up. Never raises."""
         connection = self._kept()
         sent = time.perf_counter()
-        is_second = False
+        if connection:
+            answer = await connection.ask(request, self._timeout_s)
+            if answer.end != NOTHING:
+                return self._over(connection, sent, answer)
+        is_second = connection is not None
         try:
             async with asyncio.timeout(self._timeout_s) as deadline:
-                if connection:
-                    answer = await connection.ask(request)
-                    if answer.end != NOTHING:
-                        return self._over(connection, sent, answer)
-                    is_second, connection = True, None
                 connection = await self._connect()
-                answer = await connection.ask(request)
-                return self._over(connection, sent, answer, is_second)
         except OSError as error:  # TimeoutError is one, and so are those of TLS
-            fault = f"cannot connect: {error}"
+            end, fault = NOTHING, f"cannot connect: {error}"
             if isinstance(error, TimeoutError) and deadline.expired():
-                fault = f"no end within {self._timeout_s:g} s"
-                if connection:
-                    return Exchange(sent, connection.leave(fault), is_second)
-                return Exchange(sent, Answer(time.perf_counter(), TIMEOUT, fault=fault), is_second)
-            return Exchange(sent, Answer(time.perf_counter(), NOTHING, fault=fault), is_second)
+                end, fault = TIMEOUT, f"no connection within {self._timeout_s:g} s"
+            return Exchange(sent, Answer(time.perf_counter(), end, fault=fault), is_second)
+        left_s = sent + self._timeout_s - time.perf_counter()
+        answer = await connection.ask(request, max(0.0, left_s))
+        return self._over(connection, sent, answer, is_second)
 
     def _kept(self) -> Connection | None:
         while self._idle:
@@ -102,6 +99,8 @@ class Connections:
     def _over(
         self, connection: Connection, sent: float, answer: Answer, is_second: bool = False
     ) -> Exchange:
+        if answer.end == TIMEOUT:
+            answer = replace(answer, fault=f"no end within {self._timeout_s:g} s")
         if answer.is_reusable:
             self._idle.append(connection)
         else:

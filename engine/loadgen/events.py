@@ -92,8 +92,6 @@ def _with_plain_ends(parts: Iterable[bytes]) -> list[bytes]:
 
 def read_event(event: bytes) -> Event:
     """The fields of one event, as the standard has them; a line of bare JSON is taken as data."""
-    if event.startswith(b"data: ") and _LINE not in event:
-        return Event("", event[6:])
     name = ""
     data: list[bytes] = []
     stray = 0

@@ -5,11 +5,12 @@ What is a stream is read by streams.py; what is none is named here.
 
 from __future__ import annotations
 
+import asyncio
 import html
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +49,26 @@ class Reading:
 
 def read(answer: Answer) -> Reading:
     """What the answer says, or why it says nothing."""
+    steps = _reading(answer)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+async def read_in_turns(answer: Answer) -> Reading:
+    """The same, with turns for others while a long answer is read."""
+    steps = _reading(answer)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+        await asyncio.sleep(0)
+
+
+def _reading(answer: Answer) -> Generator[None, None, Reading]:
     parts = answer.parts
     if _is_packed(answer):
         unpacked = inflated(parts)
@@ -57,7 +78,10 @@ def read(answer: Answer) -> Reading:
     failure = _failure_of(answer, parts)
     if failure:
         return _failed(answer, *failure)
-    return _read_stream(answer, parts)
+    is_whole = answer.end == WHOLE
+    stream = Stream(parts, answer.arrived, is_whole=is_whole, oddities=_oddities_of(answer))
+    yield from stream.steps()
+    return _said_by(stream, answer, parts)
 
 
 def _is_packed(answer: Answer) -> bool:
@@ -86,14 +110,18 @@ def _failure_of(answer: Answer, parts: Sequence[bytes]) -> tuple[str, str] | Non
     return None
 
 
-def _read_stream(answer: Answer, parts: Sequence[bytes]) -> Reading:
+def _oddities_of(answer: Answer) -> Counter[str]:
+    """Of its head."""
     oddities: Counter[str] = Counter()
     if _is_packed(answer):
         oddities["packed"] += 1
     if not _is_named_a_stream(answer):
         oddities["content_type"] += 1
+    return oddities
+
+
+def _said_by(stream: Stream, answer: Answer, parts: Sequence[bytes]) -> Reading:
     is_whole = answer.end == WHOLE
-    stream = Stream(parts, answer.arrived, is_whole=is_whole, oddities=oddities)
     told = stream.told
     if told.is_done and not is_whole:
         told.note("no_end")
@@ -104,7 +132,7 @@ def _read_stream(answer: Answer, parts: Sequence[bytes]) -> Reading:
     if status == "ok":
         first, last = stream.first, stream.last
         end = answer.ended if stream.done is None else stream.done
-    listed = [f"{kind}:{count}" for kind, count in sorted(oddities.items())]
+    listed = [f"{kind}:{count}" for kind, count in sorted(told.oddities.items())]
     return Reading(
         status,
         first_byte=answer.arrived[0] if answer.arrived else None,

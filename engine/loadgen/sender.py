@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from engine.loadgen.connections import Connections, Exchange
-from engine.loadgen.reader import Reading, read
+from engine.loadgen.reader import Reading, read_in_turns
 from engine.loadgen.requests import Requests
 from engine.loadgen.samples import Sample
 from engine.loadgen.shares import Share
@@ -74,7 +74,7 @@ class Sender:
         """One request, which was meant to leave at `intended`, and its row."""
         self._sent += 1
         exchange = await self.connections.ask(request)
-        reading = read(exchange.answer)
+        reading = await read_in_turns(exchange.answer)
         if reading.status != "ok":
             self._failed += 1
         self.rows.append(self._row(intended, exchange, reading, prompt, session, turn))

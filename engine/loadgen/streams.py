@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from engine.loadgen.chunks import Told, decoded, take
-from engine.loadgen.events import Frames, read_event
+from engine.loadgen.events import Frames
 
 _TEXT = re.compile(rb'"(?:content|reasoning|reasoning_content|text)"\s*:\s*"([^"\\]+)"')
 
@@ -23,6 +23,7 @@ _TEXT = re.compile(rb'"(?:content|reasoning|reasoning_content|text)"\s*:\s*"([^"
 _Kind = tuple[bytes, bytes, int, int, bool]
 _NONE: _Kind = (b" ", b" ", 1, -1, False)  # no event begins so
 _DONE = b"data: [DONE]"
+SLICE = 500  # events; half a millisecond
 
 
 def _is_plain(text: bytes) -> bool:
@@ -52,7 +53,16 @@ class Stream:
         if self._frames.has_no_blank_lines:
             self.told.note("no_blank_lines")
         # what follows the last blank line of a stream that was cut is half an event
-        self._read(self._frames.events if is_whole else self._frames.events[:-1])
+        self._events = self._frames.events if is_whole else self._frames.events[:-1]
+
+    def steps(self) -> Iterator[None]:
+        """Read all events; between two slices of a long stream, others may have a turn."""
+        for begin in range(0, len(self._events), SLICE):
+            if begin:
+                yield
+            self._read(begin, self._events[begin : begin + SLICE])
+            if self.told.is_done:
+                return
 
     @property
     def first(self) -> float | None:
@@ -72,62 +82,61 @@ class Stream:
     def _moment(self, number: int | None) -> float | None:
         return None if number is None else self._frames.moment(number)
 
-    def _read(self, events: Sequence[bytes]) -> None:
-        """All of them, in order. This loop is what an event costs beside its way through the
-        socket: those of the kind that came last are only taken apart."""
-        before, after, start, stop, is_content = _NONE
+    def _read(self, begin: int, events: Sequence[bytes]) -> None:
+        """These, from event number `begin` on. This loop is what an event costs beside its way
+        through the socket: those of the kind that came last are only taken apart."""
+        before, after, start, stop, is_content = self._kind
         texts: list[bytes] = []  # of a run of that kind, which ends before this event
-        for number, event in enumerate(events):
+        for number, event in enumerate(events, begin):
             if event[:start] == before and event[stop:] == after:
                 text = event[start:stop]
                 if text:
                     texts.append(text)
                     continue
             if texts:
-                self._add(texts, is_content, events[number - len(texts) : number], number)
+                self._add(texts, is_content, number)
                 texts = []
             if event == _DONE:
                 self.told.is_done = True
             elif event:
                 self._take(event, number)
             if self.told.is_done:
-                self._end(number, events[number + 1 :])
+                self._end(number)
                 return
             before, after, start, stop, is_content = self._kind
-        self._add(texts, is_content, events[len(events) - len(texts) :], len(events))
+        self._add(texts, is_content, begin + len(events))
 
-    def _add(self, texts: list[bytes], is_content: bool, events: Sequence[bytes], end: int) -> None:
+    def _add(self, texts: Sequence[bytes], is_content: bool, end: int) -> None:
         """What the events of one kind say that came one after the other, before event number `end`.
         One whose text is not what its bytes are is read as if it were new."""
         whole = b"".join(texts)
         if not _is_plain(whole):
-            for place, text in enumerate(texts, end - len(texts)):
-                event = events[place - end]
+            for number, text in enumerate(texts, end - len(texts)):
                 if _is_plain(text):
-                    self._add([text], is_content, [event], place + 1)
+                    self._add([text], is_content, number + 1)
                 else:
-                    self._take(event, place)
+                    self._take(self._events[number], number)
         elif texts:
             self.told.say(decoded(self.told, whole), is_content=is_content)
             self.told.chunks += len(texts)
             self._had_text(end - len(texts), end - 1, len(texts))
 
-    def _end(self, number: int, left: Sequence[bytes]) -> None:
+    def _end(self, number: int) -> None:
         self._done = number
-        after = [event for event in left if event.strip()]
+        after = [event for event in self._events[number + 1 :] if event.strip()]
         if after:
             self.told.oddities["after_done"] += len(after)
 
     def _take(self, event: bytes, number: int) -> None:
         told = self.told
-        odd, finished = told.oddities.total(), len(told.finish_reasons)
+        noted, finished = told.noted, len(told.finish_reasons)
         texts, contents = len(told.texts), len(told.content)
-        take(told, read_event(event))
+        take(told, event)
         if len(told.texts) > texts:
             self._had_text(number, number)
         if len(told.finish_reasons) > finished:
             self._finished = number
-        elif len(told.texts) == texts + 1 and told.oddities.total() == odd:
+        elif len(told.texts) == texts + 1 and told.noted == noted:
             self._keep(event, told.texts[-1], len(told.content) > contents)
 
     def _had_text(self, first: int, last: int, count: int = 1) -> None:

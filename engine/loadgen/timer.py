@@ -11,6 +11,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 _CLOCK_MONOTONIC = 1  # that of time.perf_counter
 _ABSOLUTE = 1
@@ -53,8 +54,9 @@ class Alarm:
         os.close(self._descriptor)
 
     def _rung(self) -> None:
-        os.read(self._descriptor, 8)
-        self._ring()
+        with suppress(BlockingIOError):  # it was set anew since it rang
+            os.read(self._descriptor, 8)
+            self._ring()
 
 
 def _split(seconds: float) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """One keep-alive connection: bytes out, an answer's bytes and their moments in.
 
 A segment of an answer costs one reading of the clock and two appends. Nothing is parsed until what
-came looks like the end of a message; then httptools gets each segment once.
+came looks like the end of a message, or is much; then httptools gets each segment once.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import httptools
 from engine.loadgen.answers import CLOSED, GARBLED, NOTHING, TIMEOUT, WHOLE, Answer
 
 _END = b"\r\n\r\n"  # of a body in chunks, with or without trailers
+_MANY = 500  # segments
 _SMALL = len(_END)  # a segment below that may be the rest of an end
 
 
@@ -23,6 +24,7 @@ class Connection(asyncio.Protocol):
 
     _transport: asyncio.Transport
     _parser: httptools.HttpResponseParser
+    _deadline: asyncio.TimerHandle
     _done: asyncio.Future[Answer] | None = None
 
     def __init__(self) -> None:
@@ -41,19 +43,21 @@ class Connection(asyncio.Protocol):
         self._has_head = self._is_chunked = self._ends_with_connection = False
         self._is_whole = self._has_more = self._keeps_alive = False
 
-    def ask(self, request: bytes) -> asyncio.Future[Answer]:
-        """Send a whole HTTP request; its answer, whatever becomes of it, but for `leave`."""
+    def ask(self, request: bytes, timeout_s: float) -> asyncio.Future[Answer]:
+        """Send a whole HTTP request; its answer, whatever becomes of it. When its time is up the
+        connection is closed, so that the server sees that nobody listens any more."""
         self._reset()
         self._parser = httptools.HttpResponseParser(self)
-        self._done = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self._done = loop.create_future()
+        self._deadline = loop.call_later(timeout_s, self._expire)
         self._transport.write(request)
         return self._done
 
-    def leave(self, fault: str) -> Answer:
-        """What came so far; the server sees that nobody listens any more."""
+    def _expire(self) -> None:
         self._parse()
         self.close()
-        return self._answer(TIMEOUT, fault)
+        self._settle(TIMEOUT, "its time was up")
 
     def close(self) -> None:
         """At once, also with an answer under way."""
@@ -74,7 +78,8 @@ class Connection(asyncio.Protocol):
             return
         self._times.append(time.perf_counter())
         self._segments.append(data)
-        if not self._is_chunked or len(data) < _SMALL or data.endswith(_END):
+        is_long = len(self._segments) % _MANY == 0  # and is not to be parsed all at once
+        if not self._is_chunked or len(data) < _SMALL or data.endswith(_END) or is_long:
             self._parse()
             if self._is_whole:
                 self._settle(WHOLE)
@@ -142,6 +147,7 @@ class Connection(asyncio.Protocol):
 
     def _settle(self, end: str, fault: str = "") -> None:
         if self._done and not self._done.done():
+            self._deadline.cancel()
             self._done.set_result(self._answer(end, fault))
 
     def _answer(self, end: str, fault: str = "") -> Answer:

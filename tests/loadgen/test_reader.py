@@ -1,5 +1,6 @@
 """What the reader makes of streams as servers send them, and of what is no stream."""
 
+import asyncio
 import gzip
 import json
 import random
@@ -9,8 +10,9 @@ import pytest
 from doubles.sse import DONE, END, ROLE, STOP, STREAM, answered, chunk, event, text, usage
 
 from engine.loadgen.answers import Answer
-from engine.loadgen.reader import MAX_ERROR_CHARACTERS, Reading, read
+from engine.loadgen.reader import MAX_ERROR_CHARACTERS, Reading, read, read_in_turns
 from engine.loadgen.samples import Sample
+from engine.loadgen.streams import SLICE
 
 PLAIN = [ROLE, text("a"), text("b"), text("c"), *END]  # at 1, 2, 3, 4; 5, 6, 7
 
@@ -522,6 +524,26 @@ def test_the_short_way_reads_what_the_long_way_reads(seed):
     long = read(answered([ROLE, *each_new, *END]))
     assert short == long
     assert short.text == "".join(said)
+
+
+def test_a_long_answer_is_read_in_turns():
+    """Others run meanwhile, and what is read is the same."""
+    said = ["a", "\n", "b"] * 1000
+    answer = answered([ROLE, *map(text, said), *END])
+
+    async def read_beside():
+        turns = 0
+        reading = asyncio.create_task(read_in_turns(answer))
+        while not reading.done():
+            await asyncio.sleep(0)
+            turns += 1
+        return turns, await reading
+
+    turns, found = asyncio.run(read_beside())
+    assert turns >= len(said) / SLICE - 1
+    assert found == read(answer)
+    assert (found.events, found.text) == (3000, "a\nb" * 1000)
+    assert (found.first, found.last) == (2.0, 3001.0)
 
 
 def test_a_reading_has_what_a_sample_takes():

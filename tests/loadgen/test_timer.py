@@ -1,12 +1,13 @@
 """The timer never rings early, keeps an order, and is nearer than a millisecond."""
 
 import asyncio
+import os
 import statistics
 import time
 
 import uvloop
 
-from engine.loadgen.timer import Timer
+from engine.loadgen.timer import Alarm, Timer
 
 
 async def lateness(count, apart_s):
@@ -58,9 +59,49 @@ def test_who_leaves_does_not_keep_the_others_waiting():
     assert uvloop.run(wait())
 
 
-def test_its_descriptor_is_closed():
-    import os
+def test_an_alarm_that_is_set_anew_while_it_rings_is_no_error():
+    """It has rung, but another callback of the same turn sets it to later."""
 
+    async def wait():
+        rung, errors = [], []
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: errors.append(context))
+        alarm = Alarm(lambda: rung.append(time.perf_counter()))
+        at = time.perf_counter()
+        alarm.set(at + 0.005)
+        time.sleep(0.01)  # it rings now, and nobody has heard it yet
+        alarm.set(at + 0.03)
+        alarm._rung()
+        await asyncio.sleep(0.1)
+        alarm.close()
+        return at, rung, errors
+
+    at, rung, errors = uvloop.run(wait())
+    assert errors == []
+    assert len(rung) == 1
+    assert rung[0] >= at + 0.03
+
+
+def test_an_alarm_rings_again_and_again():
+    async def wait():
+        rung = []
+        alarm = Alarm(lambda: rung.append(time.perf_counter()))
+        begin = time.perf_counter()
+        alarm.set(begin + 0.01, every_s=0.01)
+        while len(rung) < 5:
+            await asyncio.sleep(0.01)
+        alarm.close()
+        count = len(rung)
+        await asyncio.sleep(0.03)
+        return begin, rung, len(rung) - count
+
+    begin, rung, later = uvloop.run(wait())
+    assert later == 0
+    for number, at in enumerate(rung, 1):
+        assert at >= begin + 0.01 * number
+
+
+def test_its_descriptor_is_closed():
     def open_descriptors():
         return len(os.listdir("/proc/self/fd"))
 
