@@ -50,17 +50,23 @@ class Goodput:
     met: bool | None
 
 
+def strain(series: Series, slo: Slo) -> np.ndarray:
+    """(N,) the largest share of a bound that each request took: up to 1 it is good. What has no
+    TPOT (one token, an uncounted answer) takes nothing of its bound; a failed one takes all."""
+    strain_N = np.where(series.ok_N, 0.0, np.inf)
+    columns = {
+        "ttft_ms": series.ttft_ms_N,
+        "tpot_ms": series.tpot_ms_N,
+        "e2e_ms": series.e2e_ms_N,
+    }
+    for name, bound in slo.bounds.items():
+        strain_N = np.fmax(strain_N, columns[name] / bound)
+    return strain_N
+
+
 def is_good(series: Series, slo: Slo) -> np.ndarray:
-    """(N,) whether each request is good. What has no TPOT (one token, an uncounted answer) cannot
-    break its bound."""
-    good_N = series.ok_N.copy()
-    if slo.ttft_ms is not None:
-        good_N &= series.ttft_ms_N <= slo.ttft_ms
-    if slo.tpot_ms is not None:
-        good_N &= np.isnan(series.tpot_ms_N) | (series.tpot_ms_N <= slo.tpot_ms)
-    if slo.e2e_ms is not None:
-        good_N &= series.e2e_ms_N <= slo.e2e_ms
-    return good_N
+    """(N,) whether each request is good."""
+    return strain(series, slo) <= 1
 
 
 def goodput_of(measured: Series, slo: Slo, window_s: float) -> Goodput:

@@ -17,6 +17,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.fft import next_fast_len
 from scipy.special import betainc, betaincinv, chdtri, stdtrit
 
 LEVEL = 0.95
@@ -59,7 +60,7 @@ def percentile_interval(values_N: np.ndarray, share: float) -> Interval:
     if count == 0:
         return UNKNOWN
     sorted_N = np.sort(values_N)
-    effective = count / _inflation_at(values_N, sorted_N, share)
+    effective = count / inflation_at(values_N, share)
     low_rank, high_rank = _ranks(share, round(effective, 3))
     return Interval(
         _order_statistic(sorted_N, low_rank, effective),
@@ -108,9 +109,10 @@ def _order_statistic(sorted_N: np.ndarray, rank: float, effective: float) -> flo
     return value + part * (right - value)
 
 
-def _inflation_at(values_N: np.ndarray, sorted_N: np.ndarray, share: float) -> float:
+def inflation_at(values_N: np.ndarray, share: float) -> float:
     """The largest inflation at this quantile and at those of its neighbours that are nearer to the
     median."""
+    sorted_N = np.sort(values_N)
     count = len(values_N)
     most = 1.0
     for times in _NEIGHBOURS:
@@ -156,8 +158,9 @@ def inflation(flags_N: np.ndarray) -> float:
 
 def _autocovariance(centred_N: np.ndarray) -> np.ndarray:
     count = len(centred_N)
-    spectrum = np.fft.rfft(centred_N, 2 * count)
-    return np.fft.irfft(spectrum * spectrum.conj(), 2 * count)[:count] / count
+    length = next_fast_len(2 * count, real=True)
+    spectrum = np.fft.rfft(centred_N, length)
+    return np.fft.irfft(spectrum * spectrum.conj(), length)[:count] / count
 
 
 def _initial_sequence(correlation_N: np.ndarray) -> float:
