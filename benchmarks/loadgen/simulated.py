@@ -1,10 +1,10 @@
 """Servers that exist as arithmetic only: their capacity, their latencies and the load at which they
 break an SLO are known.
 
-A server has so many places, and a queue that is first come, first served; its first token comes when a
-place is free and the prompt is read. So does an engine that decodes `max_num_seqs` answers at a time.
-Service times follow one of three laws of equal mean. The result is a Level as the generator leaves it,
-or, for the truth, nothing but the waits.
+A server has so many places, and a queue that is first come, first served; its first token comes
+when a place is free and the prompt is read. So does an engine that decodes `max_num_seqs` answers
+at a time. Service times follow one of three laws of equal mean. The result is a Level as the
+generator leaves it, or, for the truth, nothing but the waits.
 
 Shapes: N requests.
 """
@@ -80,9 +80,7 @@ def starts_of(arrivals_N: np.ndarray, services_N: np.ndarray, places: int) -> np
     return np.array(starts)
 
 
-def run_open(
-    server: Server, rate_rps: float, window_s: float, warmup_s: float, seed: int
-) -> Level:
+def run_open(server: Server, rate_rps: float, window_s: float, warmup_s: float, seed: int) -> Level:
     """Poisson arrivals from an empty server on."""
     rng = np.random.default_rng(seed)
     length_s = warmup_s + window_s
@@ -99,7 +97,9 @@ def run_users(
 ) -> Level:
     """`users` who each think for an exponential time of this mean after every answer."""
     rng = np.random.default_rng(seed)
-    asks = [(moment, user) for user, moment in enumerate(-warmup_s + rng.exponential(think_s, users))]
+    asks = [
+        (moment, user) for user, moment in enumerate(-warmup_s + rng.exponential(think_s, users))
+    ]
     heapq.heapify(asks)
     free = [-math.inf] * server.places
     rows = []
@@ -113,6 +113,29 @@ def run_users(
     arrivals_N, starts_N, services_N = np.array(rows).T
     samples = _samples(server, arrivals_N, starts_N, services_N)
     return _level("sessions", users, None, (window_s, warmup_s), seed, None, samples)
+
+
+def _asked(
+    server: Server, users: int, think_s: float, span_s: tuple[float, float], seed: int
+) -> np.ndarray:
+    """(3, N): arrivals, starts and services of what users ask from one moment to another."""
+    rng = np.random.default_rng(seed)
+    begin_s, end_s = span_s
+    most = users + int(1.2 * (end_s - begin_s) * users / think_s) + 100
+    services = server.services(rng, most).tolist()
+    thinks = rng.exponential(think_s, most).tolist()
+    asks = (begin_s + rng.exponential(think_s, users)).tolist()
+    heapq.heapify(asks)
+    free = [-math.inf] * server.places
+    rows = []
+    while asks[0] < end_s:
+        arrival = asks[0]
+        service = services[len(rows)]
+        start = max(arrival, free[0])
+        heapq.heapreplace(free, start + service)
+        heapq.heapreplace(asks, start + service + thinks[len(rows)])
+        rows.append((arrival, start, service))
+    return np.array(rows).T
 
 
 def _samples(
@@ -191,6 +214,25 @@ def true_knee_rps(server: Server, slo: Slo, requests: int, seed: int = 0) -> flo
     shares = [_late_share(server, draws_N, float(rate_rps), bound_s) for rate_rps in rates]
     slope, offset = np.polyfit(np.log(shares), np.log(rates), 1)
     return math.exp(slope * math.log(allowed) + offset)
+
+
+def true_knee_users(
+    server: Server, think_s: float, slo: Slo, window_s: float, seed: int = 0
+) -> int:
+    """The most users with whom the SLO on the first token is kept, from long runs of such a
+    window."""
+    assert slo.ttft_ms is not None, f"{slo} does not bound the first token"
+    bound_s = slo.ttft_ms / 1000 - server.prefill_s
+    kept = 1
+    broken = 2 * int(server.capacity_rps * (think_s + server.service_s))
+    while broken - kept > 1:
+        users = (kept + broken) // 2
+        arrivals_N, starts_N, _ = _asked(server, users, think_s, (0.0, window_s), seed)
+        if ((starts_N - arrivals_N) > bound_s).mean() <= 1 - slo.percentile / 100:
+            kept = users
+        else:
+            broken = users
+    return kept
 
 
 def _draws(server: Server, requests: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
