@@ -164,11 +164,13 @@ class Slo(Facts):
 
 
 class Goodput(Facts):
-    """Requests within the SLO; `met` is null where the interval of their share leaves it open."""
+    """Requests within the SLO, and their output tokens; `met` is null where the interval of their
+    share leaves it open."""
 
     slo: Slo
     good: int
     rps: float
+    tokens_per_second: float | None
     share: float | None
     share_ci: Ends
     met: bool | None

@@ -19,6 +19,7 @@ from engine.loadgen.samples import Ceiling, Level, Sample
 from engine.stages.loadtest.files import Measured
 from engine.stages.loadtest.goodput import Slo, as_fields, goodput_of
 from engine.stages.loadtest.intervals import (
+    RATE_SLICES,
     Interval,
     fewest_for,
     percentile_interval,
@@ -29,7 +30,6 @@ from engine.stages.loadtest.steady import Steady, steady_of
 from engine.stages.loadtest.verdict import Verdict, evidence_of, verdict_of
 
 PERCENTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
-_SLICES = 20  # of the window, for the intervals of rates
 
 
 def figures_of(
@@ -103,7 +103,7 @@ def _failures(samples: Sequence[Sample]) -> dict[str, Any]:
 
 
 def _rates(series: Series, window_s: float) -> dict[str, Any]:
-    edges_ms = np.linspace(0.0, window_s * 1000, _SLICES + 1)
+    edges_ms = np.linspace(0.0, window_s * 1000, RATE_SLICES + 1)
     answers_S = answers_ended(series, edges_ms)
     answers = int(answers_S.sum())
     served_rps = round(answers / window_s, 4)

@@ -12,7 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from engine.stages.loadtest.intervals import Interval, share_interval
+from engine.stages.loadtest.intervals import (
+    RATE_SLICES,
+    UNKNOWN,
+    Interval,
+    rate_interval,
+    share_interval,
+)
 from engine.stages.loadtest.series import Series
 
 
@@ -39,12 +45,15 @@ class Slo:
 
 @dataclass(frozen=True)
 class Goodput:
-    """Good requests of the window. `met`: None if the interval of the share lies on both sides of
-    the percentile, so that nobody can say."""
+    """Good requests of the window; `tokens_per_second` are theirs, None where the server did not
+    count them all. `met`: None if the interval of the share lies on both sides of the percentile,
+    so that nobody can say."""
 
     good: int
     requests: int
     rps: float
+    tokens_per_second: float | None
+    tokens_interval: Interval
     share: float | None
     interval: Interval
     met: bool | None
@@ -77,8 +86,33 @@ def goodput_of(measured: Series, slo: Slo, window_s: float) -> Goodput:
     share = None
     if len(measured):
         share = good / len(measured)
-    met = _met(interval, slo.percentile / 100)
-    return Goodput(good, len(measured), good / window_s, share, interval, met)
+    tokens_per_second, tokens_interval = _good_tokens(measured, good_N, window_s)
+    return Goodput(
+        good=good,
+        requests=len(measured),
+        rps=good / window_s,
+        tokens_per_second=tokens_per_second,
+        tokens_interval=tokens_interval,
+        share=share,
+        interval=interval,
+        met=_met(interval, slo.percentile / 100),
+    )
+
+
+def _good_tokens(
+    measured: Series,
+    good_N: np.ndarray,
+    window_s: float,
+) -> tuple[float | None, Interval]:
+    """Output tokens of good requests per second of the window in which they were meant to
+    leave."""
+    tokens_N = measured.output_tokens_N[good_N]
+    if np.isnan(tokens_N).any():
+        return None, UNKNOWN
+    edges_ms = np.linspace(0.0, window_s * 1000, RATE_SLICES + 1)
+    tokens_S = np.histogram(measured.intended_ms_N[good_N], edges_ms, weights=tokens_N)[0]
+    interval = rate_interval(tokens_S, window_s, int(good_N.sum()))
+    return float(tokens_S.sum()) / window_s, interval
 
 
 def _met(interval: Interval, wanted: float) -> bool | None:
@@ -91,12 +125,12 @@ def _met(interval: Interval, wanted: float) -> bool | None:
 
 def as_fields(slo: Slo, found: Goodput) -> dict[str, Any]:
     """The entry in report.json."""
-    share = None if found.share is None else round(found.share, 5)
     return {
         "slo": {**slo.bounds, "percentile": slo.percentile},
         "good": found.good,
         "rps": round(found.rps, 4),
-        "share": share,
+        "tokens_per_second": _rounded(found.tokens_per_second),
+        "share": _rounded(found.share),
         "share_ci": [_rounded(found.interval.low), _rounded(found.interval.high)],
         "met": found.met,
     }

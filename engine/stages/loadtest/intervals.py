@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.fft import next_fast_len
-from scipy.special import betainc, betaincinv, chdtri, stdtrit
+from scipy.special import betainc, chdtri, stdtrit
 
 LEVEL = 0.95
 _TAIL = (1 - LEVEL) / 2
@@ -30,6 +30,7 @@ _STANDS_OUT = 2.0
 # hang together alike and are more.
 _NEIGHBOURS = (1, 2, 5)
 _FEWEST_BATCHES = 8
+RATE_SLICES = 20  # of a window
 _FEW = 20  # events; below, a count is taken as Poisson's
 
 
@@ -214,10 +215,3 @@ def rate_interval(amounts_S: np.ndarray, seconds: float, events: int) -> Interva
     error = float(amounts_S.std(ddof=1)) / math.sqrt(slices) * slices / seconds
     half = float(stdtrit(slices - 1, 1 - _TAIL)) * error
     return Interval(max(0.0, rate - half), rate + half)
-
-
-def beta_interval(good: float, bad: float) -> Interval:
-    """Equal-tailed interval of a share after so many good and bad trials, from Jeffreys' prior."""
-    low = float(betaincinv(good + 0.5, bad + 0.5, _TAIL))
-    high = float(betaincinv(good + 0.5, bad + 0.5, 1 - _TAIL))
-    return Interval(low, high)

@@ -1,24 +1,25 @@
-"""The most users, or requests per second, within an SLO: a search that is sure of its answer or says
-that it is not.
+"""The most users, or requests per second, within an SLO: a search that is sure of its answer or
+says that it is not.
 
-The load rises fourfold while the server is at ease, then twofold, until a level breaks the SLO; from there
-on every level is put where the knee is believed to be (knee_fit.py), until its interval is narrow
-enough or the levels are spent. A level at which the client was the limit says nothing and is tried
-once again; a server that fails where it had done well before ends the search.
+The load rises fourfold while the server is at ease, then twofold, until a level breaks the SLO;
+from there on every level is put where the knee is believed to be (knee_fit.py), until its interval
+is narrow enough or the levels are spent. A level at which the client was the limit says nothing and
+is tried once again; a server that fails where it had done well before ends the search.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from engine.loadgen.samples import Ceiling, Level
 from engine.stages.loadtest.goodput import Slo, strain
-from engine.stages.loadtest.intervals import Interval, inflation, inflation_at
+from engine.stages.loadtest.intervals import UNKNOWN, Interval, inflation, inflation_at
 from engine.stages.loadtest.knee_fit import Belief, Seen, fit, half_width
 from engine.stages.loadtest.verdict import CLIENT_LIMITED, FAILED, evidence_of, verdict_of
 
@@ -35,8 +36,8 @@ _FAR = 10.0  # times as many bad requests as the SLO allows: not near the knee
 _APART = 1.5  # times: both sides of the knee
 _NEAR = 1.1
 _OF_SERVED = (0.9, 1.0)
-# Where in the belief the levels are put, in turn: a little beyond the knee more requests are bad, and
-# each of them says more.
+# Where in the belief the levels are put, in turn: a little beyond the knee more requests are bad,
+# and each of them says more.
 _PLACES = (0.5, 0.8, 0.65)
 
 
@@ -142,38 +143,73 @@ def search(
     `most`; `whole`: users, not requests/s. The same load may be asked for twice: draw anew."""
     found = _Search(slo.percentile / 100, whole)
     load = min(start, most)
-    while len(found.trials) < max_levels:
+    while load is not None and len(found.trials) < max_levels:
         found.trials.append(measure(load))
-        stopped = _stop(found)
-        if stopped is not None:
-            return _answer(found, stopped, decided=False)
-        if found.trials[-1].verdict == CLIENT_LIMITED:
-            continue
-        if found.kept is None or found.broken is None:
-            following = _climb(found, load, most, start)
-            if following is None:
-                break
-            load = following
-            continue
+        if _broke_off(found) or _is_decided(found, precision):
+            break
+        load = _next(found, load, most, start)
+    return knee_of(found.trials, slo, whole=whole, precision=precision)
+
+
+def knee_of(
+    trials: Sequence[Trial],
+    slo: Slo,
+    *,
+    whole: bool = False,
+    precision: float = PRECISION,
+) -> Knee:
+    """What levels say of the knee, in whatever way their loads were chosen."""
+    found = _Search(slo.percentile / 100, whole, list(trials))
+    kept, broken = found.kept, found.broken
+    why = _broke_off(found)
+    ending = f"{len(trials)} levels"
+    if why:
+        ending += f"; {why}"
+    knee = functools.partial(Knee, trials=tuple(trials))
+    if kept is not None and broken is not None:
         belief = _belief(found)
-        if _is_decided(found, belief.interval, precision):
-            return _answer(found, "", decided=True)
-        load = _place(found, belief)
-    return _answer(found, f"{len(found.trials)} levels were spent", decided=False)
+        load = belief.quantile(0.5)
+        if whole:
+            load = float(math.floor(load))
+        decided = _is_decided(found, precision)
+        if not decided:
+            ending += f": its interval is wider than {precision:.0%} to either side"
+        return knee(load, belief.interval, decided, ending)
+    if kept is not None:
+        reason = f"no load broke the SLO, the largest was {kept:g}; {ending}"
+        return knee(None, Interval(kept, None), False, reason)
+    if broken is not None:
+        share = next(trial.share for trial in found.useful if trial.load == broken)
+        reason = f"already at {broken:g} only {share:.1%} of the requests kept the SLO; {ending}"
+        return knee(None, Interval(0.0, broken), False, reason)
+    return knee(None, UNKNOWN, False, f"no level says anything of the server; {ending}")
 
 
-def _stop(found: _Search) -> str | None:
-    """Why no further level can help."""
+def _broke_off(found: _Search) -> str | None:
+    """Why no further level can help; None: one may."""
+    if not found.trials:
+        return None
     last = found.trials[-1]
     limited = [trial.verdict == CLIENT_LIMITED for trial in found.trials[-2:]]
     if limited == [True, True]:
         return f"at {last.load:g} {last.reason}"
+    if last.verdict != FAILED:
+        return None
     kept = found.kept
-    if last.verdict == FAILED and kept is not None and last.load <= kept:
+    if kept is not None and last.load <= kept:
         return f"at {last.load:g}, which had done well before, {last.reason}"
-    if last.verdict == FAILED and last.good == 0 and kept is None:
+    if kept is None and last.good == 0:
         return f"at {last.load:g} {last.reason}"
     return None
+
+
+def _next(found: _Search, load: float, most: float, start: float) -> float | None:
+    """The load of the next level; None: there is none."""
+    if found.trials[-1].verdict == CLIENT_LIMITED:
+        return load
+    if found.kept is None or found.broken is None:
+        return _climb(found, load, most, start)
+    return _place(found, _belief(found))
 
 
 def _climb(found: _Search, load: float, most: float, start: float) -> float | None:
@@ -220,7 +256,10 @@ def _usual_inflation(found: _Search) -> float:
     return max(trial.inflation for trial in found.useful if trial.share >= found.wanted)
 
 
-def _is_decided(found: _Search, interval: Interval, precision: float) -> bool:
+def _is_decided(found: _Search, precision: float) -> bool:
+    if found.kept is None or found.broken is None:
+        return False
+    interval = _belief(found).interval
     if half_width(interval) <= precision:
         return True
     if not found.whole or interval.low is None or interval.high is None:
@@ -233,7 +272,8 @@ def _place(found: _Search, belief: Belief) -> float:
     between them."""
     kept, broken = found.kept or 0.0, found.broken or 0.0
     load = belief.quantile(_PLACES[len(found.trials) % len(_PLACES)])
-    load = min(max(load, kept / _NEAR), broken * _NEAR)
+    highest = max(trial.load for trial in found.useful if trial.share >= found.wanted)
+    load = min(max(load, kept / _NEAR), max(broken, highest) * _NEAR)
     if broken > _APART * kept:
         load = _between(found, kept, broken)
     if found.whole:
@@ -249,27 +289,3 @@ def _between(found: _Search, kept: float, broken: float) -> float:
             if 1.02 * kept < part * served < broken:
                 return part * served
     return math.sqrt(kept * broken)
-
-
-def _answer(found: _Search, why_open: str, *, decided: bool) -> Knee:
-    trials = tuple(found.trials)
-    kept, broken = found.kept, found.broken
-    if kept is not None and broken is not None:
-        belief = _belief(found)
-        load = belief.quantile(0.5)
-        interval = belief.interval
-        if found.whole:
-            load = float(math.floor(load))
-        reason = f"{len(trials)} levels"
-        if not decided:
-            reason = f"{why_open}: the interval is wider than was asked for"
-        return Knee(load, interval, decided, reason, trials)
-    if kept is not None:
-        reason = f"it is {kept:g} or more: that load kept the SLO; {why_open}"
-        return Knee(None, Interval(kept, None), False, reason, trials)
-    least = min((trial.load for trial in found.useful), default=None)
-    if least is None:
-        return Knee(None, Interval(None, None), False, why_open, trials)
-    share = next(trial.share for trial in found.useful if trial.load == least)
-    reason = f"already at {least:g} only {share:.1%} of the requests kept the SLO; {why_open}"
-    return Knee(None, Interval(0.0, least), False, reason, trials)
