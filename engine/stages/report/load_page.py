@@ -71,7 +71,11 @@ def as_json(report: LoadReport) -> dict[str, Any]:
 
 def _finite(values: dict[str, Any]) -> dict[str, Any]:
     """Without infinity, which JSON does not have: null."""
-    return {name: None if value == math.inf else value for name, value in values.items()}
+    known = dict(values)
+    for name, value in values.items():
+        if value == math.inf:
+            known[name] = None
+    return known
 
 
 def sentences(report: LoadReport) -> list[str]:

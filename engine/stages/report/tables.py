@@ -28,7 +28,7 @@ def headline(report: Block) -> list[str]:
     scores = [quality[model] for model in MODELS if quality[model] is not None]
     if scores and not any(scores):
         sentences.append(
-            f"No model has a {words(quality['metric'])} above 0 on {quality['n']:,} validation"
+            f"No model scores above 0 in {words(quality['metric'])} on {quality['n']:,} validation"
             " prompts: look at the answers in evaluate's files before anything else."
         )
     if {"teacher", "student"} <= report["serving"].keys():

@@ -164,7 +164,7 @@ def test_each_level_has_its_own_time_axis():
     drawn = time_plots(serving, slices(serving))
     assert drawn[4].caption == "student at 64 req/s over time"
     shown = texts(drawn[4].svg)
-    assert "64 req/s: client limited" in shown
+    assert "at 64 req/s: client limited" in shown
     for panel in ("Load (requests in flight)", "Requests per second", "In the server", "Replicas"):
         assert panel in shown
     assert "seconds of the window; grey: warm-up" in shown
