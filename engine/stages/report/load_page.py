@@ -37,7 +37,7 @@ class LoadReport:
     started_at: str  # UTC
     levels: Sequence[Block]  # entries of report.json, in the order in which they were run
     slices: Sequence[TimeSlice] = ()
-    found: Block | None = None  # what a search for the knee says, with its own `sentence`
+    found: Block | None = None  # the knee that a search found, as in report.json
     peers: Sequence[Peer] = ()
     doubts: Sequence[str] = ()  # sentences
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -133,7 +133,10 @@ def _markdown(report: LoadReport) -> str:
 
 
 def _page(report: LoadReport) -> Page:
-    serving = {report.model: {"levels": list(report.levels)}}
+    measured: Block = {"levels": list(report.levels)}
+    if report.found:
+        measured["knee"] = report.found
+    serving = {report.model: measured}
     return Page(
         title=_title(report),
         subtitle=_subtitle(report),

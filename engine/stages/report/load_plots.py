@@ -83,7 +83,7 @@ def load_plots(serving: Mapping[str, Block]) -> list[Plot]:
             found = [level for level in measured["levels"] if axis.load(level) is not None]
             loaded[model] = sorted(found, key=lambda level: axis.load(level) or 0.0)
         if any(loaded.values()):
-            drawn += _against(axis, loaded)
+            drawn += _against(axis, loaded, _knees(axis, serving))
     opened = _with(serving, "offered_rps")
     if any(opened.values()):
         drawn.append(Plot("Served against offered requests per second", to_svg(_offered, opened)))
@@ -99,6 +99,16 @@ def load_plots(serving: Mapping[str, Block]) -> list[Plot]:
     return drawn
 
 
+def _knees(axis: Axis, serving: Mapping[str, Block]) -> dict[str, Block]:
+    """By model, where a search along this axis found one."""
+    found = {}
+    for model, measured in serving.items():
+        knee = measured.get("knee")
+        if knee and knee["search"] == axis.name and knee["load"] is not None:
+            found[model] = knee
+    return found
+
+
 def _with(serving: Mapping[str, Block], field: str) -> dict[str, list[Block]]:
     found = {}
     for model, measured in serving.items():
@@ -106,7 +116,7 @@ def _with(serving: Mapping[str, Block], field: str) -> dict[str, list[Block]]:
     return found
 
 
-def _against(axis: Axis, loaded: Loaded) -> list[Plot]:
+def _against(axis: Axis, loaded: Loaded, knees: Mapping[str, Block]) -> list[Plot]:
     drawn = [
         Plot(
             f"Output tokens per second against {axis.name}",
@@ -126,7 +136,7 @@ def _against(axis: Axis, loaded: Loaded) -> list[Plot]:
         judged[model] = [level for level in levels if level.get("goodput")]
     if any(judged.values()):
         caption = f"Requests within the SLO per second against {axis.name}"
-        drawn.append(Plot(caption, to_svg(_goodput, axis, judged)))
+        drawn.append(Plot(caption, to_svg(_goodput, axis, judged, knees)))
     return drawn
 
 
@@ -192,8 +202,9 @@ def _infinite(axes: Axes, load: float | None, colour: str) -> None:
     )
 
 
-def _goodput(page: Figure, axis: Axis, judged: Loaded) -> None:
-    """Good requests, and all that were served, dotted."""
+def _goodput(page: Figure, axis: Axis, judged: Loaded, knees: Mapping[str, Block]) -> None:
+    """Good requests, and all that were served, dotted; the knee as an upright line within its
+    interval."""
     axes = page.subplots()
     curves = []
     all_served: list[float] = []
@@ -222,10 +233,19 @@ def _goodput(page: Figure, axis: Axis, judged: Loaded) -> None:
         curves.append(curve)
     from_zero(axes, [*all_served, *shown_by(curves)])
     draw_curves(axes, curves)
+    for model, knee in knees.items():
+        _draw_knee(axes, knee, colour_of(model), label_of(model, judged, "knee"))
     title = "Goodput (requests/s)"
     _finish(page, axes, axis, judged, title)
     axes.set_title(title, pad=20)
     axes.annotate(promise, (0, 1), (0, 4), "axes fraction", "offset points", fontsize=9)
+
+
+def _draw_knee(axes: Axes, knee: Block, colour: str, label: str) -> None:
+    """An end that is not known is left out."""
+    low, high = (end or knee["load"] for end in knee["interval"])
+    axes.axvspan(low, high, color=colour, alpha=0.12, linewidth=0)
+    axes.axvline(knee["load"], color=colour, linestyle="-.", linewidth=1, label=label)
 
 
 def _offered(page: Figure, opened: Loaded) -> None:

@@ -110,11 +110,11 @@ def _draw_intervals(axes: Axes, curve: Curve) -> None:
         low, high = ends or (None, None)
         if low is None:
             continue
-        end = high
-        line = "-"
-        if high is None:
-            end = top
-            line = ":"
+        end = top
+        line = ":"
+        if high is not None:
+            end = high
+            line = "-"
         axes.vlines(load, low, end, colors=curve.colour, linestyles=line, linewidth=1.2)
 
 

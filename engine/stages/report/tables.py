@@ -33,6 +33,9 @@ def headline(report: Block) -> list[str]:
         )
     if {"teacher", "student"} <= report["serving"].keys():
         sentences += _speed_sentences(report["serving"])
+    for model, measured in report["serving"].items():
+        if measured.get("knee"):
+            sentences.append(f"{model}: {measured['knee']['sentence']}")
     for warning in report["warnings"]:
         sentences.append(f"Warning, {warning}")
     return sentences
