@@ -37,7 +37,7 @@ class LoadReport:
     started_at: str  # UTC
     levels: Sequence[Block]  # entries of report.json, in the order in which they were run
     slices: Sequence[TimeSlice] = ()
-    found: Block | None = None  # what a search for the knee says, with its own `sentence`
+    found: Block | None = None  # the knee that a search found, as in report.json
     peers: Sequence[Peer] = ()
     doubts: Sequence[str] = ()  # sentences
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -71,7 +71,11 @@ def as_json(report: LoadReport) -> dict[str, Any]:
 
 def _finite(values: dict[str, Any]) -> dict[str, Any]:
     """Without infinity, which JSON does not have: null."""
-    return {name: None if value == math.inf else value for name, value in values.items()}
+    known = dict(values)
+    for name, value in values.items():
+        if value == math.inf:
+            known[name] = None
+    return known
 
 
 def sentences(report: LoadReport) -> list[str]:
@@ -129,7 +133,10 @@ def _markdown(report: LoadReport) -> str:
 
 
 def _page(report: LoadReport) -> Page:
-    serving = {report.model: {"levels": list(report.levels)}}
+    measured: Block = {"levels": list(report.levels)}
+    if report.found:
+        measured["knee"] = report.found
+    serving = {report.model: measured}
     return Page(
         title=_title(report),
         subtitle=_subtitle(report),

@@ -6,6 +6,7 @@ A mark's shape says the verdict: filled is ok, hollow does not describe the serv
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,13 +23,12 @@ from engine.stages.report.drawing import (
     finite,
     from_zero,
     heights,
-    marker_of,
     plain,
     scale_word,
     to_svg,
 )
 from engine.stages.report.level_tables import load_name, served, slo_text
-from engine.stages.report.marks import VERDICTS, Bars, draw_legend, draw_marks
+from engine.stages.report.marks import Curve, Ends, draw_curves, draw_legend, shown_by
 from engine.stages.report.page import Plot
 from engine.stages.report.table import Block
 
@@ -83,7 +83,7 @@ def load_plots(serving: Mapping[str, Block]) -> list[Plot]:
             found = [level for level in measured["levels"] if axis.load(level) is not None]
             loaded[model] = sorted(found, key=lambda level: axis.load(level) or 0.0)
         if any(loaded.values()):
-            drawn += _against(axis, loaded)
+            drawn += _against(axis, loaded, _knees(axis, serving))
     opened = _with(serving, "offered_rps")
     if any(opened.values()):
         drawn.append(Plot("Served against offered requests per second", to_svg(_offered, opened)))
@@ -91,10 +91,22 @@ def load_plots(serving: Mapping[str, Block]) -> list[Plot]:
     for model, levels in told.items():
         if any(finite(level["server"]["parts_ms"].values()) for level in levels):
             size = (SIZE[0], 1.5 + 0.28 * len(levels))
-            title = label_of(model, serving, "Where the time goes", ": ")
+            title = "Where the time goes"
+            if len(serving) > 1:
+                title += f": {model}"
             drawing = to_svg(_time_parts, title, levels, size=size)
             drawn.append(Plot(f"Where the time of a request to {model} goes", drawing))
     return drawn
+
+
+def _knees(axis: Axis, serving: Mapping[str, Block]) -> dict[str, Block]:
+    """By model, where a search along this axis found one."""
+    found = {}
+    for model, measured in serving.items():
+        knee = measured.get("knee")
+        if knee and knee["search"] == axis.name and knee["load"] is not None:
+            found[model] = knee
+    return found
 
 
 def _with(serving: Mapping[str, Block], field: str) -> dict[str, list[Block]]:
@@ -104,167 +116,211 @@ def _with(serving: Mapping[str, Block], field: str) -> dict[str, list[Block]]:
     return found
 
 
-def _against(axis: Axis, loaded: Loaded) -> list[Plot]:
+def _against(axis: Axis, loaded: Loaded, knees: Mapping[str, Block]) -> list[Plot]:
     drawn = [
-        Plot(f"Output tokens per second against {axis.name}", to_svg(_throughput, axis, loaded)),
-        Plot(f"Time to first token against {axis.name}", to_svg(_latency, axis, loaded, "ttft")),
-        Plot(f"Time per output token against {axis.name}", to_svg(_latency, axis, loaded, "tpot")),
+        Plot(
+            f"Output tokens per second against {axis.name}",
+            to_svg(_throughput, axis, loaded),
+        ),
+        Plot(
+            f"Time to first token against {axis.name}",
+            to_svg(_latency, axis, loaded, "ttft"),
+        ),
+        Plot(
+            f"Time per output token against {axis.name}",
+            to_svg(_latency, axis, loaded, "tpot"),
+        ),
     ]
-    if any(level.get("goodput") for levels in loaded.values() for level in levels):
+    judged: dict[str, Sequence[Block]] = {}
+    for model, levels in loaded.items():
+        judged[model] = [level for level in levels if level.get("goodput")]
+    if any(judged.values()):
         caption = f"Requests within the SLO per second against {axis.name}"
-        drawn.append(Plot(caption, to_svg(_goodput, axis, loaded)))
+        drawn.append(Plot(caption, to_svg(_goodput, axis, judged, knees)))
     return drawn
 
 
 def _throughput(page: Figure, axis: Axis, loaded: Loaded) -> None:
-    axes = page.subplots()
-    shown: list[float | None] = []
+    curves = []
     for model, levels in loaded.items():
-        values = [level["output_tokens_per_second"] for level in levels]
-        ends = [level.get("output_tokens_per_second_ci") for level in levels]
-        bars = Bars(axis.loads(levels), ends, colour_of(model))
-        _curve(axes, axis, model, levels, values, label=label_of(model, loaded, "tokens"))
-        bars.draw(axes)
-        shown += values + bars.known()
-    from_zero(axes, shown)
+        curve = Curve(
+            model,
+            levels,
+            loads=axis.loads(levels),
+            values=[level["output_tokens_per_second"] for level in levels],
+            ends=[level.get("output_tokens_per_second_ci") for level in levels],
+            label=label_of(model, loaded, "tokens"),
+        )
+        curves.append(curve)
+    axes = page.subplots()
+    from_zero(axes, shown_by(curves))
+    draw_curves(axes, curves)
     _finish(page, axes, axis, loaded, "Throughput (output tokens/s)")
 
 
 def _latency(page: Figure, axis: Axis, loaded: Loaded, kind: str) -> None:
     """p50 and p99 with their intervals; what is infinite has no mark, and a ∞ at the top."""
-    axes = page.subplots()
-    shown: list[float | None] = []
-    drawn: list[Bars] = []
+    curves = []
     for model, levels in loaded.items():
-        for percentile, line in (("p50", "-"), ("p99", "--")):
-            values = [level[f"{kind}_ms"][percentile] for level in levels]
-            ends = [(level.get(f"{kind}_ms_ci") or {}).get(percentile) for level in levels]
-            bars = Bars(axis.loads(levels), ends, colour_of(model))
-            label = label_of(model, loaded, percentile)
-            _curve(axes, axis, model, levels, values, label=label, linestyle=line)
-            shown += values + bars.known()
-            drawn.append(bars)
-    heights(axes, shown)
-    for bars in drawn:
-        bars.draw(axes)
+        for percentile, line, size in (("p50", "-", 6), ("p99", "--", 4)):
+            curve = Curve(
+                model,
+                levels,
+                loads=axis.loads(levels),
+                values=[level[f"{kind}_ms"][percentile] for level in levels],
+                ends=[_ends(level, kind, percentile) for level in levels],
+                label=label_of(model, loaded, percentile),
+                line=line,
+                size=size,
+            )
+            curves.append(curve)
+    axes = page.subplots()
+    heights(axes, shown_by(curves))
+    draw_curves(axes, curves)
     for model, levels in loaded.items():
         for level in levels:
             if level["failed"] and level[f"{kind}_ms"]["p99"] is None:
                 _infinite(axes, axis.load(level), colour_of(model))
-    _finish(page, axes, axis, loaded, f"{TITLES[kind]} (ms{scale_word(axes)})")
+    title = f"{TITLES[kind]} (ms{scale_word(axes)})"
+    _finish(page, axes, axis, loaded, title)
+
+
+def _ends(level: Block, kind: str, percentile: str) -> Ends:
+    intervals = level.get(f"{kind}_ms_ci") or {}
+    return intervals.get(percentile)
 
 
 def _infinite(axes: Axes, load: float | None, colour: str) -> None:
-    place = axes.get_xaxis_transform()
-    axes.text(load or 0.0, 1.0, "∞", transform=place, ha="center", va="top", color=colour)
+    axes.text(
+        load or 0.0,
+        1.0,
+        "∞",
+        transform=axes.get_xaxis_transform(),
+        ha="center",
+        va="top",
+        color=colour,
+    )
 
 
-def _goodput(page: Figure, axis: Axis, loaded: Loaded) -> None:
-    """Good requests, and all that were served, dotted."""
+def _goodput(page: Figure, axis: Axis, judged: Loaded, knees: Mapping[str, Block]) -> None:
+    """Good requests, and all that were served, dotted; the knee as an upright line within its
+    interval."""
     axes = page.subplots()
-    shown: list[float | None] = []
+    curves = []
+    all_served: list[float] = []
     promise = ""
-    for model, levels in loaded.items():
-        judged = [level for level in levels if level.get("goodput")]
-        if not judged:
+    for model, levels in judged.items():
+        if not levels:
             continue
-        promise = slo_text(judged[0]["goodput"]["slo"])
-        good = [level["goodput"]["rps"] for level in judged]
-        whole = [served(level) for level in judged]
-        colour = colour_of(model)
-        label = label_of(model, loaded, "served")
-        axes.plot(axis.loads(judged), whole, color=colour, linestyle=":", label=label)
-        label = label_of(model, loaded, "within SLO")
-        _curve(axes, axis, model, judged, good, label=label)
-        shown += good + whole
-    from_zero(axes, shown)
-    _finish(page, axes, axis, loaded, "Goodput (requests/s)")
-    axes.set_title("Goodput (requests/s)", pad=20)
+        promise = slo_text(levels[0]["goodput"]["slo"])
+        whole = list(map(served, levels))
+        axes.plot(
+            axis.loads(levels),
+            whole,
+            color=colour_of(model),
+            linestyle=":",
+            label=label_of(model, judged, "served"),
+        )
+        all_served += whole
+        curve = Curve(
+            model,
+            levels,
+            loads=axis.loads(levels),
+            values=[level["goodput"]["rps"] for level in levels],
+            ends=[None] * len(levels),
+            label=label_of(model, judged, "within SLO"),
+        )
+        curves.append(curve)
+    from_zero(axes, [*all_served, *shown_by(curves)])
+    draw_curves(axes, curves)
+    for model, knee in knees.items():
+        _draw_knee(axes, knee, colour_of(model), label_of(model, judged, "knee"))
+    title = "Goodput (requests/s)"
+    _finish(page, axes, axis, judged, title)
+    axes.set_title(title, pad=20)
     axes.annotate(promise, (0, 1), (0, 4), "axes fraction", "offset points", fontsize=9)
 
 
-def _offered(page: Figure, opened: Mapping[str, Sequence[Block]]) -> None:
+def _draw_knee(axes: Axes, knee: Block, colour: str, label: str) -> None:
+    """An end that is not known is left out."""
+    low, high = (end or knee["load"] for end in knee["interval"])
+    axes.axvspan(low, high, color=colour, alpha=0.12, linewidth=0)
+    axes.axvline(knee["load"], color=colour, linestyle="-.", linewidth=1, label=label)
+
+
+def _offered(page: Figure, opened: Loaded) -> None:
     """On the dashed line a server keeps up."""
-    axes = page.subplots()
-    shown: list[float | None] = []
+    curves = []
     for model, levels in opened.items():
-        offered = [level["offered_rps"] for level in levels]
-        values = [served(level) for level in levels]
-        ends = [level.get("served_rps_ci") for level in levels]
-        bars = Bars(offered, ends, colour_of(model))
-        bars.draw(axes)
-        draw_marks(axes, model, levels, offered, values)
-        if levels:
-            look = VERDICTS["ok"].look(marker_of(model), colour_of(model))
-            axes.plot([], [], linestyle="", label=label_of(model, opened, "a level"), **look)
-        shown += values + offered + bars.known()
-    end = from_zero(axes, shown)
+        curve = Curve(
+            model,
+            levels,
+            loads=[level["offered_rps"] for level in levels],
+            values=list(map(served, levels)),
+            ends=[level.get("served_rps_ci") for level in levels],
+            label=label_of(model, opened, "levels"),
+            line="",
+        )
+        curves.append(curve)
+    offered = [load for curve in curves for load in curve.loads]
+    axes = page.subplots()
+    end = from_zero(axes, [*offered, *shown_by(curves)])
     axes.set_xlim(0, end)
-    axes.plot([0, end], [0, end], color=SOFT, linestyle="--", linewidth=1, label="keeps up")
+    draw_curves(axes, curves)
+    axes.plot(
+        [0, end],
+        [0, end],
+        color=SOFT,
+        linestyle="--",
+        linewidth=1,
+        label="keeps up",
+    )
     axes.set_xlabel("offered requests per second")
     axes.set_title("Served requests per second")
-    every = [level for levels in opened.values() for level in levels]
-    draw_legend(page, axes, every)
+    draw_legend(page, axes, _all(opened))
 
 
 def _time_parts(page: Figure, title: str, levels: Sequence[Block]) -> None:
     """A bar for each level, its parts in the order in which a request meets them."""
-    axes = page.subplots()
     shown = [level for level in levels if finite(level["server"]["parts_ms"].values())]
     shown.reverse()
-    names = [load_name(level) for level in shown]
     places = list(range(len(shown)))
     left = np.zeros(len(shown))
+    axes = page.subplots()
     for part, colour in PARTS.items():
-        parts = [level["server"]["parts_ms"][part] for level in shown]
-        widths: np.ndarray = np.clip(np.nan_to_num(np.array(parts, float)), 0, None)
+        known = [level["server"]["parts_ms"][part] or 0.0 for level in shown]
+        widths: np.ndarray = np.clip(known, 0, None)
         if widths.any():
-            axes.barh(places, widths, left=left, height=0.62, color=colour, label=part)
+            axes.barh(
+                places,
+                widths,
+                left=left,
+                height=0.62,
+                color=colour,
+                label=part,
+            )
         left = left + widths
-    axes.set_yticks(places, names)
+    axes.set_yticks(places, list(map(load_name, shown)))
     axes.grid(visible=False, axis="y")
     axes.set_xlim(0, float(left.max()) * 1.03 or 1.0)
-    axes.set_xlabel("mean ms of a request")
     axes.xaxis.set_major_formatter(FuncFormatter(plain))
+    axes.set_xlabel("mean ms of a request")
     axes.set_title(title)
     page.legend(loc="outside lower center", ncols=4)
 
 
-def label_of(model: str, models: Collection[str], what: str, between: str = " ") -> str:
+def label_of(model: str, models: Collection[str], what: str) -> str:
     """`what` alone where there is one model: its name stands above all."""
-    return what if len(models) == 1 else f"{model}{between}{what}"
-
-
-def _curve(
-    axes: Axes,
-    axis: Axis,
-    model: str,
-    levels: Sequence[Block],
-    values: Sequence[float | None],
-    *,
-    label: str,
-    linestyle: str = "-",
-) -> None:
-    """A line through the levels, and each level's mark; None is a gap."""
-    if not levels:
-        return
-    loads = axis.loads(levels)
-    numbers = np.array(values, float)
-    axes.plot(
-        loads,
-        numbers,
-        linestyle=linestyle,
-        label=label,
-        color=colour_of(model),
-        marker=marker_of(model),
-        markevery=[],
-    )
-    draw_marks(axes, model, levels, loads, numbers.tolist())
+    return what if len(models) == 1 else f"{model} {what}"
 
 
 def _finish(page: Figure, axes: Axes, axis: Axis, loaded: Loaded, title: str) -> None:
-    every = [level for levels in loaded.values() for level in levels]
+    every = _all(loaded)
     along_loads(axes, axis.loads(every))
     axes.set_xlabel(axis.label)
     axes.set_title(title)
     draw_legend(page, axes, every)
+
+
+def _all(loaded: Loaded) -> list[Block]:
+    return list(itertools.chain.from_iterable(loaded.values()))

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -24,15 +25,17 @@ class Mark:
     colour: str | None = None
     is_hollow: bool = False
 
-    def look(self, marker: str, colour: str) -> dict[str, Any]:
+    def look(self, marker: str, colour: str, size: int = 6) -> dict[str, Any]:
         """matplotlib's keywords, over a model's mark and colour."""
         own = self.colour or colour
         inside = "white" if self.is_hollow else own
+        if self.marker:
+            size += 2
         return {
             "marker": self.marker or marker,
             "color": own,
             "markerfacecolor": inside,
-            "markersize": 8 if self.marker else 6,
+            "markersize": size,
         }
 
 
@@ -44,45 +47,75 @@ VERDICTS = {
 }
 
 
+Ends = Sequence[float | None] | None  # of an interval; None: unknown, or infinite
+
+
 @dataclass(frozen=True)
-class Bars:
-    """Intervals as upright lines; one that is not bounded from above is dotted to the top."""
+class Curve:
+    """One value of a model's levels, and the interval of each."""
 
+    model: str
+    levels: Sequence[Block]
     loads: Sequence[float]
-    ends: Sequence[Sequence[float | None] | None]
-    colour: str
+    values: Sequence[float | None]
+    ends: Sequence[Ends]
+    label: str
+    line: str = "-"
+    size: int = 6  # of its marks
 
-    def known(self) -> list[float | None]:
-        """All ends, for the axis."""
-        found: list[float | None] = []
-        for ends in self.ends:
-            found += ends or []
-        return found
-
-    def draw(self, axes: Axes) -> None:
-        """On an axis whose limits are those of the plot."""
-        top = axes.get_ylim()[1]
-        for load, ends in zip(self.loads, self.ends, strict=True):
-            low, high = ends or (None, None)
-            if low is None:
-                continue
-            line = "-" if high is not None else ":"
-            end = top if high is None else high
-            axes.vlines(load, low, end, colors=self.colour, linestyles=line, linewidth=1.2)
+    @property
+    def colour(self) -> str:
+        """The model's own."""
+        return colour_of(self.model)
 
 
-def draw_marks(
-    axes: Axes,
-    model: str,
-    levels: Sequence[Block],
-    across: Sequence[float],
-    up: Sequence[float],
-) -> None:
-    """A mark at each point (across, up), never cut off at an edge."""
-    for level, x, y in zip(levels, across, up, strict=True):
-        mark = VERDICTS[verdict_of(level)]
-        look = mark.look(marker_of(model), colour_of(model))
-        axes.plot([x], [y], linestyle="", clip_on=False, zorder=3, **look)
+def shown_by(curves: Iterable[Curve]) -> list[float | None]:
+    """All heights that the axis must have room for."""
+    shown: list[float | None] = []
+    for curve in curves:
+        shown += curve.values
+        for ends in curve.ends:
+            shown += ends or []
+    return shown
+
+
+def draw_curves(axes: Axes, curves: Iterable[Curve]) -> None:
+    """On an axis whose limits are those of the plot: lines, intervals, and a mark at each level,
+    never cut off at an edge. A value of None is a gap."""
+    for curve in curves:
+        if not curve.levels:
+            continue
+        values = np.array(curve.values, float)
+        axes.plot(
+            curve.loads,
+            values,
+            color=curve.colour,
+            linestyle=curve.line,
+            marker=marker_of(curve.model),
+            markevery=[],
+            markersize=curve.size,
+            label=curve.label,
+        )
+        _draw_intervals(axes, curve)
+        for level, load, value in zip(curve.levels, curve.loads, values, strict=True):
+            mark = VERDICTS[verdict_of(level)]
+            look = mark.look(marker_of(curve.model), curve.colour, curve.size)
+            axes.plot([load], [value], linestyle="", clip_on=False, zorder=3, **look)
+
+
+def _draw_intervals(axes: Axes, curve: Curve) -> None:
+    """Upright lines; one that is not bounded from above is dotted to the top."""
+    top = axes.get_ylim()[1]
+    for load, ends in zip(curve.loads, curve.ends, strict=True):
+        low, high = ends or (None, None)
+        if low is None:
+            continue
+        end = top
+        line = ":"
+        if high is not None:
+            end = high
+            line = "-"
+        axes.vlines(load, low, end, colors=curve.colour, linestyles=line, linewidth=1.2)
 
 
 def verdict_of(level: Block) -> str:

@@ -65,8 +65,10 @@ def _bars(
     axes.bar_label(bars, labels=labels, padding=4)
     axes.grid(visible=False, axis="y")
     axes.autoscale_view()
-    end = axes.dataLim.x1
-    axes.set_xlim(0, end * 1.22 if end > 0 else 1.0)
+    end = 1.22 * axes.dataLim.x1
+    if end <= 0:
+        end = 1.0
+    axes.set_xlim(0, end)
 
 
 def _training(page: Figure, metrics: Sequence[Block]) -> None:

@@ -28,11 +28,14 @@ def headline(report: Block) -> list[str]:
     scores = [quality[model] for model in MODELS if quality[model] is not None]
     if scores and not any(scores):
         sentences.append(
-            f"No model has a {words(quality['metric'])} above 0 on {quality['n']:,} validation"
+            f"No model scores above 0 in {words(quality['metric'])} on {quality['n']:,} validation"
             " prompts: look at the answers in evaluate's files before anything else."
         )
     if {"teacher", "student"} <= report["serving"].keys():
         sentences += _speed_sentences(report["serving"])
+    for model, measured in report["serving"].items():
+        if measured.get("knee"):
+            sentences.append(f"{model}: {measured['knee']['sentence']}")
     for warning in report["warnings"]:
         sentences.append(f"Warning, {warning}")
     return sentences

@@ -48,7 +48,7 @@ class Line:
     label: str
     colour: str
     style: str = "-"
-    is_stepped: bool = False
+    steps: str = "default"  # matplotlib's drawstyle
     is_rare: bool = False  # left out where it is 0 throughout
 
 
@@ -86,7 +86,7 @@ PANELS = (
     ),
     Panel(
         "Replicas",
-        [Line("replicas", "that answer", INK, is_stepped=True)],
+        [Line("replicas", "that answer", INK, steps="steps-mid")],
         is_count=True,
     ),
 )
@@ -107,7 +107,7 @@ def time_plots(serving: Mapping[str, Block], slices: Sequence[TimeSlice]) -> lis
         pairs = list(zip(measured["levels"], axes, strict=True))
         for level, rows in pairs[-MOST_LEVELS:]:
             caption = f"{model} at {load_name(level)} over time"
-            title = label_of(model, serving, f"{load_name(level)}: {verdict_of(level)}", ", ")
+            title = label_of(model, serving, f"at {load_name(level)}: {verdict_of(level)}")
             drawn.append(Plot(caption, _drawing(title, rows)))
     return drawn
 
@@ -164,7 +164,7 @@ def _draw_panel(axes: Axes, panel: Panel, at_s: Sequence[float], rows: Sequence[
             linestyle=line.style,
             linewidth=1.4,
             label=line.label,
-            drawstyle="steps-mid" if line.is_stepped else "default",
+            drawstyle=line.steps,
             clip_on=False,
         )
         shown += values

@@ -128,6 +128,27 @@ def test_a_promise_is_written_over_its_goodput():
     assert "TTFT ≤ 100 ms for 99 % of the requests" in texts(svg)
 
 
+KNEE = {
+    "search": "rate",
+    "load": 40.0,
+    "interval": [30.0, None],
+    "decided": False,
+    "reason": "the levels are used up",
+    "levels": 12,
+    "sentence": "Within TTFT <= 100 ms it carries 40 requests/s.",
+}
+
+
+def test_the_knee_stands_in_the_plot_of_what_was_searched():
+    serving = {"m": SERVING["student"] | {"knee": KNEE}}
+    drawn = by_caption(load_plots(serving))
+    assert "knee" in texts(drawn["Requests within the SLO per second against rate"])
+    assert "knee" not in texts(drawn["Requests within the SLO per second against concurrency"])
+    serving["m"]["knee"] = KNEE | {"load": None}
+    drawn = by_caption(load_plots(serving))
+    assert "knee" not in texts(drawn["Requests within the SLO per second against rate"])
+
+
 def test_levels_of_a_first_version_are_still_drawn():
     """Without intervals, verdicts, goodput and the server's side."""
     old = {
@@ -164,7 +185,7 @@ def test_each_level_has_its_own_time_axis():
     drawn = time_plots(serving, slices(serving))
     assert drawn[4].caption == "student at 64 req/s over time"
     shown = texts(drawn[4].svg)
-    assert "64 req/s: client limited" in shown
+    assert "at 64 req/s: client limited" in shown
     for panel in ("Load (requests in flight)", "Requests per second", "In the server", "Replicas"):
         assert panel in shown
     assert "seconds of the window; grey: warm-up" in shown

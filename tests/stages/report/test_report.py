@@ -174,6 +174,13 @@ def test_headline_compares_models_at_the_same_load(report):
     )
 
 
+def test_headline_says_what_each_model_carries(report):
+    knee = {"sentence": "Within TTFT <= 100 ms it carries 40 requests/s."}
+    serving = {"student": report["serving"]["student"] | {"knee": knee}}
+    sentences = report_stage.tables.headline(report | {"serving": serving})
+    assert sentences[-1] == f"student: {knee['sentence']}"
+
+
 def text_of(*tables):
     console = Console(width=160, file=io.StringIO())
     console.print(*tables)
