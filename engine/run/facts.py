@@ -295,10 +295,41 @@ class Serving(Facts):
     knee: Knee | None = None
 
 
+class Estimated(Facts):
+    """A figure with its 95 % interval, and how it came about; null: unknown, and `how` says why."""
+
+    value: float | None
+    ci: Ends
+    how: str
+
+
+class Versus(Facts):
+    """One figure of two models; a ratio above 1: the second is better."""
+
+    first: Estimated
+    second: Estimated
+    ratio: Estimated
+
+
+class EqualSlo(Facts):
+    """Two models at the same SLO: `load` is what each carries within it, in `unit`; latency is at
+    the largest load at which both were ok."""
+
+    first: str
+    second: str
+    slo: Slo
+    unit: str
+    load: Versus
+    good_tokens_per_second: Versus
+    usd_per_million_good_tokens: Versus
+    latency: dict[str, Versus | str | None]
+
+
 class LoadtestInfo(Info):
-    """By model."""
+    """By model; and teacher against student, where both were loaded and there is an SLO."""
 
     serving: dict[str, Serving]
+    equal_slo: EqualSlo | None = None
 
 
 INFO: dict[str, type[Info]] = {

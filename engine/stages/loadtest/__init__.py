@@ -20,6 +20,7 @@ from engine.run.context import Context
 from engine.run.facts import LoadtestInfo
 from engine.run.manifests import Counts, Finished
 from engine.run.progress import Progress
+from engine.stages.loadtest.equal_slo import compare
 from engine.stages.loadtest.files import is_warm
 from engine.stages.loadtest.levels import slo_of
 from engine.stages.loadtest.measuring import Loaded, Loader
@@ -71,12 +72,19 @@ def run(
         serving[model] = {"levels": levels}
         if knees[model]:
             serving[model]["knee"] = knees[model]
+    info: dict[str, Any] = {"serving": serving}
+    slo = slo_of(spec.slo)
+    if slo and {"teacher", "student"} <= serving.keys():
+        prices = {}
+        if spec.price_per_hour is not None:
+            prices = dict.fromkeys(serving, spec.price_per_hour)
+        info["equal_slo"] = compare(loaded.measured, "teacher", "student", slo, prices)
     return Counts(
         rows_in=len(samples),
         rows_out=len(samples) - failed,
         files=files,
         dropped=dropped,
-        info=LoadtestInfo.model_validate({"serving": serving}),
+        info=LoadtestInfo.model_validate(info),
     )
 
 

@@ -81,6 +81,7 @@ def build_report(job: str, inputs: Mapping[str, Finished]) -> Block:
             "quality": _said(inputs["evaluate"])["quality"],
             "metrics": _said(inputs["evaluate"])["metrics"],
             "serving": _said(inputs["loadtest"])["serving"],
+            "equal_slo": _said(inputs["loadtest"]).get("equal_slo"),
             "warnings": warnings,
             "lineage": lineage,
         }

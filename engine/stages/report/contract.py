@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from engine.run.facts import CurateInfo, GenerateInfo, Quality, Serving, TrainInfo
+from engine.run.facts import CurateInfo, EqualSlo, GenerateInfo, Quality, Serving, TrainInfo
 from engine.run.manifests import Manifest
 
 
@@ -38,6 +38,7 @@ class Report(BaseModel):
     quality: Quality
     metrics: dict[str, dict[str, float | None]]
     serving: dict[str, Serving]
+    equal_slo: EqualSlo | None = None
     warnings: list[str]
     """What a stage found doubtful, with its name in front."""
     lineage: dict[str, dict[str, str]]

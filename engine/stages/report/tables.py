@@ -3,6 +3,7 @@ alike."""
 
 from __future__ import annotations
 
+from engine.stages.report.equal_slo_table import equal_slo
 from engine.stages.report.level_tables import cells, is_ok, level_tables, load_name
 from engine.stages.report.table import (
     UNKNOWN,
@@ -111,6 +112,8 @@ def serving(report: Block) -> list[Table]:
     built = []
     for model, measured in report["serving"].items():
         built += level_tables(f"Serving: {model}", measured["levels"])
+    if report.get("equal_slo"):
+        built.append(equal_slo(report["equal_slo"]))
     return built
 
 

@@ -11,7 +11,7 @@ import pytest
 from doubles.fake_server import Behaviour, serve
 
 from engine.errors import StageError
-from engine.job.spec import LoadtestSpec
+from engine.job.spec import LoadtestSpec, SloSpec
 from engine.rows.ids import prompt_hash, prompt_id_of
 from engine.rows.records import (
     LOAD_LEVEL,
@@ -201,3 +201,27 @@ def test_a_url_is_measured_like_a_served_model():
     assert [(level["rate"], level["requests"], level["failed"]) for level in levels] == [
         (20.0, 10, 0)
     ]
+
+
+def test_teacher_and_student_are_compared_at_the_same_slo(inputs, out):
+    spec = LoadtestSpec(
+        models=["teacher", "student"],
+        concurrency=[2],
+        seconds=0.6,
+        warmup_seconds=0.1,
+        slo=SloSpec(ttft_ms=400.0, percentile=80.0),
+        price_per_hour=2.0,
+    )
+    with serve(lambda i: Behaviour(ttft_s=0.02, tokens=6)) as server:
+        counts = loadtest.run(spec, inputs, out, CTX, endpoint=endpoint_of(server))
+    compared = counts.info.equal_slo
+    assert (compared.first, compared.second, compared.unit) == ("teacher", "student", "users")
+    # one load that both kept bounds what each carries from below, and says no more
+    assert compared.load.ratio.value is None
+    assert "no load broke the SLO" in compared.load.first.how
+    assert 0.5 < compared.good_tokens_per_second.ratio.value < 2
+    cost = compared.usd_per_million_good_tokens.second.value
+    rate = compared.good_tokens_per_second.second.value
+    assert cost == pytest.approx(2.0 / 3600 * 1e6 / rate, rel=1e-3)
+    assert compared.latency["load"] == "concurrency=2"
+    assert 0.5 < compared.latency["ttft_ms_p50"].ratio.value < 2
