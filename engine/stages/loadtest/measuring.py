@@ -34,6 +34,7 @@ from engine.stages.loadtest.levels import (
     slo_of,
 )
 
+PROBES = 3  # before a server is given up: one answer in some may fail
 CEILING_S = 1.0  # of the client's own measurement
 
 
@@ -103,9 +104,7 @@ class Loader:
         """Every level of one model, then the search. StageError for a server that does not answer,
         before a level is wasted on it, and where no request of the first levels succeeds."""
         self._progress.update(note=f"loading {target.model}")
-        why_not = refusal(target, self._shape, self._prompts[0])
-        if why_not:
-            raise StageError(f"loadtest: {why_not}")
+        self._require_answer(target)
         loaded = Loaded([], [])
         statuses: Counter[str] = Counter()
         for number, load in enumerate(self._loads):
@@ -119,6 +118,14 @@ class Loader:
             if statuses and "ok" not in statuses:
                 raise _nothing_succeeded(target, statuses, level)
         return dataclasses.replace(loaded, knee=self._search(target, loaded))
+
+    def _require_answer(self, target: Target) -> None:
+        why_not: str | None = None
+        for _ in range(PROBES):
+            why_not = refusal(target, self._shape, self._prompts[0])
+            if why_not is None:
+                return
+        raise StageError(f"loadtest: {why_not}")
 
     def _search(self, target: Target, loaded: Loaded) -> Knee | None:
         slo = slo_of(self._spec.slo)
