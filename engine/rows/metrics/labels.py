@@ -1,0 +1,56 @@
+"""Metrics of answers that are right or wrong: by their final answer (engine/rows/final_answer.py).
+
+What an answer's final one is, and when two are the same, is decided there.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from engine.rows.final_answer import final_answer, same_final_answer
+from engine.rows.metrics.metric import Asked
+
+LABELS = ("entailment", "neutral", "contradiction")
+
+
+def is_right(text: str, asked: Asked) -> list[float]:
+    """Whether it ends in one of the right answers."""
+    for reference in asked.references:
+        if same_final_answer(asked.task, text, reference) is True:
+            return [1.0, 1.0]
+    return [0.0, 1.0]
+
+
+def has_no_answer(text: str, asked: Asked) -> list[float]:
+    """Whether no final answer, or label, is found in it."""
+    return [float(final_answer(asked.task, text) is None), 1.0]
+
+
+def label_counts(text: str, asked: Asked) -> list[float]:
+    """Per label: given rightly, given, wanted (C = 9). Of several right labels the one that was
+    given is wanted, else the first."""
+    said = final_answer(asked.task, text)
+    accepted = [final_answer(asked.task, reference) for reference in asked.references]
+    wanted = said if said in accepted else accepted[0]
+    counts = []
+    for label in LABELS:
+        given = float(said == label)
+        right = float(wanted == label)
+        counts += [given * right, given, right]
+    return counts
+
+
+def macro_f1(sums_C: np.ndarray) -> np.ndarray:
+    """Mean over the labels that were wanted at all of 2 · right / (given + wanted); NaN where none
+    was."""
+    by_label = sums_C.reshape(*sums_C.shape[:-1], len(LABELS), 3)
+    right = by_label[..., 0]
+    wanted = by_label[..., 2]
+    either = by_label[..., 1] + wanted
+    f1 = np.zeros(right.shape)
+    np.divide(2 * right, either, out=f1, where=either > 0)
+    occurs = wanted > 0
+    labels = occurs.sum(-1)
+    values = np.full(labels.shape, np.nan)
+    np.divide((f1 * occurs).sum(-1), labels, out=values, where=labels > 0)
+    return values
