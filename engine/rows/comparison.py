@@ -110,9 +110,7 @@ def compare_metric(
             p = bootstrap_p(differences_R, groups)
             mde = bootstrap_mde(differences_R, groups)
     groups = len(set(clusters)) if clusters is not None else n
-    return Comparison(
-        metric, test, difference, ci95, p, p, wins, losses, ties, n, groups, mde
-    )
+    return Comparison(metric, test, difference, ci95, p, p, wins, losses, ties, n, groups, mde)
 
 
 def _duels(metric: str, ours_NC: np.ndarray, theirs_NC: np.ndarray) -> tuple[int, int, int]:

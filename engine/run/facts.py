@@ -48,8 +48,8 @@ class TeacherInfo(Facts):
     status: dict[str, int] = {}
     validation_score: float | None = None
     usd_per_answer: float | None = None
-    """Mean of all rows at the teacher's prices, without tries that came to nothing; null without
-    prices."""
+    """Mean at the teacher's prices of the rows whose tokens are known, without tries that came to
+    nothing; null without prices."""
     tokenizer_fingerprint: str | None = None
     vocab_size: int | None = None
 

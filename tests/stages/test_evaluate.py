@@ -201,7 +201,8 @@ def test_prompts_without_gold_answer_among_others_are_called_mixed(run):
     assert counts.info.reference == "mixed"
     assert counts.info.quality.student == 1
     assert counts.info.warnings == [
-        "1 of 2 prompts have no gold answer; the teacher's is their reference"
+        "1 of 2 prompts have no gold answer; the teacher's is their reference, and retention is of"
+        " the others"
     ]
 
 

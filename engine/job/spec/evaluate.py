@@ -7,7 +7,6 @@ from typing import Literal
 from engine.job.spec.base import identity
 from engine.job.spec.engines import EngineSpec
 
-
 MetricName = Literal[
     "exact_match",
     "f1",

@@ -17,7 +17,9 @@ _SPACES = " \u00a0\u2009\u202f"
 _NUMBER = re.compile(
     rf"(?<![\d.,])\d{{1,3}}(?:[{_SPACES}]\d{{3}})+(?![\d.,]*\d)|\d+(?:[.,'’٫٬]\d+)*", re.ASCII
 )
-_GROUPED = re.compile(rf"\d{{1,3}}(?P<mark>[,.'’٬{_SPACES}])(?:\d{{2,3}}(?P=mark))*\d{{3}}", re.ASCII)
+_GROUPED = re.compile(
+    rf"\d{{1,3}}(?P<mark>[,.'’٬{_SPACES}])(?:\d{{2,3}}(?P=mark))*\d{{3}}", re.ASCII
+)
 _POINTS = ".,٫"
 
 

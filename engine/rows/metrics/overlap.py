@@ -81,7 +81,9 @@ def _rouge_scorer(kind: str) -> Any:
 def rouge_signature(references: Sequence[Sequence[str]]) -> str:
     """What was computed, in one line."""
     version = importlib.metadata.version("rouge-score")
-    return f"nrefs:{_count(references)}|case:lc|stem:no|tok:any-script|version:rouge-score-{version}"
+    return (
+        f"nrefs:{_count(references)}|case:lc|stem:no|tok:any-script|version:rouge-score-{version}"
+    )
 
 
 def bleu_counts(text: str, asked: Asked) -> list[float]:

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from engine.stages.report.tables import MODELS, Block, figure, words
+from engine.stages.report.cells import MODELS, Block, figure, words
 
 COLOURS = {"teacher": "#44546a", "baseline": "#a9b4c2", "student": "#0b7a75"}
 MARKERS = {"teacher": "s", "baseline": "^", "student": "o"}

@@ -4,25 +4,22 @@ alike."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
-Block = dict[str, Any]  # of report.json
+from engine.stages.report.cells import (
+    MODELS,
+    Block,
+    Table,
+    figure,
+    interval,
+    load_name,
+    markdown_table,
+    words,
+)
+from engine.stages.report.verdicts import comparisons, gains, verdicts
 
-MODELS = ("teacher", "baseline", "student")
 # what 80 characters have room for
 _TERMINAL = ("load", "failed", "req/s", "tok/s", "TTFT p50", "TTFT p95", "E2E p50", "E2E p95")
 _BEST = ("load", "tok/s", "TTFT p50", "TTFT p95")
-
-
-@dataclass(frozen=True)
-class Table:
-    """A titled table of text; the first column is words, the others are figures."""
-
-    title: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    note: str = ""
 
 
 def headline(report: Block) -> list[str]:
@@ -31,6 +28,7 @@ def headline(report: Block) -> list[str]:
     sentences = []
     if report["quality"]["retention"] is not None:
         sentences.append(_retention_sentence(report["quality"]))
+    sentences += verdicts(report)
     if {"teacher", "student"} <= report["serving"].keys():
         sentences += _speed_sentences(report["serving"])
     for warning in report["warnings"]:
@@ -68,6 +66,8 @@ def tables(report: Block) -> list[Table]:
     """All tables in reading order."""
     return [
         quality(report),
+        *comparisons(report),
+        gains(report),
         *serving(report),
         curation(report),
         stages(report),
@@ -96,6 +96,8 @@ def quality(report: Block) -> Table:
         f"{scores['n']:,} validation prompts. Baseline: the student before training. Retention:"
         " student / teacher."
     )
+    for name, signature in report.get("signatures", {}).items():
+        note += f"\n{words(name)}: {signature}"
     return Table("Quality", header, rows, note)
 
 
@@ -227,13 +229,13 @@ def _best_served(levels: list[Block]) -> list[str]:
     return [*_cells(best, _BEST), f"{failed:,}"]
 
 
-def markdown(report: Block) -> str:
-    """The report as GitHub Markdown."""
+def markdown(report: Block, examples: Sequence[Table] = ()) -> str:
+    """The report as GitHub Markdown; `examples` are tables of answers."""
     lines = [f"# {report['job']}: distillation report", ""]
     for sentence in headline(report):
         lines.append(f"- {sentence}")
-    for table in tables(report):
-        lines += ["", f"## {table.title}", "", *_markdown_table(table)]
+    for table in (*tables(report), *examples):
+        lines += ["", f"## {table.title}", "", *markdown_table(table)]
     return "\n".join(lines) + "\n"
 
 
@@ -244,54 +246,5 @@ def finish_card(card: str, report: Block) -> str:
     sentences = headline({**report, "serving": {}})
     if sentences:
         lines += [*sentences, ""]
-    lines += _markdown_table(quality(report))
+    lines += markdown_table(quality(report))
     return "\n".join(lines) + "\n"
-
-
-def _markdown_table(table: Table) -> list[str]:
-    alignments = ["---"] + ["---:"] * (len(table.header) - 1)
-    lines = list(map(_markdown_row, (table.header, alignments, *table.rows)))
-    if table.note:
-        lines += ["", table.note]
-    return lines
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    escaped = [cell.replace("|", "\\|") for cell in cells]
-    return f"| {' | '.join(escaped)} |"
-
-
-def load_name(level: Block) -> str:
-    """`concurrency 4` or `2.5 req/s`."""
-    if "concurrency" in level:
-        return f"concurrency {level['concurrency']}"
-    return f"{level['rate']:g} req/s"
-
-
-def words(name: str) -> str:
-    """A field's name for people."""
-    return name.replace("_", " ")
-
-
-def figure(value: float | None) -> str:
-    """A number with as many digits as a reader can use; a dash for none."""
-    if value is None:
-        return "–"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    if abs(value) >= 10:
-        return f"{value:.1f}"
-    return f"{value:.3f}"
-
-
-def interval(scores: Block, name: str) -> str:
-    """A 95 % interval in brackets, as percentages for retention."""
-    bounds = scores["ci95"].get(name)
-    if bounds is None:
-        return "–"
-    low, high = bounds
-    if name == "retention":
-        return f"[{low:.1%}, {high:.1%}]"
-    return f"[{figure(low)}, {figure(high)}]"

@@ -117,6 +117,7 @@ def test_markdown_has_every_table(written):
     titles = re.findall(r"^## (.*)$", page, re.MULTILINE)
     assert titles == [
         "Quality",
+        "What was gained",
         "Serving: teacher",
         "Serving: student",
         "Curation",
