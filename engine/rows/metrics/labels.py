@@ -10,7 +10,7 @@ import numpy as np
 from engine.rows.final_answer import final_answer, same_final_answer
 from engine.rows.metrics.metric import Asked
 
-LABELS = ("entailment", "neutral", "contradiction")
+LABELS = ("entailment", "neutral", "contradiction", "not_entailment")
 
 
 def is_right(text: str, asked: Asked) -> list[float]:
@@ -27,11 +27,14 @@ def has_no_answer(text: str, asked: Asked) -> list[float]:
 
 
 def label_counts(text: str, asked: Asked) -> list[float]:
-    """Per label: given rightly, given, wanted (C = 9). Of several right labels the one that was
-    given is wanted, else the first."""
+    """Per label: given rightly, given, wanted (C = 12). The first reference's label is wanted, or
+    that of the one which the answer is right by."""
     said = final_answer(asked.task, text)
-    accepted = [final_answer(asked.task, reference) for reference in asked.references]
-    wanted = said if said in accepted else accepted[0]
+    wanted = final_answer(asked.task, asked.references[0])
+    for reference in asked.references:
+        if same_final_answer(asked.task, text, reference) is True:
+            wanted = final_answer(asked.task, reference)
+            said = wanted
     counts = []
     for label in LABELS:
         given = float(said == label)

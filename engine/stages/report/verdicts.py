@@ -93,7 +93,7 @@ def _note(compared: list[Block]) -> str:
         note += f", {first['clusters']:,} independent groups"
     note += "; p (Holm) is corrected for all metrics of this table. "
     note += "Better, worse, equal: prompts, by the student's answer."
-    return f"{note}\n{_detectable(first)}"
+    return note
 
 
 def gains(report: Block) -> Table:

@@ -1,16 +1,13 @@
 """Overlap of texts: equal to the libraries in English, fair to every script."""
 
 import itertools
-import re
-import string
-from collections import Counter
 
 import numpy as np
 import pytest
 import sacrebleu
 from rouge_score.rouge_scorer import RougeScorer
-from rows.metrics.texts import ENGLISH, SCRIPTS
 
+from benchmarks.evaluation.texts import ENGLISH, SCRIPTS, squad_f1, squad_words
 from engine.rows.metrics import row_scores, score_of, signature_of, statistics_of
 
 TEXT_METRICS = ("rouge1", "rouge2", "rougeL", "bleu", "chrf", "f1")
@@ -138,22 +135,6 @@ def test_the_signature_says_how_a_figure_was_made():
 def _scored(scorer):
     scorer.corpus_score(["a"], [["a"]])
     return scorer
-
-
-def squad_words(text):
-    """The official v1.1 rule in other words: lower case, ASCII punctuation taken out, then the
-    articles, then split at white space."""
-    kept = "".join(character for character in text.lower() if character not in string.punctuation)
-    return re.sub(r"\b(a|an|the)\b", " ", kept).split()
-
-
-def squad_f1(said, wanted):
-    said, wanted = squad_words(said), squad_words(wanted)
-    shared = sum((Counter(said) & Counter(wanted)).values())
-    if shared == 0:
-        return 0.0
-    precision, recall = shared / len(said), shared / len(wanted)
-    return 2 * precision * recall / (precision + recall)
 
 
 SQUAD = [

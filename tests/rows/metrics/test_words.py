@@ -3,8 +3,8 @@
 import re
 
 import pytest
-from rows.metrics.texts import ENGLISH, SCRIPTS
 
+from benchmarks.evaluation.texts import ENGLISH, SCRIPTS
 from engine.rows.metrics.words import plain_digits, separated, words
 
 

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from engine.rows.records import ANSWER, PROMPT, Answer, Prompt
+from engine.rows.tables import to_table, write_parquet
 from engine.run.facts import INFO as FACTS
 from engine.run.manifests import Counts, finished, publish, stage_folder
 
@@ -110,7 +112,7 @@ ROWS = {
 def finish(tmp_path):
     """Publish one stage with other figures than the usual."""
 
-    def finish(stage, order, info=None, rows=None):
+    def finish(stage, order, info=None, rows=None, tables=None):
         folder = stage_folder(tmp_path / "job", order, stage, {})
         folder.mkdir(parents=True, exist_ok=True)
         files = {}
@@ -123,6 +125,10 @@ def finish(tmp_path):
                 "".join(json.dumps(line) + "\n" for line in lines)
             )
             files = {"metrics.jsonl": len(lines)}
+        for name, table in (tables or {}).items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            write_parquet(table, folder / name)
+            files[name] = len(table)
         rows_in, rows_out, dropped = rows or ROWS[stage]
         said = FACTS[stage].model_validate(INFO[stage] if info is None else info)
         counts = Counts(rows_in, rows_out, files, dropped, said)
@@ -130,6 +136,57 @@ def finish(tmp_path):
         return finished(folder)
 
     return finish
+
+
+COMPARED = {
+    "metric": "exact_match",
+    "test": "McNemar mid-p",
+    "difference": 0.868,
+    "ci95": [0.84, 0.896],
+    "p": 1e-12,
+    "p_holm": 1e-12,
+    "wins": 435,
+    "losses": 1,
+    "ties": 64,
+    "n": 500,
+    "clusters": 500,
+    "mde": 0.0312,
+}
+BEHIND = COMPARED | {"difference": -0.082, "ci95": [-0.11, -0.054], "wins": 3, "losses": 44}
+EVALUATED = INFO["evaluate"] | {
+    "comparisons": {"baseline": [COMPARED], "teacher": [BEHIND]},
+    "signatures": {"bleu": "nrefs:1|case:mixed|eff:yes|tok:13a|smooth:exp|version:2.6.0"},
+    "footprint": {
+        "teacher": {"weights_bytes": 7_600_000, "kv_bytes_per_token": 4096},
+        "baseline": {"weights_bytes": 950_000, "kv_bytes_per_token": 1024},
+        "student": {"weights_bytes": 950_000, "kv_bytes_per_token": 1024},
+    },
+}
+# the case that the report escapes: a text with HTML of its own
+ANSWERS = {"teacher": "#### {}", "baseline": "I like <b>trains</b>.", "student": "2 + 2\n#### {}"}
+
+
+@pytest.fixture
+def evaluated(inputs, finish):
+    """The same run with comparisons and answers, as evaluate leaves them."""
+    prompts = []
+    answers = []
+    for number in range(20):
+        messages = [{"role": "user", "content": f"What is {number} and nothing?"}]
+        prompt = Prompt(
+            number, f"{number:064x}", "a", messages, "math", "a", "validation", f"#### {number}"
+        )
+        prompts.append(prompt)
+        for model, text in ANSWERS.items():
+            right = float(model == "teacher" or (model == "student" and number < 12))
+            scores = json.dumps({"exact_match": right})
+            said = text.format(number)
+            answers.append(Answer(number, model, "ok", said, prompt.reference, scores))
+    stored = {"data/validation-00000.parquet": to_table(prompts, PROMPT)}
+    inputs["prompts"] = finish("prompts", 21, tables=stored)
+    stored = {"data/answers.parquet": to_table(answers, ANSWER)}
+    inputs["evaluate"] = finish("evaluate", 25, EVALUATED, tables=stored)
+    return inputs
 
 
 @pytest.fixture
