@@ -36,8 +36,8 @@ ENGLISH = (
     "",
 )
 _LISTED = """the a of and to in that it was for on with as his they at be this from have or by one
-had not but what all were when we there can an your which their said if do will each about how up out
-river bridge council report model train student teacher well-known don't U.S. 3.5% $1,200 (sic)
+had not but what all were when we there can an your which their said if do will each about how up
+out river bridge council report model train student teacher well-known don't U.S. 3.5% $1,200 (sic)
 “quoted” state-of-the-art 2021; finally, yes! maybe? it's e.g. no. 42: Mr. O'Neil"""
 WORDS = _LISTED.split()
 
