@@ -85,32 +85,64 @@ def compare_metric(
 ) -> Comparison:
     """The comparison in one metric, as if it were the only one."""
     wins, losses, ties = _duels(metric, ours_NC, theirs_NC)
+    n = len(ours_NC)
+    groups = n if clusters is None else len(set(clusters))
     ours = score_of(metric, ours_NC)
     theirs = score_of(metric, theirs_NC)
-    difference = None
-    if ours is not None and theirs is not None:
-        difference = ours - theirs
-    n = len(ours_NC)
-    test = MCNEMAR
-    ci95: Interval = None
-    p = mde = None
+    if ours is None or theirs is None:
+        nothing = _Tested(BOOTSTRAP)
+        return _comparison(metric, nothing, None, (wins, losses, ties), n, groups)
     if METRICS[metric].is_proportion and not has_groups(clusters):
         ci95 = difference_interval(ours_NC[:, 0], theirs_NC[:, 0])
-        p = mcnemar_mid_p(wins, losses)
         mde = mcnemar_mde(wins + losses, n)
+        tested = _Tested(MCNEMAR, mcnemar_mid_p(wins, losses), ci95, mde)
     else:
-        test = BOOTSTRAP
-        groups = _telling_groups(ours_NC, theirs_NC, clusters)
+        telling = _telling_groups(ours_NC, theirs_NC, clusters)
         scores = paired_scores(metric, ours_NC, theirs_NC, samples, seed, clusters)
-        differences_R = scores[0] - scores[1]
-        differences_R = differences_R[np.isfinite(differences_R)]
-        p = 1.0
-        if groups > 1 and len(differences_R):
-            ci95 = bootstrap_interval(differences_R, groups)
-            p = bootstrap_p(differences_R, groups)
-            mde = bootstrap_mde(differences_R, groups)
-    groups = len(set(clusters)) if clusters is not None else n
-    return Comparison(metric, test, difference, ci95, p, p, wins, losses, ties, n, groups, mde)
+        tested = _bootstrapped(scores[0] - scores[1], telling)
+    return _comparison(metric, tested, ours - theirs, (wins, losses, ties), n, groups)
+
+
+@dataclass(frozen=True)
+class _Tested:
+    """What a test says."""
+
+    test: str
+    p: float | None = None
+    ci95: Interval = None
+    mde: float | None = None
+
+
+def _comparison(
+    metric: str,
+    tested: _Tested,
+    difference: float | None,
+    duels: tuple[int, int, int],
+    n: int,
+    groups: int,
+) -> Comparison:
+    return Comparison(
+        metric,
+        tested.test,
+        difference,
+        tested.ci95,
+        tested.p,
+        tested.p,
+        *duels,
+        n,
+        groups,
+        tested.mde,
+    )
+
+
+def _bootstrapped(differences_R: np.ndarray, groups: int) -> _Tested:
+    """Of the differences of resamples; a resample without a score on one side is left out. One
+    group alone is no evidence."""
+    there = differences_R[np.isfinite(differences_R)]
+    if groups < 2 or not len(there):
+        return _Tested(BOOTSTRAP, 1.0)
+    p = bootstrap_p(there, groups)
+    return _Tested(BOOTSTRAP, p, bootstrap_interval(there, groups), bootstrap_mde(there, groups))
 
 
 def _duels(metric: str, ours_NC: np.ndarray, theirs_NC: np.ndarray) -> tuple[int, int, int]:

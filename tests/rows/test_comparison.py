@@ -233,7 +233,7 @@ def test_fewer_new_numbers_are_a_win():
 def test_a_metric_with_nothing_to_score_is_not_compared():
     nothing = np.zeros((3, 2))
     found = compare_metric("slots", nothing, nothing, 200, 0)
-    assert (found.difference, found.ci95, found.mde) == (None, None, None)
+    assert (found.difference, found.ci95, found.p, found.mde) == (None, None, None, None)
 
 
 def test_the_same_seed_gives_the_same_comparison():
