@@ -144,7 +144,6 @@ def chrf_counts(text: str, asked: Asked) -> list[float]:
     return max(found, key=lambda counts: float(chrf(np.array(counts))))
 
 
-@functools.lru_cache(maxsize=1024)
 def _ngrams(text: str) -> list[Counter[str]]:
     counted = extract_all_char_ngrams(text, CHARACTERS)
     parts = _chrf_words(text)

@@ -25,7 +25,7 @@ _SEPARATE = regex.compile(rf"{_ALONE}|{_WIDE_MARKS}", regex.V1)
 _FORMAT = regex.compile(r"\p{Cf}+")  # joiners, soft hyphens, direction marks: not seen
 
 
-@functools.lru_cache(maxsize=8192)
+@functools.lru_cache(maxsize=1024)
 def words(text: str) -> tuple[str, ...]:
     """Words, without regard to case, width, form of composition or script of digits; of a text that
     has none, its characters."""
