@@ -11,8 +11,7 @@ from matplotlib.figure import Figure
 from engine.stages.report.drawing import COLOURS, WARNING, plain_ticks, spread, to_svg
 from engine.stages.report.load_plots import load_plots
 from engine.stages.report.page import Plot
-from engine.stages.report.table import Block, figure, words
-from engine.stages.report.tables import MODELS
+from engine.stages.report.table import MODELS, Block, figure, words
 
 _WIDE = 3.0  # the first loss over the least: a linear axis would hide the second half
 

@@ -3,18 +3,22 @@ alike."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from engine.stages.report.level_tables import cells, is_ok, level_tables, load_name
 from engine.stages.report.table import (
+    MODELS,
     UNKNOWN,
     Block,
     Table,
     figure,
+    interval,
     markdown_sections,
     markdown_table,
     words,
 )
+from engine.stages.report.verdicts import comparisons, gains, verdicts
 
-MODELS = ("teacher", "baseline", "student")
 _BEST = ("load", "tok/s", "TTFT p50", "TTFT p99")
 
 
@@ -31,6 +35,7 @@ def headline(report: Block) -> list[str]:
             f"No model has a {words(quality['metric'])} above 0 on {quality['n']:,} validation"
             " prompts: look at the answers in evaluate's files before anything else."
         )
+    sentences += verdicts(report)
     if {"teacher", "student"} <= report["serving"].keys():
         sentences += _speed_sentences(report["serving"])
     for warning in report["warnings"]:
@@ -72,6 +77,8 @@ def tables(report: Block) -> list[Table]:
     """All tables in reading order."""
     return [
         quality(report),
+        *comparisons(report),
+        gains(report),
         *serving(report),
         curation(report),
         stages(report),
@@ -100,6 +107,8 @@ def quality(report: Block) -> Table:
         f"{scores['n']:,} validation prompts. Baseline: the student before training. Retention:"
         " student / teacher."
     )
+    for name, signature in report.get("signatures", {}).items():
+        note += f"\n{words(name)}: {signature}"
     return Table("Quality", header, rows, note)
 
 
@@ -199,12 +208,12 @@ def _best_served(levels: list[Block]) -> list[str]:
     return [*cells(best, _BEST), f"{failed:,}"]
 
 
-def markdown(report: Block) -> str:
-    """The report as GitHub Markdown."""
+def markdown(report: Block, examples: Sequence[Table] = ()) -> str:
+    """The report as GitHub Markdown; `examples` are tables of answers."""
     lines = [f"# {report['job']}: distillation report", ""]
     for sentence in headline(report):
         lines.append(f"- {sentence}")
-    lines += markdown_sections(tables(report))
+    lines += markdown_sections([*tables(report), *examples])
     return "\n".join(lines) + "\n"
 
 
@@ -217,14 +226,3 @@ def finish_card(card: str, report: Block) -> str:
         lines += [*sentences, ""]
     lines += markdown_table(quality(report))
     return "\n".join(lines) + "\n"
-
-
-def interval(scores: Block, name: str) -> str:
-    """A 95 % interval in brackets, as percentages for retention."""
-    bounds = scores["ci95"].get(name)
-    if bounds is None:
-        return UNKNOWN
-    low, high = bounds
-    if name == "retention":
-        return f"[{low:.1%}, {high:.1%}]"
-    return f"[{figure(low)}, {figure(high)}]"
