@@ -1,9 +1,9 @@
-"""The most users, or requests per second, within an SLO: a search that is sure of its answer or says
-that it is not.
+"""The most users, or requests per second, within an SLO: a search that is sure of its answer or
+says that it is not.
 
-The load rises fourfold while the server is at ease, then twofold, until a level breaks the SLO; from there
-on every level is put where the knee is believed to be (knee_fit.py), until its interval is narrow
-enough or the levels are spent. A level at which the client was the limit says nothing and is tried
+The load rises fourfold while the server is at ease, then twofold, until a level breaks the SLO;
+from there on every level is put where the knee is believed to be (knee_fit.py), until its interval
+is narrow enough or the levels are spent. A level at which the client was the limit says nothing and is tried
 once again; a server that fails where it had done well before ends the search.
 """
 
@@ -35,8 +35,8 @@ _FAR = 10.0  # times as many bad requests as the SLO allows: not near the knee
 _APART = 1.5  # times: both sides of the knee
 _NEAR = 1.1
 _OF_SERVED = (0.9, 1.0)
-# Where in the belief the levels are put, in turn: a little beyond the knee more requests are bad, and
-# each of them says more.
+# Where in the belief the levels are put, in turn: a little beyond the knee more requests are bad,
+# and each of them says more.
 _PLACES = (0.5, 0.8, 0.65)
 
 

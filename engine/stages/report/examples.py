@@ -40,7 +40,14 @@ def examples_of(metric: str, prompts: Iterable[Prompt], answers: Iterable[Answer
             texts = {row.model: row.text for row in rows}
             scores = {row.model: json.loads(row.scores).get(metric) for row in rows}
             asked = prompt.messages[-1]["content"]
-            found.append(Example(asked, rows[0].reference or "", texts, scores))
+            found.append(
+                Example(
+                    asked,
+                    rows[0].reference or "",
+                    texts,
+                    scores,
+                )
+            )
     return found
 
 
@@ -59,7 +66,14 @@ def side_by_side(metric: str, examples: Sequence[Example]) -> list[Table]:
         chosen = sorted(left, key=order)[:EACH]
         left = [each for each in left if each not in chosen]
         if chosen:
-            tables.append(_table(title, metric, models, chosen))
+            tables.append(
+                _table(
+                    title,
+                    metric,
+                    models,
+                    chosen,
+                )
+            )
     return tables
 
 
@@ -67,7 +81,12 @@ def _apart(example: Example, other: str) -> float:
     return abs(example.score("student") - example.score(other))
 
 
-def _table(title: str, metric: str, models: Sequence[str], chosen: Sequence[Example]) -> Table:
+def _table(
+    title: str,
+    metric: str,
+    models: Sequence[str],
+    chosen: Sequence[Example],
+) -> Table:
     rows = []
     for example in chosen:
         row = [_clipped(example.prompt), _clipped(example.reference)]
@@ -76,7 +95,13 @@ def _table(title: str, metric: str, models: Sequence[str], chosen: Sequence[Exam
             row.append(f"[{figure(example.scores.get(model))}] {text}")
         rows.append(row)
     note = f"In brackets: {words(metric)} of the answer."
-    return Table(title, ["prompt", "reference", *models], rows, note, is_text=True)
+    return Table(
+        title,
+        ["prompt", "reference", *models],
+        rows,
+        note,
+        is_text=True,
+    )
 
 
 def _clipped(text: str) -> str:

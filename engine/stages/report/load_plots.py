@@ -92,7 +92,12 @@ def load_plots(serving: Mapping[str, Block]) -> list[Plot]:
         if any(finite(level["server"]["parts_ms"].values()) for level in levels):
             size = (SIZE[0], 1.5 + 0.28 * len(levels))
             title = label_of(model, serving, "Where the time goes", ": ")
-            drawing = to_svg(_time_parts, title, levels, size=size)
+            drawing = to_svg(
+                _time_parts,
+                title,
+                levels,
+                size=size,
+            )
             drawn.append(Plot(f"Where the time of a request to {model} goes", drawing))
     return drawn
 
@@ -122,15 +127,31 @@ def _throughput(page: Figure, axis: Axis, loaded: Loaded) -> None:
     for model, levels in loaded.items():
         values = [level["output_tokens_per_second"] for level in levels]
         ends = [level.get("output_tokens_per_second_ci") for level in levels]
-        bars = Bars(axis.loads(levels), ends, colour_of(model))
-        _curve(axes, axis, model, levels, values, label=label_of(model, loaded, "tokens"))
+        bars = Bars(
+            axis.loads(levels),
+            ends,
+            colour_of(model),
+        )
+        _curve(
+            axes,
+            axis,
+            model,
+            levels,
+            values,
+            label=label_of(model, loaded, "tokens"),
+        )
         bars.draw(axes)
         shown += values + bars.known()
     from_zero(axes, shown)
     _finish(page, axes, axis, loaded, "Throughput (output tokens/s)")
 
 
-def _latency(page: Figure, axis: Axis, loaded: Loaded, kind: str) -> None:
+def _latency(
+    page: Figure,
+    axis: Axis,
+    loaded: Loaded,
+    kind: str,
+) -> None:
     """p50 and p99 with their intervals; what is infinite has no mark, and a ∞ at the top."""
     axes = page.subplots()
     shown: list[float | None] = []
@@ -139,9 +160,21 @@ def _latency(page: Figure, axis: Axis, loaded: Loaded, kind: str) -> None:
         for percentile, line in (("p50", "-"), ("p99", "--")):
             values = [level[f"{kind}_ms"][percentile] for level in levels]
             ends = [(level.get(f"{kind}_ms_ci") or {}).get(percentile) for level in levels]
-            bars = Bars(axis.loads(levels), ends, colour_of(model))
+            bars = Bars(
+                axis.loads(levels),
+                ends,
+                colour_of(model),
+            )
             label = label_of(model, loaded, percentile)
-            _curve(axes, axis, model, levels, values, label=label, linestyle=line)
+            _curve(
+                axes,
+                axis,
+                model,
+                levels,
+                values,
+                label=label,
+                linestyle=line,
+            )
             shown += values + bars.known()
             drawn.append(bars)
     heights(axes, shown)
@@ -150,13 +183,25 @@ def _latency(page: Figure, axis: Axis, loaded: Loaded, kind: str) -> None:
     for model, levels in loaded.items():
         for level in levels:
             if level["failed"] and level[f"{kind}_ms"]["p99"] is None:
-                _infinite(axes, axis.load(level), colour_of(model))
+                _infinite(
+                    axes,
+                    axis.load(level),
+                    colour_of(model),
+                )
     _finish(page, axes, axis, loaded, f"{TITLES[kind]} (ms{scale_word(axes)})")
 
 
 def _infinite(axes: Axes, load: float | None, colour: str) -> None:
     place = axes.get_xaxis_transform()
-    axes.text(load or 0.0, 1.0, "∞", transform=place, ha="center", va="top", color=colour)
+    axes.text(
+        load or 0.0,
+        1.0,
+        "∞",
+        transform=place,
+        ha="center",
+        va="top",
+        color=colour,
+    )
 
 
 def _goodput(page: Figure, axis: Axis, loaded: Loaded) -> None:
@@ -173,14 +218,34 @@ def _goodput(page: Figure, axis: Axis, loaded: Loaded) -> None:
         whole = [served(level) for level in judged]
         colour = colour_of(model)
         label = label_of(model, loaded, "served")
-        axes.plot(axis.loads(judged), whole, color=colour, linestyle=":", label=label)
+        axes.plot(
+            axis.loads(judged),
+            whole,
+            color=colour,
+            linestyle=":",
+            label=label,
+        )
         label = label_of(model, loaded, "within SLO")
-        _curve(axes, axis, model, judged, good, label=label)
+        _curve(
+            axes,
+            axis,
+            model,
+            judged,
+            good,
+            label=label,
+        )
         shown += good + whole
     from_zero(axes, shown)
     _finish(page, axes, axis, loaded, "Goodput (requests/s)")
     axes.set_title("Goodput (requests/s)", pad=20)
-    axes.annotate(promise, (0, 1), (0, 4), "axes fraction", "offset points", fontsize=9)
+    axes.annotate(
+        promise,
+        (0, 1),
+        (0, 4),
+        "axes fraction",
+        "offset points",
+        fontsize=9,
+    )
 
 
 def _offered(page: Figure, opened: Mapping[str, Sequence[Block]]) -> None:
@@ -196,11 +261,24 @@ def _offered(page: Figure, opened: Mapping[str, Sequence[Block]]) -> None:
         draw_marks(axes, model, levels, offered, values)
         if levels:
             look = VERDICTS["ok"].look(marker_of(model), colour_of(model))
-            axes.plot([], [], linestyle="", label=label_of(model, opened, "a level"), **look)
+            axes.plot(
+                [],
+                [],
+                linestyle="",
+                label=label_of(model, opened, "a level"),
+                **look,
+            )
         shown += values + offered + bars.known()
     end = from_zero(axes, shown)
     axes.set_xlim(0, end)
-    axes.plot([0, end], [0, end], color=SOFT, linestyle="--", linewidth=1, label="keeps up")
+    axes.plot(
+        [0, end],
+        [0, end],
+        color=SOFT,
+        linestyle="--",
+        linewidth=1,
+        label="keeps up",
+    )
     axes.set_xlabel("offered requests per second")
     axes.set_title("Served requests per second")
     every = [level for levels in opened.values() for level in levels]
@@ -217,9 +295,20 @@ def _time_parts(page: Figure, title: str, levels: Sequence[Block]) -> None:
     left = np.zeros(len(shown))
     for part, colour in PARTS.items():
         parts = [level["server"]["parts_ms"][part] for level in shown]
-        widths: np.ndarray = np.clip(np.nan_to_num(np.array(parts, float)), 0, None)
+        widths: np.ndarray = np.clip(
+            np.nan_to_num(np.array(parts, float)),
+            0,
+            None,
+        )
         if widths.any():
-            axes.barh(places, widths, left=left, height=0.62, color=colour, label=part)
+            axes.barh(
+                places,
+                widths,
+                left=left,
+                height=0.62,
+                color=colour,
+                label=part,
+            )
         left = left + widths
     axes.set_yticks(places, names)
     axes.grid(visible=False, axis="y")
@@ -230,7 +319,12 @@ def _time_parts(page: Figure, title: str, levels: Sequence[Block]) -> None:
     page.legend(loc="outside lower center", ncols=4)
 
 
-def label_of(model: str, models: Collection[str], what: str, between: str = " ") -> str:
+def label_of(
+    model: str,
+    models: Collection[str],
+    what: str,
+    between: str = " ",
+) -> str:
     """`what` alone where there is one model: its name stands above all."""
     return what if len(models) == 1 else f"{model}{between}{what}"
 
@@ -259,10 +353,22 @@ def _curve(
         marker=marker_of(model),
         markevery=[],
     )
-    draw_marks(axes, model, levels, loads, numbers.tolist())
+    draw_marks(
+        axes,
+        model,
+        levels,
+        loads,
+        numbers.tolist(),
+    )
 
 
-def _finish(page: Figure, axes: Axes, axis: Axis, loaded: Loaded, title: str) -> None:
+def _finish(
+    page: Figure,
+    axes: Axes,
+    axis: Axis,
+    loaded: Loaded,
+    title: str,
+) -> None:
     every = [level for levels in loaded.values() for level in levels]
     along_loads(axes, axis.loads(every))
     axes.set_xlabel(axis.label)

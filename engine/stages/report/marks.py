@@ -68,7 +68,14 @@ class Bars:
                 continue
             line = "-" if high is not None else ":"
             end = top if high is None else high
-            axes.vlines(load, low, end, colors=self.colour, linestyles=line, linewidth=1.2)
+            axes.vlines(
+                load,
+                low,
+                end,
+                colors=self.colour,
+                linestyles=line,
+                linewidth=1.2,
+            )
 
 
 def draw_marks(
@@ -82,7 +89,14 @@ def draw_marks(
     for level, x, y in zip(levels, across, up, strict=True):
         mark = VERDICTS[verdict_of(level)]
         look = mark.look(marker_of(model), colour_of(model))
-        axes.plot([x], [y], linestyle="", clip_on=False, zorder=3, **look)
+        axes.plot(
+            [x],
+            [y],
+            linestyle="",
+            clip_on=False,
+            zorder=3,
+            **look,
+        )
 
 
 def verdict_of(level: Block) -> str:
@@ -101,9 +115,21 @@ def draw_legend(page: Figure, axes: Axes, levels: Iterable[Block]) -> None:
     for verdict in verdicts:
         if verdict != "ok":
             look = VERDICTS[verdict].look("o", SOFT)
-            handles.append(Line2D([], [], linestyle="", **look))
+            handles.append(
+                Line2D(
+                    [],
+                    [],
+                    linestyle="",
+                    **look,
+                )
+            )
             labels.append(verdict)
     if len(labels) < 2:
         return
     columns = 3 if max(map(len, labels)) <= MOST_FOR_THREE else 2
-    page.legend(handles, labels, loc="outside lower center", ncols=columns)
+    page.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=columns,
+    )

@@ -91,7 +91,11 @@ class Ratio:
 
     def as_block(self) -> Block:
         """As it stands in report.json."""
-        return {"value": self.value, "how": self.how, "why_unknown": self.why_unknown}
+        return {
+            "value": self.value,
+            "how": self.how,
+            "why_unknown": self.why_unknown,
+        }
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,11 @@ def _promised(serving: Block) -> Promise | None:
 def _measured(report: Block, model: str, usd_per_answer: float | None) -> Measured:
     levels = report["serving"].get(model, {}).get("levels", [])
     taken = report.get("footprint", {}).get(model, {})
-    return Measured(**taken, levels=levels, usd_per_answer=usd_per_answer)
+    return Measured(
+        **taken,
+        levels=levels,
+        usd_per_answer=usd_per_answer,
+    )
 
 
 def _latency(pair: Pair) -> Ratio:
@@ -274,7 +282,11 @@ def _with_users(pair: Pair) -> Pair:
     for is_one in (_is_session, _is_closed):
         teacher = replace(pair.teacher, levels=list(filter(is_one, pair.teacher.levels)))
         student = replace(pair.student, levels=list(filter(is_one, pair.student.levels)))
-        narrowed = replace(pair, teacher=teacher, student=student)
+        narrowed = replace(
+            pair,
+            teacher=teacher,
+            student=student,
+        )
         if teacher.levels and student.levels:
             break
     return narrowed

@@ -94,15 +94,28 @@ def quality(report: Block) -> Table:
     rows = []
     for model in MODELS:
         if scores[model] is not None:
-            row = [model, figure(scores[model]), interval(scores, model)]
+            row = [
+                model,
+                figure(scores[model]),
+                interval(scores, model),
+            ]
             for name in others:
                 score = report["metrics"][name].get(model)
                 row.append(figure(score))
             rows.append(row)
     if scores["retention"] is not None:
-        row = ["retention", f"{scores['retention']:.1%}", interval(scores, "retention")]
+        row = [
+            "retention",
+            f"{scores['retention']:.1%}",
+            interval(scores, "retention"),
+        ]
         rows.append(row + [""] * len(others))
-    header = ["", words(scores["metric"]), "95 % interval", *map(words, others)]
+    header = [
+        "",
+        words(scores["metric"]),
+        "95 % interval",
+        *map(words, others),
+    ]
     note = (
         f"{scores['n']:,} validation prompts. Baseline: the student before training. Retention:"
         " student / teacher."
@@ -126,13 +139,24 @@ def curation(report: Block) -> Table:
     rows = []
     for name, left in curate["funnel"]:
         share = left / max(1, curate["rows_in"])
-        rows.append([words(name), f"{left:,}", f"{share:.1%}"])
+        rows.append(
+            [
+                words(name),
+                f"{left:,}",
+                f"{share:.1%}",
+            ]
+        )
     most_first = sorted(curate["dropped"].items(), key=lambda item: -item[1])
     reasons = ", ".join(f"{words(reason)} {count:,}" for reason, count in most_first)
     note = (
         f"{curate['rows_kept']:,} of {curate['rows_in']:,} kept. Dropped: {reasons or 'nothing'}."
     )
-    return Table("Curation", ["after", "rows", "of all"], rows, note)
+    return Table(
+        "Curation",
+        ["after", "rows", "of all"],
+        rows,
+        note,
+    )
 
 
 def stages(report: Block) -> Table:
@@ -145,7 +169,12 @@ def stages(report: Block) -> Table:
         rows.append([name, *map(figure, figures)])
         total += entry["seconds"]
     note = f"{total:,.0f} s in all. At every stage rows in = rows out + dropped."
-    return Table("Stages", ["", "seconds", "rows in", "rows out", "dropped"], rows, note)
+    return Table(
+        "Stages",
+        ["", "seconds", "rows in", "rows out", "dropped"],
+        rows,
+        note,
+    )
 
 
 def training(report: Block) -> Table:
@@ -162,7 +191,12 @@ def training(report: Block) -> Table:
     if report["train"]["validation_loss"] is None:
         rows.append(["train: validation loss", UNKNOWN])
         notes.append(_no_validation(report))
-    return Table("Generation and training", ["", "value"], rows, "\n".join(notes))
+    return Table(
+        "Generation and training",
+        ["", "value"],
+        rows,
+        "\n".join(notes),
+    )
 
 
 def _no_validation(report: Block) -> str:
@@ -181,9 +215,20 @@ def lineage(report: Block) -> Table:
     """Which folder each stage's files lie in, and the hash of its manifest."""
     rows = []
     for stage, entry in report["lineage"].items():
-        rows.append([stage, entry["folder"], entry["manifest_sha256"][:16]])
+        rows.append(
+            [
+                stage,
+                entry["folder"],
+                entry["manifest_sha256"][:16],
+            ]
+        )
     note = f"Code: commit {report['git_commit'] or 'unknown'}."
-    return Table("Lineage", ["", "folder", "manifest sha256"], rows, note)
+    return Table(
+        "Lineage",
+        ["", "folder", "manifest sha256"],
+        rows,
+        note,
+    )
 
 
 def summary_of(report: Block) -> Table:
@@ -194,10 +239,29 @@ def summary_of(report: Block) -> Table:
     for model in MODELS:
         measured = report["serving"].get(model, {"levels": []})
         served = _best_served(measured["levels"])
-        rows.append([model, figure(scores[model]), interval(scores, model), *served])
-    header = ["model", words(scores["metric"]), "95 % interval", "best at", *_BEST[1:], "failed"]
+        rows.append(
+            [
+                model,
+                figure(scores[model]),
+                interval(scores, model),
+                *served,
+            ]
+        )
+    header = [
+        "model",
+        words(scores["metric"]),
+        "95 % interval",
+        "best at",
+        *_BEST[1:],
+        "failed",
+    ]
     title = f"{report['job']}: quality and serving"
-    return Table(title, header, rows, "\n".join(headline(report)))
+    return Table(
+        title,
+        header,
+        rows,
+        "\n".join(headline(report)),
+    )
 
 
 def _best_served(levels: list[Block]) -> list[str]:

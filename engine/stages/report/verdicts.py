@@ -57,25 +57,59 @@ def comparisons(report: Block, brief: bool = False) -> list[Table]:
     for model, found in report.get("comparisons", {}).items():
         rows = [_brief_row(each) if brief else _row(each) for each in found]
         header = list(_BRIEF) if brief else _header()
-        tables.append(Table(f"Student against {model}", header, rows, _note(found)))
+        tables.append(
+            Table(
+                f"Student against {model}",
+                header,
+                rows,
+                _note(found),
+            )
+        )
     return tables
 
 
 def _header() -> list[str]:
-    columns = ["", "difference", "95 % interval", "p", "p (Holm)", "better", "worse", "equal"]
+    columns = [
+        "",
+        "difference",
+        "95 % interval",
+        "p",
+        "p (Holm)",
+        "better",
+        "worse",
+        "equal",
+    ]
     return [*columns, "smallest shown"]
 
 
 def _row(found: Block) -> list[str]:
     duels = [figure(found[name]) for name in ("wins", "losses", "ties")]
-    start = [words(found["metric"]), signed(found["difference"]), _interval(found)]
-    return [*start, chance(found["p"]), chance(found["p_holm"]), *duels, figure(found["mde"])]
+    start = [
+        words(found["metric"]),
+        signed(found["difference"]),
+        _interval(found),
+    ]
+    return [
+        *start,
+        chance(found["p"]),
+        chance(found["p_holm"]),
+        *duels,
+        figure(found["mde"]),
+    ]
 
 
 def _brief_row(found: Block) -> list[str]:
     duels = f"{found['wins']}/{found['losses']}/{found['ties']}"
-    start = [words(found["metric"]), signed(found["difference"]), _interval(found)]
-    return [*start, chance(found["p_holm"]), duels]
+    start = [
+        words(found["metric"]),
+        signed(found["difference"]),
+        _interval(found),
+    ]
+    return [
+        *start,
+        chance(found["p_holm"]),
+        duels,
+    ]
 
 
 def _interval(found: Block) -> str:
@@ -104,7 +138,19 @@ def gains(report: Block) -> Table:
         told = "not known"
         if value is not None:
             told = f"{value:.3g} {RATIOS[name]}"
-        rows.append([words(name), told, ratio["how"] or ratio["why_unknown"]])
+        rows.append(
+            [
+                words(name),
+                told,
+                ratio["how"] or ratio["why_unknown"],
+            ]
+        )
     note = "Teacher against student in each; nothing is estimated."
     header = ["", "student", "how it was measured, or why not"]
-    return Table("What was gained", header, rows, note, is_text=True)
+    return Table(
+        "What was gained",
+        header,
+        rows,
+        note,
+        is_text=True,
+    )
