@@ -3,8 +3,8 @@ says that it is not.
 
 The load rises fourfold while the server is at ease, then twofold, until a level breaks the SLO;
 from there on every level is put where the knee is believed to be (knee_fit.py), until its interval
-is narrow enough or the levels are spent. A level at which the client was the limit says nothing and is tried
-once again; a server that fails where it had done well before ends the search.
+is narrow enough or the levels are spent. A level at which the client was the limit says nothing and
+is tried once again; a server that fails where it had done well before ends the search.
 """
 
 from __future__ import annotations

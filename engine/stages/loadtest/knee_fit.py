@@ -2,9 +2,9 @@
 
 Near the knee the odds of a bad request rise with a power of the load. The knee and that power are
 uncertain together: what the levels say of both is kept on a grid (Bayes, flat in the logarithms),
-so that the knee comes with an interval and no fit can run away. A share of bad requests that no load
-explains is allowed for, and loads far beyond the knee, where the power law ends, say only that they
-are beyond it.
+so that the knee comes with an interval and no fit can run away. A share of bad requests that no
+load explains is allowed for, and loads far beyond the knee, where the power law ends, say only that
+they are beyond it.
 
 Shapes: K knees of the grid, P powers, B bases.
 """

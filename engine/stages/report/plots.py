@@ -116,12 +116,7 @@ def _loss(axes: Axes, metrics: Sequence[Block], key: str, **style: str) -> list[
             steps.append(line["step"])
             losses.append(line[key])
     if steps:
-        axes.plot(
-            steps,
-            losses,
-            linewidth=1.4,
-            **style,
-        )  # ty: ignore[invalid-argument-type]
+        axes.plot(steps, losses, linewidth=1.4, **style)  # ty: ignore[invalid-argument-type]
     return losses
 
 
