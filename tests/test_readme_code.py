@@ -114,7 +114,7 @@ def test_the_metric_it_shows_counts(monkeypatch):
     monkeypatch.setitem(metrics.METRICS, "contains", metric)
     texts, references = ["It is Paris.", "It is Rome."], ["paris", "paris"]
     found = metrics.statistics_of("contains", "qa", texts, references)
-    assert np.array_equal(found, [[1.0], [0.0]])
+    assert np.array_equal(found, [[1.0, 1.0], [0.0, 1.0]])
     assert score_of("contains", found) == 0.5
 
 

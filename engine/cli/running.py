@@ -86,11 +86,11 @@ def _take_keys() -> None:
 
 
 def _print_report(console: Console, done: Any) -> None:
-    from engine.stages.report import summary_table
+    from engine.stages.report import comparison_tables, summary_table
 
     folder = done.folders["report"]
     report = json.loads((folder / "report.json").read_text())
-    console.print(summary_table(report))
+    console.print(summary_table(report), *comparison_tables(report))
     for path in sorted(done.root.glob("report.*")):
         console.print(str(path), highlight=False, soft_wrap=True)
 

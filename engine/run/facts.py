@@ -47,6 +47,9 @@ class TeacherInfo(Facts):
     tokens_out: int = 0
     status: dict[str, int] = {}
     validation_score: float | None = None
+    usd_per_answer: float | None = None
+    """Mean at the teacher's prices of the rows whose tokens are known, without tries that came to
+    nothing; null without prices."""
     tokenizer_fingerprint: str | None = None
     vocab_size: int | None = None
 
@@ -123,13 +126,55 @@ class Quality(Facts):
     ci95: dict[str, tuple[float, float] | None]
 
 
+class Compared(Facts):
+    """The student's score less another model's, on the same `n` prompts in `clusters` groups that
+    are independent (engine/rows/comparison.py)."""
+
+    metric: str
+    test: str
+    """McNemar mid-p, or paired bootstrap."""
+    difference: float | None
+    ci95: tuple[float, float] | None
+    p: float | None
+    """Two-sided."""
+    p_holm: float | None
+    """The same, corrected for all metrics that were compared (Holm)."""
+    wins: int
+    """Prompts that the student answers better."""
+    losses: int
+    ties: int
+    n: int
+    clusters: int
+    mde: float | None
+    """Smallest true difference that so many prompts show with a probability of 80 %."""
+
+
+class Footprint(Facts):
+    """What a model takes; null with its reason in `why_unknown`."""
+
+    weights_bytes: float | None = None
+    """As stored."""
+    kv_bytes_per_token: float | None = None
+    """Of a 16-bit cache."""
+    peak_memory_bytes: float | None = None
+    """Of the engine while it answered."""
+    why_unknown: str | None = None
+
+
 class EvaluateInfo(Info):
-    """The headline, and every metric by model."""
+    """The headline, every metric by model, and the student against the others."""
 
     quality: Quality
     metrics: dict[str, dict[str, float | None]]
     reference: str = "gold"
     """gold, teacher (none is gold) or mixed."""
+    comparisons: dict[str, list[Compared]] = {}
+    """By the model that the student is compared with, the headline first; the teacher only where
+    there are gold answers, and on those prompts."""
+    signatures: dict[str, str] = {}
+    """By metric: how it was computed, in sacrebleu's form."""
+    footprint: dict[str, Footprint] = {}
+    """By model."""
 
 
 class Percentiles(Facts):

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import pyarrow.compute as pc
 
+from engine.asking.admission import cost_usd
 from engine.asking.completions import STATUS_OF_FINISH
 from engine.asking.dispatch import Stream, Tally, answer_prompts
 from engine.asking.replica import spent_usd
@@ -99,8 +100,9 @@ def _validation_scores(
     scores = {}
     for teacher, said in answers.items():
         texts, golds, statuses = zip(*said, strict=True)
-        value = metrics.score_of(metric, metrics.statistics_of(metric, task, texts, golds))
-        scores[teacher] = Score(round(value, 6), len(said), statuses.count("truncated"))
+        several = [[gold] for gold in golds]
+        value = metrics.score_of(metric, metrics.statistics_of(metric, task, texts, several))
+        scores[teacher] = Score(round(value or 0.0, 6), len(said), statuses.count("truncated"))
     return scores
 
 
@@ -191,6 +193,11 @@ def _teachers(
         for name in ("tokenizer_fingerprint", "vocab_size"):
             if name in metadata:
                 more[name] = metadata[name]
+        prices = spec.prices().get(teacher.name)
+        counted = sums.rows - sums.untold
+        if prices and counted:
+            usd = cost_usd(prices, sums.tokens_in, sums.tokens_out)
+            more["usd_per_answer"] = usd / counted
         teachers.append(
             TeacherInfo(
                 name=teacher.name,

@@ -310,7 +310,8 @@ FIELDS = {
         "metrics": (I, "auto", ["accuracy"]),
         "baseline": (I, True, False),
         "max_tokens": (I, None, 64),
-        "bootstrap_samples": (I, 1000, 200),
+        "cluster_by": (I, None, "dialogue_id"),
+        "bootstrap_samples": (I, 10_000, 200),
     },
     ServeSpec: ENGINE
     | {

@@ -1,9 +1,10 @@
+import itertools
 import json
 
 import pyarrow.parquet as pq
 import pytest
 
-from engine.errors import StageError
+from engine.errors import SpecError, StageError
 from engine.job.spec import EvaluateSpec, FakeTeacherSpec, GenerateSpec, SamplingSpec
 from engine.rows.records import ANSWER, PROMPT, Completion, Prompt, completion_schema
 from engine.rows.tables import read_tables, to_rows, to_table, write_parquet
@@ -21,10 +22,18 @@ GENERATE = GenerateSpec(
 )
 
 
-def ask(number, reference):
-    messages = [{"role": "user", "content": f"q{number}"}]
+def ask(number, reference, meta="{}", content=None):
+    messages = [{"role": "user", "content": content or f"q{number}"}]
     return Prompt(
-        number, f"{number:064x}", f"a:{number}", messages, "math", "a", "validation", reference
+        number,
+        f"{number:064x}",
+        f"a:{number}",
+        messages,
+        "math",
+        "a",
+        "validation",
+        reference,
+        meta,
     )
 
 
@@ -58,6 +67,8 @@ TRAINED = TrainInfo(
 
 @pytest.fixture
 def run(tmp_path):
+    runs = itertools.count()
+
     def run_stage(
         prompts,
         teacher,
@@ -67,8 +78,11 @@ def run(tmp_path):
         generate=GENERATE,
         owners=None,
         folder=None,
+        make_student=lambda folder: None,
         **spec,
     ):
+        number = next(runs)
+        place = tmp_path / f"again-{number}" if number else tmp_path
         names = owners or ["big"] * len(prompts)
         stored = [
             reply(p.prompt_id, text, name)
@@ -80,28 +94,29 @@ def run(tmp_path):
         ]
         inputs = {
             "prompts": publish_table(
-                tmp_path / "1",
+                place / "1",
                 "prompts",
                 "data/validation-00000.parquet",
                 to_table(prompts, PROMPT),
                 PromptsInfo(),
             ),
             "generate": publish_table(
-                tmp_path / "2",
+                place / "2",
                 "generate",
                 "data/p.parquet",
                 to_table(stored, completion_schema()),
                 GENERATED,
             ),
             "train": publish_table(
-                tmp_path / "4",
+                place / "4",
                 "train",
                 "data/x.parquet",
                 to_table([], ANSWER),
                 TRAINED,
             ),
         }
-        (tmp_path / "4/student").mkdir()
+        (place / "4/student").mkdir()
+        make_student(place / "4/student")
         asked = {}
 
         def answer(models, files, out, max_tokens, ctx):
@@ -118,8 +133,8 @@ def run(tmp_path):
                 ]
             return answers
 
-        out = folder or tmp_path / "5"
-        out.mkdir(exist_ok=True)
+        out = folder or place / "5"
+        out.mkdir(exist_ok=True, parents=True)
         ctx = Context(job="t", task=task, seed=0)
         spec = EvaluateSpec(baseline=baseline is not None, **spec)
         counts = evaluate.run(spec, inputs, out, ctx, generate=generate, answer=answer)
@@ -201,7 +216,8 @@ def test_prompts_without_gold_answer_among_others_are_called_mixed(run):
     assert counts.info.reference == "mixed"
     assert counts.info.quality.student == 1
     assert counts.info.warnings == [
-        "1 of 2 prompts have no gold answer; the teacher's is their reference"
+        "1 of 2 prompts have no gold answer; the teacher's is their reference, and retention is of"
+        " the others"
     ]
 
 
@@ -266,3 +282,157 @@ def test_a_student_that_scores_nothing_is_told_in_words(run, student, said):
     assert [warning.partition(" on all ")[0] for warning in counts.info.warnings] == [
         "the student scores 0 in exact_match"
     ] * said
+
+
+def test_the_student_is_compared_with_both_others_on_the_same_prompts(run):
+    prompts = [ask(n, f"#### {n}") for n in range(40)]
+    right = [str(n) for n in range(40)]
+    counts, *_ = run(
+        prompts,
+        [*right[:36], *["x"] * 4],
+        [*right[:30], *["x"] * 10],
+        [*["x"] * 35, *right[35:]],
+        bootstrap_samples=200,
+    )
+    compared = counts.info.comparisons
+    assert list(compared) == ["baseline", "teacher"]
+    (baseline,) = compared["baseline"]
+    assert (baseline.wins, baseline.losses, baseline.ties, baseline.n) == (30, 5, 5, 40)
+    assert baseline.difference == pytest.approx(25 / 40)
+    assert baseline.p == baseline.p_holm < 0.001
+    assert baseline.ci95[0] < 25 / 40 < baseline.ci95[1]
+    (teacher,) = compared["teacher"]
+    assert (teacher.wins, teacher.losses, teacher.test) == (0, 6, "McNemar mid-p")
+    assert teacher.p == pytest.approx(1 / 64)
+
+
+def test_where_the_teacher_is_the_reference_nobody_is_compared_with_it(run):
+    said = ["the cat sat on the mat", "dogs bark at night"]
+    counts, *_ = run([ask(n, None) for n in range(2)], said, said, ["x", "y"], task="summarization")
+    assert list(counts.info.comparisons) == ["baseline"]
+    compared = {one.metric for one in counts.info.comparisons["baseline"]}
+    assert compared == {"rougeL", "bleu", "rouge1", "rouge2", "chrf"}
+
+
+def test_retention_and_the_teachers_comparison_are_of_the_prompts_with_gold_answers(run):
+    prompts = [*(ask(n, f"#### {n}") for n in range(4)), *(ask(n, "a proof") for n in range(4, 8))]
+    counts, *_ = run(prompts, ["0", "1", "x", "x", *"4567"], ["0"] + ["y"] * 7)
+    quality = counts.info.quality
+    assert (quality.teacher, quality.student) == (6 / 8, 1 / 8)
+    assert quality.retention == pytest.approx(1 / 2)
+    (teacher,) = counts.info.comparisons["teacher"]
+    assert (teacher.n, teacher.losses) == (4, 1)
+
+
+def test_a_student_that_is_right_in_one_of_four_keeps_a_quarter(run):
+    """With golds that can be read: no retention above 1 for a student that is worse."""
+    golds = ["#### 7", "#### 28", "#### -5", "#### 9"]
+    counts, *_ = run([ask(n, gold) for n, gold in enumerate(golds)], golds, ["1", "7", "5", "9"])
+    quality = counts.info.quality
+    assert (quality.teacher, quality.student, quality.retention) == (1, 0.25, 0.25)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["今天下午我们去图书馆看书。", "他昨天买了一本新书。"],
+        ["Мальчик читает книгу", "Поезд ушёл"],
+        ["الولد يقرأ كتابا", "غادر القطار"],
+        ["लड़का किताब पढ़ता है", "रेलगाड़ी चली गई"],
+    ],
+)
+@pytest.mark.parametrize("task", ["summarization", "conversation"])
+def test_answers_equal_to_their_references_score_1_in_any_language(run, texts, task):
+    prompts = [ask(n, text) for n, text in enumerate(texts)]
+    counts, _, rows = run(prompts, texts, texts, task=task, bootstrap_samples=100)
+    assert counts.info.quality.student == pytest.approx(1)
+    assert counts.info.quality.retention == pytest.approx(1)
+    for name, scores in counts.info.metrics.items():
+        assert scores["student"] == pytest.approx(1), name
+    assert all(json.loads(row["scores"])["chrf"] == pytest.approx(1) for row in rows)
+
+
+def test_metrics_with_nothing_to_score_are_left_out_unless_they_were_named(run):
+    prompts = [ask(1, "a table for two"), ask(2, "which city")]
+    said = ["a table for two", "which city do you mean"]
+    counts, *_ = run(prompts, said, said, task="conversation", bootstrap_samples=100)
+    assert "slots" not in counts.info.metrics
+    counts, *_ = run(prompts, said, said, task="conversation", metrics=["bleu", "slots"])
+    assert counts.info.metrics["slots"] == {"teacher": None, "student": None}
+    assert "slots has nothing to score" in counts.info.warnings[0]
+
+
+def test_slot_values_come_from_the_prompts_columns(run):
+    meta = json.dumps({"slots": {"city": "San Jose", "time": "7 pm"}})
+    counts, _, rows = run(
+        [ask(1, "Booked in San Jose at 7 pm.", meta)],
+        ["Booked in San Jose at 7 pm."],
+        ["Booked in San Jose."],
+        task="conversation",
+        bootstrap_samples=100,
+    )
+    assert counts.info.metrics["slots"] == {"teacher": 1, "student": 0.5}
+    assert json.loads(rows[-1]["scores"])["slots"] == 0.5
+
+
+def test_numbers_are_looked_for_in_the_prompt(run):
+    prompts = [ask(1, "Sales rose to 12.", content="Sales rose from 10 to 12 in 2021.")]
+    counts, *_ = run(
+        prompts, ["Sales rose to 12."], ["13 in 2021"], task="summarization", bootstrap_samples=100
+    )
+    assert counts.info.metrics["new_numbers"] == {"teacher": 0, "student": 0.5}
+
+
+def test_turns_of_a_dialogue_count_as_one(run):
+    prompts = [ask(n, f"#### {n}", json.dumps({"dialogue": n // 5})) for n in range(20)]
+    right = [str(n) for n in range(20)]
+    student = [*right[:10], *["x"] * 10]
+    alone, *_ = run(prompts, right, student, ["x"] * 20)
+    together, *_ = run(prompts, right, student, ["x"] * 20, cluster_by="dialogue")
+    (baseline,) = together.info.comparisons["baseline"]
+    assert (baseline.n, baseline.clusters, baseline.test) == (20, 4, "paired bootstrap")
+    assert alone.info.comparisons["baseline"][0].p < 0.01 < baseline.p
+    narrow, wide = (counts.info.quality.ci95["student"] for counts in (alone, together))
+    assert wide[1] - wide[0] > narrow[1] - narrow[0]
+
+
+def test_a_column_that_no_prompt_has_cannot_group_them(run):
+    with pytest.raises(SpecError, match=r"evaluate.cluster_by=dialog: no validation prompt has"):
+        run([ask(1, "1")], ["1"], ["1"], cluster_by="dialog")
+
+
+def test_how_text_metrics_were_computed_is_kept(run):
+    said = ["the cat sat on the mat"]
+    counts, *_ = run([ask(1, said[0])], said, said, task="conversation", bootstrap_samples=100)
+    assert counts.info.signatures["bleu"].startswith(
+        "nrefs:1|case:mixed|eff:yes|tok:13a|smooth:exp"
+    )
+    assert set(counts.info.signatures) == {"bleu", "chrf", "rougeL", "rouge1", "rouge2"}
+    counts, *_ = run([ask(1, "#### 1")], ["1"], ["1"])
+    assert counts.info.signatures == {}
+
+
+def test_what_a_model_takes_is_read_from_its_folder(run, tmp_path):
+    config = {
+        "num_hidden_layers": 2,
+        "hidden_size": 64,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 100,
+        "dtype": "bfloat16",
+    }
+
+    def student(folder):
+        (folder / "config.json").write_text(json.dumps(config))
+        (folder / "model.safetensors").write_bytes(b"\0" * 5000)
+
+    counts, *_ = run([ask(1, "1")], ["1"], ["1"], make_student=student)
+    footprint = counts.info.footprint
+    assert footprint["student"].weights_bytes == 5000
+    assert footprint["student"].kv_bytes_per_token == 2 * 2 * 2 * 2 * 16  # k, v, bytes, heads, dim
+    assert "kind fake" in footprint["teacher"].why_unknown
+
+
+def test_a_model_that_is_not_here_has_no_known_size(run):
+    counts, *_ = run([ask(1, "1")], ["1"], ["1"], ["x"])
+    assert "no config.json" in counts.info.footprint["baseline"].why_unknown

@@ -19,13 +19,20 @@ from engine.stages import generate
 def answer(fake_job, tmp_path):
     """Run the stage on fresh or existing prompts; returns (counts, rows, folder)."""
 
-    def run(count: int = 40, knobs: dict | None = None, concurrency: int = 16, **changes):
+    def run(
+        count: int = 40,
+        knobs: dict | None = None,
+        concurrency: int = 16,
+        prices: dict | None = None,
+        **changes,
+    ):
         teacher = {
             "name": "t",
             "kind": "fake",
             "model": "fake",
             "fake": knobs or {},
             "concurrency": concurrency,
+            "prices": prices,
         }
         job = fake_job(count, generate={"teachers": [teacher], **changes})
         prompts = pipeline.run(job, tmp_path / "runs", until="prompts").stages["prompts"]
@@ -53,6 +60,19 @@ def test_every_prompt_and_sample_ends_in_one_row(answer):
     assert counts.rows_in == counts.rows_out == len(set(keys)) == len(keys) == 40 * 3 + 8
     assert {row.sample_index for row in rows if row.split == "validation"} == {0}
     assert counts.info.status == {"ok": 128}
+
+
+def test_an_answer_of_a_priced_teacher_has_a_mean_cost(answer):
+    counts, rows, _ = answer(10, prices={"input": 2.0, "output": 8.0})
+    usd = sum(2 * row.prompt_tokens + 8 * row.completion_tokens for row in rows) / 1e6
+    (teacher,) = counts.info.teachers
+    assert teacher.usd_per_answer == pytest.approx(usd / len(rows))
+    assert usd > 0
+
+
+def test_an_answer_of_a_teacher_without_prices_costs_nobody_knows_what(answer):
+    (teacher,) = answer(10)[0].info.teachers
+    assert teacher.usd_per_answer is None
 
 
 def test_validation_is_greedy_and_samples_differ_by_seed_alone(answer):

@@ -7,18 +7,35 @@ from typing import Literal
 from engine.job.spec.base import identity
 from engine.job.spec.engines import EngineSpec
 
+MetricName = Literal[
+    "exact_match",
+    "f1",
+    "accuracy",
+    "macro_f1",
+    "no_label",
+    "bleu",
+    "chrf",
+    "rouge1",
+    "rouge2",
+    "rougeL",
+    "length_ratio",
+    "new_numbers",
+    "slots",
+]
+
 
 class EvaluateSpec(EngineSpec):
     """Checkpoint + validation prompts -> scores of teacher, untrained baseline and student, whose
     engines run as the other fields say."""
 
-    metrics: Literal["auto"] | list[Literal["exact_match", "f1", "accuracy", "bleu", "rougeL"]] = (
-        identity("auto")
-    )
+    metrics: Literal["auto"] | list[MetricName] = identity("auto")
     """`auto`: the metrics of the job's task."""
     baseline: bool = identity(True)
     """Also score the student as it was before training."""
     max_tokens: int | None = identity(None, ge=1)
     """Longest answer; none: generate.sampling.max_tokens."""
-    bootstrap_samples: int = identity(1000, ge=100, le=100_000)
-    """Resamples of the bootstrap interval of means and of retention."""
+    cluster_by: str | None = identity(None)
+    """Column of the prompts whose equal values belong together, such as the dialogue that several
+    turns are of: intervals and tests count them as one. None: prompts are independent."""
+    bootstrap_samples: int = identity(10_000, ge=100, le=100_000)
+    """Resamples of bootstrap intervals and tests; no p is smaller than one of them can tell."""

@@ -11,7 +11,16 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from engine.run.facts import CurateInfo, EqualSlo, GenerateInfo, Quality, Serving, TrainInfo
+from engine.run.facts import (
+    Compared,
+    CurateInfo,
+    EqualSlo,
+    Footprint,
+    GenerateInfo,
+    Quality,
+    Serving,
+    TrainInfo,
+)
 from engine.run.manifests import Manifest
 
 
@@ -21,6 +30,15 @@ class Curate(CurateInfo):
     rows_in: int
     rows_kept: int
     dropped: dict[str, int]
+
+
+class Ratio(BaseModel):
+    """The student's gain over the teacher, more is better: either a value and how it was measured,
+    or why it is not known."""
+
+    value: float | None
+    how: str | None
+    why_unknown: str | None
 
 
 class Report(BaseModel):
@@ -37,6 +55,14 @@ class Report(BaseModel):
     train: TrainInfo
     quality: Quality
     metrics: dict[str, dict[str, float | None]]
+    signatures: dict[str, str]
+    """By metric: how it was computed, in sacrebleu's form."""
+    comparisons: dict[str, list[Compared]]
+    """The student against baseline and teacher, the headline metric first."""
+    ratios: dict[str, Ratio]
+    """latency, memory, cost_per_answer: times less than the teacher; concurrent_users: times more;
+    kept_accuracy: student / teacher."""
+    footprint: dict[str, Footprint]
     serving: dict[str, Serving]
     equal_slo: EqualSlo | None = None
     warnings: list[str]

@@ -15,8 +15,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-COLOURS = {"teacher": "#44546a", "baseline": "#a9b4c2", "student": "#0b7a75"}
-MARKERS = {"teacher": "s", "baseline": "^", "student": "o"}
+COLOURS = {
+    "teacher": "#44546a",
+    "baseline": "#a9b4c2",
+    "student": "#0b7a75",
+}
+MARKERS = {
+    "teacher": "s",
+    "baseline": "^",
+    "student": "o",
+}
 DEFAULT = "student"  # whose colour and marker a model of another name gets
 WARNING = "#c2571a"
 BAD = "#b3261e"
@@ -79,7 +87,11 @@ def _smaller(text: str) -> str:
 
 
 def _round_numbers(attribute: re.Match[str]) -> str:
-    rounded = re.sub(r"(\.\d\d)\d+", r"\1", attribute[0])
+    rounded = re.sub(
+        r"(\.\d\d)\d+",
+        r"\1",
+        attribute[0],
+    )
     return rounded.replace("\n", "")
 
 

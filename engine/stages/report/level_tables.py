@@ -55,7 +55,14 @@ def level_tables(title: str, levels: Sequence[Block]) -> list[Table]:
         tables.append(clients(levels))
     if _have(levels, "notes"):
         lines = _once(levels, lambda level: level.get("notes"))
-        notes = Table("Notes", [], [], "\n".join(lines), is_part=True, is_folded=True)
+        notes = Table(
+            "Notes",
+            [],
+            [],
+            "\n".join(lines),
+            is_part=True,
+            is_folded=True,
+        )
         tables.append(notes)
     return tables
 
@@ -66,8 +73,16 @@ def _have(levels: Sequence[Block], field: str) -> bool:
 
 def rates(title: str, levels: Sequence[Block]) -> Table:
     """What was asked, what was served, and the verdict."""
-    header = ["load", "verdict", "requests", "failed", "offered/s", "served/s", "95 % interval"]
-    header.append("tok/s")
+    header = [
+        "load",
+        "verdict",
+        "requests",
+        "failed",
+        "offered/s",
+        "served/s",
+        "95 % interval",
+        "tok/s",
+    ]
     has_slo = _have(levels, "goodput")
     if has_slo:
         header += ["good/s", "within SLO", "SLO kept"]
@@ -86,7 +101,12 @@ def rates(title: str, levels: Sequence[Block]) -> Table:
         if has_slo:
             row += _good_cells(level)
         rows.append(row)
-    return Table(title, header, rows, "\n".join(_rate_notes(levels)))
+    return Table(
+        title,
+        header,
+        rows,
+        "\n".join(_rate_notes(levels)),
+    )
 
 
 def _good_cells(level: Block) -> list[str]:
@@ -94,7 +114,11 @@ def _good_cells(level: Block) -> list[str]:
     if not good:
         return [UNKNOWN] * 3
     kept = {True: "yes", False: "no", None: "open"}[good["met"]]
-    return [rate(good["rps"]), share(good["share"]), kept]
+    return [
+        rate(good["rps"]),
+        share(good["share"]),
+        kept,
+    ]
 
 
 def _rate_notes(levels: Sequence[Block]) -> list[str]:
@@ -140,7 +164,13 @@ def slo_text(slo: Block) -> str:
 def latencies(levels: Sequence[Block]) -> Table:
     """Percentiles of each kind."""
     rows = [[marked_name(level), *latency_cells(level).values()] for level in levels]
-    return Table("Latency", ["load", *latency_cells(levels[0])], rows, _LATENCY_NOTE, is_part=True)
+    return Table(
+        "Latency",
+        ["load", *latency_cells(levels[0])],
+        rows,
+        _LATENCY_NOTE,
+        is_part=True,
+    )
 
 
 def latency_cells(level: Block) -> dict[str, str]:
@@ -166,7 +196,14 @@ def intervals(levels: Sequence[Block]) -> Table:
     for kind in _KINDS:
         header += [f"{kind.upper()} p50", f"{kind.upper()} p99"]
     note = "≥: the requests are too few to bound it from above, or too many failed."
-    return Table("95 % intervals (ms)", header, rows, note, is_part=True, is_folded=True)
+    return Table(
+        "95 % intervals (ms)",
+        header,
+        rows,
+        note,
+        is_part=True,
+        is_folded=True,
+    )
 
 
 def server_tables(levels: Sequence[Block]) -> list[Table]:
@@ -192,9 +229,21 @@ def time_parts(levels: Sequence[Block], names: Sequence[str]) -> Table:
         row += [_ms(parts.get(name)) for name in names]
         row += [_ms(server.get(name)) for name in ("e2e_ms", "ttft_ms", "engine_ttft_ms")]
         rows.append(row)
-    header = ["load", *names, "E2E", "TTFT", "engine's TTFT"]
+    header = [
+        "load",
+        *names,
+        "E2E",
+        "TTFT",
+        "engine's TTFT",
+    ]
     notes = "\n".join([_PARTS_NOTE, *_unknown(levels)])
-    return Table("Where the time goes", header, rows, notes, is_part=True)
+    return Table(
+        "Where the time goes",
+        header,
+        rows,
+        notes,
+        is_part=True,
+    )
 
 
 def _once(levels: Sequence[Block], notes_of: Callable[[Block], list[str] | None]) -> list[str]:
@@ -232,13 +281,31 @@ def servers(levels: Sequence[Block]) -> Table:
                 figure(server.get("look_cpu_s")),
             ]
         )
-    header = ["load", "replicas", "running", "queued", "KV cache", "prefix hits", "tok/s"]
-    header += ["preempted", "retries", "looks", "CPU s"]
+    header = [
+        "load",
+        "replicas",
+        "running",
+        "queued",
+        "KV cache",
+        "prefix hits",
+        "tok/s",
+        "preempted",
+        "retries",
+        "looks",
+        "CPU s",
+    ]
     note = (
         "running, queued, KV cache: the most that was seen. looks: at the server's metrics, and the"
         " client's processor time for them."
     )
-    return Table("The server, by its own metrics", header, rows, note, is_part=True, is_folded=True)
+    return Table(
+        "The server, by its own metrics",
+        header,
+        rows,
+        note,
+        is_part=True,
+        is_folded=True,
+    )
 
 
 def clients(levels: Sequence[Block]) -> Table:
@@ -260,10 +327,25 @@ def clients(levels: Sequence[Block]) -> Table:
             share(client["others_cpu"]),
         ]
         rows.append(row)
-    header = ["load", "processes", "cores", "of its ceiling", "late p50", "late p99"]
-    header += ["loop late p99", "others' CPU"]
+    header = [
+        "load",
+        "processes",
+        "cores",
+        "of its ceiling",
+        "late p50",
+        "late p99",
+        "loop late p99",
+        "others' CPU",
+    ]
     note = "late: sent after it was due, ms. A client above half of its ceiling gives no verdict."
-    return Table("The client", header, rows, note, is_part=True, is_folded=True)
+    return Table(
+        "The client",
+        header,
+        rows,
+        note,
+        is_part=True,
+        is_folded=True,
+    )
 
 
 def in_one(serving: dict[str, Block]) -> Table:
@@ -275,7 +357,12 @@ def in_one(serving: dict[str, Block]) -> Table:
             rows.append([model, *cells(level, TERMINAL)])
         for line in verdict_lines(measured["levels"]):
             notes.append(f"{model}, {line}")
-    return Table("serving", ["model", *TERMINAL], rows, "\n".join(notes))
+    return Table(
+        "serving",
+        ["model", *TERMINAL],
+        rows,
+        "\n".join(notes),
+    )
 
 
 def cells(level: Block, columns: Sequence[str]) -> list[str]:

@@ -134,9 +134,21 @@ def draw_legend(page: Figure, axes: Axes, levels: Iterable[Block]) -> None:
     for verdict in verdicts:
         if verdict != "ok":
             look = VERDICTS[verdict].look("o", SOFT)
-            handles.append(Line2D([], [], linestyle="", **look))
+            handles.append(
+                Line2D(
+                    [],
+                    [],
+                    linestyle="",
+                    **look,
+                )
+            )
             labels.append(verdict)
     if len(labels) < 2:
         return
     columns = 3 if max(map(len, labels)) <= MOST_FOR_THREE else 2
-    page.legend(handles, labels, loc="outside lower center", ncols=columns)
+    page.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=columns,
+    )

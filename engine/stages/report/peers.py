@@ -273,7 +273,14 @@ READERS = {
 def comparison(levels: Sequence[Block], peers: Sequence[Peer]) -> Table:
     """Our levels and the others' in one table, ours first, with what each tool means."""
     ours = [peer_of(level) for level in levels]
-    header = ["tool", "load", "requests", "failed", "req/s", "tok/s"]
+    header = [
+        "tool",
+        "load",
+        "requests",
+        "failed",
+        "req/s",
+        "tok/s",
+    ]
     for kind in ("TTFT", "TPOT", "E2E"):
         header += [f"{kind} p50", f"{kind} p99"]
     rows = []
@@ -281,8 +288,19 @@ def comparison(levels: Sequence[Block], peers: Sequence[Peer]) -> Table:
     for peer in [*ours, *peers]:
         cells = list(map(figure, dataclasses.astuple(peer)[2:]))
         cells[2] = rate(peer.request_rps)
-        rows.append([peer.tool, peer.level, *cells])
+        rows.append(
+            [
+                peer.tool,
+                peer.level,
+                *cells,
+            ]
+        )
         tools[peer.tool.partition(" of ")[0]] = None
     notes = [f"{tool}: {MEANINGS[tool]}" for tool in tools]
     notes.insert(0, "Latencies in ms. The tools do not mean the same by one word:")
-    return Table("Beside other results", header, rows, "\n".join(notes))
+    return Table(
+        "Beside other results",
+        header,
+        rows,
+        "\n".join(notes),
+    )

@@ -11,8 +11,7 @@ from matplotlib.figure import Figure
 from engine.stages.report.drawing import COLOURS, WARNING, plain_ticks, spread, to_svg
 from engine.stages.report.load_plots import load_plots
 from engine.stages.report.page import Plot
-from engine.stages.report.table import Block, figure, words
-from engine.stages.report.tables import MODELS
+from engine.stages.report.table import MODELS, Block, figure, words
 
 _WIDE = 3.0  # the first loss over the least: a linear axis would hide the second half
 
@@ -61,8 +60,17 @@ def _bars(
     axes: Axes, names: Sequence[str], values: Sequence[float], labels: Sequence[str], **style: Any
 ) -> None:
     """Bars from 0, and room for their labels; all of 0 stand on an axis to 1."""
-    bars = axes.barh(names, values, height=0.6, **style)
-    axes.bar_label(bars, labels=labels, padding=4)
+    bars = axes.barh(
+        names,
+        values,
+        height=0.6,
+        **style,
+    )
+    axes.bar_label(
+        bars,
+        labels=labels,
+        padding=4,
+    )
     axes.grid(visible=False, axis="y")
     axes.autoscale_view()
     end = 1.22 * axes.dataLim.x1
@@ -74,8 +82,22 @@ def _bars(
 def _training(page: Figure, metrics: Sequence[Block]) -> None:
     """On a logarithmic axis where the first losses would hide the others."""
     axes = page.subplots()
-    losses = _loss(axes, metrics, "loss", label="training", color=COLOURS["student"], marker="")
-    losses += _loss(axes, metrics, "validation_loss", label="validation", color=WARNING, marker="o")
+    losses = _loss(
+        axes,
+        metrics,
+        "loss",
+        label="training",
+        color=COLOURS["student"],
+        marker="",
+    )
+    losses += _loss(
+        axes,
+        metrics,
+        "validation_loss",
+        label="validation",
+        color=WARNING,
+        marker="o",
+    )
     if spread(losses) > _WIDE:
         axes.set_yscale("log")
         axes.set_title("Loss (nats per token, log scale)")
@@ -109,6 +131,12 @@ def _funnel(page: Figure, funnel: Sequence[Sequence[Any]]) -> None:
         names.append(words(name))
         left.append(rows)
         labels.append(f"{rows:,}")
-    _bars(axes, names, left, labels, color=COLOURS["student"])
+    _bars(
+        axes,
+        names,
+        left,
+        labels,
+        color=COLOURS["student"],
+    )
     axes.locator_params(axis="x", nbins=4)
     axes.set_title("Curation: rows left after each filter")

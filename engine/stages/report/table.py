@@ -11,6 +11,7 @@ from typing import Any
 Block = dict[str, Any]  # of report.json
 UNKNOWN = "–"
 INFINITE = "∞"
+MODELS = ("teacher", "baseline", "student")
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Table:
     note: str = ""  # lines
     is_part: bool = False
     is_folded: bool = False
+    is_text: bool = False  # its cells are texts, not figures
 
 
 def words(name: str) -> str:
@@ -66,6 +68,33 @@ def bounds(ends: Sequence[float | None] | None) -> str:
     return f"[{figure(low)}, {figure(high)}]"
 
 
+def interval(scores: Block, name: str) -> str:
+    """A 95 % interval in brackets, as percentages for retention."""
+    ends = scores["ci95"].get(name)
+    if ends is None:
+        return UNKNOWN
+    low, high = ends
+    if name == "retention":
+        return f"[{low:.1%}, {high:.1%}]"
+    return f"[{figure(low)}, {figure(high)}]"
+
+
+def signed(value: float | None) -> str:
+    """A difference, with its sign."""
+    if value is None:
+        return UNKNOWN
+    return f"{value:+.3f}"
+
+
+def chance(p: float | None) -> str:
+    """A p-value, with as many digits as mean something."""
+    if p is None:
+        return UNKNOWN
+    if p < 0.001:
+        return "< 0.001"
+    return f"{p:.3f}"
+
+
 def markdown_sections(tables: Sequence[Table]) -> list[str]:
     """Lines of GitHub Markdown: each table under its title."""
     lines: list[str] = []
@@ -79,11 +108,23 @@ def markdown_table(table: Table) -> list[str]:
     """Lines of GitHub Markdown, without the title; a line of the note is a paragraph."""
     lines = []
     if table.header:
-        alignments = ["---"] + ["---:"] * (len(table.header) - 1)
-        lines += map(_markdown_row, (table.header, alignments, *table.rows))
+        right = "---" if table.is_text else "---:"
+        alignments = ["---"] + [right] * (len(table.header) - 1)
+        lines += map(_markdown_row, (table.header, alignments))
+    for row in table.rows:
+        cells = row
+        if table.is_text:
+            cells = list(map(_escaped, row))
+        lines.append(_markdown_row(cells))
     for line in table.note.splitlines():
         lines += ["", line] if lines else [line]
     return lines
+
+
+def _escaped(text: str) -> str:
+    """A text of somebody else's, on one line and without HTML of its own."""
+    plain = text.replace("&", "&amp;").replace("<", "&lt;")
+    return "<br>".join(plain.splitlines())
 
 
 def _markdown_row(cells: Sequence[str]) -> str:

@@ -3,19 +3,23 @@ alike."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from engine.stages.report.equal_slo_table import equal_slo
 from engine.stages.report.level_tables import cells, is_ok, level_tables, load_name
 from engine.stages.report.table import (
+    MODELS,
     UNKNOWN,
     Block,
     Table,
     figure,
+    interval,
     markdown_sections,
     markdown_table,
     words,
 )
+from engine.stages.report.verdicts import comparisons, gains, verdicts
 
-MODELS = ("teacher", "baseline", "student")
 _BEST = ("load", "tok/s", "TTFT p50", "TTFT p99")
 
 
@@ -32,6 +36,7 @@ def headline(report: Block) -> list[str]:
             f"No model scores above 0 in {words(quality['metric'])} on {quality['n']:,} validation"
             " prompts: look at the answers in evaluate's files before anything else."
         )
+    sentences += verdicts(report)
     if {"teacher", "student"} <= report["serving"].keys():
         sentences += _speed_sentences(report["serving"])
     for model, measured in report["serving"].items():
@@ -76,6 +81,8 @@ def tables(report: Block) -> list[Table]:
     """All tables in reading order."""
     return [
         quality(report),
+        *comparisons(report),
+        gains(report),
         *serving(report),
         curation(report),
         stages(report),
@@ -91,19 +98,34 @@ def quality(report: Block) -> Table:
     rows = []
     for model in MODELS:
         if scores[model] is not None:
-            row = [model, figure(scores[model]), interval(scores, model)]
+            row = [
+                model,
+                figure(scores[model]),
+                interval(scores, model),
+            ]
             for name in others:
                 score = report["metrics"][name].get(model)
                 row.append(figure(score))
             rows.append(row)
     if scores["retention"] is not None:
-        row = ["retention", f"{scores['retention']:.1%}", interval(scores, "retention")]
+        row = [
+            "retention",
+            f"{scores['retention']:.1%}",
+            interval(scores, "retention"),
+        ]
         rows.append(row + [""] * len(others))
-    header = ["", words(scores["metric"]), "95 % interval", *map(words, others)]
+    header = [
+        "",
+        words(scores["metric"]),
+        "95 % interval",
+        *map(words, others),
+    ]
     note = (
         f"{scores['n']:,} validation prompts. Baseline: the student before training. Retention:"
         " student / teacher."
     )
+    for name, signature in report.get("signatures", {}).items():
+        note += f"\n{words(name)}: {signature}"
     return Table("Quality", header, rows, note)
 
 
@@ -123,13 +145,24 @@ def curation(report: Block) -> Table:
     rows = []
     for name, left in curate["funnel"]:
         share = left / max(1, curate["rows_in"])
-        rows.append([words(name), f"{left:,}", f"{share:.1%}"])
+        rows.append(
+            [
+                words(name),
+                f"{left:,}",
+                f"{share:.1%}",
+            ]
+        )
     most_first = sorted(curate["dropped"].items(), key=lambda item: -item[1])
     reasons = ", ".join(f"{words(reason)} {count:,}" for reason, count in most_first)
     note = (
         f"{curate['rows_kept']:,} of {curate['rows_in']:,} kept. Dropped: {reasons or 'nothing'}."
     )
-    return Table("Curation", ["after", "rows", "of all"], rows, note)
+    return Table(
+        "Curation",
+        ["after", "rows", "of all"],
+        rows,
+        note,
+    )
 
 
 def stages(report: Block) -> Table:
@@ -142,7 +175,12 @@ def stages(report: Block) -> Table:
         rows.append([name, *map(figure, figures)])
         total += entry["seconds"]
     note = f"{total:,.0f} s in all. At every stage rows in = rows out + dropped."
-    return Table("Stages", ["", "seconds", "rows in", "rows out", "dropped"], rows, note)
+    return Table(
+        "Stages",
+        ["", "seconds", "rows in", "rows out", "dropped"],
+        rows,
+        note,
+    )
 
 
 def training(report: Block) -> Table:
@@ -159,7 +197,12 @@ def training(report: Block) -> Table:
     if report["train"]["validation_loss"] is None:
         rows.append(["train: validation loss", UNKNOWN])
         notes.append(_no_validation(report))
-    return Table("Generation and training", ["", "value"], rows, "\n".join(notes))
+    return Table(
+        "Generation and training",
+        ["", "value"],
+        rows,
+        "\n".join(notes),
+    )
 
 
 def _no_validation(report: Block) -> str:
@@ -178,9 +221,20 @@ def lineage(report: Block) -> Table:
     """Which folder each stage's files lie in, and the hash of its manifest."""
     rows = []
     for stage, entry in report["lineage"].items():
-        rows.append([stage, entry["folder"], entry["manifest_sha256"][:16]])
+        rows.append(
+            [
+                stage,
+                entry["folder"],
+                entry["manifest_sha256"][:16],
+            ]
+        )
     note = f"Code: commit {report['git_commit'] or 'unknown'}."
-    return Table("Lineage", ["", "folder", "manifest sha256"], rows, note)
+    return Table(
+        "Lineage",
+        ["", "folder", "manifest sha256"],
+        rows,
+        note,
+    )
 
 
 def summary_of(report: Block) -> Table:
@@ -191,10 +245,29 @@ def summary_of(report: Block) -> Table:
     for model in MODELS:
         measured = report["serving"].get(model, {"levels": []})
         served = _best_served(measured["levels"])
-        rows.append([model, figure(scores[model]), interval(scores, model), *served])
-    header = ["model", words(scores["metric"]), "95 % interval", "best at", *_BEST[1:], "failed"]
+        rows.append(
+            [
+                model,
+                figure(scores[model]),
+                interval(scores, model),
+                *served,
+            ]
+        )
+    header = [
+        "model",
+        words(scores["metric"]),
+        "95 % interval",
+        "best at",
+        *_BEST[1:],
+        "failed",
+    ]
     title = f"{report['job']}: quality and serving"
-    return Table(title, header, rows, "\n".join(headline(report)))
+    return Table(
+        title,
+        header,
+        rows,
+        "\n".join(headline(report)),
+    )
 
 
 def _best_served(levels: list[Block]) -> list[str]:
@@ -205,12 +278,12 @@ def _best_served(levels: list[Block]) -> list[str]:
     return [*cells(best, _BEST), f"{failed:,}"]
 
 
-def markdown(report: Block) -> str:
-    """The report as GitHub Markdown."""
+def markdown(report: Block, examples: Sequence[Table] = ()) -> str:
+    """The report as GitHub Markdown; `examples` are tables of answers."""
     lines = [f"# {report['job']}: distillation report", ""]
     for sentence in headline(report):
         lines.append(f"- {sentence}")
-    lines += markdown_sections(tables(report))
+    lines += markdown_sections([*tables(report), *examples])
     return "\n".join(lines) + "\n"
 
 
@@ -223,14 +296,3 @@ def finish_card(card: str, report: Block) -> str:
         lines += [*sentences, ""]
     lines += markdown_table(quality(report))
     return "\n".join(lines) + "\n"
-
-
-def interval(scores: Block, name: str) -> str:
-    """A 95 % interval in brackets, as percentages for retention."""
-    bounds = scores["ci95"].get(name)
-    if bounds is None:
-        return UNKNOWN
-    low, high = bounds
-    if name == "retention":
-        return f"[{low:.1%}, {high:.1%}]"
-    return f"[{figure(low)}, {figure(high)}]"

@@ -104,7 +104,13 @@ def time_plots(serving: Mapping[str, Block], slices: Sequence[TimeSlice]) -> lis
     drawn = []
     for model, measured in serving.items():
         axes = of_level.get(model, {}).values()
-        pairs = list(zip(measured["levels"], axes, strict=True))
+        pairs = list(
+            zip(
+                measured["levels"],
+                axes,
+                strict=True,
+            )
+        )
         for level, rows in pairs[-MOST_LEVELS:]:
             caption = f"{model} at {load_name(level)} over time"
             title = label_of(model, serving, f"at {load_name(level)}: {verdict_of(level)}")
@@ -115,7 +121,14 @@ def time_plots(serving: Mapping[str, Block], slices: Sequence[TimeSlice]) -> lis
 def _drawing(title: str, rows: Sequence[TimeSlice]) -> str:
     panels = [panel for panel in PANELS if _has_data(panel, rows)]
     size = (SIZE[0], _HEAD_INCHES + _FOOT_INCHES + _PANEL_INCHES * len(panels))
-    return to_svg(_draw, title, panels, rows, size=size, is_laid_out=True)
+    return to_svg(
+        _draw,
+        title,
+        panels,
+        rows,
+        size=size,
+        is_laid_out=True,
+    )
 
 
 def _has_data(panel: Panel, rows: Sequence[TimeSlice]) -> bool:
@@ -125,9 +138,21 @@ def _has_data(panel: Panel, rows: Sequence[TimeSlice]) -> bool:
     return bool(finite(values))
 
 
-def _draw(page: Figure, title: str, panels: Sequence[Panel], rows: Sequence[TimeSlice]) -> None:
+def _draw(
+    page: Figure,
+    title: str,
+    panels: Sequence[Panel],
+    rows: Sequence[TimeSlice],
+) -> None:
     inches = page.get_figheight()
-    page.suptitle(title, fontsize=11, fontweight="bold", x=0.02, y=1 - 0.1 / inches, ha="left")
+    page.suptitle(
+        title,
+        fontsize=11,
+        fontweight="bold",
+        x=0.02,
+        y=1 - 0.1 / inches,
+        ha="left",
+    )
     page.subplots_adjust(
         left=0.13,
         right=0.97,
@@ -140,7 +165,12 @@ def _draw(page: Figure, title: str, panels: Sequence[Panel], rows: Sequence[Time
     for axes, panel in zip(drawn, panels, strict=True):
         _draw_panel(axes, panel, at_s, rows)
         if at_s[0] < 0:
-            axes.axvspan(at_s[0], 0, color="#f1f3f5", zorder=0)
+            axes.axvspan(
+                at_s[0],
+                0,
+                color="#f1f3f5",
+                zorder=0,
+            )
     drawn[0].set_xlim(at_s[0], at_s[-1])
     where = "seconds of the window"
     if at_s[0] < 0:
@@ -148,7 +178,12 @@ def _draw(page: Figure, title: str, panels: Sequence[Panel], rows: Sequence[Time
     drawn[-1].set_xlabel(where)
 
 
-def _draw_panel(axes: Axes, panel: Panel, at_s: Sequence[float], rows: Sequence[TimeSlice]) -> None:
+def _draw_panel(
+    axes: Axes,
+    panel: Panel,
+    at_s: Sequence[float],
+    rows: Sequence[TimeSlice],
+) -> None:
     shown: list[float | None] = []
     for line in panel.lines:
         values = [getattr(row, line.column) for row in rows]
@@ -171,7 +206,11 @@ def _draw_panel(axes: Axes, panel: Panel, at_s: Sequence[float], rows: Sequence[
     panel.scale(axes, shown)
     if panel.is_count:
         whole_numbers(axes)
-    axes.set_title(panel.title.format(scale=scale_word(axes)), fontsize=9, fontweight="normal")
+    axes.set_title(
+        panel.title.format(scale=scale_word(axes)),
+        fontsize=9,
+        fontweight="normal",
+    )
     axes.tick_params(labelsize=9)
     if len(panel.lines) > 1:
         axes.legend(

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 from engine.job.spec import ReportSpec
-from engine.rows.records import TIME_SLICE, TimeSlice
+from engine.rows.records import ANSWER, PROMPT, TIME_SLICE, Answer, Prompt, TimeSlice
 from engine.rows.tables import to_table, write_parquet
 from engine.run.context import Context
 from engine.run.facts import INFO as FACTS
@@ -199,8 +199,9 @@ def write_timeline(folder, serving):
     return {"data/timeline.parquet": len(rows)}
 
 
-def finish_stage(root, stage, order, info=None, rows=None):
-    """Publish one stage, with other figures than the usual where they are given."""
+def finish_stage(root, stage, order, info=None, rows=None, tables=None):
+    """Publish one stage, with other figures than the usual where they are given, and `tables` by
+    file."""
     folder = stage_folder(root, order, stage, {})
     folder.mkdir(parents=True, exist_ok=True)
     files = {}
@@ -213,6 +214,10 @@ def finish_stage(root, stage, order, info=None, rows=None):
         files = {"metrics.jsonl": len(lines)}
     if stage == "loadtest":
         files = write_timeline(folder, (info or INFO[stage])["serving"])
+    for name, table in (tables or {}).items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        write_parquet(table, folder / name)
+        files[name] = len(table)
     rows_in, rows_out, dropped = rows or ROWS[stage]
     said = FACTS[stage].model_validate(INFO[stage] if info is None else info)
     counts = Counts(rows_in, rows_out, files, dropped, said)
@@ -234,6 +239,57 @@ def report_folder(root):
 @pytest.fixture
 def finish(tmp_path):
     return partial(finish_stage, tmp_path / "job")
+
+
+COMPARED = {
+    "metric": "exact_match",
+    "test": "McNemar mid-p",
+    "difference": 0.868,
+    "ci95": [0.84, 0.896],
+    "p": 1e-12,
+    "p_holm": 1e-12,
+    "wins": 435,
+    "losses": 1,
+    "ties": 64,
+    "n": 500,
+    "clusters": 500,
+    "mde": 0.0312,
+}
+BEHIND = COMPARED | {"difference": -0.082, "ci95": [-0.11, -0.054], "wins": 3, "losses": 44}
+EVALUATED = INFO["evaluate"] | {
+    "comparisons": {"baseline": [COMPARED], "teacher": [BEHIND]},
+    "signatures": {"bleu": "nrefs:1|case:mixed|eff:yes|tok:13a|smooth:exp|version:2.6.0"},
+    "footprint": {
+        "teacher": {"weights_bytes": 7_600_000, "kv_bytes_per_token": 4096},
+        "baseline": {"weights_bytes": 950_000, "kv_bytes_per_token": 1024},
+        "student": {"weights_bytes": 950_000, "kv_bytes_per_token": 1024},
+    },
+}
+# the case that the report escapes: a text with HTML of its own
+ANSWERS = {"teacher": "#### {}", "baseline": "I like <b>trains</b>.", "student": "2 + 2\n#### {}"}
+
+
+@pytest.fixture
+def evaluated(inputs, finish):
+    """The same run with comparisons and answers, as evaluate leaves them."""
+    prompts = []
+    answers = []
+    for number in range(20):
+        messages = [{"role": "user", "content": f"What is {number} and nothing?"}]
+        prompt = Prompt(
+            number, f"{number:064x}", "a", messages, "math", "a", "validation", f"#### {number}"
+        )
+        prompts.append(prompt)
+        for model, text in ANSWERS.items():
+            right = float(model == "teacher" or (model == "student" and number < 12))
+            scores = json.dumps({"exact_match": right})
+            said = text.format(number)
+            answers.append(Answer(number, model, "ok", said, prompt.reference, scores))
+    stored = {"data/validation-00000.parquet": to_table(prompts, PROMPT)}
+    inputs["prompts"] = finish("prompts", 21, tables=stored)
+    stored = {"data/answers.parquet": to_table(answers, ANSWER)}
+    inputs["evaluate"] = finish("evaluate", 25, EVALUATED, tables=stored)
+    return inputs
 
 
 @pytest.fixture

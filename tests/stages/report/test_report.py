@@ -113,6 +113,7 @@ def test_markdown_has_every_table(written):
     parts = re.findall(r"^### (.*)$", page, re.MULTILINE)
     assert titles == [
         "Quality",
+        "What was gained",
         "Serving: teacher",
         "Serving: student",
         "Curation",
@@ -275,3 +276,56 @@ def test_html_can_be_left_out(inputs, out):
     counts = report_stage.run(ReportSpec(html=False), inputs, out, CTX)
     assert set(counts.files) == {"report.json", "report.md"}
     assert not (out / "report.html").exists()
+
+
+@pytest.fixture
+def whole(evaluated, out):
+    """The reports of a run whose evaluation said everything."""
+    report_stage.run(ReportSpec(), evaluated, out, CTX)
+    return out
+
+
+def test_report_json_has_comparisons_ratios_and_footprints(whole):
+    report = json.loads((whole / "report.json").read_text())
+    Report.model_validate(report)
+    assert report["comparisons"]["baseline"][0]["p_holm"] == 1e-12
+    assert report["ratios"]["memory"]["value"] == 8
+    assert report["ratios"]["kept_accuracy"]["value"] == 0.914
+    assert report["ratios"]["latency"]["value"] == pytest.approx(331 / 322)
+    assert report["ratios"]["cost_per_answer"]["value"] is None
+    assert report["footprint"]["student"]["weights_bytes"] == 950_000
+    assert report["signatures"]["bleu"].startswith("nrefs:1")
+
+
+def test_markdown_and_html_show_the_verdict_the_gains_and_the_answers(whole):
+    page = (whole / "report.md").read_text()
+    html_page = (whole / "report.html").read_text()
+    for title in (
+        "Student against baseline",
+        "Student against teacher",
+        "What was gained",
+        "Best answers of the student",
+        "Worst answers of the student",
+        "Where student and baseline differ most",
+    ):
+        assert f"## {title}" in page
+        assert f"<h2>{title}</h2>" in html_page
+    assert "- Against the untrained baseline: +0.868 exact match" in page
+    assert "| latency | 1.03 times faster |" in page
+    assert "bleu: nrefs:1|case:mixed" in page
+    assert "[1.000] 2 + 2<br>#### 0" in page
+    assert "&lt;b>trains&lt;/b>" in page
+    assert "<b>" not in html_page
+    assert len(html_page) < 400_000
+
+
+def test_the_terminal_shows_comparison_and_gains_in_80_columns(whole):
+    report = json.loads((whole / "report.json").read_text())
+    console = Console(width=80, file=io.StringIO())
+    console.print(*report_stage.comparison_tables(report))
+    shown = console.file.getvalue()
+    assert "435/1/64" in shown
+    assert "[+0.840, +0.896]" in shown
+    assert "8 times smaller" in shown
+    words = " ".join(shown.split())
+    assert "no price: it ran on machines whose price is not known" in words.replace("- ", "")

@@ -7,12 +7,9 @@ it has.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow.compute as pc
 
 from engine.asking.dispatch import answer_prompts
@@ -21,20 +18,29 @@ from engine.asking.routing import all_rows
 from engine.backends import ray_data
 from engine.errors import StageError
 from engine.job.spec import AskingSpec, EvaluateSpec, GenerateSpec, Model, SamplingSpec
-from engine.rows import metrics
 from engine.rows.ids import derive_seed
-from engine.rows.records import ANSWER, Answer, Completion, Prompt
+from engine.rows.metrics import resolve_metrics, signature_of
+from engine.rows.records import ANSWER, Completion, Prompt
 from engine.rows.tables import read_tables, to_rows, to_table, write_parquet
 from engine.run import parts
 from engine.run.context import Context
 from engine.run.facts import EvaluateInfo, Quality, TrainInfo
 from engine.run.manifests import Counts, Finished
+from engine.stages.evaluate.compared import clusters_of, comparisons_of, footprints_of
+from engine.stages.evaluate.scoring import (
+    Answers,
+    References,
+    Resampling,
+    Scores,
+    answer_rows,
+    quality_of,
+    references_of,
+    scores_of,
+    statistics_of,
+)
 from engine.store.paths import Folder
 
 ANSWERS = "data/answers.parquet"
-Answers = dict[str, list[Completion]]  # model -> one per validation prompt
-Statistics = dict[str, dict[str, np.ndarray]]  # metric -> model -> (N, C)
-Scores = dict[str, float | None]  # model -> its score
 
 
 def answer_with_engines(
@@ -84,9 +90,10 @@ def run(
 ) -> Counts:
     """Score all models on the validation prompts. StageError without such prompts, or where an
     answer is missing."""
-    names = metrics.resolve_metrics(ctx.task, spec.metrics)
+    wanted = resolve_metrics(ctx.task, spec.metrics)
     files = inputs["prompts"].files("validation")
     prompts = _prompts(files)
+    clusters = clusters_of(prompts, spec.cluster_by)
     answers = {"teacher": _stored_answers(inputs["generate"], generate)}
     models = _models(spec, inputs["train"])
     limit = spec.max_tokens or generate.sampling.max_tokens
@@ -94,26 +101,27 @@ def run(
     for model in ("teacher", *(one.name for one in models)):
         answers[model] = _in_order(model, answers.get(model, []), prompts)
 
-    references, without_gold = _references(ctx.task, prompts, answers["teacher"])
-    kind = _kind_of_reference(without_gold, len(prompts))
-    statistics = _statistics(names, ctx.task, answers, references)
-    rows = _answer_rows(answers, references, statistics)
+    references = references_of(ctx.task, prompts, answers["teacher"])
+    statistics = statistics_of(wanted, ctx.task, answers, references, prompts)
+    rows = answer_rows(answers, references, statistics)
     (out / "data").mkdir(parents=True, exist_ok=True)
     write_parquet(to_table(rows, ANSWER), out / ANSWERS)
 
-    headline = names[0]
-    quality = _quality(
-        headline,
-        statistics[headline],
-        kind,
-        samples=spec.bootstrap_samples,
-        seed=derive_seed(ctx.seed, "evaluate"),
-    )
+    scores = scores_of(statistics)
+    names = _measured(wanted, spec.metrics, scores)
+    statistics = {name: statistics[name] for name in names}
+    scores = {name: scores[name] for name in names}
+    seed = derive_seed(ctx.seed, "evaluate")
+    resampling = Resampling(spec.bootstrap_samples, seed, clusters)
+    quality = quality_of(names[0], statistics[names[0]], references, resampling)
     info = EvaluateInfo(
         quality=quality,
-        metrics=_scores(statistics),
-        reference=kind,
-        warnings=_warnings(quality, answers["student"], without_gold),
+        metrics=scores,
+        reference=references.kind,
+        comparisons=comparisons_of(statistics, references, resampling),
+        signatures=_signatures(names, references),
+        footprint=footprints_of(models, generate),
+        warnings=_warnings(quality, scores, answers["student"], references),
     )
     count = len(rows)
     return Counts(count, count, {ANSWERS: count}, info=info)
@@ -171,67 +179,50 @@ def _in_order(
     return [by_id[one] for one in wanted]
 
 
-def _references(
-    task: str,
-    prompts: Sequence[Prompt],
-    teacher: Sequence[Completion],
-) -> tuple[list[str], int]:
-    """A reference per prompt, and how many of them are the teacher's answer because there is no
-    usable gold one."""
-    references = []
-    without_gold = 0
-    for prompt, row in zip(prompts, teacher, strict=True):
-        reference = metrics.usable_reference(task, prompt.reference)
-        if reference is None:
-            without_gold += 1
-            reference = row.text
-        references.append(reference)
-    return references, without_gold
-
-
-def _kind_of_reference(without_gold: int, prompts: int) -> str:
-    if not without_gold:
-        return "gold"
-    return "teacher" if without_gold == prompts else "mixed"
-
-
-def _statistics(
-    names: Sequence[str],
-    task: str,
-    answers: Answers,
-    references: Sequence[str],
-) -> Statistics:
-    statistics: Statistics = {}
+def _measured(
+    names: Sequence[str], wanted: str | Sequence[str], scores: Mapping[str, Scores]
+) -> list[str]:
+    """The metrics that any answer has a score in: of those that nobody named, the others are left
+    out."""
+    if wanted != "auto":
+        return list(names)
+    told = []
     for name in names:
-        statistics[name] = {}
-    for model, rows in answers.items():
-        texts = [row.text for row in rows]
-        for name, by_model in statistics.items():
-            by_model[model] = metrics.statistics_of(name, task, texts, references)
-    return statistics
+        if name == names[0] or any(value is not None for value in scores[name].values()):
+            told.append(name)
+    return told
 
 
-def _scores(statistics: Statistics) -> dict[str, Scores]:
-    scores: dict[str, Scores] = {}
-    for name, by_model in statistics.items():
-        scores[name] = {}
-        for model, rows in by_model.items():
-            scores[name][model] = metrics.score_of(name, rows)
-    return scores
+def _signatures(names: Sequence[str], references: References) -> dict[str, str]:
+    found = {}
+    for name in names:
+        signature = signature_of(name, references.texts)
+        if signature is not None:
+            found[name] = signature
+    return found
 
 
 def _warnings(
     quality: Quality,
+    scores: Mapping[str, Scores],
     student: Sequence[Completion],
-    without_gold: int,
+    references: References,
 ) -> list[str]:
     warnings = []
-    if without_gold:
-        warnings.append(
-            f"{without_gold} of {quality.n} prompts have no gold answer; the teacher's is their"
-            " reference"
+    if references.without_gold:
+        sentence = (
+            f"{references.without_gold} of {quality.n} prompts have no gold answer; the teacher's"
+            " is their reference"
         )
-    if not quality.student:
+        if references.kind == "mixed":
+            sentence += ", and retention is of the others"
+        warnings.append(sentence)
+    for name, by_model in scores.items():
+        if by_model["student"] is None:
+            warnings.append(
+                f"{name} has nothing to score: no prompt or answer holds what it counts"
+            )
+    if quality.student == 0:
         cut = sum(row.status == "truncated" for row in student)
         warnings.append(
             f"the student scores 0 in {quality.metric} on all {quality.n} prompts ({cut} of its"
@@ -239,70 +230,3 @@ def _warnings(
             f" {ANSWERS}, and look at what curate kept and at the training loss"
         )
     return warnings
-
-
-def _answer_rows(
-    answers: Answers,
-    references: Sequence[str],
-    statistics: Statistics,
-) -> list[Answer]:
-    rows = []
-    for model, completions in answers.items():
-        pairs = zip(completions, references, strict=True)
-        for at, (done, reference) in enumerate(pairs):
-            scores = {}
-            for name, by_model in statistics.items():
-                statistics_1C = by_model[model][at : at + 1]
-                score = metrics.score_of(name, statistics_1C)
-                scores[name] = round(score, 6)
-            row = Answer(
-                done.prompt_id,
-                model,
-                done.status,
-                done.text,
-                reference,
-                json.dumps(scores),
-            )
-            rows.append(row)
-    return rows
-
-
-def _quality(
-    metric: str,
-    statistics: Mapping[str, np.ndarray],
-    kind: str,
-    samples: int,
-    seed: int,
-) -> Quality:
-    """The headline: scores, retention and their intervals. None where there is nothing to say."""
-    scores: Scores = dict.fromkeys(("teacher", "baseline", "student"))
-    ci95: dict[str, Any] = dict.fromkeys(scores)
-    for model, rows in statistics.items():
-        scores[model] = metrics.score_of(metric, rows)
-        ci95[model] = metrics.interval_of(metric, rows, samples, seed)
-    student = scores["student"]
-    teacher = scores["teacher"]
-    retention = None
-    if kind == "teacher":
-        # The teacher against itself says nothing; the student's score already is a ratio to it.
-        retention = student
-        ci95["retention"] = ci95["student"]
-        scores["teacher"] = None
-        ci95["teacher"] = None
-    else:
-        if student is not None and teacher:
-            retention = student / teacher
-        ci95["retention"] = metrics.retention_interval(
-            metric,
-            statistics["student"],
-            statistics["teacher"],
-            samples,
-            seed,
-        )
-    return Quality(
-        metric=metric,
-        n=len(statistics["student"]),
-        **scores,
-        retention=retention,
-        ci95=ci95,
-    )

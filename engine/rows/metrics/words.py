@@ -1,0 +1,58 @@
+"""Words of a text in any script, for the metrics that count words.
+
+A word is a run of letters and digits with their marks. In scripts that put no spaces between words
+(Chinese, Japanese, Thai, Lao, Khmer, Burmese, …) each letter with its marks is one: that needs no
+dictionary, and compares what is written. Plain English gives rouge-score's words. It is no
+tokenizer of a language: no stems, no compounds.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import unicodedata
+
+import regex
+
+# Unicode's own account (UAX 14) of the scripts whose lines break between any two letters, or only
+# where a dictionary says so.
+_WITHOUT_SPACES = "".join(rf"\p{{Line_Break={name}}}" for name in ("SA", "ID", "CJ", "AK", "AS"))
+_ALONE = rf"[[\p{{L}}\p{{N}}]&&[{_WITHOUT_SPACES}]]\p{{M}}*"
+_RUN = rf"[\p{{L}}\p{{M}}\p{{N}}--[\p{{L}}&&[{_WITHOUT_SPACES}]]]+"
+_WORD = regex.compile(rf"{_ALONE}|{_RUN}", regex.V1)
+_WIDE_MARKS = r"[\p{P}&&[\p{East_Asian_Width=W}\p{East_Asian_Width=F}]]"
+_SEPARATE = regex.compile(rf"{_ALONE}|{_WIDE_MARKS}", regex.V1)
+_FORMAT = regex.compile(r"\p{Cf}+")  # joiners, soft hyphens, direction marks: not seen
+
+
+@functools.lru_cache(maxsize=1024)
+def words(text: str) -> tuple[str, ...]:
+    """Words, without regard to case, width, form of composition or script of digits; of a text that
+    has none, its characters."""
+    plain = _FORMAT.sub("", unicodedata.normalize("NFKC", text)).casefold()
+    plain = plain_digits(plain)
+    found = _WORD.findall(plain) or regex.findall(r"\X", "".join(plain.split()))
+    return tuple(found)
+
+
+def separated(text: str) -> str:
+    """The text with spaces around each letter of scripts without spaces, and around their
+    punctuation; any other text as it is."""
+    return _SEPARATE.sub(r" \g<0> ", text)
+
+
+def plain_digits(text: str) -> str:
+    """Decimal digits of any script as 0 to 9."""
+    if text.isascii():
+        return text
+    return text.translate(_plain_digits())
+
+
+@functools.cache
+def _plain_digits() -> dict[int, str]:
+    digits = {}
+    for code in range(128, sys.maxunicode + 1):
+        value = unicodedata.decimal(chr(code), None)
+        if value is not None:
+            digits[code] = str(value)
+    return digits

@@ -1,0 +1,156 @@
+"""Is the student better, and what was gained: comparisons and ratios as sentences and tables."""
+
+from __future__ import annotations
+
+from engine.stages.report.ratios import RATIOS
+from engine.stages.report.table import UNKNOWN, Block, Table, chance, figure, signed, words
+
+_BRIEF = ("", "difference", "95 % interval", "p (Holm)", "W/L/T")
+
+
+def verdicts(report: Block) -> list[str]:
+    """What the headline metric says of student and baseline, and of student and teacher."""
+    said = []
+    for model, compared in report.get("comparisons", {}).items():
+        found = compared[0]
+        if found["difference"] is not None:
+            said.append(f"{_verdict(model, found)} {_detectable(found)}")
+    return said
+
+
+def _verdict(model: str, found: Block) -> str:
+    metric = words(found["metric"])
+    whom = "the untrained baseline" if model == "baseline" else f"the {model}"
+    told = f"{signed(found['difference'])} {metric}"
+    if found["ci95"] is not None:
+        low, high = found["ci95"]
+        told += f" (95 % {signed(low)} to {signed(high)}, p {_is(found['p_holm'])})"
+    if found["p_holm"] is None:
+        return f"Against {whom}: {told}."
+    if found["p_holm"] >= 0.05:
+        return f"Against {whom} no difference is shown: {told}."
+    return f"Against {whom}: {told}."
+
+
+def _is(p: float | None) -> str:
+    told = chance(p)
+    return told if told.startswith("<") else f"= {told}"
+
+
+def _detectable(found: Block) -> str:
+    """What the set could have shown: the reader's measure of `no difference`."""
+    prompts = f"{found['n']:,} prompts"
+    if found["clusters"] < found["n"]:
+        prompts += f" in {found['clusters']:,} groups"
+    if found["mde"] is None:
+        return f"How small a difference these {prompts} could show is not known."
+    return (
+        f"The smallest difference that these {prompts} show in four of five cases is"
+        f" {figure(found['mde'])}."
+    )
+
+
+def comparisons(report: Block, brief: bool = False) -> list[Table]:
+    """The student against each other model, a row per metric; `brief` is what 80 characters have
+    room for."""
+    tables = []
+    for model, found in report.get("comparisons", {}).items():
+        rows = [_brief_row(each) if brief else _row(each) for each in found]
+        header = list(_BRIEF) if brief else _header()
+        tables.append(
+            Table(
+                f"Student against {model}",
+                header,
+                rows,
+                _note(found),
+            )
+        )
+    return tables
+
+
+def _header() -> list[str]:
+    columns = [
+        "",
+        "difference",
+        "95 % interval",
+        "p",
+        "p (Holm)",
+        "better",
+        "worse",
+        "equal",
+    ]
+    return [*columns, "smallest shown"]
+
+
+def _row(found: Block) -> list[str]:
+    duels = [figure(found[name]) for name in ("wins", "losses", "ties")]
+    start = [
+        words(found["metric"]),
+        signed(found["difference"]),
+        _interval(found),
+    ]
+    return [
+        *start,
+        chance(found["p"]),
+        chance(found["p_holm"]),
+        *duels,
+        figure(found["mde"]),
+    ]
+
+
+def _brief_row(found: Block) -> list[str]:
+    duels = f"{found['wins']}/{found['losses']}/{found['ties']}"
+    start = [
+        words(found["metric"]),
+        signed(found["difference"]),
+        _interval(found),
+    ]
+    return [
+        *start,
+        chance(found["p_holm"]),
+        duels,
+    ]
+
+
+def _interval(found: Block) -> str:
+    if found["ci95"] is None:
+        return UNKNOWN
+    low, high = found["ci95"]
+    return f"[{signed(low)}, {signed(high)}]"
+
+
+def _note(compared: list[Block]) -> str:
+    first = compared[0]
+    tests = dict.fromkeys(found["test"] for found in compared)
+    note = f"The same {first['n']:,} prompts; {' and '.join(tests)}, two-sided"
+    if first["clusters"] < first["n"]:
+        note += f", {first['clusters']:,} independent groups"
+    note += "; p (Holm) is corrected for all metrics of this table. "
+    note += "Better, worse, equal: prompts, by the student's answer."
+    return note
+
+
+def gains(report: Block) -> Table:
+    """The five ratios, or why one is not known."""
+    rows = []
+    for name, ratio in report.get("ratios", {}).items():
+        value = ratio["value"]
+        told = "not known"
+        if value is not None:
+            told = f"{value:.3g} {RATIOS[name]}"
+        rows.append(
+            [
+                words(name),
+                told,
+                ratio["how"] or ratio["why_unknown"],
+            ]
+        )
+    note = "Teacher against student in each; nothing is estimated."
+    header = ["", "student", "how it was measured, or why not"]
+    return Table(
+        "What was gained",
+        header,
+        rows,
+        note,
+        is_text=True,
+    )
