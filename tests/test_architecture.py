@@ -17,8 +17,8 @@ CLUSTER_LIBRARIES = {"ray", "vllm", "deepspeed"}
 # Each room imports only what stands to the right of it; rooms between bars know nothing of each
 # other.
 ORDER = (
-    "cli -> submission | pipeline -> check -> stages -> backends -> asking | training | serving ->"
-    " run | machines -> rows | job -> store -> errors"
+    "cli -> submission | pipeline -> check -> stages -> backends -> asking | training | serving |"
+    " loadgen -> run | machines -> rows | job -> store -> errors"
 )
 FLOORS = [[room.strip() for room in floor.split("|")] for floor in ORDER.split("->")]
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}

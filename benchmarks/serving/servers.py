@@ -149,7 +149,7 @@ def old(work: Path) -> Start:
     """`distill serve` of the quickstart's teacher as OLD_COMMIT had it, from its own files."""
     port = free_port()
     checkout = work / "old"
-    _check_out(OLD_COMMIT, checkout)
+    check_out(OLD_COMMIT, checkout)
     job = str(checkout / "jobs/quickstart.yaml")
     command = _distill_serve(job, "--model", MODEL, sets=(), port=port, work=work)
     return Start("old", command, port, checkout, {"PYTHONPATH": str(checkout)})
@@ -162,7 +162,7 @@ def _distill_serve(*what: str, sets: tuple[str, ...], port: int, work: Path) -> 
     return command
 
 
-def _check_out(commit: str, folder: Path) -> None:
+def check_out(commit: str, folder: Path) -> None:
     """A commit's files, without a trace in the repository. RuntimeError where it is not there."""
     command = ["git", "-C", str(REPOSITORY), "archive", commit]
     done = subprocess.run(command, capture_output=True, check=False)

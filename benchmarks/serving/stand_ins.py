@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import random
 import socket
 import subprocess
@@ -20,19 +19,15 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, cast
 
 import uvloop
+
+from engine.loadgen import noop_server
 
 REPOSITORY = Path(__file__).parents[2]
 HOST = "127.0.0.1"
 MODEL = "m"
 SECRET = "only-fronts-know"
-BACKLOG = 4096
-_HEAD = (
-    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
-    b"transfer-encoding: chunked\r\n\r\n"
-)
 
 
 def free_port() -> int:
@@ -64,88 +59,8 @@ def stand_in(*arguments: str, log: Path) -> Generator[tuple[subprocess.Popen[str
         process.wait(30)
 
 
-def _chunk(data: bytes) -> bytes:
-    return b"%x\r\n%s\r\n" % (len(data), data)
-
-
-def _event(**fields: Any) -> bytes:
-    """As large as vLLM's own."""
-    common = {
-        "id": "chatcmpl-0123456789abcdef0123456789abcdef",
-        "object": "chat.completion.chunk",
-        "created": 1700000000,
-        "model": MODEL,
-    }
-    return _chunk(b"data: " + json.dumps(common | fields, separators=(",", ":")).encode() + b"\n\n")
-
-
-def _choice(delta: dict[str, str], reason: str | None = None) -> bytes:
-    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
-    return _event(choices=[choice])
-
-
-_ROLE = _choice({"role": "assistant", "content": ""})
-_TOKEN = _choice({"content": " token"})
-_LAST = _choice({"content": " end"}, "length")
-
-
-def _tail(tokens: int) -> bytes:
-    usage = {"prompt_tokens": 24, "completion_tokens": tokens, "total_tokens": 24 + tokens}
-    return _event(choices=[], usage=usage) + _chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
-
-
-class NoopStream(asyncio.Protocol):
-    """Answers each request with `max_tokens` events, the first at once and one more at each
-    step()."""
-
-    _transport: asyncio.Transport
-
-    def __init__(self, streams: set[NoopStream]) -> None:
-        self._streams = streams  # those with an answer under way
-        self._buffer = b""
-        self._tokens = self._left = 0
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """asyncio: a client."""
-        self._transport = cast("asyncio.Transport", transport)
-
-    def data_received(self, data: bytes) -> None:
-        """asyncio: a part of a request."""
-        self._buffer += data
-        head, end, body = self._buffer.partition(b"\r\n\r\n")
-        _, _, rest = head.lower().partition(b"content-length:")
-        if not end or len(body) < int(rest.partition(b"\r\n")[0]):
-            return
-        self._buffer = b""
-        self._tokens = self._left = json.loads(body)["max_tokens"]
-        self._transport.write(_HEAD + _ROLE)
-        self._streams.add(self)
-        self.step()
-
-    def step(self) -> None:
-        """One event more, and after the last one the end."""
-        self._left -= 1
-        if self._left:
-            self._transport.write(_TOKEN)
-            return
-        self._transport.write(_LAST + _tail(self._tokens))
-        self._streams.discard(self)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """asyncio: it left."""
-        self._streams.discard(self)
-
-
 async def _noop(options: argparse.Namespace) -> None:
-    streams: set[NoopStream] = set()
-    server = await asyncio.get_running_loop().create_server(
-        lambda: NoopStream(streams), HOST, 0, backlog=BACKLOG
-    )
-    print(server.sockets[0].getsockname()[1], flush=True)
-    while True:
-        await asyncio.sleep(options.step_ms / 1000)
-        for stream in list(streams):
-            stream.step()
+    await noop_server.serve(options.step_ms)
 
 
 async def _fake(options: argparse.Namespace) -> None:

@@ -14,6 +14,7 @@ from conftest import REPOSITORY, free_port
 
 from benchmarks.serving import ingress, load, servers, speed
 from benchmarks.serving.speed import Timing
+from engine.loadgen.samples import Level, Sample, Watch
 
 TOKENS, FIRST_S, STEP_S = 5, 0.2, 0.01
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -174,53 +175,19 @@ def test_arrivals_wait_for_nobody(drive, streamer):
     assert streamer.most_open > 4  # 15 on average
 
 
-class Wire:
-    """A transport that keeps what is written."""
-
-    def __init__(self):
-        self.written = b""
-
-    def write(self, data):
-        self.written += data
-
-
-def test_an_answer_is_the_same_in_whatever_pieces_it_comes():
-    whole = HEAD + token("") + token("a") * (TOKENS - 1) + END
-    expected = load.parse([whole], [1.0])
-    assert (expected.status, expected.tokens, expected.events) == ("ok", TOKENS, TOKENS)
-
-    async def settle(pieces):
-        stream = load.Stream()
-        stream.connection_made(Wire())
-        reply = stream.ask(b"")
-        for piece in pieces:
-            assert not reply.done()
-            stream.data_received(piece)
-        return await asyncio.wait_for(reply, 1)
-
-    for cut in range(1, len(whole)):
-        reply = asyncio.run(settle([whole[:cut], whole[cut:]]))
-        assert (reply.status, reply.tokens, reply.events) == ("ok", TOKENS, TOKENS)
-
-
-def test_text_has_the_time_of_its_segment():
-    segments = [HEAD, token(""), token("a"), token("b"), END]
-    assert load.parse(segments[:-1], [1, 2, 3, 4]) is None
-    reply = load.parse(segments, [1, 2, 3, 4, 5])
-    assert (reply.first, reply.last, reply.ended, reply.events) == (3, 5, 5, 3)
-
-
 def test_only_what_came_in_the_window_counts():
-    seen = load.Load("host", 80, [b""], seed=0, timeout_s=1)
-    seen.begin, seen.end = 10.0, 20.0
-    for first, last in ((5.0, 15.0), (12.0, 14.0), (19.0, 23.0), (2.0, 9.0)):
-        reply = load.Reply("ok", last, first, last, 40, 40)
-        seen.answers.append(load.Answer(first - 1, first - 1, reply))
-    found = load.summary(seen)
+    samples = []
+    for first_s, last_s in ((5.0, 15.0), (12.0, 14.0), (19.0, 23.0), (2.0, 9.0)):
+        at_ms = 1000 * (first_s - 11)  # the window begins at 10
+        times = {"ttft_ms": 1000.0, "last_ms": 1000 * (last_s - first_s + 1)}
+        samples.append(Sample(at_ms, at_ms, "ok", events=40, output_tokens=40, **times))
+    watch = Watch(0, 2.5, 10.0, (0.0,), 0.0, 0.0)
+    found = load.summary(Level("closed", 1, None, 10.0, 0.0, 0.0, 0, None, samples, [watch]))
     assert found["tok_s"] == pytest.approx((20 + 40 + 10) / 10)
     assert found["requests_s"] == pytest.approx(1.75 / 10)
     assert found["requests"] == 2  # that were due in it: at 11 and 18
     assert found["ttft_ms"]["p50"] == 1000
+    assert found["client_cores"] == 0.25
 
 
 def row(tok_s, ttft_ms, e2e_ms, us, failed=0):

@@ -23,9 +23,10 @@ import openai
 import psutil
 
 from engine.job.spec import LoadtestSpec
+from engine.loadgen.arrivals import ARRIVALS
 from engine.loadgen.samples import Level, Sample, Watch
 from engine.rows.records import Messages
-from engine.stages.loadtest.arrivals import ARRIVALS, Load
+from engine.stages.loadtest.arrivals import Load
 
 # a closed-loop slot that is refused at once would otherwise send thousands of requests a second
 FAILURE_PAUSE_S = 0.1
