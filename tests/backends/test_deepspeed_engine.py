@@ -228,7 +228,7 @@ KINDS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_adapters_and_live_teachers_train_alike_in_every_layout(folder: Path) -> None:
     def runs(*stages: int, **more: Any) -> list[dict[str, Any]]:
         at_folder = {"teacher": KINDS["teacher"] | {"teacher": {"model": str(folder / "teacher")}}}

@@ -130,6 +130,7 @@ def test_new_weights_that_do_not_start_change_nothing():
         assert httpx.get(f"{url}/health", headers=KEY).status_code == 200
 
 
+@pytest.mark.proof
 def test_a_front_that_was_restarted_serves_the_models_that_are_there(tmp_path):
     may_start = tmp_path / "may start"
     may_start.touch()

@@ -210,6 +210,7 @@ def test_a_preemption_notice_reaches_the_work_and_costs_no_failure(tmp_path: Pat
     assert (tmp_path / "rank1").read_text() == "False\nFalse\n"
 
 
+@pytest.mark.proof
 def test_elastic_workers_are_as_many_as_the_cluster_has_room_for(tmp_path: Path) -> None:
     """All four CPUs, so the groups of the tests before have gone, too; nodes that come and go are
     in test_proof_train.py."""
