@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import sacrebleu
-from rouge_score.rouge_scorer import RougeScorer
 
 from benchmarks.evaluation.texts import SCRIPTS, english_pairs, squad_f1, squad_words
 from benchmarks.result import bounded
@@ -50,6 +49,8 @@ def _scripts(_: Pairs) -> Result:
 
 def _rouge(texts: Pairs) -> Result:
     """Greatest difference of any row to rouge-score, with one and with two references."""
+    from rouge_score.rouge_scorer import RougeScorer  # its logging disturbs whom it meets
+
     theirs = RougeScorer(list(ROUGE))
     apart = 0.0
     for kind in ROUGE:

@@ -5,7 +5,6 @@ import itertools
 import numpy as np
 import pytest
 import sacrebleu
-from rouge_score.rouge_scorer import RougeScorer
 
 from benchmarks.evaluation.texts import ENGLISH, SCRIPTS, squad_f1, squad_words
 from engine.rows.metrics import row_scores, score_of, signature_of, statistics_of
@@ -24,6 +23,13 @@ OTHER_SCRIPTS = [texts[1] for name, texts in SCRIPTS.items() if not name.startsw
 
 def score(metric, text, *references):
     return score_of(metric, statistics_of(metric, "qa", [text], [list(references)]))
+
+
+def rouge_scorer(kinds):
+    """Of rouge-score; it imports absl, whose handler closes the streams of tests under way."""
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(kinds)
 
 
 @pytest.mark.parametrize("metric", TEXT_METRICS)
@@ -54,7 +60,7 @@ def test_the_shortest_texts_score_1_against_themselves_and_nothing_against_other
 
 @pytest.mark.parametrize("kind", ["rouge1", "rouge2", "rougeL"])
 def test_english_rouge_is_that_of_rouge_score(kind):
-    theirs = RougeScorer([kind])
+    theirs = rouge_scorer([kind])
     for text, reference in itertools.product(ENGLISH, repeat=2):
         if text != reference:
             expected = theirs.score(reference, text)[kind].fmeasure
@@ -62,7 +68,7 @@ def test_english_rouge_is_that_of_rouge_score(kind):
 
 
 def test_rouge_takes_the_best_reference():
-    theirs = RougeScorer(["rougeL"])
+    theirs = rouge_scorer(["rougeL"])
     found = statistics_of("rougeL", "qa", HYPOTHESES, [*zip(REFERENCES, SECOND, strict=True)])
     for row, text, one, two in zip(found, HYPOTHESES, REFERENCES, SECOND, strict=True):
         best = theirs.score_multi([one, two], text)["rougeL"].fmeasure
