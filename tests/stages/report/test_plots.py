@@ -91,13 +91,13 @@ def markers(svg):
     return found
 
 
-def test_a_single_level_is_drawn_in_the_middle_of_its_plot():
+def test_no_mark_of_a_single_level_lies_at_an_edge():
     lone = {"m": {"levels": [level({"concurrency": 8}, 900.0, 40.0)]}}
     for plot in load_plots(lone):
         width, height = map(float, re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', plot.svg).groups())
         for x, y in markers(plot.svg):
-            assert 10 < x < width - 10
-            assert 10 < y < height - 10
+            assert 3 < x < width - 3
+            assert 3 < y < height - 3
 
 
 def test_verdicts_are_named_where_there_are_any():
