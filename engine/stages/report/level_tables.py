@@ -131,6 +131,8 @@ def _rate_notes(levels: Sequence[Block]) -> list[str]:
     notes += verdict_lines(levels)
     for level in levels:
         for cause, example in level.get("failure_examples", {}).items():
+            if example in level.get("verdict_reason", ""):
+                continue  # it stands there
             count = level["failures"][cause]
             notes.append(f"{load_name(level)}: {cause}: {count}, such as '{example}'.")
         if oddities := level.get("oddities"):

@@ -35,6 +35,9 @@ from engine.stages.report.table import Block
 Loaded = Mapping[str, Sequence[Block]]  # by model: its levels of one kind of load, by load
 
 
+_REST = "not told apart"
+
+
 @dataclass(frozen=True)
 class Axis:
     """A kind of load: which levels have it, and how it is called."""
@@ -70,6 +73,7 @@ PARTS = {
     "queue": "#c2571a",
     "prefill": "#58a39c",
     "decode": "#0b7a75",
+    _REST: "#eceff2",
 }
 TITLES = {"ttft": "Time to first token", "tpot": "Time per output token"}
 
@@ -288,8 +292,8 @@ def _time_parts(page: Figure, title: str, levels: Sequence[Block]) -> None:
     left = np.zeros(len(shown))
     axes = page.subplots()
     for part, colour in PARTS.items():
-        known = [level["server"]["parts_ms"][part] or 0.0 for level in shown]
-        widths: np.ndarray = np.clip(known, 0, None)
+        parts = [_part_ms(level["server"], part) for level in shown]
+        widths: np.ndarray = np.clip(parts, 0, None)
         if widths.any():
             axes.barh(
                 places,
@@ -307,6 +311,16 @@ def _time_parts(page: Figure, title: str, levels: Sequence[Block]) -> None:
     axes.set_xlabel("mean ms of a request")
     axes.set_title(title)
     page.legend(loc="outside lower center", ncols=4)
+
+
+def _part_ms(server: Block, part: str) -> float:
+    """What no part is known for is one part more."""
+    if part != _REST:
+        return server["parts_ms"][part] or 0.0
+    known = finite(server["parts_ms"].values())
+    if len(known) == len(server["parts_ms"]):
+        return 0.0
+    return server["e2e_ms"] - sum(known)
 
 
 def label_of(model: str, models: Collection[str], what: str) -> str:

@@ -47,6 +47,7 @@ VERDICTS = {
 }
 
 
+JOINED = {"ok": True, "overloaded": True, "client limited": False, "failed": False}
 Ends = Sequence[float | None] | None  # of an interval; None: unknown, or infinite
 
 
@@ -80,15 +81,17 @@ def shown_by(curves: Iterable[Curve]) -> list[float | None]:
 
 
 def draw_curves(axes: Axes, curves: Iterable[Curve]) -> None:
-    """On an axis whose limits are those of the plot: lines, intervals, and a mark at each level,
-    never cut off at an edge. A value of None is a gap."""
+    """On an axis whose limits are those of the plot: lines through the levels that say how the
+    server fares, intervals, and a mark at each level, never cut off at an edge. A value of None is
+    a gap."""
     for curve in curves:
         if not curve.levels:
             continue
         values = np.array(curve.values, float)
+        joined = [JOINED[verdict_of(level)] for level in curve.levels]
         axes.plot(
-            curve.loads,
-            values,
+            np.array(curve.loads)[joined],
+            values[joined],
             color=curve.colour,
             linestyle=curve.line,
             marker=marker_of(curve.model),

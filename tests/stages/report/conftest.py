@@ -35,6 +35,8 @@ def level(load, tokens, ttft, failed=0, verdict="ok", reason="all was answered",
     ttft_ms = times(ttft, ttft * 2.1, None if failed else ttft * 3)
     tpot_ms = times(8.0, 9.5, 12.25)
     e2e_ms = times(ttft + 300, ttft * 2 + 350, None if failed else ttft * 3 + 400)
+    # which add up to the mean of E2E below
+    parts_ms = dict.fromkeys(PARTS, 5.0) | {"queue": ttft / 2, "decode": 275 + ttft / 2}
     served = tokens / 40
     valid = verdict != "client limited"
     kind = "closed" if "concurrency" in load else "poisson"
@@ -83,7 +85,7 @@ def level(load, tokens, ttft, failed=0, verdict="ok", reason="all was answered",
             "missed_looks": 0,
             "look_cpu_s": 0.02,
             "slowest_look_ms": 8.0,
-            "parts_ms": dict.fromkeys(PARTS, 5.0) | {"queue": ttft / 2, "decode": 290.0},
+            "parts_ms": parts_ms,
             "unknown": [],
             "said": {"running_max": 4.0, "queued_max": 0.0, "replicas_min": 1, "replicas_max": 2},
             "answers": 118,

@@ -91,13 +91,13 @@ def markers(svg):
     return found
 
 
-def test_a_single_level_is_drawn_in_the_middle_of_its_plot():
+def test_no_mark_of_a_single_level_lies_at_an_edge():
     lone = {"m": {"levels": [level({"concurrency": 8}, 900.0, 40.0)]}}
     for plot in load_plots(lone):
         width, height = map(float, re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', plot.svg).groups())
         for x, y in markers(plot.svg):
-            assert 10 < x < width - 10
-            assert 10 < y < height - 10
+            assert 3 < x < width - 3
+            assert 3 < y < height - 3
 
 
 def test_verdicts_are_named_where_there_are_any():
@@ -126,6 +126,19 @@ def test_a_promise_is_written_over_its_goodput():
     drawn = by_caption(load_plots({"m": SERVING["student"]}))
     svg = drawn["Requests within the SLO per second against rate"]
     assert "TTFT ≤ 100 ms for 99 % of the requests" in texts(svg)
+
+
+def test_a_line_joins_only_levels_that_say_how_the_server_fares():
+    broken = level({"rate": 20.0}, 1.0, 9.0, verdict="failed", reason="the server stopped")
+    rates = [level({"rate": rate}, 100.0 * rate, 9.0) for rate in (10.0, 40.0)]
+    lone = by_caption(load_plots({"m": {"levels": rates}}))
+    three = by_caption(load_plots({"m": {"levels": [*rates, broken]}}))
+    caption = "Output tokens per second against rate"
+    path = r'<path d="([^"]*)"[^>]*stroke: #0b7a75; stroke-width: 1.5'
+    (line,) = re.findall(path, lone[caption])[:1]
+    assert line.count("L") == 1
+    assert re.findall(path, three[caption])[0].count("L") == 1
+    assert "failed" in texts(three[caption])
 
 
 KNEE = {
@@ -174,6 +187,11 @@ def test_a_bar_for_each_level_shows_the_parts_that_are_known():
     drawn = by_caption(load_plots({"m": SERVING["teacher"]}))
     shown = texts(drawn["Where the time of a request to m goes"])
     assert {"concurrency 1", "concurrency 4", "concurrency 16", "queue", "decode"} <= set(shown)
+    assert "not told apart" not in shown
+    blind = level({"concurrency": 1}, 100.0, 10.0)
+    blind["server"]["parts_ms"] = blind["server"]["parts_ms"] | {"queue": None}
+    drawn = by_caption(load_plots({"m": {"levels": [blind]}}))
+    assert "not told apart" in texts(drawn["Where the time of a request to m goes"])
     silent = level({"concurrency": 1}, 100.0, 10.0)
     silent["server"]["parts_ms"] = dict.fromkeys(silent["server"]["parts_ms"])
     captions = by_caption(load_plots({"m": {"levels": [silent]}}))
