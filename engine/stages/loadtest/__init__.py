@@ -10,8 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from engine.job.spec import LoadtestSpec
+from engine.loadgen.level import Spread
 from engine.loadgen.samples import Level, Sample
 from engine.loadgen.target import Target
 from engine.rows.records import Messages
@@ -25,6 +27,8 @@ from engine.stages.loadtest.files import is_warm
 from engine.stages.loadtest.levels import slo_of
 from engine.stages.loadtest.measuring import Loaded, Loader
 from engine.stages.loadtest.tables import entries_in, entry_of, write_measured
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class LiveEndpoint(Protocol):
@@ -53,7 +57,8 @@ def run(
     knees: dict[str, Any] = {}
     if spec.models:
         with endpoint(list(spec.models)) as live:
-            loader = Loader(spec, prompts, ctx.seed, ctx.progress)
+            spread = _spread(spec, live.base_url, ctx)
+            loader = Loader(spec, prompts, ctx.seed, ctx.progress, spread)
             for model in spec.models:
                 found = loader.load(Target(live.base_url, model, live.api_key))
                 loaded.measured.extend(found.measured)
@@ -86,6 +91,17 @@ def run(
         dropped=dropped,
         info=LoadtestInfo.model_validate(info),
     )
+
+
+def _spread(spec: LoadtestSpec, url: str, ctx: Context) -> Spread | None:
+    """Over the cluster's nodes where several processes make the load and others reach the endpoint;
+    else on this machine."""
+    host = urlsplit(url).hostname or ""
+    if spec.processes == 1 or ctx.cluster is None or host in LOOPBACK:
+        return None
+    from engine.backends.ray_load import spread_over_cluster
+
+    return spread_over_cluster
 
 
 def measured_of(level: Level) -> list[Sample]:
