@@ -36,8 +36,8 @@ COUNTERS = {
 }
 # and how the values of several processes become one
 GAUGES: dict[str, tuple[str, Callable[[Iterable[float]], float]]] = {
-    "replicas": ("distill_replicas", sum),
-    "replicas_started": ("distill_replicas_started", sum),
+    "replicas": ("distill_replicas", max),  # every front tells of all
+    "replicas_started": ("distill_replicas_started", max),
     "front_open": ("distill_open", sum),
     "front_queued": ("distill_queued", sum),
     "running": ("vllm:num_requests_running", sum),

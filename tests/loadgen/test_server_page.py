@@ -6,6 +6,7 @@ import pytest
 
 from engine.loadgen import server_page
 from engine.loadgen.server_page import Reader, read_page
+from engine.serving.connections import Connections
 from engine.serving.metrics import FrontMetrics
 from engine.serving.pool import Pool
 from tests.loadgen.metrics_pages import VllmMetrics
@@ -46,14 +47,14 @@ def test_every_name_of_vllm_stands_in_the_installed_vllm():
 
 def test_every_name_of_the_front_stands_on_its_page():
     pool = Pool("tiny", max_queued=4)
-    metrics = FrontMetrics([pool])
-    empty = asyncio.run(metrics.page([])).decode()
+    metrics = FrontMetrics([pool], Connections(8))
+    empty = asyncio.run(metrics.page([("a", metrics.text())], [])).decode()
     pool.open = 3
     metrics.ended("tiny", "answered", 200, e2e_s=2.0, ttft_s=0.5)
     metrics.ended("tiny", "refused", 503, e2e_s=1.0, ttft_s=None)
     metrics.retries.labels("tiny").inc()
     metrics.faults.labels("tiny").inc()
-    values, _ = read(empty, asyncio.run(metrics.page([])).decode())
+    values, _ = read(empty, asyncio.run(metrics.page([("a", metrics.text())], [])).decode())
     front = [name for name, there in _all_names().items() if there.startswith("distill_")]
     assert sorted(values) == sorted(front)
     assert (values["front_request_s"], values["front_request_n"]) == (3.0, 2)
@@ -120,3 +121,14 @@ def test_of_several_other_models_none_is_taken_for_the_loaded_one():
 def test_a_damaged_known_line_is_an_error():
     with pytest.raises(ValueError, match="could not convert"):
         read_page('vllm:num_requests_running{model_name="tiny"} many\n', "tiny")
+
+
+def test_several_fronts_tell_of_the_same_replicas_and_of_their_own_requests():
+    texts = []
+    for name in "ab":
+        metrics = FrontMetrics([pool := Pool("tiny", max_queued=4)], Connections(8))
+        pool.open = 3
+        pool.replicas = {"r1": None, "r2": None}
+        texts.append((name, metrics.text()))
+    values, _ = read(asyncio.run(FrontMetrics.page(texts, [])).decode())
+    assert (values["replicas"], values["front_open"]) == (2, 6)
