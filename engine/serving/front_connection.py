@@ -14,7 +14,6 @@ from engine.serving.link import Asked, Frames, Outbox
 
 HELLO_TIMEOUT_S = 5.0
 MAX_HELLO_BYTES = 1024
-MAX_REQUEST_BYTES = 2**32  # fronts have their own limit of a body
 HIGH_WATER_BYTES = 1024 * 1024  # unread by the front; then the answers wait
 _NO_BODY = (204, 304)
 _log = logging.getLogger(__name__)
@@ -68,7 +67,7 @@ class FrontConnection(asyncio.Protocol):
         if kind != link.HELLO or not hmac.compare_digest(content, self._replica.expected):
             raise ValueError("it does not know the secret")
         self._is_known = True
-        self._frames.limit = MAX_REQUEST_BYTES
+        self._frames.limit = link.ANY_SIZE  # fronts have their own limit of a body
         self._patience.cancel()
 
     def _hear(self, number: int, kind: int, content: bytes) -> None:
@@ -125,7 +124,6 @@ class Call:
         self._gone = asyncio.Event()  # the front wants no more, or has all
         self._reading = asyncio.Event()
         self._reading.set()
-        self._began = False
         self._is_chunked = False
 
     def hear(self, kind: int) -> None:
@@ -194,7 +192,8 @@ class Call:
             body = _chunks(body, is_last)
         if is_last:
             self._end(link.LAST, body)
-        elif body:
+            return  # the front forgets it, and says nothing more of it
+        if body:
             self._connection.outbox.put(self._number, link.DATA, body)
         if not self._connection.writable.is_set():
             await self._connection.writable.wait()

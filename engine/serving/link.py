@@ -29,6 +29,7 @@ LAST = 7  # the same, and the answer is whole
 BROKEN = 8  # the answer ends before it is whole
 
 _HEADER = struct.Struct("!IBI")
+ANY_SIZE = 2**32  # more than a header can say
 STATUS = struct.Struct("!H")
 # A node that vanished says nothing: asked after 5 s of silence, given up after 15.
 _KEEP_ALIVE = {
@@ -70,7 +71,7 @@ class Asked:
 class Frames:
     """Bytes as they come, as frames of at most `limit` bytes."""
 
-    def __init__(self, limit: int = 2**32) -> None:
+    def __init__(self, limit: int = ANY_SIZE) -> None:
         self.limit = limit
         self._buffer = bytearray()
 
