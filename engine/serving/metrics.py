@@ -104,10 +104,13 @@ class FrontMetrics:
 async def _scrape(replica: Replica) -> tuple[str, str]:
     try:
         async with asyncio.timeout(SCRAPE_TIMEOUT_S):
-            page = Page()
             connection = await replica.connect()
-            connection.send(page, Asked("GET", "/metrics"))
-            text = await page.body
+            page = Page()
+            number = connection.send(page, Asked("GET", "/metrics"))
+            try:
+                text = await page.body
+            finally:
+                connection.abandon(number)  # of one that takes too long
     except OSError:  # TimeoutError is one
         text = None
     return replica.address.id, (text or b"").decode()
