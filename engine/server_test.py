@@ -104,8 +104,9 @@ def run(
     doubts: list[str] = []
     if count:
         doubts += counted_again(ask(target, shape_of(spec), prompts[:COUNTED_AGAIN]), count)
-    files = write_report(out, ServerTest(asked.url, asked.model, slo, knee, doubts, peers))
-    serving: dict[str, Any] = {"levels": entries_in(out, slo)[asked.model]}
+    report = report_of(out, ServerTest(asked.url, asked.model, slo, knee, doubts, peers))
+    files = write_report(out, report)
+    serving: dict[str, Any] = {"levels": report.levels}
     if knee:
         serving["knee"] = knee
         doubts.insert(0, knee["sentence"])
@@ -169,11 +170,10 @@ def made_up_prompts(seed: int) -> list[Messages]:
     return made
 
 
-def write_report(out: Path, test: ServerTest) -> list[Path]:
-    """From the files of a folder alone: the report as JSON, Markdown and HTML. Returns its
-    files."""
+def report_of(out: Path, test: ServerTest) -> LoadReport:
+    """What is to be told of a test, from the files of its folder alone."""
     levels = read_levels(out)
-    report = LoadReport(
+    return LoadReport(
         url=test.url,
         model=test.model,
         started_at=_started_at(levels),
@@ -185,6 +185,10 @@ def write_report(out: Path, test: ServerTest) -> list[Path]:
         versions=versions(),
         git_commit=git_commit(),
     )
+
+
+def write_report(out: Path, report: LoadReport) -> list[Path]:
+    """As JSON, Markdown and HTML. Returns the files."""
     written = []
     for name, text in build_files(report).items():
         write_atomic(out / name, text)

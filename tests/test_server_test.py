@@ -19,6 +19,7 @@ from engine.server_test import (
     load_count,
     made_up_prompts,
     read_prompts,
+    report_of,
     run,
     write_report,
 )
@@ -77,7 +78,7 @@ def out(tmp_path):
 
 
 def test_pages_and_time_axis_are_made_of_the_files(out):
-    written = write_report(out, TEST)
+    written = write_report(out, report_of(out, TEST))
     assert [path.name for path in written] == ["loadtest.json", "loadtest.md", "loadtest.html"]
     report = json.loads((out / "loadtest.json").read_text())
     first, second = report["levels"]
@@ -93,20 +94,20 @@ def test_pages_and_time_axis_are_made_of_the_files(out):
 
 
 def test_made_again_it_is_the_same(out):
-    first = [path.read_bytes() for path in write_report(out, TEST)]
-    assert [path.read_bytes() for path in write_report(out, TEST)] == first
+    first = [path.read_bytes() for path in write_report(out, report_of(out, TEST))]
+    assert [path.read_bytes() for path in write_report(out, report_of(out, TEST))] == first
 
 
 def test_an_earlier_report_can_be_laid_beside(out):
-    (earlier, *_) = write_report(out, TEST)
+    (earlier, *_) = write_report(out, report_of(out, TEST))
     peers = load_peers([earlier])
-    write_report(out, ServerTest(TEST.url, TEST.model, peers=peers))
+    write_report(out, report_of(out, ServerTest(TEST.url, TEST.model, peers=peers)))
     page = (out / "loadtest.md").read_text()
     assert "| distill loadtest of 2027-01-15T07:59:59Z | 4 req/s | 12 |" in page
 
 
 def test_a_page_is_no_result_to_compare(out):
-    *_, page = write_report(out, TEST)
+    *_, page = write_report(out, report_of(out, TEST))
     with pytest.raises(InputError, match="is no JSON"):
         load_peers([page])
 

@@ -26,7 +26,7 @@ from engine.stages.loadtest.equal_slo import compare
 from engine.stages.loadtest.files import is_warm
 from engine.stages.loadtest.levels import slo_of
 from engine.stages.loadtest.measuring import Loaded, Loader
-from engine.stages.loadtest.tables import entries_in, entry_of, write_measured
+from engine.stages.loadtest.tables import write_measured
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -54,7 +54,7 @@ def run(
     served meanwhile. Warm-up requests are kept in the files and are no rows of the stage."""
     prompts = validation_prompts(inputs["prompts"])
     loaded = Loaded([], [])
-    knees: dict[str, Any] = {}
+    serving: dict[str, Any] = {}
     if spec.models:
         with endpoint(list(spec.models)) as live:
             spread = _spread(spec, live.base_url, ctx)
@@ -63,7 +63,7 @@ def run(
                 found = loader.load(Target(live.base_url, model, live.api_key))
                 loaded.measured.extend(found.measured)
                 loaded.observed.extend(found.observed)
-                knees[model] = found.knee_fields(spec)
+                serving[model] = found.serving(spec)
     files = write_measured(out, loaded.measured, loaded.observed)
     samples: list[Sample] = []
     for each in loaded.measured:
@@ -72,11 +72,6 @@ def run(
     dropped = {}
     if failed:
         dropped["failed"] = failed
-    serving: dict[str, dict[str, Any]] = {}
-    for model, levels in entries_in(out, slo_of(spec.slo)).items():
-        serving[model] = {"levels": levels}
-        if knees[model]:
-            serving[model]["knee"] = knees[model]
     info: dict[str, Any] = {"serving": serving}
     slo = slo_of(spec.slo)
     if slo and {"teacher", "student"} <= serving.keys():
@@ -128,6 +123,4 @@ def measure_url(
     """Levels (as in report.json) of one model behind any OpenAI-compatible address; StageError if
     no request succeeds."""
     found = Loader(spec, prompts, seed, Progress()).load(Target(url, model, api_key))
-    slo = slo_of(spec.slo)
-    pairs = zip(found.measured, found.observed, strict=True)
-    return [entry_of(each, seen, slo) for each, seen in pairs]
+    return found.serving(spec)["levels"]

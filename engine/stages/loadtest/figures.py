@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from engine.loadgen.samples import Ceiling, Level, Sample
-from engine.stages.loadtest.files import Measured
 from engine.stages.loadtest.goodput import Slo, as_fields, goodput_of
 from engine.stages.loadtest.intervals import (
     RATE_SLICES,
@@ -205,15 +204,3 @@ def _judged(verdict: Verdict, measured: Series) -> dict[str, Any]:
         "valid": valid,
         "invalid_reason": reason,
     }
-
-
-def serving_of(
-    measured: Iterable[Measured],
-    slo: Slo | None = None,
-) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """`serving` of report.json: the levels of every model, in the order in which they were run."""
-    serving: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for each in measured:
-        curve = serving.setdefault(each.model, {"levels": []})["levels"]
-        curve.append(figures_of(each.level, each.ceiling, slo))
-    return serving

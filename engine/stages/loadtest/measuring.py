@@ -33,6 +33,7 @@ from engine.stages.loadtest.levels import (
     shape_of,
     slo_of,
 )
+from engine.stages.loadtest.tables import entry_of
 
 PROBES = 3  # before a server is given up: one answer in some may fail
 CEILING_S = 1.0  # of the client's own measurement
@@ -46,6 +47,17 @@ class Loaded:
     measured: list[Measured]
     observed: list[Observed]
     knee: Knee | None = None
+
+    def serving(self, spec: LoadtestSpec) -> dict[str, Any]:
+        """The model's entry in report.json."""
+        slo = slo_of(spec.slo)
+        entry: dict[str, Any] = {"levels": []}
+        for measured, observed in zip(self.measured, self.observed, strict=True):
+            entry["levels"].append(entry_of(measured, observed, slo))
+        knee = self.knee_fields(spec)
+        if knee:
+            entry["knee"] = knee
+        return entry
 
     def knee_fields(self, spec: LoadtestSpec) -> dict[str, Any] | None:
         """What the search found, as in report.json."""
@@ -107,8 +119,8 @@ class Loader:
         self._require_answer(target)
         loaded = Loaded([], [])
         statuses: Counter[str] = Counter()
+        level_s = self._spec.warmup_seconds + self._spec.seconds
         for number, load in enumerate(self._loads):
-            level_s = self._spec.warmup_seconds + self._spec.seconds
             left_s = (len(self._loads) - number) * level_s
             plan = plan_of(load, self._spec, self._seed)
             level = self._run(target, load, plan, loaded, left_s)
