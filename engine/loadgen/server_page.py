@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -45,7 +45,7 @@ GAUGES: dict[str, tuple[str, Callable[[Iterable[float]], float]]] = {
     "kv_usage": ("vllm:kv_cache_usage_perc", max),  # 0..1, of the fullest
 }
 _MODEL_LABELS = ("model_name", "model")
-_PROCESS = "replica"  # the label that tells one process of a merged page from the others
+_PROCESSES = ("replica", "front")  # labels that tell one process of a merged page from the others
 
 
 def sample_names() -> dict[str, str]:
@@ -113,6 +113,7 @@ class Reader:
     falls: int = 0  # pages on which a count was lower than before
     _last: dict[tuple[str, Labels], float] = field(default_factory=dict)
     _grown: dict[str, float] = field(default_factory=dict)
+    _known: set[Labels] = field(default_factory=set)  # processes of earlier pages
 
     def read(self, page: Page) -> dict[str, float]:
         """The page as one number per name: a gauge as it is, a count as it grew since the first
@@ -130,19 +131,27 @@ class Reader:
             read[name] = self._grown[name]
         self.pages += 1
         self.falls += has_fallen
+        self._known |= set(map(_process_of, _all_labels(page)))
         return read
 
     def _grow(self, name: str, labels: Labels, value: float) -> None:
         before = self._last.get((name, labels))
         if before is None:
-            before = value if self._has_past(labels) else 0.0
+            # A process that was not there may have counted before; one that was began at 0.
+            is_known = _process_of(labels) in self._known
+            before = 0.0 if is_known else value
         elif value < before:
             before = 0.0
         self._grown[name] = self._grown.get(name, 0.0) + value - before
         self._last[name, labels] = value
 
-    def _has_past(self, labels: Labels) -> bool:
-        """Whether what is seen for the first time may have counted before: all of the first page,
-        and a process that was not there."""
-        is_of_a_replica = any(name == _PROCESS for name, _ in labels)
-        return self.pages == 0 or is_of_a_replica
+
+def _process_of(labels: Labels) -> Labels:
+    return tuple(label for label in labels if label[0] in _PROCESSES)
+
+
+def _all_labels(page: Page) -> Iterator[Labels]:
+    """Of a page without any known sample: those of the process that showed it."""
+    yield ()
+    for values in page.values.values():
+        yield from values

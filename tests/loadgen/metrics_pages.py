@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -78,7 +79,7 @@ class Shown:
 
 
 @contextmanager
-def showing() -> Iterator[Shown]:
+def showing(tls: ssl.SSLContext | None = None) -> Iterator[Shown]:
     """A server of its own port and threads."""
     shown = Shown()
 
@@ -100,9 +101,13 @@ def showing() -> Iterator[Shown]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    scheme = "http"
+    if tls:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+        scheme = "https"
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
-    shown.url = f"http://127.0.0.1:{server.server_port}"
+    shown.url = f"{scheme}://127.0.0.1:{server.server_port}"
     try:
         yield shown
     finally:

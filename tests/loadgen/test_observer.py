@@ -1,9 +1,11 @@
 """The observer looks at a real server's page, and says once what it could not see."""
 
 import socket
+import ssl
 import time
 
 import pytest
+from doubles.certificate import self_signed
 
 from engine.loadgen.metrics_client import metrics_paths
 from engine.loadgen.observer import Observer
@@ -131,6 +133,25 @@ def test_a_page_beside_the_api_or_at_the_root_is_found(shown):
     assert [path for path, _ in shown.asked[:3]] == ["/team/metrics", "/metrics", "/metrics"]
     assert seen.url == f"{shown.url}/metrics"
     assert seen.notes == []
+
+
+def test_a_certificate_is_checked_as_the_loads_own(tmp_path):
+    certificate, key = self_signed(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    with showing(context) as shown:
+        shown.pages["/metrics"] = (200, TEXT, VllmMetrics().page())
+        trusting = Target(f"{shown.url}/v1", "tiny", ca_file=certificate)
+        with Observer(trusting, EVERY_S) as observer:
+            shown.wait_for(2)
+        assert observer.observed(0.0).notes == []
+        doubting = Observer(Target(f"{shown.url}/v1", "tiny"), EVERY_S)
+        with doubting:
+            deadline = time.monotonic() + 20
+            while not doubting.observed(0.0).missed and time.monotonic() < deadline:
+                time.sleep(0.005)
+        (note,) = doubting.observed(0.0).notes
+        assert "certificate verify failed" in note
 
 
 @pytest.mark.parametrize(

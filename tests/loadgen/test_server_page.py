@@ -100,6 +100,15 @@ def test_a_count_that_comes_to_be_began_at_nothing():
     assert values["front_retries"] == 2
 
 
+def test_a_count_of_a_front_that_was_there_began_at_nothing_and_one_that_comes_brings_a_past():
+    is_there = 'distill_open{model="tiny",front="a"} 1.0\n'
+    retries = 'distill_retries_total{{model="tiny",front="{}"}} {}\n'
+    first = is_there + retries.format("a", 2)
+    then = is_there + retries.format("a", 3) + retries.format("b", 100)
+    values, _ = read(is_there, first, then, then.replace("100", "104"))
+    assert values["front_retries"] == 7
+
+
 def test_only_the_loaded_model_is_read():
     page = VllmMetrics("tiny").page() + VllmMetrics("other").page()
     found = read_page(page, "tiny")
