@@ -135,10 +135,11 @@ def inflation(flags_N: np.ndarray) -> float:
     memory: the last lines widen for that (measured, see the module).
     """
     count = len(flags_N)
-    centred_N = flags_N.astype(float)
-    centred_N -= centred_N.mean()
+    if count < _FEWEST_BATCHES:
+        return 1.0
+    centred_N = flags_N - flags_N.mean()
     variance = float(np.mean(centred_N**2))
-    if count < _FEWEST_BATCHES or variance == 0:
+    if variance == 0:
         return 1.0
     correlation_N = _autocovariance(centred_N) / variance
     lags = math.isqrt(count)

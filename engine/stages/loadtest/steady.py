@@ -73,15 +73,16 @@ def find_steady(series: Series, from_s: float, to_s: float) -> Steady:
 
 
 def first_passage(levels_S: np.ndarray) -> int | None:
-    """The first slice at or beyond the median of the second half, seen from where the series
-    begins; nan: nothing was seen in a slice. None: nothing at all."""
+    """The first slice at (to 1 %) or beyond the median of the second half, seen from where the
+    series begins; nan: nothing was seen in a slice. None: nothing at all."""
     seen = np.flatnonzero(~np.isnan(levels_S))
     later = seen[seen >= len(levels_S) // 2]
     if not len(later):
         return None
     typical = float(np.quantile(levels_S[later], 0.5, method="inverted_cdf"))
-    is_above = levels_S[seen] > typical
-    is_below = levels_S[seen] < typical
+    near = 0.01 * abs(typical) if math.isfinite(typical) else 0.0
+    is_above = levels_S[seen] > typical + near
+    is_below = levels_S[seen] < typical - near
     not_yet = is_above if is_above[0] else is_below
     arrived = np.flatnonzero(~not_yet)
     return int(seen[arrived[0]])

@@ -12,7 +12,8 @@ from doubles.fake_server import Behaviour, serve
 from engine.job.spec import LoadtestSpec
 from engine.stages.loadtest.arrivals import Load
 from engine.stages.loadtest.client import measure
-from engine.stages.loadtest.summary import summarise
+from engine.stages.loadtest.figures import figures_of
+from engine.stages.loadtest.series import tpot_ms
 
 PROMPTS = [[{"role": "user", "content": f"question {i}"}] for i in range(40)]
 
@@ -46,15 +47,15 @@ def test_times_are_those_of_the_server():
         s.ttft_ms > 99 for s in found.samples
     )  # content, not the role chunk that is sent at once
     assert statistics.median(s.ttft_ms / s.e2e_ms for s in found.samples) < 0.5
-    assert statistics.median(s.tpot_ms for s in found.samples) > 45
-    assert all(s.e2e_ms == pytest.approx(s.ttft_ms + 8 * s.tpot_ms) for s in found.samples)
+    assert statistics.median(tpot_ms(s) for s in found.samples) > 45
+    assert all(s.e2e_ms == pytest.approx(s.ttft_ms + 8 * tpot_ms(s)) for s in found.samples)
 
 
 def test_tokens_are_the_servers_count_not_the_chunks():
     with serve(lambda i: Behaviour(tokens=8, tokens_per_chunk=4, gap_s=0.07)) as server:
         found = load(server, Load(concurrency=1), seconds=0.3)
     assert {s.output_tokens for s in found.samples} == {8}
-    assert all(s.tpot_ms == pytest.approx((s.e2e_ms - s.ttft_ms) / 7) for s in found.samples)
+    assert all(tpot_ms(s) == pytest.approx((s.e2e_ms - s.ttft_ms) / 7) for s in found.samples)
 
 
 def test_closed_loop_keeps_the_concurrency_and_not_more():
@@ -70,7 +71,7 @@ def test_closed_loop_keeps_the_concurrency_and_not_more():
         deepest = max(deepest, depth)
     assert deepest == 4
     assert 4 < len(found.samples) <= 40
-    summary = summarise(found.level, found.samples)
+    summary = figures_of(found)
     assert summary["request_throughput"] == pytest.approx(len(found.samples), abs=4.5)
 
 
@@ -105,41 +106,36 @@ def test_latency_counts_from_the_intended_time_and_a_blocked_client_is_invalid()
     late = max(found.samples, key=lambda s: s.sent_ms - s.intended_ms)
     assert late.sent_ms - late.intended_ms > 200
     assert late.ttft_ms > 200  # though the server answered at once
-    summary = summarise(found.level, found.samples)
+    summary = figures_of(found)
     assert not summary["valid"]
-    assert "client lagged" in summary["invalid_reason"]
+    assert "client sent late" in summary["invalid_reason"]
 
 
 def test_warmup_is_sent_but_not_measured():
     with serve(lambda i: Behaviour(tokens=1)) as server:
         found = load(server, Load(rate=60.0), seconds=1.0, warmup_seconds=0.5)
     assert (len(found.samples), len(server.requests)) == (90, 90)
-    assert sum(s.warm for s in found.samples) == 30
-    assert all(s.warm == (s.intended_ms < 0) for s in found.samples)
-    assert summarise(found.level, found.samples)["requests"] == 60
+    assert sum(s.intended_ms < 0 for s in found.samples) == 30
+    assert figures_of(found)["requests"] == 60
 
 
 def test_the_level_says_when_it_was_measured_and_how_the_client_fared():
     before_s = time.time()
     with serve(lambda i: Behaviour(tokens=1)) as server:
-        level = load(server, Load(concurrency=2), seconds=0.4, warmup_seconds=0.2).level
-    assert (level.model, level.level, level.concurrency, level.rate) == (
-        "student",
-        "concurrency=2",
-        2,
-        None,
-    )
+        level = load(server, Load(concurrency=2), seconds=0.4, warmup_seconds=0.2)
+    assert (level.kind, level.concurrency, level.rate) == ("closed", 2, None)
     assert before_s + 0.2 <= level.started_s <= time.time() - 0.4 + 0.01
     assert level.window_s == 0.4
-    assert 1 <= len(level.loop_lag_ms) <= 40
-    assert 0 < level.cpu_fraction <= 1.1
+    (watch,) = level.watches
+    assert 1 <= len(watch.loop_lag_ms) <= 40
+    assert 0 < watch.cpu_s / watch.window_s <= 1.1
 
 
 def test_warmup_uses_other_prompts():
     with serve(lambda i: Behaviour(tokens=1)) as server:
         found = load(server, Load(concurrency=1), seconds=0.6, warmup_seconds=0.3)
     asked = [r["messages"][0]["content"] for r in server.requests]
-    warm_requests = sum(s.warm for s in found.samples)
+    warm_requests = sum(s.intended_ms < 0 for s in found.samples)
     warm, timed = set(asked[:warm_requests]), set(asked[warm_requests:])
     assert warm
     assert timed
@@ -198,14 +194,14 @@ def test_each_fault_becomes_a_status_and_is_never_retried(fault, status):
     assert len(server.requests) == 5
     broken = next(s for s in found.samples if s.status != "ok")
     assert broken.ttft_ms is None
-    assert summarise(found.level, found.samples)["failures"] == {status: 1}
+    assert figures_of(found)["failures"] == {status: 1}
 
 
 def test_an_answer_without_content_counts_to_its_finish():
     with serve(lambda i: Behaviour(tokens=0)) as server:
         found = load(server, Load(concurrency=1), seconds=0.05)
     assert all(
-        s.status == "ok" and s.ttft_ms == s.e2e_ms and s.tpot_ms is None for s in found.samples
+        s.status == "ok" and s.ttft_ms == s.e2e_ms and tpot_ms(s) is None for s in found.samples
     )
 
 

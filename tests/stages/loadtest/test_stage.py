@@ -26,7 +26,8 @@ from engine.run.context import Context
 from engine.run.manifests import PROGRESS, Counts, finished, load_manifest, publish
 from engine.run.progress import Progress
 from engine.stages import loadtest
-from engine.stages.loadtest.summary import serving_of
+from engine.stages.loadtest.figures import serving_of
+from engine.stages.loadtest.files import from_rows
 
 CTX = Context(job="job", task="math", seed=5)
 
@@ -110,21 +111,25 @@ def test_every_figure_can_be_recomputed_from_the_files(inputs, out):
     ) as server:
         counts = loadtest.run(spec, inputs, out, CTX, endpoint=endpoint_of(server))
     publish(out, "loadtest", {}, counts, 1.0)
-    said = load_manifest(out).info.model_dump(exclude_unset=True)["serving"]
+    said = load_manifest(out).info.model_dump(mode="json", exclude_unset=True)["serving"]
     (levels_table,) = read_tables([out / loadtest.LEVELS])
     (samples_table,) = read_tables([out / loadtest.SAMPLES])
     assert levels_table.schema.equals(LOAD_LEVEL)
     levels = to_rows(levels_table, LoadLevel)
     samples = to_rows(samples_table, RequestSample)
-    assert serving_of(levels, samples) == said
+    assert serving_of(from_rows(levels, samples)) == said
     assert any(level["failed"] for model in said.values() for level in model["levels"])
 
     # and both halves of what is kept are needed for it
     timed = [sample for sample in samples if not sample.warm]
-    assert serving_of(levels, timed) != said
-    busy = [dataclasses.replace(level, cpu_fraction=0.95) for level in levels]
-    reasons = [level["invalid_reason"] for level in serving_of(busy, samples)["student"]["levels"]]
-    assert all("95% of the time" in reason for reason in reasons)
+    assert serving_of(from_rows(levels, timed)) != said
+    busy = []
+    for level in levels:
+        (watch,) = level.watches
+        busy.append(dataclasses.replace(level, watches=[watch | {"clock_jump_s": 9.0}]))
+    found = serving_of(from_rows(busy, samples))
+    reasons = [level["invalid_reason"] for level in found["student"]["levels"]]
+    assert all("clock jumped by 9.00 s" in reason for reason in reasons)
 
 
 def test_a_disk_that_fills_while_it_measures_is_said_and_the_endpoint_goes(inputs, small_disk):
