@@ -129,9 +129,10 @@ def _only_refusals(evidence: Evidence) -> str | None:
 
 
 def _ran_out(evidence: Evidence) -> str | None:
+    """The server may run out of them too; then it says so in an answer."""
     for sample in evidence.measured.samples:
         words = (sample.error or "").lower()
-        if any(phrase in words for phrase in _OUT_OF):
+        if sample.status == "connection" and any(phrase in words for phrase in _OUT_OF):
             return (
                 f"the client ran out of connections ('{sample.error}'): raise its limit of open"
                 " files, or use more machines"

@@ -26,7 +26,7 @@ def curve(model, breaks_at, ttft_ms, users=(1, 4, 16, 64), **more):
 def test_users_latency_tokens_and_cost_stand_side_by_side_with_their_ratio():
     measured = [*curve("teacher", 16, 300.0), *curve("student", 64, 100.0)]
     found = compare(measured, "teacher", "student", SLO, {"teacher": 8.0, "student": 2.0})
-    assert found["unit"] == "users"
+    assert found["unit"] == "requests in flight"
     load = found["load"]
     assert 4 <= load["first"]["value"] < 16 <= load["second"]["value"] < 64
     assert load["ratio"]["value"] == load["second"]["value"] / load["first"]["value"]
@@ -79,7 +79,8 @@ def test_what_was_not_measured_is_unknown_and_says_why():
 
 def test_a_model_without_levels_is_unknown():
     found = compare(curve("student", 64, 100.0), "baseline", "student", SLO, {})
-    assert found["load"]["first"]["how"] == "'baseline' has no level of this kind"
+    assert found["unit"] is None
+    assert found["load"]["first"]["how"] == "there is no kind of load that both models had"
     assert found["load"]["ratio"]["value"] is None
 
 
@@ -90,11 +91,21 @@ def test_uncounted_tokens_cost_nobody_knows_what():
     assert tokens["first"]["how"] == "'teacher' does not say how long its answers are"
 
 
-def test_rates_are_compared_where_not_both_have_users():
-    rates = [Measured("student", level(steady(), rate=rate)) for rate in (5.0, 10.0)]
-    found = compare([*curve("teacher", 16, 300.0), *rates], "teacher", "student", SLO, {})
-    assert found["unit"] == "requests/s"
-    assert found["load"]["second"]["ci"] == [10.0, None]
+def test_loads_of_one_kind_are_compared_and_users_first():
+    def levels(model, **fields):
+        return [Measured(model, level(steady(), **fields))]
+
+    both = [*curve("teacher", 16, 300.0), *levels("student", rate=5.0)]
+    both += [*levels("teacher", rate=2.0), *levels("student", rate=10.0)]
+    rates = compare(both, "teacher", "student", SLO, {})
+    assert rates["unit"] == "requests/s"
+    assert rates["load"]["first"]["ci"] == [2.0, None]
+    assert rates["load"]["second"]["ci"] == [10.0, None]
+    both += levels("teacher", kind="sessions", concurrency=3)
+    both += levels("student", kind="sessions", concurrency=30)
+    users = compare(both, "teacher", "student", SLO, {})
+    assert users["unit"] == "users"
+    assert users["load"]["second"]["ci"] == [30.0, None]
 
 
 def test_a_ratio_has_the_interval_of_both():

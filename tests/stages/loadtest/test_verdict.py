@@ -189,6 +189,8 @@ def test_a_client_without_connections_is_told_so():
     found = verdict(level(some_failed("connection", every=3, error=spent)))
     assert found.name == "client limited"
     assert "raise its limit of open files" in found.reason
+    # a server without connections says so itself
+    assert name_of(level(some_failed("http_500", every=3, error=spent))) == "failed"
 
 
 def test_a_sleep_of_the_machine_is_the_clients_fault_even_if_requests_failed():
