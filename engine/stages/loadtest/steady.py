@@ -41,8 +41,8 @@ class Steady:
 
 @dataclass(frozen=True)
 class Growth:
-    """Requests under way at both ends of the window's trend, and the share of the arrivals by which
-    they grew."""
+    """Requests under way in the first and in the last twelfth of the window, and the share of the
+    arrivals by which the queue grew."""
 
     first: float
     last: float
@@ -103,17 +103,27 @@ def growth_of(level: Level, series: Series) -> Growth | None:
         return None
     edges_ms = np.linspace(from_ms, window_ms, _TREND_SLICES + 1)
     under_way_S = mean_in_flight(series, edges_ms)
+    waiting_S = under_way_S - _due_to_the_rate(measured, edges_ms)
     latency_S = _median_by_slice(measured.e2e_ms_N, measured, edges_ms)
+    if trend(waiting_S) <= _RISES or trend(latency_S) <= _SLOWS:
+        return None
     middles_s = (edges_ms[:-1] + edges_ms[1:]) / 2000
-    slope_rps, offset = np.polyfit(middles_s, under_way_S, 1)
+    slope_rps, _ = np.polyfit(middles_s, waiting_S, 1)
     arrivals_rps = len(measured) / (window_ms - from_ms) * 1000
     unserved = float(slope_rps) / arrivals_rps
-    rises = trend(under_way_S) > _RISES and trend(latency_S) > _SLOWS
-    if not rises or unserved < LEAST_UNSERVED:
+    if unserved < LEAST_UNSERVED:
         return None
-    first = max(0.0, float(offset + slope_rps * middles_s[0]))
-    last = float(offset + slope_rps * middles_s[-1])
-    return Growth(first, last, unserved)
+    return Growth(float(under_way_S[0]), float(under_way_S[-1]), unserved)
+
+
+def _due_to_the_rate(measured: Series, edges_ms: np.ndarray) -> np.ndarray:
+    """(S,) requests that are under way because more of them arrive (a ramp, a trace), by Little's
+    law with the latency of the first ones; zeros while the rate does not rise."""
+    arrivals_S = np.histogram(measured.intended_ms_N, edges_ms)[0]
+    early = measured.e2e_ms_N[: len(measured) // 3]
+    if trend(arrivals_S.astype(float)) <= _RISES or not np.isfinite(early).any():
+        return np.zeros(len(arrivals_S))
+    return arrivals_S / np.diff(edges_ms) * np.median(early[np.isfinite(early)])
 
 
 def _filled_ms(series: Series, level: Level) -> float:

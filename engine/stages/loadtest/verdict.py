@@ -171,7 +171,9 @@ def _silence(evidence: Evidence, statuses: Set[str]) -> str | None:
         silent_ms = float(measured.left_ms_N[measured.ok_N].max())
     begin = int(np.searchsorted(measured.intended_ms_N, silent_ms))
     tail = measured.samples[begin:]
-    if len(tail) < _FEWEST_AT_THE_END or any(sample.status not in statuses for sample in tail):
+    if not tail or any(sample.status not in statuses for sample in tail):
+        return None
+    if len(tail) < _FEWEST_AT_THE_END and not _is_long(evidence, silent_ms):
         return None
     failed_before = int((~measured.ok_N[:begin]).sum())
     usual = (failed_before + 0.5) / (begin + 1)
@@ -179,9 +181,18 @@ def _silence(evidence: Evidence, statuses: Set[str]) -> str | None:
         return None
     since_s = tail[0].intended_ms / 1000
     return (
-        f"the server stopped answering: all {len(tail)} requests from {since_s:.1f} s on failed"
+        f"the server stopped answering: all requests from {since_s:.1f} s on failed,"
+        f" {len(tail)} of them"
         f" ({_causes(evidence)})"
     )
+
+
+def _is_long(evidence: Evidence, silent_ms: float) -> bool:
+    """Whether nothing was answered for much longer than answers take: a closed load that waits has
+    few requests to show for it."""
+    _, slow_ms = p50_and_p99(evidence.measured.e2e_ms_N[evidence.measured.ok_N])
+    window_ms = evidence.level.window_s * 1000
+    return window_ms - silent_ms > max(0.1 * window_ms, 3 * slow_ms)
 
 
 def _too_many_failed(evidence: Evidence) -> str | None:

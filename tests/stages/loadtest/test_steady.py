@@ -100,6 +100,21 @@ def test_long_answers_that_are_not_yet_over_are_no_growth():
     assert look(level(rising, warmup_s=0.0))[1] is None
 
 
+def ramp(latency_ms):
+    """Requests that come ever faster, up to twenty times per second."""
+    moments = np.sqrt(np.linspace(0, 1, 200)) * 20_000
+    return [sample(float(t), ttft_ms=20.0, e2e_ms=latency_ms(t)) for t in moments]
+
+
+def test_more_requests_under_way_because_more_arrive_are_no_growth():
+    found = level(ramp(lambda t: 1500.0 + t / 200), kind="ramp", window_s=20.0, warmup_s=0.0)
+    assert look(found)[1] is None
+    beyond = level(
+        ramp(lambda t: 1500.0 + max(0.0, t - 10_000)), kind="ramp", window_s=20.0, warmup_s=0.0
+    )
+    assert look(beyond)[1].unserved > 0.2
+
+
 @pytest.mark.parametrize("law", ["deterministic", "exponential", "lognormal"])
 def test_growth_is_found_beyond_the_capacity_and_not_below(law):
     server = Server(law, places=16, service_s=0.5)
