@@ -109,7 +109,7 @@ def _percentiles(case: Case, runs: int, rng: np.random.Generator) -> dict[str, d
         latencies_N = case.draw(rng, case.requests)
         for name, share in SHARES.items():
             interval = percentile_interval(latencies_N, share)
-            held[name] += interval.holds(case.quantile(share))
+            held[name] += bool(interval.holds(case.quantile(share)))
             unbounded[name] += interval.high is None
     found = {}
     for name in SHARES:
@@ -127,5 +127,5 @@ def _rates(runs: int, rng: np.random.Generator) -> dict[str, float]:
         tokens = rng.geometric(1 / mean_tokens, size=answers)
         amounts_S = np.bincount(slices, weights=tokens, minlength=RATE_SLICES)
         interval = rate_interval(amounts_S, seconds, answers)
-        held += interval.holds(rate_rps * mean_tokens)
+        held += bool(interval.holds(rate_rps * mean_tokens))
     return {"held": held / runs}

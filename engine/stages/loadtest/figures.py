@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from engine.loadgen.samples import Ceiling, Level, Sample
-from engine.stages.loadtest import goodput
 from engine.stages.loadtest.files import Measured
 from engine.stages.loadtest.goodput import Slo, goodput_of
 from engine.stages.loadtest.intervals import (
@@ -64,8 +63,7 @@ def figures_of(
         notes += said
     entry["goodput"] = None
     if slo is not None:
-        good = goodput_of(measured, slo, level.window_s)
-        entry["goodput"] = goodput.as_fields(slo, good)
+        entry["goodput"] = goodput_of(measured, slo, level.window_s).as_fields(slo)
     entry["tokens"] = _tokens(measured)
     entry["oddities"] = oddities_of(measured.samples)
     entry["steady"] = {"start_s": steady.start_s, "found": steady.found}

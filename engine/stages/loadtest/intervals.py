@@ -43,8 +43,9 @@ class Interval:
 
     def holds(self, value: float) -> bool:
         """Whether `value` lies within; an unknown end bounds nothing."""
-        above = self.low is None or self.low <= value
-        return above and (self.high is None or value <= self.high)
+        is_above = self.low is None or self.low <= value
+        is_below = self.high is None or value <= self.high
+        return is_above and is_below
 
 
 UNKNOWN = Interval(None, None)

@@ -3,7 +3,7 @@
 import pytest
 from doubles.levels import sample
 
-from engine.stages.loadtest.goodput import Slo, as_fields, goodput_of, is_good, strain
+from engine.stages.loadtest.goodput import Slo, goodput_of, is_good, strain
 from engine.stages.loadtest.series import series_of
 
 REQUESTS = series_of(
@@ -57,7 +57,7 @@ def test_a_promise_is_kept_broken_or_left_open(good, bad, met):
 def test_no_request_has_no_share():
     found = goodput_of(series_of([]), Slo(ttft_ms=1), 1.0)
     assert (found.share, found.met) == (None, None)
-    assert as_fields(Slo(ttft_ms=1), found) == {
+    assert found.as_fields(Slo(ttft_ms=1)) == {
         "slo": {"ttft_ms": 1, "percentile": 99.0},
         "good": 0,
         "rps": 0.0,

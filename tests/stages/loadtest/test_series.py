@@ -59,3 +59,8 @@ def test_answers_and_tokens_count_where_they_came():
     edges = np.array([0.0, 100.0, 200.0])
     assert tokens_between(found, edges).tolist() == [5, 12]
     assert answers_ended(found, edges).tolist() == [1, 2]
+
+
+def test_what_ends_with_the_window_is_not_in_it():
+    found = series_of([sample(100, e2e_ms=100.0), sample(99, e2e_ms=100.0)])
+    assert answers_ended(found, np.array([0.0, 100.0, 200.0])).tolist() == [0, 1]
