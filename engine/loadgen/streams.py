@@ -21,7 +21,7 @@ _TEXT = re.compile(rb'"(?:content|reasoning|reasoning_content|text)"\s*:\s*"([^"
 # Of a kind of events: what stands before and after the text, how long that is (the latter below
 # 0), whether the text is content.
 _Kind = tuple[bytes, bytes, int, int, bool]
-_NONE: _Kind = (b" ", b" ", 1, -1, False)  # no event begins so
+_NONE: _Kind = (b"\n\n", b"", 2, 0, False)  # no event begins so: they are split there
 _DONE = b"data: [DONE]"
 SLICE = 500  # events; half a millisecond
 

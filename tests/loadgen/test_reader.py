@@ -419,6 +419,7 @@ def test_lines_without_blank_lines_are_events_of_their_own():
         (event(chunk({"hologram": "x", "nothing": None})), "delta.hologram:1"),
         (event(chunk({"tool_calls": ["a", {"function": {"arguments": {}}}]})), "tool_call:1"),
         (b"what: ever\nis this\n\n", "line:2"),
+        (b" x \n\n", "line:1"),
         (b"event: \xff\ndata: \xff\n\n", "bad_json:1,invalid_utf8:1"),
     ],
 )
