@@ -24,8 +24,8 @@ from engine.stages.loadtest.series import Series, mean_in_flight
 SLICES = 40  # of warm-up and window, for the start
 _TREND_SLICES = 12  # of the window, for growth
 _FEWEST_REQUESTS = 20
-# Measured on simulated queues of 30 s: growth is found in 0 to 6 % of the runs at 80 % load, in 0 to
-# 15 % at 90 %, in 79 to 100 % at 120 %, always at 150 %.
+# Measured on simulated queues of 30 s: growth is found in 0 to 6 % of the runs at 80 % load, in 0
+# to 15 % at 90 %, in 79 to 100 % at 120 %, always at 150 %.
 _RISES = 2.33  # standard errors of the trend of the requests under way (1 %)
 _SLOWS = 1.64  # and of their latency (5 %)
 LEAST_UNSERVED = 0.05  # of the requests that arrive
