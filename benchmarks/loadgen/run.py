@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.loadgen import speed
+from benchmarks.loadgen import coverage, knee, speed, truth
 from benchmarks.loadgen.part import Result, Settings
 from benchmarks.result import write_result
 
@@ -19,6 +19,9 @@ from benchmarks.result import write_result
 PARTS: dict[str, tuple[Callable[[Settings, Path], Result], ...]] = {
     "speed": (speed.against_others, speed.send_lag),
     "arrivals": (speed.arrivals,),
+    "truth": (truth.unequal, truth.stall),
+    "coverage": (coverage.coverage,),
+    "knee": (knee.knee_rps, knee.knee_users),
 }
 
 

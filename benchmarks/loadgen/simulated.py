@@ -199,7 +199,7 @@ def true_knee_rps(server: Server, slo: Slo, requests: int, seed: int = 0) -> flo
     bound_s = slo.ttft_ms / 1000 - server.prefill_s
     allowed = 1 - slo.percentile / 100
     capacity = server.capacity_rps
-    few_N = _draws(server, requests // 20, seed)
+    few_N = _draws(server, max(requests // 20, 50_000), seed)
     near = float(
         brentq(
             lambda rate_rps: _late_share(server, few_N, rate_rps, bound_s) - allowed,

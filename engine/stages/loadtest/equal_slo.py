@@ -8,12 +8,13 @@ is above 1 where the second model (the student) is better.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from engine.loadgen.samples import Level
 from engine.stages.loadtest.figures import PERCENTILES, ends
 from engine.stages.loadtest.files import Measured, label_of
 from engine.stages.loadtest.goodput import Slo, goodput_of
@@ -67,8 +68,8 @@ def compare(
     slo: Slo,
     usd_per_hour: Mapping[str, float],
 ) -> dict[str, Any]:
-    """Teacher (`first`) against student, from the levels of both. Users count where both were
-    loaded by users (closed, sessions), else requests per second."""
+    """Teacher (`first`) against student, from the levels of both: of the first kind of UNITS that
+    both have."""
     unit = _common_unit(measured, first, second)
     sides = [_side(measured, name, unit, slo, usd_per_hour.get(name)) for name in (first, second)]
     load = [_knee(side) for side in sides]
@@ -94,32 +95,54 @@ def _pair(first: Estimate, second: Estimate, ratio: Estimate) -> dict[str, Any]:
     }
 
 
-def _common_unit(measured: Sequence[Measured], first: str, second: str) -> str:
-    by_users = {each.model for each in measured if each.level.concurrency is not None}
-    return "users" if {first, second} <= by_users else "requests/s"
+def _users(level: Level) -> float | None:
+    return level.concurrency if level.kind == "sessions" else None
+
+
+def _in_flight(level: Level) -> float | None:
+    return level.concurrency if level.kind == "closed" else None
+
+
+def _rate_rps(level: Level) -> float | None:
+    return None if level.kind == "trace" else level.rate
+
+
+UNITS: dict[str, Callable[[Level], float | None]] = {
+    "users": _users,
+    "requests in flight": _in_flight,
+    "requests/s": _rate_rps,
+}
+
+
+def _common_unit(measured: Sequence[Measured], first: str, second: str) -> str | None:
+    for unit, load_of in UNITS.items():
+        loaded = {each.model for each in measured if load_of(each.level) is not None}
+        if {first, second} <= loaded:
+            return unit
+    return None
 
 
 def _side(
     measured: Sequence[Measured],
     name: str,
-    unit: str,
+    unit: str | None,
     slo: Slo,
     usd_per_hour: float | None,
 ) -> Side:
     own = []
     trials = []
     for each in measured:
-        load = each.level.concurrency if unit == "users" else each.level.rate
+        load = None if unit is None else UNITS[unit](each.level)
         if each.model == name and load is not None:
             own.append(each)
             trials.append(trial_of(float(load), each.level, slo, each.ceiling))
-    knee = knee_of(trials, slo, whole=unit == "users")
+    knee = knee_of(trials, slo, whole=unit != "requests/s")
     return Side(name, tuple(own), knee, usd_per_hour)
 
 
 def _knee(side: Side) -> Estimate:
     if not side.measured:
-        return Estimate(None, UNKNOWN, f"'{side.name}' has no level of this kind")
+        return Estimate(None, UNKNOWN, "there is no kind of load that both models had")
     return Estimate(side.knee.load, side.knee.interval, side.knee.reason)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from engine.loadgen.samples import Ceiling, Level, Sample
-from engine.stages.loadtest.goodput import Slo, as_fields, goodput_of
+from engine.stages.loadtest.goodput import Slo, goodput_of
 from engine.stages.loadtest.intervals import (
     RATE_SLICES,
     Interval,
@@ -62,8 +62,7 @@ def figures_of(
         notes += said
     entry["goodput"] = None
     if slo is not None:
-        good = goodput_of(measured, slo, level.window_s)
-        entry["goodput"] = as_fields(slo, good)
+        entry["goodput"] = goodput_of(measured, slo, level.window_s).as_fields(slo)
     entry["tokens"] = _tokens(measured)
     entry["oddities"] = oddities_of(measured.samples)
     entry["steady"] = {"start_s": steady.start_s, "found": steady.found}

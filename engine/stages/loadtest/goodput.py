@@ -19,7 +19,7 @@ from engine.stages.loadtest.intervals import (
     rate_interval,
     share_interval,
 )
-from engine.stages.loadtest.series import Series
+from engine.stages.loadtest.series import Series, sums_between
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,18 @@ class Goodput:
     share: float | None
     interval: Interval
     met: bool | None
+
+    def as_fields(self, slo: Slo) -> dict[str, Any]:
+        """The entry in report.json."""
+        return {
+            "slo": {**slo.bounds, "percentile": slo.percentile},
+            "good": self.good,
+            "rps": round(self.rps, 4),
+            "tokens_per_second": _rounded(self.tokens_per_second),
+            "share": _rounded(self.share),
+            "share_ci": [_rounded(self.interval.low), _rounded(self.interval.high)],
+            "met": self.met,
+        }
 
 
 def strain(series: Series, slo: Slo) -> np.ndarray:
@@ -110,7 +122,7 @@ def _good_tokens(
     if np.isnan(tokens_N).any():
         return None, UNKNOWN
     edges_ms = np.linspace(0.0, window_s * 1000, RATE_SLICES + 1)
-    tokens_S = np.histogram(measured.intended_ms_N[good_N], edges_ms, weights=tokens_N)[0]
+    tokens_S = sums_between(measured.intended_ms_N[good_N], tokens_N, edges_ms)
     interval = rate_interval(tokens_S, window_s, int(good_N.sum()))
     return float(tokens_S.sum()) / window_s, interval
 
@@ -121,19 +133,6 @@ def _met(interval: Interval, wanted: float) -> bool | None:
     if interval.high is not None and interval.high < wanted:
         return False
     return None
-
-
-def as_fields(slo: Slo, found: Goodput) -> dict[str, Any]:
-    """The entry in report.json."""
-    return {
-        "slo": {**slo.bounds, "percentile": slo.percentile},
-        "good": found.good,
-        "rps": round(found.rps, 4),
-        "tokens_per_second": _rounded(found.tokens_per_second),
-        "share": _rounded(found.share),
-        "share_ci": [_rounded(found.interval.low), _rounded(found.interval.high)],
-        "met": found.met,
-    }
 
 
 def _rounded(value: float | None) -> float | None:

@@ -43,8 +43,9 @@ class Interval:
 
     def holds(self, value: float) -> bool:
         """Whether `value` lies within; an unknown end bounds nothing."""
-        above = self.low is None or self.low <= value
-        return above and (self.high is None or value <= self.high)
+        is_above = self.low is None or self.low <= value
+        is_below = self.high is None or value <= self.high
+        return is_above and is_below
 
 
 UNKNOWN = Interval(None, None)
@@ -135,10 +136,11 @@ def inflation(flags_N: np.ndarray) -> float:
     memory: the last lines widen for that (measured, see the module).
     """
     count = len(flags_N)
-    centred_N = flags_N.astype(float)
-    centred_N -= centred_N.mean()
+    if count < _FEWEST_BATCHES:
+        return 1.0
+    centred_N = flags_N - flags_N.mean()
     variance = float(np.mean(centred_N**2))
-    if count < _FEWEST_BATCHES or variance == 0:
+    if variance == 0:
         return 1.0
     correlation_N = _autocovariance(centred_N) / variance
     lags = math.isqrt(count)

@@ -4,7 +4,7 @@ says that it is not.
 The load rises fourfold while the server is at ease, then twofold, until a level breaks the SLO;
 from there on every level is put where the knee is believed to be (knee_fit.py), until its interval
 is narrow enough or the levels are spent. A level at which the client was the limit says nothing and
-is tried once again; a server that fails where it had done well before ends the search.
+is tried once again; two levels in a row that failed end the search.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,8 @@ _MARGIN = 1.5
 _FAR = 10.0  # times as many bad requests as the SLO allows: not near the knee
 _APART = 1.5  # times: both sides of the knee
 _NEAR = 1.1
-_OF_SERVED = (0.9, 1.0)
+_SERVED_LESS = 0.9
+_OF_CAPACITY = (0.9, 1.0)
 # Where in the belief the levels are put, in turn: a little beyond the knee more requests are bad,
 # and each of them says more.
 _PLACES = (0.5, 0.8, 0.65)
@@ -72,6 +74,20 @@ class Knee:
     reason: str
     trials: tuple[Trial, ...]
 
+    def as_fields(self) -> dict[str, Any]:
+        """The entry in report.json."""
+        levels = []
+        for trial in self.trials:
+            shown = {"load": trial.load, "share": round(trial.share, 5), "verdict": trial.verdict}
+            levels.append(shown)
+        return {
+            "load": self.load,
+            "ci": [self.interval.low, self.interval.high],
+            "decided": self.decided,
+            "reason": self.reason,
+            "levels": levels,
+        }
+
 
 @dataclass
 class _Search:
@@ -83,8 +99,11 @@ class _Search:
 
     @property
     def useful(self) -> list[Trial]:
-        """Those that say something of the server."""
-        return [trial for trial in self.trials if trial.verdict != CLIENT_LIMITED]
+        """Those that say something of what the server can do: of one that died, those before."""
+        trials = self.trials
+        if [trial.verdict for trial in trials[-2:]] == [FAILED] * 2:
+            trials = trials[:-2]
+        return [trial for trial in trials if trial.verdict != CLIENT_LIMITED]
 
     @property
     def kept(self) -> float | None:
@@ -190,15 +209,10 @@ def _broke_off(found: _Search) -> str | None:
     if not found.trials:
         return None
     last = found.trials[-1]
-    limited = [trial.verdict == CLIENT_LIMITED for trial in found.trials[-2:]]
-    if limited == [True, True]:
-        return f"at {last.load:g} {last.reason}"
-    if last.verdict != FAILED:
-        return None
-    kept = found.kept
-    if kept is not None and last.load <= kept:
-        return f"at {last.load:g}, which had done well before, {last.reason}"
-    if kept is None and last.good == 0:
+    verdicts = [trial.verdict for trial in found.trials[-2:]]
+    if verdicts in ([CLIENT_LIMITED] * 2, [FAILED] * 2):
+        return f"at {last.load:g}, as at the level before, {last.reason}"
+    if last.verdict == FAILED and last.good == 0 and found.kept is None:
         return f"at {last.load:g} {last.reason}"
     return None
 
@@ -282,10 +296,14 @@ def _place(found: _Search, belief: Belief) -> float:
 
 
 def _between(found: _Search, kept: float, broken: float) -> float:
-    """What a broken level still served is what the server can do: most knees lie a little below."""
-    if not found.whole:
-        served = min(trial.served_rps for trial in found.useful if trial.load >= broken)
-        for part in _OF_SERVED:
-            if 1.02 * kept < part * served < broken:
-                return part * served
+    """What a level served of much more is what the server can do: most knees lie a little below."""
+    capacities = []
+    for trial in found.useful:
+        if trial.served_rps < _SERVED_LESS * trial.load:
+            capacities.append(trial.served_rps)
+    if capacities and not found.whole:
+        for part in _OF_CAPACITY:
+            load = part * max(capacities)
+            if 1.02 * kept < load < broken:
+                return load
     return math.sqrt(kept * broken)

@@ -116,7 +116,18 @@ def _integral(moments_N: np.ndarray, edges_ms: np.ndarray) -> np.ndarray:
 
 def answers_ended(series: Series, edges_ms: np.ndarray) -> np.ndarray:
     """(S,) answers that ended well in each slice."""
-    return np.histogram(series.left_ms_N[series.ok_N], edges_ms)[0].astype(float)
+    ended_ms = series.left_ms_N[series.ok_N]
+    return sums_between(ended_ms, np.ones(len(ended_ms)), edges_ms)
+
+
+def sums_between(
+    moments_ms: np.ndarray,
+    amounts: np.ndarray,
+    edges_ms: np.ndarray,
+) -> np.ndarray:
+    """(S,) amounts whose moment lies in each slice; an edge belongs to the slice that it begins."""
+    inside = moments_ms < edges_ms[-1]
+    return np.histogram(moments_ms[inside], edges_ms, weights=amounts[inside])[0]
 
 
 def tokens_between(series: Series, edges_ms: np.ndarray) -> np.ndarray:
@@ -131,7 +142,7 @@ def tokens_between(series: Series, edges_ms: np.ndarray) -> np.ndarray:
     lasts = [_last_ms(sample) for sample in series.samples]
     last = np.maximum(np.array(lasts)[counted_N], first)
     at_once = last == first
-    found += np.histogram(first[at_once], edges_ms, weights=tokens[at_once])[0]
+    found += sums_between(first[at_once], tokens[at_once], edges_ms)
     first, last, tokens = first[~at_once], last[~at_once], tokens[~at_once]
     for slice_number, (begin, end) in enumerate(itertools.pairwise(edges_ms)):
         inside = np.minimum(last, end) - np.maximum(first, begin)

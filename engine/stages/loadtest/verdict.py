@@ -129,9 +129,10 @@ def _only_refusals(evidence: Evidence) -> str | None:
 
 
 def _ran_out(evidence: Evidence) -> str | None:
+    """The server may run out of them too; then it says so in an answer."""
     for sample in evidence.measured.samples:
         words = (sample.error or "").lower()
-        if any(phrase in words for phrase in _OUT_OF):
+        if sample.status == "connection" and any(phrase in words for phrase in _OUT_OF):
             return (
                 f"the client ran out of connections ('{sample.error}'): raise its limit of open"
                 " files, or use more machines"
@@ -170,7 +171,9 @@ def _silence(evidence: Evidence, statuses: Set[str]) -> str | None:
         silent_ms = float(measured.left_ms_N[measured.ok_N].max())
     begin = int(np.searchsorted(measured.intended_ms_N, silent_ms))
     tail = measured.samples[begin:]
-    if len(tail) < _FEWEST_AT_THE_END or any(sample.status not in statuses for sample in tail):
+    if not tail or any(sample.status not in statuses for sample in tail):
+        return None
+    if len(tail) < _FEWEST_AT_THE_END and not _is_long(evidence, silent_ms):
         return None
     failed_before = int((~measured.ok_N[:begin]).sum())
     usual = (failed_before + 0.5) / (begin + 1)
@@ -178,9 +181,18 @@ def _silence(evidence: Evidence, statuses: Set[str]) -> str | None:
         return None
     since_s = tail[0].intended_ms / 1000
     return (
-        f"the server stopped answering: all {len(tail)} requests from {since_s:.1f} s on failed"
+        f"the server stopped answering: all requests from {since_s:.1f} s on failed,"
+        f" {len(tail)} of them"
         f" ({_causes(evidence)})"
     )
+
+
+def _is_long(evidence: Evidence, silent_ms: float) -> bool:
+    """Whether nothing was answered for much longer than answers take: a closed load that waits has
+    few requests to show for it."""
+    _, slow_ms = p50_and_p99(evidence.measured.e2e_ms_N[evidence.measured.ok_N])
+    window_ms = evidence.level.window_s * 1000
+    return window_ms - silent_ms > max(0.1 * window_ms, 3 * slow_ms)
 
 
 def _too_many_failed(evidence: Evidence) -> str | None:
@@ -223,11 +235,12 @@ def _sent_late(evidence: Evidence) -> str | None:
 
 
 def _woke_late(evidence: Evidence) -> str | None:
+    """On a machine that others fill, slow answers are no excuse: they may be this client's."""
     client = evidence.client
-    _, limit_ms = _lag_limits_ms(evidence)
-    limit_ms = min(limit_ms, MAX_LOOP_LAG_MS)
+    typical_ms, limit_ms = _lag_limits_ms(evidence)
     if client.others_cpu > BUSY_MACHINE:
-        limit_ms = LAG_FLOOR_MS
+        limit_ms = typical_ms
+    limit_ms = min(limit_ms, MAX_LOOP_LAG_MS)
     if client.loop_lag_p99_ms <= limit_ms:
         return None
     return (
