@@ -139,6 +139,9 @@ def _judge_math(text: str, references: Sequence[str], rules: Rules, prompt: str)
         wanted = _wanted_value(reference)
         assert wanted is not None  # it is readable
         same = same_value(said, wanted)
+        if wanted.parts and said.numbers:
+            several = mathematics.list_of(text)
+            same = several is not None and same_value(several, wanted)
         if same:
             return Verdict.RIGHT
         if same is None:

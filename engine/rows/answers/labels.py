@@ -35,7 +35,7 @@ USUAL: Names = {
 }
 _SPELLINGS = {
     "entailment": (
-        r"entail(?:ment|ments|s|ed|ing)?|implicaci[oó]n|implica[cç][aã]o|implicazione|acarretamento"
+        r"entail(?:ment|ments|s|ed|ing)?|implication|implicaci[oó]n|implica[cç][aã]o|implicazione|acarretamento"
         r"|implikation|folgerung|schlussfolgerung|gevolgtrekking|следование|следствие|вытекание"
         r"|gerektirme|suy ra|kéo theo|الاستلزام|استلزام|تضمين|התחייבות|גרירה|συνεπαγωγή",
         "蕴含|蕴涵|蘊含|含意|伴意|推论|함의|निहितार्थ|अनुलाग|अनुगमन|তাৎপর্য|உட்கிடை|உள்ளடக்கம்|అనుగమనం|ಅನುಗಮನ|അനുമാനം|ਅਨੁਗਮਨ",
@@ -64,7 +64,7 @@ _DESCRIBED = {
         r"|(?:says|mentions|states) nothing"
     ),
     "entailment": (
-        r"impl(?:y|ies|ied)|follows?(?: logically)?(?: directly)? from|must (?:also )?be true|logically follows"
+        r"impl(?:y|ies|ied|ica|ique|iquent|iziert)|follows?(?: logically)?(?: directly)? from|must (?:also )?be true|logically follows"
         r"|necessarily true|supports?|supported|confirms?|confirmed|guarantees?|definitely true|can be inferred"
         r"|can be concluded|is true"
     ),
@@ -103,7 +103,7 @@ _IDIOM = re.compile(
     re.IGNORECASE,
 )
 _BREAK = re.compile(
-    r"[.;:!?\n—。；：！？]|\s-\s|,(?!\s*(?:or|nor|o|ni|oder|noch|ou)\b)|，"
+    r"[.;:!?\n—。；：！？→⇒]|\s-\s|[-=]>|,(?!\s*(?:or|nor|o|ni|oder|noch|ou)\b)|，"
     r"|\b(?:but|however|yet|although|though|while|whereas|hence|so|therefore|thus|because|since|sino|pero|aber|sondern|mais|mas"
     r"|ma|но|а)\b|而是|但",
     re.IGNORECASE,
@@ -375,8 +375,12 @@ def _described(text: str) -> str | None:
     found = None
     for match in _DESCRIPTION.finditer(text):
         label = str(match.lastgroup)
-        if label != "neutral" and _mention(text, match.start(), match.end(), label).is_denied:
-            label = "neutral" if label == "entailment" else ""
+        mention = _mention(text, match.start(), match.end(), label)
+        if label != "neutral":
+            if mention.is_weak:
+                continue
+            if mention.is_denied:
+                label = "neutral" if label == "entailment" else ""
         found = label or found
     if found is None or _LABEL.search(text):
         return None

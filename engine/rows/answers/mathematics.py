@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 
 from engine.rows.answers.latex import Box, boxes, untexed
-from engine.rows.answers.numbers import Number, as_english, numbers_in
+from engine.rows.answers.numbers import Number, as_english, numbers_in, spoken_number
 from engine.rows.answers.spelling import LETTER, sentences, spelt
 from engine.rows.answers.statement import (
     Statement,
@@ -20,7 +20,16 @@ from engine.rows.answers.statement import (
     without_thoughts,
 )
 from engine.rows.answers.values import Value, value_at, value_of
-from engine.rows.answers.vocabulary import GIVES_UP, IS, NEAR, REMARKS, WHY
+from engine.rows.answers.vocabulary import (
+    ASIDES,
+    GIVES_UP,
+    IS,
+    NEAR,
+    REMARKS,
+    WHY,
+    WHY_ELSEWHERE,
+    is_european,
+)
 
 _LONGEST_REFERENCE = 200  # characters: what is longer is a solution, to be read like an answer
 _WORDS = 3  # of a reference that is no mathematics: "no solution", "Tuesday"
@@ -38,8 +47,13 @@ _CLAUSE_END = re.compile(
     r"\s\((?=[^()]*[^\W\d_]{2})|[,;:]\s+(?=[^\W\d_\\]{2})|\s[-—]\s|\n|,\s*$|\.\s|…\s|\s—"
 )
 _SPAN = re.compile(
-    r"\s*(?:\$\$?(?P<dollars>[^$\n]+)\$\$?|\\\((?P<round>.+?)\\\)|\\\[(?P<square>.+?)\\\])", re.DOTALL
+    r"\s*(?:\$\$?(?P<dollars>(?! )[^$\n]*[^$\n=+*/( -])\$\$?(?!\d)|\\\((?P<round>.+?)\\\)|\\\[(?P<square>.+?)\\\])", re.DOTALL
 )
+_FORMULA = re.compile(_SPAN.pattern.removeprefix(r"\s*"), re.DOTALL)
+_FORMULA_JOINT = re.compile(r"\s*(?:,|,?\s*(?:and|or|y|o|und|oder|et|ou|e|и|或|和))\s*")
+_NUMERIC_COMMA = re.compile(r"(?<=\d),(?=\d)")
+_NUMBER_JOINT = re.compile(r"\s*(?:,|,?\s*(?:and|y|und|et|e|и|和))\s*")
+_OUT_OF = re.compile(r"(?:\s\w+)?\s+(?:out of|of the|of a total of)\s+(?:the\s+|a total of\s+)?")
 _HEAD = re.compile(r"[\s*_`\"'≈~:>]*")
 _PROSE = re.compile(rf"(?<![\\{{]){LETTER}{{3,}}\s+{LETTER}{{2,}}")
 # Of more than one letter, and no function; or of an alphabet that names no variables.
@@ -50,7 +64,8 @@ _WORD = re.compile(
 _SUM = re.compile(r"[\s(]*[$€£]?[\d.,]+%?[^\d=<>]{0,40}?(?:[-+*/^×·]|\bx\b)[^=]*\d")
 _HOW = re.compile(r"\s*(?:\w+ed\b|found|given|got|as\b|below|above|not\b|to\b|the same\b)", re.IGNORECASE)
 _EMPHASIS = re.compile(r"\*\*([^*\n]+)\*\*|__([^_\n]+)__|<b>([^<\n]+)</b>|<strong>([^<\n]+)</strong>")
-_ASIDE = re.compile(rf"\([^()]*{LETTER}{{2,}}[^()]*\)|\[\^?\d{{1,2}}\]|(?<={LETTER})\^\{{?-?[1-4]\}}?")
+_ASIDE = re.compile(rf"\([^()]*{LETTER}{{2,}}[^()]*\)|\[\^?\d{{1,2}}\]")
+_UNIT_POWER = re.compile(r"(?<=[^\W\d_])\^\{?-?[1-4]\}?")
 # Times, dates, versions, powers, ratios and multiples of a variable.
 _NO_NUMBER = re.compile(
     r"(?<![\d.,])(?:\d{1,2}:[0-5]\d(?!\d)(?::\d{2})?(?:\s?[ap]\.?m\b)?|\d{4}-\d{1,2}-\d{1,2}(?!\d)"
@@ -171,8 +186,8 @@ def _stated(statement: Statement) -> Value | None:
             value = _last_value(statement.predicate)
             if value is not None:
                 return value
-    if statement.is_alone or (statement.is_final and statement.is_headed):
-        value = _last_value(statement.direct)
+    if statement.is_headed and (statement.is_alone or statement.is_final):
+        value = _at_the_end(statement.block)
         if value is not None:
             return value
     return _before(statement)
@@ -202,7 +217,7 @@ def _first_value(text: str) -> Value | None:
         return None
     span = _SPAN.match(text)
     if span is not None:
-        content = next(filter(None, span.groups()))
+        content = _content(span)
         if not _PROSE.search(content):
             value = value_of(content)
             if value is not None and not _goes_on(text, span.end()):
@@ -236,9 +251,9 @@ def _clause(text: str) -> str:
     end = _CLAUSE_END.search(text)
     if end is not None:
         text = text[: end.start()]
-    why = WHY.first(text)
-    if why is not None and text[: why.start].strip():
-        text = text[: why.start]
+    aside = ASIDES.first(text)
+    if aside is not None and text[: aside.start].strip():
+        text = text[: aside.start]
     return text
 
 
@@ -271,20 +286,18 @@ def _result(plain: str) -> Value | None:
 
 
 def _last_value(text: str) -> Value | None:
-    """The value that a sentence comes to: what it emphasises, else its last number."""
-    plain = untexed(text)
-    aside = _ASIDE.sub(lambda aside: " " * len(aside[0]), plain)
-    if _candidates(aside) or _NO_NUMBER.search(aside):
-        plain = aside
-    emphasised = None
-    for span in _EMPHASIS.finditer(plain):
-        value = value_of(next(filter(None, span.groups())))
-        if value is not None and value.numbers:
-            emphasised = value
+    """The value that a sentence comes to: what it emphasises, else its last formula or number."""
+    text = _without_asides(text)
+    emphasised = _emphasised(text)
     if emphasised is not None:
         return emphasised
-    if _ASSIGNED.search(plain):
-        value = value_of(plain[_ASSIGNED.search(plain).start() :])
+    formula = _formula(text)
+    if formula is not None:
+        return formula
+    plain = _UNIT_POWER.sub(" ", untexed(text))
+    assigned = _ASSIGNED.search(plain)
+    if assigned is not None:
+        value = value_of(plain[assigned.start() :])
         if value is not None and value.parts:
             return value
     numbers = _candidates(plain)
@@ -293,7 +306,65 @@ def _last_value(text: str) -> Value | None:
         return value_of(others[-1][0])
     if not numbers:
         return None
+    if len(numbers) > 1 and _OUT_OF.fullmatch(plain, numbers[-2].end, numbers[-1].start):
+        return value_at(plain, numbers[-2])
     return value_at(plain, numbers[-1])
+
+
+def _without_asides(text: str) -> str:
+    """Without brackets of words, citations and reasons, as long as a number is left."""
+    shorter = _ASIDE.sub(" ", text)
+    why = WHY.first(shorter)
+    if why is None and is_european(shorter):
+        why = WHY_ELSEWHERE.first(shorter)
+    if why is not None:
+        shorter = _without_reason(shorter, why.start)
+    return shorter if _has_number(shorter) else text
+
+
+def _without_reason(text: str, why: int) -> str:
+    """What a reason is given for: the number that the reason comes to, or the only one; else all,
+    because the reason is no more than a part of it."""
+    reason = untexed(text[why:])
+    if "," in _NUMERIC_COMMA.sub("", reason):
+        return text
+    told = numbers_in(untexed(text[:why]))
+    found = numbers_in(reason)
+    if not told or not found:
+        return text[:why] if told else text
+    for number in told:
+        if number.values[0] == found[-1].values[0]:
+            return text[: number.end] if "\\" not in text else text[:why]
+    return text[:why] if len(told) == 1 else text
+
+
+def _emphasised(text: str) -> Value | None:
+    found = None
+    for span in _EMPHASIS.finditer(text):
+        value = value_of(next(filter(None, span.groups())))
+        if value is not None and (value.numbers or value.parts):
+            found = value
+    return found
+
+
+def _formula(text: str) -> Value | None:
+    """What the last formulas of a sentence stand for, if nothing but words follows them."""
+    spans = [span for span in _FORMULA.finditer(text) if not _PROSE.search(_content(span))]
+    if not spans or _has_number(text[spans[-1].end() :]):
+        return None
+    joined = [spans[-1]]
+    for span in reversed(spans[:-1]):
+        if not _FORMULA_JOINT.fullmatch(text, span.end(), joined[0].start()):
+            break
+        joined.insert(0, span)
+    value = value_of(", ".join(map(_content, joined)))
+    if value is None or (not value.numbers and not value.parts and not _is_signs(value.tex)):
+        return None
+    return value
+
+
+def _content(span: re.Match[str]) -> str:
+    return next(filter(None, span.groups()))
 
 
 def _candidates(plain: str) -> list[Number]:
@@ -321,7 +392,36 @@ def _at_the_end(text: str) -> Value | None:
         value = _last_value(sentence)
         if value is not None:
             return value
+    return _spoken(kept)
+
+
+def _spoken(sentences_kept: list[str]) -> Value | None:
+    """Of a text without any digits."""
+    for sentence in reversed(sentences_kept):
+        number = spoken_number(sentence)
+        if number is not None:
+            return value_of(str(number))
     return None
+
+
+def list_of(text: str) -> Value | None:
+    """The numbers that the text's last sentence joins: "they are 7 and 13"."""
+    text = without_thoughts(spelt(text))
+    for sentence in reversed(_without_remarks(text[-_LATE:])):
+        numbers = numbers_in(untexed(sentence))
+        if numbers:
+            return value_of(untexed(sentence)[_first_joined(sentence, numbers) : numbers[-1].end])
+    return None
+
+
+def _first_joined(sentence: str, numbers: list[Number]) -> int:
+    plain = untexed(sentence)
+    first = numbers[-1]
+    for number in reversed(numbers[:-1]):
+        if not _NUMBER_JOINT.fullmatch(plain, number.end, first.start):
+            break
+        first = number
+    return first.start
 
 
 def _without_remarks(text: str) -> list[str]:
@@ -334,9 +434,13 @@ def _without_remarks(text: str) -> list[str]:
     kept: list[str] = []
     for paragraph in paragraphs:
         kept += sentences(paragraph)
-    while len(kept) > 1 and _is_remark(kept[-1]) and any(map(_has_number, kept[:-1])):
+    while len(kept) > 1 and _says_nothing(kept[-1]) and any(map(_has_number, kept[:-1])):
         kept.pop()
     return kept
+
+
+def _says_nothing(sentence: str) -> bool:
+    return _is_remark(sentence) or not _has_number(sentence)
 
 
 def _is_remark(sentence: str) -> bool:

@@ -19,8 +19,8 @@ MOST_DIGITS = 10_000  # what is longer is no number: a model that loops
 _MOST_POWER = 400
 CURRENCY = "$€£¥₹₩₽₺₫฿₱₦₪₴₡₲₵₸₿¢₨"
 # In a language that groups by dots and has a decimal comma, `as_english` puts these in their place.
-DECIMAL = "\u066b"
-GROUP = "\u066c"
+DECIMAL = "\ue000"  # of nobody's script
+GROUP = "\ue001"
 _DIGITS = rf"""
     \d{{1,2}}(?:,\d\d)+,\d{{3}}(?!\d)(?:\.\d+)?       # 1,23,45,678
   | \d{{1,3}}(?:[,'{GROUP}]\d{{3}})+(?!\d)(?:[.{DECIMAL}]\d+)?
@@ -50,6 +50,7 @@ _CODES = re.compile(
 )
 # A minus with space behind it is a bullet, unless it follows one of these.
 _SPACED_SIGN = re.compile(r"(?<=[=(≈])(\s*)-(\s+)(?=[\d.$])")
+_SPOKEN_SIGN = re.compile(r"\b(is|was|be|to|[=:]) (?:minus|negative) (?=[\d.$])")
 _PERCENT = re.compile(
     r"\s?(?:%|(?:per\s?cent|percent(?:age)?|por ?ciento|por ?cento|pour ?cents?|prozent|procent[ao]?"
     r"|processador|percento|procenta?|процент\w*|persen|yüzde|प्रतिशत|শতাংশ|சதவீதம்|శాతం|ಪ್ರತಿಶತ|ശതമാനം|ટકા"
@@ -180,6 +181,7 @@ def numbers_in(text: str) -> list[Number]:
         return []
     text = _CODES.sub(_blank, text)
     text = _SPACED_SIGN.sub(r"\1\2-", text)
+    text = _SPOKEN_SIGN.sub(lambda sign: sign[1].ljust(len(sign[0]) - 1) + "-", text)
     found: list[Number] = []
     for match in _PATTERN.finditer(text):
         if not _has_value(match):
@@ -289,6 +291,16 @@ def number_of_words(text: str) -> Fraction | None:
     return _of_signs(text.strip(" .。"))
 
 
+def spoken_number(text: str) -> Fraction | None:
+    """The last number that a text without digits says in words or in Chinese numerals."""
+    runs = _NUMERALS.findall(text)
+    if runs:
+        long = [run for run in runs if len(run) > 1]
+        return _of_signs((long or runs)[-1])
+    said = [run[0] for run in _NUMBER_WORDS.finditer(text.lower())]
+    return _of_english(re.findall(r"[a-z]+", said[-1])) if said else None
+
+
 _SMALL = """
 zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
 sixteen seventeen eighteen nineteen
@@ -298,6 +310,9 @@ _ENGLISH_WORDS = {
     **{word: value for value, word in enumerate(_SMALL)},
     **{word: 10 * value for value, word in enumerate(_TENS, 2)},
 }
+_NUMERALS = re.compile("[零〇一二三四五六七八九十百千万亿萬億两兩]+")
+_ONE_WORD = "|".join([*_ENGLISH_WORDS, "hundred", "thousand", "million"])
+_NUMBER_WORDS = re.compile(rf"\b(?:{_ONE_WORD})(?:[\s-]+(?:and\s+)?(?:{_ONE_WORD}))*\b")
 
 
 def _of_english(words: list[str]) -> Fraction | None:

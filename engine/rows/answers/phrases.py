@@ -52,6 +52,8 @@ _WORD = re.compile(r"\w+(?:'\w+)?")
 _UNSPACED = re.compile(
     "[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u0e00-\u0e7f\u0e80-\u0eff\u1000-\u109f\u1780-\u17ff]"
 )
+# Hangul, and the scripts of Tamil, Telugu, Kannada, Malayalam, Sinhala and Georgian.
+_AGGLUTINATED = re.compile("[\uac00-\ud7a3\u0b80-\u0dff\u10a0-\u10ff]+")
 _LEADING = re.compile(
     r"^(?:sure|certainly|of course|okay|ok|well|yes|no|hmm|based on [^,.:\n]{1,80}|according to [^,.:\n]{1,80}"
     r"|from [^,.:\n]{1,60}|in the (?:text|passage|context)[^,.:\n]{0,40})\s*[,:!.]\s*",
@@ -189,13 +191,20 @@ def _polarity(phrase: str) -> str | None:
 
 
 def _stands_in(wanted: list[str], found: list[str]) -> bool:
+    if not wanted:
+        return False
     width = len(wanted)
     for start in range(len(found) - width + 1):
-        if found[start : start + width] == wanted:
-            before = found[max(0, start - _DENIAL_WORDS) : start]
-            if _DENIED_WORDS.isdisjoint(before):
+        *before, last = found[start : start + width]
+        if before == wanted[:-1] and (last == wanted[-1] or _is_inflected(last, wanted[-1])):
+            if _DENIED_WORDS.isdisjoint(found[max(0, start - _DENIAL_WORDS) : start]):
                 return True
     return False
+
+
+def _is_inflected(word: str, stem: str) -> bool:
+    """Whether a word has endings behind the stem, in scripts whose languages hang them on."""
+    return len(stem) > 1 and word.startswith(stem) and _AGGLUTINATED.fullmatch(stem) is not None
 
 
 def _ends_of(text: str) -> str:

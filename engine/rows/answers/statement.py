@@ -44,10 +44,14 @@ _NEXT_QUESTION = re.compile(
 )
 _INITIAL = re.compile(rf"^[ \t>*_#-]*(?:{ANSWER_INITIALS})[*_ ]*[:.：][*_ ]*", re.MULTILINE)
 _KEY = re.compile(r"[\"'](?:[\w ]*_)?(answer|label|result|prediction|output|verdict|value)[\"']\s*:\s*")
-_ONE_OF_SEVERAL = re.compile(
-    r"(?:first|second|third|fourth|fifth|next|previous|each|any|an|no|his|her|their|whose|to|primera|segunda|première|deuxième)\s+$",
+# Before a name that is a verb here, or one of several things of that name.
+_NO_NAME = re.compile(
+    r"(?:first|second|third|fourth|fifth|next|previous|each|any|an|no|his|her|their|whose|to|you|we|i"
+    r"|they|can|could|will|must|should|and|or|please|primera|segunda|première|deuxième)\s+$",
     re.IGNORECASE,
 )
+# Behind a name that something is done with: multiply the answer by 100, give the answer in metres.
+_OBJECT = re.compile(r"\s+(?:by|as|with|from|into|in|using|every|all|questions?)\b", re.IGNORECASE)
 _GLUE = re.compile(r"[\s:：=*_`\"'|>#)\]}~-]*(?:—\s*)?[\s*_`\"'|>]*")
 _HEADING = re.compile(r"[\s*_#)\]}]*[:：]?[\s*_]*\n")
 _PARAGRAPH_END = re.compile(r"\n\s*\n")
@@ -63,9 +67,14 @@ class Statement:
     predicate: str | None
     before: str
     is_final: bool  # called the final, the correct one
-    is_alone: bool  # behind a colon or under a heading, and its sentence is the whole paragraph
+    block: str  # from there to the end of the paragraph
     is_headed: bool  # behind a colon or under a heading
     is_told: bool  # that, or a verb stands before `direct`
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether its sentence is the whole paragraph."""
+        return len(self.block.strip()) <= len(self.direct.strip()) + 1
 
 
 def without_thoughts(text: str) -> str:
@@ -122,7 +131,8 @@ def said(text: str, names: Vocabulary = ANSWERS_AND_OUTCOMES) -> Iterator[Statem
     from the last to the first. `names` are the words for what is introduced."""
     found = [*_keys(text), *_initials(text)]
     for cue in names.mentions(text):
-        if _ONE_OF_SEVERAL.search(text, max(0, cue.start - _BOTH_SIDES), cue.start):
+        before = max(0, cue.start - _BOTH_SIDES)
+        if _NO_NAME.search(text, before, cue.start) or _OBJECT.match(text, cue.end):
             continue
         found.append((cue, _is_final(text, cue)))
     found.sort(key=lambda one: (one[1], one[0].start), reverse=True)
@@ -178,7 +188,7 @@ def _at(text: str, cue: Mention, is_final: bool) -> Statement:
         predicate,
         before=text[sentence_start(text, cue.start, _SENTENCE) : cue.start],
         is_final=is_final,
-        is_alone=is_headed and len(block.strip()) <= len(direct.strip()) + 1,
+        block=block,
         is_headed=is_headed,
         is_told=is_headed or has_verb,
     )

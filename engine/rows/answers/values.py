@@ -166,7 +166,7 @@ def _right_side(piece: str) -> str:
 
 
 def _several_names(piece: str) -> bool:
-    return "," in piece and len(_EQUALS.findall(piece)) > 1
+    return len(_EQUALS.findall(piece)) > 1 and _JOINT.search(piece) is not None
 
 
 def _is_number(text: str) -> bool:

@@ -44,8 +44,8 @@ FINAL_ANYWHERE = """
 COPULAS = """
 is are was were be equals equal becomes comes would should must will es son sería será fue est sont
 serait sera vaut ist sind lautet beträgt wäre è sono sarebbe sarà é são seria zijn luidt bedraagt är
-er blir bliver on jest to wynosi brzmi je zní este e to adalah ialah yaitu là bằng είναι это равен
-равна равно равняется є дорівнює היא הוא هو هي هى برابر ni ay olur
+blir bliver jest wynosi brzmi zní este adalah ialah yaitu là bằng είναι это равен равна равно
+равняется є дорівнює היא הוא هو هي هى برابر
 """.split()
 COPULAS_ANYWHERE = "是 为 為 等于 等於 应为 は 은 는 है हैं হল হলো হচ্ছে คือ เท่ากับ ആണ് आहे છે ਹੈ छ".split()
 # Says that a number is near: it may stand before one.
@@ -54,13 +54,17 @@ approximately approx about around roughly nearly almost exactly just only simply
 aproximadamente unos cerca environ exactement etwa ungefähr rund genau circa około asi ungefär
 sekitar tam około ровно примерно около 约 约为 約 大约 लगभग the a an
 """.split()
-# Opens a sentence that says how the one before was found, or nothing about it.
-BECAUSE = """
-because since as so which where given after for considering based porque ya puesto pois parce
-car puisque weil denn da perché poiché omdat want fordi ponieważ protože потому так çünkü karena vì
-because: since: clearly
+# Gives the reason of what stands before it.
+CAUSES = """
+because since porque puesto pois parce puisque weil perché poiché omdat
+fordi eftersom ponieważ protože потому поскольку çünkü karena vì
 """.split()
-BECAUSE_ANYWHERE = "因为 因為 因 なぜなら 왜냐하면 क्योंकि কারণ ஏனெனில் ஏனென்றால் ఎందుకంటే ಏಕೆಂದರೆ കാരണം કારણ ਕਿਉਂਕਿ เพราะ".split()
+CAUSES_ELSEWHERE = "car da denn want ya".split()  # in English they mean something else
+CAUSES_ANYWHERE = """
+因为 因為 因 なぜなら 왜냐하면 क्योंकि কারণ ஏனெனில் ஏனென்றால் ఎందుకంటే ಏಕೆಂದರೆ കാരണം કારણ ਕਿਉਂਕਿ เพราะ
+""".split()
+# Opens a clause that is no part of a value.
+CLAUSES = "as so where which after for considering based if when who that while".split()
 CONCLUDES = """
 so therefore thus hence consequently finally altogether overall conclusion total ultimately
 accordingly así luego entonces tanto total finalmente conclusión portanto logo assim então enfim
@@ -79,7 +83,7 @@ REMARKS = re.compile(
     r"|feel free|please|note\b|n\.?b\.?\b|p\.?s\.?\b|check\b|checking|verif|double-?check|proof\b"
     r"|explanation|explained|reason(?:ing)?\b|justification|here(?:'s| is) (?:why|how)|rationale"
     r"|remember|word count|thank|good luck|great[!,]|would you|do you|can you|if you (?:have|need|want|would|like)|this (?:took|problem"
-    r"|question|matches|agrees|was|can)|source|reference|see\b|cf\.|confidence|comprobación|comprobemos|verificación"
+    r"|question|matches|agrees|assumes|confirms|checks|makes sense|was|can)|source|reference|see\b|cf\.|confidence|comprobación|comprobemos|verificación"
     r"|nota\b|espero|vérification|remarque|j'espère|probe\b|hinweis|anmerkung|ich hoffe|begründung"
     r"|verifica\b|spero|verificação|controle\b|проверка|примечание|надеюсь|检查|验证|注[:：]|说明|希望"
     r"|検算|確認|검산|जाँच|जांच|नोट|ध्यान|आशा)",
@@ -87,7 +91,7 @@ REMARKS = re.compile(
 )
 # Says that there is no answer.
 GIVES_UP = re.compile(
-    r"\b(?:could|can|do|did|was|were|am|is|are)(?:\s+not|n['’]?t|not)\s+(?:be\s+)?(?:able\s+to\s+)?"
+    r"(?:\b(?:could|can|do|did|was|were|am|is|are)|'m|'re)(?:\s+not|n['’]?t|not)\s+(?:be\s+)?(?:able\s+to\s+)?"
     r"(?:solve|know|determine|answer|find|compute|calculate|work\s+out|figure|sure|possible"
     r"|solved|determined|answered|found|computed|calculated)"
     r"|\b(?:unable|impossible|fail(?:ed)?)\s+to\s+(?:solve|determine|answer|find|compute|calculate)"
@@ -100,11 +104,18 @@ _LATIN = re.compile(r"[A-Za-zÀ-ɏͰ-Ͽа-яА-ЯёЁіїєґІЇЄҐ]")
 _TELLING_WORDS = 4  # so many without one of English are another language's
 _ENGLISH = frozenset(
     """
-    the is of and so are in answer for each she he they we to total has have with that there it
-    therefore thus hence was were by from on as at per this which equals all final solution result
+    the is of and are answer each she he they we have with that there it therefore thus hence were
+    this which equals result final solution from by at was will would you my has had his her per
+    for but not more then them their can
     """.split()
 )
-_NOT_ENGLISH = frozenset([*ANSWER, *OUTCOME, *COPULAS, *CONCLUDES]) - _ENGLISH - {"so", "am", "ans", "be"}
+_NOT_ENGLISH = frozenset([*ANSWER, *OUTCOME, *COPULAS, *CONCLUDES]) - _ENGLISH
+_NOT_ENGLISH -= frozenset(
+    """
+    so ans total conclusion consequently finally altogether overall ultimately accordingly be equal
+    becomes comes should must on to thus hence
+    """.split()
+)
 
 
 class Mention(NamedTuple):
@@ -170,9 +181,11 @@ def is_european(text: str) -> bool:
     if not _LATIN.search(text):
         return False
     words = {word.lower() for word in _SPACED.findall(text)}
-    if not words.isdisjoint(_ENGLISH):
-        return False
-    return len(words) >= _TELLING_WORDS or not words.isdisjoint(_NOT_ENGLISH)
+    english = len(words & _ENGLISH)
+    foreign = len(words & _NOT_ENGLISH)
+    if english or foreign:
+        return foreign > english
+    return len(words) >= _TELLING_WORDS
 
 
 ANSWERS = Vocabulary(ANSWER, ANSWER_ANYWHERE, ANSWER_PHRASES)
@@ -184,5 +197,7 @@ ANSWERS_AND_OUTCOMES = Vocabulary(
 FINALS = Vocabulary(FINAL, FINAL_ANYWHERE)
 IS = Vocabulary(COPULAS, COPULAS_ANYWHERE)
 NEAR = Vocabulary(ABOUT)
-WHY = Vocabulary(BECAUSE, BECAUSE_ANYWHERE)
+WHY = Vocabulary(CAUSES, CAUSES_ANYWHERE)
+WHY_ELSEWHERE = Vocabulary(CAUSES_ELSEWHERE)
+ASIDES = Vocabulary([*CAUSES, *CLAUSES], CAUSES_ANYWHERE)
 CONCLUSIONS = Vocabulary(CONCLUDES, CONCLUDES_ANYWHERE)
