@@ -1,8 +1,8 @@
-"""math-verify as an opinion on two answers, in processes that can be killed: pairs that never end or
-take all memory get no verdict, and nothing else suffers.
+"""math-verify as an opinion on two answers, in processes that can be killed: pairs that never end
+or take all memory get no verdict, and nothing else suffers.
 
-What happens in such a process is in math_worker.py. The pool starts with the first pair, because the
-library takes a second to load.
+What happens in such a process is in math_worker.py. The pool starts with the first pair, because
+the library takes a second to load.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def opened(
     deadline_s: float = DEADLINE_S,
     memory_bytes: int = MEMORY_BYTES,
 ) -> Generator[Algebra]:
-    """An `Algebra` of as many processes as there are processors, which end with the block. SpecError
-    at the first pair if math-verify is not installed."""
+    """An `Algebra` of as many processes as there are processors, which end with the block.
+    SpecError at the first pair if math-verify is not installed."""
     pool = _Pool(workers or len(os.sched_getaffinity(0)), deadline_s, memory_bytes)
     try:
         yield pool.verdicts
@@ -101,8 +101,9 @@ class _Pool:
         now = time.monotonic()
         for place, worker in enumerate(self._workers):
             if worker.is_gone or (worker.asked and now - worker.heard > patience_s):
-                _, *rest = worker.asked or [None]
-                waiting.extendleft(reversed(rest))
+                if worker.asked:
+                    worker.asked.popleft()  # what it died of, or hangs in
+                waiting.extendleft(reversed(worker.asked))
                 worker.close()
                 self._workers[place] = self._worker()
                 self._workers[place].await_start()

@@ -2,8 +2,8 @@ r"""Whether an answer is right: the final answer inside a text against one or se
 
 `curate` judges a teacher's answers and `evaluate` every model's: both mean the same by "right". The
 rules (engine/rows/answers) read text only: `\frac{1}{2}` equals 0.5, but whether `x+1` equals `1+x`
-only algebra can tell. What is left to it is Undecided, and whoever has an algebra system settles it;
-one that gives no answer leaves UNVERIFIED, which is never wrong.
+only algebra can tell. What is left to it is Undecided, and whoever has an algebra system settles
+it; one that gives no answer leaves UNVERIFIED, which is never wrong.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from enum import StrEnum
 from fractions import Fraction
 
 from engine.rows.answers import labels, mathematics, phrases
-from engine.rows.answers.values import Value, same_value
+from engine.rows.answers.equality import same_value
+from engine.rows.answers.values import Value
 
 FinalAnswer = Fraction | str
 Pair = tuple[str, str]  # the gold answer and the one that was given, in LaTeX
@@ -52,6 +53,12 @@ class Rules:
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
+def rules_for(qa: str | None, labels: Mapping[str, str]) -> Rules:
+    """Rules of a job, whose names of labels may have capitals."""
+    folded = {name.casefold(): label for name, label in labels.items()}
+    return Rules(qa, folded)
+
+
 USUAL = Rules()
 Judged = Verdict | Undecided | None
 
@@ -70,6 +77,11 @@ def same_final_answer(task: str, text: str, reference: str | None) -> bool | Non
         return None
     judged = judge(task, text, [reference], Rules(qa="exact"))
     return None if judged is None else judged == Verdict.RIGHT
+
+
+def is_compared(task: str) -> bool:
+    """Whether answers of the task are right or wrong at all."""
+    return task in _READERS
 
 
 def is_readable(task: str, reference: str, rules: Rules = USUAL) -> bool:

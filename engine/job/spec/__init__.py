@@ -49,6 +49,7 @@ from engine.job.spec.train import (
     LoraSpec,
     TrainSpec,
 )
+from engine.job.spec.verify import VerifySpec
 
 __all__ = [
     "API_KINDS",
@@ -94,6 +95,7 @@ __all__ = [
     "TrainSpec",
     "TvdLoss",
     "UldLoss",
+    "VerifySpec",
     "VllmTeacherSpec",
     "identity",
     "placement",

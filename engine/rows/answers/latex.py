@@ -13,7 +13,8 @@ _LONGEST_GROUP = 4000  # characters between two braces
 _DEEPEST = 6  # wrappers in wrappers
 _GROUPING = re.compile(r"(?<=\d)(?:\{,\}|,?\\[!,;: ]|,?~)\s?(?=\d{3}(?!\d))")
 _SPACING = re.compile(
-    r"\\[,;:! ]|~|\\(?:q?quad|displaystyle|textstyle|limits|[bB]igg?[lrm]?|left|right)(?![A-Za-z])\.?"
+    r"\\[,;:! ]|~"
+    r"|\\(?:q?quad|displaystyle|textstyle|limits|[bB]igg?[lrm]?|left|right)(?![A-Za-z])\.?"
 )
 _WRAPPER = re.compile(
     r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|it|sf|tt|bb|cal|normal)|mbox|hbox|emph"

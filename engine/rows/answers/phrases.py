@@ -2,8 +2,8 @@
 answer.
 
 English comes out as the official SQuAD v1.1 script has it. In other languages Unicode's own classes
-say what punctuation is, and articles go where the language is told or where both sides agree without
-them.
+say what punctuation is, and articles go where the language is told, or where both sides agree
+without them.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable
 
-from engine.rows.answers.latex import boxes, untexed
+from engine.rows.answers.lexicon import words
 from engine.rows.answers.spelling import spelt
 from engine.rows.answers.statement import (
     Statement,
+    marked,
     said,
-    tags,
     without_next_question,
     without_thoughts,
 )
-from engine.rows.answers.vocabulary import ANSWERS, IS
+from engine.rows.answers.vocabulary import ANSWERS, IS, NO, YES
 
 ARTICLES = {
     "en": "a an the",
@@ -50,24 +50,23 @@ _ENGLISH = re.compile(r"\b(?:a|an|the)\b")
 _WORD = re.compile(r"\w+(?:'\w+)?")
 # Scripts that put no spaces between words: one sign is one word.
 _UNSPACED = re.compile(
-    "[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u0e00-\u0e7f\u0e80-\u0eff\u1000-\u109f\u1780-\u17ff]"
+    "[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    "\u0e00-\u0e7f\u0e80-\u0eff\u1000-\u109f\u1780-\u17ff]"
 )
 # Hangul, and the scripts of Tamil, Telugu, Kannada, Malayalam, Sinhala and Georgian.
 _AGGLUTINATED = re.compile("[\uac00-\ud7a3\u0b80-\u0dff\u10a0-\u10ff]+")
 _LEADING = re.compile(
-    r"^(?:sure|certainly|of course|okay|ok|well|yes|no|hmm|based on [^,.:\n]{1,80}|according to [^,.:\n]{1,80}"
-    r"|from [^,.:\n]{1,60}|in the (?:text|passage|context)[^,.:\n]{0,40})\s*[,:!.]\s*",
+    r"^(?:sure|certainly|of course|okay|ok|well|yes|no|hmm|based on [^,.:\n]{1,80}"
+    r"|according to [^,.:\n]{1,80}|from [^,.:\n]{1,60}"
+    r"|in the (?:text|passage|context)[^,.:\n]{0,40})\s*[,:!.]\s*",
     re.IGNORECASE,
 )
 _DENIAL_WORDS = 2  # before what they deny
 _DENIED_WORDS = frozenset(
-    "not never nor isnt wasnt arent werent nicht kein keine pas не नहीं ni jamás nunca não".split()
+    words("not never nor isnt wasnt arent werent nicht kein keine pas не नहीं ni jamás nunca não")
 )
-_ARTICLE_SETS = [frozenset(words.replace("'", "").split()) for words in ARTICLES.values()]
-_POLAR = {
-    **dict.fromkeys("yes yeah yep true correct sí si oui ja da да sim evet tak हाँ हां 是 はい 예 네 نعم".split(), "yes"),
-    **dict.fromkeys("no nope false incorrect non nein não nee нет hayır nie नहीं 否 不 いいえ 아니요 لا".split(), "no"),
-}
+_ARTICLE_SETS = [frozenset(words(spelt.replace("'", ""))) for spelt in ARTICLES.values()]
+_POLAR = {**dict.fromkeys(YES, "yes"), **dict.fromkeys(NO, "no")}
 
 
 def normalise(text: str, language: str | None = None) -> str:
@@ -78,8 +77,8 @@ def normalise(text: str, language: str | None = None) -> str:
         short = _ENGLISH.sub(" ", plain)
     else:
         articles = ARTICLES.get(language, "").split()
-        words = [word for word in plain.split() if word not in articles]
-        short = " ".join(words)
+        kept = [word for word in plain.split() if word not in articles]
+        short = " ".join(kept)
     return " ".join(short.split()) or " ".join(plain.split())
 
 
@@ -102,23 +101,21 @@ def words_of(text: str) -> list[str]:
 
 def is_short(reference: str) -> bool:
     """Whether a reference is a name or a few words, not a sentence in its own words."""
-    words = words_of(normalise(reference))
+    count = len(words_of(normalise(reference)))
     if _UNSPACED.search(reference):
-        return len(words) <= 3 * SHORT
-    return len(words) <= SHORT
+        return count <= 3 * SHORT
+    return count <= SHORT
 
 
 def phrase_of(text: str) -> str | None:
-    """The answer as the text states it: what stands in a box or a tag, behind "the answer is", or all
-    of a short text. None of an empty one."""
+    """The answer as the text states it: what stands in a box or a tag, behind "the answer is", or
+    all of the text. None of an empty one."""
     text = without_thoughts(text).strip()
     if not text:
         return None
-    found = tags(text)
-    if "\\" in text:
-        found += [(box.start, untexed(box.content)) for box in boxes(text)]
-    if found:
-        return _trimmed(max(found)[1])
+    stated = marked(text)
+    if stated is not None:
+        return _trimmed(stated)
     spoken = without_next_question(spelt(text))
     for statement in said(spoken, ANSWERS):
         phrase = _phrase_in(statement)
@@ -196,9 +193,11 @@ def _stands_in(wanted: list[str], found: list[str]) -> bool:
     width = len(wanted)
     for start in range(len(found) - width + 1):
         *before, last = found[start : start + width]
-        if before == wanted[:-1] and (last == wanted[-1] or _is_inflected(last, wanted[-1])):
-            if _DENIED_WORDS.isdisjoint(found[max(0, start - _DENIAL_WORDS) : start]):
-                return True
+        is_denied = not _DENIED_WORDS.isdisjoint(found[max(0, start - _DENIAL_WORDS) : start])
+        if before != wanted[:-1] or is_denied:
+            continue
+        if last == wanted[-1] or _is_inflected(last, wanted[-1]):
+            return True
     return False
 
 
@@ -208,10 +207,10 @@ def _is_inflected(word: str, stem: str) -> bool:
 
 
 def _ends_of(text: str) -> str:
-    words = text.split()
-    if len(words) <= _WHOLE:
+    spaced = text.split()
+    if len(spaced) <= _WHOLE:
         return text
-    return " ".join([*words[:_EDGE], "\n", *words[-_EDGE:]])
+    return " ".join([*spaced[:_EDGE], "\n", *spaced[-_EDGE:]])
 
 
 def overlap(text: str, reference: str) -> float:

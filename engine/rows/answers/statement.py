@@ -11,24 +11,19 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from engine.rows.answers.latex import boxes
+from engine.rows.answers.latex import boxes, untexed
+from engine.rows.answers.lexicon import Lexicon, Mention
 from engine.rows.answers.spelling import sentence_end, sentence_start
-from engine.rows.answers.vocabulary import (
-    ANSWER_INITIALS,
-    ANSWERS,
-    ANSWERS_AND_OUTCOMES,
-    FINALS,
-    IS,
-    Mention,
-    Vocabulary,
-)
+from engine.rows.answers.vocabulary import ANSWERS, FINALS, INITIALS, IS, OUTCOMES
 
 _SENTENCE = 600  # characters: a longer one is no statement
 _BLOCK = 2000  # the same of a paragraph
 _BOTH_SIDES = 30  # characters in which "final" belongs to "answer"
 _NEXT_WORD = 16  # characters in which the next word begins and ends
 _AWAY = 120  # characters in which "is" belongs to "answer"
-_THOUGHT = re.compile(r"</(?:think|thinking|thought|reasoning|scratchpad|analysis|rationale)>", re.IGNORECASE)
+_THOUGHT = re.compile(
+    r"</(?:think|thinking|thought|reasoning|scratchpad|analysis|rationale)>", re.IGNORECASE
+)
 _TAG = re.compile(
     r"<(?P<tag>(?:final[_ -]?)?(?:answer|ans|solution|output|result|label|response))\s*>"
     r"(?P<tagged>.*?)(?:</\s*(?P=tag)\s*>|\Z)"
@@ -37,17 +32,19 @@ _TAG = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _NEXT_QUESTION = re.compile(
-    r"\n\s*(?:[#*_>]+\s*)?(?:Q|Question|Problem|Exercise|Example|Human|User|Instruction|Input|Premise|Context"
-    r"|Pregunta|Frage|Domanda|Pergunta|Вопрос|Задача|प्रश्न|प्रश्न:|問題|问题|质问|質問|질문|கேள்வி|ప్రశ్న"
+    r"\n\s*(?:[#*_>]+\s*)?(?:Q|Question|Problem|Exercise|Example|Human|User|Instruction|Input"
+    r"|Premise|Context|Pregunta|Frage|Domanda|Pergunta|Вопрос|Задача|प्रश्न|問題|问题|質問|질문|கேள்வி|ప్రశ్న"
     r")\s*(?:\d+|#\d+)?\s*(?:\*\*|__)?\s*[:.：](?!\S*\$)",
     re.IGNORECASE,
 )
-_INITIAL = re.compile(rf"^[ \t>*_#-]*(?:{ANSWER_INITIALS})[*_ ]*[:.：][*_ ]*", re.MULTILINE)
-_KEY = re.compile(r"[\"'](?:[\w ]*_)?(answer|label|result|prediction|output|verdict|value)[\"']\s*:\s*")
+_INITIAL = re.compile(rf"^[ \t>*_#-]*(?:{INITIALS})[*_ ]*[:.：][*_ ]*", re.MULTILINE)
+_KEY = re.compile(
+    r"[\"'](?:[\w ]*_)?(answer|label|result|prediction|output|verdict|value)[\"']\s*:\s*"
+)
 # Before a name that is a verb here, or one of several things of that name.
 _NO_NAME = re.compile(
-    r"(?:first|second|third|fourth|fifth|next|previous|each|any|an|no|his|her|their|whose|to|you|we|i"
-    r"|they|can|could|will|must|should|and|or|please|primera|segunda|première|deuxième)\s+$",
+    r"(?:first|second|third|fourth|fifth|next|previous|each|any|an|no|his|her|their|whose|to|you|we"
+    r"|i|they|can|could|will|must|should|and|or|please|primera|segunda|première|deuxième)\s+$",
     re.IGNORECASE,
 )
 # Behind a name that something is done with: multiply the answer by 100, give the answer in metres.
@@ -79,12 +76,10 @@ class Statement:
 
 def without_thoughts(text: str) -> str:
     """What is said after thinking aloud, where tags tell both apart."""
-    last = None
-    for last in _THOUGHT.finditer(text):
-        pass
-    if last is None or not text[last.end() :].strip():
+    ends = [tag.end() for tag in _THOUGHT.finditer(text)]
+    if not ends or not text[ends[-1] :].strip():
         return text
-    return text[last.end() :]
+    return text[ends[-1] :]
 
 
 def tags(text: str) -> list[tuple[int, str]]:
@@ -97,6 +92,14 @@ def tags(text: str) -> list[tuple[int, str]]:
             if content and content.strip():
                 found.append((tag.start(), content.strip()))
     return found
+
+
+def marked(text: str) -> str | None:
+    """What the last tag or box holds, as plain text."""
+    found = tags(text)
+    if "\\" in text:
+        found += [(box.start, untexed(box.content)) for box in boxes(text)]
+    return max(found)[1] if found else None
 
 
 def without_next_question(text: str) -> str:
@@ -126,7 +129,7 @@ def _first_answer(text: str) -> int | None:
     return min(places, default=None)
 
 
-def said(text: str, names: Vocabulary = ANSWERS_AND_OUTCOMES) -> Iterator[Statement]:
+def said(text: str, names: Lexicon = OUTCOMES) -> Iterator[Statement]:
     """What words like "the answer is" introduce: first what is called final, then the rest, each
     from the last to the first. `names` are the words for what is introduced."""
     found = [*_keys(text), *_initials(text)]
