@@ -25,7 +25,9 @@ def same_value(said: Value, wanted: Value) -> bool | None:
         return True
     if said.is_words or wanted.is_words:
         return False
-    if (said.parts and wanted.numbers) or (said.numbers and wanted.parts):
+    if said.parts and wanted.numbers:
+        return all(same_value(part, wanted) is True for part in said.parts)
+    if said.numbers and wanted.parts:
         return False
     return None
 

@@ -20,8 +20,8 @@ _SPACED = {
         r"|obojętn\w*"
     ),
     "contradiction": (
-        r"contradict(?:ion|ions|s|ed|ing|ory)?|contradicci[oó]n|contradictor\w*|contradiz\w*"
-        r"|contradi[cç][aã]o|contraddizione|widerspr[uü]ch\w*|widerspricht|tegenspraak"
+        r"contradict(?:ion|ions|s|ed|ing|ory)?|contradic[cei]\w*|contradictor\w*|contradiz\w*"
+        r"|contradi[cç][aã]o|contraddi\w*|contredi\w*|widerspr[uü]ch\w*|widerspricht|tegenspraak"
         r"|tegenstrijdig\w*|противореч\w*|çelişki|çelişir|kontradiksi|mâu thuẫn|تناقض|التناقض"
         r"|يتناقض|סתירה|αντίφαση|sprzeczno\w*"
     ),
@@ -53,7 +53,8 @@ _DESCRIBED = {
     ),
     "contradiction": (
         r"conflicts?|conflicting|inconsistent|incompatible|refut\w+|disprov\w+|opposite"
-        r"|mutually exclusive|cannot both|can't both|can not both|must be false|definitely false"
+        r"|mutually exclusive|impossible for both|cannot both|can't both|can not both"
+        r"|must be false|definitely false"
         r"|is false|cannot be true|can't be true|disagrees?|rules? (?:it )?out|opposed"
     ),
 }
@@ -61,7 +62,7 @@ _DESCRIBED = {
 FIRST_WORD = {
     **dict.fromkeys(YES, "entailment"),
     **dict.fromkeys(
-        words("maybe unknown perhaps possibly unclear quizás vielleicht peut-être forse talvez"),
+        words("maybe unknown neither perhaps possibly quizás vielleicht peut-être forse talvez"),
         "neutral",
     ),
     **dict.fromkeys(NO, "contradiction"),
@@ -70,7 +71,7 @@ _NO = (
     r"not|no|never|none|nothing|neither|nor|without|cannot|\w+n't|cant|dont|doesnt|isnt|non|than"
     r"|instead of|rather than|fail(?:s|ed|ing)?(?: to)?|lacks?|lacking|exclud\w*"
     r"|rul(?:e|es|ed|ing) out|reject\w*|against|opposed to|far from|hardly|absence of"
-    r"|insufficient|unlike|wrongly|ningun[ao]?|nunca|sin|ni|não|nem|sem|pas|aucune?|jamais|sans"
+    r"|insufficient|unlike|wrongly|ningun[ao]?|nunca|sin|ni|não|nem|sem|pas|ne|rien|aucune?|jamais|sans"
     r"|kein\w*|nicht|weder|noch|ohne|né|senza|geen|niet|ikke|inte|nie|bez|не|нет|ни|без|değil"
     r"|tidak|bukan|không|ليس|ليست|لا|לא|אינו"
 )

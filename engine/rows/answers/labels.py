@@ -82,7 +82,7 @@ def label_of(text: str, names: Names | None = None) -> str | None:
         or _last(text, mentions)
         or _described(text)
         or _first_word(text)
-        or _excluded(mentions)
+        or _excluded([*mentions, *_descriptions(text)])
     )
 
 
@@ -275,14 +275,19 @@ def _described(text: str) -> str | None:
     if LABEL.search(text):
         return None
     found = None
+    for one in _descriptions(text):
+        if one.label != "neutral" and one.is_weak:
+            continue
+        if one.label == "contradiction" and one.is_denied:
+            continue
+        found = "neutral" if one.is_denied else one.label
+    return found
+
+
+def _descriptions(text: str) -> list[Mention]:
+    found = []
     for match in DESCRIPTION.finditer(text):
-        label = str(match.lastgroup)
-        mention = _mention(text, match.start(), match.end(), label)
-        if label != "neutral" and mention.is_weak:
-            continue
-        if label == "contradiction" and mention.is_denied:
-            continue
-        found = "neutral" if mention.is_denied else label
+        found.append(_mention(text, match.start(), match.end(), str(match.lastgroup)))
     return found
 
 

@@ -16,7 +16,9 @@ from engine.rows.answers.sentence_values import (
     candidates,
     first_value,
     has_number,
+    is_aside,
     is_prose,
+    is_signs,
     last_value,
 )
 from engine.rows.answers.spelling import sentences, spelt
@@ -35,6 +37,7 @@ _WORDS = 3  # of a reference that is no mathematics: "no solution", "Tuesday"
 _NO_WORDS = ("a", "an", "none", "null", "nan", "n/a", "unknown")  # "a proof" is no answer
 _LATE = 20_000  # characters at the end of a text in which an unmarked answer is looked for
 _LAST_WORDS = 2  # sentences in which a text says that it gives up
+_MOST_BOXES = 12  # of one list
 _NEAR_CUE = 40  # characters between an answer and words that come after it
 # A calculator's notes (<<9*2=18>>), and citations
 _NOTES = re.compile(r"<<[^<>\n]*>>|(?<=[\s.,;\w])(?<!sqrt)\[\^?\d{1,2}\](?![({])")
@@ -49,13 +52,19 @@ _HOW = re.compile(
     r"\s*(?:\w+ed\b|found|given|got|as\b|below|above|not\b|to\b|the same\b)", re.IGNORECASE
 )
 _SIGNS = re.compile(r"[\\^=<>+*/√π∞°-]|\d")
+_LETTER_OR_BRACKET = re.compile(r"[A-Za-z([{√π∞]")
+_POWER_ALONE = re.compile(r"\$\s*(\^\s?\{?-?\d\}?)\s*\$")
+_LEADING = re.compile(
+    r"[\s*_]*(?P<value>[^\s:—\n]*\d[^\s:—\n]*)[*_]*"
+    r"(?:(?: [^\W\d_]+)?(?:\s*—\s*|\s-\s+)(?=[^\W\d_]{2})|\.?\n\s*\n(?=[^\W\d_]{2}))"
+)
 _CHOICE = re.compile(r"\(?[A-Za-z]\)?")
 
 
 def answer_of(text: str) -> Value | None:
     """The value that the text ends in; None where it states none."""
     text = _NOTES.sub("", without_thoughts(spelt(text)))
-    text = as_english(text)
+    text = as_english(_POWER_ALONE.sub(r"\1", text))
     marked = _marked(text)
     if marked is not None:
         return marked
@@ -64,7 +73,24 @@ def answer_of(text: str) -> Value | None:
         value = _stated(statement)
         if value is not None:
             return value
-    return _at_the_end(late)
+    return _alone(text) or _leading(text) or _at_the_end(late)
+
+
+def _leading(text: str) -> Value | None:
+    """Of a text that begins with nothing but a number, and goes on to explain it."""
+    first = _LEADING.match(text)
+    if first is None:
+        return None
+    value = value_of(first["value"])
+    return value if value is not None and value.numbers else None
+
+
+def _alone(text: str) -> Value | None:
+    """Of a text that is nothing but an expression or a bracket of values."""
+    text = text.strip()
+    if len(text) > _LONGEST_REFERENCE or "\n" in text or "</" in text or not is_signs(text):
+        return None
+    return value_of(text) if _LETTER_OR_BRACKET.search(text) else None
 
 
 def reference_of(text: str) -> Value | None:
@@ -133,15 +159,26 @@ def _hashed(text: str) -> Iterator[tuple[int, Value]]:
 
 
 def _boxed(text: str) -> Iterator[tuple[int, Value]]:
-    """Every box; boxes that only a comma or a word joins are one list."""
-    together: list[Box] = []
-    for box in boxes(text):
-        if together and not _BOX_JOINT.fullmatch(text, together[-1].end, box.start):
-            together.clear()
-        together.append(box)
+    """The last box; boxes that only a comma or a word joins are one list."""
+    framed = boxes(text)
+    for last in reversed(range(len(framed))):
+        first = last
+        while (
+            first
+            and last - first < _MOST_BOXES
+            and _are_joined(framed[first - 1 : first + 1], text)
+        ):
+            first -= 1
+        together = framed[first : last + 1]
         value = _of_content(", ".join(one.content for one in together))
         if value is not None:
-            yield box.start, value
+            yield framed[last].start, value
+            return
+
+
+def _are_joined(two: list[Box], text: str) -> bool:
+    before, behind = two
+    return _BOX_JOINT.fullmatch(text, before.end, behind.start) is not None
 
 
 def _stated(statement: Statement) -> Value | None:
@@ -237,7 +274,7 @@ def _without_remarks(text: str) -> list[str]:
 
 
 def _says_nothing(sentence: str) -> bool:
-    return _is_remark(sentence) or not has_number(sentence)
+    return _is_remark(sentence) or is_aside(sentence)
 
 
 def _is_remark(sentence: str) -> bool:

@@ -25,6 +25,7 @@ GROUP = "\ue001"
 _DIGITS = rf"""
     \d{{1,2}}(?:,\d\d)+,\d{{3}}(?!\d)(?:\.\d+)?       # 1,23,45,678
   | \d{{1,3}}(?:[,'{GROUP}]\d{{3}})+(?!\d)(?:[.{DECIMAL}]\d+)?
+  | \d{{1,3}}(?:\ \d{{3}})+,\d{{1,2}}(?!\d)          # 1 234,5
   | \d{{1,3}}(?:\ \d{{3}})+(?![\d/])(?:[.{DECIMAL}]\d+)?
   | \d{{1,3}}(?:\.\d{{3}})+,\d{{1,2}}(?!\d)         # 1.234,5 can only be read so
   | \d{{1,3}}(?:\.\d{{3}}){{2,}}(?!\d)              # and so does 1.234.567
@@ -42,12 +43,13 @@ _NUMBER = r"""
     (?:\ ?/\ ?[%(currency)s]?(?P<below>%(digits)s)(?![\d/]))?
 """
 _PATTERN = re.compile(_NUMBER % {"digits": _DIGITS, "currency": CURRENCY}, re.VERBOSE)
+_SPACED_COMMA = re.compile(r"\d{1,3}(?: \d{3})+,\d{1,2}")
 _DIGIT = re.compile(r"\d")
 _SEPARATED = re.compile(r"\d[.,]\d")
 _DECIMAL_COMMA = re.compile(r"(?<=\d),(?=\d+(?![\d,.]*,\d))")
 _GROUPING_DOT = re.compile(rf"(?<=\d)\.(?=\d{{3}}(?:[.{DECIMAL}]\d|(?!\d)))")
 _CODES = re.compile(
-    r"(?<![A-Za-z])(?:Rs\.?|USD|EUR|GBP|INR|NPR|LKR|PKR|BDT|JPY|CNY|RMB|CHF|AUD|CAD|MXN|BRL"
+    r"(?<![A-Za-z])(?:Rs\.?|USD|EUR|GBP|INR|NPR|LKR|PKR|BDT|JPY|CNY|RMB|CHF|AUD|CAD|MXN|BRL|IDR|Rp|KES|Ksh"
     r"|[A-Z]{1,3}(?=[$]))\s?(?=[-\d$.])"
 )
 # A minus with space behind it is a bullet, unless it follows one of these.
@@ -183,7 +185,6 @@ def _readings(digits: str) -> Readings:
     """What a written number may be."""
     if digits.isdecimal():
         return (Fraction(Decimal(digits)),)
-    digits = digits.replace(" ", "").replace("'", "")
     exact = _exact(digits)
     _, mark, behind = digits.rpartition(DECIMAL if DECIMAL in digits else GROUP)
     is_one_group = mark != "" and len(behind) == 3 and digits.count(mark) == 1
@@ -195,8 +196,10 @@ def _readings(digits: str) -> Readings:
 
 
 def _exact(digits: str) -> Fraction:
-    if digits.count(".") > 1 or 0 <= digits.find(".") < digits.find(","):
+    mixed = 0 <= digits.find(".") < digits.find(",")
+    if mixed or digits.count(".") > 1 or _SPACED_COMMA.fullmatch(digits):
         digits = digits.replace(".", "").replace(",", ".")
+    digits = digits.replace(" ", "").replace("'", "")
     digits = digits.replace(",", "").replace(GROUP, "").replace(DECIMAL, ".")
     # Decimal first: unlike int() it takes digits beyond Python's limit, which looping models write.
     return Fraction(Decimal(digits))

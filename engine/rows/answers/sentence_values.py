@@ -40,7 +40,14 @@ _SUM = re.compile(r"[\s(]*[$€£]?[\d.,]+%?[^\d=<>]{0,40}?(?:[-+*/^×·]|\bx\b)
 _EMPHASIS = re.compile(
     r"\*\*([^*\n]+)\*\*|__([^_\n]+)__|<b>([^<\n]+)</b>|<strong>([^<\n]+)</strong>"
 )
-_ASIDE = re.compile(rf"\([^()]*{LETTER}{{2,}}[^()]*\)|\[\^?\d{{1,2}}\]")
+# Brackets of words or of a sum, and citations.
+_ASIDE = re.compile(
+    rf"\([^()]*{LETTER}{{2,}}[^()]*\)|\([^()]*\d\s*[-+×*/=]\s*[$€£]?\d[^()]*\)|\[\^?\d{{1,2}}\]"
+)
+_BRACKETS = re.compile(
+    r"(?:\([^()]*,[^()]*\)|\{[^{}]*\d[^{}]*\}|\[[^\[\]]*,[^\[\]]*[\])])[\s.*]*\Z"
+)
+_ENVIRONMENT = re.compile(r"\\(?:begin|end)\{\w+\}")
 _UNIT_POWER = re.compile(r"(?<=[^\W\d_])\^\{?-?[1-4]\}?")
 # Times, dates, versions, powers, ratios and multiples of a variable.
 _NO_NUMBER = re.compile(
@@ -75,7 +82,7 @@ def first_value(text: str) -> Value | None:
     if _SUM.match(untexed(clause)) and "=" in clause:
         return _result(untexed(clause))
     value = value_of(clause)
-    if value is not None and (value.numbers or value.parts or _is_signs(clause)):
+    if value is not None and (value.numbers or value.parts or is_signs(clause)):
         return value
     return _leading_number(clause)
 
@@ -101,9 +108,9 @@ def _clause(text: str) -> str:
     return text
 
 
-def _is_signs(clause: str) -> bool:
+def is_signs(clause: str) -> bool:
     """Whether the clause is mathematics without any words, or the letter of a choice."""
-    plain = untexed(clause).strip(" .*_$()")
+    plain = _ENVIRONMENT.sub("", untexed(clause)).strip(" .*_$()")
     if _LETTER.fullmatch(plain):
         return True
     return _WORD.search(plain) is None and _SIGNS.search(plain) is not None
@@ -136,6 +143,11 @@ def last_value(text: str) -> Value | None:
     formula = _formula(text)
     if formula is not None:
         return formula
+    brackets = _BRACKETS.search(text)
+    if brackets is not None:
+        value = value_of(brackets[0])
+        if value is not None and value.parts:
+            return value
     plain = _UNIT_POWER.sub(" ", untexed(text))
     assigned = _ASSIGNED.search(plain)
     if assigned is not None:
@@ -192,7 +204,7 @@ def _emphasised(text: str) -> Value | None:
 def _formula(text: str) -> Value | None:
     """What the last formulas of a sentence stand for, if nothing but words follows them."""
     spans = [span for span in _FORMULA.finditer(text) if not is_prose(_content(span))]
-    if not spans or has_number(text[spans[-1].end() :]):
+    if not spans or has_number(_UNIT_POWER.sub("", text[spans[-1].end() :])):
         return None
     joined = [spans[-1]]
     for span in reversed(spans[:-1]):
@@ -200,7 +212,7 @@ def _formula(text: str) -> Value | None:
             break
         joined.insert(0, span)
     value = value_of(", ".join(map(_content, joined)))
-    if value is None or (not value.numbers and not value.parts and not _is_signs(value.tex)):
+    if value is None or (not value.numbers and not value.parts and not is_signs(value.tex)):
         return None
     return value
 
@@ -223,6 +235,11 @@ def candidates(plain: str) -> list[Number]:
             continue
         found.append(number)
     return found
+
+
+def is_aside(sentence: str) -> bool:
+    """Whether all its numbers stand in brackets that explain."""
+    return not has_number(_ASIDE.sub(" ", sentence))
 
 
 def has_number(text: str) -> bool:

@@ -52,7 +52,7 @@ _FULL_WIDTH = range(0xFF01, 0xFF5F)
 _SENTENCE_END = re.compile(r"[.!?]+(?=[\"'`)\]*_}$>]*(?:\s|$))[\"'`)\]*_}$]*|[。！？।॥؟۔]+|\n")
 # A dot behind one of these ends no sentence.
 _ABBREVIATION = re.compile(
-    r"(?<!\w)(?:Rs|approx|ca|No|Nr|Mr|Mrs|Ms|Dr|St|vs|etc|e\.g|i\.e|aprox|env)\Z"
+    r"(?<!\w)(?:Rs|approx|ca|No|Nr|Mr|Mrs|Ms|Dr|St|vs|e\.g|i\.e|aprox|env|incl|excl|ரூ|रु)\Z"
 )
 _LONGEST_ABBREVIATION = 7
 

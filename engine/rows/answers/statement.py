@@ -20,6 +20,7 @@ _SENTENCE = 600  # characters: a longer one is no statement
 _BLOCK = 2000  # the same of a paragraph
 _BOTH_SIDES = 30  # characters in which "final" belongs to "answer"
 _NEXT_WORD = 16  # characters in which the next word begins and ends
+_MOST_CUES = 30  # more are a text that repeats itself
 _AWAY = 120  # characters in which "is" belongs to "answer"
 _THOUGHT = re.compile(
     r"</(?:think|thinking|thought|reasoning|scratchpad|analysis|rationale)>", re.IGNORECASE
@@ -139,7 +140,7 @@ def said(text: str, names: Lexicon = OUTCOMES) -> Iterator[Statement]:
             continue
         found.append((cue, _is_final(text, cue)))
     found.sort(key=lambda one: (one[1], one[0].start), reverse=True)
-    for cue, is_final in found:
+    for cue, is_final in found[:_MOST_CUES]:
         yield _at(text, cue, is_final)
 
 

@@ -133,11 +133,11 @@ REMARKS = re.compile(
 )
 # Says that there is no answer.
 GIVES_UP = re.compile(
-    r"(?:\b(?:could|can|do|did|was|were|am|is|are)|'m|'re)(?:\s+not|n['’]?t|not)\s+(?:be\s+)?"
+    r"(?:\b(?:could|can|do|did|was|were|am|is|are|'m|'re)(?:\s+not|n['’]?t|not)|can['’]?t)\s+(?:be\s+)?"
     r"(?:able\s+to\s+)?(?:solve|know|determine|answer|find|compute|calculate|work\s+out|figure"
     r"|sure|possible|solved|determined|answered|found|computed|calculated)"
     r"|\b(?:unable|impossible|fail(?:ed)?)\s+to\s+(?:solve|determine|answer|find|compute|calculate)"
-    r"|\bi\s+give\s+up\b|\bnot\s+enough\s+information|\bno\s+idea\b|\bno\s+sé\b"
+    r"|\bcan(?:not|['’]?t)\s+do\b|\bi\s+give\s+up\b|\bnot\s+enough\s+information|\bno\s+idea\b|\bno\s+sé\b"
     r"|\bje\s+ne\s+sais|\bweiß\s+(?:ich\s+)?(?:es\s+)?nicht|\bне\s+знаю|不知道|无法|わかりません"
     r"|모르겠|नहीं\s+पता",
     re.IGNORECASE,
