@@ -28,6 +28,7 @@ from engine.check.training import signal_problems, training_problems, white_box_
 from engine.errors import SpecError
 from engine.job.spec import API_KINDS, JobSpec, VllmTeacherSpec
 from engine.machines.architectures import facts
+from engine.rows.final_answer import rules_for
 
 
 def check_job(job: JobSpec, running: Collection[str] = ("generate", "loadtest")) -> None:
@@ -65,7 +66,8 @@ def source_lines(job: JobSpec) -> list[str]:
     columns = []
     if job.generate.route_by:
         columns.append(job.generate.route_by)
-    return head_lines(job.prompts, job.task, columns)
+    rules = rules_for(job.curate.verify.qa, job.prompts.fields.labels)
+    return head_lines(job.prompts, job.task, columns, rules)
 
 
 def _teacher_problems(job: JobSpec) -> Iterator[str]:

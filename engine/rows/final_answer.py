@@ -1,47 +1,66 @@
-r"""The final answer inside a text, per task, in a form that compares exactly.
+r"""Whether an answer is right: the final answer inside a text against one or several gold ones.
 
-`curate` compares a teacher's answer with the reference, `evaluate` scores every model: both mean
-the same thing by "equal". The rules read text only; they do no algebra: `\frac{1}{2}` equals 0.5,
-but `2x` equals only `2x`.
+`curate` judges a teacher's answers and `evaluate` every model's: both mean the same by "right". The
+rules (engine/rows/answers) read text only: `\frac{1}{2}` equals 0.5, but whether `x+1` equals `1+x`
+only algebra can tell. What is left to it is Undecided, and whoever has an algebra system settles
+it; one that gives no answer leaves UNVERIFIED, which is never wrong.
 """
 
 from __future__ import annotations
 
+import functools
 import re
-import string
-from collections.abc import Callable
-from decimal import Decimal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
 from fractions import Fraction
 
+from engine.rows.answers import labels, mathematics, phrases
+from engine.rows.answers.equality import same_value
+from engine.rows.answers.values import Value
+
 FinalAnswer = Fraction | str
-_NUMBER_PATTERN = (
-    r"(?<![A-Za-z0-9])(?:(?<![)\]])-)?[$€£]?"  # -5 and -$5; but 10-5 and (a)-5 end in 5
-    r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+|(?=\.\d))"  # 1,234  1234  and the nothing before .5
-    r"(?:\.\d+)?(?:/\d+)?"
-)
-_NUMBER = re.compile(_NUMBER_PATTERN)
-_MARKED = re.compile(
-    rf"####[\s*]*(?P<number>{_NUMBER_PATTERN})"  # without a number it is a Markdown heading
-    # not empty; braces in it up to two deep
-    r"|\\boxed\{(?!\s*\})(?P<boxed>(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})+)\}"
-)
-_FRACTION = re.compile(r"\\[dt]?frac\{(-?\d+)\}\{(\d+)\}")
-_MARKUP = re.compile(r"\\(?:text|mathrm|mbox)\{([^{}]*)\}|\\[!,;: ]|\\left|\\right|[*`]|\\(?=[%$])")
-_UNIT = re.compile(r"(?:[\s$€£%°.,:]|(?<![A-Za-z])[A-Za-z]{2,}(?![A-Za-z]))*")
-_NLI_MENTION = re.compile(
-    r"(?<!not )(?<!not_)(?<!non-)\b"
-    r"(?:(?P<entailment>entail(?:ment|s|ed)?)|(?P<neutral>neutral)|(?P<contradiction>contradict(?:ion|s|ed|ory)?))\b"
-)
-# What the first word means in a text that mentions no label.
-_NLI_FIRST_WORD = {
-    "yes": "entailment",
-    "true": "entailment",
-    "maybe": "neutral",
-    "unknown": "neutral",
-    "no": "contradiction",
-    "false": "contradiction",
-}
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
+Pair = tuple[str, str]  # the gold answer and the one that was given, in LaTeX
+# Whether the two of each pair are the same; None where that could not be told.
+Algebra = Callable[[Sequence[Pair]], Sequence[bool | None]]
+QA_RULE = re.compile(r"contains|exact|f1>=(?:0?\.\d+|1(?:\.0*)?|0)")
+
+
+class Verdict(StrEnum):
+    """What an answer is, compared with its references."""
+
+    RIGHT = "right"
+    WRONG = "wrong"
+    NO_ANSWER = "no_answer"  # it states none
+    AMBIGUOUS = "ambiguous"  # it states several
+    UNVERIFIED = "unverified"  # only algebra could tell, and did not
+
+
+@dataclass(frozen=True)
+class Undecided:
+    """Right if the two of any pair are the same."""
+
+    pairs: tuple[Pair, ...]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How answers compare where a task leaves a choice. `qa` is contains, exact or f1>=x, and None:
+    contains for references of a few words, else nothing. `labels` are the job's own names of NLI's
+    labels, folded."""
+
+    qa: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+def rules_for(qa: str | None, labels: Mapping[str, str]) -> Rules:
+    """Rules of a job, whose names of labels may have capitals."""
+    folded = {name.casefold(): label for name, label in labels.items()}
+    return Rules(qa, folded)
+
+
+USUAL = Rules()
+Judged = Verdict | Undecided | None
 
 
 def final_answer(task: str, text: str) -> FinalAnswer | None:
@@ -52,85 +71,183 @@ def final_answer(task: str, text: str) -> FinalAnswer | None:
 
 
 def same_final_answer(task: str, text: str, reference: str | None) -> bool | None:
-    """Whether both texts end in the same answer; None when the task or the reference has none to
-    compare."""
+    """Whether both texts end in the same answer, word for word in qa, as far as rules can tell;
+    None when the task or the reference has none to compare."""
     if reference is None:
         return None
-    wanted = final_answer(task, reference)
-    if wanted is None:
+    judged = judge(task, text, [reference], Rules(qa="exact"))
+    return None if judged is None else judged == Verdict.RIGHT
+
+
+def is_compared(task: str) -> bool:
+    """Whether answers of the task are right or wrong at all."""
+    return task in _READERS
+
+
+def is_readable(task: str, reference: str, rules: Rules = USUAL) -> bool:
+    """Whether the task can compare an answer with this reference."""
+    reader = _READERS.get(task)
+    return reader is not None and reader(reference, rules)
+
+
+def judge(
+    task: str,
+    text: str,
+    references: Sequence[str],
+    rules: Rules = USUAL,
+    *,
+    prompt: str = "",
+) -> Judged:
+    """The best that the answer is against any reference; None where there is none to compare.
+    `prompt` may give labels letters of its own."""
+    readable = [one for one in references if is_readable(task, one, rules)]
+    if not readable:
         return None
-    return final_answer(task, text) == wanted
+    return _JUDGES[task](text, readable, rules, prompt)
+
+
+def settle(judged: Sequence[Judged], algebra: Algebra | None) -> list[Verdict | None]:
+    """Verdicts, with those that need algebra asked of it all at once; without any, they stay
+    UNVERIFIED."""
+    asked: dict[Pair, bool | None] = {}
+    for one in judged:
+        if isinstance(one, Undecided):
+            asked |= dict.fromkeys(one.pairs)
+    if asked and algebra is not None:
+        asked = dict(zip(asked, algebra(list(asked)), strict=True))
+    settled: list[Verdict | None] = []
+    for one in judged:
+        if isinstance(one, Undecided):
+            settled.append(_settled([asked[pair] for pair in one.pairs]))
+        else:
+            settled.append(one)
+    return settled
+
+
+def _settled(opinions: Sequence[bool | None]) -> Verdict:
+    if True in opinions:
+        return Verdict.RIGHT
+    return Verdict.UNVERIFIED if None in opinions else Verdict.WRONG
 
 
 def normalise_qa(text: str) -> str:
     """Lower case, no punctuation, no articles, single spaces (official SQuAD v1.1 evaluation
     script)."""
-    plain = "".join(c for c in text.lower() if c not in string.punctuation)
-    return " ".join(_ARTICLES.sub(" ", plain).split())
+    return phrases.normalise(text)
+
+
+@functools.lru_cache(maxsize=4096)
+def _wanted_value(reference: str) -> Value | None:
+    return mathematics.reference_of(reference)
+
+
+def _judge_math(text: str, references: Sequence[str], rules: Rules, prompt: str) -> Judged:
+    said = mathematics.answer_of(text)
+    if said is None:
+        return _judge_words(text, references)
+    pairs = []
+    is_one_of_several = False
+    for reference in references:
+        wanted = _wanted_value(reference)
+        assert wanted is not None  # it is readable
+        same = same_value(said, wanted)
+        if wanted.parts and said.numbers:
+            several = mathematics.list_of(text)
+            same = several is not None and same_value(several, wanted)
+        if same:
+            return Verdict.RIGHT
+        if same is None:
+            pairs.append((wanted.tex, said.tex))
+        elif wanted.is_words and not said.numbers and phrases.holds(text, reference):
+            return Verdict.RIGHT
+        is_one_of_several |= any(same_value(part, wanted) is True for part in said.parts)
+    if is_one_of_several:
+        return Verdict.AMBIGUOUS
+    return Undecided(tuple(pairs)) if pairs else Verdict.WRONG
+
+
+def _judge_words(text: str, references: Sequence[str]) -> Verdict:
+    """Of an answer without mathematics: a reference in words may stand in it."""
+    for reference in references:
+        wanted = _wanted_value(reference)
+        if wanted is not None and wanted.is_words and phrases.holds(text, reference):
+            return Verdict.RIGHT
+    return Verdict.NO_ANSWER
+
+
+def _judge_nli(text: str, references: Sequence[str], rules: Rules, prompt: str) -> Judged:
+    names = {**labels.options_in(prompt), **rules.labels}
+    said = labels.label_of(text, names)
+    if said is None:
+        return Verdict.NO_ANSWER
+    if said == labels.AMBIGUOUS:
+        return Verdict.AMBIGUOUS
+    same = []
+    for reference in references:
+        wanted = labels.reference_label(reference, rules.labels)
+        assert wanted is not None  # it is readable
+        same.append(labels.same_label(said, wanted))
+    if True in same:
+        return Verdict.RIGHT
+    return Verdict.AMBIGUOUS if None in same else Verdict.WRONG
+
+
+def _judge_qa(text: str, references: Sequence[str], rules: Rules, prompt: str) -> Judged:
+    if not text.strip():
+        return Verdict.NO_ANSWER
+    is_right = phrases.rule_of(rules.qa or "contains")
+    for reference in references:
+        if is_right(text, reference):
+            return Verdict.RIGHT
+    return Verdict.WRONG
+
+
+def _number_or_text(value: Value | None) -> FinalAnswer | None:
+    if value is None:
+        return None
+    return value.numbers[0] if value.numbers else value.text
 
 
 def _math(text: str) -> FinalAnswer | None:
-    """The last of GSM8K's `#### 5` and `\\boxed{x}`, else the last number."""
-    text = _FRACTION.sub(r" \1/\2", text.replace("−", "-"))
-    marks = list(_MARKED.finditer(text))
-    if marks:
-        last = marks[-1]
-        if last["boxed"]:
-            return _value(last["boxed"])
-        text = last["number"]
-    numbers = _numbers(text)
-    return numbers[-1][1] if numbers else None
-
-
-def _value(boxed: str) -> FinalAnswer:
-    """A boxed answer as a number, where it is one with at most a unit beside it; else its text
-    without spaces."""
-    plain = _MARKUP.sub(r" \1", boxed).strip()
-    plain = re.sub(r"^[A-Za-z]\s*=\s*", "", plain).rstrip(". ")
-    numbers = _numbers(plain)
-    if len(numbers) == 1:
-        written, value = numbers[0]
-        beside_it = plain.replace(written, " ", 1)
-        if _UNIT.fullmatch(beside_it):
-            return value
-    return re.sub(r"[\s$]", "", plain).lower()
-
-
-def _numbers(text: str) -> list[tuple[str, Fraction]]:
-    """Numbers in order of appearance: as written, and exact."""
-    numbers = []
-    for match in _NUMBER.finditer(text):
-        written = match.group()
-        above, _, below = re.sub(r"[\s,$€£]", "", written).partition("/")
-        # Decimal first: unlike int() it takes digits beyond Python's limit, which looping models do
-        # write.
-        divisor = Fraction(Decimal(below or 1))
-        if divisor:
-            numbers.append((written, Fraction(Decimal(above)) / divisor))
-    return numbers
+    return _number_or_text(mathematics.answer_of(text))
 
 
 def _nli(text: str) -> str | None:
-    """The label that the text starts with, else the last one that it mentions, else what a first
-    yes, no or maybe means."""
-    text = text.lower()
-    first_word = re.search(r"\w+", text)
-    if first_word is None:
-        return None
-    mentions = list(_NLI_MENTION.finditer(text))
-    if not mentions:
-        return _NLI_FIRST_WORD.get(first_word[0])
-    if mentions[0].start() == first_word.start():
-        return mentions[0].lastgroup
-    return mentions[-1].lastgroup
+    label = labels.label_of(text)
+    return None if label == labels.AMBIGUOUS else label
 
 
 def _qa(text: str) -> str | None:
-    return normalise_qa(text) or text.strip().lower() or None
+    phrase = phrases.phrase_of(text) or ""
+    return phrases.normalise(phrase) or text.strip().lower() or None
+
+
+def _reads_math(reference: str, rules: Rules) -> bool:
+    return _wanted_value(reference) is not None
+
+
+def _reads_nli(reference: str, rules: Rules) -> bool:
+    return labels.reference_label(reference, rules.labels) is not None
+
+
+def _reads_qa(reference: str, rules: Rules) -> bool:
+    if not phrases.normalise(reference):
+        return False
+    return rules.qa is not None or phrases.is_short(reference)
 
 
 _EXTRACTORS: dict[str, Callable[[str], FinalAnswer | None]] = {
     "math": _math,
     "nli": _nli,
     "qa": _qa,
+}
+_JUDGES: dict[str, Callable[[str, Sequence[str], Rules, str], Judged]] = {
+    "math": _judge_math,
+    "nli": _judge_nli,
+    "qa": _judge_qa,
+}
+_READERS: dict[str, Callable[[str, Rules], bool]] = {
+    "math": _reads_math,
+    "nli": _reads_nli,
+    "qa": _reads_qa,
 }

@@ -69,6 +69,14 @@ class Prompt:
     split: str  # train | validation
     reference: str | None = None
     meta: str = "{}"
+    references: list[str] = field(default_factory=list)  # all that are right; `reference` leads
+
+    @property
+    def right_answers(self) -> list[str]:
+        """Every gold answer; none where the prompt has no reference."""
+        if self.references:
+            return self.references
+        return [] if self.reference is None else [self.reference]
 
 
 @dataclass(frozen=True)
@@ -226,7 +234,7 @@ def _schema(row: type[DataclassInstance], **types: pa.DataType) -> pa.Schema:
     return pa.schema(columns)
 
 
-PROMPT = _schema(Prompt, messages=_MESSAGES)
+PROMPT = _schema(Prompt, messages=_MESSAGES, references=pa.list_(pa.string()))
 EXAMPLE = _schema(
     Example,
     messages=_MESSAGES,

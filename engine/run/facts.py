@@ -34,6 +34,8 @@ class PromptsInfo(Info):
     validation: int = 0
     skipped_files: list[str] = []
     """Files of the sources that are no prompts."""
+    labels: dict[str, str] = {}
+    """The job's own names of labels, and what they mean."""
 
 
 class TeacherInfo(Facts):

@@ -25,7 +25,8 @@ from engine.backends import ray_data
 from engine.errors import StageError
 from engine.job.spec import ApiTeacher, GenerateSpec
 from engine.rows import metrics
-from engine.rows.tables import file_metadata, read_tables
+from engine.rows.records import Prompt
+from engine.rows.tables import file_metadata, read_tables, to_rows
 from engine.run import parts
 from engine.run.context import Context
 from engine.run.facts import GenerateInfo, TeacherInfo
@@ -89,7 +90,7 @@ def _validation_scores(
     references = _usable_references(files, task)
     if not references:
         return {}
-    answers: dict[str, list[tuple[str, str, str]]] = {}
+    answers: dict[str, list[tuple[str, list[str], str]]] = {}
     columns = ["teacher", "prompt_id", "split", "status", "text"]
     for table in read_tables([out / name for name in settled.files], columns):
         for row in table.filter(pc.field("split") == "validation").to_pylist():
@@ -100,21 +101,19 @@ def _validation_scores(
     scores = {}
     for teacher, said in answers.items():
         texts, golds, statuses = zip(*said, strict=True)
-        several = [[gold] for gold in golds]
-        value = metrics.score_of(metric, metrics.statistics_of(metric, task, texts, several))
+        value = metrics.score_of(metric, metrics.statistics_of(metric, task, texts, golds))
         scores[teacher] = Score(round(value or 0.0, 6), len(said), statuses.count("truncated"))
     return scores
 
 
-def _usable_references(files: Sequence[Folder], task: str) -> dict[int, str]:
-    """prompt_id -> gold answer, where the task can use it."""
-    references: dict[int, str] = {}
-    for table in read_tables(files, ["prompt_id", "reference"]):
-        ids = table["prompt_id"].to_pylist()
-        for prompt_id, reference in zip(ids, table["reference"].to_pylist(), strict=True):
-            gold = metrics.usable_reference(task, reference)
-            if gold is not None:
-                references[prompt_id] = gold
+def _usable_references(files: Sequence[Folder], task: str) -> dict[int, list[str]]:
+    """prompt_id -> gold answers, where the task can use any."""
+    references: dict[int, list[str]] = {}
+    for table in read_tables(files):
+        for prompt in to_rows(table, Prompt):
+            gold = metrics.usable_references(task, prompt.right_answers)
+            if gold:
+                references[prompt.prompt_id] = gold
     return references
 
 

@@ -50,6 +50,7 @@ from engine.job.spec import (
     TrainSpec,
     TvdLoss,
     UldLoss,
+    VerifySpec,
     VllmTeacherSpec,
 )
 
@@ -81,6 +82,7 @@ BASE = {
     AskingSpec: {},
     GenerateSpec: {"teachers": [TEACHER]},
     CurateSpec: {},
+    VerifySpec: {},
     SftLoss: {},
     **{loss: {} for loss in DISTRIBUTIONS},
     TrainSpec: {"student": "s"},
@@ -163,6 +165,7 @@ FIELDS = {
         "prompt": (I, "prompt", "question"),
         "messages": (I, "messages", "turns"),
         "reference": (I, "reference", "answer"),
+        "labels": (I, {}, {"1": "neutral"}),
         "system": (I, None, "sys"),
     },
     PromptsSpec: {
@@ -227,6 +230,12 @@ FIELDS = {
         "keep_truncated": (I, False, True),
         "dedup": (I, "exact", "none"),
         "check_reference": (I, True, False),
+        "verify": (I, VerifySpec(), {"qa": "exact"}),
+    },
+    VerifySpec: {
+        "math": (I, "rules+math_verify", "rules"),
+        "timeout_s": (I, 2.0, 5.0),
+        "qa": (I, None, "f1>=0.5"),
     },
     TrainSpec: {
         "student": (P, GIVEN, "/elsewhere"),

@@ -1,5 +1,6 @@
 import itertools
 import json
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
@@ -360,6 +361,13 @@ def test_metrics_with_nothing_to_score_are_left_out_unless_they_were_named(run):
     counts, *_ = run(prompts, said, said, task="conversation", metrics=["bleu", "slots"])
     assert counts.info.metrics["slots"] == {"teacher": None, "student": None}
     assert "slots has nothing to score" in counts.info.warnings[0]
+
+
+def test_any_of_several_gold_answers_is_right(run):
+    prompts = [replace(ask(0, "4"), references=["4", "5"]), ask(1, "6")]
+    counts, *_ = run(prompts, ["#### 5", "#### 6"], ["#### 7", "#### 6"])
+    assert counts.info.quality.teacher == 1
+    assert counts.info.quality.student == 0.5
 
 
 def test_slot_values_come_from_the_prompts_columns(run):

@@ -69,6 +69,7 @@ def test_a_prompt_gets_a_stable_id_from_its_messages(tmp_path):
             "train",
             "3",
             '{"level": "easy"}',
+            ["3"],
         )
     ]
     assert pq.read_schema(finished(out).files("train")[0]).equals(PROMPT)
@@ -394,7 +395,8 @@ def test_the_head_tells_what_is_wrong_with_place_and_remedy(tmp_path):
             {},
             "math",
             "3 of its first 3 rows become prompts; 2 have a reference, of which task math can read"
-            " 1; not used: level",
+            " 1 (not line 2: 'none'; give a number, an expression or a solution that ends in one);"
+            " not used: level",
         ),
         (
             [{"prompt": "p"}, {"question": "q"}, {"prompt": ""}],
@@ -443,23 +445,21 @@ def test_the_head_says_what_becomes_of_the_rows_and_what_nothing_reads(
             {"value": "Ann Lee", "aliases": ["Lee", "A. Lee"], "type": "person"},
             ["Ann Lee", "Lee", "A. Lee"],
         ),
-        (["Ann Lee"], None),
+        (["Ann Lee"], ["Ann Lee"]),
         ([1, 2], ["1", "2"]),
-        ({"text": [], "answer_start": []}, None),
+        ({"text": [], "answer_start": []}, []),
     ],
 )
-def test_several_right_answers_are_kept_and_said(tmp_path, reference, all_of_them):
-    train = write(tmp_path / "a.jsonl", {"prompt": "Who?", "gold": reference})
+def test_several_right_answers_are_all_references(tmp_path, reference, all_of_them):
+    train = write(tmp_path / "a.jsonl", {"prompt": "Who?", "gold": reference, "page": 3})
     counts, split, _ = run(tmp_path, train=train, fields=FieldMap(reference="gold"))
     (row,) = split["train"]
-    assert row.reference == (
-        "Ann Lee" if reference == ["Ann Lee"] else all_of_them[0] if all_of_them else None
-    )
-    assert json.loads(row.meta).get("gold") == all_of_them
-    told = (
-        "1 rows have several right answers in 'gold'; the first is the reference, all are in meta"
-    )
-    assert (told in counts.info.warnings) == bool(all_of_them)
+    assert row.references == all_of_them
+    assert row.right_answers == all_of_them
+    assert row.reference == next(iter(all_of_them), None)
+    assert json.loads(row.meta) == {"page": 3}
+    told = "1 rows have several right answers in 'gold'; each of them counts"
+    assert (told in counts.info.warnings) == (len(all_of_them) > 1)
 
 
 @pytest.mark.parametrize(

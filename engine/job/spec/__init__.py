@@ -55,6 +55,7 @@ from engine.job.spec.train import (
     LoraSpec,
     TrainSpec,
 )
+from engine.job.spec.verify import VerifySpec
 
 __all__ = [
     "API_KINDS",
@@ -104,6 +105,7 @@ __all__ = [
     "TrainSpec",
     "TvdLoss",
     "UldLoss",
+    "VerifySpec",
     "VllmTeacherSpec",
     "identity",
     "placement",

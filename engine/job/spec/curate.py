@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from engine.job.spec.base import Block, identity
+from engine.job.spec.verify import VerifySpec
 
 
 class CurateSpec(Block):
@@ -19,5 +20,7 @@ class CurateSpec(Block):
     dedup: Literal["exact", "none"] = identity("exact")
     """Drop answers to the same prompt that are equal to an earlier one."""
     check_reference: bool = identity(True)
-    """Drop answers whose final answer differs from the reference, where the task has one to
+    """Drop answers whose final answer is none of the references, where the task has one to
     compare."""
+    verify: VerifySpec = identity(VerifySpec())
+    """How they are compared."""

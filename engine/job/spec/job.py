@@ -82,6 +82,11 @@ class JobSpec(Block):
     @model_validator(mode="after")
     def _blocks_agree(self) -> JobSpec:
         teacher = self.generate.teachers[0]
+        if self.prompts.fields.labels and self.task != "nli":
+            raise ValueError(
+                f"prompts.fields.labels names labels, which task {self.task} has none of; take it"
+                " out, or set task: nli"
+            )
         if self.train.lora and self.train.lora.quantize != "none" and self.device == "cpu":
             raise ValueError(
                 "train.lora.quantize=nf4 needs a GPU; set quantize: none, or device: gpu"

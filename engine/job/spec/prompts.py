@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import string
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import model_validator
+from pydantic import BeforeValidator, model_validator
 
 from engine.job.spec.base import Block, identity, placement
+
+Label = Literal["entailment", "neutral", "contradiction", "not_entailment"]
+
+
+def _named(labels: Any) -> Any:
+    """YAML reads 0 as a number and no as false; both are names here."""
+    if not isinstance(labels, dict):
+        return labels
+    return {str(name): label for name, label in labels.items()}
+
+
+Labels = Annotated[dict[str, Label], BeforeValidator(_named)]
 
 
 class FieldMap(Block):
@@ -21,7 +33,11 @@ class FieldMap(Block):
     """Column of a whole conversation in OpenAI chat form; it wins over `prompt` where both are
     present."""
     reference: str = identity("reference")
-    """Column of the gold answer, if there is one."""
+    """Column of the gold answer, if there is one: a text or number, a list of all right answers, or
+    SQuAD's or TriviaQA's map of them."""
+    labels: Labels = identity({})
+    """What the gold labels of task nli mean, where they are no usual names or numbers: {SUPPORTS:
+    entailment, REFUTES: contradiction}. Teachers and student may answer in these names too."""
     system: str | None = identity(None)
     """Column of a system message that is put before `prompt`."""
 

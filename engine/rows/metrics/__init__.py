@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from engine.errors import SpecError
-from engine.rows.final_answer import final_answer
+from engine.rows.final_answer import is_readable
 from engine.rows.metrics import content, labels, overlap
 from engine.rows.metrics.metric import Asked, Metric, mean
 
@@ -66,14 +66,12 @@ def resolve_metrics(
     return names or allowed
 
 
-def usable_reference(task: str, reference: str | None) -> str | None:
-    """The reference, if the task's headline metric can compare with it."""
+def usable_references(task: str, references: Sequence[str]) -> list[str]:
+    """Those references that the task's headline metric can compare with."""
     headline = METRICS[TASK_METRICS[task][0]]
-    if headline.is_proportion:
-        final = final_answer(task, reference or "")
-        if final is None:
-            return None
-    return reference
+    if not headline.is_proportion:
+        return list(references)
+    return [one for one in references if is_readable(task, one, labels.RULES)]
 
 
 def statistics_of(

@@ -1,24 +1,32 @@
 """Metrics of answers that are right or wrong: by their final answer (engine/rows/final_answer.py).
 
-What an answer's final one is, and when two are the same, is decided there.
+What an answer's final one is, and when two are the same, is decided there: by rules alone, so that
+what only algebra could tell counts as not right.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from engine.rows.final_answer import final_answer, same_final_answer
+from engine.rows.answers.labels import LABELS as THREE
+from engine.rows.answers.labels import NOT_ENTAILMENT, label_of, options_in, reference_label
+from engine.rows.final_answer import Rules, Verdict, final_answer, judge
 from engine.rows.metrics.metric import Asked
 
-LABELS = ("entailment", "neutral", "contradiction", "not_entailment")
+LABELS = (*THREE, NOT_ENTAILMENT)
+RULES = Rules(qa="exact")
 
 
 def is_right(text: str, asked: Asked) -> list[float]:
     """Whether it ends in one of the right answers."""
-    for reference in asked.references:
-        if same_final_answer(asked.task, text, reference) is True:
-            return [1.0, 1.0]
-    return [0.0, 1.0]
+    return [float(_is_right(text, asked, asked.references)), 1.0]
+
+
+def _is_right(text: str, asked: Asked, references: Sequence[str]) -> bool:
+    verdict = judge(asked.task, text, references, RULES, prompt=asked.source)
+    return verdict == Verdict.RIGHT
 
 
 def has_no_answer(text: str, asked: Asked) -> list[float]:
@@ -29,11 +37,11 @@ def has_no_answer(text: str, asked: Asked) -> list[float]:
 def label_counts(text: str, asked: Asked) -> list[float]:
     """Per label: given rightly, given, wanted (C = 12). The first reference's label is wanted, or
     that of the one which the answer is right by."""
-    said = final_answer(asked.task, text)
-    wanted = final_answer(asked.task, asked.references[0])
+    said = label_of(text, options_in(asked.source))
+    wanted = reference_label(asked.references[0])
     for reference in asked.references:
-        if same_final_answer(asked.task, text, reference) is True:
-            wanted = final_answer(asked.task, reference)
+        if _is_right(text, asked, [reference]):
+            wanted = reference_label(reference)
             said = wanted
     counts = []
     for label in LABELS:

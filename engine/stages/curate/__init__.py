@@ -13,14 +13,16 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+from engine.backends import math_verifier
 from engine.job.spec import CurateSpec
 from engine.run.context import Context
-from engine.run.facts import CurateInfo
+from engine.run.facts import CurateInfo, PromptsInfo
 from engine.run.manifests import Counts, Finished
 from engine.stages.curate.examples import write_examples
 from engine.stages.curate.judging import build_judge, judge_answers
 from engine.stages.curate.piles import Piles, spill_folder
 from engine.stages.curate.prompts_by_id import load_prompts
+from engine.stages.curate.referee import OpenAlgebra, referee_for
 
 FEW = 0.1  # of the answers: below, a sentence says so
 # of examples in memory, and about what one file of them holds; training reads a file whole
@@ -36,13 +38,17 @@ def run(
     ctx: Context,
     *,
     bucket_bytes: int = BUCKET_BYTES,
+    open_algebra: OpenAlgebra = math_verifier.opened,
 ) -> Counts:
     """Judge every training completion. StageError if a completion belongs to no prompt."""
     (out / "data").mkdir(parents=True, exist_ok=True)
-    prompts = load_prompts(inputs["prompts"])
+    asked = inputs["prompts"]
+    prompts = load_prompts(asked)
     completions = inputs["generate"].files()
-    judge = build_judge(spec)
-    with spill_folder(out) as spill:
+    assert isinstance(asked.manifest.info, PromptsInfo)
+    labels = asked.manifest.info.labels
+    with referee_for(spec.verify, labels, open_algebra) as referee, spill_folder(out) as spill:
+        judge = build_judge(spec, referee)
         answers = Piles(spill / "answers", bucket_bytes)
         kept = judge_answers(completions, prompts, judge, answers, ctx.progress)
         files = write_examples(

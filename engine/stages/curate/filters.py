@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.job.spec import CurateSpec
-from engine.rows.final_answer import same_final_answer
+from engine.rows.final_answer import Verdict as Answered
 from engine.rows.records import Completion, Prompt
+from engine.stages.curate.referee import Referee
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,14 @@ class Drop:
 
 
 Verdict = Keep | Drop
+_REASONS = {
+    Answered.WRONG: "wrong_answer",
+    Answered.NO_ANSWER: "no_answer",
+    Answered.AMBIGUOUS: "ambiguous",
+    Answered.UNVERIFIED: "unverified",
+}
 Settings = dict[str, Any]  # what a filter is told besides answer and prompt
-SettingsOf = Callable[[CurateSpec], Settings | None]
+SettingsOf = Callable[[CurateSpec, Referee], Settings | None]
 
 
 def is_answered(answer: Completion, prompt: Prompt) -> Verdict:
@@ -60,13 +67,13 @@ def has_length(
     return Keep()
 
 
-def agrees_with_reference(answer: Completion, prompt: Prompt) -> Verdict:
-    """Drop answers whose final answer is not the reference's; keep where there is none to
-    compare."""
-    is_same = same_final_answer(prompt.task, answer.text, prompt.reference)
-    if is_same is False:
-        return Drop("wrong_answer")
-    return Keep()
+def agrees_with_reference(answer: Completion, prompt: Prompt, *, referee: Referee) -> Verdict:
+    """Drop answers that are none of the prompt's references, and say why: wrong, no or several
+    answers, or one that nobody could check; keep where there is no reference to compare."""
+    verdict = referee.verdict(answer, prompt)
+    if verdict is None or verdict == Answered.RIGHT:
+        return Keep()
+    return Drop(_REASONS[verdict])
 
 
 def is_new(answer: Completion, prompt: Prompt, *, seen: set[int]) -> Verdict:
@@ -81,25 +88,25 @@ def is_new(answer: Completion, prompt: Prompt, *, seen: set[int]) -> Verdict:
     return Keep()
 
 
-def _whatever_the_spec(spec: CurateSpec) -> Settings:
+def _whatever_the_spec(spec: CurateSpec, referee: Referee) -> Settings:
     return {}
 
 
-def _truncation(spec: CurateSpec) -> Settings:
+def _truncation(spec: CurateSpec, referee: Referee) -> Settings:
     return {"keep_truncated": spec.keep_truncated}
 
 
-def _bounds(spec: CurateSpec) -> Settings:
+def _bounds(spec: CurateSpec, referee: Referee) -> Settings:
     return {"min_tokens": spec.min_tokens, "max_tokens": spec.max_tokens}
 
 
-def _reference(spec: CurateSpec) -> Settings | None:
+def _reference(spec: CurateSpec, referee: Referee) -> Settings | None:
     if spec.check_reference:
-        return {}
+        return {"referee": referee}
     return None
 
 
-def _memory(spec: CurateSpec) -> Settings | None:
+def _memory(spec: CurateSpec, referee: Referee) -> Settings | None:
     if spec.dedup == "exact":
         return {"seen": set()}
     return None

@@ -24,6 +24,7 @@ from engine.run.progress import Progress
 from engine.stages.curate.filters import FILTERS, Drop, Verdict
 from engine.stages.curate.piles import Piles
 from engine.stages.curate.prompts_by_id import Prompts, text_bytes
+from engine.stages.curate.referee import Referee
 from engine.store.paths import Folder
 
 CANONICAL = [
@@ -63,6 +64,7 @@ class Judge:
     validation answers that nobody can use by status."""
 
     filters: Mapping[str, Rule]
+    referee: Referee
     usable: Sequence[str]
     lost: dict[str, Counter[str]] = field(default_factory=dict)
     unusable: Counter[str] = field(default_factory=Counter)
@@ -71,6 +73,15 @@ class Judge:
     def __post_init__(self) -> None:
         for name in self.filters:
             self.lost[name] = Counter()
+
+    def study(self, answers: Sequence[Completion], prompts: Sequence[Prompt]) -> None:
+        """Look at a slice of answers together before each is judged."""
+        pairs = []
+        for answer, prompt in zip(answers, prompts, strict=True):
+            if answer.split == "train" and answer.status in self.usable:
+                pairs.append((answer, prompt))
+        if pairs and "reference" in self.filters:
+            self.referee.study(*zip(*pairs, strict=True))
 
     def keeps(self, answer: Completion, prompt: Prompt) -> bool:
         """The filters judge training answers only."""
@@ -91,17 +102,17 @@ class Judge:
         return False
 
 
-def build_judge(spec: CurateSpec) -> Judge:
+def build_judge(spec: CurateSpec, referee: Referee) -> Judge:
     """A judge with the filters that the spec asks for."""
     filters: dict[str, Rule] = {}
     for name, (rule, settings_of) in FILTERS.items():
-        settings = settings_of(spec)
+        settings = settings_of(spec, referee)
         if settings is not None:
             filters[name] = partial(rule, **settings)
     usable = ["ok"]
     if spec.keep_truncated:
         usable.append("truncated")
-    return Judge(filters, usable)
+    return Judge(filters, referee, usable)
 
 
 @dataclass(frozen=True)
@@ -122,6 +133,7 @@ def judge_answers(
     for answers in _in_canonical_order(piles):
         rows = to_rows(answers, Completion)
         asked = prompts.of(answers)
+        judge.study(rows, asked)
         stays = list(map(judge.keeps, rows, asked))
         stay = answers.filter(pa.array(stays))
         kept.append(stay.select(_KEPT.names))

@@ -66,11 +66,20 @@ def load_prompts(stage: Finished) -> Prompts:
     """All prompts of a finished stage, in one chunk, because `take` would join several each
     time."""
     files = stage.files("train") + stage.files("validation")
-    tables = [table.cast(_LARGE_PROMPT) for table in read_tables(files)]
+    tables = [_complete(table).cast(_LARGE_PROMPT) for table in read_tables(files)]
     by_id = pa.concat_tables(tables).sort_by("prompt_id").combine_chunks()
     ids = by_id["prompt_id"].to_numpy()
     messages = by_id["messages"].combine_chunks()
     return Prompts(by_id, ids, _message_bytes(messages))
+
+
+def _complete(prompts: pa.Table) -> pa.Table:
+    """With the columns that prompts of an older version lack, empty."""
+    for column in PROMPT:
+        if column.name not in prompts.column_names:
+            nothing = pa.nulls(len(prompts), column.type)
+            prompts = prompts.append_column(column, nothing)
+    return prompts.select(PROMPT.names)
 
 
 def _message_bytes(messages: pa.LargeListArray) -> np.ndarray:

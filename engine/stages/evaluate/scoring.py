@@ -61,13 +61,13 @@ class Resampling:
 def references_of(
     task: str, prompts: Sequence[Prompt], teacher: Sequence[Completion]
 ) -> References:
-    """The gold answer where the task can use it, else the teacher's."""
+    """The gold answers that the task can use, else the teacher's."""
     texts = []
     is_gold = []
     for prompt, row in zip(prompts, teacher, strict=True):
-        gold = metrics.usable_reference(task, prompt.reference)
-        is_gold.append(gold is not None)
-        texts.append([row.text if gold is None else gold])
+        gold = metrics.usable_references(task, prompt.right_answers)
+        is_gold.append(bool(gold))
+        texts.append(gold or [row.text])
     return References(texts, np.array(is_gold))
 
 

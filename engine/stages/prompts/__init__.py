@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from engine.errors import InputError
 from engine.job.spec import FieldMap, PromptsSpec
+from engine.rows.final_answer import USUAL, Rules, is_compared, is_readable
 from engine.rows.ids import derive_seed
 from engine.rows.records import PROMPT, Prompt
 from engine.rows.tables import to_table, write_parquet
@@ -34,7 +35,14 @@ _SPLITS = ("validation", "train")
 _HEAD_FILES = 8  # per split: a folder may hold thousands
 _HEAD_ROWS = 200
 _SHOWN_FILES = 5
+_SHOWN_CHARACTERS = 40
 _QUARANTINE = "data/quarantine.parquet"
+# What to do about references that a task cannot read.
+_REMEDIES = {
+    "math": "give a number, an expression or a solution that ends in one",
+    "nli": "name what the labels mean in prompts.fields.labels",
+    "qa": "longer than six words; set curate.verify.qa, or it is not checked",
+}
 
 
 def run(spec: PromptsSpec, inputs: Mapping[str, Finished], out: Path, ctx: Context) -> Counts:
@@ -56,7 +64,12 @@ def run(spec: PromptsSpec, inputs: Mapping[str, Finished], out: Path, ctx: Conte
     if intake.quarantine:
         warnings.append(_quarantine(intake, out, ctx))
     warnings += _doubts(intake, spec) + _empty_splits(kept, intake, spec)
-    info = PromptsInfo(train=kept["train"], validation=kept["validation"], warnings=warnings)
+    info = PromptsInfo(
+        train=kept["train"],
+        validation=kept["validation"],
+        labels=spec.fields.labels,
+        warnings=warnings,
+    )
     if skipped:
         info = info.model_copy(update={"skipped_files": sorted(set(map(str, skipped)))})
     return Counts(intake.rows_in, sum(kept.values()), intake.files, intake.dropped, info)
@@ -91,9 +104,7 @@ class _Intake:
             self._keep(prompt)
 
     def _keep(self, prompt: Prompt) -> None:
-        column = self._spec.fields.reference
-        # most rows have none of it, and to read their JSON takes longer than to look for a word
-        self.several += column in prompt.meta and column in json.loads(prompt.meta)
+        self.several += len(prompt.references) > 1
         self.unlearnt += UNLEARNT in prompt.meta
         split = _split_of(prompt, self._spec, self._ctx.seed)
         prompts = self._waiting[split]
@@ -145,8 +156,8 @@ def _doubts(intake: _Intake, spec: PromptsSpec) -> list[str]:
     warnings = []
     if intake.several:
         warnings.append(
-            f"{intake.several:,} rows have several right answers in {spec.fields.reference!r}; the"
-            " first is the reference, all are in meta"
+            f"{intake.several:,} rows have several right answers in {spec.fields.reference!r}; each"
+            " of them counts"
         )
     if intake.unlearnt:
         warnings.append(
@@ -186,27 +197,35 @@ class Head:
     bad: list[tuple[int, str]]  # reasons
     unread: list[str]
 
-    def line(self, task: str, *, used: Collection[str] = ()) -> str:
+    def line(self, task: str, rules: Rules = USUAL, *, used: Collection[str] = ()) -> str:
         """What becomes of the rows in one sentence; columns that something else than the prompt
         uses are `used`."""
-        # here: its metrics are libraries that a job without problems need not wait for
-        from engine.rows.metrics import usable_reference
-
-        given = readable = 0
-        for _, prompt in self.good:
-            if prompt.reference is not None:
-                given += 1
-                readable += usable_reference(task, prompt.reference) is not None
         rows = len(self.good) + len(self.bad)
         made = f"{len(self.good)} of its first {rows} rows become prompts"
         if self.bad:
             reasons = Counter(reason for _, reason in self.bad)
             made += f" ({_listed(reasons)})"
-        told = [made, f"{given} have a reference, of which task {task} can read {readable}"]
+        told = [made, self._references(task, rules)]
         unread = [name for name in self.unread if name not in used]
         if unread:
             told.append(f"not used: {', '.join(unread)}")
         return f"{self.path}: {'; '.join(told)}"
+
+    def _references(self, task: str, rules: Rules) -> str:
+        """How many there are, and how many the task can compare; where it cannot, the first and
+        what to do."""
+        given = [(line, prompt.right_answers) for line, prompt in self.good if prompt.right_answers]
+        unreadable = []
+        for line, answers in given:
+            if is_compared(task) and not any(is_readable(task, one, rules) for one in answers):
+                unreadable.append((line, answers[0]))
+        readable = len(given) - len(unreadable)
+        sentence = f"{len(given)} have a reference, of which task {task} can read {readable}"
+        if unreadable:
+            line, first = unreadable[0]
+            shown = first if len(first) <= _SHOWN_CHARACTERS else f"{first[:_SHOWN_CHARACTERS]}…"
+            sentence += f" (not line {line}: {shown!r}; {_REMEDIES[task]})"
+        return sentence
 
 
 def heads(spec: PromptsSpec, split: str) -> list[Head]:
@@ -288,7 +307,9 @@ def holds_unlearnt(spec: PromptsSpec) -> bool:
     return False
 
 
-def head_lines(spec: PromptsSpec, task: str, used: Collection[str]) -> list[str]:
+def head_lines(
+    spec: PromptsSpec, task: str, used: Collection[str], rules: Rules = USUAL
+) -> list[str]:
     """A sentence per source file: what its first rows become, which references the task can read,
     and which columns nothing reads."""
     lines = []
@@ -296,7 +317,7 @@ def head_lines(spec: PromptsSpec, task: str, used: Collection[str]) -> list[str]
     more = 0
     for split in _SPLITS:
         for head in heads(spec, split):
-            lines.append(head.line(task, used=used))
+            lines.append(head.line(task, rules, used=used))
         files = source_files(spec, split, skipped)
         more += max(0, len(files) - _HEAD_FILES)
     if more:

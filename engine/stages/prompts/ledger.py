@@ -46,7 +46,8 @@ class Ledger:
         """None for a new prompt. InputError where this row contradicts an earlier one."""
         sha256 = bytes.fromhex(prompt.prompt_sha256)
         file = self._files.setdefault(path, len(self._files))
-        mine = Seen(sha256, hash(prompt.reference), prompt.split, file, line)
+        right_answers = hash(tuple(prompt.right_answers))
+        mine = Seen(sha256, right_answers, prompt.split, file, line)
         if column := self._spec.fields.id:
             first = self._first("source_ids", f"{prompt.split} {prompt.source_id}", mine)
             if first[:2] != mine[:2]:

@@ -86,20 +86,18 @@ def prompt_of(
     if source_id is None:
         raise BadRow("missing_field")
     right_answers = _answers(values.get(fields.reference))
-    reference = conversation.answer
-    if right_answers:
-        reference = right_answers[0]
+    if not right_answers and conversation.answer is not None:
+        right_answers = [conversation.answer]
+    references = [fields.labels.get(one.strip(), one) for one in right_answers]
     used = conversation.used | {fields.id, fields.reference}
     rest = {key: value for key, value in values.items() if key not in used}
-    if len(right_answers) > 1:
-        rest[fields.reference] = right_answers
     if conversation.unlearnt:
         rest[UNLEARNT] = conversation.unlearnt
     # a lone surrogate that nobody reads costs nothing here; in id and reference it costs the row,
     # as the hash does it for the messages
     meta = json.dumps(rest, sort_keys=True, ensure_ascii=False, default=str)
     meta = meta.encode(errors="replace").decode()
-    f"{source_id}{reference}".encode()
+    f"{source_id}{references}".encode()
     sha256 = prompt_hash(conversation.messages)
     return Prompt(
         prompt_id_of(sha256),
@@ -109,15 +107,16 @@ def prompt_of(
         task,
         path.name,
         split,
-        reference,
+        next(iter(references), None),
         meta,
+        references,
     )
 
 
 def columns_read(spec: PromptsSpec) -> set[str]:
     """Names of the columns that stay in `meta` although a prompt reads them."""
     fields = spec.fields
-    names = {fields.reference}  # all of several references
+    names: set[str] = set()
     if spec.template:
         names |= set(_named(spec.template))
     if fields.messages == FieldMap().messages:

@@ -49,3 +49,11 @@ def test_macro_f1_leaves_out_labels_that_nobody_wants():
     assert score("macro_f1", "nli", [ENTAILS, NEUTRAL], [ENTAILS, ENTAILS]) == pytest.approx(2 / 3)
     nobody = statistics_of("macro_f1", "nli", [ENTAILS], ["???"])
     assert score_of("macro_f1", nobody) is None
+
+
+def test_the_letters_that_a_prompt_gives_its_labels_are_read():
+    prompt = "Is it A) contradiction, B) neutral or C) entailment?"
+    for metric, statistics in (("accuracy", [1.0, 1.0]), ("macro_f1", [1.0, 1.0, 1.0])):
+        found = statistics_of(metric, "nli", ["C"], [ENTAILS], sources=[prompt])
+        assert found[0][: len(statistics)].tolist() == statistics
+    assert score("accuracy", "nli", ["C"], [CONTRADICTS]) == 1

@@ -14,7 +14,7 @@ from engine.rows.metrics import (
     row_scores,
     score_of,
     statistics_of,
-    usable_reference,
+    usable_references,
 )
 
 LABELLED = ["entailment", "neutral", "contradiction"]
@@ -35,9 +35,9 @@ def test_metrics_of_another_task_are_refused():
 
 
 def test_a_reference_that_the_task_cannot_read_is_none():
-    assert usable_reference("math", "#### 3") == "#### 3"
-    assert usable_reference("math", "a proof") is None
-    assert usable_reference("summarization", "a proof") == "a proof"
+    assert usable_references("math", ["#### 3", " "]) == ["#### 3"]
+    assert usable_references("nli", ["a proof"]) == []
+    assert usable_references("summarization", ["a proof"]) == ["a proof"]
 
 
 @pytest.mark.parametrize("task", TASK_METRICS)

@@ -9,6 +9,7 @@ import pytest
 from engine.errors import StageError
 from engine.job.spec import CurateSpec
 from engine.rows.codec import token_bytes
+from engine.rows.final_answer import USUAL
 from engine.rows.records import EXAMPLE, PROMPT, STATUSES, Completion, Prompt, completion_schema
 from engine.rows.tables import file_metadata, to_table, write_parquet
 from engine.run.context import Context
@@ -19,6 +20,7 @@ from engine.stages.curate.examples import write_examples
 from engine.stages.curate.judging import build_judge, judge_answers
 from engine.stages.curate.piles import Piles
 from engine.stages.curate.prompts_by_id import load_prompts
+from engine.stages.curate.referee import Referee
 
 CTX = Context(job="t", task="math", seed=0)
 
@@ -263,7 +265,7 @@ def test_a_curation_that_keeps_next_to_nothing_says_what_was_lost(tmp_path, good
         for n in range(40)
     ]
     counts, *_ = run(tmp_path, prompts, [answers])
-    listed = f"only {good} of 40 answers are kept (truncated 20, wrong_answer {20 - good})"
+    listed = f"only {good} of 40 answers are kept (truncated 20, no_answer {20 - good})"
     assert [listed in warning for warning in counts.info.warnings] == [True] * said
 
 
@@ -405,7 +407,7 @@ def test_the_size_of_an_example_is_known_before_its_signal_is_read(tmp_path, cod
     part = tmp_path / "part.parquet"
     write_parquet(to_table([answer], completion_schema(), source), part)
     asked = load_prompts(prompts)
-    judge = build_judge(CurateSpec(check_reference=False))
+    judge = build_judge(CurateSpec(check_reference=False), Referee(USUAL))
     kept = judge_answers([part], asked, judge, Piles(tmp_path, 2**20), CTX.progress)
     counts = write_examples(
         [part],

@@ -1,8 +1,10 @@
 import pytest
 
 from engine.job.spec import CurateSpec
+from engine.rows.final_answer import USUAL
 from engine.rows.records import Completion, Prompt
 from engine.stages.curate.filters import FILTERS, Drop, Keep
+from engine.stages.curate.referee import Referee
 
 
 def ask(task="math", reference="#### 4"):
@@ -17,7 +19,7 @@ def answer(text="It is #### 4", status="ok", tokens=5):
 
 def judge(name, completion, prompt=None, **spec):
     rule, settings_of = FILTERS[name]
-    settings = settings_of(CurateSpec(**spec))
+    settings = settings_of(CurateSpec(**spec), Referee(USUAL))
     return None if settings is None else rule(completion, prompt or ask(), **settings)
 
 
@@ -50,8 +52,8 @@ def test_wrong_answers_are_dropped_where_there_is_a_reference():
 
 def test_an_equal_second_answer_is_dropped():
     rule, settings_of = FILTERS["duplicate"]
-    settings = settings_of(CurateSpec())
+    settings = settings_of(CurateSpec(), Referee(USUAL))
     assert rule(answer("a"), ask(), **settings) == Keep()
     assert rule(answer("b"), ask(), **settings) == Keep()
     assert rule(answer("a"), ask(), **settings) == Drop("duplicate_answer")
-    assert settings_of(CurateSpec(dedup="none")) is None
+    assert settings_of(CurateSpec(dedup="none"), Referee(USUAL)) is None

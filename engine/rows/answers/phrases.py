@@ -1,0 +1,237 @@
+"""Answers in words: how they are normalised in any language, and how one is compared with a gold
+answer.
+
+English comes out as the official SQuAD v1.1 script has it. In other languages Unicode's own classes
+say what punctuation is, and articles go where the language is told, or where both sides agree
+without them.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+import unicodedata
+from collections import Counter
+from collections.abc import Callable
+
+from engine.rows.answers.lexicon import words
+from engine.rows.answers.spelling import spelt
+from engine.rows.answers.statement import (
+    Statement,
+    marked,
+    said,
+    without_next_question,
+    without_thoughts,
+)
+from engine.rows.answers.vocabulary import ANSWERS, IS, NO, YES
+
+ARTICLES = {
+    "en": "a an the",
+    "es": "el la los las lo un una unos unas",
+    "fr": "le la les l' un une des",
+    "de": "der die das den dem des ein eine einen einem einer eines",
+    "it": "il lo la i gli le l' un uno una un'",
+    "pt": "o a os as um uma uns umas",
+    "nl": "de het een",
+    "sv": "en ett den det de",
+    "da": "en et den det de",
+    "no": "en et ei den det de",
+    "ca": "el la els les l' un una uns unes",
+    "ro": "un o unei unui niște",
+    "el": "ο η το οι τα του της των τον την ένας μία μια ένα",
+    "hu": "a az egy",
+    "ar": "ال",
+    "he": "ה",
+}
+SHORT = 6  # words of a reference that an answer can be expected to contain
+_WHOLE = 120  # words: a longer answer is looked at where it begins and ends
+_EDGE = 60
+_ENGLISH = re.compile(r"\b(?:a|an|the)\b")
+_WORD = re.compile(r"\w+(?:'\w+)?")
+# Scripts that put no spaces between words: one sign is one word.
+_UNSPACED = re.compile(
+    "[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    "\u0e00-\u0e7f\u0e80-\u0eff\u1000-\u109f\u1780-\u17ff]"
+)
+# Hangul, and the scripts of Tamil, Telugu, Kannada, Malayalam, Sinhala and Georgian.
+_AGGLUTINATED = re.compile("[\uac00-\ud7a3\u0b80-\u0dff\u10a0-\u10ff]+")
+_LEADING = re.compile(
+    r"^(?:sure|certainly|of course|okay|ok|well|yes|no|hmm|based on [^,.:\n]{1,80}"
+    r"|according to [^,.:\n]{1,80}|from [^,.:\n]{1,60}"
+    r"|in the (?:text|passage|context)[^,.:\n]{0,40})\s*[,:!.]\s*",
+    re.IGNORECASE,
+)
+_DENIAL_WORDS = 2  # before what they deny
+_DENIED_WORDS = frozenset(
+    words("not never nor isnt wasnt arent werent nicht kein keine pas не नहीं ni jamás nunca não")
+)
+_ARTICLE_SETS = [frozenset(words(spelt.replace("'", ""))) for spelt in ARTICLES.values()]
+_POLAR = {**dict.fromkeys(YES, "yes"), **dict.fromkeys(NO, "no")}
+
+
+def normalise(text: str, language: str | None = None) -> str:
+    """Folded, without punctuation, in single spaces; without articles of the language, English
+    where none is told. Of English the same as in the official SQuAD v1.1 script."""
+    plain = _without_punctuation(text)
+    if language is None or language == "en":
+        short = _ENGLISH.sub(" ", plain)
+    else:
+        articles = ARTICLES.get(language, "").split()
+        kept = [word for word in plain.split() if word not in articles]
+        short = " ".join(kept)
+    return " ".join(short.split()) or " ".join(plain.split())
+
+
+def _without_punctuation(text: str) -> str:
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    kept = []
+    for sign in unicodedata.normalize("NFKC", folded):
+        category = unicodedata.category(sign)
+        if sign in string.punctuation or category[0] == "P" or category == "Cf":
+            continue
+        digit = unicodedata.decimal(sign, None)
+        kept.append(sign if digit is None else str(digit))
+    return "".join(kept)
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a normalised text; of scripts without spaces, the signs."""
+    return _UNSPACED.sub(lambda sign: f" {sign[0]} ", text).split()
+
+
+def is_short(reference: str) -> bool:
+    """Whether a reference is a name or a few words, not a sentence in its own words."""
+    count = len(words_of(normalise(reference)))
+    if _UNSPACED.search(reference):
+        return count <= 3 * SHORT
+    return count <= SHORT
+
+
+def phrase_of(text: str) -> str | None:
+    """The answer as the text states it: what stands in a box or a tag, behind "the answer is", or
+    all of the text. None of an empty one."""
+    text = without_thoughts(text).strip()
+    if not text:
+        return None
+    stated = marked(text)
+    if stated is not None:
+        return _trimmed(stated)
+    spoken = without_next_question(spelt(text))
+    for statement in said(spoken, ANSWERS):
+        phrase = _phrase_in(statement)
+        if phrase:
+            return phrase
+    return _trimmed(_LEADING.sub("", text))
+
+
+def _phrase_in(statement: Statement) -> str:
+    if statement.is_told and statement.direct.strip():
+        return _trimmed(statement.direct)
+    if statement.predicate is not None:
+        return _trimmed(statement.predicate)
+    if not statement.direct.strip():
+        return _trimmed(_subject(statement.before))
+    return ""
+
+
+def _subject(before: str) -> str:
+    """Of "Paris is the" what stands before the verb; nothing where there is none."""
+    verb = IS.last(before)
+    return "" if verb is None else before[: verb.start]
+
+
+def _trimmed(phrase: str) -> str:
+    return phrase.strip().strip("*_`\"'“”«»「」[](){}").strip().rstrip(".。!！;,:").strip()
+
+
+def equals(text: str, reference: str) -> bool:
+    """Whether the stated answer, or all of the text, is the reference."""
+    phrase = phrase_of(text)
+    if phrase is None:
+        return False
+    return _same(phrase, reference) or _same(text, reference)
+
+
+def _same(phrase: str, reference: str) -> bool:
+    if normalise(phrase) == normalise(reference):
+        return True
+    said_words = _without_punctuation(phrase).split()
+    gold_words = _without_punctuation(reference).split()
+    for articles in _ARTICLE_SETS:
+        left = _without(said_words, articles)
+        if left and left == _without(gold_words, articles):
+            return True
+    return False
+
+
+def _without(words: list[str], articles: frozenset[str]) -> list[str]:
+    return [word for word in words if word not in articles]
+
+
+def holds(text: str, reference: str) -> bool:
+    """Whether the reference stands in the stated answer, word by word, and is not denied there. Yes
+    and no are what an answer begins with."""
+    if equals(text, reference):
+        return True
+    phrase = phrase_of(text)
+    if phrase is None:
+        return False
+    gold = normalise(reference)
+    if gold in ("yes", "no"):
+        return _polarity(text) == gold or _polarity(phrase) == gold
+    return _stands_in(words_of(gold), words_of(normalise(_ends_of(phrase))))
+
+
+def _polarity(phrase: str) -> str | None:
+    word = _WORD.search(phrase.casefold())
+    return _POLAR.get(word[0]) if word else None
+
+
+def _stands_in(wanted: list[str], found: list[str]) -> bool:
+    if not wanted:
+        return False
+    width = len(wanted)
+    for start in range(len(found) - width + 1):
+        *before, last = found[start : start + width]
+        is_denied = not _DENIED_WORDS.isdisjoint(found[max(0, start - _DENIAL_WORDS) : start])
+        if before != wanted[:-1] or is_denied:
+            continue
+        if last == wanted[-1] or _is_inflected(last, wanted[-1]):
+            return True
+    return False
+
+
+def _is_inflected(word: str, stem: str) -> bool:
+    """Whether a word has endings behind the stem, in scripts whose languages hang them on."""
+    return len(stem) > 1 and word.startswith(stem) and _AGGLUTINATED.fullmatch(stem) is not None
+
+
+def _ends_of(text: str) -> str:
+    spaced = text.split()
+    if len(spaced) <= _WHOLE:
+        return text
+    return " ".join([*spaced[:_EDGE], "\n", *spaced[-_EDGE:]])
+
+
+def overlap(text: str, reference: str) -> float:
+    """F1 of the stated answer's words (official SQuAD v1.1 script)."""
+    said_words = words_of(normalise(phrase_of(text) or ""))
+    gold_words = words_of(normalise(reference))
+    common = (Counter(said_words) & Counter(gold_words)).total()
+    if not common:
+        return 0.0
+    return 2 * common / (len(said_words) + len(gold_words))
+
+
+def rule_of(name: str) -> Callable[[str, str], bool]:
+    """The comparison that `contains`, `exact` or `f1>=x` names."""
+    if name == "contains":
+        return holds
+    if name == "exact":
+        return equals
+    least = float(name.removeprefix("f1>="))
+
+    def is_near(text: str, reference: str) -> bool:
+        return overlap(text, reference) >= least
+
+    return is_near

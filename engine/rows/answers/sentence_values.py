@@ -1,0 +1,252 @@
+r"""The value in a sentence: what it begins with, or what it comes to in the end.
+
+`first_value` reads what follows "the answer is", `last_value` a sentence that only leads to its
+answer. Times, dates, steps and powers are no numbers here.
+"""
+
+from __future__ import annotations
+
+import re
+
+from engine.rows.answers.latex import untexed
+from engine.rows.answers.numbers import Number, numbers_in
+from engine.rows.answers.spelling import LETTER
+from engine.rows.answers.values import Value, value_at, value_of
+from engine.rows.answers.vocabulary import ASIDES, NEAR, WHY, WHY_ELSEWHERE, is_european
+
+# Where an aside begins: a bracket of words, a dash, a clause.
+_CLAUSE_END = re.compile(
+    r"\s\((?=[^()]*[^\W\d_]{2})|[,;:]\s+(?=[^\W\d_\\]{2})|\s[-—]\s|\n|,\s*$|\.\s|…\s|\s—"
+)
+_FORMULA = re.compile(
+    r"\$\$?(?P<dollars>(?! )[^$\n]*[^$\n=+*/( -])\$\$?(?!\d)"  # $5 and $6 are no formula
+    r"|\\\((?P<round>.+?)\\\)|\\\[(?P<square>.+?)\\\]",
+    re.DOTALL,
+)
+_FORMULA_JOINT = re.compile(r"\s*(?:,|,?\s*(?:and|or|y|o|und|oder|et|ou|e|и|или|和))\s*")
+_GOES_ON = re.compile(r"\s*(?:[=+*/^×]|(?:,|and|or|y|und|oder|et|ou)\s*(?:\$|\\\())")
+_NUMERIC_COMMA = re.compile(r"(?<=\d),(?=\d)")
+_OUT_OF = re.compile(r"(?:\s\w+)?\s+(?:out of|of the|of a total of)\s+(?:the\s+|a total of\s+)?")
+_HEAD = re.compile(r"\A[\s*_`\"'≈~:>]*")
+_PROSE = re.compile(rf"(?<![\\{{]){LETTER}{{3,}}\s+{LETTER}{{2,}}")
+# Of more than one letter, and no function; or of an alphabet that names no variables.
+_WORD = re.compile(
+    r"(?<![\\A-Za-z\d])(?!(?:sin|cos|tan|cot|sec|log|ln|pi|sqrt|max|min|exp)\b)"
+    r"[A-Za-z]{2,}(?![A-Za-z])|[^\W\d_A-Za-zͰ-Ͽ]"
+)
+_LETTER = re.compile(r"[A-Z]")
+_SIGNS = re.compile(r"[\\^=<>+*/√π∞]|\d")
+_SUM = re.compile(r"[\s(]*[$€£]?[\d.,]+%?[^\d=<>]{0,40}?(?:[-+*/^×·]|\bx\b)[^=]*\d")
+_EMPHASIS = re.compile(
+    r"\*\*([^*\n]+)\*\*|__([^_\n]+)__|<b>([^<\n]+)</b>|<strong>([^<\n]+)</strong>"
+)
+# Brackets of words or of a sum, and citations.
+_ASIDE = re.compile(
+    rf"\([^()]*{LETTER}{{2,}}[^()]*\)|\([^()]*\d\s*[-+×*/=]\s*[$€£]?\d[^()]*\)|\[\^?\d{{1,2}}\]"
+)
+_BRACKETS = re.compile(
+    r"(?:\([^()]*,[^()]*\)|\{[^{}]*\d[^{}]*\}|\[[^\[\]]*,[^\[\]]*[\])])[\s.*]*\Z"
+)
+_ENVIRONMENT = re.compile(r"\\(?:begin|end)\{\w+\}")
+_UNIT_POWER = re.compile(r"(?<=[^\W\d_])\^\{?-?[1-4]\}?")
+# Times, dates, versions, powers, ratios and multiples of a variable.
+_NO_NUMBER = re.compile(
+    r"(?<![\d.,])(?:\d{1,2}:[0-5]\d(?!\d)(?::\d{2})?(?:\s?[ap]\.?m\b)?|\d{4}-\d{1,2}-\d{1,2}(?!\d)"
+    r"|\d{1,2}([/.])\d{1,2}\1\d{2,4}(?!\d)|\d+(?:\.\d+){2,}(?!\d)|\d+(?:\s?\^\s?\{?-?\d+\}?|:\d+)"
+    r"|\d[\d,.]*[xyzn]\b(?:\s?\^\s?\d)?)"
+)
+_LABEL = re.compile(
+    r"(?:step|part|question|problem|figure|fig\.|table|grade|chapter|page|case|example|equation"
+    r"|eq\.|section|line|version|no\.|paso|schritt|étape|passo|шаг|चरण)\s*[#(]?$",
+    re.IGNORECASE,
+)
+_LABEL_LENGTH = 12
+_ITEM = re.compile(r"^\s*(?:[-*]\s+)?\d{1,2}[.)]\s+(?=\S)")
+_ASSIGNED = re.compile(r"[A-Za-z]\s*=\s*[^=,;]+(?:,|;|and|or)\s*[A-Za-z]\s*=")
+
+
+def first_value(text: str) -> Value | None:
+    """The value that the text begins with: a number with its unit, signs of mathematics, one of
+    several alternatives."""
+    text = _without_head(text)
+    if not text:
+        return None
+    span = _FORMULA.match(text)
+    if span is not None:
+        content = _content(span)
+        if not is_prose(content):
+            value = value_of(content)
+            if value is not None and not _GOES_ON.match(text, span.end()):
+                return value
+    clause = _clause(text)
+    if _SUM.match(untexed(clause)) and "=" in clause:
+        return _result(untexed(clause))
+    value = value_of(clause)
+    if value is not None and (value.numbers or value.parts or is_signs(clause)):
+        return value
+    return _leading_number(clause)
+
+
+def _without_head(text: str) -> str:
+    """Without emphasis and words like "about" before it."""
+    while True:
+        text = _HEAD.sub("", text, count=1)
+        word = NEAR.first(text)
+        if word is None or word.start:
+            return text
+        text = text[word.end :]
+
+
+def _clause(text: str) -> str:
+    """The text up to where an explanation or an aside begins."""
+    end = _CLAUSE_END.search(text)
+    if end is not None:
+        text = text[: end.start()]
+    aside = ASIDES.first(text)
+    if aside is not None and text[: aside.start].strip():
+        text = text[: aside.start]
+    return text
+
+
+def is_signs(clause: str) -> bool:
+    """Whether the clause is mathematics without any words, or the letter of a choice."""
+    plain = _ENVIRONMENT.sub("", untexed(clause)).strip(" .*_$()")
+    if _LETTER.fullmatch(plain):
+        return True
+    return _WORD.search(plain) is None and _SIGNS.search(plain) is not None
+
+
+def _leading_number(clause: str) -> Value | None:
+    plain = untexed(clause)
+    numbers = candidates(plain)
+    if not numbers or plain[: numbers[0].start].strip(" ($*_≈+"):
+        return None
+    return value_at(plain, numbers[0])
+
+
+def _result(plain: str) -> Value | None:
+    """Of a sum that is worked out: what stands behind its last sign of equality, or before it, if
+    the sum is behind."""
+    sides = plain.split("=")
+    first = value_of(sides[0])
+    if first is not None and first.numbers and _SUM.match(sides[-1]):
+        return first
+    return first_value(sides[-1])
+
+
+def last_value(text: str) -> Value | None:
+    """The value that a sentence comes to: what it emphasises, else its last formula or number."""
+    text = _without_asides(text)
+    emphasised = _emphasised(text)
+    if emphasised is not None:
+        return emphasised
+    formula = _formula(text)
+    if formula is not None:
+        return formula
+    brackets = _BRACKETS.search(text)
+    if brackets is not None:
+        value = value_of(brackets[0])
+        if value is not None and value.parts:
+            return value
+    plain = _UNIT_POWER.sub(" ", untexed(text))
+    assigned = _ASSIGNED.search(plain)
+    if assigned is not None:
+        value = value_of(plain[assigned.start() :])
+        if value is not None and value.parts:
+            return value
+    numbers = candidates(plain)
+    others = list(_NO_NUMBER.finditer(plain))
+    if others and (not numbers or others[-1].start() > numbers[-1].start):
+        return value_of(others[-1][0])
+    if not numbers:
+        return None
+    if len(numbers) > 1 and _OUT_OF.fullmatch(plain, numbers[-2].end, numbers[-1].start):
+        return value_at(plain, numbers[-2])
+    return value_at(plain, numbers[-1])
+
+
+def _without_asides(text: str) -> str:
+    """Without brackets of words, citations and reasons, as long as a number is left."""
+    shorter = _ASIDE.sub(" ", text)
+    why = WHY.first(shorter)
+    if why is None and is_european(shorter):
+        why = WHY_ELSEWHERE.first(shorter)
+    if why is not None:
+        shorter = _without_reason(shorter, why.start)
+    return shorter if has_number(shorter) else text
+
+
+def _without_reason(text: str, why: int) -> str:
+    """What a reason is given for: the number that the reason comes to, or the only one; else all,
+    because the reason is no more than a part of it."""
+    reason = untexed(text[why:])
+    if "," in _NUMERIC_COMMA.sub("", reason):
+        return text
+    told = numbers_in(untexed(text[:why]))
+    found = numbers_in(reason)
+    if not told or not found:
+        return text[:why] if told else text
+    for number in told:
+        if number.values[0] == found[-1].values[0]:
+            return text[: number.end] if "\\" not in text else text[:why]
+    return text[:why] if len(told) == 1 else text
+
+
+def _emphasised(text: str) -> Value | None:
+    found = None
+    for span in _EMPHASIS.finditer(text):
+        value = value_of(next(filter(None, span.groups())))
+        if value is not None and (value.numbers or value.parts):
+            found = value
+    return found
+
+
+def _formula(text: str) -> Value | None:
+    """What the last formulas of a sentence stand for, if nothing but words follows them."""
+    spans = [span for span in _FORMULA.finditer(text) if not is_prose(_content(span))]
+    if not spans or has_number(_UNIT_POWER.sub("", text[spans[-1].end() :])):
+        return None
+    joined = [spans[-1]]
+    for span in reversed(spans[:-1]):
+        if not _FORMULA_JOINT.fullmatch(text, span.end(), joined[0].start()):
+            break
+        joined.insert(0, span)
+    value = value_of(", ".join(map(_content, joined)))
+    if value is None or (not value.numbers and not value.parts and not is_signs(value.tex)):
+        return None
+    return value
+
+
+def _content(span: re.Match[str]) -> str:
+    return next(filter(None, span.groups()))
+
+
+def candidates(plain: str) -> list[Number]:
+    """The numbers of a sentence that may be an answer: no time, date, power, step or item."""
+    taken = [other.span() for other in _NO_NUMBER.finditer(plain)]
+    item = _ITEM.match(plain)
+    if item is not None:
+        taken.append(item.span())
+    found = []
+    for number in numbers_in(plain):
+        if any(start <= number.start < end for start, end in taken):
+            continue
+        if _LABEL.search(plain, max(0, number.start - _LABEL_LENGTH), number.start):
+            continue
+        found.append(number)
+    return found
+
+
+def is_aside(sentence: str) -> bool:
+    """Whether all its numbers stand in brackets that explain."""
+    return not has_number(_ASIDE.sub(" ", sentence))
+
+
+def has_number(text: str) -> bool:
+    """Whether a digit stands in it."""
+    return any(sign.isdigit() for sign in text)
+
+
+def is_prose(text: str) -> bool:
+    """Whether words of a language follow each other in it."""
+    return _PROSE.search(untexed(text)) is not None

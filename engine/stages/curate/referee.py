@@ -1,0 +1,58 @@
+"""Verdicts on answers against the references of their prompts, a slice of answers at a time.
+
+Most are decided by rules. What only algebra can tell is asked together, because its processes work
+side by side; which answers that are depends on their texts alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+from engine.job.spec import VerifySpec
+from engine.rows.final_answer import Algebra, Rules, Verdict, judge, rules_for, settle
+from engine.rows.records import Completion, Prompt
+
+# Gives an algebra system whose processes end with the block; told how long one pair may take.
+OpenAlgebra = Callable[..., AbstractContextManager[Algebra]]
+Key = tuple[int, str, int]
+
+
+class Referee:
+    """Judges answers, and remembers the verdicts of the slice that it studied last."""
+
+    def __init__(self, rules: Rules, algebra: Algebra | None = None) -> None:
+        self._rules = rules
+        self._algebra = algebra
+        self._verdicts: dict[Key, Verdict | None] = {}
+
+    def study(self, answers: Sequence[Completion], prompts: Sequence[Prompt]) -> None:
+        """Judge the answers of a slice, each with its prompt."""
+        judged = []
+        for answer, prompt in zip(answers, prompts, strict=True):
+            asked = "\n".join(message["content"] for message in prompt.messages)
+            gold = prompt.right_answers
+            judged.append(judge(prompt.task, answer.text, gold, self._rules, prompt=asked))
+        verdicts = settle(judged, self._algebra)
+        keys = [(row.prompt_id, row.teacher, row.sample_index) for row in answers]
+        self._verdicts = dict(zip(keys, verdicts, strict=True))
+
+    def verdict(self, answer: Completion, prompt: Prompt) -> Verdict | None:
+        """What the answer is; None where the prompt has no reference to compare."""
+        key = (answer.prompt_id, answer.teacher, answer.sample_index)
+        if key not in self._verdicts:
+            self.study([answer], [prompt])
+        return self._verdicts[key]
+
+
+@contextmanager
+def referee_for(
+    spec: VerifySpec, labels: Mapping[str, str], open_algebra: OpenAlgebra
+) -> Generator[Referee]:
+    """A referee who compares as the spec says; its processes end with the block."""
+    rules = rules_for(spec.qa, labels)
+    opened: AbstractContextManager[Algebra | None] = nullcontext()
+    if spec.math != "rules":
+        opened = open_algebra(deadline_s=spec.timeout_s)
+    with opened as algebra:
+        yield Referee(rules, algebra)
