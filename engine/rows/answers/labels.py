@@ -38,6 +38,8 @@ USUAL: Names = {
     **dict(zip("abc", LABELS, strict=True)),
     **dict(zip("en", LABELS, strict=False)),
 }
+_END = 5000  # characters: of a longer text the first and the last
+_LONGEST_CODE = 40  # characters of a text that is no more than a letter or number
 _CLAUSE = 200  # characters before a label in which it may be denied
 _NEAR_CUE = 30  # characters between a label and the words that call it the answer
 _CODE = re.compile(
@@ -67,7 +69,7 @@ def label_of(text: str, names: Names | None = None) -> str | None:
     """The label that the text gives; AMBIGUOUS where it leaves two, NOT_ENTAILMENT where it says no
     more than that, None where it gives none. `names` are further spellings, which come first."""
     names = names or {}
-    text = without_thoughts(spelt(text)).strip()
+    text = _ends_of(without_thoughts(spelt(text)).strip())
     label = _stated(marked(text), names) or _coded(text, names)
     if label is not None:
         return label
@@ -84,6 +86,12 @@ def label_of(text: str, names: Names | None = None) -> str | None:
         or _first_word(text)
         or _excluded([*mentions, *_descriptions(text)])
     )
+
+
+def _ends_of(text: str) -> str:
+    if len(text) <= 2 * _END:
+        return text
+    return f"{text[:_END]}\n{text[-_END:]}"
 
 
 def reference_label(reference: str, names: Names | None = None) -> str | None:
@@ -117,6 +125,8 @@ def _coded(text: str, names: Names) -> str | None:
     whole = text.strip(" .\"'*_`()[]{}:\n").casefold()
     if whole in known:
         return known[whole]
+    if len(text) > _LONGEST_CODE:
+        return None
     code = _CODE.fullmatch(text)
     return known.get(code[1].casefold()) if code else None
 

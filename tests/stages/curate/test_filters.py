@@ -1,7 +1,7 @@
 import pytest
 
 from engine.job.spec import CurateSpec
-from engine.rows.final_answer import USUAL
+from engine.rows.final_answer import USUAL, Rules
 from engine.rows.records import Completion, Prompt
 from engine.stages.curate.filters import FILTERS, Drop, Keep
 from engine.stages.curate.referee import Referee
@@ -48,6 +48,37 @@ def test_wrong_answers_are_dropped_where_there_is_a_reference():
     assert judge("reference", answer("#### 5"), ask(reference=None)) == Keep()
     assert judge("reference", answer("a summary"), ask("summarization", "another")) == Keep()
     assert judge("reference", answer("#### 5"), check_reference=False) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "reference", "reason"),
+    [
+        ("I cannot say.", "4", "no_answer"),
+        ("It is 4 or 5, so the answer is 4 or 5.", "4", "ambiguous"),
+        (r"\boxed{1+x}", "x+1", "unverified"),
+        (r"\boxed{5}", "4", "wrong_answer"),
+    ],
+)
+def test_an_answer_is_dropped_under_what_is_wrong_with_it(text, reference, reason):
+    assert judge("reference", answer(text), ask(reference=reference)) == Drop(reason)
+
+
+def test_a_sentence_that_holds_a_short_reference_is_right_unless_the_job_wants_it_exact():
+    paris = ask("qa", "Paris")
+    assert judge("reference", answer("It stands in Paris."), paris) == Keep()
+    exact = Referee(Rules(qa="exact"))
+    rule, _ = FILTERS["reference"]
+    assert rule(answer("It stands in Paris."), paris, referee=exact) == Drop("wrong_answer")
+    assert rule(answer("The answer is Paris."), paris, referee=exact) == Keep()
+
+
+def test_a_long_reference_of_qa_is_not_checked_unless_the_job_says_how():
+    long = ask("qa", "It stands in the capital of France, which is Paris.")
+    assert judge("reference", answer("Nobody knows."), long) == Keep()
+    rule, _ = FILTERS["reference"]
+    near = Referee(Rules(qa="f1>=0.5"))
+    assert rule(answer("Nobody knows."), long, referee=near) == Drop("wrong_answer")
+    assert rule(answer("It stands in the capital, Paris."), long, referee=near) == Keep()
 
 
 def test_an_equal_second_answer_is_dropped():
