@@ -107,7 +107,7 @@ def options_in(prompt: str) -> dict[str, str]:
         label = LABEL.match(prompt, option.end())
         if label is not None:
             found.setdefault(option[1].lower(), str(label.lastgroup))
-    return found if len(found) > 1 else {}
+    return found if len(set(found.values())) > 1 else {}
 
 
 def same_label(given: str, wanted: str) -> bool | None:

@@ -131,7 +131,7 @@ def sentence_start(text: str, end: int, most: int) -> int:
 
 
 def sentences(text: str) -> list[str]:
-    """The text's sentences in order, without their ends; a line is at least one."""
+    """The text's sentences in order, each with its mark; a line is at least one."""
     found = []
     start = 0
     for stop in _ends(text, 0, len(text)):
