@@ -23,7 +23,7 @@ from engine.rows.answers.label_words import (
     LABEL,
     LISTED,
 )
-from engine.rows.answers.spelling import LETTER, sentences, spelt
+from engine.rows.answers.spelling import LETTER, bounded, sentences, spelt
 from engine.rows.answers.statement import Statement, marked, said, without_thoughts
 from engine.rows.answers.vocabulary import CONCLUSIONS, WHY
 from engine.rows.answers.vocabulary import LABELS as CUES
@@ -38,7 +38,6 @@ USUAL: Names = {
     **dict(zip("abc", LABELS, strict=True)),
     **dict(zip("en", LABELS, strict=False)),
 }
-_END = 5000  # characters: of a longer text the first and the last
 _LONGEST_CODE = 40  # characters of a text that is no more than a letter or number
 _CLAUSE = 200  # characters before a label in which it may be denied
 _NEAR_CUE = 30  # characters between a label and the words that call it the answer
@@ -69,7 +68,7 @@ def label_of(text: str, names: Names | None = None) -> str | None:
     """The label that the text gives; AMBIGUOUS where it leaves two, NOT_ENTAILMENT where it says no
     more than that, None where it gives none. `names` are further spellings, which come first."""
     names = names or {}
-    text = _ends_of(without_thoughts(spelt(text)).strip())
+    text = bounded(without_thoughts(spelt(text)).strip())
     label = _stated(marked(text), names) or _coded(text, names)
     if label is not None:
         return label
@@ -86,12 +85,6 @@ def label_of(text: str, names: Names | None = None) -> str | None:
         or _first_word(text)
         or _excluded([*mentions, *_descriptions(text)])
     )
-
-
-def _ends_of(text: str) -> str:
-    if len(text) <= 2 * _END:
-        return text
-    return f"{text[:_END]}\n{text[-_END:]}"
 
 
 def reference_label(reference: str, names: Names | None = None) -> str | None:

@@ -55,8 +55,9 @@ _SIGNS = re.compile(r"[\\^=<>+*/√π∞°-]|\d")
 _LETTER_OR_BRACKET = re.compile(r"[A-Za-z([{√π∞]")
 _POWER_ALONE = re.compile(r"\$\s*(\^\s?\{?-?\d\}?)\s*\$")
 _LEADING = re.compile(
-    r"[\s*_]*(?P<value>[^\s:—\n]*\d[^\s:—\n]*)[*_]*"
-    r"(?:(?: [^\W\d_]+)?(?:\s*—\s*|\s-\s+)(?=[^\W\d_]{2})|\.?\n\s*\n(?=[^\W\d_]{2}))"
+    r"[\s*_]{0,9}(?P<value>[^\s:—\n]{0,20}?\d[^\s:—,\n]{0,20})[*_]{0,3}"
+    r"(?:(?: [^\W\d_]+)?(?:\s*—\s*|\s-\s+)(?!no\b|wait|actually|sorry)(?=[^\W\d_]{2})"
+    r"|\.?\n\s*\n(?=[^\W\d_]{2})|, (?=I think|I believe|because|since)\b)"
 )
 _CHOICE = re.compile(r"\(?[A-Za-z]\)?")
 

@@ -55,6 +55,7 @@ _ABBREVIATION = re.compile(
     r"(?<!\w)(?:Rs|approx|ca|No|Nr|Mr|Mrs|Ms|Dr|St|vs|e\.g|i\.e|aprox|env|incl|excl|ரூ|रु)\Z"
 )
 _LONGEST_ABBREVIATION = 7
+_END = 10_000  # characters
 
 
 class _Spelling(dict[int, str]):
@@ -102,6 +103,13 @@ def _power(signs: re.Match[str]) -> str:
     if len(raised) == 1:
         return f"^{raised}"
     return f"^{{{raised}}}"
+
+
+def bounded(text: str) -> str:
+    """The text, or of a very long one its first and last part: there it states its answer."""
+    if len(text) <= 2 * _END:
+        return text
+    return f"{text[:_END]}\n{text[-_END:]}"
 
 
 def _ends(text: str, start: int, end: int) -> Iterator[re.Match[str]]:
