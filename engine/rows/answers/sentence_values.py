@@ -35,6 +35,8 @@ _WORD = re.compile(
     r"[A-Za-z]{2,}(?![A-Za-z])|[^\W\d_A-Za-zͰ-Ͽ]"
 )
 _LETTER = re.compile(r"[A-Z]")
+# Two words before the number: a sentence begins, and may go on.
+_SENTENCE_HEAD = re.compile(rf"{LETTER}{{2,}}[\s']+{LETTER}{{2,}}[^\d=]*\d")
 _SIGNS = re.compile(r"[\\^=<>+*/√π∞]|\d")
 _SUM = re.compile(r"[\s(]*[$€£]?[\d.,]+%?[^\d=<>]{0,40}?(?:[-+*/^×·]|\bx\b)[^=]*\d")
 _EMPHASIS = re.compile(
@@ -85,6 +87,8 @@ def first_value(text: str) -> Value | None:
     clause = _clause(text)
     if _SUM.match(untexed(clause)) and "=" in clause:
         return _result(untexed(clause))
+    if _SENTENCE_HEAD.match(clause):
+        return None
     value = value_of(clause)
     if value is not None and (value.numbers or value.parts or is_signs(clause)):
         return value

@@ -17,9 +17,9 @@ def answer(text="It is #### 4", status="ok", tokens=5):
     return Completion(1, "t", 0, "train", 0, status, text=text, completion_tokens=tokens)
 
 
-def judge(name, completion, prompt=None, **spec):
+def judge(name, completion, prompt=None, qa=None, **spec):
     rule, settings_of = FILTERS[name]
-    settings = settings_of(CurateSpec(**spec), Referee(USUAL))
+    settings = settings_of(CurateSpec(**spec), Referee(Rules(qa)))
     return None if settings is None else rule(completion, prompt or ask(), **settings)
 
 
@@ -66,19 +66,18 @@ def test_an_answer_is_dropped_under_what_is_wrong_with_it(text, reference, reaso
 def test_a_sentence_that_holds_a_short_reference_is_right_unless_the_job_wants_it_exact():
     paris = ask("qa", "Paris")
     assert judge("reference", answer("It stands in Paris."), paris) == Keep()
-    exact = Referee(Rules(qa="exact"))
-    rule, _ = FILTERS["reference"]
-    assert rule(answer("It stands in Paris."), paris, referee=exact) == Drop("wrong_answer")
-    assert rule(answer("The answer is Paris."), paris, referee=exact) == Keep()
+    assert judge("reference", answer("It stands in Paris."), paris, qa="exact") == Drop(
+        "wrong_answer"
+    )
+    assert judge("reference", answer("The answer is Paris."), paris, qa="exact") == Keep()
 
 
 def test_a_long_reference_of_qa_is_not_checked_unless_the_job_says_how():
     long = ask("qa", "It stands in the capital of France, which is Paris.")
     assert judge("reference", answer("Nobody knows."), long) == Keep()
-    rule, _ = FILTERS["reference"]
-    near = Referee(Rules(qa="f1>=0.5"))
-    assert rule(answer("Nobody knows."), long, referee=near) == Drop("wrong_answer")
-    assert rule(answer("It stands in the capital, Paris."), long, referee=near) == Keep()
+    near = "f1>=0.5"
+    assert judge("reference", answer("Nobody knows."), long, qa=near) == Drop("wrong_answer")
+    assert judge("reference", answer("It stands in the capital, Paris."), long, qa=near) == Keep()
 
 
 def test_an_equal_second_answer_is_dropped():
