@@ -36,6 +36,7 @@ def values(text):
         ("1.8 × 10¹", 18),
         ("18 1/2", Fraction(37, 2)),
         ("1½", Fraction(3, 2)),
+        ("1,080 1/2", Fraction(2161, 2)),
         ("2 and a half", Fraction(5, 2)),
         (r"1\frac{1}{2}", Fraction(3, 2)),
         (r"-\dfrac{3}{4}", Fraction(-3, 4)),
