@@ -24,6 +24,7 @@ READY, SAME, DIFFERENT, UNTOLD, ENDED = b"r", b"1", b"0", b"?", b"x"
 _LENGTH = struct.Struct("!I")
 # What the second process is at, in memory that both see; the first learns from it what to answer.
 IDLE, READING, COMPARING = range(3)
+_SPENT = 1  # exit status
 _NEAR_LIMIT = 0.8  # of the memory: what failed there failed for want of it
 
 
@@ -90,11 +91,14 @@ def _answer(
         signal.setitimer(signal.ITIMER_REAL, deadline_s)
         verdict = is_same(wanted, said)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        if verdict == DIFFERENT and _virtual_bytes("VmPeak") > scarce:
+        is_spent = verdict != SAME and _virtual_bytes("VmPeak") > scarce
+        if is_spent:
             verdict = UNTOLD
         if not _sent(connection, verdict):
             return
         state[0] = IDLE
+        if is_spent:
+            os._exit(_SPENT)  # its peak would speak against every later pair
 
 
 def _compared(

@@ -9,7 +9,6 @@ it; one that gives no answer leaves UNVERIFIED, which is never wrong.
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -23,7 +22,6 @@ FinalAnswer = Fraction | str
 Pair = tuple[str, str]  # the gold answer and the one that was given, in LaTeX
 # Whether the two of each pair are the same; None where that could not be told.
 Algebra = Callable[[Sequence[Pair]], Sequence[bool | None]]
-QA_RULE = re.compile(r"contains|exact|f1>=(?:0?\.\d+|1(?:\.0*)?|0)")
 
 
 class Verdict(StrEnum):

@@ -630,6 +630,14 @@ BAD = {
         {"seconds": 0},
     ],
     ReportSpec: [{"html": "yes"}],
+    FieldMap: [{"labels": {"0": "maybe"}}],
+    VerifySpec: [
+        {"math": "sympy"},
+        {"timeout_s": 0},
+        {"qa": "includes"},
+        {"qa": "f1>=2"},
+        {"qa": "f1>=x"},
+    ],
     JobSpec: [
         {"version": 2},
         {"task": "maths"},
@@ -679,6 +687,10 @@ def test_a_required_field_has_no_default(block):
                 "train": {"student": "s", "loss": "forward_kl"},
             },
             "wants token ids",
+        ),
+        (
+            {"prompts": {"train": "a.jsonl", "fields": {"labels": {0: "entailment"}}}},
+            r"prompts\.fields\.labels names labels, which task math has none of",
         ),
         ({"serve": {"host": "0.0.0.0"}}, "not loopback"),
         (

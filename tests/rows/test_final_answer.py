@@ -2,7 +2,17 @@ from fractions import Fraction
 
 import pytest
 
-from engine.rows.final_answer import final_answer, normalise_qa, same_final_answer
+from engine.rows.final_answer import (
+    Rules,
+    Undecided,
+    Verdict,
+    final_answer,
+    is_readable,
+    judge,
+    rules_for,
+    same_final_answer,
+    settle,
+)
 
 
 @pytest.mark.parametrize(
@@ -69,14 +79,110 @@ def test_nli_labels_are_found(text, label):
     assert final_answer("nli", text) == label
 
 
-def test_qa_follows_squad_normalisation():
-    assert normalise_qa("The  Eiffel-Tower, in a city!") == "eiffeltower in city"
-    assert same_final_answer("qa", "the Eiffel Tower.", "Eiffel tower") is True
-    assert same_final_answer("qa", "Paris, France", "Paris") is False
-
-
 def test_there_is_no_verdict_without_something_to_compare():
     assert same_final_answer("math", "#### 3", None) is None
     assert same_final_answer("math", "#### 3", "a proof") is None
     assert same_final_answer("summarization", "same", "same") is None
     assert same_final_answer("math", "I give up", "#### 3") is False
+
+
+def test_qa_answers_are_equal_word_for_word():
+    assert same_final_answer("qa", "the Eiffel Tower.", "Eiffel tower") is True
+    assert same_final_answer("qa", "Paris, France", "Paris") is False
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "same"),
+    [
+        (r"\boxed{-\frac{1}{2}}", "#### -1/2", True),
+        (r"So $x = -\frac{1}{2}$.", "1/2", False),
+        (r"\boxed{1\frac{1}{2}}", "1.5", True),
+        (r"\boxed{-\dfrac{3}{4}}", r"\boxed{\frac{-3}{4}}", True),
+        (r"\boxed{$9{,}500}", "9500", True),
+        (r"The answer is $9{,}500.", "500", False),
+        (r"\boxed{1{,}234{,}567\text{ dollars}}", "1234567", True),
+        (r"We get $\boxed{4\sqrt{7}}$.", r"4\sqrt{7}", True),
+        (r"We get $\boxed{60^\circ}$.", r"60^\circ", True),
+        (r"\boxed{1}", "x^2+1", False),
+    ],
+)
+def test_latex_and_its_references_are_read_alike(answer, reference, same):
+    assert same_final_answer("math", answer, reference) is same
+
+
+@pytest.mark.parametrize(
+    ("task", "text", "references", "verdict"),
+    [
+        ("math", "It is 4.", ["4"], Verdict.RIGHT),
+        ("math", "It is 5.", ["4"], Verdict.WRONG),
+        ("math", "It is 5.", ["4", "5"], Verdict.RIGHT),
+        ("math", "I cannot say.", ["4"], Verdict.NO_ANSWER),
+        ("math", "The answer is 4 or 5.", ["4"], Verdict.AMBIGUOUS),
+        ("math", "The answer is 4 or 5.", ["6"], Verdict.WRONG),
+        ("math", "x = 3, y = 4", ["4"], Verdict.AMBIGUOUS),
+        ("math", "The two numbers are 7 and 13.", ["13, 7"], Verdict.RIGHT),
+        ("math", "It is on a Tuesday.", ["Tuesday"], Verdict.RIGHT),
+        ("math", "It is on a Monday.", ["Tuesday"], Verdict.NO_ANSWER),
+        ("math", "#### 3", ["a proof"], None),
+        ("nli", "neutral", ["entailment", "neutral"], Verdict.RIGHT),
+        ("nli", "It could be entailment or neutral.", ["neutral"], Verdict.AMBIGUOUS),
+        ("nli", "The premise does not entail it.", ["neutral"], Verdict.AMBIGUOUS),
+        ("nli", "neutral", ["not_entailment"], Verdict.RIGHT),
+        ("nli", "It depends", ["neutral"], Verdict.NO_ANSWER),
+        ("nli", "neutral", ["-1"], None),
+        ("qa", "He lives in Yorkville.", ["Yorkville", "City of Yorkville"], Verdict.RIGHT),
+        ("qa", "  ", ["Yorkville"], Verdict.NO_ANSWER),
+        ("qa", "Yes", ["A long text that says in many words what it was."], None),
+        ("summarization", "same", ["same"], None),
+    ],
+)
+def test_a_verdict_says_what_an_answer_is(task, text, references, verdict):
+    assert judge(task, text, references) == verdict
+
+
+def test_what_only_algebra_can_tell_is_left_to_it():
+    judged = judge("math", r"\boxed{1+x}", ["x+1"])
+    assert judged == Undecided((("x+1", "1+x"),))
+    assert judge("math", r"\boxed{\sqrt{49}}", ["8", "7"]) == Undecided(
+        (("8", r"\sqrt{49}"), ("7", r"\sqrt{49}"))
+    )
+    asked = []
+
+    def algebra(pairs):
+        asked.append(list(pairs))
+        return [True if pair == ("x+1", "1+x") else None for pair in pairs]
+
+    several = [judged, Verdict.WRONG, judge("math", r"\boxed{y}", ["x+1"]), judged, None]
+    assert settle(several, algebra) == [
+        Verdict.RIGHT,
+        Verdict.WRONG,
+        Verdict.UNVERIFIED,
+        Verdict.RIGHT,
+        None,
+    ]
+    assert asked == [[("x+1", "1+x"), ("x+1", "y")]]  # each pair once, all at once
+
+
+def test_without_algebra_nothing_is_called_wrong_that_may_be_right():
+    assert settle([judge("math", r"\boxed{1+x}", ["x+1"])], None) == [Verdict.UNVERIFIED]
+
+
+def test_different_expressions_are_wrong_once_algebra_says_so():
+    judged = judge("math", r"\boxed{y}", ["x+1"])
+    assert settle([judged], lambda pairs: [False] * len(pairs)) == [Verdict.WRONG]
+
+
+def test_a_job_may_name_labels_and_the_rule_of_qa():
+    rules = rules_for("exact", {"REFUTES": "contradiction"})
+    assert judge("nli", "It refutes the claim.", ["contradiction"], rules) == Verdict.RIGHT
+    assert judge("qa", "He lives in Yorkville.", ["Yorkville"], rules) == Verdict.WRONG
+    long = "one two three four five six seven"
+    assert not is_readable("qa", long)
+    assert is_readable("qa", long, Rules(qa="f1>=0.5"))
+    assert judge("qa", "one two three four five", [long], Rules(qa="f1>=0.5")) == Verdict.RIGHT
+
+
+def test_letters_mean_what_the_prompt_says():
+    asked = "(A) contradiction (B) neutral (C) entailment"
+    assert judge("nli", "A", ["contradiction"], prompt=asked) == Verdict.RIGHT
+    assert judge("nli", "A", ["contradiction"]) == Verdict.WRONG

@@ -11,6 +11,7 @@ import pytest
 
 from engine.errors import InputError
 from engine.job.spec import FieldMap, PromptsSpec
+from engine.rows.final_answer import Rules
 from engine.rows.ids import prompt_hash, prompt_id_of
 from engine.rows.records import PROMPT, Prompt
 from engine.rows.tables import read_tables, to_rows
@@ -460,6 +461,34 @@ def test_several_right_answers_are_all_references(tmp_path, reference, all_of_th
     assert json.loads(row.meta) == {"page": 3}
     told = "1 rows have several right answers in 'gold'; each of them counts"
     assert (told in counts.info.warnings) == (len(all_of_them) > 1)
+
+
+def test_labels_of_the_source_become_those_of_the_task(tmp_path):
+    rows = [{"prompt": str(n), "label": label} for n, label in enumerate([0, "REFUTES", "?"])]
+    train = write(tmp_path / "a.jsonl", *rows)
+    labels = {0: "entailment", "REFUTES": "contradiction"}
+    fields = FieldMap(reference="label", labels=labels)
+    counts, split, _ = run(tmp_path, train=train, fields=fields)
+    assert [row.reference for row in split["train"]] == ["entailment", "contradiction", "?"]
+    assert counts.info.labels == {"0": "entailment", "REFUTES": "contradiction"}
+
+
+def test_the_head_names_a_reference_that_the_task_cannot_read_and_what_to_do(tmp_path):
+    labels = [{"prompt": str(n), "reference": label} for n, label in enumerate([0, -1, "yes"])]
+    train = write(tmp_path / "a.jsonl", *labels)
+    (line,) = prompts.head_lines(PromptsSpec(train=train), "nli", [])
+    assert line.endswith(
+        "3 have a reference, of which task nli can read 2 (not line 2: '-1'; name what the labels"
+        " mean in prompts.fields.labels)"
+    )
+    texts = ["Paris", "It stands in the capital of France, which is Paris."]
+    long = [{"prompt": str(n), "reference": text} for n, text in enumerate(texts)]
+    spec = PromptsSpec(train=write(tmp_path / "b.jsonl", *long))
+    (line,) = prompts.head_lines(spec, "qa", [])
+    assert "task qa can read 1 (not line 2: 'It stands in the capital of France, whic…'" in line
+    assert line.endswith("set curate.verify.qa, or it is not checked)")
+    (line,) = prompts.head_lines(spec, "qa", [], Rules(qa="f1>=0.5"))
+    assert line.endswith("of which task qa can read 2")
 
 
 @pytest.mark.parametrize(

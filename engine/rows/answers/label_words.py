@@ -76,7 +76,10 @@ _NO = (
     r"|tidak|bukan|không|ليس|ليست|لا|לא|אינו"
 )
 # Before a label, in its clause.
-DENIAL = re.compile(rf"(?<![\w'])(?:{_NO})(?![\w'])|不|没|沒|無|并非|非(?!常)|未", re.IGNORECASE)
+DENIAL = re.compile(
+    rf"(?<![\w'])(?:{_NO}|over(?=\W+(?:an?\W+|the\W+)?$))(?![\w'])|不|没|沒|無|并非|非(?!常)|未",
+    re.IGNORECASE,
+)
 _WRONG = (
     r"not|wrong|incorrect|false|ruled out|excluded|out\b|inaccurate|impossible|unlikely|rejected"
     r"|eliminated|too\b"

@@ -23,7 +23,7 @@ from engine.rows.answers.label_words import (
     LABEL,
     LISTED,
 )
-from engine.rows.answers.spelling import LETTER, sentences, spelt
+from engine.rows.answers.spelling import LETTER, bounded, sentences, spelt
 from engine.rows.answers.statement import Statement, marked, said, without_thoughts
 from engine.rows.answers.vocabulary import CONCLUSIONS, WHY
 from engine.rows.answers.vocabulary import LABELS as CUES
@@ -38,6 +38,7 @@ USUAL: Names = {
     **dict(zip("abc", LABELS, strict=True)),
     **dict(zip("en", LABELS, strict=False)),
 }
+_LONGEST_CODE = 40  # characters of a text that is no more than a letter or number
 _CLAUSE = 200  # characters before a label in which it may be denied
 _NEAR_CUE = 30  # characters between a label and the words that call it the answer
 _CODE = re.compile(
@@ -67,7 +68,7 @@ def label_of(text: str, names: Names | None = None) -> str | None:
     """The label that the text gives; AMBIGUOUS where it leaves two, NOT_ENTAILMENT where it says no
     more than that, None where it gives none. `names` are further spellings, which come first."""
     names = names or {}
-    text = without_thoughts(spelt(text)).strip()
+    text = bounded(without_thoughts(spelt(text)).strip())
     label = _stated(marked(text), names) or _coded(text, names)
     if label is not None:
         return label
@@ -99,7 +100,7 @@ def options_in(prompt: str) -> dict[str, str]:
         label = LABEL.match(prompt, option.end())
         if label is not None:
             found.setdefault(option[1].lower(), str(label.lastgroup))
-    return found if len(found) > 1 else {}
+    return found if len(set(found.values())) > 1 else {}
 
 
 def same_label(given: str, wanted: str) -> bool | None:
@@ -117,6 +118,8 @@ def _coded(text: str, names: Names) -> str | None:
     whole = text.strip(" .\"'*_`()[]{}:\n").casefold()
     if whole in known:
         return known[whole]
+    if len(text) > _LONGEST_CODE:
+        return None
     code = _CODE.fullmatch(text)
     return known.get(code[1].casefold()) if code else None
 

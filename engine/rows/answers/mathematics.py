@@ -51,12 +51,14 @@ _NUMBER_JOINT = re.compile(r"\s*(?:,|,?\s*(?:and|y|und|et|e|и|和))\s*")
 _HOW = re.compile(
     r"\s*(?:\w+ed\b|found|given|got|as\b|below|above|not\b|to\b|the same\b)", re.IGNORECASE
 )
+_SUBORDINATE = re.compile(r"\s(?:when|while|considering|where|which|if|by)\s")
 _SIGNS = re.compile(r"[\\^=<>+*/√π∞°-]|\d")
 _LETTER_OR_BRACKET = re.compile(r"[A-Za-z([{√π∞]")
 _POWER_ALONE = re.compile(r"\$\s*(\^\s?\{?-?\d\}?)\s*\$")
 _LEADING = re.compile(
-    r"[\s*_]*(?P<value>[^\s:—\n]*\d[^\s:—\n]*)[*_]*"
-    r"(?:(?: [^\W\d_]+)?(?:\s*—\s*|\s-\s+)(?=[^\W\d_]{2})|\.?\n\s*\n(?=[^\W\d_]{2}))"
+    r"[\s*_]{0,9}(?P<value>[^\s:—\n]{0,20}?\d[^\s:—,\n]{0,20})[*_]{0,3}"
+    r"(?:(?: [^\W\d_]+)?(?:\s*—\s*|\s-\s+)(?!no\b|wait|actually|sorry)(?=[^\W\d_]{2})"
+    r"|\.?\n\s*\n(?=[^\W\d_]{2})|, (?=I think|I believe|because|since)\b)"
 )
 _CHOICE = re.compile(r"\(?[A-Za-z]\)?")
 
@@ -195,7 +197,10 @@ def _stated(statement: Statement) -> Value | None:
             if value is not None:
                 return value
     if statement.is_headed and (statement.is_alone or statement.is_final):
-        value = _at_the_end(statement.block)
+        told = statement.block
+        if statement.is_alone:
+            told = _SUBORDINATE.split(told, maxsplit=1)[0]
+        value = _at_the_end(told) or _at_the_end(statement.block)
         if value is not None:
             return value
     return _before(statement)

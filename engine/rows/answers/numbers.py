@@ -206,7 +206,8 @@ def _exact(digits: str) -> Fraction:
 
 
 def _is_mixed(whole: Number, part: Number, text: str) -> bool:
-    if not _is_plain(whole.written["digits"]) or whole.written["below"] or whole.scale != 1:
+    grouped = whole.written["digits"].replace(",", "")
+    if not _is_plain(grouped) or whole.written["below"] or whole.scale != 1:
         return False
     above, below = part.written.group("digits", "below")
     if not below or not _is_plain(above) or not _is_plain(below) or part.written["sign"]:

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from engine.rows.answers.lexicon import words
-from engine.rows.answers.spelling import spelt
+from engine.rows.answers.spelling import bounded, spelt
 from engine.rows.answers.statement import (
     Statement,
     marked,
@@ -110,7 +110,7 @@ def is_short(reference: str) -> bool:
 def phrase_of(text: str) -> str | None:
     """The answer as the text states it: what stands in a box or a tag, behind "the answer is", or
     all of the text. None of an empty one."""
-    text = without_thoughts(text).strip()
+    text = without_thoughts(bounded(text)).strip()
     if not text:
         return None
     stated = marked(text)
@@ -149,7 +149,7 @@ def equals(text: str, reference: str) -> bool:
     phrase = phrase_of(text)
     if phrase is None:
         return False
-    return _same(phrase, reference) or _same(text, reference)
+    return _same(phrase, reference) or _same(bounded(text), reference)
 
 
 def _same(phrase: str, reference: str) -> bool:

@@ -16,7 +16,7 @@ from engine.rows.answers.vocabulary import ASIDES, NEAR, WHY, WHY_ELSEWHERE, is_
 
 # Where an aside begins: a bracket of words, a dash, a clause.
 _CLAUSE_END = re.compile(
-    r"\s\((?=[^()]*[^\W\d_]{2})|[,;:]\s+(?=[^\W\d_\\]{2})|\s[-—]\s|\n|,\s*$|\.\s|…\s|\s—"
+    r"\s\((?=[^()]*(?:[^\W\d_][^\W\d_.]|[^\W\d_]\.|\d\s*[-+×*/=]\s*\d))|[,;:]\s+(?=[^\W\d_\\]{2})|\s[-—]\s|\n|,\s*$|\.\s|…\s|\s—"
 )
 _FORMULA = re.compile(
     r"\$\$?(?P<dollars>(?! )[^$\n]*[^$\n=+*/( -])\$\$?(?!\d)"  # $5 and $6 are no formula
@@ -35,6 +35,8 @@ _WORD = re.compile(
     r"[A-Za-z]{2,}(?![A-Za-z])|[^\W\d_A-Za-zͰ-Ͽ]"
 )
 _LETTER = re.compile(r"[A-Z]")
+# Two words before the number: a sentence begins, and may go on.
+_SENTENCE_HEAD = re.compile(rf"{LETTER}{{2,}}[\s']+{LETTER}{{2,}}[^\d=]*\d")
 _SIGNS = re.compile(r"[\\^=<>+*/√π∞]|\d")
 _SUM = re.compile(r"[\s(]*[$€£]?[\d.,]+%?[^\d=<>]{0,40}?(?:[-+*/^×·]|\bx\b)[^=]*\d")
 _EMPHASIS = re.compile(
@@ -61,6 +63,10 @@ _LABEL = re.compile(
     re.IGNORECASE,
 )
 _LABEL_LENGTH = 12
+_DENIED = re.compile(
+    r"(?:\bnot|n't|\bnor|instead of|rather than|\bnicht|\bpas|(?<!\w)не)\s+(?:[$€£]\s?)?$",
+    re.IGNORECASE,
+)
 _ITEM = re.compile(r"^\s*(?:[-*]\s+)?\d{1,2}[.)]\s+(?=\S)")
 _ASSIGNED = re.compile(r"[A-Za-z]\s*=\s*[^=,;]+(?:,|;|and|or)\s*[A-Za-z]\s*=")
 
@@ -81,6 +87,8 @@ def first_value(text: str) -> Value | None:
     clause = _clause(text)
     if _SUM.match(untexed(clause)) and "=" in clause:
         return _result(untexed(clause))
+    if _SENTENCE_HEAD.match(clause):
+        return None
     value = value_of(clause)
     if value is not None and (value.numbers or value.parts or is_signs(clause)):
         return value
@@ -155,7 +163,7 @@ def last_value(text: str) -> Value | None:
         if value is not None and value.parts:
             return value
     numbers = candidates(plain)
-    others = list(_NO_NUMBER.finditer(plain))
+    others = [one for one in _NO_NUMBER.finditer(plain) if not _is_part(one, numbers)]
     if others and (not numbers or others[-1].start() > numbers[-1].start):
         return value_of(others[-1][0])
     if not numbers:
@@ -163,6 +171,11 @@ def last_value(text: str) -> Value | None:
     if len(numbers) > 1 and _OUT_OF.fullmatch(plain, numbers[-2].end, numbers[-1].start):
         return value_at(plain, numbers[-2])
     return value_at(plain, numbers[-1])
+
+
+def _is_part(other: re.Match[str], numbers: list[Number]) -> bool:
+    """Whether it lies in a number: the 10^3 of 1.2 × 10^3."""
+    return any(number.start < other.start() < number.end for number in numbers)
 
 
 def _without_asides(text: str) -> str:
@@ -231,7 +244,10 @@ def candidates(plain: str) -> list[Number]:
     for number in numbers_in(plain):
         if any(start <= number.start < end for start, end in taken):
             continue
-        if _LABEL.search(plain, max(0, number.start - _LABEL_LENGTH), number.start):
+        before = max(0, number.start - _LABEL_LENGTH)
+        if _LABEL.search(plain, before, number.start) or _DENIED.search(
+            plain, before, number.start
+        ):
             continue
         found.append(number)
     return found

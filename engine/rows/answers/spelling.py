@@ -55,6 +55,7 @@ _ABBREVIATION = re.compile(
     r"(?<!\w)(?:Rs|approx|ca|No|Nr|Mr|Mrs|Ms|Dr|St|vs|e\.g|i\.e|aprox|env|incl|excl|ரூ|रु)\Z"
 )
 _LONGEST_ABBREVIATION = 7
+_END = 10_000  # characters
 
 
 class _Spelling(dict[int, str]):
@@ -104,6 +105,13 @@ def _power(signs: re.Match[str]) -> str:
     return f"^{{{raised}}}"
 
 
+def bounded(text: str) -> str:
+    """The text, or of a very long one its first and last part: there it states its answer."""
+    if len(text) <= 2 * _END:
+        return text
+    return f"{text[:_END]}\n{text[-_END:]}"
+
+
 def _ends(text: str, start: int, end: int) -> Iterator[re.Match[str]]:
     for stop in _SENTENCE_END.finditer(text, start, end):
         if stop[0][0] == ".":
@@ -131,7 +139,7 @@ def sentence_start(text: str, end: int, most: int) -> int:
 
 
 def sentences(text: str) -> list[str]:
-    """The text's sentences in order, without their ends; a line is at least one."""
+    """The text's sentences in order, each with its mark; a line is at least one."""
     found = []
     start = 0
     for stop in _ends(text, 0, len(text)):

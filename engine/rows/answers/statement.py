@@ -124,9 +124,11 @@ def _first_answer(text: str) -> int | None:
         match = pattern.search(text)
         if match is not None:
             places.append(match.start())
-    cue = ANSWERS.first(text)
-    if cue is not None:
-        places.append(cue.end)
+    for cue in sorted(ANSWERS.mentions(text))[:_MOST_CUES]:
+        told = _at(text, cue, is_final=False)
+        if told.is_told and told.direct.strip():
+            places.append(cue.end)
+            break
     return min(places, default=None)
 
 
@@ -141,7 +143,7 @@ def said(text: str, names: Lexicon = OUTCOMES) -> Iterator[Statement]:
         found.append((cue, _is_final(text, cue)))
     found.sort(key=lambda one: (one[1], one[0].start), reverse=True)
     for cue, is_final in found[:_MOST_CUES]:
-        yield _at(text, cue, is_final)
+        yield _at(text, cue, is_final=is_final)
 
 
 def _keys(text: str) -> Iterator[tuple[Mention, bool]]:
@@ -164,38 +166,42 @@ def _is_final(text: str, cue: Mention) -> bool:
     return not any(sign.isdigit() or sign in "\n.:" for sign in between)
 
 
-def _at(text: str, cue: Mention, is_final: bool) -> Statement:
+def _at(text: str, cue: Mention, *, is_final: bool) -> Statement:
     start = cue.end
     heading = _HEADING.match(text, start)
     if heading and cue.word != ":":
         start = heading.end()
-    behind_glue = _end_of_glue(text, start)
-    has_verb = False
-    verb = IS.first(text, behind_glue, behind_glue + _NEXT_WORD)
-    while verb is not None and verb.start == behind_glue:
-        has_verb = True
-        behind_glue = _end_of_glue(text, verb.end)
-        verb = IS.first(text, behind_glue, behind_glue + _NEXT_WORD)
-    is_headed = cue.word == ":" or any(sign in text[cue.end : behind_glue] for sign in ":：=\n")
-    end = sentence_end(text, behind_glue, _SENTENCE)
-    direct = text[behind_glue:end]
-    block = text[behind_glue : _block_end(text, behind_glue)]
-    predicate = None
-    verb = None
-    if not is_headed:
-        verb = IS.first(text, behind_glue, min(end, behind_glue + _AWAY))
-        verb = verb or _colon(text, behind_glue, end)
-    if verb is not None:
-        predicate = text[_end_of_glue(text, verb.end) : end]
+    start = _end_of_glue(text, start)
+    stated = _behind_verbs(text, start)
+    is_headed = cue.word == ":" or any(sign in text[cue.end : stated] for sign in ":：=\n")
+    end = sentence_end(text, stated, _SENTENCE)
     return Statement(
-        direct,
-        predicate,
+        direct=text[stated:end],
+        predicate=None if is_headed else _predicate(text[stated:end]),
         before=text[sentence_start(text, cue.start, _SENTENCE) : cue.start],
         is_final=is_final,
-        block=block,
+        block=text[stated : _block_end(text, stated)],
         is_headed=is_headed,
-        is_told=is_headed or has_verb,
+        is_told=is_headed or stated > start,
     )
+
+
+def _behind_verbs(text: str, start: int) -> int:
+    """Behind the words for "is" that stand there."""
+    verb = IS.first(text, start, start + _NEXT_WORD)
+    while verb is not None and verb.start == start:
+        start = _end_of_glue(text, verb.end)
+        verb = IS.first(text, start, start + _NEXT_WORD)
+    return start
+
+
+def _predicate(sentence: str) -> str | None:
+    """What follows a verb further on in the sentence, or a colon."""
+    verb = IS.first(sentence, 0, min(len(sentence), _AWAY))
+    if verb is not None:
+        return sentence[_end_of_glue(sentence, verb.end) :]
+    colon = sentence.find(":", 0, _AWAY)
+    return None if colon < 0 else sentence[_end_of_glue(sentence, colon + 1) :]
 
 
 def _end_of_glue(text: str, start: int) -> int:
@@ -207,13 +213,6 @@ def _end_of_glue(text: str, start: int) -> int:
     if end > start and text[end - 1] in "-\"'" and text[end : end + 1].isdigit():
         return end - 1
     return end
-
-
-def _colon(text: str, start: int, end: int) -> Mention | None:
-    at = text.find(":", start, min(end, start + _AWAY))
-    if at < 0:
-        return None
-    return Mention(at, at + 1, ":")
 
 
 def _block_end(text: str, start: int) -> int:

@@ -133,7 +133,10 @@ def unwrapped(piece: str) -> str:
 
 
 def _stripped(piece: str) -> str:
-    return piece.rstrip(_EDGES).lstrip(_EDGES.replace(".", ""))
+    piece = piece.rstrip(_EDGES).lstrip(_EDGES.replace(".", ""))
+    if any(sign in "([{" for sign in piece):
+        return piece
+    return piece.rstrip(")]}" + _EDGES)  # of what stands around it: JSON, a sentence
 
 
 def _right_side(piece: str) -> str:

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.errors import StageError
-from engine.job.spec import CurateSpec
+from engine.job.spec import CurateSpec, VerifySpec
 from engine.rows.codec import token_bytes
 from engine.rows.final_answer import USUAL
 from engine.rows.records import EXAMPLE, PROMPT, STATUSES, Completion, Prompt, completion_schema
@@ -421,3 +421,36 @@ def test_the_size_of_an_example_is_known_before_its_signal_is_read(tmp_path, cod
     (name,) = counts
     in_memory = pq.read_table(tmp_path / "out" / name).nbytes
     assert kept.rows["bytes"].to_pylist() == [pytest.approx(in_memory, rel=0.05)]
+
+
+def test_what_only_algebra_can_tell_is_told_by_math_verify_or_counted_apart(tmp_path):
+    prompts = [replace(ask(number), reference="x+1") for number in range(4)]
+    texts = [
+        r"So \boxed{1+x}.",
+        r"So \boxed{x-1}.",
+        r"So \boxed{9^{9^{9^{9}}}}.",
+        "I cannot say.",
+    ]
+    answers = [reply(number, text=text) for number, text in enumerate(texts)]
+    counts, examples, _ = run(tmp_path, prompts, [answers], verify=VerifySpec(timeout_s=1.0))
+    assert [example["prompt_id"] for example in examples["train"]] == [0]
+    assert counts.dropped == {"wrong_answer": 1, "unverified": 1, "no_answer": 1}
+
+
+def test_any_of_several_right_answers_is_right(tmp_path):
+    prompts = [replace(ask(number), references=["7", "8"]) for number in range(3)]
+    answers = [reply(number, text=text) for number, text in enumerate(["7", "It is 8.", "9"])]
+    counts, examples, _ = run(tmp_path, prompts, [answers])
+    assert [example["prompt_id"] for example in examples["train"]] == [0, 1]
+    assert counts.dropped == {"wrong_answer": 1}
+
+
+def test_prompts_of_a_version_without_several_references_are_read(tmp_path):
+    (tmp_path / "prompts" / "data").mkdir(parents=True)
+    table = to_table([ask(1)], PROMPT).drop_columns(["references"])
+    name = "data/train-00000.parquet"
+    write_parquet(table, tmp_path / "prompts" / name)
+    publish(tmp_path / "prompts", "prompts", {}, Counts(1, 1, {name: 1}, info=PromptsInfo()), 0.0)
+    loaded = load_prompts(finished(tmp_path / "prompts"))
+    (prompt,) = loaded.of(to_table([reply(1)], completion_schema()))
+    assert prompt.right_answers == ["2"]

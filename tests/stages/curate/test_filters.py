@@ -1,7 +1,7 @@
 import pytest
 
 from engine.job.spec import CurateSpec
-from engine.rows.final_answer import USUAL
+from engine.rows.final_answer import USUAL, Rules
 from engine.rows.records import Completion, Prompt
 from engine.stages.curate.filters import FILTERS, Drop, Keep
 from engine.stages.curate.referee import Referee
@@ -17,9 +17,9 @@ def answer(text="It is #### 4", status="ok", tokens=5):
     return Completion(1, "t", 0, "train", 0, status, text=text, completion_tokens=tokens)
 
 
-def judge(name, completion, prompt=None, **spec):
+def judge(name, completion, prompt=None, qa=None, **spec):
     rule, settings_of = FILTERS[name]
-    settings = settings_of(CurateSpec(**spec), Referee(USUAL))
+    settings = settings_of(CurateSpec(**spec), Referee(Rules(qa)))
     return None if settings is None else rule(completion, prompt or ask(), **settings)
 
 
@@ -48,6 +48,36 @@ def test_wrong_answers_are_dropped_where_there_is_a_reference():
     assert judge("reference", answer("#### 5"), ask(reference=None)) == Keep()
     assert judge("reference", answer("a summary"), ask("summarization", "another")) == Keep()
     assert judge("reference", answer("#### 5"), check_reference=False) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "reference", "reason"),
+    [
+        ("I cannot say.", "4", "no_answer"),
+        ("It is 4 or 5, so the answer is 4 or 5.", "4", "ambiguous"),
+        (r"\boxed{1+x}", "x+1", "unverified"),
+        (r"\boxed{5}", "4", "wrong_answer"),
+    ],
+)
+def test_an_answer_is_dropped_under_what_is_wrong_with_it(text, reference, reason):
+    assert judge("reference", answer(text), ask(reference=reference)) == Drop(reason)
+
+
+def test_a_sentence_that_holds_a_short_reference_is_right_unless_the_job_wants_it_exact():
+    paris = ask("qa", "Paris")
+    assert judge("reference", answer("It stands in Paris."), paris) == Keep()
+    assert judge("reference", answer("It stands in Paris."), paris, qa="exact") == Drop(
+        "wrong_answer"
+    )
+    assert judge("reference", answer("The answer is Paris."), paris, qa="exact") == Keep()
+
+
+def test_a_long_reference_of_qa_is_not_checked_unless_the_job_says_how():
+    long = ask("qa", "It stands in the capital of France, which is Paris.")
+    assert judge("reference", answer("Nobody knows."), long) == Keep()
+    near = "f1>=0.5"
+    assert judge("reference", answer("Nobody knows."), long, qa=near) == Drop("wrong_answer")
+    assert judge("reference", answer("It stands in the capital, Paris."), long, qa=near) == Keep()
 
 
 def test_an_equal_second_answer_is_dropped():
