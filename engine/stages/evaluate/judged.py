@@ -48,7 +48,7 @@ class Judged:
 
 def compared_with(spec: JudgeSpec, answers: Answers) -> list[str]:
     """The models whose answers the student's are compared with."""
-    return [model for model in spec.against if model in answers]
+    return [model for model in answers if model in spec.against]
 
 
 def is_same_text(one: str, other: str) -> bool:
