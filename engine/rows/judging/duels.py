@@ -78,9 +78,9 @@ class Positions:
         return self.first / self.named if self.named else None
 
     @property
-    def p(self) -> float:
+    def p(self) -> float | None:
         """Two-sided, that places say nothing to it: then a flip goes either way."""
-        return mcnemar_mid_p(self.flipped_first, self.flipped_second)
+        return mcnemar_mid_p(self.flipped_first, self.flipped_second) if self.named else None
 
 
 def positions_of(duels: Sequence[Duel]) -> Positions:
@@ -95,6 +95,15 @@ def positions_of(duels: Sequence[Duel]) -> Positions:
         if duel.is_flip:
             flips[str(duel.ours_first)] += 1
     return Positions(named, first, flips["first"], flips["second"])
+
+
+def flip_rate(duels: Sequence[Duel]) -> float | None:
+    """Of the duels that were asked about and have a result, the share whose winner changed with
+    the order."""
+    judged = [duel for duel in duels if duel.result is not None and not duel.is_same]
+    if not judged:
+        return None
+    return sum(duel.is_flip for duel in judged) / len(judged)
 
 
 def compare_duels(

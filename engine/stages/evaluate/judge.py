@@ -26,12 +26,12 @@ from engine.rows.tables import to_table, write_parquet
 from engine.run.context import Context
 from engine.run.facts import Judge
 from engine.run.identity import is_same_model
+from engine.stages.evaluate.doubts import warnings_of
 from engine.stages.evaluate.judged import (
     Judged,
     compared_with,
     is_same_text,
     judged,
-    warnings_of,
 )
 from engine.stages.evaluate.scoring import Answers, Resampling
 

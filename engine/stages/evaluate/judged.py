@@ -1,10 +1,11 @@
-"""What a judge's rows come to: pairs, grades, and what must be known before they are believed."""
+"""What a judge's rows come to: wins against each other model, and grades."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, cast
 
 from engine.job.spec import JudgeSpec
@@ -15,6 +16,7 @@ from engine.rows.judging.duels import (
     Duel,
     compare_duels,
     compare_grades,
+    flip_rate,
     length_correlation,
     longer_won,
     mean_grade,
@@ -24,15 +26,8 @@ from engine.rows.judging.duels import (
 )
 from engine.rows.metrics.words import words
 from engine.rows.records import Judgement, Prompt
-from engine.run.facts import Judge
 from engine.run.judge_facts import Grades, JudgedPairs
 from engine.stages.evaluate.scoring import Answers, Resampling
-
-MOST_UNREADABLE = 0.1  # of the replies; above, a sentence says so
-MOST_FLIPS = 0.3  # of the pairs
-LEANS = 0.6  # share of the votes for one place
-LEANS_ALWAYS = 0.9
-ALPHA = 0.05
 
 
 @dataclass(frozen=True)
@@ -53,34 +48,33 @@ def compared_with(spec: JudgeSpec, answers: Answers) -> list[str]:
 
 def is_same_text(one: str, other: str) -> bool:
     """Whether two answers differ in nothing that a reader sees."""
-    return one.split() == other.split()
+    return one.strip() == other.strip()
 
 
 def judged(told: Judged) -> dict[str, Any]:
     """The fields of a Judge that its rows decide."""
     duels = _duels(told)
-    everything = [duel for of_model in duels.values() for duel in of_model]
-    positions = positions_of(everything)
     pairs = {}
     for model, of_model in duels.items():
         pairs[model] = _pairs(of_model, told.resampling)
-    asked = sum(one.n - one.same for one in pairs.values())
-    flips = sum(one.flips for one in pairs.values())
-    unreadable = Counter(
-        row.status for row in told.rows if row.verdict is None and row.grade is None
-    )
-    fields: dict[str, Any] = {}
-    if told.spec.scale is not None:
-        fields = {"scale": tuple(told.spec.scale), "grades": _grades(told)}
-    return fields | {
+    everything = list(chain.from_iterable(duels.values()))
+    positions = positions_of(everything)
+    unreadable: Counter[str] = Counter()
+    for row in told.rows:
+        if row.verdict is None and row.grade is None:
+            unreadable[row.status] += 1
+    fields = {
         "replies": len(told.rows),
         "unreadable": dict(unreadable),
         "named": positions.named,
         "first_share": positions.first_share,
-        "first_p": positions.p if positions.named else None,
-        "flip_rate": flips / asked if asked else None,
+        "first_p": positions.p,
+        "flip_rate": flip_rate(everything),
         "pairs": pairs,
     }
+    if told.spec.scale is not None:
+        fields |= {"scale": tuple(told.spec.scale), "grades": _grades(told)}
+    return fields
 
 
 def _duels(told: Judged) -> dict[str, list[Duel]]:
@@ -148,83 +142,43 @@ def _grades(told: Judged) -> dict[str, Grades]:
     for row in told.rows:
         if row.against is None:
             by_model.setdefault(row.model, []).append(row.grade)
-    how = (told.resampling.samples, told.resampling.seed, told.resampling.clusters)
+    ours = by_model.get("student", [])
     grades = {}
     for model, given in by_model.items():
-        mean, ci95 = mean_grade(given, *how)
-        more: dict[str, Any] = {}
-        ahead = None
+        fields = _graded(told, model, given)
         if model != "student":
-            ahead = compare_grades(by_model["student"], given, *how)
-        if ahead is not None:
-            more["student_ahead"] = ahead.difference
-            more["student_ahead_ci95"] = ahead.ci95
-            more["student_ahead_p"] = ahead.p
-        lengths = [len(words(row.text)) for row in told.answers[model]]
-        there = [at for at, grade in enumerate(given) if grade is not None]
-        grades[model] = Grades(
-            mean=mean,
-            ci95=ci95,
-            n=len(there),
-            ungraded=len(given) - len(there),
-            length_correlation=rank_correlation(
-                [lengths[at] for at in there], [given[at] or 0.0 for at in there]
-            ),
-            **more,
-        )
+            fields |= _student_ahead(told, ours, given)
+        grades[model] = Grades(**fields)
     return grades
 
 
-def warnings_of(judge: Judge, file: str) -> list[str]:
-    """What makes its verdicts doubtful, a sentence each; `file` has its replies."""
-    told = []
-    if judge.is_teacher:
-        told.append(
-            f"the judge '{judge.name}' is the teacher ({judge.model}), and models prefer answers"
-            " like their own: a win rate of such a judge is no evidence by itself; name another"
-            " model in evaluate.judge.teacher"
-        )
-    told += _of_silence(judge, file)
-    told += _of_places(judge)
-    return told
+def _graded(told: Judged, model: str, given: Sequence[float | None]) -> dict[str, Any]:
+    how = told.resampling
+    mean, ci95 = mean_grade(given, how.samples, how.seed, how.clusters)
+    lengths = []
+    grades = []
+    for answer, grade in zip(told.answers[model], given, strict=True):
+        if grade is not None:
+            lengths.append(len(words(answer.text)))
+            grades.append(grade)
+    return {
+        "mean": mean,
+        "ci95": ci95,
+        "n": len(grades),
+        "ungraded": len(given) - len(grades),
+        "length_correlation": rank_correlation(lengths, grades),
+    }
 
 
-def _of_silence(judge: Judge, file: str) -> list[str]:
-    silent = sum(judge.unreadable.values())
-    if silent <= MOST_UNREADABLE * judge.replies:
-        return []
-    by_status = ", ".join(f"{status} {count:,}" for status, count in judge.unreadable.items())
-    return [
-        f"{silent:,} of the judge's {judge.replies:,} replies hold no verdict ({by_status}) and are"
-        f" no votes; read some in {file}, raise evaluate.judge.max_tokens where they were cut, or"
-        " name a judge that keeps to the form"
-    ]
-
-
-def _of_places(judge: Judge) -> list[str]:
-    """Of a judge that goes by the order: always by one place, more often by one, or at random."""
-    if judge.first_share is None or judge.flip_rate is None:
-        return []
-    place = "first"
-    share = judge.first_share
-    if share < 0.5:
-        place = "second"
-        share = 1 - share
-    flips = f"{judge.flip_rate:.0%} of the pairs changed their winner with the order"
-    if judge.first_p is not None and judge.first_p < ALPHA and share >= LEANS:
-        leaning = (
-            f"the judge named the answer that stood {place} in {share:.0%} of {judge.named:,} votes"
-            f" that name a winner, and {flips} (they count as ties)"
-        )
-        if share >= LEANS_ALWAYS:
-            return [
-                f"{leaning}: it goes by the place and not by the answers, so its win rates say"
-                " nothing; name another judge, or mend the rubric"
-            ]
-        return [f"{leaning}: it leans towards a place, and fewer verdicts are about the answers"]
-    if judge.flip_rate > MOST_FLIPS:
-        return [
-            f"{flips} (they count as ties): the judge can hardly tell these answers apart; a"
-            " sharper rubric or another judge may"
-        ]
-    return []
+def _student_ahead(
+    told: Judged, ours: Sequence[float | None], theirs: Sequence[float | None]
+) -> dict[str, Any]:
+    how = told.resampling
+    found = compare_grades(ours, theirs, how.samples, how.seed, how.clusters)
+    if found is None:
+        return {}
+    return {
+        "student_ahead": found.difference,
+        "student_ahead_ci95": found.ci95,
+        "student_ahead_p": found.p,
+    }

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from engine.stages.report.table import UNKNOWN, Block, Table, chance, figure, share, signed
 
+_YES_OR_NO = {True: "yes", False: "no"}
+
 
 def judge_sentences(report: Block) -> list[str]:
     """The win rate against each other model, one sentence each; none without a judge."""
@@ -129,7 +131,7 @@ def _trust(judge: Block) -> Table:
         without += f" ({by_status})"
     rows = [
         ["judge", f"{judge['name']}: {judge['kind']}, {judge['model']}"],
-        ["is the teacher", "yes" if judge["is_teacher"] else "no"],
+        ["is the teacher", _YES_OR_NO[judge["is_teacher"]]],
         ["rubric", f"sha256 {judge['rubric_sha256'][:16]}"],
         ["replies without a verdict", without],
         ["votes for the answer that stood first", _first(judge)],
