@@ -1,5 +1,5 @@
-"""What must be known of a judge before it is believed, as sentences: that it goes by the place, that
-it says nothing, that it is the teacher."""
+"""What must be known of a judge before it is believed: that it goes by the place, that it says
+nothing, that it is the teacher."""
 
 from __future__ import annotations
 

@@ -26,6 +26,11 @@ def _sentence(judge: Block, model: str, found: Block) -> str:
             f"{who} gave no verdict on the student's answers against {whom}: no pair has a vote in"
             " both orders."
         )
+    if found["flips"] > found["n"] / 2:
+        return (
+            f"{who} cannot tell the student's answers from {whom}: the winner of"
+            f" {found['flips']:,} of {found['n']:,} pairs changed with the order."
+        )
     told = f"{share(found['win_rate'])} of {found['n']:,} pairs, ties half"
     if found["ci95"] is not None:
         told += f" (95 % {_ends(found)}, p {_is(found['p'])})"

@@ -70,6 +70,15 @@ def test_a_judge_without_votes_is_told():
     assert told.startswith("The judge (gpt) gave no verdict")
 
 
+def test_a_judge_that_goes_by_the_place_prefers_nobody():
+    flipped = PAIRS | {"win_rate": 0.5, "p": 1.0, "flips": 240}
+    (told,) = judge_sentences({"judge": JUDGE | {"pairs": {"teacher": flipped}}})
+    assert told == (
+        "The judge (gpt) cannot tell the student's answers from the teacher's: the winner of 240 of"
+        " 250 pairs changed with the order."
+    )
+
+
 @pytest.mark.parametrize("report", [{}, {"judge": None}])
 def test_without_a_judge_nothing_is_told(report):
     assert (judge_sentences(report), judge_tables(report)) == ([], [])
