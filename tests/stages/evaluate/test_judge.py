@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -288,7 +289,7 @@ def test_questions_that_fail_end_the_stage_unless_some_may(judge, tmp_path):
 def by_content(path, body):
     """A judge behind a local API: the answer with GOOD in it is better."""
     asked = body["messages"][-1]["content"]
-    _, first, second = (part.partition("-----")[0] for part in asked.split(" answer ", 2))
+    first, second = re.findall(r" answer [AB]\n([^-]*)", asked)
     said = TIE
     if ("GOOD" in first) != ("GOOD" in second):
         said = FIRST if "GOOD" in first else SECOND
