@@ -30,17 +30,25 @@ _NO_LIST = (
     r"(?![\"'\])}>]*\s*(?:\||/|or\b)\s*[\"'\[({<]*\s*"
     rf"{_WHO}?(?:[ab12]|first|second|tie)\b)"
 )
+_LETTERS = rf"[\"'\[({{<]*\s*(?P<said>{_TIE}|{_WHO}?[ab]\b{_THEN}){_NO_LIST}"
 _VALUE = rf"[\"'\[({{<]*\s*(?P<said>{_TIE}|{_WHO}?(?:the\s+)?{_SIDE}{_THEN}){_NO_LIST}"
 _KEY = (
     r"\b(?:verdict|winner|preference|decision|judge?ment"
     rf"|(?:better|best|preferred)(?:\s+(?:{_NOUN}|one))?)"
 )
-_IS = r"[\"'\]>]*\s*(?:\([^)\n]{0,60}\)\s*)?(?:(?:is\b|was\b|goes\s+to\b|[:=]|->|→)\s*)+"
+_IS = (
+    r"[\"'\]>]*\s*(?:\([^)\n]{0,60}\)\s*)?"
+    r"(?:(?:is\b|was\b|goes\s+to\b|in\s+favou?r\s+of\b|[:=—–]|-+>?\s|→)\s*)+"
+)
 _WRITTEN = (
     re.compile(rf"{_KEY}{_IS}{_VALUE}", _I),
-    re.compile(rf"[\"'](?:choice|answer|result|vote)[\"']\s*:\s*{_VALUE}", _I),
+    # The question too may have an answer, and most of all a number.
+    re.compile(rf"[\"'](?:choice|answer|result|vote)[\"']\s*:\s*{_LETTERS}", _I),
+    re.compile(rf"\bfinal\s+answer{_IS}{_LETTERS}", _I),
+    re.compile(rf"<answer>\s*(?P<said>{_TIE}|{_WHO}?[ab])\s*<", _I),
     re.compile(rf"<(?:verdict|winner|choice)>\s*(?P<said>{_TIE}|{_WHO}?{_SIDE})\s*<", _I),
-    re.compile(rf"(?:\[\[|boxed\{{)[\s{{]*(?P<said>{_TIE}|{_WHO}?(?:{_SIDE}|c\b))\s*[\]}}]", _I),
+    re.compile(rf"\[\[\s*(?P<said>{_TIE}|{_WHO}?(?:{_SIDE}|c\b))\s*\]", _I),
+    re.compile(rf"boxed\{{[\s{{]*(?P<said>{_TIE}|{_WHO}?[ab])\s*\}}", _I),
 )
 _CHAIN = re.compile(r"(?<!\w)(?P<one>[AB])\s*(?P<sign>[<>≪≫≺≻]+|=+)\s*(?P<other>[AB])(?!\w)")
 _LETTER = re.compile(rf"[^\w:]*(?:[ab]|{_TIE})[^\w:]*", _I)

@@ -14,14 +14,17 @@ _NUMBER = rf"(?P<number>[-+]?\d+(?:[.,]\d+)?|\b(?:{'|'.join(_WORDS)})\b)"
 _OF = r"(?:[\"']?\s*(?:/|out\s+of)\s*(?P<most>\d+(?:[.,]\d+)?))?"
 _NO_RANGE = r"(?![\"']?\s*(?:-|–|—|to\b|or\b|\|)\s*[\"']?\d)(?![\w%])(?![.,]\d)"
 _VALUE = rf"[\"'\[({{<]*\s*{_NUMBER}{_NO_RANGE}{_OF}"
-_KEY = r"\b(?:(?:final|overall|total)\s+)?(?:score|rating|grade|mark|points|verdict|overall)"
-_IS = r"[\"'\]>]*\s*(?:\([^)\n]{0,60}\)\s*)?(?:(?:is\b|was\b|of\b|[:=]|->|→)\s*)+"
+_KEY = (
+    r"\b(?:(?:final|overall|total)\s+)?(?:score|rating|grade|mark|points|verdict|overall)"
+    r"(?:\s+for\s+(?:this|the)\s+(?:answer|response))?(?:\s+(?:would|should))?"
+)
+_IS = r"[\"'\]>]*\s*(?:\([^)\n]{0,60}\)\s*)?(?:(?:is\b|was\b|of\b|be\b|[:=—–]|-+>?\s|→)\s*)+"
 _WRITTEN = (
     re.compile(rf"{_KEY}{_IS}{_VALUE}", _I),
     re.compile(rf"<(?:score|rating|grade|verdict)>\s*{_NUMBER}{_OF}\s*<", _I),
     re.compile(rf"(?:\[\[|boxed\{{)[\s{{]*{_NUMBER}{_OF}\s*[\]}}]", _I),
 )
-_ALONE = re.compile(rf"[^\w:+-]*{_NUMBER}{_OF}(?:\s*(?:stars?|points?))?[^\w:]*", _I)
+_ALONE = re.compile(rf"[^\w:+-]*(?:{_KEY}\s+)?{_NUMBER}{_OF}(?:\s*(?:stars?|points?))?[^\w:]*", _I)
 _IN_SENTENCES = re.compile(rf"{_NUMBER}\s*(?:/|out\s+of)\s*(?P<most>\d+(?:[.,]\d+)?)", _I)
 
 

@@ -26,6 +26,10 @@ GRADES = {
     "4 stars": 4,
     "I would give it 4 out of 5.": 4,
     "3/5 because it is short": 3,
+    "Score — 3": 3,
+    "Score 4": 4,
+    "My score for this answer would be 4": 4,
+    "The score is 2 out of 5.": 2,
 }
 NONE = [
     "",
