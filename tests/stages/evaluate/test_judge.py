@@ -17,7 +17,7 @@ from drivers.judging import opinion
 
 from engine.errors import SpecError, StageError
 from engine.job.spec import EngineSpec, FakeTeacherSpec, GenerateSpec, Model
-from engine.run.ledger import Commits
+from engine.run.ledger import Commits, data_places
 
 FIRST = '{"verdict": "A"}'
 SECOND = '{"verdict": "B"}'
@@ -231,6 +231,15 @@ def test_a_second_run_asks_nothing(judge, tmp_path):
     asked = calls(tmp_path).total()
     assert opinion(judge(), pairs(6, 2, 2), tmp_path) == first
     assert calls(tmp_path).total() == asked == 20
+
+
+def test_verify_and_gc_look_at_the_replies_too(judge, tmp_path):
+    opinion(judge(), pairs(6, 2, 2), tmp_path)
+    rows = 0
+    for place in data_places(tmp_path):
+        for record in Commits(place).counting.values():
+            rows += len(record["prompt_id"])
+    assert rows == 20
 
 
 def test_after_a_kill_what_was_said_is_not_asked_again(judge, tmp_path):
