@@ -36,7 +36,9 @@ def _sentence(judge: Block, model: str, found: Block) -> str:
         told += f" (95 % {_ends(found)}, p {_is(found['p'])})"
     if found["p"] is not None and found["p"] >= 0.05:
         return f"{who} shows no preference between the student's answers and {whom}: {told}."
-    return f"{who} prefers the student's answer to {whom} in {told}."
+    if found["win_rate"] < 0.5:
+        return f"{who} prefers {whom} answers: the student's are better in {told}."
+    return f"{who} prefers the student's answers to {whom}: they are better in {told}."
 
 
 def _is(p: float | None) -> str:

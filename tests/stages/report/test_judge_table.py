@@ -55,12 +55,21 @@ JUDGE = {
 def test_a_preference_is_told_with_interval_and_p():
     first, second = judge_sentences({"judge": JUDGE})
     assert first == (
-        "The judge (gpt) prefers the student's answer to the teacher's in 44.0% of 250 pairs, ties"
-        " half (95 % 38.1% to 50.0%, p = 0.031)."
+        "The judge (gpt) prefers the teacher's answers: the student's are better in 44.0% of 250"
+        " pairs, ties half (95 % 38.1% to 50.0%, p = 0.031)."
     )
     assert second == (
         "The judge (gpt) shows no preference between the student's answers and the baseline's:"
         " 50.0% of 250 pairs, ties half."
+    )
+
+
+def test_a_student_that_is_preferred_is_told():
+    better = PAIRS | {"win_rate": 0.6, "ci95": [0.54, 0.66], "p": 0.0004}
+    (told,) = judge_sentences({"judge": JUDGE | {"pairs": {"baseline": better}}})
+    assert told == (
+        "The judge (gpt) prefers the student's answers to the baseline's: they are better in 60.0%"
+        " of 250 pairs, ties half (95 % 54.0% to 66.0%, p < 0.001)."
     )
 
 
@@ -142,7 +151,7 @@ def test_json_and_markdown_have_it(out):
     assert report["judge"]["pairs"]["teacher"]["win_rate"] == 0.44
     page = (out / "report.md").read_text()
     for words in (
-        "- The judge (gpt) prefers the student's answer to the teacher's",
+        "- The judge (gpt) prefers the teacher's answers",
         "## Judge: student against",
         "## Judge: grades",
         "## Judge: what its word is worth",
