@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from benchmarks.planner.points import Point
-from engine.machines.rates import EFFICIENCIES, Efficiencies
+from engine.machines.replica import EFFICIENCIES, Efficiencies
 
 # What each is by nature, and how far it may be off by itself (a logarithm): bandwidth and dense
 # multiplication are well known, what many small kernels cost is not.

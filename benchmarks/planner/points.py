@@ -14,7 +14,8 @@ from pathlib import Path
 from engine.errors import InputError, SpecError
 from engine.machines.accelerators import FIGURES, Accelerator, accelerator_named
 from engine.machines.architectures import facts
-from engine.machines.rates import EFFICIENCIES, Efficiencies, Load, Numbers, Replica, Split
+from engine.machines.rates import rate
+from engine.machines.replica import EFFICIENCIES, Efficiencies, Load, Numbers, Replica, Split
 from engine.machines.shape import Architecture
 
 # What the published tables call a model, by the name that known_models.py has.
@@ -66,7 +67,7 @@ class Point:
         tried = Replica(
             replica.model, replica.accelerator, replica.split, replica.numbers, efficiencies
         )
-        return tried.rate(self.load).tokens_per_s
+        return rate(tried, self.load).tokens_per_s
 
     def error(self, efficiencies: Efficiencies = EFFICIENCIES) -> float:
         """Natural logarithm of predicted / published."""

@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.planner.fit import fitted, without
 from benchmarks.planner.points import Point, Summary, read_points, summarised
 from benchmarks.result import bounded, write_result
-from engine.machines.rates import EFFICIENCIES
+from engine.machines.replica import EFFICIENCIES
 
 HERE = Path(__file__).parent
 POINTS = HERE / "points.csv"
@@ -84,9 +84,7 @@ def main() -> int:
         points = read_points(options.points)
         seen = summarised(point.error() for point in points)
         ratios = ratios_of("tried", seen, (0.85, 1.15), 0.70)
-        return write_result(
-            options.json, ratios, tried=rounded(seen), groups=by_group(points)
-        )
+        return write_result(options.json, ratios, tried=rounded(seen), groups=by_group(points))
     points = read_points(POINTS)
     others = read_points(OTHERS)
     frozen = summarised(point.error() for point in points)

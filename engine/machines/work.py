@@ -1,0 +1,73 @@
+"""What a job is to work on, before anybody counted: rows, and tokens of prompts and answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engine.job.spec import JobSpec
+
+# Tokens of an answer, where neither the user nor an earlier run says better: assumed, by task.
+ANSWER_TOKENS = {"nli": 60, "qa": 150, "conversation": 250, "math": 400, "summarization": 250}
+PROMPT_TOKENS = 300  # assumed
+ROWS = 10_000  # assumed, where there is no data and no limit
+VALIDATION_SHARE = 0.05
+VALIDATION_MOST = 2_000
+KEPT = 0.9  # of the answers, after curate: assumed
+CHARACTERS = 4  # of a token: about right for English
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the user, the data or an earlier run say; None: nobody does. Tokens are means."""
+
+    rows: int | None = None
+    validation: int | None = None
+    prompt_tokens: float | None = None
+    answer_tokens: float | None = None
+    kept: float | None = None
+    source: str = ""
+
+    def or_else(self, other: Seen) -> Seen:
+        """What this one says, and the other where it does not."""
+        source = self.source or other.source
+        return Seen(
+            self.rows if self.rows is not None else other.rows,
+            self.validation if self.validation is not None else other.validation,
+            self.prompt_tokens or other.prompt_tokens,
+            self.answer_tokens or other.answer_tokens,
+            self.kept if self.kept is not None else other.kept,
+            source,
+        )
+
+
+@dataclass(frozen=True)
+class Work:
+    """Prompts to train and to validate on, tokens of a prompt and an answer on average, and the
+    share of answers that become examples; `told` says what of it is assumed."""
+
+    rows: int
+    validation: int
+    prompt_tokens: float
+    answer_tokens: float
+    kept: float
+    told: str
+
+
+def work_of(job: JobSpec, seen: Seen) -> Work:
+    """The work of a job; what nobody says is assumed, and said to be."""
+    limit = job.prompts.limit
+    rows = seen.rows or limit or ROWS
+    validation = seen.validation
+    if validation is None:
+        validation = min(VALIDATION_MOST, max(1, round(rows * VALIDATION_SHARE)))
+    most = job.generate.sampling.max_tokens
+    answer_tokens = seen.answer_tokens or min(ANSWER_TOKENS[job.task], most)
+    prompt_tokens = seen.prompt_tokens or PROMPT_TOKENS
+    notes = {
+        f"{rows:,} prompts": "" if seen.rows or limit else "assumed",
+        f"{prompt_tokens:,.0f} tokens each": "" if seen.prompt_tokens else "assumed",
+        f"answers of {answer_tokens:,.0f}": "" if seen.answer_tokens else f"assumed for {job.task}",
+    }
+    told = [f"{text} ({note})" if note else text for text, note in notes.items()]
+    kept = KEPT if seen.kept is None else seen.kept
+    return Work(rows, validation, prompt_tokens, answer_tokens, kept, ", ".join(told))
