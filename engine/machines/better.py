@@ -17,7 +17,7 @@ FEW_SEQUENCES = 32  # by memory: below, weights are read for little and one long
 
 
 @dataclass(frozen=True)
-class Layout:
+class Option:
     """So many replicas of a split, and what they do with their share of the rows."""
 
     split: Split
@@ -70,14 +70,15 @@ def nearest_fit(replica: Replica, node: int = NODE, most: int = 64) -> Split | N
     return None
 
 
-def layouts(
+def options(
     replica: Replica, load: Load, devices: int, start_s: float, node: int = NODE
-) -> list[Layout]:
+) -> list[Option]:
     """Every way to use so many devices or all but a remainder of them for the rows of `load`,
-    fastest first; those where fewer than FEW_SEQUENCES fit only if nothing else does."""
+    fastest first; those where fewer than FEW_SEQUENCES fit only if nothing else does. A replica
+    leaves its node only where it must: one node that fails would take the others' work along."""
     found = []
     width = 1
-    while width <= devices:
+    while width <= devices and (width <= node or not found):
         for split in splits(replica.model, width, node):
             tried = replace(replica, split=split)
             if tried.free_gb > 0:
@@ -87,14 +88,14 @@ def layouts(
     return sorted(roomy or found, key=lambda one: one.hours)
 
 
-def laid_out(replica: Replica, load: Load, replicas: int, start_s: float) -> Layout:
+def laid_out(replica: Replica, load: Load, replicas: int, start_s: float) -> Option:
     """The rows of `load` over so many replicas; hours with `start_s` of start-up."""
     share = replace(load, rows=max(1.0, load.rows / replicas))
     found = rate(replica, share)
     hours = float("inf")
     if found.tokens_per_s:
         hours = (share.rows * load.output_tokens / found.tokens_per_s + start_s) / 3600
-    return Layout(replica.split, replicas, found, hours)
+    return Option(replica.split, replicas, found, hours)
 
 
 def is_roomy(found: Rate) -> bool:

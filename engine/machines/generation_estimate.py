@@ -10,11 +10,11 @@ from engine.job.spec import ApiTeacher, FakeTeacherSpec, JobSpec, TeacherSpec, V
 from engine.machines.architectures import facts
 from engine.machines.better import (
     FEW_SEQUENCES,
-    Layout,
+    Option,
     is_roomy,
     laid_out,
-    layouts,
     nearest_fit,
+    options,
 )
 from engine.machines.ground import Ground
 from engine.machines.measured import Answered
@@ -180,6 +180,11 @@ def _on_gpus(
         f" {found.rate.sequences:,} sequences by {found.rate.limit}{basis};"
         f" {start_s / 60:,.0f} min to start ({replica.weights_gb:,.0f} GB a device)"
     )
+    notes = [note]
+    most = teacher.replica_range[1]
+    if most > replicas:
+        grown = laid_out(replica, load, most, start_s)
+        notes.append(f"with all {most} replicas, on {most * split.devices}: {grown.hours:.2f} h")
     better = _better(teacher, replica, load, found, ground)
     return StageEstimate(
         "generate",
@@ -190,9 +195,9 @@ def _on_gpus(
         usd,
         size_gb,
         f"{found.rate.bound} {found.rate.terms[found.rate.bound]:.0%}",
-        (note,),
+        tuple(notes),
         tuple(better),
-        tuple(_warnings(found, load, replica, start_s)),
+        tuple(_warnings(found, load, replica)),
     )
 
 
@@ -233,7 +238,7 @@ def fields_of(split: Split) -> str:
 
 
 def _better(
-    teacher: VllmTeacherSpec, replica: Replica, load: Load, found: Layout, ground: Ground
+    teacher: VllmTeacherSpec, replica: Replica, load: Load, found: Option, ground: Ground
 ) -> Iterator[str]:
     """Changes that are worth it, the largest first."""
     price = ground.price(replica.accelerator)
@@ -247,7 +252,7 @@ def _better(
                 f" in place of {found.hours:.2f} (memory holds {freed.rate.sequences:,})"
             )
     node = ground.node(replica.accelerator)
-    best = layouts(replica, load, found.devices, start_s, node)[0]
+    best = options(replica, load, found.devices, start_s, node)[0]
     if found.hours > WORTH * best.hours:
         yield (
             f"replicas: {best.replicas}, {fields_of(best.split)}: {best.hours:.2f} h in place of"
@@ -262,7 +267,7 @@ def _better(
         )
 
 
-def _fewer(replica: Replica, load: Load, found: Layout, start_s: float) -> Layout | None:
+def _fewer(replica: Replica, load: Load, found: Option, start_s: float) -> Option | None:
     """Half the replicas or fewer, where starting them takes most of the time."""
     best = None
     replicas = found.replicas
@@ -275,7 +280,7 @@ def _fewer(replica: Replica, load: Load, found: Layout, start_s: float) -> Layou
     return best
 
 
-def _warnings(found: Layout, load: Load, replica: Replica, start_s: float) -> Iterator[str]:
+def _warnings(found: Option, load: Load, replica: Replica) -> Iterator[str]:
     if found.rate.limit == "memory" and not is_roomy(found.rate):
         yield (
             f"only {found.rate.sequences} sequences of {load.input_tokens:,.0f} +"

@@ -13,7 +13,9 @@ UNSURE = 2.0
 @dataclass(frozen=True)
 class StageEstimate:
     """Devices of one kind for some hours; `hours` None: cannot be told, and `bound` says why. US
-    dollars None: no price is known. `size_gb` is what it writes. `fixed_usd` is what an API is paid.
+    dollars (of GPUs, or what an API is paid) None: no price is known. `size_gb` is what it writes.
+
+    `better` are changes of placement that are worth it, `warnings` what may go wrong.
     """
 
     stage: str
