@@ -11,7 +11,7 @@ from typing import Any
 
 from engine.check.job import check_job
 from engine.job.spec import JobSpec
-from engine.machines.clusterfile import Cluster, load_cluster
+from engine.machines.running_cluster import Cluster, load_cluster
 from engine.store.paths import run_folder
 
 

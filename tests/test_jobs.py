@@ -14,8 +14,8 @@ from engine import pipeline
 from engine.backends import fake, proxy_guard
 from engine.job.jobfile import dump_job, load_job
 from engine.machines.architectures import facts
-from engine.machines.clusterfile import load_cluster
 from engine.machines.planner import plan_devices
+from engine.machines.running_cluster import load_cluster
 from engine.run.context import Context
 from engine.stages import generate
 

@@ -49,7 +49,7 @@ def test_yaml_is_a_job_a_cluster_or_a_block_of_a_job(block, tmp_path):
     if "version" in shown:
         load_job(file)
     elif "address" in shown:
-        from engine.machines.clusterfile import load_cluster
+        from engine.machines.running_cluster import load_cluster
 
         load_cluster(file)
     else:

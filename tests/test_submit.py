@@ -22,7 +22,7 @@ from ray.job_submission import JobSubmissionClient
 
 from engine.backends import ray_secrets
 from engine.errors import SpecError, StageError
-from engine.machines.clusterfile import HANDED_KEYS, Cluster
+from engine.machines.running_cluster import HANDED_KEYS, Cluster
 
 CANARY = misbehaving_api.KEY  # the server answers 401 to anything else
 TOKEN = "0123456789abcdef0123456789abcdef"

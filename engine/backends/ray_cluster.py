@@ -26,8 +26,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from engine.backends import ray_loopback, ray_secrets
 from engine.errors import CapacityError, EngineError, SpecError, StageError
-from engine.machines.clusterfile import Cluster
 from engine.machines.layout import Layout, Node, shortfall
+from engine.machines.running_cluster import Cluster
 from engine.store.paths import Folder
 
 # Chosen by us, inherited by every process of the job: no usage reports, and of Serve what it does

@@ -35,7 +35,7 @@ from ray.experimental.internal_kv import _internal_kv_get
 from ray.job_submission import JobSubmissionClient
 
 from engine.errors import SpecError, StageError
-from engine.machines.clusterfile import HANDED_KEYS, Cluster
+from engine.machines.running_cluster import HANDED_KEYS, Cluster
 
 LENT_KEYS = "DISTILL_LENT_KEYS"  # variable of all workers that names the second entry
 HOOK = "engine.backends.ray_secrets.borrow"

@@ -99,6 +99,6 @@ def errors() -> Generator[None]:
 
 
 def ray_address(cluster: Path | None) -> str | None:
-    from engine.machines.clusterfile import load_cluster
+    from engine.machines.running_cluster import load_cluster
 
     return load_cluster(cluster).ray_address or "auto" if cluster else None

@@ -77,7 +77,7 @@ def run(job: Path, sets: Sets, runs: str, cluster: Path | None, **options: Any) 
 
 def _take_keys() -> None:
     """In a job that was submitted with keys; elsewhere Ray is not even imported."""
-    from engine.machines.clusterfile import HANDED_KEYS
+    from engine.machines.running_cluster import HANDED_KEYS
 
     if HANDED_KEYS in os.environ:
         from engine.backends import ray_secrets

@@ -11,8 +11,8 @@ from ray.job_submission import JobStatus
 
 from engine.backends import ray_cluster as backend
 from engine.errors import CapacityError, SpecError, StageError
-from engine.machines.clusterfile import Cluster
 from engine.machines.layout import Layout
+from engine.machines.running_cluster import Cluster
 
 
 def test_our_own_error_is_found_inside_rays_wrappers():
