@@ -8,6 +8,7 @@ import click
 
 from engine.cli.endpoint import serve
 from engine.cli.loadtest import loadtest
+from engine.cli.plan import plan
 from engine.cli.running import check, run, submit
 from engine.cli.runs import gc, status, verify
 
@@ -29,5 +30,5 @@ def completion(shell: str) -> None:
     click.echo(source(main, {}, "distill", "_DISTILL_COMPLETE").source())
 
 
-for command in (check, run, status, verify, gc, serve, loadtest, submit, completion):
+for command in (check, plan, run, status, verify, gc, serve, loadtest, submit, completion):
     main.add_command(command)

@@ -30,10 +30,17 @@ def check(job: Path, sets: Sets, runs: str) -> None:
     with errors():
         from engine import pipeline
         from engine.check.job import check_job, source_lines
+        from engine.check.plan import tail_lines
+        from engine.errors import EngineError
         from engine.machines import planner
 
         spec = load(job, sets)
-        check_job(spec, running=pipeline.unfinished(spec, runs))
+        tail = tail_lines(spec)
+        try:
+            check_job(spec, running=pipeline.unfinished(spec, runs))
+        except EngineError:  # who sizes a job has no data yet
+            _echo(tail)
+            raise
         click.echo(f"{spec.name}: {spec.task}, device {spec.device}")
         for line in source_lines(spec):
             click.echo(f"  {line}")
@@ -44,6 +51,12 @@ def check(job: Path, sets: Sets, runs: str) -> None:
         click.echo(f"GPUs wanted: {wants.devices if spec.device == 'gpu' else 0}")
         for line in wants.lines():
             click.echo(f"  {line}")
+        _echo(tail)
+
+
+def _echo(lines: list[str]) -> None:
+    for line in lines:
+        click.echo(line)
 
 
 @click.command()

@@ -13,6 +13,7 @@ from engine.machines.rates import Rate, rate
 from engine.machines.replica import Load, Replica, Split
 from engine.machines.shape import Architecture
 
+SLOW_START = 0.4  # share of a stage from which on starting engines is worth a word
 FEW_SEQUENCES = 32  # by memory: below, weights are read for little and one long row stalls it
 
 
@@ -88,14 +89,29 @@ def options(
     return sorted(roomy or found, key=lambda one: one.hours)
 
 
-def laid_out(replica: Replica, load: Load, replicas: int, start_s: float) -> Option:
-    """The rows of `load` over so many replicas; hours with `start_s` of start-up."""
+def laid_out(
+    replica: Replica, load: Load, replicas: int, start_s: float, factor: float = 1.0
+) -> Option:
+    """The rows of `load` over so many replicas, `factor` times as fast as predicted; hours with
+    `start_s` of start-up."""
     share = replace(load, rows=max(1.0, load.rows / replicas))
     found = rate(replica, share)
     hours = float("inf")
     if found.tokens_per_s:
-        hours = (share.rows * load.output_tokens / found.tokens_per_s + start_s) / 3600
+        seconds = share.rows * load.output_tokens / found.tokens_per_s / factor
+        hours = (seconds + start_s) / 3600
     return Option(replica.split, replicas, found, hours)
+
+
+def fewer_replicas(replica: Replica, load: Load, now: Option, start_s: float) -> Option | None:
+    """Half the replicas or fewer, as long as starting them takes SLOW_START of the time; None where
+    it does not."""
+    best = None
+    tried = now
+    while tried.replicas > 1 and start_s / 3600 > SLOW_START * tried.hours:
+        tried = laid_out(replica, load, tried.replicas // 2, start_s)
+        best = tried
+    return best
 
 
 def is_roomy(found: Rate) -> bool:

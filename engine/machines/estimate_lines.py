@@ -26,6 +26,7 @@ def estimate_lines(plan: Estimate) -> Iterator[str]:
         for warning in one.warnings:
             yield f"          warning: {warning}"
     yield from _whole(plan)
+    yield from _calibrated(plan)
 
 
 def _prices(plan: Estimate) -> Iterator[str]:
@@ -71,6 +72,21 @@ def _whole(plan: Estimate) -> Iterator[str]:
         yield (
             f"          GPUs count while a stage uses them; {plan.devices} held from beginning to"
             f" end cost {_dollars(held)}, {idle:.0%} of it idle"
+        )
+
+
+def _calibrated(plan: Estimate) -> Iterator[str]:
+    """Whether the earlier run spoke for any stage."""
+    measured = plan.ground.measured
+    if measured is None:
+        return
+    stages = dict.fromkeys(one.stage for one in plan.stages if one.is_measured)
+    if stages:
+        yield f"          measured by {measured.run}: {', '.join(stages)}"
+    else:
+        yield (
+            f"          {measured.run} says nothing of their speed: it is of another model,"
+            " accelerator or layout, or its lengths differ more than four times"
         )
 
 

@@ -4,32 +4,41 @@ better."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from engine.job.spec import ApiTeacher, FakeTeacherSpec, JobSpec, TeacherSpec, VllmTeacherSpec
 from engine.machines.architectures import facts
 from engine.machines.better import (
     FEW_SEQUENCES,
     Option,
+    fewer_replicas,
     is_roomy,
     laid_out,
     nearest_fit,
     options,
 )
 from engine.machines.ground import Ground
+from engine.machines.links import NODE
 from engine.machines.measured import Answered
 from engine.machines.planner import signal_bytes_per_token
 from engine.machines.rates import rate
 from engine.machines.replica import Load, Replica, Split
-from engine.machines.serving import replica_of, split_of
-from engine.machines.stage_estimate import MEASURED, PREDICTED, UNSURE, StageEstimate
+from engine.machines.serving import replica_of, split_of, vllm_choice
+from engine.machines.stage_estimate import (
+    AS_MEASURED,
+    MEASURED,
+    PREDICTED,
+    UNSURE,
+    StageEstimate,
+)
 from engine.machines.work import Work
 
-ENGINE_START_S = 240.0  # of a GPU engine, loading besides: compilation, CUDA graphs (assumed)
+# Of an engine on one GPU and on several, loading besides: compilation, CUDA graphs (assumed).
+ENGINE_START_S = (120.0, 240.0)
 LOAD_GB_S = 1.0  # weights from a shared disk: assumed
 STREAM_TOKENS_S = 40.0  # of one answer of an API, and its first token after one second: assumed
+WORTH_USD = 2.0
 WORTH = 1.15  # a change that makes a stage faster by less is not told
-SLOW_START = 0.4  # share of a stage from which on starting engines is worth a word
 TEXT_BYTES = 5.0  # of a token, in Parquet
 ID_BYTES = 8.0  # of a token's id and log-probability
 
@@ -53,7 +62,7 @@ def generation(job: JobSpec, teacher: TeacherSpec, work: Work, ground: Ground) -
         return _asked(job, teacher, work, rows)
     if isinstance(teacher, FakeTeacherSpec):
         bound = f"{teacher.name}: a stand-in for tests has no speed worth telling"
-        return StageEstimate("generate", 0, None, None, 1.0, None, _size_gb(job, work, rows), bound)
+        return StageEstimate.unknown("generate", bound, _size_gb(job, work, rows))
     load = Load(work.prompt_tokens, work.answer_tokens, rows)
     if job.device == "cpu":
         return _on_cpus(job, teacher, work, load, ground)
@@ -111,16 +120,12 @@ def _asked(job: JobSpec, teacher: ApiTeacher, work: Work, rows: float) -> StageE
 def _on_cpus(
     job: JobSpec, teacher: VllmTeacherSpec, work: Work, load: Load, ground: Ground
 ) -> StageEstimate:
-    replicas = teacher.replica_range[0]
     seen = spoken_for(ground, teacher, None, load)
-    size_gb = _size_gb(job, work, load.rows)
-    hours = None
-    bound = "not known on CPUs before a run: try some rows, then --from-run"
+    seconds = None
     if seen:
-        seconds = load.rows * load.output_tokens / seen.tokens_per_s / replicas
-        hours = (seconds + seen.start_s) / 3600
-        bound = "as measured"
-    return StageEstimate("generate", 0, None, hours, MEASURED, None, size_gb, bound)
+        share = load.rows / teacher.replica_range[0]
+        seconds = share * load.output_tokens / seen.tokens_per_s + seen.start_s
+    return StageEstimate.on_cpus("generate", seconds, _size_gb(job, work, load.rows))
 
 
 def spoken_for(
@@ -144,61 +149,73 @@ def _on_gpus(
     model = facts(teacher.model)
     if model is None:
         bound = f"{teacher.model}: its size is not known before it is here as a folder"
-        return StageEstimate(
-            "generate",
-            devices,
-            accelerator.name,
-            None,
-            UNSURE,
-            None,
-            _size_gb(job, work, load.rows),
-            bound,
+        size_gb = _size_gb(job, work, load.rows)
+        return StageEstimate.unknown(
+            "generate", bound, size_gb, devices=devices, accelerator=accelerator.name
         )
     replica = replica_of(teacher, model, accelerator, split)
     size_gb = _size_gb(job, work, load.rows, model.vocab)
-    start_s = start_seconds(replica)
-    found = laid_out(replica, load, replicas, start_s)
-    if not found.rate.tokens_per_s:
+    if replica.free_gb <= 0:
         return _too_large(teacher, replica, devices, size_gb, ground.node(accelerator))
-    seen = spoken_for(ground, teacher, accelerator.name, load)
-    factor = 1.0
-    spread = PREDICTED
-    basis = ""
-    if seen:
-        factor = seen.tokens_per_s / rate(replica, seen.load).tokens_per_s
-        start_s = seen.start_s
-        spread = MEASURED
-        basis = f", {factor:.2f} times as fast as foretold, as measured"
-    elif split.data * split.tensor > 8:
-        spread = UNSURE
-    tokens_per_s = found.rate.tokens_per_s * factor
-    hours = (load.rows / replicas * load.output_tokens / tokens_per_s + start_s) / 3600
+    pace = _pace(teacher, replica, load, ground)
+    found = laid_out(replica, load, replicas, pace.start_s, pace.factor)
     price = ground.price(accelerator)
-    usd = hours * devices * price.typical if price else None
-    note = (
-        f"{teacher.name}: {tokens_per_s:,.0f} tokens/s a replica of {split.devices}, at most"
-        f" {found.rate.sequences:,} sequences by {found.rate.limit}{basis};"
-        f" {start_s / 60:,.0f} min to start ({replica.weights_gb:,.0f} GB a device)"
-    )
-    notes = [note]
-    most = teacher.replica_range[1]
-    if most > replicas:
-        grown = laid_out(replica, load, most, start_s)
-        notes.append(f"with all {most} replicas, on {most * split.devices}: {grown.hours:.2f} h")
-    better = _better(teacher, replica, load, found, ground)
+    usd = found.hours * devices * price.typical if price else None
     return StageEstimate(
         "generate",
         devices,
         accelerator.name,
-        hours,
-        spread,
+        found.hours,
+        pace.spread,
         usd,
         size_gb,
         f"{found.rate.bound} {found.rate.terms[found.rate.bound]:.0%}",
-        tuple(notes),
-        tuple(better),
+        tuple(_notes(teacher, replica, load, found, pace)),
+        tuple(_better(teacher, replica, load, found, pace, ground)),
         tuple(_warnings(found, load, replica)),
+        is_measured=pace.is_measured,
     )
+
+
+@dataclass(frozen=True)
+class _Pace:
+    """How much faster than predicted a replica is, how long it takes to start, and the factor
+    either way that holds for nine of ten."""
+
+    factor: float
+    start_s: float
+    spread: float
+    is_measured: bool
+
+
+def _pace(teacher: VllmTeacherSpec, replica: Replica, load: Load, ground: Ground) -> _Pace:
+    seen = spoken_for(ground, teacher, replica.accelerator.name, load)
+    if seen:
+        factor = seen.tokens_per_s / rate(replica, seen.load).tokens_per_s
+        return _Pace(factor, seen.start_s, MEASURED, True)
+    spread = PREDICTED
+    if replica.split.data * replica.split.tensor > NODE:
+        spread = UNSURE  # experts over nodes: few published points, and far apart
+    return _Pace(1.0, start_seconds(replica), spread, False)
+
+
+def _notes(
+    teacher: VllmTeacherSpec, replica: Replica, load: Load, found: Option, pace: _Pace
+) -> Iterator[str]:
+    told = found.rate
+    tokens_per_s = told.tokens_per_s * pace.factor
+    basis = ""
+    if pace.is_measured:
+        basis = f" ({pace.factor:.2f} times what is predicted, {AS_MEASURED})"
+    yield (
+        f"{teacher.name}: {tokens_per_s:,.0f} tokens/s a replica of {replica.split.devices}{basis},"
+        f" at most {told.sequences:,} sequences by {told.limit};"
+        f" {pace.start_s / 60:,.0f} min to start ({replica.weights_gb:,.0f} GB a device)"
+    )
+    most = teacher.replica_range[1]
+    if most > found.replicas:
+        grown = laid_out(replica, load, most, pace.start_s, pace.factor)
+        yield f"with all {most} replicas, on {grown.devices} GPUs: {grown.hours:.2f} h"
 
 
 def start_seconds(replica: Replica) -> float:
@@ -206,24 +223,31 @@ def start_seconds(replica: Replica) -> float:
     model = replica.model
     all_gb = model.rest_b * replica.numbers.rest_bytes
     all_gb += model.experts_b * replica.numbers.weight_bytes
-    return ENGINE_START_S + all_gb / LOAD_GB_S
+    one, several = ENGINE_START_S
+    compiled_s = several if replica.split.devices > 1 else one
+    return compiled_s + all_gb / LOAD_GB_S
 
 
 def _too_large(
     teacher: VllmTeacherSpec, replica: Replica, devices: int, size_gb: float, node: int
 ) -> StageEstimate:
     accelerator = replica.accelerator
-    room = accelerator.memory_gb * replica.numbers.memory - replica.efficiencies.engine_gb
+    room_gb = accelerator.memory_gb * replica.numbers.memory - replica.efficiencies.engine_gb
     bound = (
         f"{teacher.name} does not fit: {replica.weights_gb:,.0f} GB of weights a device, and"
-        f" {accelerator.name} has room for {room:,.0f}"
+        f" {accelerator.name} has room for {room_gb:,.0f}"
     )
     fitting = nearest_fit(replica, node)
     better = "no layout of up to 64 of them fits; choose another accelerator or a smaller teacher"
     if fitting:
         better = f"the nearest that fits: {fields_of(fitting)}"
-    return StageEstimate(
-        "generate", devices, accelerator.name, None, UNSURE, None, size_gb, bound, (), (better,)
+    return StageEstimate.unknown(
+        "generate",
+        bound,
+        size_gb,
+        devices=devices,
+        accelerator=accelerator.name,
+        better=(better,),
     )
 
 
@@ -238,46 +262,49 @@ def fields_of(split: Split) -> str:
 
 
 def _better(
-    teacher: VllmTeacherSpec, replica: Replica, load: Load, found: Option, ground: Ground
+    teacher: VllmTeacherSpec,
+    replica: Replica,
+    load: Load,
+    found: Option,
+    pace: _Pace,
+    ground: Ground,
 ) -> Iterator[str]:
-    """Changes that are worth it, the largest first."""
-    price = ground.price(replica.accelerator)
-    start_s = start_seconds(replica)
-    if teacher.max_num_seqs and found.rate.limit == "max_num_seqs":
-        more = replace(replica, numbers=replace(replica.numbers, max_num_seqs=1024))
-        freed = laid_out(more, load, found.replicas, start_s)
-        if found.hours > WORTH * freed.hours:
+    """Changes that are worth it. All are compared by prediction: a measured factor is of one
+    layout."""
+    start_s = pace.start_s
+    now = laid_out(replica, load, found.replicas, start_s)
+    if teacher.max_num_seqs and now.rate.limit == "max_num_seqs":
+        sequences, _ = vllm_choice(replica.accelerator)
+        numbers = replace(replica.numbers, max_num_seqs=max(sequences, teacher.max_num_seqs))
+        freed = laid_out(replace(replica, numbers=numbers), load, now.replicas, start_s)
+        if now.hours > WORTH * freed.hours:
             yield (
-                f"max_num_seqs: {teacher.max_num_seqs} holds it back; left out, {freed.hours:.2f} h"
-                f" in place of {found.hours:.2f} (memory holds {freed.rate.sequences:,})"
+                f"without max_num_seqs: {teacher.max_num_seqs}, which holds it back:"
+                f" {freed.hours:.2f} h in place of {now.hours:.2f}"
             )
-    node = ground.node(replica.accelerator)
-    best = options(replica, load, found.devices, start_s, node)[0]
-    if found.hours > WORTH * best.hours:
+    best = options(replica, load, now.devices, start_s, ground.node(replica.accelerator))[0]
+    if now.hours > WORTH * best.hours:
         yield (
             f"replicas: {best.replicas}, {fields_of(best.split)}: {best.hours:.2f} h in place of"
-            f" {found.hours:.2f} on as many GPUs"
+            f" {now.hours:.2f} on as many GPUs"
         )
-    fewer = _fewer(replica, load, found, start_s)
+    yield from saving(replica, load, now, start_s, ground)
+
+
+def saving(
+    replica: Replica, load: Load, now: Option, start_s: float, ground: Ground
+) -> Iterator[str]:
+    """Fewer replicas, where starting them takes much of the time, and what that saves."""
+    price = ground.price(replica.accelerator)
+    fewer = fewer_replicas(replica, load, now, start_s)
     if fewer and price:
-        saved = (found.hours * found.devices - fewer.hours * fewer.devices) * price.typical
-        yield (
-            f"replicas: {fewer.replicas} costs ${saved:,.0f} less and takes {fewer.hours:.2f} h:"
-            f" {start_s / 3600 / found.hours:.0%} of the time goes into starting"
-        )
-
-
-def _fewer(replica: Replica, load: Load, found: Option, start_s: float) -> Option | None:
-    """Half the replicas or fewer, where starting them takes most of the time."""
-    best = None
-    replicas = found.replicas
-    hours = found.hours
-    while replicas > 1 and start_s / 3600 > SLOW_START * hours:
-        replicas //= 2
-        tried = laid_out(replica, load, replicas, start_s)
-        hours = tried.hours
-        best = tried
-    return best
+        saved = (now.hours * now.devices - fewer.hours * fewer.devices) * price.typical
+        if saved >= WORTH_USD:
+            yield (
+                f"replicas: {fewer.replicas} costs ${saved:,.0f} less and takes {fewer.hours:.2f} h"
+                f" in place of {now.hours:.2f}: {start_s / 3600 / now.hours:.0%} of it goes into"
+                " starting"
+            )
 
 
 def _warnings(found: Option, load: Load, replica: Replica) -> Iterator[str]:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from engine.job.spec import JobSpec
 
-# Tokens of an answer, where neither the user nor an earlier run says better: assumed, by task.
+# Tokens where neither the user, the data nor an earlier run say better: assumed, by task.
 ANSWER_TOKENS = {"nli": 60, "qa": 150, "conversation": 250, "math": 400, "summarization": 250}
-PROMPT_TOKENS = 300  # assumed
+PROMPT_TOKENS = {"nli": 100, "qa": 200, "conversation": 600, "math": 150, "summarization": 3000}
 ROWS = 10_000  # assumed, where there is no data and no limit
 VALIDATION_SHARE = 0.05
 VALIDATION_MOST = 2_000
@@ -62,12 +62,14 @@ def work_of(job: JobSpec, seen: Seen) -> Work:
         validation = min(VALIDATION_MOST, max(1, round(rows * VALIDATION_SHARE)))
     most = job.generate.sampling.max_tokens
     answer_tokens = seen.answer_tokens or min(ANSWER_TOKENS[job.task], most)
-    prompt_tokens = seen.prompt_tokens or PROMPT_TOKENS
-    notes = {
-        f"{rows:,} prompts": "" if seen.rows or limit else "assumed",
-        f"{prompt_tokens:,.0f} tokens each": "" if seen.prompt_tokens else "assumed",
-        f"answers of {answer_tokens:,.0f}": "" if seen.answer_tokens else f"assumed for {job.task}",
+    prompt_tokens = seen.prompt_tokens or PROMPT_TOKENS[job.task]
+    known = {
+        f"{rows:,} prompts": seen.rows or limit,
+        f"{prompt_tokens:,.0f} tokens each": seen.prompt_tokens,
+        f"answers of {answer_tokens:,.0f}": seen.answer_tokens,
     }
-    told = [f"{text} ({note})" if note else text for text, note in notes.items()]
+    told = []
+    for text, said in known.items():
+        told.append(text if said else f"{text} (assumed)")
     kept = KEPT if seen.kept is None else seen.kept
     return Work(rows, validation, prompt_tokens, answer_tokens, kept, ", ".join(told))
