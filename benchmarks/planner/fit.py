@@ -28,7 +28,8 @@ NOISE = 0.2  # of a published point, a logarithm
 
 
 def fitted(points: Sequence[Point], start: Efficiencies = EFFICIENCIES) -> Efficiencies:
-    """The efficiencies that fit the points best."""
+    """The efficiencies that fit the points best, beginning at what each is by nature; those that
+    are stated and not fitted are `start`'s."""
     from scipy.optimize import least_squares
 
     names = list(NATURE)
@@ -43,8 +44,7 @@ def fitted(points: Sequence[Point], start: Efficiencies = EFFICIENCIES) -> Effic
         errors = [point.error(tried) / NOISE for point in points]
         return np.concatenate([errors, (logarithms - natural) / spread])
 
-    begin = np.log([getattr(start, name) for name in names])
-    found = least_squares(residuals, begin, loss="soft_l1", max_nfev=20, xtol=1e-4, ftol=1e-4)
+    found = least_squares(residuals, natural, loss="soft_l1", max_nfev=20, xtol=1e-4, ftol=1e-4)
     return of(found.x)
 
 

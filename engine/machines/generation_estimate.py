@@ -4,26 +4,19 @@ better."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from engine.job.spec import ApiTeacher, FakeTeacherSpec, JobSpec, TeacherSpec, VllmTeacherSpec
+from engine.machines.advice import changes, fields_of, warnings
 from engine.machines.architectures import facts
-from engine.machines.better import (
-    FEW_SEQUENCES,
-    Option,
-    fewer_replicas,
-    is_roomy,
-    laid_out,
-    nearest_fit,
-    options,
-)
+from engine.machines.better import Option, laid_out, nearest_fit
 from engine.machines.ground import Ground
 from engine.machines.links import NODE
 from engine.machines.measured import Answered
 from engine.machines.planner import signal_bytes_per_token
 from engine.machines.rates import rate
-from engine.machines.replica import Load, Replica, Split
-from engine.machines.serving import replica_of, split_of, vllm_choice
+from engine.machines.replica import Load, Replica
+from engine.machines.serving import replica_of, split_of
 from engine.machines.stage_estimate import (
     AS_MEASURED,
     MEASURED,
@@ -37,8 +30,6 @@ from engine.machines.work import Work
 ENGINE_START_S = (120.0, 240.0)
 LOAD_GB_S = 1.0  # weights from a shared disk: assumed
 STREAM_TOKENS_S = 40.0  # of one answer of an API, and its first token after one second: assumed
-WORTH_USD = 2.0
-WORTH = 1.15  # a change that makes a stage faster by less is not told
 TEXT_BYTES = 5.0  # of a token, in Parquet
 ID_BYTES = 8.0  # of a token's id and log-probability
 
@@ -171,10 +162,18 @@ def _on_gpus(
         size_gb,
         f"{found.rate.bound} {found.rate.terms[found.rate.bound]:.0%}",
         tuple(_notes(teacher, replica, load, found, pace)),
-        tuple(_better(teacher, replica, load, found, pace, ground)),
-        tuple(_warnings(found, load, replica)),
+        tuple(_better(teacher, replica, load, pace, ground)),
+        tuple(warnings(found, load, replica)),
         is_measured=pace.is_measured,
     )
+
+
+def _better(
+    teacher: VllmTeacherSpec, replica: Replica, load: Load, pace: _Pace, ground: Ground
+) -> Iterator[str]:
+    replicas = teacher.replica_range[0]
+    own = teacher.max_num_seqs
+    return changes(replica, load, replicas, pace.start_s, ground, max_num_seqs=own)
 
 
 @dataclass(frozen=True)
@@ -249,69 +248,3 @@ def _too_large(
         accelerator=accelerator.name,
         better=(better,),
     )
-
-
-def fields_of(split: Split) -> str:
-    """A split as a job says it."""
-    told = [f"tensor_parallel: {split.tensor}"]
-    if split.pipeline > 1:
-        told.append(f"pipeline_parallel: {split.pipeline}")
-    if split.data > 1:
-        told += [f"data_parallel: {split.data}", "expert_parallel: true"]
-    return ", ".join(told)
-
-
-def _better(
-    teacher: VllmTeacherSpec,
-    replica: Replica,
-    load: Load,
-    found: Option,
-    pace: _Pace,
-    ground: Ground,
-) -> Iterator[str]:
-    """Changes that are worth it. All are compared by prediction: a measured factor is of one
-    layout."""
-    start_s = pace.start_s
-    now = laid_out(replica, load, found.replicas, start_s)
-    if teacher.max_num_seqs and now.rate.limit == "max_num_seqs":
-        sequences, _ = vllm_choice(replica.accelerator)
-        numbers = replace(replica.numbers, max_num_seqs=max(sequences, teacher.max_num_seqs))
-        freed = laid_out(replace(replica, numbers=numbers), load, now.replicas, start_s)
-        if now.hours > WORTH * freed.hours:
-            yield (
-                f"without max_num_seqs: {teacher.max_num_seqs}, which holds it back:"
-                f" {freed.hours:.2f} h in place of {now.hours:.2f}"
-            )
-    best = options(replica, load, now.devices, start_s, ground.node(replica.accelerator))[0]
-    if now.hours > WORTH * best.hours:
-        yield (
-            f"replicas: {best.replicas}, {fields_of(best.split)}: {best.hours:.2f} h in place of"
-            f" {now.hours:.2f} on as many GPUs"
-        )
-    yield from saving(replica, load, now, start_s, ground)
-
-
-def saving(
-    replica: Replica, load: Load, now: Option, start_s: float, ground: Ground
-) -> Iterator[str]:
-    """Fewer replicas, where starting them takes much of the time, and what that saves."""
-    price = ground.price(replica.accelerator)
-    fewer = fewer_replicas(replica, load, now, start_s)
-    if fewer and price:
-        saved = (now.hours * now.devices - fewer.hours * fewer.devices) * price.typical
-        if saved >= WORTH_USD:
-            yield (
-                f"replicas: {fewer.replicas} costs ${saved:,.0f} less and takes {fewer.hours:.2f} h"
-                f" in place of {now.hours:.2f}: {start_s / 3600 / now.hours:.0%} of it goes into"
-                " starting"
-            )
-
-
-def _warnings(found: Option, load: Load, replica: Replica) -> Iterator[str]:
-    if found.rate.limit == "memory" and not is_roomy(found.rate):
-        yield (
-            f"only {found.rate.sequences} sequences of {load.input_tokens:,.0f} +"
-            f" {load.output_tokens:,.0f} tokens fit by memory ({replica.free_gb:,.0f} GB a device"
-            f" for caches), fewer than {FEW_SEQUENCES}: long rows may run out of it. More devices"
-            " a replica, or kv_cache_dtype: fp8"
-        )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from engine.job.spec import EngineSpec
 from engine.machines.accelerators import Accelerator
 from engine.machines.replica import Numbers, Replica, Split
@@ -51,7 +53,7 @@ def replica_of(
     return Replica(model, accelerator, split, numbers)
 
 
-def _speculation(engine: EngineSpec) -> dict[str, object]:
+def _speculation(engine: EngineSpec) -> dict[str, Any]:
     given = engine.engine_args.get("speculative_config")
     return given if isinstance(given, dict) else {}
 

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from engine.job.spec import EngineSpec, JobSpec, TrainSpec, VllmTeacherSpec
 from engine.machines.accelerators import Accelerator
+from engine.machines.advice import saving
 from engine.machines.architectures import facts
 from engine.machines.better import laid_out
-from engine.machines.generation_estimate import saving, start_seconds
+from engine.machines.generation_estimate import start_seconds
 from engine.machines.ground import Ground
 from engine.machines.measured import Trained
 from engine.machines.planner import adapters_b, state_gb, teacher_gb
