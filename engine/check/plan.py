@@ -97,24 +97,20 @@ def shortfalls(job: JobSpec, machines: Sequence[NodeKind]) -> Iterator[tuple[str
     fits; none where the machines are not known."""
     if not machines:
         return
-    for stage, layouts in _layouts(job).items():
-        kinds = [one.accelerator_type for one in layouts if one.accelerator_type]
-        nodes = nodes_at_most(machines, job.device, kinds)
-        missing = shortfall(layouts, nodes) if layouts else None
+    for stage, layout in _layouts(job):
+        kinds = [layout.accelerator_type] if layout.accelerator_type else []
+        missing = shortfall([layout], nodes_at_most(machines, job.device, kinds))
         if missing:
             yield stage, missing
 
 
-def _layouts(job: JobSpec) -> dict[str, list[Layout]]:
-    """What each stage asks for at once."""
-    teachers = []
+def _layouts(job: JobSpec) -> Iterator[tuple[str, Layout]]:
+    """What each stage asks for at a time; teachers take turns."""
     for teacher in job.generate.teachers:
         if isinstance(teacher, VllmTeacherSpec):
-            teachers.append(Layout.of(teacher, job.device))
-    fewest = job.train.worker_range
-    workers = Layout(replicas=fewest, device=job.device, counted="workers")
-    return {
-        "generate": teachers,
-        "train": [workers],
-        "evaluate": [Layout.of(job.evaluate, job.device)],
-    }
+            yield "generate", Layout.of(teacher, job.device)
+    workers = job.train.worker_range
+    yield "train", Layout(replicas=workers, device=job.device, counted="workers")
+    yield "evaluate", Layout.of(job.evaluate, job.device)
+    if job.loadtest.models:
+        yield "loadtest", Layout.of(job.serve, job.device)

@@ -1,7 +1,7 @@
 """What a whole job takes before anything runs: hours, dollars and bytes, stage by stage.
 
-Stages run one after the other, so a fixed cluster is as wide as the widest and idles in the others.
-How it is printed: estimate_lines.py.
+Stages run one after the other, and teachers take turns, so a fixed cluster is as wide as the widest
+and idles in the others. How it is printed: estimate_lines.py.
 """
 
 from __future__ import annotations
@@ -27,30 +27,21 @@ class Estimate:
 
     @property
     def devices(self) -> int:
-        """Of the widest stage; teachers that answer at the same time stand side by side."""
-        return max(self._widths())
-
-    def _widths(self) -> list[int]:
-        teachers = [one.devices for one in self.stages if one.stage == "generate"]
-        return [sum(teachers), *(one.devices for one in self.stages if one.stage != "generate")]
+        """Of the widest stage, or of the widest teacher: they take turns."""
+        return max(one.devices for one in self.stages)
 
     @property
     def hours(self) -> tuple[float, float, float] | None:
-        """Of all stages one after the other: typical, fewest and most; None where one is not known.
-        Teachers answer side by side."""
-        totals = [0.0, 0.0, 0.0]
-        generating: list[tuple[float, float, float]] = []
+        """Of all stages one after the other: typical, fewest and most; None where one is not
+        known."""
+        typical = fewest = most = 0.0
         for one in self.stages:
             interval = one.interval
             if one.hours is None or interval is None:
                 return None
-            figures = (one.hours, *interval)
-            if one.stage == "generate":
-                generating.append(figures)
-                continue
-            totals = [total + figure for total, figure in zip(totals, figures, strict=True)]
-        longest = max(generating, default=(0.0, 0.0, 0.0))
-        typical, fewest, most = (a + b for a, b in zip(totals, longest, strict=True))
+            typical += one.hours
+            fewest += interval[0]
+            most += interval[1]
         return typical, fewest, most
 
     @property

@@ -163,11 +163,14 @@ def test_the_whole_is_the_sum_and_a_held_cluster_idles():
     assert plan.held_usd > plan.usd
 
 
-def test_teachers_side_by_side_take_the_time_of_the_slowest():
-    both = {"teachers": [V3 | {"tensor_parallel": 8}, GPT], "route": "split"}
+def test_teachers_that_share_the_prompts_take_turns():
+    both = {"teachers": [V3 | {"tensor_parallel": 8, "weight": 3.0}, GPT], "route": "split"}
     plan = planned(a_job(generate=both))
-    slowest = max(stage.hours for stage in plan.stages[:2])
-    assert plan.hours[0] == pytest.approx(slowest + sum(one.hours for one in plan.stages[2:]))
+    ours, theirs = plan.stages[:2]
+    assert theirs.hours == pytest.approx(generated(GPT).hours / 4)
+    assert ours.hours < generated(V3 | {"tensor_parallel": 8}).hours
+    assert plan.hours[0] == pytest.approx(sum(one.hours for one in plan.stages))
+    assert plan.devices == 8
 
 
 def test_an_unknown_price_is_named_with_the_way_out():
