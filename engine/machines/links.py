@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from engine.machines.replica import Replica
 
 NODE = 8  # devices that fast links join
@@ -10,7 +12,7 @@ NODE = 8  # devices that fast links join
 def link_seconds(replica: Replica, tokens: float) -> dict[str, float]:
     """Seconds of one device on links for so many tokens of the whole replica: two all-reduces a
     layer (and one hop between stages), and what routed tokens send (in 8 bits) and get (in 16)."""
-    model, split, known = replica.model, replica.split, replica.efficiencies
+    model, split = replica.model, replica.split
     stage = replica.widest_stage
     of_rank = tokens / split.data
     inner = _bandwidth(replica, split.tensor * split.data)
@@ -19,15 +21,24 @@ def link_seconds(replica: Replica, tokens: float) -> dict[str, float]:
     seconds = reduced * share / inner
     if split.pipeline > 1:
         seconds += of_rank * model.hidden * 2 / _bandwidth(replica, split.devices)
-    routed = 0.0
-    if model.experts and split.data > 1:
-        spread = split.tensor * split.data
-        copies = min(max(1, model.top_k), spread) * (1 - 1 / spread)
-        sent = model.routed_layers * stage * tokens / spread * copies * model.hidden * 3
-        routed = sent / inner
-        if _spans_nodes(replica, spread):
-            routed /= known.routed_network
-    return {"all-reduce": seconds, "expert traffic": routed}
+    return {"all-reduce": seconds, "expert traffic": _routed_seconds(replica, tokens)}
+
+
+def _routed_seconds(replica: Replica, tokens: float) -> float:
+    """Each token goes to the devices of its experts; to another node once, however many of its
+    experts lie there (DeepEP)."""
+    model, split = replica.model, replica.split
+    if not model.experts or split.data == 1:
+        return 0.0
+    spread = split.tensor * split.data
+    copies = min(max(1, model.top_k), spread) * (1 - 1 / spread)
+    of_copy = model.routed_layers * replica.widest_stage * tokens / spread * model.hidden * 3
+    if not _spans_nodes(replica, spread):
+        return copies * of_copy / _bandwidth(replica, spread)
+    nodes = math.ceil(spread / NODE)
+    away = (nodes - 1) * (1 - (1 - 1 / nodes) ** max(1, model.top_k))
+    over_network = away * of_copy / _bandwidth(replica, spread)
+    return max(over_network, copies * of_copy / _bandwidth(replica, NODE))
 
 
 def hop_seconds(replica: Replica) -> float:

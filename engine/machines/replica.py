@@ -28,7 +28,6 @@ class Efficiencies:
     sequence_us: float = 5.1  # the host's work for one token of one sequence
     prompt_attention: float = 0.5  # assumed: FlashAttention on long prompts
     hop_us: float = 150.0  # of one all-reduce between nodes (TP16 at one request: 4.3 times slower)
-    routed_network: float = 0.25  # of `link`, where experts lie on several nodes (SGLang, DeepSeek)
     memory: float = 0.92  # of a device's memory, given to the engine
     engine_gb: float = 4.0  # of that: CUDA graphs, activations, libraries
 
