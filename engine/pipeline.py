@@ -60,6 +60,14 @@ def _errors_of(manifest: Manifest) -> int:
     return manifest.info.status.get("error", 0)
 
 
+def _is_a_pilot(job: JobSpec, manifest: Manifest) -> bool:
+    """Whether fewer prompts were asked than the job wants now."""
+    assert isinstance(manifest.info, GenerateInfo)
+    asked = manifest.info.limit
+    wanted = job.generate.limit
+    return asked is not None and (wanted is None or wanted > asked)
+
+
 def _generate_block(job: JobSpec, done: Mapping[str, Finished], ctx: Context) -> dict[str, Any]:
     return {"generate": job.generate}
 
@@ -80,6 +88,7 @@ STAGES = (
         cluster=True,
         store=True,
         failed_rows=_errors_of,
+        wants_more=_is_a_pilot,
     ),
     Stage(3, "curate", needs=("prompts", "generate"), store=True),
     Stage(
@@ -188,6 +197,7 @@ def run(
             folder = stage_folder(root, stage.order, stage.name, identity, force=new)
             manifest = load_manifest(folder)
             again = retry == "failed" and manifest is not None and stage.failed_rows(manifest) > 0
+            again |= manifest is not None and stage.wants_more(job, manifest)
             if wanted and manifest is not None and not again:
                 _require_sound(Finished(folder, manifest), strict)
                 reused.append(stage.name)

@@ -55,8 +55,10 @@ class Work:
 
 def work_of(job: JobSpec, seen: Seen) -> Work:
     """The work of a job; what nobody says is assumed, and said to be."""
-    limit = job.prompts.limit
+    limit = job.generate.limit or job.prompts.limit
     rows = seen.rows or limit or ROWS
+    if job.generate.limit:  # a pilot
+        rows = min(rows, job.generate.limit)
     validation = seen.validation
     if validation is None:
         validation = min(VALIDATION_MOST, max(1, round(rows * VALIDATION_SHARE)))

@@ -71,6 +71,8 @@ class GenerateInfo(Info):
     teachers: list[TeacherInfo] = []
     route: str = "all"
     max_tokens: int | None = None
+    limit: int | None = None
+    """Of a pilot: as many training prompts were asked; there are more."""
     top_k: int = 0
     rows_without_token_counts: int = 0
     unknown_finish_reasons: dict[str, int] = {}
