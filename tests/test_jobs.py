@@ -14,8 +14,11 @@ from engine import pipeline
 from engine.backends import fake, proxy_guard
 from engine.job.jobfile import dump_job, load_job
 from engine.machines.architectures import facts
+from engine.machines.estimate import estimate
+from engine.machines.ground import Ground
 from engine.machines.planner import plan_devices
 from engine.machines.running_cluster import load_cluster
+from engine.machines.work import Seen, work_of
 from engine.run.context import Context
 from engine.stages import generate
 
@@ -59,6 +62,23 @@ def test_job_parses_plans_and_survives_a_dump(path, tmp_path):
     assert plan_devices(job).devices > 0
     (tmp_path / "job.yaml").write_text(dump_job(job))
     assert load_job(tmp_path / "job.yaml") == job
+
+
+# The teacher's layout was asked for; the plan calls copies of attention the faster one, and so does
+# the file's head.
+AS_ASKED_FOR = {"deepseek-v3-to-phi-4-mini"}
+
+
+@pytest.mark.parametrize("path", JOBS, ids=name_of)
+def test_the_plan_knows_no_better_layout_than_the_jobs_own(path):
+    job = load_job(path)
+    found = estimate(job, work_of(job, Seen()), Ground())
+    better = [change for stage in found.stages for change in stage.better]
+    if job.name in AS_ASKED_FOR:
+        assert ["data_parallel: 8" in change for change in better] == [True]
+    else:
+        assert better == []
+    assert [warning for stage in found.stages for warning in stage.warnings] == []
 
 
 def test_the_customer_support_job_is_the_one_that_was_asked_for():

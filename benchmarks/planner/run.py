@@ -34,11 +34,12 @@ def ratios_of(name: str, seen: Summary, mean: tuple[float, float], near: float) 
     }
 
 
-def left_out(points: Sequence[Point]) -> dict[str, list[float]]:
-    """By family, the errors on its points of efficiencies that were fitted to all others."""
+def left_out(points: Sequence[Point], every: int = 1) -> dict[str, list[float]]:
+    """By family, the errors on its points of efficiencies that were fitted to all others, or to
+    each `every`th point of them."""
     errors = {}
     for family in sorted({point.family for point in points}):
-        found = without(points, family)
+        found = without(points[::every], family)
         errors[family] = [point.error(found) for point in points if point.family == family]
     return errors
 
