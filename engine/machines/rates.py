@@ -64,47 +64,71 @@ def _seconds_of_a_row(replica: Replica, load: Load, sequences: float) -> dict[st
 
 
 def _step(replica: Replica, load: Load, sequences: float) -> dict[str, float]:
-    """Seconds of one decoding step of all sequences, by term.
+    """Seconds of one decoding step of all sequences, by term."""
+    model, split = replica.model, replica.split
+    known = replica.efficiencies
+    tried = sequences * (1 + replica.numbers.drafted)
+    weights, arithmetic = _multiplied(replica, tried)
+    cache, attention = _attended(replica, load, sequences, tried)
+    links = link_seconds(replica, tried)
+    links["all-reduce"] += hop_seconds(replica)
+    launches_us = model.layers * known.layer_us + model.routed_layers * known.routed_layer_us
+    return {
+        "weights": weights,
+        "arithmetic": arithmetic,
+        "KV cache": cache,
+        "attention": attention,
+        **links,
+        "launches": launches_us * replica.widest_stage * split.pipeline * 1e-6,
+        "host": sequences / split.data * known.sequence_us * 1e-6,
+    }
+
+
+def _multiplied(replica: Replica, tried: float) -> tuple[float, float]:
+    """Seconds of a step's multiplications by weights, and of reading these beyond that: both
+    overlap, so the slower counts.
 
     With pipeline stages each of as many micro-batches passes all stages, so a device reads its
-    weights once for each of them. What is read and what is multiplied overlaps: the slower counts,
-    and the surplus of reading is the term `weights`.
+    weights once for each of them. The output head is on the last stage, in 16 bits.
     """
     model, split, numbers = replica.model, replica.split, replica.numbers
     known = replica.efficiencies
-    bandwidth = replica.accelerator.bandwidth_tb_s * 1e12 * known.bandwidth
-    stage = replica.widest_stage
-    tried = sequences * (1 + numbers.drafted)
     of_rank = tried / split.data
-    touched = _touched(model, tried / split.pipeline)
-    read = split.pipeline / split.tensor / bandwidth
-    blocks = stage * model.blocks_b * 1e9 * numbers.rest_bytes * read
-    experts_b = model.experts_b / split.data * touched
-    experts = stage * experts_b * 1e9 * numbers.weight_bytes * read
-    head = model.head_b * 2e9 * read  # on the last stage
-    dense_flops = 2e9 * stage * model.blocks_b * of_rank / split.tensor
-    multiplied = dense_flops / _flops(replica, numbers.rest_bytes)
-    routed = _routed_flops(replica, tried) / _routed_peak(replica)
-    head_flops = 2e9 * model.head_b * of_rank / split.tensor
-    scored = head_flops / (replica.accelerator.bf16_tflops * 1e12 * known.arithmetic)
-    surplus = max(0.0, blocks - multiplied) + max(0.0, experts - routed) + max(0.0, head - scored)
+    read_gb_s = replica.accelerator.bandwidth_tb_s * 1e3 * known.bandwidth
+    passes = split.pipeline / split.tensor
+    stage = replica.widest_stage
+    touched_b = model.experts_b / split.data * _touched(model, tried / split.pipeline)
+    half_flops = replica.accelerator.bf16_tflops * 1e12 * known.arithmetic
+    parts = (
+        (
+            stage * model.blocks_b * numbers.rest_bytes * passes / read_gb_s,
+            2e9 * stage * model.blocks_b * of_rank / split.tensor / _flops(replica),
+        ),
+        (
+            stage * touched_b * numbers.weight_bytes * passes / read_gb_s,
+            _routed_flops(replica, tried) / _routed_peak(replica),
+        ),
+        (
+            model.head_b * 2 * passes / read_gb_s,
+            2e9 * model.head_b * of_rank / split.tensor / half_flops,
+        ),
+    )
+    multiplied = sum(seconds for _, seconds in parts)
+    surplus = sum(max(0.0, read - seconds) for read, seconds in parts)
+    return surplus, multiplied
+
+
+def _attended(replica: Replica, load: Load, sequences: float, tried: float) -> tuple[float, float]:
+    """Seconds of a step's attention, and of reading the caches beyond that; sequences are half
+    answered on average."""
+    model, split, known = replica.model, replica.split, replica.efficiencies
     context = load.input_tokens + load.output_tokens / 2
-    positions = model.cached_positions(context) * stage
-    cache = sequences / split.data * replica.cache_bytes * positions / bandwidth
-    attended = of_rank * model.decode_flops() * positions / split.tensor
-    attention = attended / (replica.accelerator.bf16_tflops * 1e12 * known.attention)
-    launches = model.layers * known.layer_us + model.routed_layers * known.routed_layer_us
-    links = link_seconds(replica, tried)
-    links["all-reduce"] += hop_seconds(replica)
-    return {
-        "weights": surplus,
-        "arithmetic": multiplied + routed + scored,
-        "KV cache": max(0.0, cache - attention),
-        "attention": attention,
-        **links,
-        "launches": launches * stage * split.pipeline * 1e-6,
-        "host": sequences / split.data * known.sequence_us * 1e-6,
-    }
+    positions = model.cached_positions(context) * replica.widest_stage
+    bandwidth = replica.accelerator.bandwidth_tb_s * 1e12 * known.bandwidth
+    read = sequences / split.data * replica.cache_bytes * positions / bandwidth
+    flops = tried / split.data * model.decode_flops() * positions / split.tensor
+    attention = flops / (replica.accelerator.bf16_tflops * 1e12 * known.attention)
+    return max(0.0, read - attention), attention
 
 
 def _prompt_token(replica: Replica, load: Load) -> float:
@@ -113,7 +137,7 @@ def _prompt_token(replica: Replica, load: Load) -> float:
     known = replica.efficiencies
     stage = replica.widest_stage
     rank = split.tensor * split.data
-    multiplied = 2e9 * stage * model.blocks_b / rank / _flops(replica, numbers.rest_bytes)
+    multiplied = 2e9 * stage * model.blocks_b / rank / _flops(replica)
     routed = _routed_flops(replica, 1.0) / _routed_peak(replica)
     positions = model.cached_positions(load.input_tokens / 2) * stage
     attended = model.prefill_flops() * positions / rank
@@ -133,10 +157,9 @@ def _touched(model: Architecture, tokens: float) -> float:
     return 1 - missed**tokens
 
 
-def _flops(replica: Replica, bytes_per_weight: float) -> float:
-    """Reached FLOP/s of one device on weights of this width."""
-    known = replica.efficiencies
-    return _peak(replica, bytes_per_weight) * known.arithmetic
+def _flops(replica: Replica) -> float:
+    """Reached FLOP/s of one device on weights outside the experts."""
+    return _peak(replica, replica.numbers.rest_bytes) * replica.efficiencies.arithmetic
 
 
 def _peak(replica: Replica, bytes_per_weight: float) -> float:
