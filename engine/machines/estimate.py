@@ -24,6 +24,7 @@ class Estimate:
     work: Work
     ground: Ground
     stages: tuple[StageEstimate, ...]
+    is_assumed: bool = False  # the accelerator
 
     @property
     def devices(self) -> int:
@@ -90,4 +91,4 @@ def estimate(job: JobSpec, work: Work, ground: Ground) -> Estimate:
     stages.append(evaluation(job, work, ground))
     if job.loadtest.models:
         stages.append(loadtest(job, work, ground))
-    return Estimate(job.name, work, ground, tuple(stages))
+    return Estimate(job.name, work, ground, tuple(stages), ground.assumes(job))

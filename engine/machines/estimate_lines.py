@@ -6,10 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from engine.machines.estimate import Estimate
+from engine.machines.ground import ASSUMED
 from engine.machines.prices import unknown_price
 from engine.machines.stage_estimate import StageEstimate
 
-_HEAD = f"{'stage':<9} {'GPUs':>14} {'hours':>8}  {'[low, high]':<15} {'dollars':>9} {'GB':>8}"
+_HEAD = f"{'stage':<9} {'GPUs':>16} {'hours':>8}  {'[low, high]':<15} {'dollars':>9} {'GB':>8}"
 
 
 def estimate_lines(plan: Estimate) -> Iterator[str]:
@@ -37,6 +38,8 @@ def _prices(plan: Estimate) -> Iterator[str]:
             yield unknown_price(name)
         else:
             yield f"{name}: {price} a GPU-hour"
+    if plan.is_assumed:
+        yield f"{ASSUMED} is assumed: nobody names an accelerator; give --gpu NAME"
 
 
 def _row(one: StageEstimate) -> str:
@@ -49,7 +52,7 @@ def _row(one: StageEstimate) -> str:
         hours = f"{one.hours:.2f}"
         interval = f"[{low:.2f}, {high:.2f}]"
     return (
-        f"{one.stage:<9} {devices:>14} {hours:>8}  {interval:<15} {_dollars(one.usd):>9}"
+        f"{one.stage:<9} {devices:>16} {hours:>8}  {interval:<15} {_dollars(one.usd):>9}"
         f" {_size(one.size_gb):>8}  {one.bound}"
     )
 
@@ -63,7 +66,7 @@ def _whole(plan: Estimate) -> Iterator[str]:
         interval = f"[{low:.2f}, {high:.2f}]"
     widest = f"at most {plan.devices}" if plan.devices else "-"
     yield (
-        f"{'whole':<9} {widest:>14} {told:>8}  {interval:<15} {_dollars(plan.usd):>9}"
+        f"{'whole':<9} {widest:>16} {told:>8}  {interval:<15} {_dollars(plan.usd):>9}"
         f" {_size(plan.size_gb):>8}"
     )
     held = plan.held_usd

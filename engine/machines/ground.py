@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from engine.job.spec import JobSpec
 from engine.machines.accelerators import Accelerator, accelerator_named
 from engine.machines.measured import Measured
 from engine.machines.prices import Price, price_of
@@ -31,6 +32,11 @@ class Ground:
             return self.gpu
         name = asked or next(iter(self.kinds), None) or ASSUMED
         return accelerator_named(name)
+
+    def assumes(self, job: JobSpec) -> bool:
+        """Whether nobody names an accelerator, so that ASSUMED stands for it."""
+        named = [one.accelerator_type for one in job.generate.teachers if one.kind == "vllm"]
+        return job.device == "gpu" and not (self.gpu or self.kinds or any(named))
 
     def node(self, accelerator: Accelerator) -> int:
         """GPUs of one machine; 8 where no cluster file tells."""

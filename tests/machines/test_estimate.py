@@ -181,6 +181,14 @@ def test_an_unknown_price_is_named_with_the_way_out():
     assert "--price X9=" in "\n".join(estimate_lines(plan))
 
 
+def test_an_accelerator_that_nobody_names_is_assumed_and_said_to_be():
+    plan = planned(a_job(GPT))
+    assert "H100 is assumed" in "\n".join(estimate_lines(plan))
+    known = [Ground(gpu=accelerator_named("H20")), Ground(kinds={"B200": 8})]
+    for ground in known:
+        assert "is assumed" not in "\n".join(estimate_lines(planned(a_job(GPT), ground)))
+
+
 def test_an_accelerator_that_nobody_knows_is_an_error():
     with pytest.raises(SpecError, match="H2OO has no figures"):
         generated(V3 | {"accelerator_type": "H2OO"})
