@@ -13,6 +13,7 @@ from pathlib import Path
 
 from engine.backends.deepspeed_settings import deepspeed_problems
 from engine.backends.vllm_settings import engine_problems
+from engine.check.memory import memory_problems
 from engine.check.models import (
     has_chat_template,
     has_tokenizer,
@@ -82,6 +83,7 @@ def _teacher_problems(job: JobSpec) -> Iterator[str]:
         yield from layout_problems(field, shape, teacher.tensor_parallel, teacher.max_model_len)
         yield from split_problems(field, shape, teacher, job.device)
         yield from engine_problems(field, teacher)
+        yield from memory_problems(field, shape, teacher, job.device)
         if shape and top_k > shape.vocab:
             yield (
                 f"generate.capture.top_k={top_k}, but the model has {shape.vocab} tokens; choose"
@@ -106,6 +108,7 @@ def _student_problems(job: JobSpec) -> Iterator[str]:
         yield from layout_problems(name, shape, block.tensor_parallel, block.max_model_len)
         yield from split_problems(name, shape, block, job.device)
         yield from engine_problems(name, block)
+        yield from memory_problems(name, shape, block, job.device)
         if shape and shape.short_context and (name == "evaluate" or job.loadtest.models):
             yield from rope_problems(name, shape, job.train.block_tokens, block.max_model_len)
 

@@ -28,13 +28,13 @@ def measured_run(folder: Folder) -> tuple[Measured, Seen]:
             " (distill run JOB --until generate), or leave --from-run out"
         )
     evaluate = done.get("evaluate")
-    rows = _validation_rows(done)
+    evaluate_s = evaluate.seconds if evaluate else None
     measured = Measured(
         folder.name,
         tuple(_answered(job, generate)),
         _trained(job, done.get("train")),
-        evaluate.seconds if evaluate else None,
-        rows,
+        evaluate_s,
+        _validation_rows(done),
     )
     return measured, _seen(generate, done.get("curate"))
 
@@ -101,7 +101,8 @@ def _trained(job: JobSpec, manifest: Manifest | None) -> Trained | None:
     if manifest is None or not isinstance(info, TrainInfo) or not info.tokens_per_second:
         return None
     kinds = [one.accelerator_type for one in job.generate.teachers if one.kind == "vllm"]
-    kind = _kind(job, kinds[0] if kinds else None)
+    named = kinds[0] if kinds else None
+    kind = _kind(job, named)
     start_s = max(0.0, manifest.seconds - info.tokens / info.tokens_per_second)
     speed = info.tokens_per_second / max(1, info.workers)
     return Trained(job.train.student, kind, info.workers, speed, start_s)

@@ -58,13 +58,14 @@ def estimated_lines(job: JobSpec, asked: Asked) -> Iterator[str]:
     if asked.cluster:
         machines = machines_in(asked.cluster)
         prices = prices_in(asked.cluster)
+    gpu = accelerator_named(asked.gpu) if asked.gpu else None
     measured = None
     seen = asked.seen
     if asked.from_run:
         measured, of_run = measured_run(run_folder(asked.from_run))
         seen = seen.or_else(of_run)
     ground = Ground(
-        accelerator_named(asked.gpu) if asked.gpu else None,
+        gpu,
         _kinds(machines),
         prices | dict(asked.prices),
         "given",

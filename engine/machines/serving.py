@@ -36,9 +36,10 @@ def replica_of(
     sequences, chunk = vllm_choice(accelerator)
     drafted = float(_speculation(engine).get("num_speculative_tokens") or 0)
     weight_bytes = _weight_bytes(engine, model)
-    rest_bytes = weight_bytes
-    if model.rest_bytes:
-        rest_bytes = model.rest_bytes
+    rest_bytes = model.rest_bytes or weight_bytes
+    cache_gb = None
+    if engine.kv_cache_gib:
+        cache_gb = engine.kv_cache_gib * 2**30 / 1e9
     numbers = Numbers(
         weight_bytes=weight_bytes,
         rest_bytes=rest_bytes,
@@ -46,7 +47,7 @@ def replica_of(
         max_num_seqs=engine.max_num_seqs or sequences,
         chunk_tokens=engine.engine_args.get("max_num_batched_tokens") or chunk,
         memory=engine.gpu_memory_utilization,
-        cache_gb=engine.kv_cache_gib * 1.073741824 if engine.kv_cache_gib else None,
+        cache_gb=cache_gb,
         drafted=drafted,
         accepted=ACCEPTED * drafted,
     )

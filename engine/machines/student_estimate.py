@@ -58,6 +58,7 @@ def training(job: JobSpec, work: Work, answers: float, ground: Ground) -> StageE
         bound = AS_MEASURED
     hours = seconds / 3600
     price = ground.price(accelerator)
+    usd = hours * workers * price.typical if price else None
     held_gb = worker_gb(spec, model, teacher)
     tokens = f"{time.tokens / 1e6:,.1f}M tokens"
     room = f"a worker holds about {held_gb:,.0f} of {accelerator.memory_gb:g} GB"
@@ -67,7 +68,7 @@ def training(job: JobSpec, work: Work, answers: float, ground: Ground) -> StageE
         accelerator.name,
         hours,
         spread,
-        hours * workers * price.typical if price else None,
+        usd,
         size_gb,
         bound,
         (f"{tokens}; {room}",),

@@ -25,19 +25,14 @@ class Seen:
     prompt_tokens: float | None = None
     answer_tokens: float | None = None
     kept: float | None = None
-    source: str = ""
 
     def or_else(self, other: Seen) -> Seen:
         """What this one says, and the other where it does not."""
-        source = self.source or other.source
-        return Seen(
-            self.rows if self.rows is not None else other.rows,
-            self.validation if self.validation is not None else other.validation,
-            self.prompt_tokens or other.prompt_tokens,
-            self.answer_tokens or other.answer_tokens,
-            self.kept if self.kept is not None else other.kept,
-            source,
-        )
+        said = {}
+        for name in ("rows", "validation", "prompt_tokens", "answer_tokens", "kept"):
+            own = getattr(self, name)
+            said[name] = getattr(other, name) if own is None else own
+        return Seen(**said)
 
 
 @dataclass(frozen=True)
