@@ -1,1 +1,1 @@
-"""What runs it? Devices, the sizes of models, what fits where, cluster files, and what a job takes."""
+"""What runs it, and what does it take? Devices, sizes of models, what fits where, and plans."""
