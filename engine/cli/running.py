@@ -20,12 +20,19 @@ from engine.cli.options import (
     ray_address,
     stage_options,
 )
+from engine.errors import SpecError
+from engine.job.spec import JobSpec
 from engine.run.terminal import log_path, quiet
 
 
 @click.command()
 @of_a_job
-def check(job: Path, sets: Sets, runs: str) -> None:
+@click.option(
+    "--cluster",
+    type=click.Path(path_type=Path),
+    help="Cluster file of any platform: can its machines hold the job?",
+)
+def check(job: Path, sets: Sets, runs: str, cluster: Path | None) -> None:
     """Validate a job file and what it names, and print the plan. Starts nothing."""
     with errors():
         from engine import pipeline
@@ -34,6 +41,8 @@ def check(job: Path, sets: Sets, runs: str) -> None:
 
         spec = load(job, sets)
         check_job(spec, running=pipeline.unfinished(spec, runs))
+        if cluster:
+            _require_machines(spec, cluster)
         click.echo(f"{spec.name}: {spec.task}, device {spec.device}")
         for line in source_lines(spec):
             click.echo(f"  {line}")
@@ -46,15 +55,42 @@ def check(job: Path, sets: Sets, runs: str) -> None:
             click.echo(f"  {line}")
 
 
+def _require_machines(spec: JobSpec, cluster: Path) -> None:
+    from engine.machines.cluster_file import machines_in
+    from engine.machines.holding import problems_on
+
+    if problems := problems_on(spec, machines_in(cluster)):
+        raise SpecError("\n".join(f"{cluster}: {problem}" for problem in problems))
+
+
 @click.command()
 @of_a_job
 @CLUSTER
+@click.option("--fetch", is_flag=True, help="Fetch the models first, once for all replicas.")
+@click.option(
+    "--no-second-start",
+    is_flag=True,
+    help="For clusters that start anew after any exit code but 0: end with 0 after an error that"
+    " has a name, and say its code.",
+)
 @stage_options
-def run(job: Path, sets: Sets, runs: str, cluster: Path | None, **options: Any) -> None:
+def run(
+    job: Path,
+    sets: Sets,
+    runs: str,
+    cluster: Path | None,
+    fetch: bool,
+    no_second_start: bool,
+    **options: Any,
+) -> None:
     """Run a job: skip what is finished, resume what is not."""
-    with errors():
+    with errors(second_start=not no_second_start):
         _take_keys()
         spec = load(job, sets)
+        if fetch:
+            from engine.submission.fetch import fetch as fetch_all
+
+            fetch_all(spec, partial(click.echo, nl=False))
         log = log_path(spec.name, runs, "run")
         with quiet(log, spec.name) as console:
             from engine import pipeline
@@ -93,23 +129,3 @@ def _print_report(console: Console, done: Any) -> None:
     console.print(summary_table(report), *comparison_tables(report))
     for path in sorted(done.root.glob("report.*")):
         console.print(str(path), highlight=False, soft_wrap=True)
-
-
-@click.command()
-@of_a_job
-@click.option(
-    "--cluster",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Cluster file of a running Ray cluster.",
-)
-@stage_options
-def submit(job: Path, sets: Sets, runs: str, cluster: Path, **options: Any) -> None:
-    """Run a job on a running cluster: submit it, follow its log, exit with its result."""
-    with errors():
-        from engine import submission
-
-        echo = partial(click.echo, nl=False)
-        submission.submit(
-            job, load(job, sets), cluster, sets=sets, runs=runs, options=options, on_log=echo
-        )
