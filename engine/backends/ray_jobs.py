@@ -108,7 +108,8 @@ def stop_driver(cluster: Cluster, job_id: str) -> None:
 def _earlier(client: JobSubmissionClient, name: str) -> list[Any]:
     """The jobs of that name as Ray's JobDetails, the newest last."""
     numbered = []
-    for job in client.list_jobs():
+    every: list[Any] = client.list_jobs()
+    for job in every:
         head, _, tail = str(job.submission_id).partition(name)
         number = tail.removeprefix("-")
         if head == "" and (tail == "" or number.isdigit()):

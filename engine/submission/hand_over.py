@@ -16,7 +16,6 @@ from typing import Any
 import yaml
 
 from engine.errors import SpecError
-from engine.job.yamlfile import dump_yaml
 from engine.machines.native_file import NativeFile
 from engine.submission.request import MOST_CHARACTERS, Request
 
@@ -69,7 +68,7 @@ def rayjob(file: NativeFile, request: Request) -> HandOver:
     if namespace:
         config["metadata"] = {"name": request.id, "namespace": namespace}
     command = ["kubectl", *namespaced(file), "apply", "--validate=strict", "-f", "-"]
-    text = yaml.safe_dump_all([config, *documents], sort_keys=False, width=140)
+    text = as_yaml(config, *documents)
     return HandOver(request.id, tuple(command), text, notes=tuple(_key_notes(file, request)))
 
 
@@ -77,6 +76,23 @@ def namespaced(file: NativeFile) -> list[str]:
     """kubectl's option for the namespace of the file, where it names one."""
     namespace = file.main.get("metadata", {}).get("namespace")
     return ["--namespace", namespace] if namespace else []
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes text of several lines as such: people read it in a dry run."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    style = "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def as_yaml(*documents: dict[str, Any]) -> str:
+    """The documents as any YAML reader takes them."""
+    return yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=140)
 
 
 def _mount_job(file: NativeFile, cluster: dict[str, Any], name: str) -> None:
@@ -190,4 +206,4 @@ def sky(file: NativeFile, request: Request) -> HandOver:
     command = ["sky", "jobs", "launch", "--yes", "--detach-run", "--name", request.id]
     for name in task["secrets"]:
         command += ["--secret", name]
-    return HandOver(request.id, tuple(command), dump_yaml(task), as_file=True)
+    return HandOver(request.id, tuple(command), as_yaml(task), as_file=True)

@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import CapacityError
-from engine.job.yamlfile import dump_yaml
 from engine.machines.native_file import NativeFile
 from engine.machines.running_cluster import Cluster, load_cluster
 from engine.store.paths import run_folder
 from engine.submission.follow import Log
+from engine.submission.hand_over import as_yaml
 from engine.submission.request import Request
 
 # Behind a door no disk is ours: the job file is copied to a folder that all nodes share.
 DOOR = "http://127.0.0.1:8265"
+DOOR_WAIT_S = 10.0
 SHARED_JOBS = "/shared/jobs"
 SHARED_RUNS = "/shared/runs"
 JOB_FILE = "job.yaml"
@@ -42,7 +43,8 @@ class RayJobs:
         self._file = file
         self._is_behind_a_door = file.platform != "running"
         if self._is_behind_a_door:
-            self._cluster = Cluster(name=file.path.stem, address=DOOR, runs=SHARED_RUNS, wait_s=10)
+            name = file.path.stem
+            self._cluster = Cluster(name=name, address=DOOR, runs=SHARED_RUNS, wait_s=DOOR_WAIT_S)
         else:
             self._cluster = load_cluster(file.path)
 
@@ -60,7 +62,7 @@ class RayJobs:
             sent["working_dir"] = self._cluster.working_dir
         secrets, missing = self._keys(request)
         sent |= {"keys": sorted(secrets), "keys_to_be_set_there": missing}
-        return dump_yaml({name: value for name, value in sent.items() if value})
+        return as_yaml({name: value for name, value in sent.items() if value})
 
     def start(self, request: Request, on_log: Log) -> str:
         """Submit, or join. Keys that are set here are handed over; of the others `on_log` hears

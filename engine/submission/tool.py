@@ -16,10 +16,9 @@ from engine.errors import CapacityError
 _TAIL = 2000  # characters of a tool's last words
 _INSTALL = {
     "kubectl": "install it, and point it at your cluster (kubectl config current-context)",
-    "sbatch": "give the command on a login node of the Slurm cluster",
-    "scontrol": "give the command on a login node of the Slurm cluster",
     "sky": "install SkyPilot in an environment of its own, and put its `sky` on PATH",
 }
+_SLURM = "give the command on a login node of the Slurm cluster"
 
 
 class ToolFailed(CapacityError):
@@ -61,4 +60,4 @@ def stream(words: Sequence[str], on_log: Callable[[str], None]) -> int:
 
 def _require(tool: str) -> None:
     if shutil.which(tool) is None:
-        raise CapacityError(f"{tool} is not on PATH; {_INSTALL[tool]}")
+        raise CapacityError(f"{tool} is not on PATH; {_INSTALL.get(tool, _SLURM)}")
