@@ -68,6 +68,6 @@ def test_behind_a_door_the_job_travels_and_a_closed_door_is_said(
         " --fetch --until curate"
     )
     monkeypatch.setattr(running, "DOOR", "http://127.0.0.1:1")
-    monkeypatch.setattr(running, "DOOR_WAIT_S", 0.01)
+    monkeypatch.setattr(running, "DOOR_WAIT_S", 1e-6)
     with pytest.raises(CapacityError, match=f"Is the door open\\? In another shell: {way}"):
         submission.submit(request, CLUSTERS / name, on_log=print)
