@@ -109,8 +109,9 @@ def _download(
             " there is a network, with the same HF_HOME"
         ) from error
     except (HfHubHTTPError, httpx.HTTPError) as error:
+        said = " ".join(str(error).split())
         raise InputError(
-            f"{what}: the hub does not give it ({error}); correct the name or the revision, or set"
+            f"{what}: the hub does not give it ({said}); correct the name or the revision, or set"
             " HF_TOKEN where it is private"
         ) from error
     return Path(folder)

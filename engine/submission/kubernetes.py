@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 from engine.machines.native_file import NativeFile
-from engine.submission import hand_over
 from engine.submission.follow import Log, State, follow
+from engine.submission.hand_over import namespaced, rayjob
 from engine.submission.request import Request
 from engine.submission.tool import ToolFailed, call
 
@@ -20,18 +20,18 @@ class KubernetesJobs:
 
     def __init__(self, file: NativeFile) -> None:
         self._file = file
-        self._kubectl = ["kubectl", *hand_over.namespaced(file)]
+        self._kubectl = ["kubectl", *namespaced(file)]
         self._cluster = ""
         self._last = ""  # time stamp of the newest line that was shown
 
     def shown(self, request: Request) -> str:
         """The command, and the manifest that it reads."""
-        return hand_over.rayjob(self._file, request).shown
+        return rayjob(self._file, request).shown
 
     def start(self, request: Request, on_log: Log) -> str:
         """Make the ConfigMap and the RayJob. One of that name that has ended is made anew, one that
         has not is joined."""
-        handed = hand_over.rayjob(self._file, request)
+        handed = rayjob(self._file, request)
         state = self.find(handed.id)
         if state and state.exit_code is None:
             on_log(f"joined RayJob {handed.id}, which is there already ({state.word})\n")

@@ -7,8 +7,8 @@ import time
 
 from engine.errors import CapacityError
 from engine.machines.native_file import NativeFile
-from engine.submission import hand_over
 from engine.submission.follow import FOLLOW_S, EndOfAttempts, Log, require_success
+from engine.submission.hand_over import sky
 from engine.submission.request import Request
 from engine.submission.tool import call, call_with_file, stream
 
@@ -26,11 +26,11 @@ class SkyJobs:
 
     def shown(self, request: Request) -> str:
         """The command, and the task whose file it reads."""
-        return hand_over.sky(self._file, request).shown
+        return sky(self._file, request).shown
 
     def start(self, request: Request, on_log: Log) -> str:
         """Launch it; one of that name that waits or runs is joined."""
-        handed = hand_over.sky(self._file, request)
+        handed = sky(self._file, request)
         if self._is_running(handed.id):
             on_log(f"joined managed job {handed.id}, which is there already\n")
             return handed.id

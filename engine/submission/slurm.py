@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 from engine.machines.native_file import NativeFile
-from engine.submission import hand_over
 from engine.submission.follow import Log, State, follow
+from engine.submission.hand_over import slurm
 from engine.submission.request import Request
 from engine.submission.tool import ToolFailed, call
 
@@ -27,11 +27,11 @@ class SlurmJobs:
 
     def shown(self, request: Request) -> str:
         """The command line."""
-        return hand_over.slurm(self._file, request).shown
+        return slurm(self._file, request).shown
 
     def start(self, request: Request, on_log: Log) -> str:
         """Queue it; one of that name that waits or runs is joined."""
-        handed = hand_over.slurm(self._file, request)
+        handed = slurm(self._file, request)
         if running := self._running(handed.id):
             on_log(f"joined Slurm job {running}, which is there already\n")
             return running

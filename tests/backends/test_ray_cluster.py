@@ -7,7 +7,7 @@ from conftest import open_to_others
 
 from engine.backends import ray_cluster as backend
 from engine.errors import CapacityError, StageError
-from engine.machines.layout import Layout
+from engine.machines.layout import Layout, Node
 
 
 def test_our_own_error_is_found_inside_rays_wrappers():
@@ -111,3 +111,38 @@ def test_a_ray_that_does_not_start_here_is_an_error_with_a_remedy(monkeypatch, t
     said = r"Ray does not start on this machine: .*timed out.*Give the command again"
     with pytest.raises(CapacityError, match=said), backend.connected(None, shared=tmp_path):
         pass
+
+
+def test_a_cluster_that_grows_is_asked_for_the_most_and_waited_for(monkeypatch):
+    """Nodes come one by one; what a stage wants stays asked for until its fewest replicas fit."""
+    asked = []
+    there = [Node(0, 0)]
+
+    def nodes(device):
+        if asked and asked[-1]:
+            there.append(Node(8, 8, frozenset({"H200"})))
+        return list(there)
+
+    monkeypatch.setattr(backend, "nodes", nodes)
+    monkeypatch.setattr(backend, "request_resources", lambda bundles: asked.append(bundles))
+    monkeypatch.setattr(backend, "GROW_S", 0)
+    layout = Layout(8, 8, replicas=(2, 3), accelerator_type="H200")
+    with pytest.raises(CapacityError, match="wants 16 H200 GPUs"):
+        backend.require("generate", layout)
+    assert asked == [], "one that does not grow is not asked"
+    monkeypatch.setenv(backend.NODES_WAIT, "60")
+    backend.require("generate", layout)
+    assert asked == [[{"GPU": 8.0, "accelerator_type:H200": 0.001}] * 3, []]
+    assert len(there) == 3, "the fewest are enough to begin"
+
+
+def test_a_cluster_that_grows_too_slowly_is_not_waited_for_longer(monkeypatch):
+    asked = []
+    monkeypatch.setattr(backend, "nodes", lambda device: [Node(0, 0)])
+    monkeypatch.setattr(backend, "request_resources", lambda bundles: asked.append(bundles))
+    monkeypatch.setattr(backend, "GROW_S", 0)
+    monkeypatch.setenv(backend.NODES_WAIT, "0.01")
+    layout = Layout(16, 8, 2, replicas=(1, 1))
+    with pytest.raises(CapacityError, match=r"no more nodes came within 0\.01 s"):
+        backend.require("generate", layout)
+    assert asked == [[{"GPU": 8.0}] * 2, []], "pipeline stages may lie on several nodes"
