@@ -41,10 +41,12 @@ def start_driver(
     name: str,
     secrets: Mapping[str, str],
     files: Mapping[str, str] | None = None,
+    is_door: bool = False,
     on_log: Callable[[str], None],
 ) -> str:
     """Run `entrypoint` as a Ray job named `name`, with `files` (name: text) in its folder. Gives
-    the id by which Ray knows it: that of the one that runs already, where there is one.
+    the id by which Ray knows it: that of the one that runs already, where there is one. `is_door`:
+    the address is this machine's and leads to another.
 
     The values of `secrets` are handed to its driver alone (ray_secrets). Works with token
     authentication (RAY_AUTH_MODE=token, or a token in RAY_AUTH_TOKEN or under the home directory).
@@ -61,7 +63,7 @@ def start_driver(
     if earlier:
         job_id = f"{name}-{len(earlier) + 1}"  # Ray keeps those that ended, with their logs
     given = runtime_env(cluster)
-    given["env_vars"] |= ray_secrets.hand_over(client, cluster, secrets)
+    given["env_vars"] |= ray_secrets.hand_over(client, cluster, secrets, is_door=is_door)
     with tempfile.TemporaryDirectory(prefix="distill-") as folder:
         if files:
             given["working_dir"] = folder

@@ -12,7 +12,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from engine.errors import EngineError, Preempted, Stopped, remedy_of
+from engine.errors import EngineError, Preempted, SpecError, Stopped, remedy_of
 from engine.job.spec import JobSpec
 from engine.machines.running_cluster import LAST_WORDS
 
@@ -104,6 +104,16 @@ def errors(*, second_start: bool = True) -> Generator[None]:
 
 
 def ray_address(cluster: Path | None) -> str | None:
+    """Where to join the cluster of a file; None without one. SpecError for a file whose cluster
+    does not run yet."""
+    if cluster is None:
+        return None
+    from engine.machines.native_file import read_native_file
     from engine.machines.running_cluster import load_cluster
 
-    return load_cluster(cluster).ray_address or "auto" if cluster else None
+    if read_native_file(cluster).platform != "running":
+        raise SpecError(
+            f"{cluster} is a file of machines that do not run yet; hand the job over: distill"
+            f" submit JOB --cluster {cluster}"
+        )
+    return load_cluster(cluster).ray_address or "auto"

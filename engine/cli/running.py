@@ -20,7 +20,6 @@ from engine.cli.options import (
     ray_address,
     stage_options,
 )
-from engine.errors import SpecError
 from engine.job.spec import JobSpec
 from engine.run.terminal import log_path, quiet
 
@@ -40,11 +39,10 @@ def check(job: Path, sets: Sets, runs: str, cluster: Path | None) -> None:
         from engine.machines import planner
 
         spec = load(job, sets)
-        check_job(spec, running=pipeline.unfinished(spec, runs))
-        if cluster:
-            _require_machines(spec, cluster)
+        is_here = cluster is None or _require_machines(spec, cluster)
+        check_job(spec, running=pipeline.unfinished(spec, runs), is_here=is_here)
         click.echo(f"{spec.name}: {spec.task}, device {spec.device}")
-        for line in source_lines(spec):
+        for line in source_lines(spec) if is_here else ():
             click.echo(f"  {line}")
         for stage in pipeline.plan(spec, runs):
             folder_name = stage.folder.name if stage.folder else ""
@@ -55,12 +53,16 @@ def check(job: Path, sets: Sets, runs: str, cluster: Path | None) -> None:
             click.echo(f"  {line}")
 
 
-def _require_machines(spec: JobSpec, cluster: Path) -> None:
-    from engine.machines.cluster_file import machines_in
-    from engine.machines.holding import problems_on
+def _require_machines(spec: JobSpec, cluster: Path) -> bool:
+    """Whether the job would find this machine's disk there. SpecError where the file's machines
+    cannot hold it."""
+    from engine.machines.holding import require_machines
+    from engine.machines.native_file import read_native_file
+    from engine.submission.running import sees_our_disk
 
-    if problems := problems_on(spec, machines_in(cluster)):
-        raise SpecError("\n".join(f"{cluster}: {problem}" for problem in problems))
+    file = read_native_file(cluster)
+    require_machines(spec, file)
+    return sees_our_disk(file)
 
 
 @click.command()

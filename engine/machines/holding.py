@@ -10,10 +10,12 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from engine.errors import SpecError
 from engine.job.spec import EngineSpec, FakeTeacherSpec, JobSpec, VllmTeacherSpec
 from engine.machines.architectures import Architecture, facts
-from engine.machines.cluster_file import NodeKind, nodes_at_most
+from engine.machines.cluster_file import NodeKind, machines_of, nodes_at_most
 from engine.machines.layout import Layout, Node, count_that_fits, fits
+from engine.machines.native_file import NativeFile
 from engine.machines.planner import state_gb
 
 STAGES_OF_A_PIPELINE = (1, 2, 4, 8)  # as many as an advice goes to
@@ -46,6 +48,15 @@ def asks_of(job: JobSpec) -> dict[str, list[Ask]]:
     if job.loadtest.models:
         asks["loadtest"] = list(_served(job))
     return asks
+
+
+def require_machines(job: JobSpec, file: NativeFile) -> tuple[NodeKind, ...]:
+    """The file's machines. SpecError where they cannot hold the job, with the nearest layouts that
+    they can."""
+    machines = machines_of(file)
+    if problems := problems_on(job, machines):
+        raise SpecError("\n".join(f"{file.path}: {problem}" for problem in problems))
+    return machines
 
 
 def problems_on(job: JobSpec, machines: Sequence[NodeKind]) -> list[str]:

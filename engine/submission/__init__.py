@@ -12,8 +12,7 @@ from pathlib import Path
 
 from engine.check.job import check_job
 from engine.errors import SpecError
-from engine.machines.cluster_file import machines_of
-from engine.machines.holding import count_nodes, problems_on
+from engine.machines.holding import count_nodes, require_machines
 from engine.machines.native_file import NativeFile, Platform, read_native_file
 from engine.submission.follow import Jobs, Log
 from engine.submission.kubernetes import KubernetesJobs
@@ -77,9 +76,7 @@ def stop(name: str, runs: str, on_log: Log) -> None:
 def fitted(request: Request, file: NativeFile) -> Request:
     """The request for as many of the file's machines as it can use. SpecError where they cannot
     hold it, with the nearest layout that they can."""
-    machines = machines_of(file)
-    if problems := problems_on(request.spec, machines):
-        raise SpecError("\n".join(f"{file.path}: {problem}" for problem in problems))
+    machines = require_machines(request.spec, file)
     if not machines:
         return request
     return replace(request, nodes=count_nodes(request.spec, machines))

@@ -83,6 +83,7 @@ class RayJobs:
                 name=request.id,
                 secrets=secrets,
                 files=files,
+                is_door=self._is_behind_a_door,
                 on_log=on_log,
             )
         except CapacityError as error:
