@@ -6,6 +6,7 @@ model's facts are known. How fast it would be is the planner's business.
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from engine.job.spec import EngineSpec, FakeTeacherSpec, JobSpec, VllmTeacherSpe
 from engine.machines.architectures import Architecture, facts
 from engine.machines.cluster_file import NodeKind, machines_of, nodes_at_most
 from engine.machines.layout import Layout, Node, count_that_fits, fits
+from engine.machines.machine_figures import DEVICE_MEMORY_GB, is_known
 from engine.machines.native_file import NativeFile
 from engine.machines.planner import state_gb
 
@@ -170,10 +172,19 @@ def _described(machines: Sequence[NodeKind]) -> str:
         if kind.devices:
             size = f" of {kind.device_memory_gb:g} GB" if kind.device_memory_gb else ""
             name = kind.accelerator or "GPUs"
-            told.append(f"{kind.count[1]} x {kind.devices} {name}{size}")
+            told.append(f"{kind.count[1]} x {kind.devices} {name}{size}{_doubt(kind)}")
         elif kind.cpus:
             told.append(f"{kind.count[1]} x {kind.cpus:g} CPUs")
     return ", ".join(told) or "without GPUs"
+
+
+def _doubt(kind: NodeKind) -> str:
+    """What is worth saying of an accelerator that nobody knows: a new one, or a slip."""
+    if not kind.accelerator or is_known(kind.accelerator):
+        return ""
+    near = difflib.get_close_matches(kind.accelerator, DEVICE_MEMORY_GB, 1, 0.5)
+    meant = f"; did you mean {near[0]}?" if near else ""
+    return f" (no accelerator that is known{meant})"
 
 
 def _nearest(ask: Ask, machines: Sequence[NodeKind], nodes: Sequence[Node]) -> list[str]:
@@ -198,7 +209,8 @@ def _variants(ask: Ask, machines: Sequence[NodeKind]) -> Iterator[Layout]:
     """The layout on each kind of GPU there is, in other widths and numbers of pipeline stages."""
     kinds: list[str | None] = [ask.layout.accelerator_type]
     if ask.layout.accelerator_type:
-        kinds += sorted({kind.accelerator for kind in machines if kind.accelerator})
+        there = {kind.accelerator or "" for kind in machines}
+        kinds += sorted(filter(is_known, there))
     widths = [ask.layout.tensor_parallel]
     stages = [ask.layout.pipeline_parallel]
     if ask.layout.counted == "replicas" and ask.layout.device == "gpu":

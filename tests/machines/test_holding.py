@@ -104,3 +104,11 @@ def test_nothing_is_read_from_a_disk(tmp_path, monkeypatch):
     job = job_of(V3)
     assert not Path(str(job.prompts.train)).exists()
     assert problems_on(job, nodes(4)) == []
+
+
+def test_an_accelerator_that_nobody_knows_is_doubted_and_never_advised():
+    (problem,) = [
+        each for each in problems_on(job_of(V3), nodes(4, "H2OO", memory_gb=None)) if "H200" in each
+    ]
+    assert "4 x 8 H2OO (no accelerator that is known; did you mean H20" in problem
+    assert "no layout of it fits there" in problem
