@@ -6,7 +6,7 @@ import json
 
 from engine.machines.native_file import NativeFile
 from engine.submission.follow import Log, State, follow
-from engine.submission.hand_over import namespaced, rayjob
+from engine.submission.rayjob import namespaced, rayjob
 from engine.submission.request import Request
 from engine.submission.tool import ToolFailed, call
 

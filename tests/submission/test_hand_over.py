@@ -8,6 +8,7 @@ from conftest import REPOSITORY
 from engine.errors import SpecError
 from engine.machines.native_file import read_native_file
 from engine.submission import fitted, hand_over
+from engine.submission.rayjob import rayjob
 
 CLUSTERS = REPOSITORY / "clusters"
 V3 = "deepseek-v3-to-phi-4-mini"
@@ -30,7 +31,7 @@ def manifests(text):
 def test_a_rayjob_gets_the_name_the_job_its_options_and_the_nodes(request_for):
     file = read_native_file(CLUSTERS / "kuberay-rayjob.yaml")
     request = fitted(request_for(V3, "generate.teachers.0.replicas=3", until="train"), file)
-    handed = hand_over.rayjob(file, request)
+    handed = rayjob(file, request)
     assert handed.command == ("kubectl", "apply", "--validate=strict", "-f", "-")
     made = manifests(handed.text)
     assert made["ConfigMap"]["data"] == {"job.yaml": request.text}
@@ -48,7 +49,7 @@ def test_a_rayjob_gets_the_name_the_job_its_options_and_the_nodes(request_for):
 
 def test_all_else_of_a_rayjob_stays_as_it_was(request_for):
     file = read_native_file(CLUSTERS / "kuberay-rayjob.yaml")
-    made = manifests(hand_over.rayjob(file, fitted(request_for(V3), file)).text)["RayJob"]
+    made = manifests(rayjob(file, fitted(request_for(V3), file)).text)["RayJob"]
     own = file.main
     made["metadata"]["name"] = own["metadata"]["name"]
     made["spec"]["entrypoint"] = own["spec"]["entrypoint"]
@@ -60,9 +61,9 @@ def test_all_else_of_a_rayjob_stays_as_it_was(request_for):
 def test_nodes_stay_within_what_the_file_allows(request_for, tmp_path):
     file = edited(tmp_path, "kuberay-rayjob.yaml", ("minReplicas: 0", "minReplicas: 2"))
     request = replace(request_for("gpt-4-to-phi-3.5-mini"), nodes=1)
-    group = manifests(hand_over.rayjob(file, request).text)["RayJob"]["spec"]["rayClusterSpec"]
+    group = manifests(rayjob(file, request).text)["RayJob"]["spec"]["rayClusterSpec"]
     assert group["workerGroupSpecs"][0]["maxReplicas"] == 2
-    group = manifests(hand_over.rayjob(file, replace(request, nodes=9)).text)["RayJob"]["spec"]
+    group = manifests(rayjob(file, replace(request, nodes=9)).text)["RayJob"]["spec"]
     assert group["rayClusterSpec"]["workerGroupSpecs"][0]["maxReplicas"] == 4
 
 
@@ -70,7 +71,7 @@ def test_a_namespace_of_the_file_is_kept_everywhere(request_for, tmp_path):
     file = edited(
         tmp_path, "kuberay-rayjob.yaml", ("  name: distill\n", "  name: distill\n  namespace: ml\n")
     )
-    handed = hand_over.rayjob(file, request_for("quickstart"))
+    handed = rayjob(file, request_for("quickstart"))
     assert handed.command[:3] == ("kubectl", "--namespace", "ml")
     assert {each["metadata"]["namespace"] for each in manifests(handed.text).values()} == {"ml"}
 
@@ -78,13 +79,13 @@ def test_a_namespace_of_the_file_is_kept_everywhere(request_for, tmp_path):
 def test_keys_are_named_and_their_values_nowhere(request_for, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-canary")
     request = request_for("gpt-4-to-phi-3.5-mini")
-    for name, fill in (("kuberay-rayjob.yaml", hand_over.rayjob), ("sky.yaml", hand_over.sky)):
+    for name, fill in (("kuberay-rayjob.yaml", rayjob), ("sky.yaml", hand_over.sky)):
         shown = fill(read_native_file(CLUSTERS / name), request).shown
         assert "OPENAI_API_KEY" in shown
         assert "sk-canary" not in shown
     assert (
         "must be in the Secret distill-secrets"
-        in hand_over.rayjob(read_native_file(CLUSTERS / "kuberay-rayjob.yaml"), request).shown
+        in rayjob(read_native_file(CLUSTERS / "kuberay-rayjob.yaml"), request).shown
     )
 
 
@@ -105,7 +106,7 @@ def test_a_name_that_kubernetes_refuses_is_named_with_one_that_it_takes(
 ):
     file = edited(tmp_path, "kuberay-rayjob.yaml", change)
     with pytest.raises(SpecError, match=message):
-        hand_over.rayjob(file, request_for("quickstart"))
+        rayjob(file, request_for("quickstart"))
 
 
 def test_slurm_gets_the_script_as_it_is_behind_the_options(request_for):
@@ -139,5 +140,5 @@ def test_a_task_without_the_variable_is_refused(request_for, tmp_path):
 
 def test_what_is_shown_is_what_the_platform_reads(request_for):
     file = read_native_file(CLUSTERS / "kuberay-rayjob.yaml")
-    handed = hand_over.rayjob(file, request_for("quickstart"))
+    handed = rayjob(file, request_for("quickstart"))
     assert list(yaml.safe_load_all(handed.shown)) == list(yaml.safe_load_all(handed.text))
