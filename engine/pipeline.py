@@ -34,6 +34,7 @@ from engine.run.manifests import (
 from engine.run.progress import Progress
 from engine.run.stage import Stage, StagePlan, choose_stages, plan_stages, superseded_by
 from engine.store.files import write_atomic
+from engine.store.hub import fetch_data, missing_data
 from engine.store.paths import Folder, StorePath, run_folder
 
 
@@ -173,6 +174,8 @@ def run(
     from engine.job.jobfile import check_owner, dump_job, with_absolute_paths
 
     job = with_absolute_paths(job)
+    for source in missing_data(job.prompts.sources()):
+        fetch_data(source)
     chosen = choose_stages(NAMES, only, from_, until)
     root = run_folder(runs) / job.name
     _require_disk(

@@ -23,7 +23,7 @@ LANGUAGES = {"sh", "yaml", "python", "text", "mermaid"}
 # Files that a document tells the reader to make.
 TOLD = {"jobs/my-first.yaml"}
 # Programs that are not ours: it is enough that the shell finds them.
-OTHERS = ("cp", "curl", "git", "kubectl", "openssl", "ray")
+OTHERS = ("cp", "curl", "docker", "git", "kubectl", "openssl", "ray", "sbatch", "sky")
 OURS = ("distill", "make", "pytest", "python", "python3")
 STUB = """#!/bin/sh
 printf '%s\\037' "${0##*/}" "$@" >> "$CALLS"

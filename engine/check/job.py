@@ -15,6 +15,7 @@ from engine.backends.deepspeed_settings import deepspeed_problems
 from engine.backends.vllm_settings import engine_problems
 from engine.check.memory import memory_problems
 from engine.check.models import (
+    NotHere,
     has_chat_template,
     has_tokenizer,
     layout_problems,
@@ -27,15 +28,21 @@ from engine.check.models import (
 )
 from engine.check.training import signal_problems, training_problems, white_box_problems
 from engine.errors import SpecError
-from engine.job.spec import API_KINDS, JobSpec, VllmTeacherSpec
+from engine.job.spec import API_KINDS, JobSpec, PromptsSpec, VllmTeacherSpec
 from engine.machines.architectures import facts
 from engine.rows.final_answer import rules_for
+from engine.store.hub import local_source, missing_data
 
 
-def check_job(job: JobSpec, running: Collection[str] = ("generate", "loadtest")) -> None:
+def check_job(
+    job: JobSpec, running: Collection[str] = ("generate", "loadtest"), *, is_here: bool = True
+) -> None:
     """SpecError with all problems of the job, one per line. A missing API key is one where a stage
-    that wants it is `running` here."""
+    that wants it is `running` here; what is not on this machine's disk only where the job `is_here`
+    to be run."""
     problems = [*problems_of(job), *_missing_keys(job, running)]
+    if not is_here:
+        problems = [problem for problem in problems if not isinstance(problem, NotHere)]
     if problems:
         raise SpecError("\n".join(problems))
 
@@ -43,9 +50,6 @@ def check_job(job: JobSpec, running: Collection[str] = ("generate", "loadtest"))
 def problems_of(job: JobSpec) -> list[str]:
     """Everything that is wrong with the files and machines' settings that the job names, one
     sentence each."""
-    # Here: a job without problems elsewhere need not wait for it.
-    from engine.stages.prompts import head_problems
-
     training = (
         _student_problems,
         _template_problems,
@@ -54,16 +58,31 @@ def problems_of(job: JobSpec) -> list[str]:
         training_problems,
         deepspeed_problems,
     )
-    problems = [*head_problems(job.prompts), *_teacher_problems(job)]
+    problems = [*_source_problems(job.prompts), *_teacher_problems(job)]
     for part in training:
         problems += part(job)
     return problems
+
+
+def _source_problems(spec: PromptsSpec) -> list[str]:
+    # Here: a job without problems elsewhere need not wait for it.
+    from engine.stages.prompts import head_problems
+
+    sources = [source for source in spec.sources() if not source.endswith(":")]
+    if missing_data(sources):  # believed, as the hub's models are
+        return []
+    problems = head_problems(spec)
+    if all(local_source(source).exists() for source in sources):
+        return problems
+    return [NotHere(problem) for problem in problems]
 
 
 def source_lines(job: JobSpec) -> list[str]:
     """What the job's prompt files hold, a sentence each."""
     from engine.stages.prompts import head_lines
 
+    if missing := missing_data(job.prompts.sources()):
+        return [f"{source}: not on this machine yet; distill fetch brings it" for source in missing]
     columns = []
     if job.generate.route_by:
         columns.append(job.generate.route_by)

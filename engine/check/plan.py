@@ -12,15 +12,16 @@ from pathlib import Path
 
 from engine.check.job import problems_of
 from engine.check.measured_run import measured_run
+from engine.check.models import NotHere
 from engine.check.seen_data import seen_data
 from engine.errors import SpecError
-from engine.job.spec import JobSpec, VllmTeacherSpec
+from engine.job.spec import JobSpec
 from engine.machines.accelerators import accelerator_named
-from engine.machines.cluster_file import NodeKind, machines_in, nodes_at_most, prices_in
+from engine.machines.cluster_file import NodeKind, machines_in, prices_in
 from engine.machines.estimate import estimate
 from engine.machines.estimate_lines import estimate_lines
 from engine.machines.ground import Ground
-from engine.machines.layout import Layout, shortfall
+from engine.machines.holding import problems_on
 from engine.machines.work import Seen, work_of
 from engine.store.paths import run_folder
 
@@ -44,8 +45,9 @@ def plan_lines(job: JobSpec, asked: Asked) -> Iterator[str]:
     machines = machines_in(asked.cluster) if asked.cluster else ()
     if asked.cluster and not machines:
         yield f"{asked.cluster.name} is a running cluster: what it has, `distill run` asks it"
-    problems = [f"{stage} {missing}" for stage, missing in shortfalls(job, machines)]
-    problems += problems_of(job)
+    problems = problems_on(job, machines) + problems_of(job)
+    if machines:  # this machine's disk is not theirs
+        problems = [problem for problem in problems if not isinstance(problem, NotHere)]
     if problems:
         yield "before it runs, mend:"
         yield from (f"  {problem}" for problem in problems)
@@ -74,11 +76,11 @@ def estimated_lines(job: JobSpec, asked: Asked) -> Iterator[str]:
     yield from estimate_lines(estimate(job, work_of(job, seen.or_else(seen_data(job))), ground))
 
 
-def tail_lines(job: JobSpec) -> list[str]:
-    """The plan with nothing said beside the job, as the end of `distill check`; where it cannot be
-    made, why."""
+def tail_lines(job: JobSpec, cluster: Path | None = None) -> list[str]:
+    """The plan with nothing said beside the job and its machines, as the end of `distill check`;
+    where it cannot be made, why."""
     try:
-        return list(estimated_lines(job, Asked()))
+        return list(estimated_lines(job, Asked(cluster=cluster)))
     except SpecError as error:
         return [f"no plan: {error}"]
 
@@ -91,27 +93,3 @@ def _kinds(machines: Sequence[NodeKind]) -> dict[str, int]:
         if one.accelerator and one.devices:
             kinds[one.accelerator] = max(one.devices, kinds.get(one.accelerator, 0))
     return kinds
-
-
-def shortfalls(job: JobSpec, machines: Sequence[NodeKind]) -> Iterator[tuple[str, str]]:
-    """Stages that the machines cannot hold, each with what it wants and the nearest change that
-    fits; none where the machines are not known."""
-    if not machines:
-        return
-    for stage, layout in _layouts(job):
-        kinds = [layout.accelerator_type] if layout.accelerator_type else []
-        missing = shortfall([layout], nodes_at_most(machines, job.device, kinds))
-        if missing:
-            yield stage, missing
-
-
-def _layouts(job: JobSpec) -> Iterator[tuple[str, Layout]]:
-    """What each stage asks for at a time; teachers take turns."""
-    for teacher in job.generate.teachers:
-        if isinstance(teacher, VllmTeacherSpec):
-            yield "generate", Layout.of(teacher, job.device)
-    workers = job.train.worker_range
-    yield "train", Layout(replicas=workers, device=job.device, counted="workers")
-    yield "evaluate", Layout.of(job.evaluate, job.device)
-    if job.loadtest.models:
-        yield "loadtest", Layout.of(job.serve, job.device)

@@ -20,12 +20,18 @@ from engine.cli.options import (
     ray_address,
     stage_options,
 )
+from engine.job.spec import JobSpec
 from engine.run.terminal import log_path, quiet
 
 
 @click.command()
 @of_a_job
-def check(job: Path, sets: Sets, runs: str) -> None:
+@click.option(
+    "--cluster",
+    type=click.Path(path_type=Path),
+    help="Cluster file of any platform: can its machines hold the job?",
+)
+def check(job: Path, sets: Sets, runs: str, cluster: Path | None) -> None:
     """Validate a job file and what it names, and print the plan. Starts nothing."""
     with errors():
         from engine import pipeline
@@ -35,14 +41,15 @@ def check(job: Path, sets: Sets, runs: str) -> None:
         from engine.machines import planner
 
         spec = load(job, sets)
-        tail = tail_lines(spec)
+        tail = tail_lines(spec, cluster)
         try:
-            check_job(spec, running=pipeline.unfinished(spec, runs))
+            is_here = cluster is None or _require_machines(spec, cluster)
+            check_job(spec, running=pipeline.unfinished(spec, runs), is_here=is_here)
         except EngineError:  # who sizes a job has no data yet
             _echo(tail)
             raise
         click.echo(f"{spec.name}: {spec.task}, device {spec.device}")
-        for line in source_lines(spec):
+        for line in source_lines(spec) if is_here else ():
             click.echo(f"  {line}")
         for stage in pipeline.plan(spec, runs):
             folder_name = stage.folder.name if stage.folder else ""
@@ -59,15 +66,46 @@ def _echo(lines: list[str]) -> None:
         click.echo(line)
 
 
+def _require_machines(spec: JobSpec, cluster: Path) -> bool:
+    """Whether the job would find this machine's disk there. SpecError where the file's machines
+    cannot hold it."""
+    from engine.machines.holding import require_machines
+    from engine.machines.native_file import read_native_file
+    from engine.submission.running import sees_our_disk
+
+    file = read_native_file(cluster)
+    require_machines(spec, file)
+    return sees_our_disk(file)
+
+
 @click.command()
 @of_a_job
 @CLUSTER
+@click.option("--fetch", is_flag=True, help="Fetch the models first, once for all replicas.")
+@click.option(
+    "--no-second-start",
+    is_flag=True,
+    help="For clusters that start anew after any exit code but 0: end with 0 after an error that"
+    " has a name, and say its code.",
+)
 @stage_options
-def run(job: Path, sets: Sets, runs: str, cluster: Path | None, **options: Any) -> None:
+def run(
+    job: Path,
+    sets: Sets,
+    runs: str,
+    cluster: Path | None,
+    fetch: bool,
+    no_second_start: bool,
+    **options: Any,
+) -> None:
     """Run a job: skip what is finished, resume what is not."""
-    with errors():
+    with errors(second_start=not no_second_start):
         _take_keys()
         spec = load(job, sets)
+        if fetch:
+            from engine.submission.fetch import fetch as fetch_all
+
+            fetch_all(spec, partial(click.echo, nl=False))
         log = log_path(spec.name, runs, "run")
         with quiet(log, spec.name) as console:
             from engine import pipeline
@@ -106,23 +144,3 @@ def _print_report(console: Console, done: Any) -> None:
     console.print(summary_table(report), *comparison_tables(report))
     for path in sorted(done.root.glob("report.*")):
         console.print(str(path), highlight=False, soft_wrap=True)
-
-
-@click.command()
-@of_a_job
-@click.option(
-    "--cluster",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Cluster file of a running Ray cluster.",
-)
-@stage_options
-def submit(job: Path, sets: Sets, runs: str, cluster: Path, **options: Any) -> None:
-    """Run a job on a running cluster: submit it, follow its log, exit with its result."""
-    with errors():
-        from engine import submission
-
-        echo = partial(click.echo, nl=False)
-        submission.submit(
-            job, load(job, sets), cluster, sets=sets, runs=runs, options=options, on_log=echo
-        )

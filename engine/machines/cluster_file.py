@@ -16,7 +16,13 @@ from typing import Any
 
 from engine.errors import SpecError
 from engine.machines.layout import Node
-from engine.machines.machine_figures import accelerator_in, device_memory_gb, gigabytes, number
+from engine.machines.machine_figures import (
+    accelerator_in,
+    device_memory_gb,
+    gigabytes,
+    is_known,
+    number,
+)
 from engine.machines.native_file import NativeFile, Platform, read_native_file
 
 _PRICES = re.compile(r"^#+ *usd per gpu-hour: *(.+)$", re.IGNORECASE | re.MULTILINE)
@@ -106,12 +112,22 @@ def _pod_kind(
     asked = file.inside(pod, "containers", 0).get("resources") or {}
     limits = (asked.get("requests") or {}) | (asked.get("limits") or {})
     gpus = [value for resource, value in limits.items() if resource.endswith(".com/gpu")]
-    selector = " ".join(map(str, (pod.get("nodeSelector") or {}).values()))
+    selector = _selected(pod.get("nodeSelector") or {})
     named = _named(group.get("resources") or {})
     started = group.get("rayStartParams") or {}
     devices = int(gpus[0]) if gpus else 0
     cpus = started.get("num-cpus", limits.get("cpu"))
     return _kind(name, count, devices, named or selector, cpus, limits.get("memory"), selector)
+
+
+def _selected(selector: Mapping[str, Any]) -> str:
+    """What a node selector says of the GPU: the value of a label that is about it, or any value
+    that names one that is known. A zone or a machine type does not."""
+    for label, value in selector.items():
+        is_about_gpus = any(word in label for word in ("gpu", "accelerator"))
+        if is_about_gpus or is_known(str(value)):
+            return str(value)
+    return ""
 
 
 def _launcher(file: NativeFile) -> Iterator[NodeKind]:

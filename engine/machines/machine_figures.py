@@ -60,6 +60,11 @@ def accelerator_in(words: str) -> str | None:
     return words.strip() or None
 
 
+def is_known(words: str) -> bool:
+    """Whether an accelerator of the table is named."""
+    return accelerator_in(words) in DEVICE_MEMORY_GB
+
+
 def device_memory_gb(accelerator: str | None, words: str = "") -> float | None:
     """Memory of one GPU in GB: what stands in `words`, else that of its kind; None if unknown."""
     if size := _SIZE.search(words.upper()):

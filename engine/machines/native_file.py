@@ -41,6 +41,10 @@ KNOWN_FILES = (
 )
 
 
+# libyaml's, where PyYAML has it: ten times as fast, and as safe.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
 @dataclass(frozen=True)
 class NativeFile:
     """A cluster file as read: plain data, one mapping per YAML document; none of a script."""
@@ -104,7 +108,8 @@ def read_native_file(path: Path) -> NativeFile:
 
 def _documents(path: Path, text: str) -> tuple[dict[str, Any], ...]:
     try:
-        documents = [each for each in yaml.safe_load_all(text) if each is not None]
+        read = yaml.load_all(text, Loader=_LOADER)
+        documents = [each for each in read if each is not None]
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else 1

@@ -93,7 +93,9 @@ def test_groups_that_nothing_scales_have_their_replicas(tmp_path):
     ],
 )
 def test_a_node_selector_names_the_gpu_and_its_memory(tmp_path, selector, kind, size_gb):
-    pod = POD.replace("{spec: {", f"{{spec: {{nodeSelector: {{product: {selector}}}, ")
+    pod = POD.replace(
+        "{spec: {", f"{{spec: {{nodeSelector: {{zone: us-east-1a, gpu.product: {selector}}}, "
+    )
     text = RAY_CLUSTER.replace(POD, pod).replace("{'accelerator_type:H100': '1'}", "{}")
     path = written(tmp_path, f"apiVersion: ray.io/v1\nkind: RayCluster\nspec:{text}")
     (worker,) = machines_in(path)[1:]
@@ -152,3 +154,14 @@ def test_a_file_that_does_not_name_its_gpus_holds_any_kind(tmp_path):
     layout = Layout(8, 8, accelerator_type="H100")
     assert shortfall([layout], nodes_at_most(machines, kinds=["H100"])) is None
     assert nodes_at_most(machines_in(written(tmp_path, LAUNCHER)), "cpu")[-1].devices == 96
+
+
+@pytest.mark.parametrize(
+    ("selector", "kind"),
+    [("node.type: p5en.48xlarge", None), ("pool: h200-spot", "H200"), ("zone: eu-1", None)],
+)
+def test_labels_that_are_about_no_gpu_say_nothing(tmp_path, selector, kind):
+    pod = POD.replace("{spec: {", f"{{spec: {{nodeSelector: {{{selector}}}, ")
+    text = RAY_CLUSTER.replace(POD, pod).replace("{'accelerator_type:H100': '1'}", "{}")
+    path = written(tmp_path, f"apiVersion: ray.io/v1\nkind: RayCluster\nspec:{text}")
+    assert machines_in(path)[1].accelerator == kind
