@@ -61,22 +61,20 @@ def _validation_rows(done: Mapping[str, Manifest]) -> int:
 
 
 def _answered(job: JobSpec, manifest: Manifest) -> list[Answered]:
-    """Of the last session, where one model of ours alone answered, on a fixed number of
-    replicas."""
+    """Of the last session, where one model of ours alone answered."""
     info = manifest.info
     assert isinstance(info, GenerateInfo)
     teacher = job.generate.teachers[0]
     if len(job.generate.teachers) > 1 or not isinstance(teacher, VllmTeacherSpec):
         return []
-    fewest, most = teacher.replica_range
-    if fewest != most or not info.tokens_per_second or not info.completions:
+    if not info.replicas or not info.tokens_per_second or not info.completions:
         return []
     answered = info.answered_this_run or info.completions
     tokens = info.tokens_out * answered / info.completions
     load = Load(
         info.tokens_in / info.completions,
         info.tokens_out / info.completions,
-        answered / fewest,
+        answered / info.replicas,
     )
     start_s = max(0.0, manifest.seconds - tokens / info.tokens_per_second)
     return [
@@ -85,7 +83,7 @@ def _answered(job: JobSpec, manifest: Manifest) -> list[Answered]:
             _kind(job, teacher.accelerator_type),
             split_of(teacher),
             load,
-            info.tokens_per_second / fewest,
+            info.tokens_per_second / info.replicas,
             start_s,
         )
     ]

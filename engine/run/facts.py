@@ -67,6 +67,8 @@ class GenerateInfo(Info):
     tokens_per_second: float | None
     status: dict[str, int]
     answered_this_run: int = 0
+    replicas: float | None = None
+    """At work on average, in the last session."""
     cost_usd: float | None = None
     teachers: list[TeacherInfo] = []
     route: str = "all"

@@ -165,6 +165,8 @@ def _info(
     more: dict[str, Any] = {}
     if prices:
         more["cost_usd"] = round(spent_usd(prices, out), 6)
+    if tally.replicas:
+        more["replicas"] = tally.replicas
     if untold := settled.total("untold"):
         more["rows_without_token_counts"] = untold
     if foreign := _foreign_words(spec, settled, out):

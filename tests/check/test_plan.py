@@ -99,7 +99,7 @@ def test_an_unknown_accelerator_ends_a_plan_and_not_a_check():
     assert line.startswith("no plan: accelerator H2OO has no figures here")
 
 
-def finished_run(job, runs, **teachers):
+def finished_run(job, runs, replicas=2.0):
     """A run folder of `job` as its stages would have left it: 500 rows in 120 s, of which 20 s were
     start-up."""
     root = runs / job.name
@@ -114,6 +114,7 @@ def finished_run(job, runs, **teachers):
                 tokens_per_second=2000.0,
                 status={"ok": 500},
                 answered_this_run=500,
+                replicas=replicas,
             ),
             120.0,
         ),
@@ -145,9 +146,7 @@ def finished_run(job, runs, **teachers):
 
 
 def test_a_finished_run_tells_speeds_lengths_and_what_is_kept(job, tmp_path):
-    fixed = job.generate.teachers[0].model_copy(update={"replicas": 2})
-    generate = job.generate.model_copy(update={"teachers": [fixed]})
-    job = job.model_copy(update={"generate": generate})
+    assert job.generate.teachers[0].replicas == [1, 4]
     measured, seen = measured_run(finished_run(job, tmp_path / "runs"))
     (answered,) = measured.answered
     assert (answered.accelerator, answered.split) == ("H200", Split(8, 1, 1))
@@ -160,9 +159,8 @@ def test_a_finished_run_tells_speeds_lengths_and_what_is_kept(job, tmp_path):
     assert any(f"measured by {job.name}: generate, train" in line for line in lines)
 
 
-def test_a_run_whose_replicas_grew_tells_lengths_but_no_speed(job, tmp_path):
-    assert job.generate.teachers[0].replicas == [1, 4]
-    measured, seen = measured_run(finished_run(job, tmp_path / "runs"))
+def test_a_run_that_does_not_know_its_replicas_tells_lengths_but_no_speed(job, tmp_path):
+    measured, seen = measured_run(finished_run(job, tmp_path / "runs", None))
     assert measured.answered == ()
     assert seen.answer_tokens == 400
 
