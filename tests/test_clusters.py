@@ -51,7 +51,8 @@ SKY_FIELDS = {
     " accelerator_args image_id autostop priority any_of ordered",
     ("resources", "job_recovery"): "strategy max_restarts_on_errors recover_on_exit_codes",
 }
-SBATCH_OPTIONS = """account array begin chdir clusters comment constraint contiguous cores-per-socket
+SBATCH_OPTIONS = """
+account array begin chdir clusters comment constraint contiguous cores-per-socket
 cpu-freq cpus-per-gpu cpus-per-task deadline dependency distribution error exclude exclusive export
 export-file extra-node-info get-user-env gid gpu-bind gpu-freq gpus gpus-per-node gpus-per-socket
 gpus-per-task gres gres-flags hint hold ignore-pbs input job-name kill-on-invalid-dep licenses
@@ -60,7 +61,8 @@ nodefile nodelist nodes ntasks ntasks-per-core ntasks-per-gpu ntasks-per-node nt
 open-mode output overcommit oversubscribe parsable partition power prefer priority profile
 propagate qos quiet reboot requeue reservation signal sockets-per-node spread-job switches
 thread-spec threads-per-core time time-min tmp tres-per-task uid use-min-nodes verbose wait
-wait-all-nodes wckey wrap""".split()
+wait-all-nodes wckey wrap
+"""
 
 
 def name_of(path):
@@ -99,7 +101,7 @@ def sky_problems(task):
 
 def sbatch_problems(text):
     asked = re.findall(r"^#SBATCH --([\w-]+)", text, re.MULTILINE)
-    return sorted(set(asked) - set(SBATCH_OPTIONS))
+    return sorted(set(asked) - set(SBATCH_OPTIONS.split()))
 
 
 def ray_folder():
