@@ -41,6 +41,28 @@ FREE = {
     "resources", "file_mounts", "available_node_types", "data", "selector", "tags",
 }  # fmt: skip
 SEEDS = range(10)
+# Of the two without a schema at hand what we know that they take: SkyPilot by its own schemas
+# (sky/utils/schemas.py), sbatch by its manual.
+SKY_FIELDS = {
+    (): "name workdir num_nodes resources file_mounts setup run envs secrets volumes config service"
+    " pool inputs outputs experimental priority",
+    ("resources",): "cloud region zone infra cpus memory accelerators instance_type use_spot"
+    " job_recovery volumes disk_size disk_tier network_tier local_disk ports labels"
+    " accelerator_args image_id autostop priority any_of ordered",
+    ("resources", "job_recovery"): "strategy max_restarts_on_errors recover_on_exit_codes",
+}
+SBATCH_OPTIONS = """
+account array begin chdir clusters comment constraint contiguous cores-per-socket
+cpu-freq cpus-per-gpu cpus-per-task deadline dependency distribution error exclude exclusive export
+export-file extra-node-info get-user-env gid gpu-bind gpu-freq gpus gpus-per-node gpus-per-socket
+gpus-per-task gres gres-flags hint hold ignore-pbs input job-name kill-on-invalid-dep licenses
+mail-type mail-user mem mem-bind mem-per-cpu mem-per-gpu mincpus network nice no-kill no-requeue
+nodefile nodelist nodes ntasks ntasks-per-core ntasks-per-gpu ntasks-per-node ntasks-per-socket
+open-mode output overcommit oversubscribe parsable partition power prefer priority profile
+propagate qos quiet reboot requeue reservation signal sockets-per-node spread-job switches
+thread-spec threads-per-core time time-min tmp tres-per-task uid use-min-nodes verbose wait
+wait-all-nodes wckey wrap
+"""
 
 
 def name_of(path):
@@ -65,6 +87,21 @@ def kuberay_problems(documents):
             own = {"$defs": schema["$defs"]} | schema["kinds"][document["kind"]]
             problems += jsonschema.Draft202012Validator(own).iter_errors(document)
     return problems
+
+
+def sky_problems(task):
+    problems = []
+    for place, names in SKY_FIELDS.items():
+        block = task
+        for step in place:
+            block = block.get(step, {})
+        problems += sorted(block.keys() - set(names.split()))
+    return problems
+
+
+def sbatch_problems(text):
+    asked = re.findall(r"^#SBATCH --([\w-]+)", text, re.MULTILINE)
+    return sorted(set(asked) - set(SBATCH_OPTIONS.split()))
 
 
 def ray_folder():
@@ -181,6 +218,27 @@ def test_ray_takes_a_launcher_file_with_its_own_defaults(path):
     config = fillout_defaults(yaml.safe_load(path.read_text()))
     validate_config(config)
     assert config["available_node_types"]["h200"]["max_workers"] == 4
+
+
+def test_a_task_of_skypilot_has_fields_that_it_knows_and_typos_are_found():
+    task = yaml.safe_load((CLUSTERS / "sky.yaml").read_text())
+    assert sky_problems(task) == []
+    free = {"envs", "secrets", "volumes"}
+    for seed in SEEDS:
+        typo, place = with_typo(task, seed, kept=lambda path: path[0] not in free)
+        assert sky_problems(typo), place
+
+
+def test_the_slurm_script_has_options_that_sbatch_knows_and_typos_are_found():
+    text = (CLUSTERS / "slurm.sh").read_text()
+    assert sbatch_problems(text) == []
+    options = re.findall(r"^#SBATCH --([\w-]+)", text, re.MULTILINE)
+    assert len(options) >= len(SEEDS)
+    for seed, option in zip(SEEDS, options, strict=False):
+        place = random.Random(seed).randrange(1, len(option))
+        typo = option[:place] + option[place + 1 :]
+        changed = text.replace(f"#SBATCH --{option}", f"#SBATCH --{typo}", 1)
+        assert sbatch_problems(changed) == [typo]
 
 
 def test_a_file_holds_machines_and_never_a_job():

@@ -294,7 +294,9 @@ def test_kubernetes_serves_what_a_job_serves(service, deployed, built):
     gpus = sum(kind.count[1] * kind.devices for kind in machines_in(SERVICE))
     assert (most + 2) * model.model.engine.devices <= gpus, "an update starts beside it"
     assert built["front"].num_replicas == fronts["replicas"], "one front on each of these nodes"
-    asked = built["front"].ray_actor_options["resources"]
+    (application,) = [each for each in deployed.applications if each.name == "front"]
+    asked = application.deployments[0].ray_actor_options.resources
+    assert asked
     assert asked.keys() <= fronts["resources"].keys(), "and nowhere else"
     assert not asked.keys() & more["resources"].keys()
     assert spec["rayClusterDeletionDelaySeconds"] > built["front"].init_args[3]

@@ -20,13 +20,12 @@ from engine.submission.request import Request
 
 @dataclass(frozen=True)
 class HandOver:
-    """A command and what it reads: on its standard input, or (`as_file`) from a file behind it.
-    `notes` are for the user."""
+    """A command and what it reads: on its standard input, or from a file behind it, as the platform
+    will have it. `notes` are for the user."""
 
     id: str
     command: tuple[str, ...]
     text: str = ""
-    as_file: bool = False
     notes: tuple[str, ...] = ()
 
     @property
@@ -83,4 +82,4 @@ def sky(file: NativeFile, request: Request) -> HandOver:
     command = ["sky", "jobs", "launch", "--yes", "--detach-run", "--name", request.id]
     for name in task["secrets"]:
         command += ["--secret", name]
-    return HandOver(request.id, tuple(command), as_yaml(task), as_file=True)
+    return HandOver(request.id, tuple(command), as_yaml(task))

@@ -6,6 +6,7 @@ Nothing here knows a platform.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -45,6 +46,15 @@ class Request:
                     " option out, or give it in the job file"
                 )
         return self.options
+
+    def require_keys(self) -> None:
+        """SpecError where this shell, from which the platform takes them, lacks keys of the job."""
+        names = set(self.spec.key_variables().values())
+        if missing := sorted(name for name in names if not os.environ.get(name)):
+            raise SpecError(
+                f"{', '.join(missing)}: not set in this shell, from which the job gets its keys;"
+                f" export {missing[0]}=<the key> before the command"
+            )
 
 
 def build_request(

@@ -34,6 +34,7 @@ class SkyJobs:
         if self._is_running(handed.id):
             on_log(f"joined managed job {handed.id}, which is there already\n")
             return handed.id
+        request.require_keys()
         call_with_file(handed.command, handed.text, ".yaml")
         on_log(f"submitted managed job {handed.id}\n")
         return handed.id

@@ -35,6 +35,7 @@ class SlurmJobs:
         if running := self._running(handed.id):
             on_log(f"joined Slurm job {running}, which is there already\n")
             return running
+        request.require_keys()
         number = call(handed.command).strip().partition(";")[0]  # `number;cluster`
         on_log(f"submitted Slurm job {number}\n")
         return number

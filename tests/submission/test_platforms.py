@@ -252,6 +252,26 @@ def test_a_task_of_skypilot_is_launched_and_followed(tools, ready):
         submitted(ready, CLUSTERS / "sky.yaml")
 
 
+@pytest.mark.parametrize("name", ["slurm.sh", "sky.yaml"])
+def test_keys_that_come_from_this_shell_must_be_in_it(
+    tools, request_for, monkeypatch, tmp_path, name
+):
+    for tool in ("squeue", "sky", "sbatch"):
+        tools.put(tool, "true")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "a", "reference": "b"}\n')
+    sets = (f"prompts.train={rows}", "prompts.validation=null")
+    ready = request_for("gpt-4-to-phi-3.5-mini", *sets), []
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(SpecError, match="OPENAI_API_KEY: not set in this shell"):
+        submitted(ready, CLUSTERS / name, detach=True)
+    assert not [call for call in tools.calls if call.startswith("sbatch") or "launch" in call]
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-canary")
+    submitted(ready, CLUSTERS / name, detach=True)
+    assert [call for call in tools.calls if call.startswith("sbatch") or "launch" in call]
+    assert "sk-canary" not in "".join(tools.calls + ready[1])
+
+
 def test_a_rayservice_takes_no_job(ready):
     with pytest.raises(SpecError, match="serves a model and takes no job"):
         submitted(ready, CLUSTERS / "kuberay-rayservice.yaml", dry_run=True)
