@@ -87,7 +87,7 @@ def test_a_fake_teacher_tells_no_speed(asked):
     assert seen.answer_tokens
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_the_same_command_without_the_limit_supersedes_the_pilot(fake_job, tmp_path, ray_cluster):
     pilot = pipeline.run(fake_job(generate={"limit": 10}), tmp_path / "runs", until="curate")
     whole = pipeline.run(fake_job(), tmp_path / "runs", until="curate")

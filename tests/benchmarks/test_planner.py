@@ -36,7 +36,7 @@ def test_they_hold_on_another_gpu_other_engines_and_pipelines_that_were_not_fitt
 
 
 def test_each_family_is_foretold_by_efficiencies_that_were_fitted_to_the_others(points):
-    errors = left_out(points, every=4)  # the benchmark fits to all
+    errors = left_out(points, every=6)  # the benchmark fits to all
     seen = summarised(error for of_family in errors.values() for error in of_family)
     assert 0.9 <= seen.geometric_mean <= 1.1
     assert seen.within_35 >= 0.85
