@@ -34,6 +34,7 @@ from engine.run.manifests import (
 from engine.run.progress import Progress
 from engine.run.stage import Stage, StagePlan, choose_stages, plan_stages, superseded_by
 from engine.store.files import write_atomic
+from engine.store.hub import fetch_data, missing_data
 from engine.store.paths import Folder, StorePath, run_folder
 
 
@@ -60,6 +61,14 @@ def _errors_of(manifest: Manifest) -> int:
     return manifest.info.status.get("error", 0)
 
 
+def _is_a_pilot(job: JobSpec, manifest: Manifest) -> bool:
+    """Whether fewer prompts were asked than the job wants now."""
+    assert isinstance(manifest.info, GenerateInfo)
+    asked = manifest.info.limit
+    wanted = job.generate.limit
+    return asked is not None and (wanted is None or wanted > asked)
+
+
 def _generate_block(job: JobSpec, done: Mapping[str, Finished], ctx: Context) -> dict[str, Any]:
     return {"generate": job.generate}
 
@@ -80,6 +89,7 @@ STAGES = (
         cluster=True,
         store=True,
         failed_rows=_errors_of,
+        wants_more=_is_a_pilot,
     ),
     Stage(3, "curate", needs=("prompts", "generate"), store=True),
     Stage(
@@ -165,6 +175,8 @@ def run(
     from engine.job.jobfile import check_owner, dump_job, with_absolute_paths
 
     job = with_absolute_paths(job)
+    for source in missing_data(job.prompts.sources()):
+        fetch_data(source)
     chosen = choose_stages(NAMES, only, from_, until)
     root = run_folder(runs) / job.name
     _require_disk(
@@ -189,6 +201,7 @@ def run(
             folder = stage_folder(root, stage.order, stage.name, identity, force=new)
             manifest = load_manifest(folder)
             again = retry == "failed" and manifest is not None and stage.failed_rows(manifest) > 0
+            again |= manifest is not None and stage.wants_more(job, manifest)
             if wanted and manifest is not None and not again:
                 _require_sound(Finished(folder, manifest), strict)
                 reused.append(stage.name)

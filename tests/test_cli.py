@@ -36,6 +36,26 @@ def test_check_is_quick_and_imports_nothing_heavy():
     assert result.stdout.strip().splitlines()[-1] == "[] 0"
 
 
+def test_check_ends_with_the_plan_also_where_data_are_missing():
+    job = REPOSITORY / "jobs/deepseek-v3-to-phi-4-mini.yaml"
+    result = distill("check", job)
+    assert result.returncode == 2
+    assert "does not exist" in result.stderr
+    assert "plan of deepseek-v3-to-phi-4-mini: 50,000 prompts" in result.stdout
+    assert "bound by" in result.stdout
+
+
+def test_plan_takes_prices_and_figures_and_names_what_is_unknown():
+    job = REPOSITORY / "jobs/deepseek-v3-to-phi-4-mini.yaml"
+    result = distill("plan", job, "--price", "H200=3.25", "--answer-tokens", "500")
+    assert result.returncode == 0, result.stderr
+    assert "H200: $3.25 (given) a GPU-hour" in result.stdout
+    assert "before it runs, mend:" in result.stdout
+    result = distill("plan", job, "--gpu", "H2OO")
+    assert result.returncode == 2
+    assert "did you mean H20 or H200?" in result.stderr
+
+
 def test_a_bad_job_exits_2_with_place_and_remedy(job_file):
     path = job_file()
     path.write_text(path.read_text().replace("learning_rate:", "lerning_rate:"))

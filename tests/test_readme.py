@@ -23,7 +23,7 @@ LANGUAGES = {"sh", "yaml", "python", "text", "mermaid"}
 # Files that a document tells the reader to make.
 TOLD = {"jobs/my-first.yaml"}
 # Programs that are not ours: it is enough that the shell finds them.
-OTHERS = ("cp", "curl", "git", "kubectl", "openssl", "ray")
+OTHERS = ("cp", "curl", "docker", "git", "kubectl", "openssl", "ray", "sbatch", "sky")
 OURS = ("distill", "make", "pytest", "python", "python3")
 STUB = """#!/bin/sh
 printf '%s\\037' "${0##*/}" "$@" >> "$CALLS"
@@ -49,7 +49,7 @@ def test_yaml_is_a_job_a_cluster_or_a_block_of_a_job(block, tmp_path):
     if "version" in shown:
         load_job(file)
     elif "address" in shown:
-        from engine.machines.clusterfile import load_cluster
+        from engine.machines.running_cluster import load_cluster
 
         load_cluster(file)
     else:

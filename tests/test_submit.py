@@ -22,7 +22,7 @@ from ray.job_submission import JobSubmissionClient
 
 from engine.backends import ray_secrets
 from engine.errors import SpecError, StageError
-from engine.machines.clusterfile import HANDED_KEYS, Cluster
+from engine.machines.running_cluster import HANDED_KEYS, Cluster
 
 CANARY = misbehaving_api.KEY  # the server answers 401 to anything else
 TOKEN = "0123456789abcdef0123456789abcdef"
@@ -226,6 +226,38 @@ def test_a_key_that_nobody_set_is_asked_for_where_the_driver_runs(submit):
     assert "the environment variable CANARY_KEY is not set" in failed.stdout
 
 
+JOINED = """
+import sys
+from engine.backends import ray_jobs
+from engine.errors import StageError
+from engine.machines.running_cluster import Cluster
+here = Cluster(name="here", address=sys.argv[1])
+said = []
+def start(command):
+    return ray_jobs.start_driver(here, command, name="long", secrets={}, on_log=said.append)
+first = start("echo begun; sleep 600")
+assert start("echo begun; sleep 600") == first == "long", said
+assert "joined long" in said[-1]
+ray_jobs.stop_driver(here, first)
+try:
+    ray_jobs.follow_driver(here, first, said.append)
+except StageError as error:
+    assert "stopped" in str(error)
+again = start("echo $((6 * 7))")
+ray_jobs.follow_driver(here, again, said.append)
+print(again, "".join(said))
+"""
+
+
+@pytest.mark.slow
+def test_a_submission_is_joined_stopped_and_made_again(head):
+    command = [sys.executable, "-c", JOINED, head.dashboard]
+    done = subprocess.run(command, capture_output=True, text=True, env=head.environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("long-2 submitted long")
+    assert done.stdout.rstrip().endswith("42")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "environment",
@@ -274,6 +306,13 @@ def test_keys_leave_this_machine_only_for_a_cluster_with_a_token(host, monkeypat
     assert given.keys() == {HANDED_KEYS}
     assert CANARY not in json.dumps(given)
     assert CANARY.encode() not in client.sent[0][2][:15], "Ray repeats them in an error"
+
+
+def test_behind_a_door_is_another_machine_too(monkeypatch):
+    monkeypatch.setattr(ray_secrets, "is_token_auth_enabled", lambda: False)
+    near = Cluster(name="near", address="http://127.0.0.1:8265")
+    with pytest.raises(SpecError, match="so A_KEY would be given to anybody"):
+        ray_secrets.hand_over(Client(), near, {"A_KEY": CANARY}, is_door=True)
 
 
 def test_a_cluster_that_does_not_take_keys_ends_the_submission():

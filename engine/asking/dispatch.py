@@ -11,7 +11,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -125,13 +125,26 @@ class Tally:
     started: float = float("inf")
     finished: float = 0.0
     over_budget: bool = False
+    at_work: dict[str, tuple[float, float]] = field(default_factory=dict)  # from, to, by replica
 
     def add(self, receipt: Receipt) -> None:
+        began, ended = self.at_work.get(receipt.replica, (receipt.started, receipt.finished))
+        span = (min(began, receipt.started), max(ended, receipt.finished))
+        self.at_work[receipt.replica] = span
         self.answered += receipt.rows
         self.tokens += receipt.tokens
         self.started = min(self.started, receipt.started)
         self.finished = max(self.finished, receipt.finished)
         self.over_budget |= receipt.over_budget
+
+    @property
+    def replicas(self) -> float | None:
+        """Replicas at work on average between the first request and the last commit."""
+        seconds = self.finished - self.started
+        if seconds <= 0:
+            return None
+        at_work = sum(ended - began for began, ended in self.at_work.values())
+        return round(at_work / seconds, 2)
 
     @property
     def tokens_per_second(self) -> float | None:

@@ -12,6 +12,7 @@ import functools
 import importlib
 import itertools
 import time
+import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -144,6 +145,7 @@ class Answerer:
             tokens_of=self._tables.tokens_of,
             requests_in_flight=job.requests_in_flight,
         )
+        self._name = uuid.uuid4().hex[:8]
         self._counts: Counter[str] = Counter()
         self._background: asyncio.Task[None] | None = None
         self._opened: asyncio.Future[None] | None = None
@@ -175,7 +177,7 @@ class Answerer:
         await self._opened
         started = time.time()
         if shard.only_opens:
-            return Receipt(shard.id, 0, 0, started, started)
+            return Receipt(shard.id, 0, 0, started, started, replica=self._name)
         async with self._preparing:  # until its last row is in: what waits is not tokenised yet
             requests, suspects = await asyncio.to_thread(self._requests, shard)
             size = max(1, self._job.rows_in_flight // 4)
@@ -201,6 +203,7 @@ class Answerer:
             started,
             time.time(),
             self._budget.is_spent,
+            self._name,
         )
 
     async def _open(self) -> None:

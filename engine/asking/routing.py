@@ -31,18 +31,22 @@ class Wanted:
 
 
 def wanted_rows(spec: GenerateSpec, files: Sequence[Folder], seed: int) -> dict[str, list[Wanted]]:
-    """teacher -> rows wanted of each prompt file: training prompts `samples` times, validation
-    prompts once.
+    """teacher -> rows wanted of each prompt file: training prompts `samples` times (of a pilot the
+    first `limit` of all files), validation prompts once.
 
     InputError where `route: by` has no teacher for a prompt.
     """
     wanted: dict[str, list[Wanted]] = {teacher.name: [] for teacher in spec.teachers}
+    trained = 0  # prompts so far
     for file in files:
         table = _read(file, spec)
         ids = table["prompt_id"].to_numpy()
         splits = np.asarray(table["split"])
         is_validation = splits == "validation"
-        for teacher, mine in _shares(spec, table, ids, seed, file):
+        is_asked = is_validation | within_limit(spec.limit, is_validation, trained)
+        trained += int((~is_validation).sum())
+        for teacher, share in _shares(spec, table, ids, seed, file):
+            mine = share[is_asked[share]]
             most = spec.sampling_of(teacher).samples
             times = np.where(is_validation[mine], 1, most)
             rows = np.repeat(mine, times)
@@ -52,6 +56,15 @@ def wanted_rows(spec: GenerateSpec, files: Sequence[Folder], seed: int) -> dict[
             teachers_rows = Wanted(rows, ids[rows], samples)
             wanted[teacher.name].append(teachers_rows)
     return wanted
+
+
+def within_limit(limit: int | None, is_validation: np.ndarray, before: int = 0) -> np.ndarray:
+    """Which rows (n,) of a file are among the first `limit` training prompts, `before` of which are
+    in earlier files."""
+    if limit is None:
+        return np.ones(len(is_validation), bool)
+    place = before + np.cumsum(~is_validation)
+    return ~is_validation & (place <= limit)
 
 
 def all_rows(files: Sequence[Folder]) -> list[Wanted]:

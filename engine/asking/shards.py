@@ -40,7 +40,7 @@ OPENING = Shard("open")
 @dataclass(frozen=True)
 class Receipt:
     """A shard whose rows are visible now; times are seconds since the epoch, tokens generated
-    ones."""
+    ones. `replica` is a name of whoever answered, new at each start of one."""
 
     shard: str
     rows: int
@@ -48,6 +48,7 @@ class Receipt:
     started: float
     finished: float
     over_budget: bool = False
+    replica: str = ""
 
 
 @dataclass(frozen=True)

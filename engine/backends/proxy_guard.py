@@ -2,7 +2,7 @@
 
 Tokens do not pass them, so a local cluster starts none. KubeRay asks each pod for
 `GET :8000/-/healthz`, which only a proxy answers; where one runs, this is its layer (see HOOK and
-clusters/kuberay-service.yaml). The module stays light: Serve gives a proxy seconds to import it.
+clusters/kuberay-rayservice.yaml). The module stays light: Serve gives a proxy seconds to import it.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
-"""Connect to Ray, compare what a job wants with what the cluster has, and submit a job to a running
-cluster."""
+"""Connect to Ray, and compare what a job wants with what the cluster has."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,13 +20,12 @@ import ray
 
 # vLLM reads free devices by it; Ray's public API has only totals.
 from ray._private.state import available_resources_per_node
-from ray.exceptions import AuthenticationError, RayError
-from ray.job_submission import JobStatus, JobSubmissionClient
+from ray.autoscaler.sdk import request_resources
+from ray.exceptions import AuthenticationError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from engine.backends import ray_loopback, ray_secrets
-from engine.errors import CapacityError, EngineError, SpecError, StageError
-from engine.machines.clusterfile import Cluster
+from engine.errors import CapacityError, EngineError
 from engine.machines.layout import Layout, Node, shortfall
 from engine.store.paths import Folder
 
@@ -42,10 +41,10 @@ JOB_ENVIRONMENT = {
 
 CONNECT_TIMEOUT_S = 10
 FREE_WAIT_S = 60
-FOLLOW_S = 2
-FOLLOW_PATIENCE_S = 600
-# From SIGTERM to SIGKILL when a job is stopped (Ray: 3), for training to save first.
-STOP_WAIT_S = 600
+GROW_S = 2.0
+# Variable of a cluster that starts nodes when it is asked (clusters/): how long one may take.
+NODES_WAIT = "DISTILL_NODES_WAIT_S"
+_log = logging.getLogger(__name__)
 LOCAL = "local"  # without it ray.init would join whatever cluster was started last on this machine
 
 
@@ -245,14 +244,17 @@ def require(what: str, *layouts: Layout) -> None:
     """CapacityError if the cluster cannot hold the fewest replicas of all `layouts` at once.
 
     At once if it never could; after FREE_WAIT_S if something else holds the devices, such as a
-    stage that just ended.
+    stage that just ended. A cluster that starts nodes when asked (NODES_WAIT) is asked for what is
+    missing, as many as the most replicas want, and waited for.
     """
     layouts = tuple(layout for layout in layouts if layout.devices)
     if not layouts:
         return
+    problem = _shortfall_when_idle(layouts)
+    if problem and (wait_s := float(os.environ.get(NODES_WAIT) or 0)):
+        problem = _grow(what, layouts, wait_s)
     deadline = time.monotonic() + FREE_WAIT_S
     there = nodes(layouts[0].device)
-    problem = shortfall(layouts, [replace(node, free=node.devices) for node in there])
     while problem is None and (held := shortfall(layouts, there)):
         if time.monotonic() > deadline:
             problem = held
@@ -260,6 +262,30 @@ def require(what: str, *layouts: Layout) -> None:
         there = nodes(layouts[0].device)
     if problem:
         raise CapacityError(f"{what} {problem}")
+
+
+def _shortfall_when_idle(layouts: tuple[Layout, ...]) -> str | None:
+    there = nodes(layouts[0].device)
+    return shortfall(layouts, [replace(node, free=node.devices) for node in there])
+
+
+def _grow(what: str, layouts: tuple[Layout, ...], wait_s: float) -> str | None:
+    """Ask the cluster's autoscaler for nodes, and wait until the fewest replicas fit; what is still
+    missing after `wait_s`, None if nothing is."""
+    bundles = []
+    for layout in layouts:
+        bundles += layout.node_bundles() * layout.replicas[1]
+    _log.info("%s: asking the cluster for %s", what, bundles)
+    deadline = time.monotonic() + wait_s
+    request_resources(bundles=bundles)
+    try:
+        while problem := _shortfall_when_idle(layouts):
+            if time.monotonic() > deadline:
+                return f"{problem} (no more nodes came within {wait_s:g} s, {NODES_WAIT})"
+            time.sleep(GROW_S)
+        return None
+    finally:
+        request_resources(bundles=[])  # the stage holds what it takes; the rest may go
 
 
 def require_shared(folder: Folder) -> None:
@@ -293,111 +319,6 @@ def require_shared(folder: Folder) -> None:
                 )
     finally:
         probe.unlink(missing_ok=True)
-
-
-def submit_driver(
-    cluster: Cluster, entrypoint: str, *, secrets: Mapping[str, str], on_log: Callable[[str], None]
-) -> None:
-    """Run `entrypoint` as a Ray job, pass its log to `on_log`, and return when it has succeeded.
-
-    The values of `secrets` are handed to its driver alone (ray_secrets). Works with token
-    authentication (RAY_AUTH_MODE=token, or a token in RAY_AUTH_TOKEN or under the home directory).
-    Raises CapacityError if the cluster does not answer and StageError if the job fails or is
-    stopped.
-    """
-    _require_no_keys_shown(cluster, secrets)
-    client = _job_client(cluster)
-    variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)} | dict(cluster.env)
-    variables |= ray_secrets.hand_over(client, cluster, secrets)
-    runtime_env: dict[str, Any] = {"env_vars": variables}
-    if cluster.working_dir:
-        runtime_env |= {"working_dir": cluster.working_dir, "excludes": [".venv", ".git", "runs"]}
-    try:
-        job_id = client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env)
-    except (RuntimeError, RayError) as error:
-        raise CapacityError(
-            f"cluster '{cluster.name}' at {cluster.address} did not take the job: {error}"
-        ) from error
-    on_log(f"submitted {job_id}\n")
-    try:
-        status = _follow(client, job_id, cluster, on_log)
-    except KeyboardInterrupt:
-        client.stop_job(job_id)
-        raise
-    if status != JobStatus.SUCCEEDED:
-        details = client.get_job_info(job_id)
-        message = (details and details.message) or ""
-        raise StageError(
-            f"job {job_id} {status.value.lower()}: {message.strip()[-2000:]}; its log: ray job logs"
-            f" {job_id}"
-        )
-
-
-def _require_no_keys_shown(cluster: Cluster, secrets: Mapping[str, str]) -> None:
-    shown = []
-    for name, value in cluster.env.items():
-        if name in secrets or value in secrets.values():
-            shown.append(name)
-    if shown:
-        raise SpecError(
-            f"cluster '{cluster.name}': {', '.join(sorted(shown))} under env is a key that the job"
-            " names, or has the value of one, and env"
-            " is shown to all who see the cluster; take it out there: the job's keys are handed"
-            " over by themselves"
-        )
-
-
-def _follow(
-    client: JobSubmissionClient, job_id: str, cluster: Cluster, on_log: Callable[[str], None]
-) -> JobStatus:
-    """Pass the job's log on until it ends; a dashboard that is away for less than FOLLOW_PATIENCE_S
-    is asked again."""
-    shown = 0
-    heard = time.monotonic()
-    is_away = False
-    while True:
-        try:
-            status = client.get_job_status(job_id)
-            log = client.get_job_logs(job_id)
-        except (OSError, RuntimeError, RayError) as error:
-            if time.monotonic() - heard > FOLLOW_PATIENCE_S:
-                raise CapacityError(
-                    f"cluster '{cluster.name}' at {cluster.address} has not answered for"
-                    f" {FOLLOW_PATIENCE_S} s: {error}. The job goes on"
-                    f" there, and its result is kept: ray job logs --address {cluster.address}"
-                    f" --follow {job_id}"
-                ) from error
-            if not is_away:  # said once, however often it is asked
-                on_log(
-                    f"{cluster.address} does not answer; the job goes on there, and it is asked"
-                    " again\n"
-                )
-            is_away = True
-            time.sleep(FOLLOW_S)
-            continue
-        on_log(log[shown:])
-        shown = len(log)
-        heard = time.monotonic()
-        is_away = False
-        if status.is_terminal():
-            return status
-        time.sleep(FOLLOW_S)
-
-
-def _job_client(cluster: Cluster) -> JobSubmissionClient:
-    """Connect, for `wait_s` at most: a head that was just started needs some seconds."""
-    deadline = time.monotonic() + cluster.wait_s
-    while True:
-        try:
-            return JobSubmissionClient(cluster.address)
-        except (ConnectionError, RuntimeError, RayError) as error:
-            if time.monotonic() > deadline or "auth" in str(error).lower():
-                raise CapacityError(
-                    f"cluster '{cluster.name}' at {cluster.address} does not answer: {error}; is"
-                    " `ray start --head` running there,"
-                    " and is RAY_AUTH_MODE=token set if it wants a token?"
-                ) from error
-            time.sleep(2)
 
 
 def root_cause(error: BaseException) -> BaseException:

@@ -35,7 +35,7 @@ from ray.experimental.internal_kv import _internal_kv_get
 from ray.job_submission import JobSubmissionClient
 
 from engine.errors import SpecError, StageError
-from engine.machines.clusterfile import HANDED_KEYS, Cluster
+from engine.machines.running_cluster import HANDED_KEYS, Cluster
 
 LENT_KEYS = "DISTILL_LENT_KEYS"  # variable of all workers that names the second entry
 HOOK = "engine.backends.ray_secrets.borrow"
@@ -48,15 +48,20 @@ _HEAD = "distill-keys "  # Ray repeats the first 15 bytes of a package that it c
 
 
 def hand_over(
-    client: JobSubmissionClient, cluster: Cluster, values: Mapping[str, str]
+    client: JobSubmissionClient,
+    cluster: Cluster,
+    values: Mapping[str, str],
+    *,
+    is_door: bool = False,
 ) -> dict[str, str]:
     """Give `values` to the driver of the job that is submitted with the returned environment.
 
-    SpecError where they would leave this machine for a cluster that asks nobody for a token.
+    SpecError where they would leave this machine for a cluster that asks nobody for a token;
+    `is_door`: an address of this machine leads to another.
     """
     if not values:
         return {}
-    is_here = urlsplit(cluster.address).hostname in LOOPBACK
+    is_here = urlsplit(cluster.address).hostname in LOOPBACK and not is_door
     if not is_here and not is_token_auth_enabled():
         names = ", ".join(sorted(values))
         raise SpecError(

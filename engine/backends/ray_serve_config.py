@@ -1,7 +1,7 @@
 """Serving by Ray Serve's declarative config: what a KubeRay RayService is written in.
 
 Serve calls one of the two builders below with the `args` of an application
-(clusters/kuberay-service.yaml): `engine_app` for a model, `front_app` for the fronts before all
+(clusters/kuberay-rayservice.yaml): `engine_app` for a model, `front_app` for the fronts before all
 models. What fronts and replicas tell each other by is a secret in each pod's environment. Who
 changes the config deploys; nothing here starts, waits or removes.
 """

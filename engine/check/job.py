@@ -13,7 +13,9 @@ from pathlib import Path
 
 from engine.backends.deepspeed_settings import deepspeed_problems
 from engine.backends.vllm_settings import engine_problems
+from engine.check.memory import memory_problems
 from engine.check.models import (
+    NotHere,
     has_chat_template,
     has_tokenizer,
     layout_problems,
@@ -26,19 +28,26 @@ from engine.check.models import (
 )
 from engine.check.training import signal_problems, training_problems, white_box_problems
 from engine.errors import SpecError
-from engine.job.spec import API_KINDS, JobSpec, VllmTeacherSpec
+from engine.job.spec import API_KINDS, JobSpec, PromptsSpec, VllmTeacherSpec
 from engine.machines.architectures import facts
 from engine.rows.final_answer import rules_for
 from engine.rows.judging.rubric import load_rubric
 from engine.run.identity import is_same_model
+from engine.store.hub import local_source, missing_data
 
 
 def check_job(
-    job: JobSpec, running: Collection[str] = ("generate", "evaluate", "loadtest")
+    job: JobSpec,
+    running: Collection[str] = ("generate", "evaluate", "loadtest"),
+    *,
+    is_here: bool = True,
 ) -> None:
     """SpecError with all problems of the job, one per line. A missing API key is one where a stage
-    that wants it is `running` here."""
+    that wants it is `running` here; what is not on this machine's disk only where the job `is_here`
+    to be run."""
     problems = [*problems_of(job), *_missing_keys(job, running)]
+    if not is_here:
+        problems = [problem for problem in problems if not isinstance(problem, NotHere)]
     if problems:
         raise SpecError("\n".join(problems))
 
@@ -46,9 +55,6 @@ def check_job(
 def problems_of(job: JobSpec) -> list[str]:
     """Everything that is wrong with the files and machines' settings that the job names, one
     sentence each."""
-    # Here: a job without problems elsewhere need not wait for it.
-    from engine.stages.prompts import head_problems
-
     parts = (
         _judge_problems,
         _student_problems,
@@ -58,16 +64,31 @@ def problems_of(job: JobSpec) -> list[str]:
         training_problems,
         deepspeed_problems,
     )
-    problems = [*head_problems(job.prompts), *_teacher_problems(job)]
+    problems = [*_source_problems(job.prompts), *_teacher_problems(job)]
     for part in parts:
         problems += part(job)
     return problems
+
+
+def _source_problems(spec: PromptsSpec) -> list[str]:
+    # Here: a job without problems elsewhere need not wait for it.
+    from engine.stages.prompts import head_problems
+
+    sources = [source for source in spec.sources() if not source.endswith(":")]
+    if missing_data(sources):  # believed, as the hub's models are
+        return []
+    problems = head_problems(spec)
+    if all(local_source(source).exists() for source in sources):
+        return problems
+    return [NotHere(problem) for problem in problems]
 
 
 def source_lines(job: JobSpec) -> list[str]:
     """What the job's prompt files hold, a sentence each."""
     from engine.stages.prompts import head_lines
 
+    if missing := missing_data(job.prompts.sources()):
+        return [f"{source}: not on this machine yet; distill fetch brings it" for source in missing]
     columns = []
     if job.generate.route_by:
         columns.append(job.generate.route_by)
@@ -97,6 +118,7 @@ def _weights_problems(field: str, teacher: VllmTeacherSpec, device: str) -> Iter
     yield from layout_problems(field, shape, teacher.tensor_parallel, teacher.max_model_len)
     yield from split_problems(field, shape, teacher, device)
     yield from engine_problems(field, teacher)
+    yield from memory_problems(field, shape, teacher, device)
 
 
 def _judge_problems(job: JobSpec) -> Iterator[str]:
@@ -134,6 +156,7 @@ def _student_problems(job: JobSpec) -> Iterator[str]:
         yield from layout_problems(name, shape, block.tensor_parallel, block.max_model_len)
         yield from split_problems(name, shape, block, job.device)
         yield from engine_problems(name, block)
+        yield from memory_problems(name, shape, block, job.device)
         if shape and shape.short_context and (name == "evaluate" or job.loadtest.models):
             yield from rope_problems(name, shape, job.train.block_tokens, block.max_model_len)
 

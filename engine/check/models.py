@@ -19,6 +19,10 @@ _PICKLED = (".bin", ".pt", ".pth")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
+class NotHere(str):
+    """A problem of this machine's disk, which another machine need not have."""
+
+
 def rope_problems(
     name: str, shape: Architecture, block_tokens: int, max_model_len: int | None
 ) -> Iterator[str]:
@@ -40,7 +44,7 @@ def rope_problems(
 
 def name_problems(field: str, model: str) -> Iterator[str]:
     if not os.path.isdir(model) and not _HUB_NAME.fullmatch(model):
-        yield (
+        yield NotHere(
             f"{field}: there is no folder {model}, and it is no hub name (owner/name); relative"
             " paths start at the job file"
         )

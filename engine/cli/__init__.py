@@ -8,8 +8,10 @@ import click
 
 from engine.cli.endpoint import serve
 from engine.cli.loadtest import loadtest
-from engine.cli.running import check, run, submit
+from engine.cli.plan import plan
+from engine.cli.running import check, run
 from engine.cli.runs import gc, status, verify
+from engine.cli.submitting import fetch, logs, stop, submit
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -29,5 +31,19 @@ def completion(shell: str) -> None:
     click.echo(source(main, {}, "distill", "_DISTILL_COMPLETE").source())
 
 
-for command in (check, run, status, verify, gc, serve, loadtest, submit, completion):
+for command in (
+    check,
+    plan,
+    run,
+    status,
+    verify,
+    gc,
+    serve,
+    loadtest,
+    submit,
+    logs,
+    stop,
+    fetch,
+    completion,
+):
     main.add_command(command)

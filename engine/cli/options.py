@@ -12,8 +12,9 @@ from typing import Any
 import click
 from rich.console import Console
 
-from engine.errors import EngineError, Stopped, remedy_of
+from engine.errors import EngineError, Preempted, SpecError, Stopped, remedy_of
 from engine.job.spec import JobSpec
+from engine.machines.running_cluster import LAST_WORDS
 
 Sets = tuple[str, ...]  # what an option gives that may be repeated
 JOB = click.argument("job", type=click.Path(path_type=Path))
@@ -75,9 +76,10 @@ def load(job: Path, sets: Sets) -> JobSpec:
 
 
 @contextmanager
-def errors() -> Generator[None]:
+def errors(*, second_start: bool = True) -> Generator[None]:
     """Engine errors become one message on stderr and an exit code; Ctrl-C and SIGTERM say how to go
-    on."""
+    on. Without a `second_start`, an error that has a name ends with 0 and tells its code: only
+    what is nobody's mistake (a node that is taken away, a kill, a bug) is worth another cluster."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -87,6 +89,9 @@ def errors() -> Generator[None]:
     except EngineError as error:
         Console(stderr=True).print(f"[bold red]{type(error).__name__}[/]: ", end="")
         click.echo(str(error), err=True)
+        if not second_start and not isinstance(error, Preempted):
+            click.echo(f"{LAST_WORDS} {error.exit_code}", err=True)
+            sys.exit(0)
         sys.exit(error.exit_code)
     except OSError as error:
         if not (remedy := remedy_of(error)):
@@ -99,6 +104,16 @@ def errors() -> Generator[None]:
 
 
 def ray_address(cluster: Path | None) -> str | None:
-    from engine.machines.clusterfile import load_cluster
+    """Where to join the cluster of a file; None without one. SpecError for a file whose cluster
+    does not run yet."""
+    if cluster is None:
+        return None
+    from engine.machines.native_file import read_native_file
+    from engine.machines.running_cluster import load_cluster
 
-    return load_cluster(cluster).ray_address or "auto" if cluster else None
+    if read_native_file(cluster).platform != "running":
+        raise SpecError(
+            f"{cluster} is a file of machines that do not run yet; hand the job over: distill"
+            f" submit JOB --cluster {cluster}"
+        )
+    return load_cluster(cluster).ray_address or "auto"

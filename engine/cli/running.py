@@ -20,22 +20,36 @@ from engine.cli.options import (
     ray_address,
     stage_options,
 )
+from engine.job.spec import JobSpec
 from engine.run.terminal import log_path, quiet
 
 
 @click.command()
 @of_a_job
-def check(job: Path, sets: Sets, runs: str) -> None:
+@click.option(
+    "--cluster",
+    type=click.Path(path_type=Path),
+    help="Cluster file of any platform: can its machines hold the job?",
+)
+def check(job: Path, sets: Sets, runs: str, cluster: Path | None) -> None:
     """Validate a job file and what it names, and print the plan. Starts nothing."""
     with errors():
         from engine import pipeline
         from engine.check.job import check_job, source_lines
+        from engine.check.plan import tail_lines
+        from engine.errors import EngineError
         from engine.machines import planner
 
         spec = load(job, sets)
-        check_job(spec, running=pipeline.unfinished(spec, runs))
+        tail = tail_lines(spec, cluster)
+        try:
+            is_here = cluster is None or _require_machines(spec, cluster)
+            check_job(spec, running=pipeline.unfinished(spec, runs), is_here=is_here)
+        except EngineError:  # who sizes a job has no data yet
+            _echo(tail)
+            raise
         click.echo(f"{spec.name}: {spec.task}, device {spec.device}")
-        for line in source_lines(spec):
+        for line in source_lines(spec) if is_here else ():
             click.echo(f"  {line}")
         for stage in pipeline.plan(spec, runs):
             folder_name = stage.folder.name if stage.folder else ""
@@ -44,17 +58,54 @@ def check(job: Path, sets: Sets, runs: str) -> None:
         click.echo(f"GPUs wanted: {wants.devices if spec.device == 'gpu' else 0}")
         for line in wants.lines():
             click.echo(f"  {line}")
+        _echo(tail)
+
+
+def _echo(lines: list[str]) -> None:
+    for line in lines:
+        click.echo(line)
+
+
+def _require_machines(spec: JobSpec, cluster: Path) -> bool:
+    """Whether the job would find this machine's disk there. SpecError where the file's machines
+    cannot hold it."""
+    from engine.machines.holding import require_machines
+    from engine.machines.native_file import read_native_file
+    from engine.submission.running import sees_our_disk
+
+    file = read_native_file(cluster)
+    require_machines(spec, file)
+    return sees_our_disk(file)
 
 
 @click.command()
 @of_a_job
 @CLUSTER
+@click.option("--fetch", is_flag=True, help="Fetch the models first, once for all replicas.")
+@click.option(
+    "--no-second-start",
+    is_flag=True,
+    help="For clusters that start anew after any exit code but 0: end with 0 after an error that"
+    " has a name, and say its code.",
+)
 @stage_options
-def run(job: Path, sets: Sets, runs: str, cluster: Path | None, **options: Any) -> None:
+def run(
+    job: Path,
+    sets: Sets,
+    runs: str,
+    cluster: Path | None,
+    fetch: bool,
+    no_second_start: bool,
+    **options: Any,
+) -> None:
     """Run a job: skip what is finished, resume what is not."""
-    with errors():
+    with errors(second_start=not no_second_start):
         _take_keys()
         spec = load(job, sets)
+        if fetch:
+            from engine.submission.fetch import fetch as fetch_all
+
+            fetch_all(spec, partial(click.echo, nl=False))
         log = log_path(spec.name, runs, "run")
         with quiet(log, spec.name) as console:
             from engine import pipeline
@@ -77,7 +128,7 @@ def run(job: Path, sets: Sets, runs: str, cluster: Path | None, **options: Any) 
 
 def _take_keys() -> None:
     """In a job that was submitted with keys; elsewhere Ray is not even imported."""
-    from engine.machines.clusterfile import HANDED_KEYS
+    from engine.machines.running_cluster import HANDED_KEYS
 
     if HANDED_KEYS in os.environ:
         from engine.backends import ray_secrets
@@ -93,23 +144,3 @@ def _print_report(console: Console, done: Any) -> None:
     console.print(summary_table(report), *comparison_tables(report))
     for path in sorted(done.root.glob("report.*")):
         console.print(str(path), highlight=False, soft_wrap=True)
-
-
-@click.command()
-@of_a_job
-@click.option(
-    "--cluster",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Cluster file of a running Ray cluster.",
-)
-@stage_options
-def submit(job: Path, sets: Sets, runs: str, cluster: Path, **options: Any) -> None:
-    """Run a job on a running cluster: submit it, follow its log, exit with its result."""
-    with errors():
-        from engine import submission
-
-        echo = partial(click.echo, nl=False)
-        submission.submit(
-            job, load(job, sets), cluster, sets=sets, runs=runs, options=options, on_log=echo
-        )

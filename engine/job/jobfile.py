@@ -24,6 +24,7 @@ from engine.job.spec import (
     placement,
 )
 from engine.job.yamlfile import Document, FieldPath, dump_yaml, read_document
+from engine.store.hub import hub_data
 from engine.store.paths import Folder
 
 
@@ -42,6 +43,17 @@ def load_job(path: Path, sets: Sequence[str] = ()) -> JobSpec:
         return Path.cwd() if place.startswith("--set ") else beside
 
     return with_absolute_paths(job, base)
+
+
+def job_text(path: Path, sets: Sequence[str] = ()) -> str:
+    """The job file as it is or, with overrides, as YAML that holds them: what another machine can
+    be given. Paths stay as they were written."""
+    document = read_document(path)
+    if not sets:
+        return path.read_text(encoding="utf-8-sig")
+    for setting in sets:
+        _apply_set(document, setting)
+    return dump_yaml(document.data)
 
 
 class ServeOnly(Block):
@@ -258,5 +270,7 @@ def _model(value: str | None, path: FieldPath, base: Callable[[FieldPath], Path]
 
 
 def _absolute(value: str, base: Path) -> str:
+    if hub_data(value):
+        return value
     expanded = os.path.expanduser(value)
     return os.path.normpath(base / expanded)

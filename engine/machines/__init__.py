@@ -1,1 +1,1 @@
-"""What runs it? Devices, the sizes of models, what fits where, and cluster files."""
+"""What runs it, and what does it take? Devices, sizes of models, what fits where, and plans."""

@@ -1,7 +1,7 @@
-"""Architecture facts of the teachers and students of known jobs, one table with sources; local
-folders speak for themselves.
+"""The figures of a model by its name: a local folder speaks for itself, hub names are looked up in
+known_models.py.
 
-Facts decide layouts and memory before anything is loaded. Nothing here opens a weight file or the
+They decide layouts and memory before anything is loaded. Nothing here opens a weight file or the
 network.
 """
 
@@ -9,183 +9,32 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from engine.machines.known_models import KNOWN
+from engine.machines.shape import Architecture
 
-@dataclass(frozen=True)
-class Architecture:
-    """One model. Parameters are in billions; `mla_rank` is the width of a latent (MLA) cache entry,
-    0 for plain KV heads.
-
-    `experts` of a layer are routed to, and hold `experts_b` of the parameters; both 0 in a dense
-    model. `ffn` is the inner width of a dense layer. Up to `short_context` positions a long-rope
-    model rotates by its short factors; 0 in other models.
-    """
-
-    params_b: float
-    layers: int
-    hidden: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    mla_rank: int
-    vocab: int
-    max_context: int
-    bytes_per_param: float
-    experts: int = 0
-    experts_b: float = 0.0
-    ffn: int = 0
-    short_context: int = 0
-
-    def weights_gb_per_device(
-        self, tensor_parallel: int, pipeline_parallel: int = 1, data_parallel: int = 1
-    ) -> float:
-        """Weights on one device in GB (1e9 bytes): data-parallel ranks repeat all but the experts,
-        which vLLM spreads over them too."""
-        copies = self.params_b - self.experts_b + self.experts_b / data_parallel
-        return copies * self.bytes_per_param / (tensor_parallel * pipeline_parallel)
-
-    def kv_bytes_per_token(self, tensor_parallel: int = 1) -> float:
-        """16-bit KV cache of one token on one device in bytes; a latent cache is whole on each
-        device (serving sizing B6.2)."""
-        if self.mla_rank:
-            return 2 * self.layers * self.mla_rank
-        share = max(1 / tensor_parallel, 1 / self.kv_heads)  # no device holds less than one head
-        return 4 * self.layers * self.kv_heads * self.head_dim * share
-
-
-# Keys are hub names without owner, lower case, without `meta-` in front and `-instruct` behind.
-KNOWN: dict[str, Architecture] = {
-    # deepseek-ai/DeepSeek-V3 README and config.json; MLA rank 512 + 64 rope; native FP8 without the
-    # 14B MTP head
-    "deepseek-v3": Architecture(
-        params_b=671,
-        layers=61,
-        hidden=7168,
-        heads=128,
-        kv_heads=128,
-        head_dim=128,
-        mla_rank=576,
-        vocab=129_280,
-        max_context=163_840,
-        bytes_per_param=1,
-        experts=256,
-        experts_b=653.9,
-    ),
-    # vLLM blog 2024-07-23; config.json copies
-    "llama-3.1-405b": Architecture(
-        params_b=405,
-        layers=126,
-        hidden=16384,
-        heads=128,
-        kv_heads=8,
-        head_dim=128,
-        mla_rank=0,
-        vocab=128_256,
-        max_context=131_072,
-        bytes_per_param=2,
-        ffn=53_248,
-    ),
-    # as Llama-3.1-405B; FP8 in the MLP only, about 482 GB, computed for Meta's FBGEMM checkpoint
-    "llama-3.1-405b-instruct-fp8": Architecture(
-        params_b=405,
-        layers=126,
-        hidden=16384,
-        heads=128,
-        kv_heads=8,
-        head_dim=128,
-        mla_rank=0,
-        vocab=128_256,
-        max_context=131_072,
-        bytes_per_param=1.19,
-        ffn=53_248,
-    ),
-    # config.json as copied by public recipes
-    "llama-3.1-8b": Architecture(
-        params_b=8.03,
-        layers=32,
-        hidden=4096,
-        heads=32,
-        kv_heads=8,
-        head_dim=128,
-        mla_rank=0,
-        vocab=128_256,
-        max_context=131_072,
-        bytes_per_param=2,
-        ffn=14_336,
-    ),
-    # microsoft/Phi-4-mini-instruct model card; apxml.com for the shape
-    "phi-4-mini": Architecture(
-        params_b=3.84,
-        layers=32,
-        hidden=3072,
-        heads=24,
-        kv_heads=8,
-        head_dim=128,
-        mla_rank=0,
-        vocab=200_064,
-        max_context=131_072,
-        bytes_per_param=2,
-        ffn=8192,
-        short_context=4096,
-    ),
-    # transformers configuration_phi3.py defaults; model cards for the context and the original
-    # 4,096 positions of the long ones
-    "phi-3.5-mini": Architecture(
-        params_b=3.82,
-        layers=32,
-        hidden=3072,
-        heads=32,
-        kv_heads=32,
-        head_dim=96,
-        mla_rank=0,
-        vocab=32_064,
-        max_context=131_072,
-        bytes_per_param=2,
-        ffn=8192,
-        short_context=4096,
-    ),
-    "phi-3-mini-128k": Architecture(
-        params_b=3.82,
-        layers=32,
-        hidden=3072,
-        heads=32,
-        kv_heads=32,
-        head_dim=96,
-        mla_rank=0,
-        vocab=32_064,
-        max_context=131_072,
-        bytes_per_param=2,
-        ffn=8192,
-        short_context=4096,
-    ),
-    "phi-3-mini-4k": Architecture(
-        params_b=3.82,
-        layers=32,
-        hidden=3072,
-        heads=32,
-        kv_heads=32,
-        head_dim=96,
-        mla_rank=0,
-        vocab=32_064,
-        max_context=4096,
-        bytes_per_param=2,
-        ffn=8192,
-    ),
-}
 _SHAPE = {"num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size"}
 _EXPERTS = ("n_routed_experts", "num_local_experts", "num_experts")
+_ROUTED = ("num_experts_per_tok", "experts_per_token", "moe_k")
+# Bytes of a weight, its scales included, of checkpoints whose name ends so.
+_QUANTIZED = {"-fp8": 1.0, "-nvfp4": 0.5625, "-fp4": 0.5625, "-awq": 0.53, "-gptq-int4": 0.53}
 
 
 def facts(model: str) -> Architecture | None:
     """Facts of a local folder (its config.json and the sizes of its *.safetensors) or of a known
-    hub name; else None."""
+    hub name, also of one that ends in its quantisation; else None."""
     if os.path.isdir(model):
         return _local_facts(Path(model))
     name = model.rpartition("/")[2].lower().removeprefix("meta-")
-    return KNOWN.get(name) or KNOWN.get(name.removesuffix("-instruct"))
+    found = KNOWN.get(name) or KNOWN.get(name.removesuffix("-instruct"))
+    for ending, size in _QUANTIZED.items():
+        if not found and name.endswith(ending):
+            plain = facts(name.removesuffix(ending))
+            found = replace(plain, bytes_per_param=size) if plain else None
+    return found
 
 
 def load_config(folder: Path) -> dict[str, Any] | None:
@@ -228,6 +77,11 @@ def _local_facts(folder: Path) -> Architecture | None:
         experts_b=min(_experts_b(config, experts), params_b),
         ffn=config.get("intermediate_size") or 0,
         short_context=short_context(config) or 0,
+        top_k=next((config[name] for name in _ROUTED if config.get(name)), 0),
+        moe_layers=_moe_layers(config) if experts else 0,
+        window=config.get("sliding_window") or 0,
+        window_layers=_window_layers(config),
+        tied=bool(config.get("tie_word_embeddings")),
     )
 
 
@@ -251,8 +105,20 @@ def _experts(config: dict[str, Any]) -> int:
     return next((config[name] for name in _EXPERTS if config.get(name)), 0)
 
 
+def _moe_layers(config: dict[str, Any]) -> int:
+    return config["num_hidden_layers"] - config.get("first_k_dense_replace", 0)
+
+
+def _window_layers(config: dict[str, Any]) -> int:
+    """Layers that look back a window only, where the file tells each layer's kind."""
+    if not config.get("sliding_window"):
+        return 0
+    kinds = config.get("layer_types") or []
+    return sum(kind == "sliding_attention" for kind in kinds)
+
+
 def _experts_b(config: dict[str, Any], experts: int) -> float:
-    layers = config["num_hidden_layers"] - config.get("first_k_dense_replace", 0)
+    layers = _moe_layers(config)
     width = config.get("moe_intermediate_size") or config.get("intermediate_size", 0)
     return layers * experts * 3 * config["hidden_size"] * width / 1e9
 

@@ -82,6 +82,14 @@ class Layout:
             return [{self.resource: 1.0} | kind] * self.devices
         return [{self.resource: float(self.devices)} | kind]
 
+    def node_bundles(self) -> list[dict[str, float]]:
+        """What one replica takes of each node: whole, or a tensor-parallel group for each pipeline
+        stage, since those may lie apart."""
+        (whole,) = self.bundles(spanning=False)
+        if not self.may_span:
+            return [whole]
+        return [whole | {self.resource: float(self.tensor_parallel)}] * self.pipeline_parallel
+
     def __str__(self) -> str:
         splits = {
             "tensor_parallel": self.tensor_parallel,

@@ -68,10 +68,14 @@ class GenerateInfo(Info):
     tokens_per_second: float | None
     status: dict[str, int]
     answered_this_run: int = 0
+    replicas: float | None = None
+    """At work on average, in the last session."""
     cost_usd: float | None = None
     teachers: list[TeacherInfo] = []
     route: str = "all"
     max_tokens: int | None = None
+    limit: int | None = None
+    """Of a pilot: as many training prompts were asked; there are more."""
     top_k: int = 0
     rows_without_token_counts: int = 0
     unknown_finish_reasons: dict[str, int] = {}

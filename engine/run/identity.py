@@ -15,6 +15,7 @@ from typing import Any
 
 from engine.rows.ids import canonical_json
 from engine.store.files import file_sha256, write_atomic
+from engine.store.hub import local_source
 from engine.store.paths import Folder
 
 _MODEL_FILES = (".safetensors", ".json", ".jinja", ".model", ".txt", ".py", ".bin")
@@ -29,7 +30,7 @@ def content_identity(
     `files_of` says which files of a folder count; none: those of a model. Hashes are cached in the
     JSON file `cache` by path, size and modification time.
     """
-    path = Path(source)
+    path = local_source(source)
     if not path.exists():
         return source
     if path.is_file():

@@ -29,6 +29,10 @@ def _nothing(job: JobSpec) -> Any:
     return []
 
 
+def _never(job: JobSpec, manifest: Manifest) -> bool:
+    return False
+
+
 def _no_more(job: JobSpec, done: Mapping[str, Finished], ctx: Context) -> dict[str, Any]:
     return {}
 
@@ -51,6 +55,7 @@ class Stage:
     cluster: bool = False  # works on Ray
     store: bool = False  # works in an object store too
     failed_rows: Callable[[Manifest], int] = lambda manifest: 0  # that --retry failed asks again
+    wants_more: Callable[[JobSpec, Manifest], bool] = _never  # than a finished pilot has
     copied_to_root: bool = False  # its files are what a user looks for
 
     def blocks_of(self, job: JobSpec) -> dict[str, Any]:
@@ -104,7 +109,7 @@ def plan_stages(
         identity = stage.identity(job, done, cache)
         folder = stage_folder(root, stage.order, stage.name, identity)
         manifest = load_manifest(folder)
-        if manifest is not None:
+        if manifest is not None and not stage.wants_more(job, manifest):
             done[stage.name] = Finished(folder, manifest)
             plans.append(StagePlan(stage.name, "reuse", folder, done[stage.name]))
         else:

@@ -255,7 +255,9 @@ def _row_problems(
             " back"
         )
         return
-    counts = _count_keys(manifest.identity["blocks"]["generate"], *prompts, rows)
+    assert isinstance(manifest.info, GenerateInfo)
+    ids, validation = _asked(*prompts, manifest.info.limit)
+    counts = _count_keys(manifest.identity["blocks"]["generate"], ids, validation, rows)
     if any(counts.values()):
         told = ", ".join(f"{name} {count}" for name, count in counts.items())
         yield f"{folder}: rows {told}; {remedy}"
@@ -304,14 +306,26 @@ def _split_files(manifest: Manifest) -> list[str]:
     return [name for name in manifest.files if name.startswith(_SPLITS)]
 
 
+def _asked(
+    ids: np.ndarray, validation: np.ndarray, limit: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Those of a pilot's first `limit` training prompts and of all validation prompts, ascending
+    by id."""
+    asked = np.ones(len(ids), bool)
+    if limit is not None:
+        asked = validation | (np.cumsum(~validation) <= limit)
+    order = np.argsort(ids[asked])
+    return ids[asked][order], validation[asked][order]
+
+
 def _prompts(run: Folder, manifest_sha256: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """Ids (n,) in ascending order and which are of the validation split (n,), of the prompts stage
-    with this manifest."""
+    """Ids (n,) in the order in which they are asked and which are of the validation split (n,), of
+    the prompts stage with this manifest."""
     for path in _prompts_manifests(run):
         if file_sha256(path) == manifest_sha256:
-            files = [path.parent / name for name in _split_files(read_manifest(path))]
+            files = [path.parent / name for name in sorted(_split_files(read_manifest(path)))]
             tables = read_tables(files, ["prompt_id", "split"])
-            table = pa.concat_tables(tables).sort_by("prompt_id")
+            table = pa.concat_tables(tables)
             split = np.asarray(table["split"].to_pylist())
             return table["prompt_id"].to_numpy(), split == "validation"
     return None

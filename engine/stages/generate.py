@@ -29,7 +29,7 @@ from engine.rows.records import Prompt
 from engine.rows.tables import file_metadata, read_tables, to_rows
 from engine.run import parts
 from engine.run.context import Context
-from engine.run.facts import GenerateInfo, TeacherInfo
+from engine.run.facts import GenerateInfo, PromptsInfo, TeacherInfo
 from engine.run.manifests import Counts, Finished
 from engine.store.paths import Folder
 
@@ -65,11 +65,24 @@ def run(
     scores = _validation_scores(prompts.files("validation"), out, settled, ctx.task)
     warnings = _judged(spec, scores)
     info = _info(spec, settled, tally, out, scores, warnings)
+    if _is_a_pilot(spec, prompts):
+        info = info.model_copy(update={"limit": spec.limit})
     return Counts(tally.wanted, settled.total("rows"), settled.files, info=info)
+
+
+def _is_a_pilot(spec: GenerateSpec, prompts: Finished) -> bool:
+    info = prompts.manifest.info
+    assert isinstance(info, PromptsInfo)
+    return spec.limit is not None and spec.limit < info.train
 
 
 def _require_rows(spec: GenerateSpec, tally: Tally, settled: parts.Settled, out: Path) -> None:
     rows = settled.total("rows")
+    if rows > tally.wanted and spec.limit:
+        raise StageError(
+            f"generate: {out} has {rows:,} answers already, and limit={spec.limit} wants"
+            f" {tally.wanted:,}; what was paid for is kept: raise generate.limit, or leave it out"
+        )
     if rows != tally.wanted:
         raise StageError(
             f"generate: {rows} final rows for {tally.wanted} wanted; run the same command again to"
@@ -152,6 +165,8 @@ def _info(
     more: dict[str, Any] = {}
     if prices:
         more["cost_usd"] = round(spent_usd(prices, out), 6)
+    if tally.replicas:
+        more["replicas"] = tally.replicas
     if untold := settled.total("untold"):
         more["rows_without_token_counts"] = untold
     if foreign := _foreign_words(spec, settled, out):

@@ -15,7 +15,7 @@ from conftest import statuses, stream_together
 from doubles import misbehaving_api
 
 from engine import pipeline
-from engine.asking.dispatch import missing_shards
+from engine.asking.dispatch import Tally, missing_shards
 from engine.asking.routing import Wanted
 from engine.asking.shards import Receipt
 from engine.errors import StageError
@@ -451,3 +451,14 @@ def test_the_stream_is_closed_before_an_error_of_the_driver_goes_on(
         )
     assert caught.value is not None
     assert closed == [True]
+
+
+def test_replicas_at_work_are_their_time_over_that_of_all():
+    tally = Tally()
+    assert tally.replicas is None
+    spans = {"a": [(0.0, 40.0), (10.0, 100.0)], "b": [(50.0, 100.0)]}
+    for replica, shards in spans.items():
+        for started, finished in shards:
+            tally.add(Receipt("shard", 10, 100, started, finished, replica=replica))
+    assert tally.replicas == 1.5
+    assert tally.tokens_per_second == 3.0

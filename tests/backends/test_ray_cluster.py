@@ -1,18 +1,13 @@
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import pytest
 import ray
-import requests
 from conftest import open_to_others
-from ray.job_submission import JobStatus
 
 from engine.backends import ray_cluster as backend
-from engine.errors import CapacityError, SpecError, StageError
-from engine.machines.clusterfile import Cluster
-from engine.machines.layout import Layout
+from engine.errors import CapacityError, StageError
+from engine.machines.layout import Layout, Node
 
 
 def test_our_own_error_is_found_inside_rays_wrappers():
@@ -70,35 +65,6 @@ def test_a_local_cluster_listens_on_loopback_only(ray_cluster):
     assert ray.nodes()[0]["NodeManagerAddress"] == "127.0.0.1"
 
 
-def test_a_cluster_that_wants_a_token_says_so(monkeypatch):
-    class Refuses(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_error(401)
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Refuses)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    cluster = Cluster(name="closed", address=f"http://127.0.0.1:{server.server_port}", wait_s=0.1)
-    with pytest.raises(CapacityError, match="RAY_AUTH_MODE=token"):
-        backend.submit_driver(cluster, "true", secrets={}, on_log=print)
-    server.shutdown()
-
-
-@pytest.mark.parametrize("env", [{"LAB_ACCESS": "other"}, {"HARMLESS": "sk-canary"}])
-def test_a_key_in_the_clusters_env_is_refused_before_anything_is_sent(env, monkeypatch):
-    monkeypatch.setattr(
-        backend, "_job_client", lambda cluster: pytest.fail("a connection was made")
-    )
-    cluster = Cluster(name="c", address="http://127.0.0.1:1", env=env)
-    with pytest.raises(
-        SpecError, match="is a key that the job names, or has the value of one"
-    ) as refused:
-        backend.submit_driver(cluster, "true", secrets={"LAB_ACCESS": "sk-canary"}, on_log=print)
-    assert "sk-canary" not in str(refused.value)
-
-
 def test_what_a_submitted_job_was_given_is_not_told_to_ray_again(monkeypatch, tmp_path):
     """Ray refuses a variable that both the job and its driver set, and prints all of them, keys
     too."""
@@ -120,67 +86,6 @@ def test_what_a_submitted_job_was_given_is_not_told_to_ray_again(monkeypatch, tm
         pass
     assert "VLLM_NO_USAGE_STATS" in told
     assert not told.keys() & given["env_vars"].keys()
-
-
-class Dashboard:
-    """Answers of a job's dashboard in turn: a status with its log, or an error."""
-
-    def __init__(self, *turns):
-        self.turns, self.stopped = list(turns), []
-
-    def get_job_status(self, job_id):
-        turn = self.turns.pop(0) if len(self.turns) > 1 else self.turns[0]
-        if isinstance(turn, Exception):
-            raise turn
-        status, self.log = turn
-        return status
-
-    def get_job_logs(self, job_id):
-        return self.log
-
-    def submit_job(self, **_):
-        return "job-1"
-
-    def get_job_info(self, job_id):
-        return SimpleNamespace(message="it failed")
-
-
-@pytest.mark.parametrize(
-    "error",
-    [requests.ConnectionError("refused"), RuntimeError("500"), requests.ReadTimeout("slow")],
-)
-def test_a_dashboard_that_is_away_for_a_while_is_asked_again(error, monkeypatch):
-    monkeypatch.setattr(backend, "FOLLOW_S", 0)
-    turns = (
-        (JobStatus.RUNNING, "a\n"),
-        error,
-        error,
-        (JobStatus.RUNNING, "a\nb\n"),
-        error,
-        (JobStatus.SUCCEEDED, "a\nb\nc\n"),
-    )
-    monkeypatch.setattr(backend, "_job_client", lambda cluster: Dashboard(*turns))
-    told = []
-    backend.submit_driver(
-        Cluster(name="c", address="http://127.0.0.1:1"), "true", secrets={}, on_log=told.append
-    )
-    away = "http://127.0.0.1:1 does not answer; the job goes on there, and it is asked again\n"
-    assert told == ["submitted job-1\n", "a\n", away, "b\n", away, "c\n"]
-
-
-def test_a_dashboard_that_stays_away_ends_the_command_and_not_the_job(monkeypatch):
-    monkeypatch.setattr(backend, "FOLLOW_S", 0)
-    monkeypatch.setattr(backend, "FOLLOW_PATIENCE_S", 0.1)
-    monkeypatch.setattr(
-        backend, "_job_client", lambda cluster: Dashboard((JobStatus.RUNNING, ""), OSError("gone"))
-    )
-    with pytest.raises(
-        CapacityError,
-        match=r"has not answered for 0\.1 s: gone\. The job goes on there.*--follow job-1",
-    ):
-        backend.submit_driver(
-            Cluster(name="c", address="http://127.0.0.1:1"), "true", secrets={}, on_log=print
-        )
 
 
 @pytest.mark.parametrize(("nodes", "said"), [(1, "(1 nodes, 8 GPUs)"), (2, "(2 nodes, 16 GPUs)")])
@@ -206,3 +111,38 @@ def test_a_ray_that_does_not_start_here_is_an_error_with_a_remedy(monkeypatch, t
     said = r"Ray does not start on this machine: .*timed out.*Give the command again"
     with pytest.raises(CapacityError, match=said), backend.connected(None, shared=tmp_path):
         pass
+
+
+def test_a_cluster_that_grows_is_asked_for_the_most_and_waited_for(monkeypatch):
+    """Nodes come one by one; what a stage wants stays asked for until its fewest replicas fit."""
+    asked = []
+    there = [Node(0, 0)]
+
+    def nodes(device):
+        if asked and asked[-1]:
+            there.append(Node(8, 8, frozenset({"H200"})))
+        return list(there)
+
+    monkeypatch.setattr(backend, "nodes", nodes)
+    monkeypatch.setattr(backend, "request_resources", lambda bundles: asked.append(bundles))
+    monkeypatch.setattr(backend, "GROW_S", 0)
+    layout = Layout(8, 8, replicas=(2, 3), accelerator_type="H200")
+    with pytest.raises(CapacityError, match="wants 16 H200 GPUs"):
+        backend.require("generate", layout)
+    assert asked == [], "one that does not grow is not asked"
+    monkeypatch.setenv(backend.NODES_WAIT, "60")
+    backend.require("generate", layout)
+    assert asked == [[{"GPU": 8.0, "accelerator_type:H200": 0.001}] * 3, []]
+    assert len(there) == 3, "the fewest are enough to begin"
+
+
+def test_a_cluster_that_grows_too_slowly_is_not_waited_for_longer(monkeypatch):
+    asked = []
+    monkeypatch.setattr(backend, "nodes", lambda device: [Node(0, 0)])
+    monkeypatch.setattr(backend, "request_resources", lambda bundles: asked.append(bundles))
+    monkeypatch.setattr(backend, "GROW_S", 0)
+    monkeypatch.setenv(backend.NODES_WAIT, "0.01")
+    layout = Layout(16, 8, 2, replicas=(1, 1))
+    with pytest.raises(CapacityError, match=r"no more nodes came within 0\.01 s"):
+        backend.require("generate", layout)
+    assert asked == [[{"GPU": 8.0}] * 2, []], "pipeline stages may lie on several nodes"

@@ -81,6 +81,9 @@ class GenerateSpec(AskingSpec):
     """What `route: by` looks at: task, source, or a field of the source rows such as language."""
     sampling: SamplingSpec = identity(SamplingSpec())
     """How training prompts are answered."""
+    limit: int | None = placement(None, ge=1)
+    """A pilot: ask the first so many training prompts only (and all validation prompts). With a
+    higher limit, or none, the same run goes on from its answers and asks for none again."""
     max_failed_fraction: float = placement(0.0, ge=0, le=1)
     """Rows that may end in `error` before the stage counts as failed."""
     min_teacher_score: float | None = placement(None, ge=0, le=1)

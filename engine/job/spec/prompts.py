@@ -47,8 +47,8 @@ class PromptsSpec(Block):
 
     train: str | list[str] = placement()
     """Training prompts: JSONL, JSON arrays, CSV, TSV (each also .gz or .zst), Parquet or a
-    `datasets` folder saved to disk; or a folder of them. Identity is their content, not their
-    path."""
+    `datasets` folder saved to disk; or a folder of them, or a data set of the hub
+    (hf://owner/data). Identity is their content, not their path."""
     validation: str | list[str] | None = placement(None)
     """Validation prompts; none: `validation_fraction` is taken from the training prompts."""
     validation_fraction: float = identity(0.05, ge=0, lt=1)

@@ -21,6 +21,7 @@ from engine.errors import InputError
 from engine.job.spec import PromptsSpec
 from engine.stages.prompts.delimited import read_delimited
 from engine.stages.prompts.source_row import BadRow, NumberedRows, require_unique
+from engine.store.hub import local_source
 
 _COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 # the longer first
@@ -56,13 +57,16 @@ def source_files(spec: PromptsSpec, split: str, skipped: list[Path]) -> list[Pat
 def _named_paths(spec: PromptsSpec, split: str) -> list[Path]:
     named = getattr(spec, split) or []
     if isinstance(named, str):
-        return [Path(named)]
-    return list(map(Path, named))
+        return [local_source(named)]
+    return list(map(local_source, named))
 
 
 def _require_readable(path: Path, split: str) -> None:
     if not path.exists():
-        raise InputError(f"prompts.{split}: {path} does not exist; correct the path")
+        remedy = "correct the path"
+        if path.parts[0] == "hf:":
+            remedy = "it is not on this machine yet: distill fetch JOB brings it"
+        raise InputError(f"prompts.{split}: {path} does not exist; {remedy}")
     if kind_of(path) not in READERS:
         raise InputError(
             f"prompts.{split}: {path} is not one of {', '.join(READERS)} and holds none;"

@@ -1,7 +1,7 @@
 import pytest
 
 from engine.errors import SpecError
-from engine.machines.clusterfile import Cluster, load_cluster
+from engine.machines.running_cluster import Cluster, load_cluster
 
 
 def written(tmp_path, text):

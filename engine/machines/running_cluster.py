@@ -21,6 +21,8 @@ _SECRET = re.compile(
 _HARMLESS = re.compile(r"^(MAX|MIN|NUM|SORT|CACHE|PARTITION|PRIMARY)_|_MODE$", re.IGNORECASE)
 # variable of a submitted job that names where its keys are (backends/ray_secrets.py)
 HANDED_KEYS = "DISTILL_HANDED_KEYS"
+# what `distill run --no-second-start` says before the exit code that it does not give
+LAST_WORDS = "distill: another start would not help; exit code"
 
 
 class Cluster(Block):
