@@ -64,6 +64,14 @@ def _generate_block(job: JobSpec, done: Mapping[str, Finished], ctx: Context) ->
     return {"generate": job.generate}
 
 
+def _verify_block(job: JobSpec, done: Mapping[str, Finished], ctx: Context) -> dict[str, Any]:
+    return {"verify": job.curate.verify}
+
+
+def _evaluated(job: JobSpec, done: Mapping[str, Finished], ctx: Context) -> dict[str, Any]:
+    return {"generate": job.generate, "verify": job.curate.verify}
+
+
 def _live_endpoint(job: JobSpec, done: Mapping[str, Finished], ctx: Context) -> dict[str, Any]:
     return {"endpoint": partial(_endpoint, job, done.get("train"), ctx)}
 
@@ -77,6 +85,7 @@ STAGES = (
         "generate",
         needs=("prompts",),
         reads=lambda job: [teacher.model for teacher in job.generate.teachers],
+        gives=_verify_block,
         cluster=True,
         store=True,
         failed_rows=_errors_of,
@@ -95,8 +104,8 @@ STAGES = (
         5,
         "evaluate",
         needs=("prompts", "generate", "train"),
-        blocks=("generate",),
-        gives=_generate_block,
+        blocks=("generate", "curate"),
+        gives=_evaluated,
         cluster=True,
     ),
     # 6 is serve: alive while loadtest or `distill serve` needs it, never a file (stages/serve.py)

@@ -128,12 +128,6 @@ def _settled(opinions: Sequence[bool | None]) -> Verdict:
     return Verdict.UNVERIFIED if None in opinions else Verdict.WRONG
 
 
-def normalise_qa(text: str) -> str:
-    """Lower case, no punctuation, no articles, single spaces (official SQuAD v1.1 evaluation
-    script)."""
-    return phrases.normalise(text)
-
-
 @functools.lru_cache(maxsize=4096)
 def _wanted_value(reference: str) -> Value | None:
     return mathematics.reference_of(reference)
@@ -195,7 +189,7 @@ def _judge_qa(text: str, references: Sequence[str], rules: Rules, prompt: str) -
         return Verdict.NO_ANSWER
     is_right = phrases.rule_of(rules.qa or "contains")
     for reference in references:
-        if is_right(text, reference):
+        if is_right(text, reference, prompt):
             return Verdict.RIGHT
     return Verdict.WRONG
 

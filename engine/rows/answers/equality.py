@@ -1,7 +1,8 @@
-"""Whether two values are the same, as far as rules can tell.
+r"""Whether two values are the same, as far as rules can tell.
 
-Two plain numbers compare exactly, whatever their spelling, and so do tuples, intervals and sets of
-them. Equal spelling is equal. Everything else is undecided here (`x+1` and `1+x`): None.
+Two plain numbers compare exactly, whatever their spelling, and so do fractions of polynomials
+(`x+1` and `1+x`), and tuples, intervals and sets of both. Equal spelling is equal. Everything else
+is undecided here (`\sin 2x` and `2 \sin x \cos x`): None.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from fractions import Fraction
 
+from engine.rows.answers.polynomials import same_expression
 from engine.rows.answers.values import UNITS, Value
 
 _ROUNDED = Fraction(1, 2 * 10**6)  # as near as a decimal of six places comes to a fraction
@@ -29,7 +31,9 @@ def same_value(said: Value, wanted: Value) -> bool | None:
         return all(same_value(part, wanted) is True for part in said.parts)
     if said.numbers and wanted.parts:
         return False
-    return None
+    if said.parts or wanted.parts:
+        return None
+    return same_expression(said.tex, wanted.tex)
 
 
 def _same_number(said: Value, wanted: Value) -> bool:

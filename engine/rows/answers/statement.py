@@ -83,6 +83,11 @@ def without_thoughts(text: str) -> str:
     return text[ends[-1] :]
 
 
+def holds_thoughts(text: str) -> bool:
+    """Whether tags end a part that was thought aloud."""
+    return _THOUGHT.search(text) is not None
+
+
 def tags(text: str) -> list[tuple[int, str]]:
     """Where tags of an answer stand, and what they hold. One that is not closed goes on to the
     end."""

@@ -27,7 +27,7 @@ from engine.stages.report.examples import examples_of, side_by_side
 from engine.stages.report.level_tables import in_one
 from engine.stages.report.ratios import five_ratios, pair_of
 from engine.stages.report.table import Block, Table
-from engine.stages.report.verdicts import comparisons, gains
+from engine.stages.report.verdicts import answered, comparisons, gains
 from engine.store.files import write_atomic
 
 CARD = "student/README.md"  # the unfinished model card, in the train stage
@@ -89,6 +89,7 @@ def build_report(job: str, inputs: Mapping[str, Finished]) -> Block:
         "signatures": evaluated.get("signatures", {}),
         "comparisons": evaluated.get("comparisons", {}),
         "footprint": evaluated.get("footprint", {}),
+        "verdicts": evaluated.get("verdicts", {}),
         "serving": _said(inputs["loadtest"])["serving"],
         "equal_slo": _said(inputs["loadtest"]).get("equal_slo"),
         "warnings": warnings,
@@ -155,8 +156,9 @@ def summary_table(report: Block) -> RichTable:
 
 
 def comparison_tables(report: Block) -> list[RichTable]:
-    """The student against the other models, and its five ratios, for the terminal."""
-    chosen = [*comparisons(report, brief=True), gains(report)]
+    """What the answers are, the student against the other models, and its five ratios, for the
+    terminal."""
+    chosen = [*answered(report), *comparisons(report, brief=True), gains(report)]
     return [_terminal_table(table) for table in chosen]
 
 

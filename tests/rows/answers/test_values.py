@@ -83,8 +83,11 @@ def test_brackets_commas_and_words_make_several_values():
         ("even", "odd", False),
         ("5 dozen", "60", True),
         ("5 dozen", "5", True),
-        ("x+1", "1+x", None),
-        (r"\sqrt{324}", "18", None),
+        ("x+1", "1+x", True),
+        ("x+1", "1-x", False),
+        (r"\sqrt{324}", "18", True),
+        (r"\left(\frac{1}{2}, \sqrt{8}\right)", r"(0.5, 2\sqrt{2})", True),
+        (r"\sin x+1", r"1+\sin x", None),
         ("(1,2)", r"\{1,2\}", None),
     ],
 )
