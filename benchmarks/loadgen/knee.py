@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.loadgen.part import Result, Settings
+from benchmarks.loadgen.part import Settings
 from benchmarks.loadgen.simulated import (
     LAWS,
     Server,
@@ -17,7 +17,7 @@ from benchmarks.loadgen.simulated import (
     true_knee_rps,
     true_knee_users,
 )
-from benchmarks.result import bounded
+from benchmarks.result import Found, bounded
 from engine.loadgen.samples import Level
 from engine.stages.loadtest.goodput import Slo
 from engine.stages.loadtest.knee import Knee, Trial, search, trial_of
@@ -35,7 +35,7 @@ LevelAt = Callable[[float, int], Level]  # load and seed
 
 def knee_rps(
     settings: Settings, work: Path, seeds: int = SEEDS, requests: int = TRUTH_REQUESTS
-) -> Result:
+) -> Found:
     """Requests per second at which 95 % get their first token in time: every search ends within
     5 %. And 99 %, of which a level of a minute sees a burst or none: nearly every search."""
     ratios = {}
@@ -61,7 +61,7 @@ def knee_rps(
 
 def knee_users(
     settings: Settings, work: Path, seeds: int = SEEDS, truth_s: float = TRUTH_USERS_S
-) -> Result:
+) -> Found:
     """The same in users who think between two questions, at 95 %."""
     slo = Slo(ttft_ms=TTFT_MS, percentile=95)
     server = Server("exponential", PLACES, SERVICE_S, PREFILL_S)
