@@ -15,6 +15,7 @@ from enum import StrEnum
 from fractions import Fraction
 
 from engine.rows.answers import labels, mathematics, phrases
+from engine.rows.answers.choices import choice_of, reference_choice
 from engine.rows.answers.equality import same_value
 from engine.rows.answers.values import Value
 
@@ -134,6 +135,10 @@ def _wanted_value(reference: str) -> Value | None:
 
 
 def _judge_math(text: str, references: Sequence[str], rules: Rules, prompt: str) -> Judged:
+    choices = list(map(reference_choice, references))
+    choice = None if None in choices else choice_of(text)
+    if choice is not None:
+        return Verdict.RIGHT if choice in choices else Verdict.WRONG
     said = mathematics.answer_of(text)
     if said is None:
         return _judge_words(text, references)

@@ -18,7 +18,16 @@ _LONG = 10**12  # a denominator that no written decimal has
 
 
 def same_value(said: Value, wanted: Value) -> bool | None:
-    """Whether both are the same; None where only algebra can tell."""
+    """Whether both are the same; None where only algebra can tell. Where one says what it is about,
+    that will do as well."""
+    if said.nearly is not None and _same(said.nearly, wanted) is True:
+        return True
+    if wanted.nearly is not None and _same(said, wanted.nearly) is True:
+        return True
+    return _same(said, wanted)
+
+
+def _same(said: Value, wanted: Value) -> bool | None:
     if said.numbers and wanted.numbers:
         return _same_number(said, wanted)
     if said.parts and wanted.parts:
@@ -73,6 +82,8 @@ def _same_parts(said: Value, wanted: Value) -> bool | None:
     kinds = {said.brackets, wanted.brackets}
     if len(kinds) > 1 and kinds != {"", "{}"}:
         # (1,2) and [1,2] differ; whether (1,2) answers for {1,2} depends on the question
+        if kinds == {"", "()"} and _is_pairwise_same(said, wanted):
+            return True
         if "" in kinds or "{}" in kinds:
             return None
         return False
@@ -81,6 +92,13 @@ def _same_parts(said: Value, wanted: Value) -> bool | None:
     if said.brackets in ("", "{}"):
         return _same_unordered(said.parts, wanted.parts)
     return _all(same_value(a, b) for a, b in zip(said.parts, wanted.parts, strict=True))
+
+
+def _is_pairwise_same(said: Value, wanted: Value) -> bool:
+    if len(said.parts) != len(wanted.parts):
+        return False
+    pairs = zip(said.parts, wanted.parts, strict=True)
+    return all(same_value(a, b) is True for a, b in pairs)
 
 
 def _same_unordered(said: tuple[Value, ...], wanted: tuple[Value, ...]) -> bool | None:

@@ -89,7 +89,7 @@ def languages_of(text: str) -> tuple[str, ...]:
 def without_articles(text: str, language: str) -> str:
     """A folded text without the articles of the language, those that hang on a word too."""
     for article in _ELIDED[language]:
-        text = re.sub(rf"(?<!\w){article}(?=\w)", " ", text)
+        text = re.sub(rf"(?<!\w){article}(?=\S)", " ", text)
     articles = words(ARTICLES[language])
     hanging = tuple(word.rstrip("-") for word in articles if word.endswith("-"))
     kept = []

@@ -9,6 +9,7 @@ they are None here.
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -260,12 +261,17 @@ def _root(ratio: _Ratio) -> _Ratio:
     """Of a plain fraction: what is left under roots of primes."""
     value = _constant(ratio)
     under = value.numerator * value.denominator
-    if not 0 <= under <= _LARGEST_ROOT:
+    if under < 0:
         raise _NotOne
     outside = Fraction(1, value.denominator)
     if not under:
         return _number(Fraction(0))
     inside = []
+    exact = math.isqrt(under)
+    if exact * exact == under:
+        return _number(outside * exact)
+    if under > _LARGEST_ROOT:
+        raise _NotOne
     prime = 2
     while prime * prime <= under:
         while under % (prime * prime) == 0:

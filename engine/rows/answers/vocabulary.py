@@ -67,6 +67,11 @@ _WHY_ANYWHERE = words("""
     因为 因為 因 なぜなら 왜냐하면 क्योंकि কারণ ஏனெனில் ஏனென்றால் ఎందుకంటే ಏಕೆಂದರೆ കാരണം
     કારણ ਕਿਉਂਕਿ เพราะ
 """)
+_WHEN = words("""
+    after before once when while después antes cuando après avant quand nachdem bevor wenn als dopo
+    prima quando depois antes após etter før efter före nadat voordat po przed gdy после когда
+""")
+_WHEN_ANYWHERE = words("之后 以后 后 之前 以前 時 のあと")
 _CLAUSE = words("as so where which after for considering based if when who that while")
 _SO = words("""
     so therefore thus hence consequently finally altogether overall conclusion total ultimately
@@ -117,6 +122,7 @@ NEAR = Lexicon(_NEAR)  # may stand before a number
 WHY = Lexicon(_WHY, _WHY_ANYWHERE)  # before the reason of what comes before
 WHY_ELSEWHERE = Lexicon(_WHY_ELSEWHERE)
 ASIDES = Lexicon([*_WHY, *_CLAUSE], _WHY_ANYWHERE)  # before a clause that is no part of a value
+SUBORDINATES = Lexicon(_WHEN, _WHEN_ANYWHERE)  # before the circumstances of a value
 CONCLUSIONS = Lexicon(_SO, _SO_ANYWHERE)
 # Opens a closing remark: what follows the answer and is none.
 REMARKS = re.compile(
@@ -153,5 +159,5 @@ def is_european(text: str) -> bool:
     english = len(found & _ENGLISH)
     foreign = len(found & _NOT_ENGLISH)
     if english or foreign:
-        return foreign > english
+        return foreign >= max(english, 1)  # "is" is Dutch as well
     return len(found) >= _TELLING_WORDS
