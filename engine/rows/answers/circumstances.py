@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from engine.rows.answers.vocabulary import NEAR, SUBORDINATES
+from engine.rows.answers.vocabulary import ABOUT, SUBORDINATES
 
 _RESULTS = re.compile(
     r"=|,|\b(?:get|gets|got|obtain\w*|gives?|gave|yields?|results?|makes?|total\w*)\b",
@@ -19,7 +19,7 @@ _GOAL = re.compile(
     re.IGNORECASE,
 )
 _GOAL_BEFORE_NUMBER = re.compile(
-    r"\banother\s+\d[\d.,]*\s[^.\d]{0,40}?(?P<goal>\sto\s)[^.\d]{1,40}\d", re.IGNORECASE
+    r"\banother\s+\d[\d.,]{0,20}\s[^.\d]{0,40}?(?P<goal>\sto\s)[^.\d]{1,40}\d", re.IGNORECASE
 )
 # A number that is a name: in class 7, on page 12, at gate 3.
 _NAME = re.compile(
@@ -29,13 +29,14 @@ _NAME = re.compile(
 )
 # Of what a value is made, or what it is compared with.
 _OF_THESE = re.compile(
-    r",?\s+(?:of|from|among) (?:which|whom|them|these|those)\b"
+    r",\s*(?:of|from|among) (?:which|whom|them|these|those)\b"
     r"|,\s*(?:davon|dont|di cui|de los cuales|de las cuales|dos quais|das quais|waarvan"
     r"|varav|из них|из которых)\b|，?其中",
     re.IGNORECASE,
 )
 _COMPARED = re.compile(
-    r"(?P<number>\d[\d.,]*)\s*(?:[^\W\d_]+\s+){0,2}(?:more|less|fewer|[a-z]{3,}er)\s+than\b",
+    r"(?:[,—]|\s-|\b(?:which|that) (?:is|was)|\bthat's|\bor)\s?[$€£₹]?\d[\d.,]{0,20}\s?"
+    r"(?:[^\W\d_]+\s+){0,2}(?:more|less|fewer|[a-z]{3,}er)\s+than\b",
     re.IGNORECASE,
 )
 _TOTAL = re.compile(
@@ -44,7 +45,7 @@ _TOTAL = re.compile(
     re.IGNORECASE,
 )
 _RESTATED = re.compile(
-    r",?\s*(?:\bi\.\s?e\.|\bthat is(?: to say)?,|\bin other words\b|\bor equivalently\b"
+    r",?\s?(?:\bi\.\s?e\.|\bthat is(?: to say)?,|\bin other words\b|\bor equivalently\b"
     r"|\bequivalently\b|\bd\.\s?h\.|\bc'est-à-dire\b|\bes decir\b|\bou seja\b|\bcioè\b"
     r"|\bто есть\b|即),?\s*",
     re.IGNORECASE,
@@ -52,6 +53,7 @@ _RESTATED = re.compile(
 _AT = re.compile(r"\bat\s*\Z", re.IGNORECASE)
 _JOINT = re.compile(r"(?:[,;(]|\b(?:or|i\.e\.|that is|that's|which is))\s*\Z", re.IGNORECASE)
 _NEARLY_SIGNS = ("≈", "~", "≃")
+_NUMBER = re.compile(r"\d[\d.,]*")
 _DIGIT = re.compile(r"\d")
 _NUMBER_OR_EQUATION = re.compile(r"\d|=")
 
@@ -81,14 +83,19 @@ def _last_clause(text: str) -> int | None:
     if word is None:
         return None
     clause = text[word.end :]
-    if len(re.findall(r"\d[\d.,]*", clause)) != 1 or _RESULTS.search(clause.rstrip(" .,")):
-        return None
-    return word.start
+    return word.start if _holds_one_number(clause) else None
 
 
 def _goal(text: str) -> int | None:
     goal = _GOAL.search(text) or _GOAL_BEFORE_NUMBER.search(text)
-    return goal.start("goal") if goal else None
+    if goal is None or not _holds_one_number(text[goal.end("goal") :]):
+        return None
+    return goal.start("goal")
+
+
+def _holds_one_number(clause: str) -> bool:
+    """And no result."""
+    return len(_NUMBER.findall(clause)) == 1 and not _RESULTS.search(clause.rstrip(" .,"))
 
 
 def _comparison(text: str) -> int | None:
@@ -115,9 +122,14 @@ def is_at(text: str, place: int) -> bool:
     return _AT.search(text, 0, place) is not None
 
 
+def may_be_about(text: str) -> bool:
+    """Whether a sign or word of "about" stands in it."""
+    return any(sign in text for sign in _NEARLY_SIGNS) or ABOUT.first(text) is not None
+
+
 def nearly(text: str, place: int) -> int | None:
     """Where "…, roughly" begins, if that is what stands before the number at `place`."""
-    word = NEAR.last(text, 0, place)
+    word = ABOUT.last(text, 0, place)
     start = place
     if word is not None and not text[word.end : place].strip(" $€£.~≈"):
         start = word.start

@@ -12,6 +12,7 @@ from dataclasses import replace
 from engine.rows.answers.circumstances import (
     is_at,
     is_total,
+    may_be_about,
     names_in,
     nearly,
     restated,
@@ -64,7 +65,7 @@ _UNIT_POWER = re.compile(r"(?<=[^\W\d_])\^\{?-?[1-4]\}?")
 # Times, dates, versions, powers, ratios and multiples of a variable.
 _FACTOR = r"\d+(?:\s?\^\s?\{?-?\d+\}?)?"
 _NO_NUMBER = re.compile(
-    rf"(?<![\d.,])(?:(?=[\d\s×*·]+\^){_FACTOR}(?:\s?[×*·]\s?{_FACTOR})+"
+    rf"(?<![\d.,])(?:(?=\d[\d\s×*·]{{0,40}}\^){_FACTOR}(?:\s?[×*·]\s?{_FACTOR})+"
     r"|\d{1,2}:[0-5]\d(?!\d)(?::\d{2})?(?:\s?[ap]\.?m\b)?|\d{4}-\d{1,2}-\d{1,2}(?!\d)"
     r"|\d{1,2}([/.])\d{1,2}\1\d{2,4}(?!\d)|\d+(?:\.\d+){2,}(?!\d)"
     r"|\d+(?:\s?\^\s?\{?-?\d+\}?|:\d+| : \d+)"
@@ -229,9 +230,14 @@ def _last_of(numbers: list[Number], plain: str) -> Value | None:
         return value_at(plain, numbers[0])
     if len(numbers) > 1 and _OUT_OF.fullmatch(plain, numbers[-2].end, numbers[-1].start):
         return value_at(plain, numbers[-2])
+    last = value_at(plain, numbers[-1])
     if len(numbers) > 1 and _OR.fullmatch(plain, numbers[-2].end, numbers[-1].start):
-        return value_of(plain[numbers[-2].start : numbers[-1].end])
-    return value_at(plain, numbers[-1])
+        other = value_at(plain, numbers[-2])
+        if last.is_percent != other.is_percent:
+            return replace(last, nearly=other)  # 0.6 or 60 %
+        if "=" not in plain[numbers[-1].end :]:
+            return value_of(plain[numbers[-2].start : numbers[-1].end])
+    return last
 
 
 def _is_sum(numbers: list[Number], plain: str) -> bool:
@@ -244,6 +250,8 @@ def _is_sum(numbers: list[Number], plain: str) -> bool:
 def _about(text: str) -> Value | None:
     """The value before "…, roughly 28.3", with that number beside it."""
     plain = _UNIT_POWER.sub(" ", untexed(text))
+    if not may_be_about(plain):
+        return None
     numbers = numbers_in(plain)
     if not numbers:
         return None

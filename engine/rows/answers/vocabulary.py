@@ -53,11 +53,11 @@ _IS = words("""
     равна равно равняется є дорівнює היא הוא هو هي هى برابر
 """)
 _IS_ANYWHERE = words("是 为 為 等于 等於 应为 は 은 는 है हैं হল হলো হচ্ছে คือ เท่ากับ ആണ് आहे છે ਹੈ छ")
-_NEAR = words("""
-    approximately approx about around roughly nearly almost exactly just only simply equal to the a
-    an aproximadamente unos cerca environ exactement etwa ungefähr rund genau circa około asi
-    ungefär sekitar tam ровно примерно около 约 约为 約 大约 लगभग
+_ABOUT = words("""
+    approximately approx about around roughly nearly almost aproximadamente unos cerca environ etwa
+    ungefähr rund circa około asi ungefär sekitar примерно около 约 约为 約 大约 लगभग
 """)
+_NEAR = words("exactly just only simply equal to the a an exactement genau tam ровно")
 _WHY = words("""
     because since porque puesto pois parce puisque weil perché poiché omdat fordi eftersom ponieważ
     protože потому поскольку çünkü karena vì
@@ -118,7 +118,8 @@ LABELS = Lexicon(
 )
 FINALS = Lexicon(_FINAL, _FINAL_ANYWHERE)  # the final, the correct answer
 IS = Lexicon(_IS, _IS_ANYWHERE)  # between a name and what it names
-NEAR = Lexicon(_NEAR)  # may stand before a number
+ABOUT = Lexicon(_ABOUT)  # before a number that is not exact
+NEAR = Lexicon([*_ABOUT, *_NEAR])  # may stand before a number
 WHY = Lexicon(_WHY, _WHY_ANYWHERE)  # before the reason of what comes before
 WHY_ELSEWHERE = Lexicon(_WHY_ELSEWHERE)
 ASIDES = Lexicon([*_WHY, *_CLAUSE], _WHY_ANYWHERE)  # before a clause that is no part of a value
