@@ -20,6 +20,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
+from typing import Any
 
 READY, SAME, DIFFERENT, UNTOLD, ENDED = b"r", b"1", b"0", b"?", b"x"
 _LENGTH = struct.Struct("!I")
@@ -36,7 +37,7 @@ def main() -> int:
     deadline_s = float(sys.argv[2])
     memory_bytes = int(sys.argv[3])
     logging.disable(logging.CRITICAL)
-    library = importlib.import_module("math_verify")
+    library: Any = importlib.import_module("math_verify")
 
     @functools.lru_cache(maxsize=_REMEMBERED)
     def parse(text: str) -> list:
