@@ -88,6 +88,15 @@ def test_brackets_commas_and_words_make_several_values():
         (r"\sqrt{324}", "18", True),
         (r"\left(\frac{1}{2}, \sqrt{8}\right)", r"(0.5, 2\sqrt{2})", True),
         (r"\sin x+1", r"1+\sin x", None),
+        ("x = 4 or x = -4", r"\pm 4", True),
+        (r"1+\sqrt{6}, 1-\sqrt{6}", r"1\pm\sqrt{6}", True),
+        (r"5\sqrt{2} \approx 7.07", r"5\sqrt{2}", True),
+        (r"5\sqrt{2} \approx 7.07", "7.07", True),
+        (r"5\sqrt{2} \approx 7.07", "7.1", False),
+        ("x=2, y=3", "(2,3)", True),
+        ("x=3, y=2", "(2,3)", None),  # which is which only the question says
+        (r"\begin{aligned} A &= 3^2\pi \\ &= 9\pi \end{aligned}", r"9\pi", True),
+        (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", r"\begin{pmatrix}1\\2\end{pmatrix}", True),
         ("(1,2)", r"\{1,2\}", None),
     ],
 )
