@@ -111,6 +111,22 @@ def test_latex_and_its_references_are_read_alike(answer, reference, same):
 
 
 @pytest.mark.parametrize(
+    "reference",
+    [
+        r"\left( 5, \frac{\pi}{3} \right)",
+        "x^2+1",
+        r"4\sqrt{7}",
+        r"60^\circ",
+        "7 - 2i",
+        r"\frac{\sqrt{2}}{5}",
+        "a - b",
+    ],
+)
+def test_a_reference_in_bare_latex_is_read_whole(reference):
+    assert judge("math", f"We get $\\boxed{{{reference}}}$.", [reference]) == Verdict.RIGHT
+
+
+@pytest.mark.parametrize(
     ("task", "text", "references", "verdict"),
     [
         ("math", "It is 4.", ["4"], Verdict.RIGHT),

@@ -372,6 +372,22 @@ def test_a_student_that_is_right_in_one_of_four_keeps_a_quarter(run):
     assert (quality.teacher, quality.student, quality.retention) == (1, 0.25, 0.25)
 
 
+def test_bare_latex_references_are_read_as_what_they_say(run):
+    golds = ["x^2+1", r"4\sqrt{7}", r"-\frac{1}{2}", "9"]
+    teacher = [rf"\boxed{{{gold}}}" for gold in golds]
+    student = [r"\boxed{1}", r"\boxed{7}", r"\boxed{\frac{1}{2}}", r"\boxed{9}"]
+    counts, *_ = run([ask(n, gold) for n, gold in enumerate(golds)], teacher, student)
+    quality = counts.info.quality
+    assert (quality.teacher, quality.student, quality.retention) == (1, 0.25, 0.25)
+
+
+def test_labels_that_are_numbers_are_those_of_the_usual_order(run):
+    said = ["contradiction", "neutral", "contradiction", "neutral"]
+    prompts = [ask(n, label) for n, label in enumerate("0120")]
+    counts, *_ = run(prompts, said, said, task="nli", bootstrap_samples=100)
+    assert (counts.info.quality.teacher, counts.info.quality.student) == (0.5, 0.5)
+
+
 @pytest.mark.parametrize(
     "texts",
     [
