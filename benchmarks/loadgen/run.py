@@ -10,7 +10,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from benchmarks.loadgen import coverage, knee, speed, truth
+from benchmarks.loadgen import coverage, endpoint, knee, speed, truth
 from benchmarks.loadgen.part import Settings
 from benchmarks.result import Found, run_parts
 
@@ -19,6 +19,7 @@ PARTS: dict[str, tuple[Callable[[Settings, Path], Found], ...]] = {
     "speed": (speed.against_others, speed.send_lag),
     "arrivals": (speed.arrivals,),
     "truth": (truth.unequal, truth.stall),
+    "endpoint": (endpoint.endpoint,),
     "coverage": (coverage.coverage,),
     "knee": (knee.knee_rps, knee.knee_users),
 }

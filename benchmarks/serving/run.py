@@ -32,9 +32,12 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--only", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--seconds", type=float, help=f"of each run; default: {SECONDS:g}")
+    names = [load.name for load in speed.closed_loads()]
+    help_loads = "a closer look: of `speed` only these, beside vLLM's server"
+    parser.add_argument("--loads", nargs="+", default=[], choices=names, help=help_loads)
     options = parser.parse_args()
     usual = FULL_SECONDS if options.full else SECONDS
-    timing = Timing(options.rounds, options.seconds or usual)
+    timing = Timing(options.rounds, options.seconds or usual, loads=tuple(options.loads))
     settings = {"rounds": timing.rounds, "seconds": timing.seconds, "warmup_s": timing.warmup_s}
     with tempfile.TemporaryDirectory(prefix="serving-") as temporary:
         parts = {}
