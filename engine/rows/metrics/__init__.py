@@ -101,7 +101,7 @@ def statistics_of(
     )
     for text, reference, source, meta, verdict in given:
         several = [reference] if isinstance(reference, str) else reference
-        asked = Asked(task, several, source, meta, rules, verdict)
+        asked = Asked(task, several, source, meta, rules=rules, verdict=verdict)
         rows.append(statistics(text, asked))
     return np.array(rows, dtype=float)
 
