@@ -79,9 +79,16 @@ def same_expression(said: str, wanted: str) -> bool | None:
         return None
     if is_same:
         return True
-    if ours.names != theirs.names or "i" in ours.names:
+    if _may_be_renamed(ours.names, theirs.names):
         return None
     return None if _may_be_rounded(said) or _may_be_rounded(wanted) else False
+
+
+def _may_be_renamed(ours: set[str], theirs: set[str]) -> bool:
+    """Whether the same may be meant by other names; i may be the imaginary unit."""
+    if "i" in ours | theirs:
+        return True
+    return bool(ours) and bool(theirs) and ours != theirs
 
 
 def _may_be_rounded(text: str) -> bool:
