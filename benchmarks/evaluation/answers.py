@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import time
 from collections.abc import Sequence
@@ -26,6 +27,8 @@ TEXTS = 2000  # answers of the rules' speed
 SAID = Path(__file__).with_name("said.jsonl")
 OTHERS = Path(__file__).with_name("others.jsonl")
 LISTED = {"math": 0.90, "nli": 0.85, "qa": 0.85}
+_WORKER = "math_worker.py"
+FUNCTIONS = 20  # one in so many answers has one
 MIXED = 3000  # answers of the speed of both together
 Case = tuple[str, str, bool]  # text, gold answer, whether it is right
 
@@ -45,9 +48,9 @@ def run(data: Path | None = None) -> Found:
         ):
             ratios |= found
             raw |= figures
-        processes = _workers()
+        processes = len(_workers())
     raw["processes_while_open"] = processes
-    ratios["processes_left"] = bounded(_workers(), "<=", 0)
+    ratios["processes_left"] = bounded(len(_workers()), "<=", 0)
     return ratios, raw
 
 
@@ -183,23 +186,23 @@ def hostile(algebra: Algebra) -> Found:
 
 
 def speed(algebra: Algebra) -> Found:
-    """Verdicts a second on one core: of the second opinion alone, of rules alone, and of both on a
-    mix of plain numbers, expressions and what only algebra can tell."""
+    """Verdicts a second of processor time of all processes: of the second opinion alone, of rules
+    alone, and of both on a mix of numbers, expressions and what only algebra can tell."""
     numbers = [(str(number), str(number)) for number in range(PAIRS)]
     polynomials = [(f"x^2+{number}", f"{number}+x^2") for number in range(PAIRS // 10)]
     functions = [(rf"\sin(x)+{number}", rf"{number}+\sin(x)") for number in range(PAIRS // 10)]
     rates = []
     for pairs in (numbers, polynomials, functions):
         algebra(pairs[:1])
-        started = time.monotonic()
+        started = _cpu_s()
         assert all(algebra(pairs)), "the same answers are not the same"
-        rates.append(len(pairs) / (time.monotonic() - started))
+        rates.append(len(pairs) / (_cpu_s() - started))
     second, of_polynomials, of_functions = rates
     text = "She sells 16 - 3 - 4 = 9 eggs a day.\nThat is 9 * 2 = 18.\nThe answer is {}."
-    started = time.monotonic()
+    started = _cpu_s()
     for number in range(TEXTS):
         judge("math", text.format(number), [str(number)])
-    rules = TEXTS / (time.monotonic() - started)
+    rules = TEXTS / (_cpu_s() - started)
     mixed, asked = _mixed(algebra)
     return {
         "second_opinions_per_s": bounded(second, ">=", 500),
@@ -213,18 +216,17 @@ def speed(algebra: Algebra) -> Found:
 
 
 def _mixed(algebra: Algebra) -> tuple[float, int]:
-    """Verdicts a second on answers as competition mathematics has them, and how many asked algebra:
-    of ten two numbers, two fractions, two roots, three polynomials (one of them wrong), and one
-    with a function, of which there are few."""
-    started = time.monotonic()
+    """Verdicts a second of processor time on answers as competition mathematics has them, and how
+    many asked algebra: of twenty one with a function, and one in ten of the others is wrong."""
+    started = _cpu_s()
     judged = []
     for number in range(MIXED):
         text, gold = _answer(number)
         judged.append(judge("math", text, [gold]))
     verdicts = settle(judged, algebra)
-    taken = time.monotonic() - started
+    taken = _cpu_s() - started
     right = sum(verdict == Verdict.RIGHT for verdict in verdicts)
-    assert right == MIXED - MIXED // 10, "not as it was made"
+    assert right == MIXED - MIXED // 20 * 2, "not as it was made"
     asked = sum(not isinstance(one, Verdict) for one in judged)
     return MIXED / taken, asked
 
@@ -241,12 +243,24 @@ def _answer(number: int) -> tuple[str, str]:
         (rf"It factors as $(x+{n})(x-1)$.", rf"x^2+{n - 1}x-{n}"),
         (rf"$f(x) = {n} - 2x + x^2$", rf"x^2-2x+{n}"),
         (rf"\boxed{{x^2+{n}}}", rf"x^2-{n}"),
-        (rf"\boxed{{1+\sin({n % 10 + 2}x)}}", rf"\sin({n % 10 + 2}x)+1"),
+        (f"That makes {n}%.", str(n)),
     )
+    if number % FUNCTIONS == FUNCTIONS - 1:
+        return rf"\boxed{{1+\sin({n}x)}}", rf"\sin({n}x)+1"
     return kinds[number % len(kinds)]
 
 
-def _workers() -> int:
+def _cpu_s() -> float:
+    """Processor time so far of this process and of the second opinion's."""
+    ticks = 0
+    for pid in _workers():
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])  # utime and stime (proc(5): 14 and 15)
+    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _workers() -> list[int]:
     """Processes of the second opinion on this machine."""
-    told = subprocess.run(["ps", "-ww", "-eo", "args"], capture_output=True, text=True, check=True)
-    return sum("math_worker.py" in line for line in told.stdout.splitlines())
+    command = ["ps", "-ww", "-eo", "pid,args"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [int(line.split()[0]) for line in told.stdout.splitlines() if _WORKER in line]

@@ -31,7 +31,11 @@ ARTICLES = {
 }
 # Beside the articles: what sentences are held together with.
 _FUNCTION_WORDS = {
-    "en": "of to and in is was by for it that on as with at from are who what which when how",
+    "en": (
+        "of to and in is was by for it that on as with at from are who what which when how no not"
+        " do does did he she his her they their be been has had have or but if all one were we"
+        " there can will would about up out so more me my you your this these those said each then than"
+    ),
     "es": "de del que en y es por con para se su al más como cuándo quién qué dónde cuál fue",
     "fr": "de du que en et est par pour dans qui sur au aux ce quel quelle où quand fut il",
     "de": "und ist in von zu mit für auf im am wer was wann wo welche wurde nicht zum zur es",
