@@ -105,6 +105,7 @@ STAGES = (
         "evaluate",
         needs=("prompts", "generate", "train"),
         blocks=("generate", "curate"),
+        reads=lambda job: job.evaluate.sources(),
         gives=_evaluated,
         cluster=True,
     ),

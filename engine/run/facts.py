@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, RootModel
 
+from engine.run.judge_facts import Judge
 from engine.store.paths import Folder
 
 
@@ -181,6 +182,8 @@ class EvaluateInfo(Info):
     """By model, of tasks with right and wrong: how many answers are right, wrong, no_answer,
     ambiguous, unverified (only algebra could tell, and did not) and unchecked (no reference that
     the task can compare); the teacher's only where there is a gold answer."""
+    judge: Judge | None = None
+    """What a model says of the answers, where the job names one."""
 
 
 class Percentiles(Facts):

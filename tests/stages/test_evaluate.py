@@ -6,6 +6,7 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 
+from engine.backends import fake
 from engine.errors import SpecError, StageError
 from engine.job.spec import (
     EvaluateSpec,
@@ -176,6 +177,7 @@ def run(tmp_path):
             verify=verify,
             answer=answer,
             open_algebra=algebra,
+            stream=fake.stream,
         )
         publish(out, "evaluate", {}, counts, 0.0)
         json.dumps(counts.info.model_dump(mode="json"), allow_nan=False)
@@ -625,3 +627,27 @@ def test_thoughts_that_nobody_tells_apart_are_named_with_the_remedy(run):
 def test_an_answer_behind_thoughts_is_read_without_a_parser_where_it_is_right_or_wrong(run):
     counts, *_ = run([ask(1, "#### 20")], ["20"], [f"{THOUGHTS} It is 20."])
     assert counts.info.quality.student == 1
+
+
+def test_a_judge_compares_the_student_with_both_others_and_its_rows_are_published(run, tmp_path):
+    (tmp_path / "rubric.txt").write_text("Even is better.")
+    replies = {r"answer A\n#### \d*[02468]\n": '{"verdict": "A"}', "": '{"verdict": "B"}'}
+    teacher = {"kind": "fake", "name": "j", "model": "j", "fake": {"replies": replies}}
+    counts, *_ = run(
+        [ask(n, f"#### {n}") for n in range(4)],
+        ["#### 1", "#### 1", "#### 2", "#### 1"],
+        ["#### 2", "#### 4", "#### 1", "#### 6"],
+        ["#### 1", "#### 3", "#### 5", "#### 7"],
+        judge={"teacher": teacher, "rubric": str(tmp_path / "rubric.txt")},
+    )
+    judge = counts.info.judge
+    assert [judge.pairs[model].wins for model in ("teacher", "baseline")] == [3, 3]
+    assert [judge.pairs[model].losses for model in ("teacher", "baseline")] == [1, 0]
+    assert (counts.rows_out, counts.files["judge/verdicts.parquet"]) == (12, 16)
+    assert judge.flip_rate == 1 / 8, "of two odd answers it takes the second"
+
+
+def test_without_a_judge_there_is_nothing_of_one(run, tmp_path):
+    counts, *_ = run([ask(1, "1")], ["1"], ["1"])
+    assert counts.info.judge is None
+    assert list(counts.files) == ["data/answers.parquet"]

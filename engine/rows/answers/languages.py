@@ -34,7 +34,7 @@ _FUNCTION_WORDS = {
     "en": (
         "of to and in is was by for it that on as with at from are who what which when how no not"
         " do does did he she his her they their be been has had have or but if all one were we"
-        " there can will would about up out so more me my you your this these those said each then than"
+        " there can will would about up out so more me my you your this these those said then than"
     ),
     "es": "de del que en y es por con para se su al más como cuándo quién qué dónde cuál fue",
     "fr": "de du que en et est par pour dans qui sur au aux ce quel quelle où quand fut il",

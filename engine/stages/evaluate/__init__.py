@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from engine.asking.dispatch import answer_prompts
+from engine.asking.dispatch import Stream, answer_prompts
 from engine.asking.respondents import Respondent
 from engine.asking.routing import all_rows
 from engine.backends import math_verifier, ray_data
@@ -36,6 +36,7 @@ from engine.run.context import Context
 from engine.run.facts import EvaluateInfo, PromptsInfo, Quality, TrainInfo
 from engine.run.manifests import Counts, Finished
 from engine.stages.evaluate.compared import clusters_of, comparisons_of, footprints_of
+from engine.stages.evaluate.judge import opinion_of
 from engine.stages.evaluate.scoring import (
     Answers,
     References,
@@ -100,6 +101,7 @@ def run(
     verify: VerifySpec | None = None,
     answer: Callable[..., Answers] = answer_with_engines,
     open_algebra: math_verifier.OpenAlgebra = math_verifier.opened,
+    stream: Stream = ray_data.stream,
 ) -> Counts:
     """Score all models on the validation prompts; what is right is decided as `verify` says.
     StageError without such prompts, or where an answer is missing."""
@@ -135,6 +137,9 @@ def run(
     quality = quality_of(names[0], statistics[names[0]], references, resampling)
     counts = counts_of(verdicts, references)
     warnings = _warnings(quality, scores, answers["student"], references)
+    opinion = opinion_of(
+        spec.judge, generate, models, prompts, answers, out, ctx, resampling, stream
+    )
     info = EvaluateInfo(
         quality=quality,
         metrics=scores,
@@ -143,10 +148,11 @@ def run(
         signatures=_signatures(names, references),
         footprint=footprints_of(models, generate),
         verdicts=counts,
-        warnings=[*warnings, *doubts_of(counts, verify)],
+        judge=opinion.facts,
+        warnings=[*warnings, *doubts_of(counts, verify), *opinion.warnings],
     )
     count = len(rows)
-    return Counts(count, count, {ANSWERS: count}, info=info)
+    return Counts(count, count, {ANSWERS: count} | opinion.files, info=info)
 
 
 def _labels(asked: Finished) -> Mapping[str, str]:
