@@ -73,6 +73,14 @@ def _generate_block(job: JobSpec, done: Mapping[str, Finished], ctx: Context) ->
     return {"generate": job.generate}
 
 
+def _verify_block(job: JobSpec, done: Mapping[str, Finished], ctx: Context) -> dict[str, Any]:
+    return {"verify": job.curate.verify}
+
+
+def _evaluated(job: JobSpec, done: Mapping[str, Finished], ctx: Context) -> dict[str, Any]:
+    return {"generate": job.generate, "verify": job.curate.verify}
+
+
 def _live_endpoint(job: JobSpec, done: Mapping[str, Finished], ctx: Context) -> dict[str, Any]:
     return {"endpoint": partial(_endpoint, job, done.get("train"), ctx)}
 
@@ -86,6 +94,7 @@ STAGES = (
         "generate",
         needs=("prompts",),
         reads=lambda job: [teacher.model for teacher in job.generate.teachers],
+        gives=_verify_block,
         cluster=True,
         store=True,
         failed_rows=_errors_of,
@@ -105,9 +114,9 @@ STAGES = (
         5,
         "evaluate",
         needs=("prompts", "generate", "train"),
-        blocks=("generate",),
+        blocks=("generate", "curate"),
         reads=lambda job: job.evaluate.sources(),
-        gives=_generate_block,
+        gives=_evaluated,
         cluster=True,
     ),
     # 6 is serve: alive while loadtest or `distill serve` needs it, never a file (stages/serve.py)

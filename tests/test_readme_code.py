@@ -12,6 +12,9 @@ from documents import ROOT, Block, blocks
 from engine import pipeline
 from engine.asking.engine import ENGINES
 from engine.backends import fake
+from engine.backends.math_verifier import settled
+from engine.job.spec import VerifySpec
+from engine.rows.final_answer import Undecided, Verdict, judge
 from engine.rows.metrics import score_of
 from engine.rows.records import Completion, Prompt
 from engine.rows.tables import read_tables, to_rows
@@ -116,6 +119,16 @@ def test_the_metric_it_shows_counts(monkeypatch):
     found = metrics.statistics_of("contains", "qa", texts, references)
     assert np.array_equal(found, [[1.0, 1.0], [0.0, 1.0]])
     assert score_of("contains", found) == 0.5
+
+
+def test_the_verifier_it_shows_is_a_second_opinion():
+    opened = run_block(block_with("def spelling"))["spelling"]
+    texts = [r"\boxed{\sin x+1}", r"\boxed{\cos x}"]
+    judged = [judge("math", text, [r"\sin{x} + 1"]) for text in texts]
+    verdicts = settled(judged, VerifySpec(), opened)
+    assert verdicts == [Verdict.UNVERIFIED] * 2
+    same = settled([Undecided(((r"\sin x", r"\sin  x"),))], VerifySpec(), opened)
+    assert same == [Verdict.RIGHT]
 
 
 @pytest.mark.parametrize("name", ["mean_words", "label", "split"])

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from benchmarks.evaluation import answers, metrics, statistics
-from benchmarks.result import write_result
+from benchmarks.result import Found, run_parts
 
-Result = tuple[dict[str, dict[str, Any]], dict[str, Any]]  # ratios, raw figures
-PARTS: dict[str, Callable[..., Result]] = {
+PARTS: dict[str, Callable[..., Found]] = {
     "answers": answers.run,
     "metrics": metrics.run,
     "statistics": statistics.run,
@@ -27,17 +25,13 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--data", type=Path, help="a folder of data sets; default: made-up golds")
     options = parser.parse_args()
-    settings: dict[str, dict[str, Any]] = {"answers": {"data": options.data}}
-    ratios: dict[str, dict[str, Any]] = {}
-    raw: dict[str, Any] = {}
-    took_s: dict[str, float] = {}
-    for part in options.only:
-        started = time.monotonic()
-        found, figures = PARTS[part](**settings.get(part, {}))
-        ratios |= found
-        raw[part] = figures
-        took_s[part] = round(time.monotonic() - started, 1)
-    return write_result(options.json, ratios, took_s=took_s, raw=raw)
+    measured = PARTS | {"answers": partial(answers.run, options.data)}
+    parts = {name: [measured[name]] for name in options.only}
+    return run_parts(options.json, parts, data=_named(options.data))
+
+
+def _named(data: Path | None) -> str:
+    return "made up" if data is None else data.name
 
 
 if __name__ == "__main__":

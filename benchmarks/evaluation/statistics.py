@@ -10,22 +10,21 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from benchmarks.result import bounded
+from benchmarks.result import Found, bounded
 from engine.rows.comparison import ALPHA, POWER, compare_metric, mcnemar_mde, mcnemar_mid_p
 
 RUNS = 10_000
 SAMPLES = 1000  # resamples of each bootstrap
 # A few prompts give few outcomes, so a test keeps below its level: shown, not bounded.
 SMALL, LARGE = (10, 20, 50), (200, 500, 2000)
-Result = tuple[dict[str, dict[str, Any]], dict[str, Any]]  # ratios, raw figures
 Scores = tuple[np.ndarray, np.ndarray]  # of both models, by prompt
 
 
-def run(runs: int = RUNS) -> Result:
+def run(runs: int = RUNS) -> Found:
     """All of it, with so many simulated comparisons of each kind."""
     ratios: dict[str, dict[str, Any]] = {}
     raw: dict[str, Any] = {"runs": runs, "resamples": SAMPLES}
-    parts: tuple[Callable[[int], Result], ...] = (
+    parts: tuple[Callable[[int], Found], ...] = (
         _null_of_proportions,
         _null_of_means,
         _null_of_dialogues,
@@ -79,7 +78,7 @@ def _deviation(share: float) -> dict[str, Any]:
     return bounded(round(abs(share - ALPHA), 5), "<=", 0.005)
 
 
-def _null_of_proportions(runs: int) -> Result:
+def _null_of_proportions(runs: int) -> Found:
     ratios = {}
     raw = {}
     for prompts in (*SMALL, *LARGE):
@@ -115,7 +114,7 @@ def _bootstrap_hits(
     return hits / runs
 
 
-def _null_of_means(runs: int) -> Result:
+def _null_of_means(runs: int) -> Found:
     ratios = {}
     raw = {}
     for prompts in (20, 100):
@@ -127,7 +126,7 @@ def _null_of_means(runs: int) -> Result:
     return ratios, raw
 
 
-def _null_of_dialogues(runs: int) -> Result:
+def _null_of_dialogues(runs: int) -> Found:
     """Forty dialogues of one to eight turns; counted as they are, and as if turns were
     independent."""
     turns = [1 + at % 8 for at in range(40)]
@@ -145,7 +144,7 @@ def _null_of_dialogues(runs: int) -> Result:
     return ratios, raw
 
 
-def _power(runs: int) -> Result:
+def _power(runs: int) -> Found:
     """How often a gain of 5 points is found, by us and by a two-sample test of the same answers."""
     paired = unpaired = 0
     runs //= 5
@@ -168,7 +167,7 @@ def _two_sample_p(ours: np.ndarray, theirs: np.ndarray) -> float:
     return float(2 * stats.norm.sf(abs(ours.mean() - theirs.mean()) / error))
 
 
-def _smallest_differences(runs: int) -> Result:
+def _smallest_differences(runs: int) -> Found:
     """How often the smallest difference that is promised is found: 80 % is."""
     ratios = {}
     raw = {}

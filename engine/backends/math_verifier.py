@@ -17,13 +17,14 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from engine.backends.math_worker import DIFFERENT, READY, SAME
 from engine.errors import SpecError, StageError
-from engine.rows.final_answer import Algebra, Pair
+from engine.job.spec import VerifySpec
+from engine.rows.final_answer import Algebra, Judged, Pair, Verdict, settle
 
 DEADLINE_S = 2.0
 MEMORY_BYTES = 2 * 2**30
@@ -34,6 +35,8 @@ _IN_FLIGHT = 8  # pairs that a process has before it answers
 _GRACE_S = 3.0  # beyond the deadline, before a process that says nothing is killed from here
 _START_S = 120.0
 _VERDICTS = {SAME[0]: True, DIFFERENT[0]: False}
+# Gives an algebra system whose processes end with the block; told how long one pair may take.
+OpenAlgebra = Callable[..., AbstractContextManager[Algebra]]
 
 
 @contextmanager
@@ -49,6 +52,23 @@ def opened(
         yield pool.verdicts
     finally:
         pool.close()
+
+
+def algebra_for(
+    spec: VerifySpec, open_algebra: OpenAlgebra = opened
+) -> AbstractContextManager[Algebra | None]:
+    """What the job asks besides rules: nothing, where they are to decide alone."""
+    if spec.math == "rules":
+        return nullcontext()
+    return open_algebra(deadline_s=spec.timeout_s)
+
+
+def settled(
+    judged: Sequence[Judged], spec: VerifySpec, open_algebra: OpenAlgebra = opened
+) -> list[Verdict | None]:
+    """Verdicts, as the job wants them to be reached."""
+    with algebra_for(spec, open_algebra) as algebra:
+        return settle(judged, algebra)
 
 
 class _Pool:

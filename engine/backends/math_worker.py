@@ -9,6 +9,7 @@ so nothing is left behind when whoever asked is gone.
 A request is two texts, each behind its length in four bytes.
 """
 
+import functools
 import importlib
 import logging
 import mmap
@@ -19,12 +20,14 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
+from typing import Any
 
 READY, SAME, DIFFERENT, UNTOLD, ENDED = b"r", b"1", b"0", b"?", b"x"
 _LENGTH = struct.Struct("!I")
 # What the second process is at, in memory that both see; the first learns from it what to answer.
 IDLE, READING, COMPARING = range(3)
 _SPENT = 1  # exit status
+_REMEMBERED = 256  # texts as the library reads them: a gold answer meets many answers
 _NEAR_LIMIT = 0.8  # of the memory: what failed there failed for want of it
 
 
@@ -34,10 +37,15 @@ def main() -> int:
     deadline_s = float(sys.argv[2])
     memory_bytes = int(sys.argv[3])
     logging.disable(logging.CRITICAL)
-    library = importlib.import_module("math_verify")
+    library: Any = importlib.import_module("math_verify")
+
+    @functools.lru_cache(maxsize=_REMEMBERED)
+    def parse(text: str) -> list:
+        boxed = rf"\boxed{{{text}}}"
+        return library.parse(boxed, parsing_timeout=None, fallback_mode="no_fallback")
 
     def is_same(wanted: str, said: str) -> bytes:
-        return _compared(library.parse, library.verify, wanted, said)
+        return _compared(parse, library.verify, wanted, said)
 
     is_same(r"\frac{1}{2}", "0.5")  # what the library loads when it is first used
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # parsers complain there
@@ -102,15 +110,14 @@ def _answer(
 
 
 def _compared(
-    parse: Callable[..., list], verify: Callable[..., bool], wanted: str, said: str
+    parse: Callable[[str], list], verify: Callable[..., bool], wanted: str, said: str
 ) -> bytes:
     """The library's opinion, without its own alarms, which reach no long operation."""
     try:
-        gold = parse(rf"\boxed{{{wanted}}}", parsing_timeout=None, fallback_mode="no_fallback")
+        gold = parse(wanted)
         if not gold:
             return UNTOLD
-        answer = parse(rf"\boxed{{{said}}}", parsing_timeout=None, fallback_mode="no_fallback")
-        if verify(gold, answer, timeout_seconds=None, raise_on_error=True):
+        if verify(gold, parse(said), timeout_seconds=None, raise_on_error=True):
             return SAME
     except (MemoryError, RecursionError):
         return UNTOLD

@@ -15,6 +15,7 @@ from enum import StrEnum
 from fractions import Fraction
 
 from engine.rows.answers import labels, mathematics, phrases
+from engine.rows.answers.choices import choice_of, reference_choice
 from engine.rows.answers.equality import same_value
 from engine.rows.answers.values import Value
 
@@ -128,18 +129,16 @@ def _settled(opinions: Sequence[bool | None]) -> Verdict:
     return Verdict.UNVERIFIED if None in opinions else Verdict.WRONG
 
 
-def normalise_qa(text: str) -> str:
-    """Lower case, no punctuation, no articles, single spaces (official SQuAD v1.1 evaluation
-    script)."""
-    return phrases.normalise(text)
-
-
 @functools.lru_cache(maxsize=4096)
 def _wanted_value(reference: str) -> Value | None:
     return mathematics.reference_of(reference)
 
 
 def _judge_math(text: str, references: Sequence[str], rules: Rules, prompt: str) -> Judged:
+    choices = list(map(reference_choice, references))
+    choice = None if None in choices else choice_of(text)
+    if choice is not None:
+        return Verdict.RIGHT if choice in choices else Verdict.WRONG
     said = mathematics.answer_of(text)
     if said is None:
         return _judge_words(text, references)
@@ -195,7 +194,7 @@ def _judge_qa(text: str, references: Sequence[str], rules: Rules, prompt: str) -
         return Verdict.NO_ANSWER
     is_right = phrases.rule_of(rules.qa or "contains")
     for reference in references:
-        if is_right(text, reference):
+        if is_right(text, reference, prompt):
             return Verdict.RIGHT
     return Verdict.WRONG
 

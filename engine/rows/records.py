@@ -137,6 +137,7 @@ class Answer:
     text: str
     reference: str | None
     scores: str  # JSON: metric -> value
+    verdict: str | None = None  # right | wrong | no_answer | ambiguous | unverified
 
 
 @dataclass(frozen=True)

@@ -182,6 +182,10 @@ class EvaluateInfo(Info):
     """By metric: how it was computed, in sacrebleu's form."""
     footprint: dict[str, Footprint] = {}
     """By model."""
+    verdicts: dict[str, dict[str, int]] = {}
+    """By model, of tasks with right and wrong: how many answers are right, wrong, no_answer,
+    ambiguous, unverified (only algebra could tell, and did not) and unchecked (no reference that
+    the task can compare); the teacher's only where there is a gold answer."""
     judge: Judge | None = None
     """What a model says of the answers, where the job names one."""
 

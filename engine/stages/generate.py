@@ -9,10 +9,12 @@ only what is missing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow.compute as pc
 
 from engine.asking.admission import cost_usd
@@ -21,10 +23,12 @@ from engine.asking.dispatch import Stream, Tally, answer_prompts
 from engine.asking.replica import spent_usd
 from engine.asking.respondents import respondent_of
 from engine.asking.routing import wanted_rows
-from engine.backends import ray_data
+from engine.backends import math_verifier, ray_data
 from engine.errors import StageError
-from engine.job.spec import ApiTeacher, GenerateSpec
+from engine.job.spec import ApiTeacher, GenerateSpec, VerifySpec
 from engine.rows import metrics
+from engine.rows.final_answer import Judged, Rules, Verdict, is_compared, judge, rules_for
+from engine.rows.ids import bare_prompt
 from engine.rows.records import Prompt
 from engine.rows.tables import file_metadata, read_tables, to_rows
 from engine.run import parts
@@ -33,6 +37,7 @@ from engine.run.facts import GenerateInfo, PromptsInfo, TeacherInfo
 from engine.run.manifests import Counts, Finished
 from engine.store.paths import Folder
 
+Settle = Callable[[Sequence[Judged]], list[Verdict | None]]
 LOW_SCORE = 0.2  # of a teacher: below, a sentence says so
 
 
@@ -45,16 +50,25 @@ class Score(NamedTuple):
     cut: int
 
 
+class Asked(NamedTuple):
+    """Gold answers that the task can use, and the question."""
+
+    gold: list[str]
+    question: str
+
+
 def run(
     spec: GenerateSpec,
     inputs: Mapping[str, Finished],
     out: Path,
     ctx: Context,
     *,
+    verify: VerifySpec | None = None,
     stream: Stream = ray_data.stream,
+    open_algebra: math_verifier.OpenAlgebra = math_verifier.opened,
 ) -> Counts:
-    """Answer all prompts with all teachers. StageError if more than `max_failed_fraction` of the
-    rows end in `error`."""
+    """Answer all prompts with all teachers; `verify` says when a validation answer is right.
+    StageError if more than `max_failed_fraction` of the rows end in `error`."""
     prompts = inputs["prompts"]
     prompt_files = prompts.files("train") + prompts.files("validation")
     respondents = [respondent_of(one, spec.sampling_of(one)) for one in spec.teachers]
@@ -62,7 +76,8 @@ def run(
     tally = answer_prompts(spec, respondents, wanted, prompt_files, out, ctx, stream=stream)
     settled = parts.final_files(out)
     _require_rows(spec, tally, settled, out)
-    scores = _validation_scores(prompts.files("validation"), out, settled, ctx.task)
+    settle = partial(math_verifier.settled, spec=verify or VerifySpec(), open_algebra=open_algebra)
+    scores = _validation_scores(prompts, out, settled, ctx.task, settle)
     warnings = _judged(spec, scores)
     info = _info(spec, settled, tally, out, scores, warnings)
     if _is_a_pilot(spec, prompts):
@@ -97,37 +112,60 @@ def _require_rows(spec: GenerateSpec, tally: Tally, settled: parts.Settled, out:
 
 
 def _validation_scores(
-    files: Sequence[Folder], out: Path, settled: parts.Settled, task: str
+    prompts: Finished, out: Path, settled: parts.Settled, task: str, settle: Settle
 ) -> dict[str, Score]:
     """By teacher: its headline score on the validation prompts with a usable reference."""
-    references = _usable_references(files, task)
-    if not references:
+    assert isinstance(prompts.manifest.info, PromptsInfo)
+    rules = rules_for("exact", prompts.manifest.info.labels)
+    asked = _with_usable_references(prompts.files("validation"), task, rules)
+    if not asked:
         return {}
-    answers: dict[str, list[tuple[str, list[str], str]]] = {}
+    answers: dict[str, list[tuple[str, str, Asked]]] = {}
     columns = ["teacher", "prompt_id", "split", "status", "text"]
     for table in read_tables([out / name for name in settled.files], columns):
         for row in table.filter(pc.field("split") == "validation").to_pylist():
-            if gold := references.get(row["prompt_id"]):
-                said = (row["text"], gold, row["status"])
+            if known := asked.get(row["prompt_id"]):
+                said = (row["text"], row["status"], known)
                 answers.setdefault(row["teacher"], []).append(said)
     metric = metrics.TASK_METRICS[task][0]
     scores = {}
     for teacher, said in answers.items():
-        texts, golds, statuses = zip(*said, strict=True)
-        value = metrics.score_of(metric, metrics.statistics_of(metric, task, texts, golds))
+        texts, statuses, known = zip(*said, strict=True)
+        value = metrics.score_of(metric, _statistics(metric, task, texts, known, rules, settle))
         scores[teacher] = Score(round(value or 0.0, 6), len(said), statuses.count("truncated"))
     return scores
 
 
-def _usable_references(files: Sequence[Folder], task: str) -> dict[int, list[str]]:
-    """prompt_id -> gold answers, where the task can use any."""
-    references: dict[int, list[str]] = {}
+def _statistics(
+    metric: str,
+    task: str,
+    texts: Sequence[str],
+    asked: Sequence[Asked],
+    rules: Rules,
+    settle: Settle,
+) -> np.ndarray:
+    golds = [one.gold for one in asked]
+    questions = [one.question for one in asked]
+    verdicts = None
+    if is_compared(task):
+        judged = []
+        for text, gold, question in zip(texts, golds, questions, strict=True):
+            judged.append(judge(task, text, gold, rules, prompt=question))
+        verdicts = settle(judged)
+    return metrics.statistics_of(
+        metric, task, texts, golds, sources=questions, verdicts=verdicts, rules=rules
+    )
+
+
+def _with_usable_references(files: Sequence[Folder], task: str, rules: Rules) -> dict[int, Asked]:
+    """By prompt_id, where the task can use any gold answer."""
+    asked: dict[int, Asked] = {}
     for table in read_tables(files):
         for prompt in to_rows(table, Prompt):
-            gold = metrics.usable_references(task, prompt.right_answers)
+            gold = metrics.usable_references(task, prompt.right_answers, rules)
             if gold:
-                references[prompt.prompt_id] = gold
-    return references
+                asked[prompt.prompt_id] = Asked(gold, bare_prompt(prompt.messages))
+    return asked
 
 
 def _judged(spec: GenerateSpec, scores: Mapping[str, Score]) -> list[str]:

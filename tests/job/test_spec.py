@@ -324,6 +324,7 @@ FIELDS = {
         "metrics": (I, "auto", ["accuracy"]),
         "baseline": (I, True, False),
         "max_tokens": (I, None, 64),
+        "reasoning_parser": (I, None, "deepseek_r1"),
         "cluster_by": (I, None, "dialogue_id"),
         "bootstrap_samples": (I, 10_000, 200),
         "judge": (I, None, JUDGE),

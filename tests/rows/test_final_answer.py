@@ -111,6 +111,22 @@ def test_latex_and_its_references_are_read_alike(answer, reference, same):
 
 
 @pytest.mark.parametrize(
+    "reference",
+    [
+        r"\left( 5, \frac{\pi}{3} \right)",
+        "x^2+1",
+        r"4\sqrt{7}",
+        r"60^\circ",
+        "7 - 2i",
+        r"\frac{\sqrt{2}}{5}",
+        "a - b",
+    ],
+)
+def test_a_reference_in_bare_latex_is_read_whole(reference):
+    assert judge("math", f"We get $\\boxed{{{reference}}}$.", [reference]) == Verdict.RIGHT
+
+
+@pytest.mark.parametrize(
     ("task", "text", "references", "verdict"),
     [
         ("math", "It is 4.", ["4"], Verdict.RIGHT),
@@ -140,19 +156,23 @@ def test_a_verdict_says_what_an_answer_is(task, text, references, verdict):
     assert judge(task, text, references) == verdict
 
 
+GOLD = r"\sin(x)+1"
+SAID = r"1+\sin(x)"
+
+
 def test_what_only_algebra_can_tell_is_left_to_it():
-    judged = judge("math", r"\boxed{1+x}", ["x+1"])
-    assert judged == Undecided((("x+1", "1+x"),))
-    assert judge("math", r"\boxed{\sqrt{49}}", ["8", "7"]) == Undecided(
-        (("8", r"\sqrt{49}"), ("7", r"\sqrt{49}"))
+    judged = judge("math", rf"\boxed{{{SAID}}}", [GOLD])
+    assert judged == Undecided(((GOLD, SAID),))
+    assert judge("math", r"\boxed{\log_2 128}", ["8", "7"]) == Undecided(
+        (("8", r"\log_2 128"), ("7", r"\log_2 128"))
     )
     asked = []
 
     def algebra(pairs):
         asked.append(list(pairs))
-        return [True if pair == ("x+1", "1+x") else None for pair in pairs]
+        return [True if pair == (GOLD, SAID) else None for pair in pairs]
 
-    several = [judged, Verdict.WRONG, judge("math", r"\boxed{y}", ["x+1"]), judged, None]
+    several = [judged, Verdict.WRONG, judge("math", r"\boxed{y}", [GOLD]), judged, None]
     assert settle(several, algebra) == [
         Verdict.RIGHT,
         Verdict.WRONG,
@@ -160,15 +180,15 @@ def test_what_only_algebra_can_tell_is_left_to_it():
         Verdict.RIGHT,
         None,
     ]
-    assert asked == [[("x+1", "1+x"), ("x+1", "y")]]  # each pair once, all at once
+    assert asked == [[(GOLD, SAID), (GOLD, "y")]]  # each pair once, all at once
 
 
 def test_without_algebra_nothing_is_called_wrong_that_may_be_right():
-    assert settle([judge("math", r"\boxed{1+x}", ["x+1"])], None) == [Verdict.UNVERIFIED]
+    assert settle([judge("math", rf"\boxed{{{SAID}}}", [GOLD])], None) == [Verdict.UNVERIFIED]
 
 
 def test_different_expressions_are_wrong_once_algebra_says_so():
-    judged = judge("math", r"\boxed{y}", ["x+1"])
+    judged = judge("math", r"\boxed{y}", [GOLD])
     assert settle([judged], lambda pairs: [False] * len(pairs)) == [Verdict.WRONG]
 
 

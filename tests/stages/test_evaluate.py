@@ -1,5 +1,6 @@
 import itertools
 import json
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pyarrow.parquet as pq
@@ -7,7 +8,13 @@ import pytest
 
 from engine.backends import fake
 from engine.errors import SpecError, StageError
-from engine.job.spec import EvaluateSpec, FakeTeacherSpec, GenerateSpec, SamplingSpec
+from engine.job.spec import (
+    EvaluateSpec,
+    FakeTeacherSpec,
+    GenerateSpec,
+    SamplingSpec,
+    VerifySpec,
+)
 from engine.rows.records import ANSWER, PROMPT, Completion, Prompt, completion_schema
 from engine.rows.tables import read_tables, to_rows, to_table, write_parquet
 from engine.run.context import Context
@@ -67,6 +74,21 @@ TRAINED = TrainInfo(
 )
 
 
+@contextmanager
+def no_algebra(deadline_s):
+    """For answers that rules can tell."""
+
+    def nobody_should_ask(pairs):
+        raise AssertionError(pairs)
+
+    yield nobody_should_ask
+
+
+def thoughts_apart(text):
+    """What an engine with a parser of reasoning gives as the answer."""
+    return text.rpartition("</think>")[2].strip()
+
+
 @pytest.fixture
 def run(tmp_path):
     runs = itertools.count()
@@ -81,6 +103,9 @@ def run(tmp_path):
         owners=None,
         folder=None,
         make_student=lambda folder: None,
+        labels=None,
+        verify=None,
+        algebra=no_algebra,
         **spec,
     ):
         number = next(runs)
@@ -100,7 +125,7 @@ def run(tmp_path):
                 "prompts",
                 "data/validation-00000.parquet",
                 to_table(prompts, PROMPT),
-                PromptsInfo(),
+                PromptsInfo(labels=labels or {}),
             ),
             "generate": publish_table(
                 place / "2",
@@ -127,11 +152,15 @@ def run(tmp_path):
                 row for table in read_tables(files) for row in to_rows(table, Prompt)
             ] == prompts
             said = {"student": student, "baseline": baseline}
+            parser = {model.reasoning_parser for model in models}
+            apart = thoughts_apart if parser == {"deepseek_r1"} else lambda text: text
             answers = {}
             for model in models:
                 pairs = list(zip(prompts, said[model.name], strict=True))[::-1]
                 answers[model.name] = [
-                    reply(p.prompt_id, text, model.name) for p, text in pairs if text is not None
+                    reply(p.prompt_id, apart(text), model.name)
+                    for p, text in pairs
+                    if text is not None
                 ]
             return answers
 
@@ -140,7 +169,15 @@ def run(tmp_path):
         ctx = Context(job="t", task=task, seed=0)
         spec = EvaluateSpec(baseline=baseline is not None, **spec)
         counts = evaluate.run(
-            spec, inputs, out, ctx, generate=generate, answer=answer, stream=fake.stream
+            spec,
+            inputs,
+            out,
+            ctx,
+            generate=generate,
+            verify=verify,
+            answer=answer,
+            open_algebra=algebra,
+            stream=fake.stream,
         )
         publish(out, "evaluate", {}, counts, 0.0)
         json.dumps(counts.info.model_dump(mode="json"), allow_nan=False)
@@ -185,6 +222,7 @@ def test_teacher_baseline_and_student_are_scored_against_the_gold_answers(run, t
         "text": "",
         "reference": "#### 7",
         "scores": '{"exact_match": 0.0}',
+        "verdict": "no_answer",
     } in rows
 
 
@@ -336,6 +374,22 @@ def test_a_student_that_is_right_in_one_of_four_keeps_a_quarter(run):
     assert (quality.teacher, quality.student, quality.retention) == (1, 0.25, 0.25)
 
 
+def test_bare_latex_references_are_read_as_what_they_say(run):
+    golds = ["x^2+1", r"4\sqrt{7}", r"-\frac{1}{2}", "9"]
+    teacher = [rf"\boxed{{{gold}}}" for gold in golds]
+    student = [r"\boxed{1}", r"\boxed{7}", r"\boxed{\frac{1}{2}}", r"\boxed{9}"]
+    counts, *_ = run([ask(n, gold) for n, gold in enumerate(golds)], teacher, student)
+    quality = counts.info.quality
+    assert (quality.teacher, quality.student, quality.retention) == (1, 0.25, 0.25)
+
+
+def test_labels_that_are_numbers_are_those_of_the_usual_order(run):
+    said = ["contradiction", "neutral", "contradiction", "neutral"]
+    prompts = [ask(n, label) for n, label in enumerate("0120")]
+    counts, *_ = run(prompts, said, said, task="nli", bootstrap_samples=100)
+    assert (counts.info.quality.teacher, counts.info.quality.student) == (0.5, 0.5)
+
+
 @pytest.mark.parametrize(
     "texts",
     [
@@ -447,6 +501,132 @@ def test_what_a_model_takes_is_read_from_its_folder(run, tmp_path):
 def test_a_model_that_is_not_here_has_no_known_size(run):
     counts, *_ = run([ask(1, "1")], ["1"], ["1"], ["x"])
     assert "no config.json" in counts.info.footprint["baseline"].why_unknown
+
+
+GOLD = r"\sin(x)+1"
+SAME = r"\boxed{1+\sin(x)}"
+OTHER = r"\boxed{\sin(x)-1}"
+ENDLESS = r"\boxed{\sin(9^{x})}"
+
+
+@contextmanager
+def algebra(deadline_s):
+    """An algebra system that knows one identity and does not end with another pair."""
+    known = {r"1+\sin(x)": True, r"\sin(9^{x})": None}
+    yield lambda pairs: [known.get(said, False) for _, said in pairs]
+
+
+def test_what_only_algebra_can_tell_is_asked_of_it_for_every_model(run):
+    prompts = [ask(n, GOLD) for n in range(4)]
+    counts, _, rows = run(
+        prompts, [SAME] * 4, [SAME, SAME, OTHER, ENDLESS], [OTHER] * 4, algebra=algebra
+    )
+    quality = counts.info.quality
+    assert (quality.teacher, quality.baseline, quality.student) == (1, 0, 0.5)
+    nothing = dict.fromkeys(("right", "wrong", "no_answer", "ambiguous"), 0)
+    nothing |= {"unverified": 0, "unchecked": 0}
+    assert counts.info.verdicts == {
+        "teacher": nothing | {"right": 4},
+        "student": nothing | {"right": 2, "wrong": 1, "unverified": 1},
+        "baseline": nothing | {"wrong": 4},
+    }
+    (warning,) = counts.info.warnings
+    assert "1 of 4 answers of the student are unverified, neither right nor wrong" in warning
+    assert "lies between 0.5 and 0.75" in warning
+    told = [row["verdict"] for row in rows if row["model"] == "student"]
+    assert told == ["right", "right", "wrong", "unverified"]
+
+
+def test_rules_alone_leave_it_unverified_and_say_so(run):
+    counts, *_ = run([ask(1, GOLD)], [SAME], [SAME], verify=VerifySpec(math="rules"))
+    assert counts.info.verdicts["student"]["unverified"] == 1
+    assert "curate.verify.math is `rules`" in counts.info.warnings[-1]
+
+
+def test_answers_without_one_and_with_several_are_counted_apart(run):
+    prompts = [ask(n, "#### 4") for n in range(4)]
+    said = ["It is 4.", "I cannot say.", "The answer is 4 or 5.", "5"]
+    counts, *_ = run(prompts, ["4"] * 4, said)
+    tally = counts.info.verdicts["student"]
+    assert list(tally.values()) == [1, 1, 1, 1, 0, 0]
+    assert list(tally)[:4] == ["right", "wrong", "no_answer", "ambiguous"]
+    assert counts.info.warnings == []
+
+
+def test_the_teachers_own_answers_are_not_counted_as_right(run):
+    counts, *_ = run([ask(1, "1"), ask(2, "a proof")], ["1", "2"], ["1", "2"])
+    assert counts.info.verdicts["teacher"]["right"] == 1
+    assert counts.info.verdicts["student"]["right"] == 2
+
+
+def test_tasks_without_right_and_wrong_have_no_verdicts(run):
+    said = ["the cat sat on the mat"]
+    counts, _, rows = run([ask(1, said[0])], said, said, task="conversation", bootstrap_samples=100)
+    assert counts.info.verdicts == {}
+    assert {row["verdict"] for row in rows} == {None}
+
+
+def test_words_are_right_by_the_jobs_rule_and_match_exactly_by_squads(run):
+    said = ["It stands in Paris."]
+    counts, *_ = run([ask(1, "Paris")], said, said, task="qa")
+    assert counts.info.verdicts["student"]["right"] == 1
+    assert counts.info.metrics["exact_match"]["student"] == 0
+    exact = VerifySpec(qa="exact")
+    counts, *_ = run([ask(1, "Paris")], said, said, task="qa", verify=exact)
+    assert counts.info.verdicts["student"]["wrong"] == 1
+
+
+def test_long_references_of_words_are_unchecked_without_a_rule(run):
+    long = "it was built by many people over many years"
+    counts, *_ = run([ask(1, long)], ["x"], [long], task="qa")
+    assert counts.info.verdicts["student"]["unchecked"] == 1
+    assert counts.info.metrics["exact_match"]["student"] == 1
+
+
+def test_the_jobs_own_names_of_labels_count(run):
+    prompts = [ask(1, "contradiction"), ask(2, "neutral")]
+    said = ["REFUTES", "NOT ENOUGH INFO"]
+    labels = {"REFUTES": "contradiction", "NOT ENOUGH INFO": "neutral"}
+    counts, *_ = run(prompts, said, said, task="nli", labels=labels, bootstrap_samples=100)
+    student = {name: scores["student"] for name, scores in counts.info.metrics.items()}
+    assert student == {"accuracy": 1, "macro_f1": 1, "no_label": 0}
+
+
+THOUGHTS = "<think>Nine and nine is 18, or is it 19? No.</think>"
+
+
+def test_a_student_that_learnt_to_think_is_scored_on_its_answer(run):
+    gold = "the cat sat on the mat"
+    thinking = [f"{THOUGHTS} {gold}"]
+    prompts = [ask(1, gold)]
+    counts, asked, _ = run(
+        prompts,
+        [gold],
+        thinking,
+        thinking,
+        task="summarization",
+        reasoning_parser="deepseek_r1",
+        bootstrap_samples=100,
+    )
+    assert [model.reasoning_parser for model in asked["models"]] == ["deepseek_r1"] * 2
+    assert counts.info.metrics["rougeL"] == {"teacher": 1, "baseline": 1, "student": 1}
+    assert counts.info.warnings == []
+
+
+def test_thoughts_that_nobody_tells_apart_are_named_with_the_remedy(run):
+    gold = "the cat sat on the mat"
+    counts, *_ = run(
+        [ask(1, gold)], [gold], [f"{THOUGHTS} {gold}"], task="summarization", bootstrap_samples=100
+    )
+    assert counts.info.metrics["rougeL"]["student"] < 1
+    (warning,) = counts.info.warnings
+    assert "1 of 1 answers of the student hold thoughts" in warning
+    assert "evaluate.reasoning_parser" in warning
+
+
+def test_an_answer_behind_thoughts_is_read_without_a_parser_where_it_is_right_or_wrong(run):
+    counts, *_ = run([ask(1, "#### 20")], ["20"], [f"{THOUGHTS} It is 20."])
+    assert counts.info.quality.student == 1
 
 
 def test_a_judge_compares_the_student_with_both_others_and_its_rows_are_published(run, tmp_path):

@@ -1,5 +1,8 @@
 """Rows, statuses and resumption, with the fake teacher in this process."""
 
+import json
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 from conftest import statuses
@@ -191,6 +194,37 @@ def test_a_teacher_that_does_not_know_the_task_is_named_before_anybody_trains_on
 
 def test_a_teacher_that_knows_it_gets_no_warning(answer):
     counts, *_ = answer(10, min_teacher_score=0.9)
+    assert counts.info.teachers[0].validation_score == 1.0
+    assert counts.info.warnings == []
+
+
+def test_a_teacher_whose_answers_only_algebra_can_tell_is_not_called_poor(fake_job, tmp_path):
+    """The fake teacher says the question's words; the gold answer is another spelling of it."""
+    rows = []
+    for number in range(2, 6):
+        gold = rf"\sin({number}x)+1"
+        rows.append({"prompt": rf"\boxed{{1+\sin({number}x)}}", "reference": gold})
+    source = tmp_path / "sines.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = []
+
+    @contextmanager
+    def algebra(deadline_s):
+        yield lambda pairs: asked.extend(pairs) or [True] * len(pairs)
+
+    job = fake_job(4, prompts={"validation": str(source)})
+    prompts = pipeline.run(job, tmp_path / "runs", until="prompts").stages["prompts"]
+    (tmp_path / "sines/data").mkdir(parents=True)
+    context = Context("job", "math", 0)
+    counts = generate.run(
+        job.generate,
+        {"prompts": prompts},
+        tmp_path / "sines",
+        context,
+        stream=fake.stream,
+        open_algebra=algebra,
+    )
+    assert len(asked) == 4
     assert counts.info.teachers[0].validation_score == 1.0
     assert counts.info.warnings == []
 

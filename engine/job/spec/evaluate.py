@@ -35,6 +35,9 @@ class EvaluateSpec(EngineSpec):
     """Also score the student as it was before training."""
     max_tokens: int | None = identity(None, ge=1)
     """Longest answer; none: generate.sampling.max_tokens."""
+    reasoning_parser: str | None = identity(None)
+    """vLLM's name of the parser that tells the student's (and the baseline's) reasoning from its
+    answer, e.g. deepseek_r1: the answer alone is scored. None: the text is all answer."""
     cluster_by: str | None = identity(None)
     """Column of the prompts whose equal values belong together, such as the dialogue that several
     turns are of: intervals and tests count them as one. None: prompts are independent."""

@@ -1,7 +1,8 @@
-"""Whether two values are the same, as far as rules can tell.
+r"""Whether two values are the same, as far as rules can tell.
 
-Two plain numbers compare exactly, whatever their spelling, and so do tuples, intervals and sets of
-them. Equal spelling is equal. Everything else is undecided here (`x+1` and `1+x`): None.
+Two plain numbers compare exactly, whatever their spelling, and so do fractions of polynomials
+(`x+1` and `1+x`), and tuples, intervals and sets of both. Equal spelling is equal. Everything else
+is undecided here (`\sin 2x` and `2 \sin x \cos x`): None.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from fractions import Fraction
 
+from engine.rows.answers.polynomials import same_expression
 from engine.rows.answers.values import UNITS, Value
 
 _ROUNDED = Fraction(1, 2 * 10**6)  # as near as a decimal of six places comes to a fraction
@@ -16,7 +18,16 @@ _LONG = 10**12  # a denominator that no written decimal has
 
 
 def same_value(said: Value, wanted: Value) -> bool | None:
-    """Whether both are the same; None where only algebra can tell."""
+    """Whether both are the same; None where only algebra can tell. Where one says what it is about,
+    that will do as well."""
+    if said.nearly is not None and _same(said.nearly, wanted) is True:
+        return True
+    if wanted.nearly is not None and _same(said, wanted.nearly) is True:
+        return True
+    return _same(said, wanted)
+
+
+def _same(said: Value, wanted: Value) -> bool | None:
     if said.numbers and wanted.numbers:
         return _same_number(said, wanted)
     if said.parts and wanted.parts:
@@ -29,7 +40,9 @@ def same_value(said: Value, wanted: Value) -> bool | None:
         return all(same_value(part, wanted) is True for part in said.parts)
     if said.numbers and wanted.parts:
         return False
-    return None
+    if said.parts or wanted.parts:
+        return None
+    return same_expression(said.tex, wanted.tex)
 
 
 def _same_number(said: Value, wanted: Value) -> bool:
@@ -69,6 +82,8 @@ def _same_parts(said: Value, wanted: Value) -> bool | None:
     kinds = {said.brackets, wanted.brackets}
     if len(kinds) > 1 and kinds != {"", "{}"}:
         # (1,2) and [1,2] differ; whether (1,2) answers for {1,2} depends on the question
+        if kinds == {"", "()"} and _is_pairwise_same(said, wanted):
+            return True
         if "" in kinds or "{}" in kinds:
             return None
         return False
@@ -77,6 +92,13 @@ def _same_parts(said: Value, wanted: Value) -> bool | None:
     if said.brackets in ("", "{}"):
         return _same_unordered(said.parts, wanted.parts)
     return _all(same_value(a, b) for a, b in zip(said.parts, wanted.parts, strict=True))
+
+
+def _is_pairwise_same(said: Value, wanted: Value) -> bool:
+    if len(said.parts) != len(wanted.parts):
+        return False
+    pairs = zip(said.parts, wanted.parts, strict=True)
+    return all(same_value(a, b) is True for a, b in pairs)
 
 
 def _same_unordered(said: tuple[Value, ...], wanted: tuple[Value, ...]) -> bool | None:

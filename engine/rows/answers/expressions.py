@@ -11,6 +11,7 @@ from engine.rows.answers.numbers import as_written
 from engine.rows.answers.spelling import LETTER
 
 _SPELLINGS = (
+    (re.compile(r"\\\\"), "¶"),  # a new line, before what follows it is taken for its command
     (re.compile(r"\\[dtc]frac(?![a-z])"), r"\\frac"),
     (re.compile(r"\\frac\s*(\d)\s*(\d)(?!\d)"), r"\\frac{\1}{\2}"),
     (re.compile(r"\\sqrt\s*(\w)"), r"\\sqrt{\1}"),

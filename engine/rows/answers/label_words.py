@@ -22,7 +22,7 @@ _SPACED = {
     "contradiction": (
         r"contradict(?:ion|ions|s|ed|ing|ory)?|contradic[cei]\w*|contradictor\w*|contradiz\w*"
         r"|contradi[cç][aã]o|contraddi\w*|contredi\w*|widerspr[uü]ch\w*|widerspricht|tegenspraak"
-        r"|tegenstrijdig\w*|противореч\w*|çelişki|çelişir|kontradiksi|mâu thuẫn|تناقض|التناقض"
+        r"|tegenstrijdig\w*|противореч\w*|çeliş\w*|kontradiksi|mâu thuẫn|تناقض|التناقض"
         r"|يتناقض|סתירה|αντίφαση|sprzeczno\w*"
     ),
 }
@@ -43,6 +43,9 @@ _DESCRIBED = {
         r"|(?:can(?:not|'t| not)|could(?:n't| not)|impossible to)\s(?:be\s)?(?:determine\w*|tell"
         r"|know\w*|verif\w*|confirm\w*|say|infer\w*|conclude\w*|decide\w*)"
         r"|unclear|unknown|unrelated|undeterminable|inconclusive|neither true nor false"
+        r"|(?:no|any|without) (?:\w+ )?(?:information|mention|evidence|indication|details?|hint)"
+        r"|(?:does|do)(?:n't| not) (?:say|mention|state|specify|tell|indicate|address|provide)"
+        r"|(?:can(?:not|'t)|can not) be (?:sure|certain)"
         r"|may or may not|might or might not|possible but not (?:certain|necessar\w*)"
         r"|not necessarily|not mentioned|(?:says|mentions|states) nothing"
     ),
@@ -52,7 +55,8 @@ _DESCRIBED = {
         r"|confirms?|confirmed|guarantees?|definitely true|can be (?:inferred|concluded)|is true"
     ),
     "contradiction": (
-        r"conflicts?|conflicting|inconsistent|incompatible|refut\w+|disprov\w+|opposite"
+        r"impossible(?! to\b)"
+        r"|conflicts?|conflicting|inconsistent|incompatible|refut\w+|disprov\w+|opposite"
         r"|mutually exclusive|impossible for both|cannot both|can't both|can not both"
         r"|must be false|definitely false"
         r"|is false|cannot be true|can't be true|disagrees?|rules? (?:it )?out|opposed"

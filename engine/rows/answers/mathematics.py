@@ -9,12 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from engine.rows.answers.circumstances import restated
 from engine.rows.answers.latex import Box, boxes, untexed
 from engine.rows.answers.number_words import spoken_number
 from engine.rows.answers.numbers import Number, as_english, numbers_in
 from engine.rows.answers.sentence_values import (
     candidates,
     first_value,
+    formula_of,
     has_number,
     is_aside,
     is_prose,
@@ -89,7 +91,10 @@ def _leading(text: str) -> Value | None:
 
 def _alone(text: str) -> Value | None:
     """Of a text that is nothing but an expression or a bracket of values."""
-    text = text.strip()
+    first, again = restated(text.strip())
+    text = again or first
+    if again and not is_signs(first):
+        return None
     if len(text) > _LONGEST_REFERENCE or "\n" in text or "</" in text or not is_signs(text):
         return None
     return value_of(text) if _LETTER_OR_BRACKET.search(text) else None
@@ -210,6 +215,10 @@ def _before(statement: Statement) -> Value | None:
     """Of "18 is the answer"."""
     if any(sign.isdigit() for sign in statement.direct):
         return None
+    if len(statement.before) - statement.before.rfind("$") < _NEAR_CUE:
+        formula = formula_of(statement.before)
+        if formula is not None:
+            return formula
     before = untexed(statement.before)
     numbers = candidates(before)
     if not numbers:
@@ -224,6 +233,8 @@ def _before(statement: Statement) -> Value | None:
 
 def _at_the_end(text: str) -> Value | None:
     """The value of the last sentence that has one, leaving out closing remarks."""
+    if any(map(GIVES_UP.search, sentences(text)[-_LAST_WORDS:])):
+        return None
     kept = _without_remarks(text)
     if any(map(GIVES_UP.search, kept[-_LAST_WORDS:])):
         return None

@@ -110,9 +110,22 @@ _ENGLISH_WORDS = {
     **{word: value for value, word in enumerate(_SMALL)},
     **{word: 10 * value for value, word in enumerate(_TENS, 2)},
 }
+_PARTS = {
+    word: number
+    for number, word in enumerate(
+        words("""
+            half third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth
+            fourteenth fifteenth sixteenth seventeenth eighteenth nineteenth twentieth
+        """),
+        2,
+    )
+}
+_PARTS |= {"quarter": 4, "hundredth": 100, "thousandth": 1000, "halve": 2}
 _NUMERALS = re.compile("[零〇一二三四五六七八九十百千万亿萬億两兩]+")
 _ONE_WORD = "|".join([*_ENGLISH_WORDS, "hundred", "thousand", "million"])
-_NUMBER_WORDS = re.compile(rf"\b(?:{_ONE_WORD})(?:[\s-]+(?:and\s+)?(?:{_ONE_WORD}))*\b")
+_WHOLE = rf"(?:{_ONE_WORD})(?:[\s-]+(?:and\s+)?(?:{_ONE_WORD}))*"
+_PART = "|".join([*_PARTS, *(f"{part}s" for part in _PARTS)])
+_NUMBER_WORDS = re.compile(rf"\b{_WHOLE}(?:[\s-]+(?:and\s+an?\s+)?(?:{_PART}))?\b")
 
 
 def _of_english(words: list[str]) -> Fraction | None:
@@ -120,7 +133,8 @@ def _of_english(words: list[str]) -> Fraction | None:
     group = 0
     known = 0
     is_negative = words[0] in ("minus", "negative")
-    for word in words[is_negative:]:
+    told = words[is_negative:]
+    for at, word in enumerate(told):
         scale = SCALES.get(word, 0)
         if word in _ENGLISH_WORDS:
             group += _ENGLISH_WORDS[word]
@@ -131,6 +145,9 @@ def _of_english(words: list[str]) -> Fraction | None:
             group = 0
         elif word in ("and", "a") and known:
             continue
+        elif known and (part := _PARTS.get(word.removesuffix("s"))):
+            value = _with_part(total + group, part, is_more=told[at - 1] in ("a", "an"))
+            return -value if is_negative else value
         elif known:
             break  # of what: dollars, apples a day
         else:
@@ -140,6 +157,11 @@ def _of_english(words: list[str]) -> Fraction | None:
         return None
     value = Fraction(total + group)
     return -value if is_negative else value
+
+
+def _with_part(whole: int, part: int, *, is_more: bool) -> Fraction:
+    """Three quarters, or three and a quarter."""
+    return whole + Fraction(1, part) if is_more else Fraction(whole, part)
 
 
 def _of_signs(text: str) -> Fraction | None:

@@ -14,6 +14,7 @@ from decimal import Decimal
 from fractions import Fraction
 
 from engine.rows.answers.number_words import COUNTS, SCALES
+from engine.rows.answers.spelling import MARKS
 from engine.rows.answers.vocabulary import is_european
 
 MOST_DIGITS = 10_000  # what is longer is no number: a model that loops
@@ -30,7 +31,7 @@ _DIGITS = rf"""
   | \d{{1,3}}(?:\.\d{{3}})+,\d{{1,2}}(?!\d)         # 1.234,5 can only be read so
   | \d{{1,3}}(?:\.\d{{3}}){{2,}}(?!\d)              # and so does 1.234.567
   | \d+(?:[.{DECIMAL}]\d+)?
-  | [.{DECIMAL}]\d+
+  | (?<![\w{MARKS}])[.{DECIMAL}]\d+                # not the dot of an abbreviation
 """
 _NUMBER = r"""
     (?:(?<![A-Za-zÀ-ɏ\d])|(?=[%(currency)s]))       # H2O and GPT4 are names

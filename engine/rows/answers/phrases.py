@@ -2,8 +2,8 @@
 answer.
 
 English comes out as the official SQuAD v1.1 script has it. In other languages Unicode's own classes
-say what punctuation is, and articles go where the language is told, or where both sides agree
-without them.
+say what punctuation is, and articles go too where the question, or answer and gold answer, are in
+that language.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable
 
+from engine.rows.answers.languages import languages_of, without_articles
 from engine.rows.answers.lexicon import words
 from engine.rows.answers.spelling import bounded, spelt
 from engine.rows.answers.statement import (
@@ -25,24 +26,6 @@ from engine.rows.answers.statement import (
 )
 from engine.rows.answers.vocabulary import ANSWERS, IS, NO, YES
 
-ARTICLES = {
-    "en": "a an the",
-    "es": "el la los las lo un una unos unas",
-    "fr": "le la les l' un une des",
-    "de": "der die das den dem des ein eine einen einem einer eines",
-    "it": "il lo la i gli le l' un uno una un'",
-    "pt": "o a os as um uma uns umas",
-    "nl": "de het een",
-    "sv": "en ett den det de",
-    "da": "en et den det de",
-    "no": "en et ei den det de",
-    "ca": "el la els les l' un una uns unes",
-    "ro": "un o unei unui niște",
-    "el": "ο η το οι τα του της των τον την ένας μία μια ένα",
-    "hu": "a az egy",
-    "ar": "ال",
-    "he": "ה",
-}
 SHORT = 6  # words of a reference that an answer can be expected to contain
 _WHOLE = 120  # words: a longer answer is looked at where it begins and ends
 _EDGE = 60
@@ -65,33 +48,43 @@ _DENIAL_WORDS = 2  # before what they deny
 _DENIED_WORDS = frozenset(
     words("not never nor isnt wasnt arent werent nicht kein keine pas не नहीं ni jamás nunca não")
 )
-_ARTICLE_SETS = [frozenset(words(spelt.replace("'", ""))) for spelt in ARTICLES.values()]
 _POLAR = {**dict.fromkeys(YES, "yes"), **dict.fromkeys(NO, "no")}
 
 
-def normalise(text: str, language: str | None = None) -> str:
-    """Folded, without punctuation, in single spaces; without articles of the language, English
-    where none is told. Of English the same as in the official SQuAD v1.1 script."""
-    plain = _without_punctuation(text)
-    if language is None or language == "en":
+def normalise(text: str, language: str = "en") -> str:
+    """Folded, without punctuation and the articles of the language, in single spaces. Of English
+    the same as in the official SQuAD v1.1 script."""
+    if language == "en":
+        plain = _without_punctuation(text)
         short = _ENGLISH.sub(" ", plain)
     else:
-        articles = ARTICLES.get(language, "").split()
-        kept = [word for word in plain.split() if word not in articles]
-        short = " ".join(kept)
+        apart = without_articles(_folded(text).replace("’", "'"), language)
+        plain = _without_punctuation(apart)
+        short = without_articles(plain, language)
     return " ".join(short.split()) or " ".join(plain.split())
 
 
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+
+
 def _without_punctuation(text: str) -> str:
-    folded = unicodedata.normalize("NFKC", text).casefold()
     kept = []
-    for sign in unicodedata.normalize("NFKC", folded):
+    for sign in _folded(text):
         category = unicodedata.category(sign)
         if sign in string.punctuation or category[0] == "P" or category == "Cf":
             continue
         digit = unicodedata.decimal(sign, None)
         kept.append(sign if digit is None else str(digit))
     return "".join(kept)
+
+
+def languages_for(question: str, text: str, reference: str) -> tuple[str, ...]:
+    """The languages whose articles do not count: the question's, or without one those of answer and
+    gold answer. English is always one, and is not named."""
+    if question.strip():
+        return languages_of(question)
+    return languages_of(f"{text}\n{reference}")
 
 
 def words_of(text: str) -> list[str]:
@@ -144,34 +137,22 @@ def _trimmed(phrase: str) -> str:
     return phrase.strip().strip("*_`\"'“”«»「」[](){}").strip().rstrip(".。!！;,:").strip()
 
 
-def equals(text: str, reference: str) -> bool:
+def equals(text: str, reference: str, question: str = "") -> bool:
     """Whether the stated answer, or all of the text, is the reference."""
     phrase = phrase_of(text)
     if phrase is None:
         return False
-    return _same(phrase, reference) or _same(bounded(text), reference)
-
-
-def _same(phrase: str, reference: str) -> bool:
-    if normalise(phrase) == normalise(reference):
-        return True
-    said_words = _without_punctuation(phrase).split()
-    gold_words = _without_punctuation(reference).split()
-    for articles in _ARTICLE_SETS:
-        left = _without(said_words, articles)
-        if left and left == _without(gold_words, articles):
+    for language in ("en", *languages_for(question, bounded(text), reference)):
+        wanted = normalise(reference, language)
+        if wanted in (normalise(phrase, language), normalise(bounded(text), language)):
             return True
     return False
 
 
-def _without(words: list[str], articles: frozenset[str]) -> list[str]:
-    return [word for word in words if word not in articles]
-
-
-def holds(text: str, reference: str) -> bool:
+def holds(text: str, reference: str, question: str = "") -> bool:
     """Whether the reference stands in the stated answer, word by word, and is not denied there. Yes
     and no are what an answer begins with."""
-    if equals(text, reference):
+    if equals(text, reference, question):
         return True
     phrase = phrase_of(text)
     if phrase is None:
@@ -179,7 +160,12 @@ def holds(text: str, reference: str) -> bool:
     gold = normalise(reference)
     if gold in ("yes", "no"):
         return _polarity(text) == gold or _polarity(phrase) == gold
-    return _stands_in(words_of(gold), words_of(normalise(_ends_of(phrase))))
+    told = _ends_of(phrase)
+    for language in ("en", *languages_for(question, bounded(text), reference)):
+        wanted = words_of(normalise(reference, language))
+        if _stands_in(wanted, words_of(normalise(told, language))):
+            return True
+    return False
 
 
 def _polarity(phrase: str) -> str | None:
@@ -213,25 +199,32 @@ def _ends_of(text: str) -> str:
     return " ".join([*spaced[:_EDGE], "\n", *spaced[-_EDGE:]])
 
 
-def overlap(text: str, reference: str) -> float:
+def overlap(text: str, reference: str, question: str = "") -> float:
     """F1 of the stated answer's words (official SQuAD v1.1 script)."""
-    said_words = words_of(normalise(phrase_of(text) or ""))
-    gold_words = words_of(normalise(reference))
+    phrase = phrase_of(text) or ""
+    languages = ("en", *languages_for(question, bounded(text), reference))
+    return max(_overlap(phrase, reference, language) for language in languages)
+
+
+def _overlap(phrase: str, reference: str, language: str) -> float:
+    said_words = words_of(normalise(phrase, language))
+    gold_words = words_of(normalise(reference, language))
     common = (Counter(said_words) & Counter(gold_words)).total()
     if not common:
         return 0.0
     return 2 * common / (len(said_words) + len(gold_words))
 
 
-def rule_of(name: str) -> Callable[[str, str], bool]:
-    """The comparison that `contains`, `exact` or `f1>=x` names."""
+def rule_of(name: str) -> Callable[[str, str, str], bool]:
+    """The comparison that `contains`, `exact` or `f1>=x` names, of answer, gold answer and
+    question."""
     if name == "contains":
         return holds
     if name == "exact":
         return equals
     least = float(name.removeprefix("f1>="))
 
-    def is_near(text: str, reference: str) -> bool:
-        return overlap(text, reference) >= least
+    def is_near(text: str, reference: str, question: str = "") -> bool:
+        return overlap(text, reference, question) >= least
 
     return is_near

@@ -7,7 +7,17 @@ answer. Times, dates, steps and powers are no numbers here.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
+from engine.rows.answers.circumstances import (
+    is_at,
+    is_total,
+    may_be_about,
+    names_in,
+    nearly,
+    restated,
+    without_circumstances,
+)
 from engine.rows.answers.latex import untexed
 from engine.rows.answers.numbers import Number, numbers_in
 from engine.rows.answers.spelling import LETTER
@@ -27,7 +37,7 @@ _FORMULA_JOINT = re.compile(r"\s*(?:,|,?\s*(?:and|or|y|o|und|oder|et|ou|e|и|и�
 _GOES_ON = re.compile(r"\s*(?:[=+*/^×]|(?:,|and|or|y|und|oder|et|ou)\s*(?:\$|\\\())")
 _NUMERIC_COMMA = re.compile(r"(?<=\d),(?=\d)")
 _OUT_OF = re.compile(r"(?:\s\w+)?\s+(?:out of|of the|of a total of)\s+(?:the\s+|a total of\s+)?")
-_HEAD = re.compile(r"\A[\s*_`\"'≈~:>]*")
+_HEAD = re.compile(r"\A[\s*_`\"'≈~:>→⇒➜]*")
 _PROSE = re.compile(rf"(?<![\\{{]){LETTER}{{3,}}\s+{LETTER}{{2,}}")
 # Of more than one letter, and no function; or of an alphabet that names no variables.
 _WORD = re.compile(
@@ -37,6 +47,9 @@ _WORD = re.compile(
 _LETTER = re.compile(r"[A-Z]")
 # Two words before the number: a sentence begins, and may go on.
 _SENTENCE_HEAD = re.compile(rf"{LETTER}{{2,}}[\s']+{LETTER}{{2,}}[^\d=]*\d")
+_EQUATION = re.compile(
+    r"(?<![A-Za-z])[A-Za-z](?:\([A-Za-z]\))?\s*=\s*(?P<side>[^=,;]*[^=,;.\s])[\s.]*\Z"
+)
 _SIGNS = re.compile(r"[\\^=<>+*/√π∞]|\d")
 _SUM = re.compile(r"[\s(]*[$€£]?[\d.,]+%?[^\d=<>]{0,40}?(?:[-+*/^×·]|\bx\b)[^=]*\d")
 _EMPHASIS = re.compile(
@@ -44,17 +57,18 @@ _EMPHASIS = re.compile(
 )
 # Brackets of words or of a sum, and citations.
 _ASIDE = re.compile(
-    rf"\([^()]*{LETTER}{{2,}}[^()]*\)|\([^()]*\d\s*[-+×*/=]\s*[$€£]?\d[^()]*\)|\[\^?\d{{1,2}}\]"
+    rf"\([^()]*{LETTER}{{2,}}[^()]*\)|\(\s*[=≈~][^()]*\)|\([^()]*\d\s*[-+×*/=]\s*[$€£]?\d[^()]*\)|\[\^?\d{{1,2}}\]"
 )
-_BRACKETS = re.compile(
-    r"(?:\([^()]*,[^()]*\)|\{[^{}]*\d[^{}]*\}|\[[^\[\]]*,[^\[\]]*[\])])[\s.*]*\Z"
-)
+_BRACKETS = re.compile(r"(?:[(\[][^()\[\]]*,[^()\[\]]*[)\]]|\{[^{}]*\d[^{}]*\})[\s.*]*\Z")
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\{\w+\}")
 _UNIT_POWER = re.compile(r"(?<=[^\W\d_])\^\{?-?[1-4]\}?")
 # Times, dates, versions, powers, ratios and multiples of a variable.
+_FACTOR = r"\d+(?:\s?\^\s?\{?-?\d+\}?)?"
 _NO_NUMBER = re.compile(
-    r"(?<![\d.,])(?:\d{1,2}:[0-5]\d(?!\d)(?::\d{2})?(?:\s?[ap]\.?m\b)?|\d{4}-\d{1,2}-\d{1,2}(?!\d)"
-    r"|\d{1,2}([/.])\d{1,2}\1\d{2,4}(?!\d)|\d+(?:\.\d+){2,}(?!\d)|\d+(?:\s?\^\s?\{?-?\d+\}?|:\d+)"
+    rf"(?<![\d.,])(?:(?=\d[\d\s×*·]{{0,40}}\^){_FACTOR}(?:\s?[×*·]\s?{_FACTOR})+"
+    r"|\d{1,2}:[0-5]\d(?!\d)(?::\d{2})?(?:\s?[ap]\.?m\b)?|\d{4}-\d{1,2}-\d{1,2}(?!\d)"
+    r"|\d{1,2}([/.])\d{1,2}\1\d{2,4}(?!\d)|\d+(?:\.\d+){2,}(?!\d)"
+    r"|\d+(?:\s?\^\s?\{?-?\d+\}?|:\d+| : \d+)"
     r"|\d[\d,.]*[xyzn]\b(?:\s?\^\s?\d)?)"
 )
 _LABEL = re.compile(
@@ -67,15 +81,26 @@ _DENIED = re.compile(
     r"(?:\bnot|n't|\bnor|instead of|rather than|\bnicht|\bpas|(?<!\w)не)\s+(?:[$€£]\s?)?$",
     re.IGNORECASE,
 )
+_NOT_BUT = re.compile(
+    r"\A[\s*_]*(?:not|nicht|pas|non|no|nie|не|inte|ikke|niet)\b[^.;]{1,60}?[,\s]\s*"
+    r"(?:but(?: rather)?|sondern|mais|sino|ma|mas|a|но|utan|men|maar)\s+(?=\S*\d|\$|\\)",
+    re.IGNORECASE,
+)
+_DENIES = re.compile(r"(?:not|nicht|pas|не)\s", re.IGNORECASE)
+_DENIED_FORMULA = re.compile(
+    r",?\s(?:and|but)?\s?(?:not|instead of|rather than)\s+(?:\$[^$\n]+\$|\\\(.+?\\\))[^$\d]*\Z"
+)
 _ITEM = re.compile(r"^\s*(?:[-*]\s+)?\d{1,2}[.)]\s+(?=\S)")
-_ASSIGNED = re.compile(r"[A-Za-z]\s*=\s*[^=,;]+(?:,|;|and|or)\s*[A-Za-z]\s*=")
+_VARIABLE = r"[A-Za-z](?:_?\w|_\{\w+\})?\s*="
+_ASSIGNED = re.compile(rf"(?<![A-Za-z]){_VARIABLE}\s*[^=,;]+(?:,|;|and|or)\s*{_VARIABLE}")
+_OR = re.compile(r"\s*,?\s*(?:or|oder|ou|o|или|或)\s*")
 
 
 def first_value(text: str) -> Value | None:
     """The value that the text begins with: a number with its unit, signs of mathematics, one of
     several alternatives."""
     text = _without_head(text)
-    if not text:
+    if not text or _DENIES.match(text):
         return None
     span = _FORMULA.match(text)
     if span is not None:
@@ -97,6 +122,7 @@ def first_value(text: str) -> Value | None:
 
 def _without_head(text: str) -> str:
     """Without emphasis and words like "about" before it."""
+    text = _NOT_BUT.sub("", text, count=1)
     while True:
         text = _HEAD.sub("", text, count=1)
         word = NEAR.first(text)
@@ -148,9 +174,19 @@ def last_value(text: str) -> Value | None:
     emphasised = _emphasised(text)
     if emphasised is not None:
         return emphasised
-    formula = _formula(text)
+    first, again = restated(text)
+    if again:
+        return _said_again(first, again)
+    text = without_circumstances(text)
+    about = _about(text)
+    if about is not None:
+        return about
+    formula = formula_of(text)
     if formula is not None:
         return formula
+    equation = _EQUATION.search(text)
+    if equation is not None and _holds_name(equation["side"]):
+        return value_of(equation[0])
     brackets = _BRACKETS.search(text)
     if brackets is not None:
         value = value_of(brackets[0])
@@ -163,19 +199,77 @@ def last_value(text: str) -> Value | None:
         if value is not None and value.parts:
             return value
     numbers = candidates(plain)
-    others = [one for one in _NO_NUMBER.finditer(plain) if not _is_part(one, numbers)]
+    others = [
+        one
+        for one in _NO_NUMBER.finditer(plain)
+        if not _is_part(one, numbers) and not (numbers and is_at(plain, one.start()))
+    ]
     if others and (not numbers or others[-1].start() > numbers[-1].start):
         return value_of(others[-1][0])
-    if not numbers:
-        return None
+    return _last_of(numbers, plain) if numbers else None
+
+
+def _holds_name(side: str) -> bool:
+    """Whether it is mathematics with a variable in it."""
+    return _LETTER.search(side.upper()) is not None and is_signs(side)
+
+
+def _said_again(first: str, again: str) -> Value | None:
+    """Of numbers the first, with the other beside it: 3.5 km, i.e. 3500 m. Else what is said at
+    last."""
+    value = last_value(first)
+    number = last_value(again)
+    if value is None or number is None or not value.numbers or not number.numbers:
+        return number or value
+    return replace(value, nearly=number)
+
+
+def _last_of(numbers: list[Number], plain: str) -> Value | None:
+    """The last of a sentence's numbers, but for those that it is out of, or the parts of."""
+    if _is_sum(numbers, plain):
+        return value_at(plain, numbers[0])
     if len(numbers) > 1 and _OUT_OF.fullmatch(plain, numbers[-2].end, numbers[-1].start):
         return value_at(plain, numbers[-2])
-    return value_at(plain, numbers[-1])
+    last = value_at(plain, numbers[-1])
+    if len(numbers) > 1 and _OR.fullmatch(plain, numbers[-2].end, numbers[-1].start):
+        other = value_at(plain, numbers[-2])
+        if last.is_percent != other.is_percent:
+            return replace(last, nearly=other)  # 0.6 or 60 %
+        if "=" not in plain[numbers[-1].end :]:
+            return value_of(plain[numbers[-2].start : numbers[-1].end])
+    return last
+
+
+def _is_sum(numbers: list[Number], plain: str) -> bool:
+    if len(numbers) < 3 or not is_total(plain, numbers[0].end, numbers[1].start):
+        return False
+    values = [number.values[0] for number in numbers if number.values]
+    return len(values) == len(numbers) and values[0] == sum(values[1:])
+
+
+def _about(text: str) -> Value | None:
+    """The value before "…, roughly 28.3", with that number beside it."""
+    plain = _UNIT_POWER.sub(" ", untexed(text))
+    if not may_be_about(plain):
+        return None
+    numbers = numbers_in(plain)
+    if not numbers:
+        return None
+    written = plain[numbers[-1].start : numbers[-1].end].strip()
+    place = text.rfind(written)
+    cut = nearly(text, place) if place > 0 else None
+    if cut is None:
+        return None
+    exact = last_value(text[:cut])
+    if exact is None:
+        return None
+    return replace(exact, nearly=value_at(plain, numbers[-1]))
 
 
 def _is_part(other: re.Match[str], numbers: list[Number]) -> bool:
     """Whether it lies in a number: the 10^3 of 1.2 × 10^3."""
-    return any(number.start < other.start() < number.end for number in numbers)
+    start, end = other.span()
+    return any(number.start <= start and end <= number.end for number in numbers)
 
 
 def _without_asides(text: str) -> str:
@@ -214,8 +308,9 @@ def _emphasised(text: str) -> Value | None:
     return found
 
 
-def _formula(text: str) -> Value | None:
+def formula_of(text: str) -> Value | None:
     """What the last formulas of a sentence stand for, if nothing but words follows them."""
+    text = _DENIED_FORMULA.sub("", text)
     spans = [span for span in _FORMULA.finditer(text) if not is_prose(_content(span))]
     if not spans or has_number(_UNIT_POWER.sub("", text[spans[-1].end() :])):
         return None
@@ -236,12 +331,16 @@ def _content(span: re.Match[str]) -> str:
 
 def candidates(plain: str) -> list[Number]:
     """The numbers of a sentence that may be an answer: no time, date, power, step or item."""
-    taken = [other.span() for other in _NO_NUMBER.finditer(plain)]
+    numbers = numbers_in(plain)
+    taken = []
+    for other in _NO_NUMBER.finditer(plain):
+        if not _is_part(other, numbers):
+            taken.append(other.span())
     item = _ITEM.match(plain)
     if item is not None:
         taken.append(item.span())
     found = []
-    for number in numbers_in(plain):
+    for number in numbers:
         if any(start <= number.start < end for start, end in taken):
             continue
         before = max(0, number.start - _LABEL_LENGTH)
@@ -250,7 +349,9 @@ def candidates(plain: str) -> list[Number]:
         ):
             continue
         found.append(number)
-    return found
+    names = names_in(plain)
+    kept = [number for number in found if number.start not in names]
+    return kept or found
 
 
 def is_aside(sentence: str) -> bool:

@@ -48,6 +48,7 @@ _SPELT = {
     "∗": "*",
 }
 _SUPERSCRIPTS = re.compile("[⁺⁻⁰¹²³⁴⁵⁶⁷⁸⁹ⁿ]+")
+_SUBSCRIPTS = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
 _FULL_WIDTH = range(0xFF01, 0xFF5F)
 _SENTENCE_END = re.compile(r"[.!?]+(?=[\"'`)\]*_}$>]*(?:\s|$))[\"'`)\]*_}$]*|[。！？।॥؟۔]+|\n")
 # A dot behind one of these ends no sentence.
@@ -95,6 +96,7 @@ def spelt(text: str) -> str:
     if text.isascii():
         return text
     text = _SUPERSCRIPTS.sub(_power, text)
+    text = _SUBSCRIPTS.sub(_index, text)
     return unicodedata.normalize("NFC", text).translate(_spelling)
 
 
@@ -103,6 +105,10 @@ def _power(signs: re.Match[str]) -> str:
     if len(raised) == 1:
         return f"^{raised}"
     return f"^{{{raised}}}"
+
+
+def _index(signs: re.Match[str]) -> str:
+    return "_" + unicodedata.normalize("NFKC", signs[0])
 
 
 def bounded(text: str) -> str:

@@ -42,6 +42,11 @@ _INITIAL = re.compile(rf"^[ \t>*_#-]*(?:{INITIALS})[*_ ]*[:.：][*_ ]*", re.MULT
 _KEY = re.compile(
     r"[\"'](?:[\w ]*_)?(answer|label|result|prediction|output|verdict|value)[\"']\s*:\s*"
 )
+# What a program writes: the value ends with its quotation mark.
+_FIELD = re.compile(
+    r"[\"'](?:[\w ]*_)?(?:answer|label|result|prediction|verdict)[\"']\s*:\s*"
+    r"(?:\"(?P<text>(?:[^\"\\\n]|\\.)*)\"|(?P<bare>-?\d[\d.eE+-]*)(?=\s*[,}\n]))"
+)
 # Before a name that is a verb here, or one of several things of that name.
 _NO_NAME = re.compile(
     r"(?:first|second|third|fourth|fifth|next|previous|each|any|an|no|his|her|their|whose|to|you|we"
@@ -50,7 +55,7 @@ _NO_NAME = re.compile(
 )
 # Behind a name that something is done with: multiply the answer by 100, give the answer in metres.
 _OBJECT = re.compile(r"\s+(?:by|as|with|from|into|in|using|every|all|questions?)\b", re.IGNORECASE)
-_GLUE = re.compile(r"[\s:：=*_`\"'|>#)\]}~-]*(?:—\s*)?[\s*_`\"'|>]*")
+_GLUE = re.compile(r"[\s:：=*_`\"'|>#)\]}~→⇒➜-]*(?:—\s*)?[\s*_`\"'|>]*")
 _HEADING = re.compile(r"[\s*_#)\]}]*[:：]?[\s*_]*\n")
 _PARAGRAPH_END = re.compile(r"\n\s*\n")
 
@@ -83,6 +88,11 @@ def without_thoughts(text: str) -> str:
     return text[ends[-1] :]
 
 
+def holds_thoughts(text: str) -> bool:
+    """Whether tags end a part that was thought aloud."""
+    return _THOUGHT.search(text) is not None
+
+
 def tags(text: str) -> list[tuple[int, str]]:
     """Where tags of an answer stand, and what they hold. One that is not closed goes on to the
     end."""
@@ -92,6 +102,11 @@ def tags(text: str) -> list[tuple[int, str]]:
             content = tag["tagged"] or tag["squared"] or tag["piped"]
             if content and content.strip():
                 found.append((tag.start(), content.strip()))
+    if "{" in text:
+        for field in _FIELD.finditer(text):
+            content = field["bare"] or field["text"].replace("\\\\", "\\")
+            if content.strip():
+                found.append((field.start(), content.strip()))
     return found
 
 
@@ -173,7 +188,7 @@ def _at(text: str, cue: Mention, *, is_final: bool) -> Statement:
         start = heading.end()
     start = _end_of_glue(text, start)
     stated = _behind_verbs(text, start)
-    is_headed = cue.word == ":" or any(sign in text[cue.end : stated] for sign in ":：=\n")
+    is_headed = cue.word == ":" or any(sign in text[cue.end : stated] for sign in ":：=→⇒➜\n")
     end = sentence_end(text, stated, _SENTENCE)
     return Statement(
         direct=text[stated:end],

@@ -7,7 +7,7 @@ Reading is all that happens here; equality.py compares.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from engine.rows.answers.expressions import is_words, key_of, shown
@@ -79,6 +79,11 @@ _JOINT = re.compile(
     rf"\s*(?<!\\)[,;]\s*(?:\\text\{{\s*{_ALSO}\s*\}}|{_ALSO})?\s*"
     r"|\s*\\text\{\s*(?:and|or|oder|ou|или)\s*\}\s*|\s+(?:and|or|oder|ou|или)\s+|\s*(?:或|または)\s*"
 )
+_NEARLY = re.compile(r"\s*(?:≈|≃|\\approx(?:eq)?(?![a-z])|\\simeq(?![a-z]))\s*")
+_EITHER_SIGN = re.compile(r"±|\\pm(?![a-z])")
+_LINES = re.compile(
+    r"\\(?:begin|end)\{(?:align|aligned|gather|gathered|equation|split|eqnarray|multline)\*?\}"
+)
 _CHOICE = re.compile(r"\b(?:or|oder|ou|или)\b|或|または")
 
 
@@ -95,6 +100,7 @@ class Value:
     parts: tuple[Value, ...] = ()
     brackets: str = ""  # "()" "[)" "{}" …; "": a list without any
     is_choice: bool = False  # one or the other
+    nearly: Value | None = None  # what it is about: 28.3 for 9π
     key: str = field(default="", compare=False)
 
     @property
@@ -107,10 +113,40 @@ def value_of(piece: str) -> Value | None:
     """The value that `piece` is, all of it: what a box holds, a reference, what follows "the answer
     is". None where it holds nothing."""
     piece = unwrapped(_SIZES.sub("", grouped(spelt(piece[:LONGEST]))))
-    piece = _right_side(_IN.sub("", piece))
+    piece = _right_side(_IN.sub("", _last_line(piece)))
     if not piece:
         return None
-    return _collection(piece) or _single(piece)
+    exact, sign, about = _nearly(piece)
+    if not sign:
+        return _collection(piece) or _single(piece)
+    value = value_of(exact)
+    number = value_of(about)
+    if value is None or number is None or not number.numbers:
+        return _collection(piece) or _single(piece)
+    return replace(value, nearly=number)
+
+
+def _nearly(piece: str) -> tuple[str, str, str]:
+    """Before the sign of "nearly", the sign, and what is behind; of x ≈ 3 there is nothing before
+    it."""
+    found = _NEARLY.search(piece)
+    if (
+        found is None
+        or _NAME.fullmatch(piece, 0, found.start())
+        or not piece[: found.start()].strip()
+    ):
+        return piece, "", ""
+    return piece[: found.start()], found[0], piece[found.end() :]
+
+
+def _last_line(piece: str) -> str:
+    """Of lines that are set below each other, what the last one comes to."""
+    if not _LINES.search(piece):
+        return piece
+    lines = [line for line in re.split(r"\\\\", _LINES.sub("", piece)) if line.strip()]
+    if not lines:
+        return ""
+    return lines[-1].replace("&", "").strip().lstrip("= ")
 
 
 def unwrapped(piece: str) -> str:
@@ -172,7 +208,7 @@ def _collection(piece: str) -> Value | None:
     else:
         brackets = ""
         inner = plain
-        pieces = _split(plain)
+        pieces = _both_signs(plain) or _split(plain)
         if len(pieces) < 2 or not _is_list(pieces):
             return None
     parts = [part for part in map(value_of, pieces) if part is not None]
@@ -186,6 +222,13 @@ def _collection(piece: str) -> Value | None:
         is_choice=_CHOICE.search(inner) is not None,
         key=key_of(piece),
     )
+
+
+def _both_signs(plain: str) -> list[str]:
+    """Of 3 ± 2 both values."""
+    if len(_EITHER_SIGN.findall(plain)) != 1 or not _has_signs(plain):
+        return []
+    return [_EITHER_SIGN.sub(sign, plain) for sign in ("+", "-")]
 
 
 def _closes_at_end(plain: str) -> bool:

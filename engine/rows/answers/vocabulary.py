@@ -53,11 +53,11 @@ _IS = words("""
     равна равно равняется є дорівнює היא הוא هو هي هى برابر
 """)
 _IS_ANYWHERE = words("是 为 為 等于 等於 应为 は 은 는 है हैं হল হলো হচ্ছে คือ เท่ากับ ആണ് आहे છે ਹੈ छ")
-_NEAR = words("""
-    approximately approx about around roughly nearly almost exactly just only simply equal to the a
-    an aproximadamente unos cerca environ exactement etwa ungefähr rund genau circa około asi
-    ungefär sekitar tam ровно примерно около 约 约为 約 大约 लगभग
+_ABOUT = words("""
+    approximately approx about around roughly nearly almost aproximadamente unos cerca environ etwa
+    ungefähr rund circa około asi ungefär sekitar примерно около 约 约为 約 大约 लगभग
 """)
+_NEAR = words("exactly just only simply equal to the a an exactement genau tam ровно")
 _WHY = words("""
     because since porque puesto pois parce puisque weil perché poiché omdat fordi eftersom ponieważ
     protože потому поскольку çünkü karena vì
@@ -67,6 +67,11 @@ _WHY_ANYWHERE = words("""
     因为 因為 因 なぜなら 왜냐하면 क्योंकि কারণ ஏனெனில் ஏனென்றால் ఎందుకంటే ಏಕೆಂದರೆ കാരണം
     કારણ ਕਿਉਂਕਿ เพราะ
 """)
+_WHEN = words("""
+    after before once when while después antes cuando après avant quand nachdem bevor wenn als dopo
+    prima quando depois antes após etter før efter före nadat voordat po przed gdy после когда
+""")
+_WHEN_ANYWHERE = words("之后 以后 后 之前 以前 時 のあと")
 _CLAUSE = words("as so where which after for considering based if when who that while")
 _SO = words("""
     so therefore thus hence consequently finally altogether overall conclusion total ultimately
@@ -113,10 +118,12 @@ LABELS = Lexicon(
 )
 FINALS = Lexicon(_FINAL, _FINAL_ANYWHERE)  # the final, the correct answer
 IS = Lexicon(_IS, _IS_ANYWHERE)  # between a name and what it names
-NEAR = Lexicon(_NEAR)  # may stand before a number
+ABOUT = Lexicon(_ABOUT)  # before a number that is not exact
+NEAR = Lexicon([*_ABOUT, *_NEAR])  # may stand before a number
 WHY = Lexicon(_WHY, _WHY_ANYWHERE)  # before the reason of what comes before
 WHY_ELSEWHERE = Lexicon(_WHY_ELSEWHERE)
 ASIDES = Lexicon([*_WHY, *_CLAUSE], _WHY_ANYWHERE)  # before a clause that is no part of a value
+SUBORDINATES = Lexicon(_WHEN, _WHEN_ANYWHERE)  # before the circumstances of a value
 CONCLUSIONS = Lexicon(_SO, _SO_ANYWHERE)
 # Opens a closing remark: what follows the answer and is none.
 REMARKS = re.compile(
@@ -153,5 +160,5 @@ def is_european(text: str) -> bool:
     english = len(found & _ENGLISH)
     foreign = len(found & _NOT_ENGLISH)
     if english or foreign:
-        return foreign > english
+        return foreign >= max(english, 1)  # "is" is Dutch as well
     return len(found) >= _TELLING_WORDS

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 
 from engine.errors import SpecError
-from engine.rows.final_answer import is_readable
+from engine.rows.final_answer import Rules, Verdict, is_readable
 from engine.rows.metrics import content, labels, overlap
-from engine.rows.metrics.metric import Asked, Metric, mean
+from engine.rows.metrics.metric import EXACT, Asked, Metric, mean
 
 METRICS: dict[str, Metric] = {
     "exact_match": Metric(labels.is_right, mean, is_proportion=True),
     "accuracy": Metric(labels.is_right, mean, is_proportion=True),
     "macro_f1": Metric(labels.label_counts, labels.macro_f1),
-    "no_label": Metric(labels.has_no_answer, mean, is_proportion=True, better="lower"),
+    "no_label": Metric(labels.has_no_label, mean, is_proportion=True, better="lower"),
     "f1": Metric(overlap.f1, mean),
     "bleu": Metric(overlap.bleu_counts, overlap.bleu),
     "chrf": Metric(overlap.chrf_counts, overlap.chrf),
@@ -66,12 +66,12 @@ def resolve_metrics(
     return names or allowed
 
 
-def usable_references(task: str, references: Sequence[str]) -> list[str]:
+def usable_references(task: str, references: Sequence[str], rules: Rules = EXACT) -> list[str]:
     """Those references that the task's headline metric can compare with."""
     headline = METRICS[TASK_METRICS[task][0]]
     if not headline.is_proportion:
         return list(references)
-    return [one for one in references if is_readable(task, one, labels.RULES)]
+    return [one for one in references if is_readable(task, one, rules)]
 
 
 def statistics_of(
@@ -82,21 +82,26 @@ def statistics_of(
     *,
     sources: Sequence[str] | None = None,
     metas: Sequence[Mapping[str, Any]] | None = None,
+    verdicts: Sequence[Verdict | None] | None = None,
+    rules: Rules = EXACT,
 ) -> np.ndarray:
     """Statistics (N, C) of all answers. A reference is one right answer, or several of them;
-    `sources` and `metas` are what the prompts hold (metric.py)."""
+    `sources` and `metas` are what the prompts hold, `verdicts` what the answers were found to be
+    (metric.py)."""
     statistics = METRICS[metric].statistics
+    count = len(texts)
     rows = []
     given = zip(
         texts,
         references,
-        sources or [""] * len(texts),
-        metas or [{}] * len(texts),
+        sources or [""] * count,
+        metas or [{}] * count,
+        verdicts or [None] * count,
         strict=True,
     )
-    for text, reference, source, meta in given:
+    for text, reference, source, meta, verdict in given:
         several = [reference] if isinstance(reference, str) else reference
-        asked = Asked(task, several, source, meta)
+        asked = Asked(task, several, source, meta, rules=rules, verdict=verdict)
         rows.append(statistics(text, asked))
     return np.array(rows, dtype=float)
 

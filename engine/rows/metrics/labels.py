@@ -1,48 +1,63 @@
 """Metrics of answers that are right or wrong: by their final answer (engine/rows/final_answer.py).
 
-What an answer's final one is, and when two are the same, is decided there: by rules alone, so that
-what only algebra could tell counts as not right.
+What an answer's final one is, and when two are the same, is decided there. Without a verdict from
+whoever asked algebra, what only it could tell counts as not right.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
+from engine.rows.answers.labels import (
+    AMBIGUOUS,
+    NOT_ENTAILMENT,
+    label_of,
+    options_in,
+    reference_label,
+    same_label,
+)
 from engine.rows.answers.labels import LABELS as THREE
-from engine.rows.answers.labels import NOT_ENTAILMENT, label_of, options_in, reference_label
-from engine.rows.final_answer import Rules, Verdict, final_answer, judge
+from engine.rows.final_answer import Verdict, judge
 from engine.rows.metrics.metric import Asked
 
 LABELS = (*THREE, NOT_ENTAILMENT)
-RULES = Rules(qa="exact")
 
 
 def is_right(text: str, asked: Asked) -> list[float]:
     """Whether it ends in one of the right answers."""
-    return [float(_is_right(text, asked, asked.references)), 1.0]
+    return [float(_verdict(text, asked) == Verdict.RIGHT), 1.0]
 
 
-def _is_right(text: str, asked: Asked, references: Sequence[str]) -> bool:
-    verdict = judge(asked.task, text, references, RULES, prompt=asked.source)
-    return verdict == Verdict.RIGHT
+def _verdict(text: str, asked: Asked) -> Verdict | None:
+    if asked.verdict is not None:
+        return asked.verdict
+    found = judge(asked.task, text, asked.references, asked.rules, prompt=asked.source)
+    return found if isinstance(found, Verdict) else None
 
 
-def has_no_answer(text: str, asked: Asked) -> list[float]:
-    """Whether no final answer, or label, is found in it."""
-    return [float(final_answer(asked.task, text) is None), 1.0]
+def has_no_label(text: str, asked: Asked) -> list[float]:
+    """Whether no label, or more than one, is found in it."""
+    return [float(label_of(text, _names(asked)) in (None, AMBIGUOUS)), 1.0]
+
+
+def _names(asked: Asked) -> Mapping[str, str]:
+    return {**options_in(asked.source), **asked.rules.labels}
 
 
 def label_counts(text: str, asked: Asked) -> list[float]:
     """Per label: given rightly, given, wanted (C = 12). The first reference's label is wanted, or
     that of the one which the answer is right by."""
-    said = label_of(text, options_in(asked.source))
-    wanted = reference_label(asked.references[0])
-    for reference in asked.references:
-        if _is_right(text, asked, [reference]):
-            wanted = reference_label(reference)
-            said = wanted
+    said = label_of(text, _names(asked))
+    labels = [reference_label(one, asked.rules.labels) for one in asked.references]
+    wanted = labels[0]
+    for label in labels:
+        if said in (None, AMBIGUOUS) or label is None:
+            continue
+        if same_label(said, label):
+            wanted = label
+            said = label
     counts = []
     for label in LABELS:
         given = float(said == label)

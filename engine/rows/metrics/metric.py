@@ -12,16 +12,23 @@ from typing import Any, Literal
 
 import numpy as np
 
+from engine.rows.final_answer import Rules, Verdict
+
+EXACT = Rules(qa="exact")  # as SQuAD's exact match has it
+
 
 @dataclass(frozen=True)
 class Asked:
     """What one answer is scored against: the right answers, one or several, and where a metric
-    wants it the text that was to be summarised and the prompt's further columns."""
+    wants it the prompt's text and its further columns. `rules` are those of right and wrong, and
+    `verdict` what the answer was found to be, where somebody asked more than rules."""
 
     task: str
     references: Sequence[str]
     source: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict)
+    rules: Rules = EXACT
+    verdict: Verdict | None = None
 
 
 @dataclass(frozen=True)

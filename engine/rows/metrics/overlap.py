@@ -17,7 +17,7 @@ import numpy as np
 import sacrebleu
 from sacrebleu.metrics.helpers import extract_all_char_ngrams, extract_word_ngrams
 
-from engine.rows.final_answer import normalise_qa
+from engine.rows.answers.phrases import languages_for, normalise
 from engine.rows.metrics.metric import Asked, best_of
 from engine.rows.metrics.words import separated, words
 
@@ -29,19 +29,25 @@ ASCII_MARKS = frozenset("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
 
 def f1(text: str, asked: Asked) -> list[float]:
     """Harmonic mean of precision and recall of normalised words (official SQuAD v1.1 evaluation
-    script; where nothing is left of a text but articles, they are its words)."""
-    said = _answer_words(text)
+    script; in other languages their articles do not count either). Where nothing is left of a text
+    but articles, they are its words."""
 
     def score(reference: str) -> float:
-        wanted = _answer_words(reference)
-        common = (Counter(said) & Counter(wanted)).total()
-        return 2 * common / max(1, len(said) + len(wanted))
+        languages = ("en", *languages_for(asked.source, text, reference))
+        return max(_shared(text, reference, language) for language in languages)
 
     return best_of(score, asked.references)
 
 
-def _answer_words(text: str) -> Sequence[str]:
-    plain = normalise_qa(text)
+def _shared(text: str, reference: str, language: str) -> float:
+    said = _answer_words(text, language)
+    wanted = _answer_words(reference, language)
+    common = (Counter(said) & Counter(wanted)).total()
+    return 2 * common / max(1, len(said) + len(wanted))
+
+
+def _answer_words(text: str, language: str) -> Sequence[str]:
+    plain = normalise(text, language)
     if plain:
         return separated(plain).split()
     return words(text)

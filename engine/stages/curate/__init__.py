@@ -22,7 +22,7 @@ from engine.stages.curate.examples import write_examples
 from engine.stages.curate.judging import build_judge, judge_answers
 from engine.stages.curate.piles import Piles, spill_folder
 from engine.stages.curate.prompts_by_id import load_prompts
-from engine.stages.curate.referee import OpenAlgebra, referee_for
+from engine.stages.curate.referee import referee_for
 
 FEW = 0.1  # of the answers: below, a sentence says so
 # of examples in memory, and about what one file of them holds; training reads a file whole
@@ -38,7 +38,7 @@ def run(
     ctx: Context,
     *,
     bucket_bytes: int = BUCKET_BYTES,
-    open_algebra: OpenAlgebra = math_verifier.opened,
+    open_algebra: math_verifier.OpenAlgebra = math_verifier.opened,
 ) -> Counts:
     """Judge every training completion. StageError if a completion belongs to no prompt."""
     (out / "data").mkdir(parents=True, exist_ok=True)

@@ -6,15 +6,14 @@ side by side; which answers that are depends on their texts alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 
+from engine.backends.math_verifier import OpenAlgebra, algebra_for
 from engine.job.spec import VerifySpec
 from engine.rows.final_answer import Algebra, Rules, Verdict, judge, rules_for, settle
 from engine.rows.records import Completion, Prompt
 
-# Gives an algebra system whose processes end with the block; told how long one pair may take.
-OpenAlgebra = Callable[..., AbstractContextManager[Algebra]]
 Key = tuple[int, str, int]
 
 
@@ -51,8 +50,5 @@ def referee_for(
 ) -> Generator[Referee]:
     """A referee who compares as the spec says; its processes end with the block."""
     rules = rules_for(spec.qa, labels)
-    opened: AbstractContextManager[Algebra | None] = nullcontext()
-    if spec.math != "rules":
-        opened = open_algebra(deadline_s=spec.timeout_s)
-    with opened as algebra:
+    with algebra_for(spec, open_algebra) as algebra:
         yield Referee(rules, algebra)

@@ -15,16 +15,25 @@ import pyarrow.compute as pc
 from engine.asking.dispatch import Stream, answer_prompts
 from engine.asking.respondents import Respondent
 from engine.asking.routing import all_rows
-from engine.backends import ray_data
+from engine.backends import math_verifier, ray_data
 from engine.errors import StageError
-from engine.job.spec import AskingSpec, EvaluateSpec, GenerateSpec, Model, SamplingSpec
+from engine.job.spec import (
+    AskingSpec,
+    EvaluateSpec,
+    GenerateSpec,
+    Model,
+    SamplingSpec,
+    VerifySpec,
+)
+from engine.rows.answers.statement import holds_thoughts
+from engine.rows.final_answer import Rules, rules_for
 from engine.rows.ids import derive_seed
 from engine.rows.metrics import resolve_metrics, signature_of
 from engine.rows.records import ANSWER, Completion, Prompt
 from engine.rows.tables import read_tables, to_rows, to_table, write_parquet
 from engine.run import parts
 from engine.run.context import Context
-from engine.run.facts import EvaluateInfo, Quality, TrainInfo
+from engine.run.facts import EvaluateInfo, PromptsInfo, Quality, TrainInfo
 from engine.run.manifests import Counts, Finished
 from engine.stages.evaluate.compared import clusters_of, comparisons_of, footprints_of
 from engine.stages.evaluate.judge import opinion_of
@@ -39,9 +48,11 @@ from engine.stages.evaluate.scoring import (
     scores_of,
     statistics_of,
 )
+from engine.stages.evaluate.verdicts import counts_of, doubts_of, verdicts_of
 from engine.store.paths import Folder
 
 ANSWERS = "data/answers.parquet"
+OF_FINAL_ANSWERS = {"exact_match", "accuracy", "macro_f1", "no_label"}  # thoughts do not count
 
 
 def answer_with_engines(
@@ -87,11 +98,14 @@ def run(
     ctx: Context,
     *,
     generate: GenerateSpec,
+    verify: VerifySpec | None = None,
     answer: Callable[..., Answers] = answer_with_engines,
+    open_algebra: math_verifier.OpenAlgebra = math_verifier.opened,
     stream: Stream = ray_data.stream,
 ) -> Counts:
-    """Score all models on the validation prompts. StageError without such prompts, or where an
-    answer is missing."""
+    """Score all models on the validation prompts; what is right is decided as `verify` says.
+    StageError without such prompts, or where an answer is missing."""
+    verify = verify or VerifySpec()
     wanted = resolve_metrics(ctx.task, spec.metrics)
     files = inputs["prompts"].files("validation")
     prompts = _prompts(files)
@@ -103,9 +117,14 @@ def run(
     for model in ("teacher", *(one.name for one in models)):
         answers[model] = _in_order(model, answers.get(model, []), prompts)
 
-    references = references_of(ctx.task, prompts, answers["teacher"])
-    statistics = statistics_of(wanted, ctx.task, answers, references, prompts)
-    rows = answer_rows(answers, references, statistics)
+    rules = rules_for("exact", _labels(inputs["prompts"]))
+    references = references_of(ctx.task, prompts, answers["teacher"], rules)
+    judging = Rules(verify.qa, rules.labels)
+    verdicts = verdicts_of(ctx.task, answers, references, prompts, judging, verify, open_algebra)
+    # exact match of words is SQuAD's, whatever rule the verdicts went by
+    settled = {} if ctx.task == "qa" else verdicts
+    statistics = statistics_of(wanted, ctx.task, answers, references, prompts, settled, rules)
+    rows = answer_rows(answers, references, statistics, verdicts)
     (out / "data").mkdir(parents=True, exist_ok=True)
     write_parquet(to_table(rows, ANSWER), out / ANSWERS)
 
@@ -116,6 +135,8 @@ def run(
     seed = derive_seed(ctx.seed, "evaluate")
     resampling = Resampling(spec.bootstrap_samples, seed, clusters)
     quality = quality_of(names[0], statistics[names[0]], references, resampling)
+    counts = counts_of(verdicts, references)
+    warnings = _warnings(quality, scores, answers["student"], references)
     opinion = opinion_of(
         spec.judge, generate, models, prompts, answers, out, ctx, resampling, stream
     )
@@ -126,11 +147,18 @@ def run(
         comparisons=comparisons_of(statistics, references, resampling),
         signatures=_signatures(names, references),
         footprint=footprints_of(models, generate),
-        warnings=_warnings(quality, scores, answers["student"], references) + opinion.warnings,
+        verdicts=counts,
         judge=opinion.facts,
+        warnings=[*warnings, *doubts_of(counts, verify), *opinion.warnings],
     )
     count = len(rows)
     return Counts(count, count, {ANSWERS: count} | opinion.files, info=info)
+
+
+def _labels(asked: Finished) -> Mapping[str, str]:
+    """The job's own names of labels."""
+    assert isinstance(asked.manifest.info, PromptsInfo)
+    return asked.manifest.info.labels
 
 
 def _prompts(files: Sequence[Folder]) -> list[Prompt]:
@@ -152,7 +180,8 @@ def _models(spec: EvaluateSpec, train: Finished) -> list[Model]:
     models = []
     for name in names:
         weights, revision = train.manifest.info.weights_of(name, train.folder)
-        models.append(Model(name, weights, revision, spec))
+        model = Model(name, weights, revision, spec, reasoning_parser=spec.reasoning_parser)
+        models.append(model)
     return models
 
 
@@ -228,6 +257,13 @@ def _warnings(
             warnings.append(
                 f"{name} has nothing to score: no prompt or answer holds what it counts"
             )
+    thinking = sum(holds_thoughts(row.text) for row in student)
+    if thinking and not scores.keys() <= OF_FINAL_ANSWERS:
+        warnings.append(
+            f"{thinking:,} of {quality.n:,} answers of the student hold thoughts in tags"
+            " (</think>), which text metrics count as said; name vLLM's parser of its reasoning in"
+            " evaluate.reasoning_parser, such as deepseek_r1 or qwen3"
+        )
     if quality.student == 0:
         cut = sum(row.status == "truncated" for row in student)
         warnings.append(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from engine.rows import metrics
+from engine.rows.final_answer import Rules, Verdict
 from engine.rows.ids import bare_prompt
 from engine.rows.intervals import Clusters, interval_of, retention_interval
 from engine.rows.records import Answer, Completion, Prompt
@@ -59,13 +60,13 @@ class Resampling:
 
 
 def references_of(
-    task: str, prompts: Sequence[Prompt], teacher: Sequence[Completion]
+    task: str, prompts: Sequence[Prompt], teacher: Sequence[Completion], rules: Rules
 ) -> References:
     """The gold answers that the task can use, else the teacher's."""
     texts = []
     is_gold = []
     for prompt, row in zip(prompts, teacher, strict=True):
-        gold = metrics.usable_references(task, prompt.right_answers)
+        gold = metrics.usable_references(task, prompt.right_answers, rules)
         is_gold.append(bool(gold))
         texts.append(gold or [row.text])
     return References(texts, np.array(is_gold))
@@ -77,8 +78,11 @@ def statistics_of(
     answers: Answers,
     references: References,
     prompts: Sequence[Prompt],
+    verdicts: Mapping[str, Sequence[Verdict | None]],
+    rules: Rules,
 ) -> Statistics:
-    """Every metric's statistics of every model."""
+    """Every metric's statistics of every model; a model without verdicts is judged by rules
+    alone."""
     sources = [bare_prompt(prompt.messages) for prompt in prompts]
     metas = [json.loads(prompt.meta) for prompt in prompts]
     statistics: Statistics = {name: {} for name in names}
@@ -86,7 +90,14 @@ def statistics_of(
         texts = [row.text for row in rows]
         for name, by_model in statistics.items():
             by_model[model] = metrics.statistics_of(
-                name, task, texts, references.texts, sources=sources, metas=metas
+                name,
+                task,
+                texts,
+                references.texts,
+                sources=sources,
+                metas=metas,
+                verdicts=verdicts.get(model),
+                rules=rules,
             )
     return statistics
 
@@ -155,13 +166,19 @@ def _retention(
     return retention, interval
 
 
-def answer_rows(answers: Answers, references: References, statistics: Statistics) -> list[Answer]:
-    """Each answer with all its scores."""
+def answer_rows(
+    answers: Answers,
+    references: References,
+    statistics: Statistics,
+    verdicts: Mapping[str, Sequence[Verdict | None]],
+) -> list[Answer]:
+    """Each answer with all its scores, and its verdict where the task has any."""
     rows = []
     for model, completions in answers.items():
         scores = {}
         for name, by_model in statistics.items():
             scores[name] = metrics.row_scores(name, by_model[model]).tolist()
+        found = verdicts.get(model) or [None] * len(completions)
         for at, done in enumerate(completions):
             own = {name: _written(values[at]) for name, values in scores.items()}
             row = Answer(
@@ -171,6 +188,7 @@ def answer_rows(answers: Answers, references: References, statistics: Statistics
                 done.text,
                 references.texts[at][0],
                 json.dumps(own),
+                found[at],
             )
             rows.append(row)
     return rows

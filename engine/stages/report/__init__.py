@@ -28,7 +28,7 @@ from engine.stages.report.judge_table import judge_tables
 from engine.stages.report.level_tables import in_one
 from engine.stages.report.ratios import five_ratios, pair_of
 from engine.stages.report.table import Block, Table
-from engine.stages.report.verdicts import comparisons, gains
+from engine.stages.report.verdicts import answered, comparisons, gains
 from engine.store.files import write_atomic
 
 CARD = "student/README.md"  # the unfinished model card, in the train stage
@@ -90,6 +90,7 @@ def build_report(job: str, inputs: Mapping[str, Finished]) -> Block:
         "signatures": evaluated.get("signatures", {}),
         "comparisons": evaluated.get("comparisons", {}),
         "footprint": evaluated.get("footprint", {}),
+        "verdicts": evaluated.get("verdicts", {}),
         "serving": _said(inputs["loadtest"])["serving"],
         "equal_slo": _said(inputs["loadtest"]).get("equal_slo"),
         "judge": evaluated.get("judge"),
@@ -157,10 +158,11 @@ def summary_table(report: Block) -> RichTable:
 
 
 def comparison_tables(report: Block) -> list[RichTable]:
-    """The student against the other models, what the judge says, and the five ratios, for the
-    terminal."""
+    """What the answers are, the student against the other models, what the judge says, and the five
+    ratios, for the terminal."""
     judged = judge_tables(report, brief=True)
-    chosen = [*comparisons(report, brief=True), *judged, gains(report)]
+    compared = comparisons(report, brief=True)
+    chosen = [*answered(report), *compared, *judged, gains(report)]
     return [_terminal_table(table) for table in chosen]
 
 

@@ -64,6 +64,8 @@ class Report(BaseModel):
     """latency, memory, cost_per_answer: times less than the teacher; concurrent_users: times more;
     kept_accuracy: student / teacher."""
     footprint: dict[str, Footprint]
+    verdicts: dict[str, dict[str, int]] = {}
+    """By model: answers that are right, wrong, no_answer, ambiguous, unverified, unchecked."""
     serving: dict[str, Serving]
     equal_slo: EqualSlo | None = None
     judge: Judge | None = None

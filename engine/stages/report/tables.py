@@ -19,7 +19,7 @@ from engine.stages.report.table import (
     markdown_table,
     words,
 )
-from engine.stages.report.verdicts import comparisons, gains, verdicts
+from engine.stages.report.verdicts import answered, comparisons, gains, verdicts
 
 _BEST = ("load", "tok/s", "TTFT p50", "TTFT p99")
 
@@ -83,6 +83,7 @@ def tables(report: Block) -> list[Table]:
     """All tables in reading order."""
     return [
         quality(report),
+        *answered(report),
         *comparisons(report),
         *judge_tables(report),
         gains(report),

@@ -5,6 +5,13 @@ from __future__ import annotations
 from engine.stages.report.ratios import RATIOS
 from engine.stages.report.table import UNKNOWN, Block, Table, chance, figure, signed, words
 
+_ALWAYS = ("right", "wrong")
+_MEANS = {
+    "no_answer": "no final answer, or label, stands in them",
+    "ambiguous": "they state several",
+    "unverified": "only algebra could tell, and it came to no end",
+    "unchecked": "their prompt has no reference that the task can compare",
+}
 _BRIEF = ("", "difference", "95 % interval", "p (Holm)", "W/L/T")
 
 
@@ -48,6 +55,29 @@ def _detectable(found: Block) -> str:
         f"The smallest difference that these {prompts} show in four of five cases is"
         f" {figure(found['mde'])}."
     )
+
+
+def answered(report: Block) -> list[Table]:
+    """What each model's answers are, where the task has right and wrong ones."""
+    counts = report.get("verdicts", {})
+    if not counts:
+        return []
+    kinds = [
+        kind for kind in next(iter(counts.values())) if kind in _ALWAYS or _occurs(kind, counts)
+    ]
+    rows = []
+    for model, tally in counts.items():
+        shown = [figure(tally[kind]) for kind in kinds]
+        rows.append([model, *shown])
+    note = "Answers by what they were found to be; the score counts those that are right."
+    for kind in kinds:
+        if kind in _MEANS:
+            note += f"\n{words(kind)}: {_MEANS[kind]}"
+    return [Table("Answers", ["", *map(words, kinds)], rows, note)]
+
+
+def _occurs(kind: str, counts: Block) -> bool:
+    return any(tally[kind] for tally in counts.values())
 
 
 def comparisons(report: Block, brief: bool = False) -> list[Table]:

@@ -53,6 +53,10 @@ def number(text):
         "Elle gagne 18 dollars, car 9 × 2 = 18.",
         "الجواب ١٨ دولارا.",
         "Svar: 18 kr",
+        "Resultado → 18",
+        '{"answer": "18", "explanation": "20-2"}',
+        "மீதமுள்ள பணம் ரூ.18.",
+        "x₁ = 18",
     ],
 )
 def test_the_answer_is_found_wherever_the_text_states_it(text):
@@ -122,3 +126,25 @@ def test_a_reference_may_be_a_solution_or_nothing_to_compare():
     assert reference_of("-\\frac{1}{2}").numbers == (Fraction(-1, 2),)
     for nothing in ("a proof", "none", "The proof goes by induction over all of them."):
         assert reference_of(nothing) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("The line is y = 9 - 2x.", "9-2x"),
+        ("$(x-3)^2$ is the answer.", "(x-3)^2"),
+        ("$x^2$ is right, and not $-7$.", "x^2"),
+        ("So it is 2^3 × 3^2", "2^3×3^2"),
+        ("y - 1 = 3(x - 1), i.e. y = 3x - 2", "3x-2"),
+    ],
+)
+def test_an_expression_is_found_in_its_sentence(text, written):
+    assert answer_of(text).text == written
+
+
+def test_two_numbers_that_are_left_open_are_several():
+    assert [part.numbers[0] for part in answer_of("Either 27 or 28.").parts] == [27, 28]
+
+
+def test_who_gives_up_in_the_last_sentence_gives_no_answer():
+    assert answer_of("The book has 50 chapters. I can't work out the number of pages.") is None

@@ -23,6 +23,7 @@ def test_other_languages_lose_their_punctuation_width_and_case():
     assert normalise("Sa\u0303o Paulo") == normalise("São Paulo")
     assert normalise("el himno", "es") == "himno"
     assert normalise("the", "en") == "the"
+    assert normalise("l'«eau»", "fr") == "eau"
 
 
 @pytest.mark.parametrize(
@@ -66,8 +67,30 @@ def test_a_short_reference_may_stand_in_the_answer(text, reference, stands):
 
 def test_exact_is_all_of_the_stated_answer():
     assert equals("The answer is the Rhine.", "Rhine")
-    assert equals("la Ciudad", "ciudad")
     assert not equals("Paris, France", "Paris")
+
+
+SPANISH = "¿Cuál es la capital de la región?"
+
+
+@pytest.mark.parametrize(
+    ("text", "reference", "question", "same"),
+    [
+        ("la Ciudad", "ciudad", SPANISH, True),
+        ("la Ciudad", "ciudad", "What is the capital of the region?", False),
+        ("la Ciudad de México", "Ciudad de México", "", True),  # both tell their language
+        ("l'Amazone", "Amazone", "Quel est le plus grand fleuve et où est-il ?", True),
+        ("der Rhein", "Rhein", "Welcher Fluss ist das, und wo ist er?", True),
+        ("als Rhein", "Rhein", "Welcher Fluss ist das, und wo ist er?", False),
+        ("the Rhine", "Rhine", SPANISH, True),  # English ones never count
+        ("as good", "good", "", False),
+        ("Die Hard", "Hard", "Which film was it?", False),
+        ("Los Angeles", "Angeles", "", False),
+    ],
+)
+def test_articles_are_those_of_the_language(text, reference, question, same):
+    assert equals(text, reference, question) is same
+    assert (overlap(text, reference, question) == 1) is same
 
 
 def test_the_overlap_is_squads_f1():

@@ -424,10 +424,10 @@ def test_the_size_of_an_example_is_known_before_its_signal_is_read(tmp_path, cod
 
 
 def test_what_only_algebra_can_tell_is_told_by_math_verify_or_counted_apart(tmp_path):
-    prompts = [replace(ask(number), reference="x+1") for number in range(4)]
+    prompts = [replace(ask(number), reference=r"\sin(x)+1") for number in range(4)]
     texts = [
-        r"So \boxed{1+x}.",
-        r"So \boxed{x-1}.",
+        r"So \boxed{1+\sin(x)}.",
+        r"So \boxed{\sin(x)-1}.",
         r"So \boxed{9^{9^{9^{9}}}}.",
         "I cannot say.",
     ]

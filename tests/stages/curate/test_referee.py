@@ -5,6 +5,10 @@ from engine.rows.final_answer import Rules, Verdict
 from engine.rows.records import Completion, Prompt
 from engine.stages.curate.referee import Referee, referee_for
 
+GOLD = r"\sin(x)+1"
+SAID = r"1+\sin(x)"
+SAME = (GOLD, SAID)  # only algebra can tell
+
 
 def ask(number, *references, task="math", content="?"):
     messages = [{"role": "user", "content": content}]
@@ -29,11 +33,11 @@ class Algebra:
 
 
 def test_a_slice_is_judged_at_once_and_remembered():
-    algebra = Algebra({("x+1", "1+x"): True})
+    algebra = Algebra({SAME: True})
     referee = Referee(Rules(), algebra)
-    prompts = [ask(1, "x+1"), ask(2, "4"), ask(3, "x+1"), ask(4)]
+    prompts = [ask(1, GOLD), ask(2, "4"), ask(3, GOLD), ask(4)]
     answers = [
-        answer(1, r"\boxed{1+x}"),
+        answer(1, rf"\boxed{{{SAID}}}"),
         answer(2, "It is 4"),
         answer(3, r"\boxed{y}"),
         answer(4, "4"),
@@ -41,7 +45,7 @@ def test_a_slice_is_judged_at_once_and_remembered():
     referee.study(answers, prompts)
     verdicts = [referee.verdict(*pair) for pair in zip(answers, prompts, strict=True)]
     assert verdicts == [Verdict.RIGHT, Verdict.RIGHT, Verdict.UNVERIFIED, None]
-    assert algebra.asked == [[("x+1", "1+x"), ("x+1", "y")]]
+    assert algebra.asked == [[SAME, (GOLD, "y")]]
 
 
 def test_an_answer_that_was_not_studied_is_judged_by_itself():
@@ -56,13 +60,13 @@ def test_the_job_says_who_compares_and_for_how_long():
     @contextmanager
     def open_algebra(deadline_s):
         opened.append(deadline_s)
-        yield Algebra({("x+1", "1+x"): True})
+        yield Algebra({SAME: True})
 
-    said = answer(1, r"\boxed{1+x}")
+    said = answer(1, rf"\boxed{{{SAID}}}")
     with referee_for(VerifySpec(timeout_s=3.0), {}, open_algebra) as referee:
-        assert referee.verdict(said, ask(1, "x+1")) == Verdict.RIGHT
+        assert referee.verdict(said, ask(1, GOLD)) == Verdict.RIGHT
     with referee_for(VerifySpec(math="rules"), {}, open_algebra) as referee:
-        assert referee.verdict(said, ask(1, "x+1")) == Verdict.UNVERIFIED
+        assert referee.verdict(said, ask(1, GOLD)) == Verdict.UNVERIFIED
     assert opened == [3.0]
 
 

@@ -257,6 +257,7 @@ COMPARED = {
     "clusters": 500,
     "mde": 0.0312,
 }
+VERDICTS = dict.fromkeys(("right", "wrong", "no_answer", "ambiguous", "unverified", "unchecked"), 0)
 BEHIND = COMPARED | {"difference": -0.082, "ci95": [-0.11, -0.054], "wins": 3, "losses": 44}
 EVALUATED = INFO["evaluate"] | {
     "comparisons": {"baseline": [COMPARED], "teacher": [BEHIND]},
@@ -265,6 +266,10 @@ EVALUATED = INFO["evaluate"] | {
         "teacher": {"weights_bytes": 7_600_000, "kv_bytes_per_token": 4096},
         "baseline": {"weights_bytes": 950_000, "kv_bytes_per_token": 1024},
         "student": {"weights_bytes": 950_000, "kv_bytes_per_token": 1024},
+    },
+    "verdicts": {
+        "teacher": VERDICTS | {"right": 499, "wrong": 1},
+        "student": VERDICTS | {"right": 456, "wrong": 40, "no_answer": 3, "unverified": 1},
     },
 }
 # the case that the report escapes: a text with HTML of its own

@@ -295,12 +295,14 @@ def test_report_json_has_comparisons_ratios_and_footprints(whole):
     assert report["ratios"]["cost_per_answer"]["value"] is None
     assert report["footprint"]["student"]["weights_bytes"] == 950_000
     assert report["signatures"]["bleu"].startswith("nrefs:1")
+    assert report["verdicts"]["student"]["unverified"] == 1
 
 
 def test_markdown_and_html_show_the_verdict_the_gains_and_the_answers(whole):
     page = (whole / "report.md").read_text()
     html_page = (whole / "report.html").read_text()
     for title in (
+        "Answers",
         "Student against baseline",
         "Student against teacher",
         "What was gained",
@@ -313,6 +315,7 @@ def test_markdown_and_html_show_the_verdict_the_gains_and_the_answers(whole):
     assert "- Against the untrained baseline: +0.868 exact match" in page
     assert "| latency | 1.03 times faster |" in page
     assert "bleu: nrefs:1|case:mixed" in page
+    assert "| student | 456 | 40 | 3 | 1 |" in page
     assert "[1.000] 2 + 2<br>#### 0" in page
     assert "&lt;b>trains&lt;/b>" in page
     assert "<b>" not in html_page
@@ -327,5 +330,7 @@ def test_the_terminal_shows_comparison_and_gains_in_80_columns(whole):
     assert "435/1/64" in shown
     assert "[+0.840, +0.896]" in shown
     assert "8 times smaller" in shown
+    assert "no answer" in shown
+    assert "unverified" in shown
     words = " ".join(shown.split())
     assert "no price: it ran on machines whose price is not known" in words.replace("- ", "")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.stages.report.verdicts import comparisons, gains, verdicts
+from engine.stages.report.verdicts import answered, comparisons, gains, verdicts
 
 FOUND = {
     "metric": "exact_match",
@@ -83,3 +83,15 @@ def test_a_ratio_that_is_not_known_says_why():
         ["memory", "8.25 times smaller", "weights"],
         ["latency", "not known", "no load test"],
     ]
+
+
+RIGHT = {"right": 8, "wrong": 2, "no_answer": 0, "ambiguous": 0, "unverified": 0, "unchecked": 0}
+
+
+def test_answers_are_counted_by_what_they_are_and_what_nobody_gave_is_left_out():
+    student = RIGHT | {"wrong": 0, "unverified": 2}
+    (table,) = answered({"verdicts": {"teacher": RIGHT, "student": student}})
+    assert table.header == ["", "right", "wrong", "unverified"]
+    assert table.rows == [["teacher", "8", "2", "0"], ["student", "8", "0", "2"]]
+    assert "only algebra could tell" in table.note
+    assert answered({}) == answered({"verdicts": {}}) == []
