@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from engine.backends.deepspeed_settings import deepspeed_problems
+from engine.backends.lm_eval_problems import file_problems, installation_problem
 from engine.backends.vllm_settings import engine_problems
 from engine.check.models import (
     has_chat_template,
@@ -31,10 +32,15 @@ from engine.machines.architectures import facts
 from engine.rows.final_answer import rules_for
 
 
-def check_job(job: JobSpec, running: Collection[str] = ("generate", "loadtest")) -> None:
-    """SpecError with all problems of the job, one per line. A missing API key is one where a stage
-    that wants it is `running` here."""
+def check_job(
+    job: JobSpec, running: Collection[str] = ("generate", "evaluate", "loadtest")
+) -> None:
+    """SpecError with all problems of the job, one per line. A missing API key, or lm-eval, is one
+    where a stage that wants it is `running` here."""
     problems = [*problems_of(job), *_missing_keys(job, running)]
+    missing = installation_problem(job.evaluate.lm_eval)
+    if missing and "evaluate" in running:
+        problems.append(missing)
     if problems:
         raise SpecError("\n".join(problems))
 
@@ -56,6 +62,7 @@ def problems_of(job: JobSpec) -> list[str]:
     problems = [*head_problems(job.prompts), *_teacher_problems(job)]
     for part in training:
         problems += part(job)
+    problems += file_problems(job.evaluate.lm_eval)
     return problems
 
 
@@ -111,9 +118,12 @@ def _student_problems(job: JobSpec) -> Iterator[str]:
 
 
 def _missing_keys(job: JobSpec, running: Collection[str]) -> Iterator[str]:
+    asks = {"generate": {"generate"}, "serve": {"loadtest"}}
+    if job.evaluate.lm_eval:
+        asks = {block: stages | {"evaluate"} for block, stages in asks.items()}
     for field, variable in job.key_variables().items():
-        stage = field.partition(".")[0].replace("serve", "loadtest")
-        if stage in running and not os.environ.get(variable):
+        stages = asks.get(field.partition(".")[0], set())
+        if stages.intersection(running) and not os.environ.get(variable):
             yield (
                 f"{field}: the environment variable {variable} is not set; export {variable}=<the"
                 " key> before the command"

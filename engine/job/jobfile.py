@@ -187,12 +187,14 @@ def with_absolute_paths(
             model = _model(teacher.model, path, base)
             teacher = teacher.model_copy(update={"model": model})
         teachers.append(teacher)
+    task_files = _files(job.evaluate.lm_eval, ("evaluate", "lm_eval"), base)
     loadtest: dict[str, Any] = {}
     if trace := job.loadtest.trace:
         path = _absolute(trace.path, base(("loadtest", "trace", "path")))
         loadtest["trace"] = trace.model_copy(update={"path": path})
     return job.model_copy(
         update={
+            "evaluate": job.evaluate.model_copy(update={"lm_eval": task_files}),
             "loadtest": job.loadtest.model_copy(update=loadtest),
             "serve": _with_absolute_files(job.serve, base),
             "prompts": job.prompts.model_copy(update=prompts),

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from engine.asking.dispatch import answer_prompts
 from engine.asking.respondents import Respondent
 from engine.asking.routing import all_rows
-from engine.backends import ray_data
+from engine.backends import lm_eval_harness, ray_data
 from engine.errors import StageError
 from engine.job.spec import AskingSpec, EvaluateSpec, GenerateSpec, Model, SamplingSpec
 from engine.rows.ids import derive_seed
@@ -24,9 +24,10 @@ from engine.rows.records import ANSWER, Completion, Prompt
 from engine.rows.tables import read_tables, to_rows, to_table, write_parquet
 from engine.run import parts
 from engine.run.context import Context
-from engine.run.facts import EvaluateInfo, Quality, TrainInfo
+from engine.run.facts import EvaluateInfo, GenerateInfo, Quality, TrainInfo
 from engine.run.manifests import Counts, Finished
 from engine.stages.evaluate.compared import clusters_of, comparisons_of, footprints_of
+from engine.stages.evaluate.harness import OpenEndpoint, OpenHarness, score_with_harness
 from engine.stages.evaluate.scoring import (
     Answers,
     References,
@@ -87,15 +88,23 @@ def run(
     *,
     generate: GenerateSpec,
     answer: Callable[..., Answers] = answer_with_engines,
+    endpoint: OpenEndpoint | None = None,
+    harness: OpenHarness = lm_eval_harness.opened,
 ) -> Counts:
-    """Score all models on the validation prompts. StageError without such prompts, or where an
-    answer is missing."""
+    """Score all models on the validation prompts; `endpoint` serves them to lm-eval, where the job
+    names task files of it. StageError without such prompts, or where an answer is missing."""
     wanted = resolve_metrics(ctx.task, spec.metrics)
     files = inputs["prompts"].files("validation")
     prompts = _prompts(files)
     clusters = clusters_of(prompts, spec.cluster_by)
     answers = {"teacher": _stored_answers(inputs["generate"], generate)}
     models = _models(spec, inputs["train"])
+    found = None
+    if spec.lm_eval and endpoint is not None:
+        spent_usd = _spent_usd(inputs["generate"])
+        found = score_with_harness(
+            spec, models, generate, spent_usd, out, ctx, endpoint=endpoint, harness=harness
+        )
     limit = spec.max_tokens or generate.sampling.max_tokens
     answers |= answer(models, files, out / "answers", limit, ctx)
     for model in ("teacher", *(one.name for one in models)):
@@ -124,7 +133,12 @@ def run(
         warnings=_warnings(quality, scores, answers["student"], references),
     )
     count = len(rows)
-    return Counts(count, count, {ANSWERS: count}, info=info)
+    files = {ANSWERS: count}
+    if found is not None:
+        files |= found.files
+        warnings = info.warnings + found.warnings
+        info = info.model_copy(update={"lm_eval": found.info, "warnings": warnings})
+    return Counts(count, count, files, info=info)
 
 
 def _prompts(files: Sequence[Folder]) -> list[Prompt]:
@@ -148,6 +162,11 @@ def _models(spec: EvaluateSpec, train: Finished) -> list[Model]:
         weights, revision = train.manifest.info.weights_of(name, train.folder)
         models.append(Model(name, weights, revision, spec))
     return models
+
+
+def _spent_usd(stage: Finished) -> float:
+    assert isinstance(stage.manifest.info, GenerateInfo)
+    return stage.manifest.info.cost_usd or 0.0
 
 
 def _stored_answers(stage: Finished, generate: GenerateSpec) -> list[Completion]:
