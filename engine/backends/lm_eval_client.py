@@ -28,7 +28,8 @@ SHOWN = 400  # characters of a server's words
 class Client:
     """One model behind `url` (it ends in /v1). StageError where nobody knows it there."""
 
-    def __init__(self, url: str, model: str, key: str | None) -> None:
+    def __init__(self, url: str, model: str, key: str | None, *, first_wait_s: float = 2.0) -> None:
+        self._first_wait_s = first_wait_s  # after a failure; twice as long after each further one
         self._url = url
         self._model = model
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -117,8 +118,8 @@ class Client:
                     f"{self._url}/{route}", json=body | {"model": self._model}
                 )
             except httpx.HTTPError as error:
+                wait_s = self._first_wait_s * 2**failures
                 failures += 1
-                wait_s = 2.0**failures
                 said = f"{type(error).__name__} at {self._url}"
             else:
                 if reply.is_success:
@@ -128,8 +129,8 @@ class Client:
                     waits += 1
                     wait_s = _wait_s(reply)
                 elif reply.status_code >= 500:
+                    wait_s = self._first_wait_s * 2**failures
                     failures += 1
-                    wait_s = 2.0**failures
                 else:
                     raise StageError(said)
             if failures >= TRIES or waits >= MOST_WAITS:

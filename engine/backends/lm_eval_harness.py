@@ -30,6 +30,7 @@ OFFLINE = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
+WORKER = (sys.executable, "-m", "engine.backends.lm_eval_worker")
 LAST_WORDS = 600  # characters of the log, where the process ended by itself
 _ROOT = Path(__file__).parents[2]
 OnProgress = Callable[[int, int], None]  # done, total of the requests of one kind
@@ -135,12 +136,9 @@ class Harness:
 
 
 @contextmanager
-def opened(
-    files: Sequence[str], work: Path, worker: Sequence[str] = ("engine.backends.lm_eval_worker",)
-) -> Generator[Harness]:
+def opened(files: Sequence[str], work: Path, command: Sequence[str] = WORKER) -> Generator[Harness]:
     """lm-eval with these task files loaded; it ends with the block. StageError where it cannot read
-    one. `work` keeps its log, and answers until a model has all; `worker` is the module that runs,
-    with its arguments."""
+    one. `work` keeps its log, and answers until a model has all."""
     work.mkdir(parents=True, exist_ok=True)
     log = work / "log.txt"
     paths = [str(_ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
@@ -150,7 +148,7 @@ def opened(
     environment |= {"HF_DATASETS_CACHE": str(cache)}
     with log.open("wb") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", *worker],
+            command,
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

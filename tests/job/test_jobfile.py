@@ -311,6 +311,7 @@ def test_relative_models_and_files_become_absolute_wherever_a_job_comes_from(
                 "loss": "forward_kl",
                 "teacher": {"model": "live"},
             },
+            "evaluate": {"lm_eval": ["tasks/a.yaml"]},
         }
     )
     if source == "a file":
@@ -324,6 +325,7 @@ def test_relative_models_and_files_become_absolute_wherever_a_job_comes_from(
     assert [teacher.model for teacher in found.generate.teachers] == [f"{tmp_path}/big", "big"]
     assert (found.train.student, found.train.tokenizer) == (f"{tmp_path}/small", "owner/name")
     assert found.train.teacher.model == f"{tmp_path}/live"
+    assert found.evaluate.lm_eval == [f"{tmp_path}/tasks/a.yaml"]
 
 
 def test_a_relative_job_from_python_reaches_the_run_as_absolute(fake_job, tmp_path, monkeypatch):

@@ -89,6 +89,7 @@ def build_report(job: str, inputs: Mapping[str, Finished]) -> Block:
         "signatures": evaluated.get("signatures", {}),
         "comparisons": evaluated.get("comparisons", {}),
         "footprint": evaluated.get("footprint", {}),
+        "lm_eval": evaluated.get("lm_eval"),
         "serving": _said(inputs["loadtest"])["serving"],
         "equal_slo": _said(inputs["loadtest"]).get("equal_slo"),
         "warnings": warnings,

@@ -17,6 +17,7 @@ from engine.run.facts import (
     EqualSlo,
     Footprint,
     GenerateInfo,
+    HarnessInfo,
     Quality,
     Serving,
     TrainInfo,
@@ -63,6 +64,8 @@ class Report(BaseModel):
     """latency, memory, cost_per_answer: times less than the teacher; concurrent_users: times more;
     kept_accuracy: student / teacher."""
     footprint: dict[str, Footprint]
+    lm_eval: HarnessInfo | None = None
+    """By the job's task files of lm-eval; null where it names none."""
     serving: dict[str, Serving]
     equal_slo: EqualSlo | None = None
     warnings: list[str]
