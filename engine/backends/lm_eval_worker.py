@@ -17,7 +17,7 @@ import random
 import sys
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +122,7 @@ class Session:
 
 
 @contextlib.contextmanager
-def _away_and_back() -> Any:
+def _away_and_back() -> Generator[None]:
     """Loading works in the folder of each task file."""
     here = os.getcwd()
     try:

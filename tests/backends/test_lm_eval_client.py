@@ -79,7 +79,7 @@ def test_a_model_or_key_that_nobody_knows_is_told_at_once(endpoint, model, key, 
 
 
 def test_an_address_where_nobody_is_is_told():
-    with pytest.raises(StageError, match="nobody answers at http://127.0.0.1:9/v1"):
+    with pytest.raises(StageError, match=r"nobody answers at http://127\.0\.0\.1:9/v1"):
         Client("http://127.0.0.1:9/v1", "student", KEY)
 
 

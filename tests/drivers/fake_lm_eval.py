@@ -28,7 +28,9 @@ def main(fault):
                 tell({"version": "0.0", "tasks": TASKS})
             continue
         model = asked["model"]
-        with (Path(asked["work"]) / "asked.jsonl").open("a") as seen:
+        work = Path(asked["work"])
+        (work / "answers.db").write_text("")
+        with (work.parent / f"asked-{work.name}.jsonl").open("a") as seen:
             seen.write(json.dumps(model) + "\n")
         tell({"done": 1, "total": 2})
         if fault == "die":

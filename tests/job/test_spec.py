@@ -320,6 +320,7 @@ FIELDS = {
         "baseline": (I, True, False),
         "max_tokens": (I, None, 64),
         "cluster_by": (I, None, "dialogue_id"),
+        "lm_eval": (P, [], ["a.yaml"]),
         "bootstrap_samples": (I, 10_000, 200),
     },
     ServeSpec: ENGINE

@@ -56,8 +56,9 @@ def score(tmp_path):
             harness=partial(opened, command=(sys.executable, FAKE, fault)),
         )
         asked = {}
-        for path in (tmp_path / "lm_eval-work").glob("*/asked.jsonl"):
-            asked[path.parent.name] = [json.loads(line) for line in path.read_text().splitlines()]
+        for path in (tmp_path / "lm_eval-work").glob("asked-*.jsonl"):
+            name = path.stem.removeprefix("asked-")
+            asked[name] = [json.loads(line) for line in path.read_text().splitlines()]
         return found, served, asked
 
     return run
@@ -90,6 +91,7 @@ def test_results_and_samples_are_files_of_the_stage(score, tmp_path):
         "lm_eval/student.jsonl": 2,
     }
     assert all((tmp_path / name).is_file() for name in found.files)
+    assert not list((tmp_path / "lm_eval-work").glob("*/answers.db"))
 
 
 def test_a_teacher_behind_an_api_is_asked_without_an_endpoint_within_what_is_left(score):

@@ -7,6 +7,7 @@ A model whose tasks are done is not asked again when the stage goes on after a k
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -77,6 +78,8 @@ def score_with_harness(
         for name, way in ways.items():
             found[name] = _scored(running, name, way, spec.bootstrap_samples, out / FOLDER, ctx)
         info = _info(running, found)
+    for name in found:
+        shutil.rmtree(out / WORK / name, ignore_errors=True)
     info = info.model_copy(update={"unknown": info.unknown | _unasked(generate, running.tasks)})
     files: dict[str, int] = {}
     warnings: list[str] = []
