@@ -27,6 +27,7 @@ from engine.asking.engine import ENGINES, AnswerEngine
 from engine.asking.requests import Request, with_system
 from engine.asking.respondents import Respondent
 from engine.backends.lm_eval_client import OnAnswer
+from engine.backends.lm_eval_served import temperature_of
 from engine.errors import StageError
 from engine.job.spec import (
     AnthropicTeacherSpec,
@@ -169,7 +170,7 @@ class _Asking:
     ) -> Request:
         """One request, with what came of it."""
         sampling = SamplingSpec(
-            temperature=float(wanted["temperature"]),
+            temperature=temperature_of(wanted),
             top_p=float(wanted.get("top_p") or 1.0),
             max_tokens=int(wanted["max_gen_toks"]),
         )

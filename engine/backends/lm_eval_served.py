@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from lm_eval.api.model import TemplateLM  # ty: ignore[import-not-found]  # an extra
@@ -28,6 +28,12 @@ from engine.rows.ids import derive_seed
 from engine.rows.records import Messages
 
 _READ = ("do_sample", "until", "max_gen_toks", "temperature")  # others go on as they are
+
+
+def temperature_of(wanted: Mapping[str, Any]) -> float:
+    """Of the settings that a task gives its answers: greedy, unless it asks for a draw."""
+    usual = 1.0 if wanted.get("do_sample") else 0.0
+    return float(wanted.get("temperature", usual))
 
 
 class ServedModel(TemplateLM):
@@ -107,9 +113,9 @@ class ServedModel(TemplateLM):
         until = [stop for stop in wanted["until"] if stop]
         max_tokens = min(wanted["max_gen_toks"], self.max_length - 1)
         body = {name: value for name, value in wanted.items() if name not in _READ}
-        body["temperature"] = wanted["temperature"]
+        body["temperature"] = temperature_of(wanted)
         body["max_tokens"] = max_tokens
-        if wanted["temperature"]:  # the same text may be asked several times
+        if body["temperature"]:  # the same text may be asked several times
             body["seed"] = derive_seed(self._seed, text, self._askings[text])
             self._askings[text] += 1
         if until:
@@ -167,7 +173,7 @@ class ServedModel(TemplateLM):
             windows = get_rolling_token_windows(
                 self.tok_encode(text, add_special_tokens=False),
                 self.prefix_token_id,
-                self.max_length - 1,
+                self.max_length - 2,  # beside the token before, and the one that is written
                 1,
             )
             for window in windows:

@@ -51,7 +51,7 @@ class Suite:
 
     tasks: tuple[Task, ...]
     files: tuple[Path, ...]
-    is_group: bool
+    group: str | None = None  # its name, where it is one
 
 
 class _Loader(yaml.SafeLoader):
@@ -76,10 +76,15 @@ def read_suite(path: Path) -> Suite:
                 "it names neither a task nor a group; give `task: NAME`, or `group: NAME` and"
                 " `task: [NAMES]`"
             )
-        return Suite((Task(name, settings),), tuple(files), is_group=False)
+        return Suite((Task(name, settings),), tuple(files))
+    group = str(settings["group"])
     index = _Index(path.parent)
-    tasks = tuple(_members(settings, {}, index, (str(settings["group"]),)))
-    return Suite(tasks, (*files, *index.used), is_group=True)
+    if index.path_of(group) != path:
+        raise TaskFileError(
+            f"group {group} is also that of {index.path_of(group)}; give one of them another name"
+        )
+    tasks = tuple(_members(settings, {}, index, (group,)))
+    return Suite(tasks, (*files, *index.used), group)
 
 
 def _read(path: Path, including: tuple[Path, ...] = ()) -> tuple[Settings, list[Path]]:
@@ -130,6 +135,10 @@ class _Index:
                 self._read[name] = settings, files
                 for tag in _listed(settings.get("tag")):
                     self._tags.setdefault(str(tag), []).append(name)
+
+    def path_of(self, name: str) -> Path:
+        """The file that defines it: the first in the order of their paths."""
+        return self._read[name][1][0]
 
     def names_of(self, name: str) -> list[str]:
         """The name itself, or those that carry it as a tag; none where nobody knows it."""

@@ -140,12 +140,12 @@ def _loaded(files: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     for file in files:
         folder = Path(file).parent
         os.chdir(folder)
-        is_group = read_suite(Path(file)).is_group
-        manager = TaskManager(
-            include_path=str(folder) if is_group else None, include_defaults=False
-        )
+        group = read_suite(Path(file)).group
+        # Members, and the group itself, by name: the harness takes no path of a group.
+        beside = None if group is None else str(folder)
         try:
-            loaded = manager.load([file])
+            manager = TaskManager(include_path=beside, include_defaults=False)
+            loaded = manager.load([group or file])
         except Exception as error:
             raise EngineError(
                 f"{file}: lm-eval cannot read it: {type(error).__name__}: {_first_line(error)}"

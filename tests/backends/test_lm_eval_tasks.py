@@ -27,7 +27,7 @@ def test_a_file_wins_over_what_it_includes(write):
         "output_type": "generate_until",
     }
     assert [file.name for file in suite.files] == ["own.yaml", "base.yaml"]
-    assert not suite.is_group
+    assert suite.group is None
 
 
 def test_a_group_has_its_members_those_of_its_groups_and_of_its_tags(write):
@@ -41,6 +41,7 @@ def test_a_group_has_its_members_those_of_its_groups_and_of_its_tags(write):
         "  - {task: here, dataset_path: json, num_fewshot: 2}\n",
     )
     suite = read_suite(path)
+    assert suite.group == "outer"
     shots = {task.name: task.settings.get("num_fewshot") for task in suite.tasks}
     assert shots == {"one": 5, "three": 5, "two": 5, "outer::here": 2}
     assert {file.name for file in suite.files} == {
@@ -68,6 +69,12 @@ def test_a_group_has_its_members_those_of_its_groups_and_of_its_tags(write):
 def test_a_file_that_the_harness_could_not_read_is_named_with_the_reason(write, text, problem):
     with pytest.raises(TaskFileError, match=problem.replace("{", r"\{")):
         read_suite(write("task.yaml", text))
+
+
+def test_two_groups_of_one_name_in_a_folder_are_named(write):
+    write("a.yaml", "group: g\ntask: []\n")
+    with pytest.raises(TaskFileError, match=r"group g is also that of .*a\.yaml"):
+        read_suite(write("b.yaml", "group: g\ntask: []\n"))
 
 
 def test_a_missing_file_is_named(tmp_path):

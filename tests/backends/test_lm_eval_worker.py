@@ -34,7 +34,7 @@ doc_to_target: "{{text}}"
 metric_list:
   - {metric: bits_per_byte, aggregation: bits_per_byte, higher_is_better: false}
 """
-TEXT = "How many shells does Ben have left? " * 12
+TEXT = "How many shells does Ben have left? " * 40
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +97,7 @@ def test_a_choice_is_the_continuation_of_the_largest_log_likelihood(scored, toke
 def test_generation_goes_through_the_chat_route_and_ends_where_the_task_says(scored):
     _, _, asked, samples, said = scored
     chats = [body for body in asked if "messages" in body]
+    chats.sort(key=lambda body: body["messages"][0]["content"])
     assert len(chats) == 6
     assert chats[0]["messages"] == [{"role": "user", "content": "What is 0 plus 1?"}]
     assert chats[0]["stop"] == ["\n\n"]
@@ -107,12 +108,13 @@ def test_generation_goes_through_the_chat_route_and_ends_where_the_task_says(sco
 
 
 def test_a_text_longer_than_the_model_is_scored_in_windows(scored, tokenizer):
-    figures, *_ = scored
+    figures, *_, said = scored
     ids = tokenizer.encode(TEXT.strip(), add_special_tokens=False)
     assert len(ids) > 2 * scoring_server.LENGTH
     bits = -sum(map(logprob_of, ids)) / math.log(2)
     found = figures["text", "bits_per_byte", "none"]["value"]
     assert found == pytest.approx(bits / len(TEXT.strip().encode()))
+    assert said["shortened"] == 0
 
 
 def test_a_prompt_that_is_too_long_loses_its_beginning_and_is_counted(tmp_path):

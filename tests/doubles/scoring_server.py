@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 KEY = "a-key-for-tests"
-LENGTH = 64  # tokens that it reads
+LENGTH = 128  # tokens that it reads
 
 
 def logprob_of(token: int) -> float:

@@ -71,4 +71,4 @@ def test_settings_of_an_answer_are_read_by_the_harness():
     assert has_bos_prefix("<s>a", "<s>")
     assert not has_bos_prefix("a", None)
     windows = map(make_disjoint_window, get_rolling_token_windows([1, 2, 3], 0, 2, 1))
-    assert list(windows) == [([0], [1, 2]), ([2], [3])]
+    assert list(windows) == [([0], [1, 2]), ([1, 2], [3])]
