@@ -13,6 +13,7 @@ from engine.backends.lm_eval_harness import opened
 from engine.errors import StageError
 from engine.job.spec import EvaluateSpec, GenerateSpec, Model, SamplingSpec
 from engine.run.context import Context
+from engine.run.facts import GenerateInfo
 from engine.run.progress import Progress
 from engine.stages.evaluate.harness import score_with_harness
 
@@ -39,6 +40,16 @@ def score(tmp_path):
 
     def run(generate, fault="", models=MODELS, spent_usd=0.0, spec=SPEC):
         served = []
+        info = GenerateInfo(
+            prompts=0,
+            completions=0,
+            tokens_in=0,
+            tokens_out=0,
+            tokens_per_second=None,
+            status={},
+            cost_usd=spent_usd,
+        )
+        generated = SimpleNamespace(manifest=SimpleNamespace(info=info))
 
         @contextlib.contextmanager
         def endpoint(names):
@@ -49,7 +60,7 @@ def score(tmp_path):
             spec,
             models,
             generate,
-            spent_usd,
+            generated,
             tmp_path,
             Context("t", "math", 3, progress=Progress()),
             endpoint=endpoint,
@@ -62,6 +73,12 @@ def score(tmp_path):
         return found, served, asked
 
     return run
+
+
+def test_a_job_without_task_files_serves_nothing(score, tmp_path):
+    found, served, _ = score(generate_by(VLLM), spec=EvaluateSpec())
+    assert (found.info, found.files, found.warnings, served) == (None, {}, [], [])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_each_model_is_served_in_its_turn_and_asked_with_its_own_tokenizer(score):

@@ -24,7 +24,7 @@ from engine.rows.records import ANSWER, Completion, Prompt
 from engine.rows.tables import read_tables, to_rows, to_table, write_parquet
 from engine.run import parts
 from engine.run.context import Context
-from engine.run.facts import EvaluateInfo, GenerateInfo, Quality, TrainInfo
+from engine.run.facts import EvaluateInfo, Quality, TrainInfo
 from engine.run.manifests import Counts, Finished
 from engine.stages.evaluate.compared import clusters_of, comparisons_of, footprints_of
 from engine.stages.evaluate.harness import OpenEndpoint, OpenHarness, score_with_harness
@@ -99,12 +99,9 @@ def run(
     clusters = clusters_of(prompts, spec.cluster_by)
     answers = {"teacher": _stored_answers(inputs["generate"], generate)}
     models = _models(spec, inputs["train"])
-    found = None
-    if spec.lm_eval and endpoint is not None:
-        spent_usd = _spent_usd(inputs["generate"])
-        found = score_with_harness(
-            spec, models, generate, spent_usd, out, ctx, endpoint=endpoint, harness=harness
-        )
+    harnessed = score_with_harness(
+        spec, models, generate, inputs["generate"], out, ctx, endpoint=endpoint, harness=harness
+    )
     limit = spec.max_tokens or generate.sampling.max_tokens
     answers |= answer(models, files, out / "answers", limit, ctx)
     for model in ("teacher", *(one.name for one in models)):
@@ -130,15 +127,11 @@ def run(
         comparisons=comparisons_of(statistics, references, resampling),
         signatures=_signatures(names, references),
         footprint=footprints_of(models, generate),
-        warnings=_warnings(quality, scores, answers["student"], references),
+        warnings=_warnings(quality, scores, answers["student"], references) + harnessed.warnings,
+        lm_eval=harnessed.info,
     )
     count = len(rows)
-    files = {ANSWERS: count}
-    if found is not None:
-        files |= found.files
-        warnings = info.warnings + found.warnings
-        info = info.model_copy(update={"lm_eval": found.info, "warnings": warnings})
-    return Counts(count, count, files, info=info)
+    return Counts(count, count, {ANSWERS: count} | harnessed.files, info=info)
 
 
 def _prompts(files: Sequence[Folder]) -> list[Prompt]:
@@ -162,11 +155,6 @@ def _models(spec: EvaluateSpec, train: Finished) -> list[Model]:
         weights, revision = train.manifest.info.weights_of(name, train.folder)
         models.append(Model(name, weights, revision, spec))
     return models
-
-
-def _spent_usd(stage: Finished) -> float:
-    assert isinstance(stage.manifest.info, GenerateInfo)
-    return stage.manifest.info.cost_usd or 0.0
 
 
 def _stored_answers(stage: Finished, generate: GenerateSpec) -> list[Completion]:

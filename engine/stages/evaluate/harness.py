@@ -10,7 +10,7 @@ import json
 import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,7 +28,8 @@ from engine.job.spec import (
 )
 from engine.rows.ids import derive_seed
 from engine.run.context import Context
-from engine.run.facts import HarnessInfo, HarnessScore, HarnessTask
+from engine.run.facts import GenerateInfo, HarnessInfo, HarnessScore, HarnessTask
+from engine.run.manifests import Finished
 from engine.store.files import write_atomic
 
 FOLDER = "lm_eval"  # of the stage's folder: results and samples, by model
@@ -50,28 +51,33 @@ Way = Callable[[], AbstractContextManager[Served | Api]]
 
 @dataclass(frozen=True)
 class Harnessed:
-    """What lm-eval found, and its files with their rows."""
+    """What lm-eval found, and its files with their rows; nothing where the job names no task
+    files."""
 
-    info: HarnessInfo
-    files: dict[str, int]
-    warnings: list[str]
+    info: HarnessInfo | None = None
+    files: dict[str, int] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
 
 def score_with_harness(
     spec: EvaluateSpec,
     models: Sequence[Model],
     generate: GenerateSpec,
-    spent_usd: float,
+    generated: Finished,
     out: Path,
     ctx: Context,
     *,
-    endpoint: OpenEndpoint,
+    endpoint: OpenEndpoint | None,
     harness: OpenHarness = lm_eval_harness.opened,
 ) -> Harnessed:
-    """Scores of the first teacher and of `models` by the job's task files. `spent_usd` is what
-    generate took of its budget. StageError for a task that cannot be run; what was scored stays."""
+    """Scores of the first teacher and of `models` by the job's task files, an API's within what the
+    finished `generated` left of its budget. StageError for a task that cannot be run; what was
+    scored stays."""
+    if not spec.lm_eval:
+        return Harnessed()
+    assert endpoint is not None
     (out / FOLDER).mkdir(parents=True, exist_ok=True)
-    ways = _ways(spec, models, generate, spent_usd, ctx.seed, endpoint)
+    ways = _ways(spec, models, generate, _left_usd(generate, generated), ctx.seed, endpoint)
     found: dict[str, dict[str, Any]] = {}
     ctx.progress.update(note="lm-eval reads its tasks")
     with harness(spec.lm_eval, out / WORK) as running:
@@ -94,7 +100,7 @@ def _ways(
     spec: EvaluateSpec,
     models: Sequence[Model],
     generate: GenerateSpec,
-    spent_usd: float,
+    left_usd: float | None,
     seed: int,
     endpoint: OpenEndpoint,
 ) -> dict[str, Way]:
@@ -107,8 +113,6 @@ def _ways(
     teacher = generate.teachers[0]
     if _why_unasked(generate) is None:
         if isinstance(teacher, OpenAITeacherSpec | AnthropicTeacherSpec):
-            limit = generate.max_cost_usd
-            left_usd = None if limit is None else max(0.0, limit - spent_usd)
             ways["teacher"] = partial(nullcontext, Api(teacher, left_usd, **shared))
         elif isinstance(teacher, VllmTeacherSpec):
             model = replace(teacher.to_model(), name="teacher")
@@ -116,6 +120,14 @@ def _ways(
     for model in models:
         ways[model.name] = partial(_served, model, endpoint, shared)
     return ways
+
+
+def _left_usd(generate: GenerateSpec, generated: Finished) -> float | None:
+    """Of max_cost_usd; None where there is no limit."""
+    assert isinstance(generated.manifest.info, GenerateInfo)
+    if generate.max_cost_usd is None:
+        return None
+    return max(0.0, generate.max_cost_usd - (generated.manifest.info.cost_usd or 0.0))
 
 
 @contextmanager
