@@ -84,6 +84,7 @@ def score_with_harness(
         for name, way in ways.items():
             found[name] = _scored(running, name, way, spec.bootstrap_samples, out / FOLDER, ctx)
         info = _info(running, found)
+    ctx.progress.update(unit="rows", lm_eval="done")
     for name in found:
         shutil.rmtree(out / WORK / name, ignore_errors=True)
     info = info.model_copy(update={"unknown": info.unknown | _unasked(generate, running.tasks)})
