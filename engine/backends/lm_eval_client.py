@@ -37,23 +37,21 @@ class Client:
         self.max_model_len = self._length()
 
     def _length(self) -> int:
-        """Tokens of prompt and answer."""
+        """Tokens of prompt and answer, as the list of models says."""
         try:
             reply = httpx.get(
-                f"{self._url}/models/{self._model}",
-                headers=self._headers,
-                timeout=TIMEOUT_S,
-                trust_env=False,
+                f"{self._url}/models", headers=self._headers, timeout=TIMEOUT_S, trust_env=False
             )
         except httpx.HTTPError as error:
             raise StageError(f"nobody answers at {self._url} ({type(error).__name__})") from error
-        length = reply.json().get("max_model_len") if reply.is_success else None
-        if not isinstance(length, int):
-            raise StageError(
-                f"{self._url} does not say how long a text {self._model} reads:"
-                f" {reply.status_code} {reply.text[:SHOWN]}"
-            )
-        return length
+        cards = reply.json().get("data", []) if reply.is_success else []
+        for card in cards:
+            if card["id"] == self._model and isinstance(card.get("max_model_len"), int):
+                return card["max_model_len"]
+        raise StageError(
+            f"{self._url} does not say how long a text {self._model} reads:"
+            f" {reply.status_code} {reply.text[:SHOWN]}"
+        )
 
     async def gather(
         self,

@@ -77,10 +77,8 @@ def serve(*, knows_logprobs: bool = True) -> Iterator[Endpoint]:
         def do_GET(self) -> None:
             if self.headers["Authorization"] != f"Bearer {KEY}":
                 self._reply(401, {"error": {"message": "missing or wrong API key"}})
-            elif self.path.endswith("/models/student"):
-                self._reply(200, {"id": "student", "max_model_len": LENGTH})
             else:
-                self._reply(404, {"error": {"message": "no such model"}})
+                self._reply(200, {"data": [{"id": "student", "max_model_len": LENGTH}]})
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
