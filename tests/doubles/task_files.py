@@ -15,7 +15,7 @@ generation_kwargs: {until: ["\\n\\n"], max_gen_toks: 48}
 filter_list:
   - name: last_number
     filter:
-      - {function: regex, regex_pattern: "(-?\\\\d+)(?!.*\\\\d)"}
+      - {function: regex, regex_pattern: "(-?\\\\d+)(?![\\\\s\\\\S]*\\\\d)"}
       - {function: take_first}
 metric_list:
   - {metric: exact_match, aggregation: mean, higher_is_better: true}

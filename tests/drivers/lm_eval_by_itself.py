@@ -1,4 +1,4 @@
-"""`python lm_eval_by_itself.py MODEL OUT FILE…`: the harness with its own model (transformers, in
+"""`python lm_eval_by_itself.py MODEL OUT FOLDER NAME…`: the harness with its own model (transformers, in
 float32) and no engine of ours; writes {task: {"figures": …, "resps": …}} to OUT as JSON."""
 
 import json
@@ -12,14 +12,13 @@ from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
 
 
-def main(model: str, out: str, *files: str) -> None:
-    folder = Path(files[0]).parent
+def main(model: str, out: str, folder: str, *names: str) -> None:
     os.chdir(folder)
     found = simple_evaluate(
         model="hf",
         model_args={"pretrained": model, "dtype": "float32"},
-        tasks=list(files),
-        task_manager=TaskManager(include_path=str(folder), include_defaults=False),
+        tasks=list(names),
+        task_manager=TaskManager(include_path=folder, include_defaults=False),
         device="cpu",
         batch_size=1,
         bootstrap_iters=100,

@@ -90,7 +90,9 @@ def test_figures_are_those_of_the_harness_with_a_model_of_its_own(run, task_file
     teacher = str(REPOSITORY / "jobs/quickstart/teacher")
     driver = str(REPOSITORY / "tests/drivers/lm_eval_by_itself.py")
     out = tmp_path / "own.json"
-    subprocess.run([sys.executable, driver, teacher, str(out), *task_files], check=True)
+    folder = str(Path(task_files[0]).parent)
+    command = [sys.executable, driver, teacher, str(out), folder, "sums", "both"]
+    subprocess.run(command, check=True)
     own = json.loads(out.read_text())
     report = json.loads((Path(run.root) / "report.json").read_text())
     for score in report["lm_eval"]["scores"]["teacher"]:
