@@ -1,5 +1,6 @@
-"""`python lm_eval_by_itself.py MODEL OUT FOLDER NAME…`: the harness with its own model (transformers, in
-float32) and no engine of ours; writes {task: {"figures": …, "resps": …}} to OUT as JSON."""
+"""`python lm_eval_by_itself.py MODEL OUT FOLDER NAME…`: the harness with its own model
+(transformers, in float32) and no engine of ours; writes {task: {"figures": …, "resps": …}} to OUT
+as JSON."""
 
 import json
 import os
