@@ -103,7 +103,7 @@ STAGES = (
         "evaluate",
         needs=("prompts", "generate", "train"),
         blocks=("generate",),
-        reads=lambda job: files_read(job.evaluate.lm_eval),
+        reads=lambda job: [*job.evaluate.sources(), *files_read(job.evaluate.lm_eval)],
         gives=_for_evaluate,
         cluster=True,
     ),

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, RootModel
 
+from engine.run.judge_facts import Judge
 from engine.store.paths import Folder
 
 
@@ -221,6 +222,8 @@ class EvaluateInfo(Info):
     """By model."""
     lm_eval: HarnessInfo | None = None
     """By the job's task files of lm-eval, where it has some."""
+    judge: Judge | None = None
+    """What a model says of the answers, where the job names one."""
 
 
 class Percentiles(Facts):

@@ -6,6 +6,7 @@ from typing import Literal
 
 from engine.job.spec.base import identity, placement
 from engine.job.spec.engines import EngineSpec
+from engine.job.spec.judge import JudgeSpec
 
 MetricName = Literal[
     "exact_match",
@@ -42,3 +43,11 @@ class EvaluateSpec(EngineSpec):
     lm_eval: list[str] = placement([])
     """Task files of lm-eval (YAML) that teacher, baseline and student are scored by too, offline.
     Identity is their content, and that of the data that they name."""
+    judge: JudgeSpec | None = identity(None)
+    """A model that compares the answers; none: metrics alone."""
+
+    def sources(self) -> list[str]:
+        """Files and models whose content decides the result, but for what training made."""
+        if self.judge is None:
+            return []
+        return [self.judge.rubric, self.judge.teacher.model]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from engine.asking.dispatch import answer_prompts
+from engine.asking.dispatch import Stream, answer_prompts
 from engine.asking.respondents import Respondent
 from engine.asking.routing import all_rows
 from engine.backends import lm_eval_harness, ray_data
@@ -28,6 +28,7 @@ from engine.run.facts import EvaluateInfo, Quality, TrainInfo
 from engine.run.manifests import Counts, Finished
 from engine.stages.evaluate.compared import clusters_of, comparisons_of, footprints_of
 from engine.stages.evaluate.harness import OpenEndpoint, OpenHarness, score_with_harness
+from engine.stages.evaluate.judge import opinion_of
 from engine.stages.evaluate.scoring import (
     Answers,
     References,
@@ -90,6 +91,7 @@ def run(
     answer: Callable[..., Answers] = answer_with_engines,
     endpoint: OpenEndpoint | None = None,
     harness: OpenHarness = lm_eval_harness.opened,
+    stream: Stream = ray_data.stream,
 ) -> Counts:
     """Score all models on the validation prompts; `endpoint` serves them to lm-eval, where the job
     names task files of it. StageError without such prompts, or where an answer is missing."""
@@ -120,6 +122,9 @@ def run(
     seed = derive_seed(ctx.seed, "evaluate")
     resampling = Resampling(spec.bootstrap_samples, seed, clusters)
     quality = quality_of(names[0], statistics[names[0]], references, resampling)
+    opinion = opinion_of(
+        spec.judge, generate, models, prompts, answers, out, ctx, resampling, stream
+    )
     info = EvaluateInfo(
         quality=quality,
         metrics=scores,
@@ -127,11 +132,17 @@ def run(
         comparisons=comparisons_of(statistics, references, resampling),
         signatures=_signatures(names, references),
         footprint=footprints_of(models, generate),
-        warnings=_warnings(quality, scores, answers["student"], references) + harnessed.warnings,
+        warnings=[
+            *_warnings(quality, scores, answers["student"], references),
+            *harnessed.warnings,
+            *opinion.warnings,
+        ],
         lm_eval=harnessed.info,
+        judge=opinion.facts,
     )
     count = len(rows)
-    return Counts(count, count, {ANSWERS: count} | harnessed.files, info=info)
+    files = {ANSWERS: count} | harnessed.files | opinion.files
+    return Counts(count, count, files, info=info)
 
 
 def _prompts(files: Sequence[Folder]) -> list[Prompt]:

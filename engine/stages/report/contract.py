@@ -18,6 +18,7 @@ from engine.run.facts import (
     Footprint,
     GenerateInfo,
     HarnessInfo,
+    Judge,
     Quality,
     Serving,
     TrainInfo,
@@ -68,6 +69,8 @@ class Report(BaseModel):
     """By the job's task files of lm-eval; null where it names none."""
     serving: dict[str, Serving]
     equal_slo: EqualSlo | None = None
+    judge: Judge | None = None
+    """What a model says of the answers; null where the job names none."""
     warnings: list[str]
     """What a stage found doubtful, with its name in front."""
     lineage: dict[str, dict[str, str]]
