@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
 
+from engine.backends.lm_eval_data import files_read
 from engine.errors import InputError, SpecError, StageError, remedy_of
 from engine.job.jobfile import ServeOnly
 from engine.job.spec import EngineSpec, JobSpec
@@ -77,12 +78,15 @@ def _verify_block(job: JobSpec, done: Mapping[str, Finished], ctx: Context) -> d
     return {"verify": job.curate.verify}
 
 
-def _evaluated(job: JobSpec, done: Mapping[str, Finished], ctx: Context) -> dict[str, Any]:
-    return {"generate": job.generate, "verify": job.curate.verify}
-
-
 def _live_endpoint(job: JobSpec, done: Mapping[str, Finished], ctx: Context) -> dict[str, Any]:
     return {"endpoint": partial(_endpoint, job, done.get("train"), ctx)}
+
+
+def _for_evaluate(job: JobSpec, done: Mapping[str, Finished], ctx: Context) -> dict[str, Any]:
+    """Its endpoint runs the models as `evaluate` says, which decides all its scores."""
+    inside = job.model_copy(update={"serve": job.serve.inside(job.evaluate)})
+    live = _live_endpoint(inside, done, ctx)
+    return {"generate": job.generate, "verify": job.curate.verify, **live}
 
 
 STAGES = (
@@ -115,8 +119,8 @@ STAGES = (
         "evaluate",
         needs=("prompts", "generate", "train"),
         blocks=("generate", "curate"),
-        reads=lambda job: job.evaluate.sources(),
-        gives=_evaluated,
+        reads=lambda job: [*job.evaluate.sources(), *files_read(job.evaluate.lm_eval)],
+        gives=_for_evaluate,
         cluster=True,
     ),
     # 6 is serve: alive while loadtest or `distill serve` needs it, never a file (stages/serve.py)
@@ -239,13 +243,13 @@ def _check(
     *,
     again: bool,
 ) -> None:
-    """SpecError for what can be known to fail. A key is wanted only where a stage that asks with it
-    will work, which takes a look at what is finished."""
+    """SpecError for what can be known to fail. A key, or lm-eval, is wanted only where a stage that
+    asks with it will work, which takes a look at what is finished."""
     from engine.check.job import check_job
 
     running = set(chosen)
     keyless = any(not os.environ.get(name) for name in job.key_variables().values())
-    if keyless and not again:
+    if (keyless or job.evaluate.lm_eval) and not again:
         running &= unfinished(job, runs)
     check_job(job, running=running)
 

@@ -7,9 +7,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import statuses
+from doubles.task_files import write_task_files
 
 from engine import pipeline
 from engine.errors import InputError, SpecError, StageError
@@ -379,3 +381,22 @@ def test_a_teacher_that_cannot_start_ends_the_job_with_its_own_words(
 def test_every_stage_name_is_documented_in_the_module_docstring():
     flow = Path(pipeline.__file__).read_text().split('"""')[1]
     assert all(name in flow for name in pipeline.NAMES)
+
+
+def test_what_lm_evals_task_files_read_belongs_to_the_identity_of_evaluate(fake_job, tmp_path):
+    (stage,) = [stage for stage in STAGES if stage.name == "evaluate"]
+    done = {name: SimpleNamespace(sha256=name) for name in stage.needs}
+    files = write_task_files(tmp_path / "tasks")
+
+    def identity(**evaluate):
+        return stage.identity(fake_job(evaluate=evaluate), done, tmp_path / "content.json")
+
+    without = identity()
+    assert without["content"] == []
+    first = identity(lm_eval=files)
+    assert len(first["content"]) == 6
+    assert first["blocks"] == without["blocks"]
+    with (tmp_path / "tasks/data/choice.jsonl").open("a") as data:
+        data.write('{"question": "?", "choices": ["1", "2"], "label": 0}\n')
+    assert identity(lm_eval=files) != first
+    assert identity(lm_eval=files[:1])["content"] == first["content"][:2]

@@ -49,6 +49,17 @@ def keyword_strings(file: Path, keyword: str) -> list[str]:
     return values
 
 
+def argument_strings(file: Path, function: str) -> list[str]:
+    """The strings that calls of a function in a source file are given by position, such as
+    `@register("...")`."""
+    values = []
+    for node in ast.walk(syntax_tree(file)):
+        if isinstance(node, ast.Call) and _is_name(node.func, function):
+            for argument in node.args:
+                values += _strings(argument)
+    return values
+
+
 @functools.cache
 def syntax_tree(file: Path) -> ast.Module:
     return ast.parse(file.read_text(encoding="utf-8"))

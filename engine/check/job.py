@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from engine.backends.deepspeed_settings import deepspeed_problems
+from engine.backends.lm_eval_problems import file_problems, installation_problem
 from engine.backends.vllm_settings import engine_problems
 from engine.check.memory import memory_problems
 from engine.check.models import (
@@ -42,10 +43,13 @@ def check_job(
     *,
     is_here: bool = True,
 ) -> None:
-    """SpecError with all problems of the job, one per line. A missing API key is one where a stage
-    that wants it is `running` here; what is not on this machine's disk only where the job `is_here`
-    to be run."""
+    """SpecError with all problems of the job, one per line. A missing API key, or lm-eval, is one
+    where a stage that wants it is `running` here; what is not on this machine's disk only where
+    the job `is_here` to be run."""
     problems = [*problems_of(job), *_missing_keys(job, running)]
+    missing = installation_problem(job.evaluate.lm_eval)
+    if missing and "evaluate" in running:
+        problems.append(missing)
     if not is_here:
         problems = [problem for problem in problems if not isinstance(problem, NotHere)]
     if problems:
@@ -67,6 +71,7 @@ def problems_of(job: JobSpec) -> list[str]:
     problems = [*_source_problems(job.prompts), *_teacher_problems(job)]
     for part in parts:
         problems += part(job)
+    problems += file_problems(job.evaluate.lm_eval)
     return problems
 
 
@@ -162,9 +167,12 @@ def _student_problems(job: JobSpec) -> Iterator[str]:
 
 
 def _missing_keys(job: JobSpec, running: Collection[str]) -> Iterator[str]:
+    asks = {"generate": {"generate"}, "evaluate": {"evaluate"}, "serve": {"loadtest"}}
+    if job.evaluate.lm_eval:
+        asks = {block: stages | {"evaluate"} for block, stages in asks.items()}
     for field, variable in job.key_variables().items():
-        stage = field.partition(".")[0].replace("serve", "loadtest")
-        if stage in running and not os.environ.get(variable):
+        stages = asks.get(field.partition(".")[0], set())
+        if stages.intersection(running) and not os.environ.get(variable):
             yield (
                 f"{field}: the environment variable {variable} is not set; export {variable}=<the"
                 " key> before the command"

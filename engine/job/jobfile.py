@@ -201,6 +201,7 @@ def with_absolute_paths(
             teacher = teacher.model_copy(update={"model": model})
         teachers.append(teacher)
     evaluate: dict[str, Any] = {}
+    evaluate["lm_eval"] = _files(job.evaluate.lm_eval, ("evaluate", "lm_eval"), base)
     if job.evaluate.judge:
         evaluate["judge"] = _with_absolute_rubric(job.evaluate.judge, ("evaluate", "judge"), base)
     loadtest: dict[str, Any] = {}

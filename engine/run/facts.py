@@ -168,6 +168,48 @@ class Footprint(Facts):
     why_unknown: str | None = None
 
 
+class HarnessTask(Facts):
+    """A task of lm-eval, or a group of them."""
+
+    kind: str
+    """generate_until, multiple_choice, loglikelihood, loglikelihood_rolling, or group."""
+    n: int | None = None
+    """Rows that are asked."""
+    shots: int | None = None
+    """Examples before each."""
+    version: str | None = None
+    """Of the task, by its own file."""
+
+
+class HarnessScore(Facts):
+    """One figure of one task; null: the harness cannot tell."""
+
+    task: str
+    metric: str
+    filter: str
+    """What was done to the answer before it was scored; none: nothing."""
+    value: float | None
+    stderr: float | None
+    higher_is_better: bool | None = None
+
+
+class HarnessInfo(Facts):
+    """What lm-eval found."""
+
+    version: str
+    """Of lm-eval."""
+    tasks: dict[str, HarnessTask]
+    """By name, groups last."""
+    scores: dict[str, list[HarnessScore]]
+    """By model."""
+    unknown: dict[str, dict[str, str]] = {}
+    """By model and task: why it has no score."""
+    chat_template: dict[str, bool] = {}
+    """By model: whether it was asked in its own chat template, or without one."""
+    cost_usd: float | None = None
+    """What asking the teacher's API took, at its prices."""
+
+
 class EvaluateInfo(Info):
     """The headline, every metric by model, and the student against the others."""
 
@@ -186,6 +228,8 @@ class EvaluateInfo(Info):
     """By model, of tasks with right and wrong: how many answers are right, wrong, no_answer,
     ambiguous, unverified (only algebra could tell, and did not) and unchecked (no reference that
     the task can compare); the teacher's only where there is a gold answer."""
+    lm_eval: HarnessInfo | None = None
+    """By the job's task files of lm-eval, where it has some."""
     judge: Judge | None = None
     """What a model says of the answers, where the job names one."""
 

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from doubles.task_files import write_task_files
 
 from engine.backends.deepspeed_settings import DEEPSPEED_DECIDED, DEEPSPEED_FREE, zero_fields
 from engine.backends.library_names import fields_of
@@ -707,3 +708,24 @@ def test_every_free_or_decided_deepspeed_setting_is_one_of_deepspeeds():
     top = {name for name in DEEPSPEED_DECIDED if "." not in name}
     assert top | set(DEEPSPEED_FREE) <= words
     assert {name.split(".")[1] for name in DEEPSPEED_DECIDED if "." in name} <= set(zero_fields())
+
+
+def test_lm_eval_is_wanted_where_evaluate_will_run_and_its_files_always(place, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    files = write_task_files(place / "tasks")
+    job = a_job(place, evaluate={"lm_eval": files})
+    check_job(job, running=("generate", "loadtest"))
+    with pytest.raises(SpecError, match=r"not installed here; pip install 'distill-engine\[lm-"):
+        check_job(job)
+    gone = a_job(place, evaluate={"lm_eval": [f"{place}/none.yaml"]})
+    assert the_problem(gone) == f"evaluate.lm_eval.0: {place}/none.yaml: there is no such file"
+    check_job(a_job(place))
+
+
+def test_lm_evals_endpoint_wants_the_keys_of_serve(place, monkeypatch):
+    monkeypatch.delenv("MY_KEY", raising=False)
+    files = write_task_files(place / "tasks")
+    keyed = {"serve": {"api_key_env": "MY_KEY"}}
+    check_job(a_job(place, **keyed), running=("evaluate",))
+    with pytest.raises(SpecError, match=r"^serve\.api_key_env: .*MY_KEY is not set"):
+        check_job(a_job(place, evaluate={"lm_eval": files}, **keyed), running=("evaluate",))

@@ -312,7 +312,8 @@ def test_relative_models_and_files_become_absolute_wherever_a_job_comes_from(
                 "teacher": {"model": "live"},
             },
             "evaluate": {
-                "judge": {"teacher": {"name": "k", "model": "big"}, "rubric": "rubrics/r.txt"}
+                "lm_eval": ["tasks/a.yaml"],
+                "judge": {"teacher": {"name": "k", "model": "big"}, "rubric": "rubrics/r.txt"},
             },
         }
     )
@@ -327,6 +328,7 @@ def test_relative_models_and_files_become_absolute_wherever_a_job_comes_from(
     assert [teacher.model for teacher in found.generate.teachers] == [f"{tmp_path}/big", "big"]
     assert (found.train.student, found.train.tokenizer) == (f"{tmp_path}/small", "owner/name")
     assert found.train.teacher.model == f"{tmp_path}/live"
+    assert found.evaluate.lm_eval == [f"{tmp_path}/tasks/a.yaml"]
     judge = found.evaluate.judge
     assert (judge.rubric, judge.teacher.model) == (f"{tmp_path}/rubrics/r.txt", f"{tmp_path}/big")
 

@@ -326,6 +326,7 @@ FIELDS = {
         "max_tokens": (I, None, 64),
         "reasoning_parser": (I, None, "deepseek_r1"),
         "cluster_by": (I, None, "dialogue_id"),
+        "lm_eval": (P, [], ["a.yaml"]),
         "bootstrap_samples": (I, 10_000, 200),
         "judge": (I, None, JUDGE),
     },
@@ -911,3 +912,18 @@ def test_nothing_of_other_losses_is_in_the_identity_of_sft():
         "learn_turns": "last",
     }
     assert TrainSpec(student="s", loss="jsd") == TrainSpec(student="s", loss={"kind": "jsd"})
+
+
+def test_an_endpoint_inside_a_stage_is_on_loopback_with_the_keys_and_another_engine():
+    served = ServeSpec(
+        **OPEN | {"host": "::", "api_key_env": "K", "insecure": True},
+        port=9001,
+        dtype="bfloat16",
+        server_args={"chat_template": "x"},
+        adapters={"a": "folder"},
+    )
+    inside = served.inside(EvaluateSpec(dtype="float32", replicas=2, max_model_len=99))
+    assert (inside.host, inside.port, inside.api_key_env) == ("127.0.0.1", 9001, "K")
+    assert (inside.dtype, inside.replicas, inside.max_model_len) == ("float32", 2, 99)
+    assert (inside.server_args, inside.adapters, inside.insecure) == ({}, {}, False)
+    assert ServeSpec.model_validate(inside.model_dump()) == inside

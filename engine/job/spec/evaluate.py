@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from engine.job.spec.base import identity
+from engine.job.spec.base import identity, placement
 from engine.job.spec.engines import EngineSpec
 from engine.job.spec.judge import JudgeSpec
 
@@ -43,6 +43,9 @@ class EvaluateSpec(EngineSpec):
     turns are of: intervals and tests count them as one. None: prompts are independent."""
     bootstrap_samples: int = identity(10_000, ge=100, le=100_000)
     """Resamples of bootstrap intervals and tests; no p is smaller than one of them can tell."""
+    lm_eval: list[str] = placement([])
+    """Task files of lm-eval (YAML) that teacher, baseline and student are scored by too, offline.
+    Identity is their content, and that of the data that they name."""
     judge: JudgeSpec | None = identity(None)
     """A model that compares the answers; none: metrics alone."""
 

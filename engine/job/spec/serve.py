@@ -76,6 +76,15 @@ class ServeSpec(EngineSpec):
     start_timeout_s: float = placement(900, gt=0)
     """Longest wait for the endpoint to be ready."""
 
+    def inside(self, engine: EngineSpec) -> ServeSpec:
+        """The same for this machine alone, with models that run as `engine` says and nothing that
+        changes what they say: where a stage asks for itself."""
+        changes: dict[str, Any] = {"host": LOOPBACK[0], "server_args": {}, "adapters": {}}
+        changes |= {"tls_cert": None, "tls_key": None, "insecure": False, "cors_origins": []}
+        for name in EngineSpec.model_fields:
+            changes[name] = getattr(engine, name)
+        return self.model_copy(update=changes)
+
     @property
     def is_on_loopback(self) -> bool:
         """Whether only this machine can come."""

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from engine.asking.dispatch import Stream, answer_prompts
 from engine.asking.respondents import Respondent
 from engine.asking.routing import all_rows
-from engine.backends import math_verifier, ray_data
+from engine.backends import lm_eval_harness, math_verifier, ray_data
 from engine.errors import StageError
 from engine.job.spec import (
     AskingSpec,
@@ -36,6 +36,7 @@ from engine.run.context import Context
 from engine.run.facts import EvaluateInfo, PromptsInfo, Quality, TrainInfo
 from engine.run.manifests import Counts, Finished
 from engine.stages.evaluate.compared import clusters_of, comparisons_of, footprints_of
+from engine.stages.evaluate.harness import OpenEndpoint, OpenHarness, score_with_harness
 from engine.stages.evaluate.judge import opinion_of
 from engine.stages.evaluate.scoring import (
     Answers,
@@ -101,10 +102,13 @@ def run(
     verify: VerifySpec | None = None,
     answer: Callable[..., Answers] = answer_with_engines,
     open_algebra: math_verifier.OpenAlgebra = math_verifier.opened,
+    endpoint: OpenEndpoint | None = None,
+    harness: OpenHarness = lm_eval_harness.opened,
     stream: Stream = ray_data.stream,
 ) -> Counts:
-    """Score all models on the validation prompts; what is right is decided as `verify` says.
-    StageError without such prompts, or where an answer is missing."""
+    """Score all models on the validation prompts; what is right is decided as `verify` says, and
+    `endpoint` serves them to lm-eval, where the job names task files of it. StageError without such
+    prompts, or where an answer is missing."""
     verify = verify or VerifySpec()
     wanted = resolve_metrics(ctx.task, spec.metrics)
     files = inputs["prompts"].files("validation")
@@ -112,6 +116,9 @@ def run(
     clusters = clusters_of(prompts, spec.cluster_by)
     answers = {"teacher": _stored_answers(inputs["generate"], generate)}
     models = _models(spec, inputs["train"])
+    harnessed = score_with_harness(
+        spec, models, generate, inputs["generate"], out, ctx, endpoint=endpoint, harness=harness
+    )
     limit = spec.max_tokens or generate.sampling.max_tokens
     answers |= answer(models, files, out / "answers", limit, ctx)
     for model in ("teacher", *(one.name for one in models)):
@@ -148,11 +155,18 @@ def run(
         signatures=_signatures(names, references),
         footprint=footprints_of(models, generate),
         verdicts=counts,
+        lm_eval=harnessed.info,
         judge=opinion.facts,
-        warnings=[*warnings, *doubts_of(counts, verify), *opinion.warnings],
+        warnings=[
+            *warnings,
+            *doubts_of(counts, verify),
+            *harnessed.warnings,
+            *opinion.warnings,
+        ],
     )
     count = len(rows)
-    return Counts(count, count, {ANSWERS: count} | opinion.files, info=info)
+    files = {ANSWERS: count} | harnessed.files | opinion.files
+    return Counts(count, count, files, info=info)
 
 
 def _labels(asked: Finished) -> Mapping[str, str]:

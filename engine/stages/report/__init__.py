@@ -91,6 +91,7 @@ def build_report(job: str, inputs: Mapping[str, Finished]) -> Block:
         "comparisons": evaluated.get("comparisons", {}),
         "footprint": evaluated.get("footprint", {}),
         "verdicts": evaluated.get("verdicts", {}),
+        "lm_eval": evaluated.get("lm_eval"),
         "serving": _said(inputs["loadtest"])["serving"],
         "equal_slo": _said(inputs["loadtest"]).get("equal_slo"),
         "judge": evaluated.get("judge"),

@@ -17,6 +17,7 @@ from engine.run.facts import (
     EqualSlo,
     Footprint,
     GenerateInfo,
+    HarnessInfo,
     Judge,
     Quality,
     Serving,
@@ -66,6 +67,8 @@ class Report(BaseModel):
     footprint: dict[str, Footprint]
     verdicts: dict[str, dict[str, int]] = {}
     """By model: answers that are right, wrong, no_answer, ambiguous, unverified, unchecked."""
+    lm_eval: HarnessInfo | None = None
+    """By the job's task files of lm-eval; null where it names none."""
     serving: dict[str, Serving]
     equal_slo: EqualSlo | None = None
     judge: Judge | None = None

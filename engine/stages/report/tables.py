@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from engine.stages.report.equal_slo_table import equal_slo
+from engine.stages.report.harness_table import harness_tables
 from engine.stages.report.judge_table import judge_sentences, judge_tables
 from engine.stages.report.level_tables import cells, is_ok, level_tables, load_name
 from engine.stages.report.table import (
@@ -86,6 +87,7 @@ def tables(report: Block) -> list[Table]:
         *answered(report),
         *comparisons(report),
         *judge_tables(report),
+        *harness_tables(report),
         gains(report),
         *serving(report),
         curation(report),
