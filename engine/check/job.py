@@ -14,7 +14,6 @@ from pathlib import Path
 from engine.backends.deepspeed_settings import deepspeed_problems
 from engine.backends.vllm_settings import engine_problems
 from engine.check.models import (
-    has_chat_template,
     has_tokenizer,
     layout_problems,
     model_problems,
@@ -24,6 +23,8 @@ from engine.check.models import (
     tokenizer_of,
     tokenizer_problems,
 )
+from engine.check.templates import has_chat_template
+from engine.check.tools import tool_problems
 from engine.check.training import signal_problems, training_problems, white_box_problems
 from engine.errors import SpecError
 from engine.job.spec import API_KINDS, JobSpec, VllmTeacherSpec
@@ -43,11 +44,12 @@ def problems_of(job: JobSpec) -> list[str]:
     """Everything that is wrong with the files and machines' settings that the job names, one
     sentence each."""
     # Here: a job without problems elsewhere need not wait for it.
-    from engine.stages.prompts import head_problems
+    from engine.stages.prompts.heads import head_problems
 
     training = (
         _student_problems,
         _template_problems,
+        tool_problems,
         white_box_problems,
         signal_problems,
         training_problems,
@@ -61,7 +63,7 @@ def problems_of(job: JobSpec) -> list[str]:
 
 def source_lines(job: JobSpec) -> list[str]:
     """What the job's prompt files hold, a sentence each."""
-    from engine.stages.prompts import head_lines
+    from engine.stages.prompts.heads import head_lines
 
     columns = []
     if job.generate.route_by:

@@ -27,6 +27,7 @@ from engine.job.spec import ApiTeacher, GenerateSpec
 from engine.rows import metrics
 from engine.rows.records import Prompt
 from engine.rows.tables import file_metadata, read_tables, to_rows
+from engine.rows.tools import spelled
 from engine.run import parts
 from engine.run.context import Context
 from engine.run.facts import GenerateInfo, TeacherInfo
@@ -91,11 +92,12 @@ def _validation_scores(
     if not references:
         return {}
     answers: dict[str, list[tuple[str, list[str], str]]] = {}
-    columns = ["teacher", "prompt_id", "split", "status", "text"]
-    for table in read_tables([out / name for name in settled.files], columns):
+    columns = ["teacher", "prompt_id", "split", "status", "text", "tool_calls"]
+    files = [out / name for name in settled.files]
+    for table in read_tables(files, columns, optional=["tool_calls"]):
         for row in table.filter(pc.field("split") == "validation").to_pylist():
             if gold := references.get(row["prompt_id"]):
-                said = (row["text"], gold, row["status"])
+                said = (spelled(row["text"], row.get("tool_calls")), gold, row["status"])
                 answers.setdefault(row["teacher"], []).append(said)
     metric = metrics.TASK_METRICS[task][0]
     scores = {}

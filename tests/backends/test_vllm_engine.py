@@ -283,14 +283,14 @@ def test_an_answer_that_repeats_itself_ends_early_as_a_loop_unless_the_job_says_
 SPLIT = """
 import json, sys
 from transformers import AutoTokenizer
-from engine.backends.vllm_engine import _reasoning_splitter
+from engine.backends.vllm_answers import AnswerReader
 tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
 tokenizer.add_tokens(["<think>", "</think>"])
 texts = json.loads(sys.argv[2])
 ids = tokenizer([text + tokenizer.eos_token for text in texts])["input_ids"]
-decoded = tokenizer.batch_decode(ids, skip_special_tokens=True)
 for parser in ("deepseek_r1", None):
-    print(json.dumps([_reasoning_splitter(parser, tokenizer)(text) for text in decoded]))
+    said = AnswerReader(tokenizer, parser, None).read(ids, [[]] * len(ids))
+    print(json.dumps([(one.text, one.reasoning) for one in said]))
 """
 
 

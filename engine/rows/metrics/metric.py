@@ -14,14 +14,25 @@ import numpy as np
 
 
 @dataclass(frozen=True)
+class Calls:
+    """What an answer calls, and what its gold answer does, of the tools that were offered: JSON
+    (engine/rows/tools.py), None for nothing."""
+
+    said: str | None
+    wanted: str | None
+
+
+@dataclass(frozen=True)
 class Asked:
     """What one answer is scored against: the right answers, one or several, and where a metric
-    wants it the text that was to be summarised and the prompt's further columns."""
+    wants it the text that was to be summarised, the prompt's further columns, and calls where
+    tools were offered."""
 
     task: str
     references: Sequence[str]
     source: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict)
+    calls: Calls | None = None
 
 
 @dataclass(frozen=True)

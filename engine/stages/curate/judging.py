@@ -56,6 +56,7 @@ def _is_heavy(kind: pa.DataType) -> bool:
 
 
 _LIGHT = [column.name for column in completion_schema() if not _is_heavy(column.type)]
+_NEWER = ("tool_calls",)  # which files of an older version lack
 
 
 @dataclass
@@ -144,7 +145,7 @@ def judge_answers(
 def _lay_out(files: Iterable[Folder], prompts: Prompts, piles: Piles) -> list[Source]:
     """Lay all answers on piles by prompt; gives the metadata of each file."""
     sources = []
-    for number, answers in enumerate(read_tables(files, columns=_LIGHT)):
+    for number, answers in enumerate(read_tables(files, _LIGHT, optional=_NEWER)):
         source: Source = answers.schema.metadata or {}
         sources.append(source)
         places = prompts.places(answers)
@@ -154,6 +155,9 @@ def _lay_out(files: Iterable[Folder], prompts: Prompts, piles: Piles) -> list[So
             "bytes": _example_bytes(answers, prompts.message_bytes[places], source),
         }
         placed = answers.replace_schema_metadata()  # it differs from teacher to teacher
+        for name in _NEWER:
+            if name not in placed.column_names:
+                placed = placed.append_column(name, pa.nulls(len(placed), pa.string()))
         for name, values in columns.items():
             placed = placed.append_column(name, pa.array(values))
         piles.add(placed, places // PILE_PROMPTS)

@@ -55,11 +55,11 @@ class Prompts:
         asked = self.table.take(self.places(answers))
         return to_rows(asked, Prompt)
 
-    def conversations(self, answers: pa.Table) -> list[Messages]:
-        """What each answer is the answer to."""
+    def conversations(self, answers: pa.Table) -> tuple[list[Messages], list[str | None]]:
+        """What each answer is the answer to: messages, and what tools add to them."""
         places = self.places(answers)
-        asked = self.table["messages"].take(places)
-        return asked.to_pylist()
+        asked = self.table.select(["messages", "tools"]).take(places)
+        return asked["messages"].to_pylist(), asked["tools"].to_pylist()
 
 
 def load_prompts(stage: Finished) -> Prompts:
