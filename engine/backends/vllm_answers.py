@@ -102,12 +102,13 @@ def _call_reader(parser: str, tokenizer: Any) -> tuple[Callable[[str, Sequence[T
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
     from vllm.tool_parsers import ToolParserManager
 
-    def request_with(tools: Sequence[Tool]) -> ChatCompletionRequest:
-        return ChatCompletionRequest(messages=[], tools=list(tools))
+    def parser_for(tools: Sequence[Tool]) -> tuple[Any, Any]:
+        """Of one answer, since parsers keep state, and the request that it answers."""
+        request: Any = ChatCompletionRequest(messages=[], tools=list(tools))
+        return kind(tokenizer, request.tools), request
 
     def read(text: str, tools: Sequence[Tool]) -> Said:
-        request = request_with(tools)
-        reader = kind(tokenizer, request.tools)  # of one answer: parsers keep state
+        reader, request = parser_for(tools)
         found = reader.extract_tool_calls(text, request)
         if found.tools_called:
             functions = [call.function for call in found.tool_calls]
@@ -117,9 +118,8 @@ def _call_reader(parser: str, tokenizer: Any) -> tuple[Callable[[str, Sequence[T
 
     try:
         kind = ToolParserManager.get_tool_parser(parser)
-        asked = kind(tokenizer, request_with([_SOME_TOOL]).tools).adjust_request(
-            request_with([_SOME_TOOL])
-        )
+        reader, request = parser_for([_SOME_TOOL])
+        asked = reader.adjust_request(request)
         read("once", [_SOME_TOOL])
     except Exception as error:
         known = ToolParserManager.list_registered()
