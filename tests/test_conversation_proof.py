@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 from doubles import misbehaving_api
+from doubles.sky_expert import CITIES, NAMES, TEMPLATE, WEATHER, expert
 
 from benchmarks.serving.stand_ins import free_port
 from engine.job.jobfile import dump_job
@@ -22,35 +23,9 @@ from engine.run.manifests import finished
 pytestmark = pytest.mark.proof
 QUICKSTART = REPOSITORY / "jobs/quickstart"
 KEY_ENV = "DISTILL_TEST_API_KEY"
-CITIES = ("Ely", "Bath", "York", "Hull", "Leeds", "Derby", "Truro", "Ripon")
 SKIES = ("dry", "wet", "cold", "warm")
 QUESTIONS = ("Is it nice in {}?", "What of {}?", "Tell me of {}.", "How is {}?")
 GREETINGS = ("Hi, I am {}.", "Hello from {}.")
-NAMES = ("Ann", "Ben", "Cy", "Di", "Ed", "Flo")
-WEATHER = {
-    "type": "function",
-    "function": {
-        "name": "sky",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
-    },
-}
-# Hermes' way of writing calls, in the words of the quickstart's template.
-TEMPLATE = """\
-{%- if tools -%}<|im_start|>system
-{%- for tool in tools %}
-{{ tool.function.name }}
-{%- endfor -%}<|im_end|>
-{% endif -%}
-{%- for message in messages -%}
-{{- '<|im_start|>' + message['role'] + '\\n' + message['content'] -}}
-{%- for call in message.tool_calls or [] -%}
-{{- '<tool_call>\\n{"name": "' + call.function.name + '", "arguments": ' -}}
-{{- call.function.arguments | tojson + '}\\n</tool_call>' -}}
-{%- endfor -%}
-{{- '<|im_end|>\\n' -}}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
-"""
 
 
 def run(job: dict, folder: Path, **environment: str) -> Path:
@@ -132,33 +107,6 @@ def dialogue(draw: random.Random) -> dict:
             {"role": "tool", "tool_call_id": "x", "content": sky},
             {"role": "assistant", "content": f"It is {sky} in {city}."},
         ],
-    }
-
-
-def expert(path: str, body: dict) -> tuple[int, dict]:
-    """An API that answers as the dialogues do."""
-    asked = body["messages"][-1]["content"]
-    message = {"role": "assistant", "content": None}
-    city = next(
-        (city for city in CITIES for turn in body["messages"][-3:] if city in str(turn["content"])),
-        None,
-    )
-    if body["messages"][-1]["role"] == "tool":
-        message["content"] = f"It is {asked} in {city}."
-    elif city:
-        arguments = json.dumps({"city": city})
-        call = {"id": "c", "type": "function", "function": {"name": "sky", "arguments": arguments}}
-        message["tool_calls"] = [call]
-    else:
-        name = next(name for name in NAMES if name in asked)
-        message["content"] = f"Hello, {name}."
-    return 200, {
-        "id": "1",
-        "object": "chat.completion",
-        "created": 0,
-        "model": body["model"],
-        "usage": {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13},
-        "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
     }
 
 
