@@ -96,6 +96,7 @@ STAGES = (
         "evaluate",
         needs=("prompts", "generate", "train"),
         blocks=("generate",),
+        reads=lambda job: job.evaluate.sources(),
         gives=_generate_block,
         cluster=True,
     ),

@@ -81,6 +81,11 @@ def _block(path: str, kind: type[Block], shown: dict[type[Block], str]) -> Itera
 def _variants(path: str, union: str, shown: dict[type[Block], str]) -> Iterator[str]:
     """What kinds share, each table once, then each kind's own fields."""
     kinds = kinds_of(union)
+    first = kinds[0]
+    if first in shown:
+        yield f"One block per kind of {union}, with the fields of `{shown[first]}`.\n"
+        return
+    shown[first] = path
     yield f"One block per kind of {union}; a field of another kind is an error that names it.\n"
     shared = _shared_bases(kinds)
     for base in shared:

@@ -173,6 +173,27 @@ def test_a_teachers_replicas_are_placement_and_its_dtype_is_not(fake_job, tmp_pa
     assert identity() != identity(model="another")
 
 
+def test_the_content_of_a_rubric_is_part_of_evaluate_and_its_name_is_not(fake_job, tmp_path):
+    (tmp_path / MANIFEST).write_text("{}")
+    folders = dict.fromkeys(pipeline.NAMES, Finished(tmp_path, None))
+    (tmp_path / "one.txt").write_text("Right is better.")
+    (tmp_path / "same.txt").write_text("Right is better.")
+    (tmp_path / "other.txt").write_text("Short is better.")
+
+    def identities(name):
+        teacher = {"name": "j", "kind": "fake", "model": "j"}
+        judge = {"teacher": teacher, "rubric": str(tmp_path / name)}
+        job = fake_job(evaluate={"judge": judge})
+        return {
+            stage.name: stage.identity(job, folders, tmp_path / "cache.json") for stage in STAGES
+        }
+
+    one = identities("one.txt")
+    assert identities("same.txt") == one
+    other = identities("other.txt")
+    assert [name for name in other if other[name] != one[name]] == ["evaluate"]
+
+
 def test_a_file_that_changes_its_split_changes_the_folder(fake_job, tmp_path):
     job = fake_job()
     train, validation = job.prompts.train, job.prompts.validation

@@ -152,9 +152,11 @@ def answer_prompts(
     ctx: Context,
     *,
     stream: Stream,
+    block: str = "generate",
 ) -> Tally:
     """Let each respondent answer what is wanted of it (by its name, a Wanted per prompt file) and
-    not answered yet, into parts under `folder`; they take turns.
+    not answered yet, into parts under `folder`; they take turns. `block` is where `spec` stands in
+    the job.
 
     StageError if a replica cannot start or its answers do not come back; what was committed stays,
     and so does what the others answer.
@@ -209,7 +211,7 @@ def answer_prompts(
         first = failures[0]
         told = "\nand ".join(map(str, failures))
         raise type(first)(told) from first
-    _require_answers(tally, spec)
+    _require_answers(tally, spec, block)
     return tally
 
 
@@ -218,11 +220,11 @@ def _all_of(by_name: Mapping[str, Sequence[Any]]) -> Iterator[Any]:
         yield from items
 
 
-def _require_answers(tally: Tally, spec: AskingSpec) -> None:
+def _require_answers(tally: Tally, spec: AskingSpec, block: str) -> None:
     if tally.over_budget:
         not_asked = tally.missing - tally.answered
         raise StageError(
-            f"generate.max_cost_usd={spec.max_cost_usd:g} is used up:"
+            f"{block}.max_cost_usd={spec.max_cost_usd:g} is used up:"
             f" {not_asked} of {tally.wanted} rows are not asked; raise it, and"
             " the same command goes on"
         )

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import os
 import random
+import re
 import signal
 import time
 from collections import Counter
@@ -33,11 +34,12 @@ class FakeTeacher(AnswerEngine):
     """Answers with the prompt's own words; one token per byte, EOS is id 0. Words of the form
     `call NAME {"json": 1}` call a tool, where any is offered.
 
-    Knobs (`teacher.fake`): `latency_s`, `error_fraction`, `hang_fraction`, `die_at` (exit the
-    process at the n-th request), `poison` (exit when a prompt holds this text), `stuck` (take no
-    step when a prompt holds this text), `slow` (wait `slow_s` when a prompt holds this text),
-    `cannot_start` (raise) and `dies_at_start` (exit), `calls` (a file that gets one fsynced line
-    `time pid sha256-of-the-prompt seed start|end` at both ends of each request), `crash_point`
+    Knobs (`teacher.fake`): `replies` (patterns, and what is said where the first of them is found
+    in the prompt, in place of its words), `latency_s`, `error_fraction`, `hang_fraction`, `die_at`
+    (exit the process at the n-th request), `poison` (exit when a prompt holds this text), `stuck`
+    (take no step when a prompt holds this text), `slow` (wait `slow_s` when a prompt holds this
+    text), `cannot_start` (raise) and `dies_at_start` (exit), `calls` (a file that gets one fsynced
+    line `time pid sha256-of-the-prompt seed start|end` at both ends of each request), `crash_point`
     (`before_part|mid_part|before_record|after_record:n`: SIGKILL there at the n-th part;
     `crash_once`: a file that makes it happen once, and gets the pid), `max_model_len`.
     """
@@ -113,16 +115,22 @@ class FakeTeacher(AnswerEngine):
         hang_fraction = self._knobs.get("hang_fraction", 0.0)
         if draw.random() < hang_fraction:
             await asyncio.Event().wait()
-        words = text.split()
-        if sampling.temperature:
-            order = random.Random(sampling.seed)
-            order.shuffle(words)
-        said = " ".join(words).encode()
+        said = self._said(text, sampling).encode()
         ids = [*said, 0][: sampling.max_tokens]
         self._note_call(prompt, sampling, "end")
         reason = "stop" if ids and ids[-1] == 0 else "length"
         token_ids = np.asarray(ids, np.int32)
         return Generation(reason, token_ids, **self._signal(ids))
+
+    def _said(self, text: str, sampling: Sampling) -> str:
+        for pattern, reply in self._knobs.get("replies", {}).items():
+            if re.search(pattern, text, re.DOTALL):
+                return reply
+        words = text.split()
+        if sampling.temperature:
+            order = random.Random(sampling.seed)
+            order.shuffle(words)
+        return " ".join(words)
 
     def _note_call(self, prompt: list[int], sampling: Sampling, event: str) -> None:
         if path := self._knobs.get("calls"):

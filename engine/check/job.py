@@ -30,9 +30,13 @@ from engine.errors import SpecError
 from engine.job.spec import API_KINDS, JobSpec, VllmTeacherSpec
 from engine.machines.architectures import facts
 from engine.rows.final_answer import rules_for
+from engine.rows.judging.rubric import load_rubric
+from engine.run.identity import is_same_model
 
 
-def check_job(job: JobSpec, running: Collection[str] = ("generate", "loadtest")) -> None:
+def check_job(
+    job: JobSpec, running: Collection[str] = ("generate", "evaluate", "loadtest")
+) -> None:
     """SpecError with all problems of the job, one per line. A missing API key is one where a stage
     that wants it is `running` here."""
     problems = [*problems_of(job), *_missing_keys(job, running)]
@@ -46,7 +50,8 @@ def problems_of(job: JobSpec) -> list[str]:
     # Here: a job without problems elsewhere need not wait for it.
     from engine.stages.prompts.heads import head_problems
 
-    training = (
+    parts = (
+        _judge_problems,
         _student_problems,
         _template_problems,
         tool_problems,
@@ -56,7 +61,7 @@ def problems_of(job: JobSpec) -> list[str]:
         deepspeed_problems,
     )
     problems = [*head_problems(job.prompts), *_teacher_problems(job)]
-    for part in training:
+    for part in parts:
         problems += part(job)
     return problems
 
@@ -77,18 +82,41 @@ def _teacher_problems(job: JobSpec) -> Iterator[str]:
     for number, teacher in enumerate(job.generate.teachers):
         if not isinstance(teacher, VllmTeacherSpec):
             continue
-        field = f"generate.teachers.{number}"
+        yield from _weights_problems(f"generate.teachers.{number}", teacher, job.device)
         shape = facts(teacher.model)
-        yield from model_problems(f"{field}.model", teacher.model, trust=teacher.trust_remote_code)
-        yield from tokenizer_problems(f"{field}.model", teacher.model)
-        yield from layout_problems(field, shape, teacher.tensor_parallel, teacher.max_model_len)
-        yield from split_problems(field, shape, teacher, job.device)
-        yield from engine_problems(field, teacher)
         if shape and top_k > shape.vocab:
             yield (
                 f"generate.capture.top_k={top_k}, but the model has {shape.vocab} tokens; choose"
                 " fewer"
             )
+
+
+def _weights_problems(field: str, teacher: VllmTeacherSpec, device: str) -> Iterator[str]:
+    """Of a teacher, or of a judge, whose model runs here."""
+    shape = facts(teacher.model)
+    yield from model_problems(f"{field}.model", teacher.model, trust=teacher.trust_remote_code)
+    yield from tokenizer_problems(f"{field}.model", teacher.model)
+    yield from layout_problems(field, shape, teacher.tensor_parallel, teacher.max_model_len)
+    yield from split_problems(field, shape, teacher, device)
+    yield from engine_problems(field, teacher)
+
+
+def _judge_problems(job: JobSpec) -> Iterator[str]:
+    judge = job.evaluate.judge
+    if judge is None:
+        return
+    field = "evaluate.judge"
+    try:
+        load_rubric(f"{field}.rubric", judge.rubric)
+    except SpecError as error:
+        yield str(error)
+    if is_same_model(judge.teacher.model, job.train.student):
+        yield (
+            f"{field}.teacher.model={judge.teacher.model} is train.student: a model that judges its"
+            " own answers says nothing about them; name another model"
+        )
+    if isinstance(judge.teacher, VllmTeacherSpec):
+        yield from _weights_problems(f"{field}.teacher", judge.teacher, job.device)
 
 
 def _student_problems(job: JobSpec) -> Iterator[str]:

@@ -16,6 +16,7 @@ from engine.errors import SpecError
 from engine.job.spec import (
     Block,
     JobSpec,
+    JudgeSpec,
     LoadtestSpec,
     ServeSpec,
     VllmTeacherSpec,
@@ -187,6 +188,9 @@ def with_absolute_paths(
             model = _model(teacher.model, path, base)
             teacher = teacher.model_copy(update={"model": model})
         teachers.append(teacher)
+    evaluate: dict[str, Any] = {}
+    if job.evaluate.judge:
+        evaluate["judge"] = _with_absolute_rubric(job.evaluate.judge, ("evaluate", "judge"), base)
     loadtest: dict[str, Any] = {}
     if trace := job.loadtest.trace:
         path = _absolute(trace.path, base(("loadtest", "trace", "path")))
@@ -198,8 +202,20 @@ def with_absolute_paths(
             "prompts": job.prompts.model_copy(update=prompts),
             "train": job.train.model_copy(update=train),
             "generate": job.generate.model_copy(update={"teachers": teachers}),
+            "evaluate": job.evaluate.model_copy(update=evaluate),
         }
     )
+
+
+def _with_absolute_rubric(
+    judge: JudgeSpec, path: FieldPath, base: Callable[[FieldPath], Path]
+) -> JudgeSpec:
+    """Likewise of a block `judge`: its rubric, and its weights where they are here."""
+    changes: dict[str, Any] = {"rubric": _absolute(judge.rubric, base((*path, "rubric")))}
+    if isinstance(judge.teacher, VllmTeacherSpec):
+        model = _model(judge.teacher.model, (*path, "teacher", "model"), base)
+        changes["teacher"] = judge.teacher.model_copy(update={"model": model})
+    return judge.model_copy(update=changes)
 
 
 def _with_absolute_files(

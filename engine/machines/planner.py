@@ -61,30 +61,37 @@ class Plan:
 
 def plan_devices(job: JobSpec) -> Plan:
     """What each stage of the job wants."""
-    needs = [_generate(teacher, job) for teacher in job.generate.teachers]
+    capture = job.generate.capture
+    needs = []
+    for teacher in job.generate.teachers:
+        needs.append(_asking("generate", teacher, job.device, capture))
     needs.append(_train(job.train))
     student = Layout.of(job.evaluate, job.device)
     needs.append(_engines("evaluate", "", student, job.train.student))
+    if judge := job.evaluate.judge:
+        needs.append(_asking("evaluate", judge.teacher, job.device, CaptureSpec(), "judge "))
     if job.loadtest.models:
         needs.append(_loadtest(job))
     return Plan(job.device, tuple(needs))
 
 
-def _generate(teacher: TeacherSpec, job: JobSpec) -> Need:
+def _asking(
+    stage: str, teacher: TeacherSpec, device: str, capture: CaptureSpec, role: str = ""
+) -> Need:
+    """What a stage wants for a teacher, or for whoever has another role."""
     if isinstance(teacher, ApiTeacher | FakeTeacherSpec):
         devices = 0
-        if isinstance(teacher, FakeTeacherSpec) and job.device == "gpu":  # it takes GPUs alone
+        if isinstance(teacher, FakeTeacherSpec) and device == "gpu":  # it takes GPUs alone
             devices = teacher.devices * teacher.replica_range[0]
-        return Need("generate", devices, (_asked(teacher),))
-    layout = Layout.of(teacher, job.device)
-    capture = job.generate.capture
+        return Need(stage, devices, (role + _asked(teacher),))
+    layout = Layout.of(teacher, device)
     notes = []
     if capture.top_k:
         shape = facts(teacher.model)
         vocab = shape.vocab if shape else None
         size = signal_bytes_per_token(capture, vocab)
         notes.append(f"signal {size:,} bytes per answer token")
-    return _engines("generate", f"{teacher.name}: ", layout, teacher.model, *notes)
+    return _engines(stage, f"{role}{teacher.name}: ", layout, teacher.model, *notes)
 
 
 def _asked(teacher: ApiTeacher | FakeTeacherSpec) -> str:

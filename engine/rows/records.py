@@ -157,6 +157,21 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Judgement:
+    """What a judge replied about one answer, or about a pair of them in one order."""
+
+    prompt_id: int
+    model: str  # whose answer
+    against: str | None  # of a pair, whose other answer; null: a grade of one
+    order: int  # 0: the model's answer stood first; 1: the other one
+    verdict: str | None  # first | second | tie, by place; null also: none could be read
+    grade: float | None  # of one answer
+    status: str  # of the reply, as a completion's
+    text: str
+    cost_usd: float | None  # null: no price, or the API did not count its tokens
+
+
+@dataclass(frozen=True)
 class ServerReading:
     """One number of a server's own metrics at one moment of a level. Gauges as they were, counts
     (seconds, tokens, requests) as they grew since the level's first reading."""
@@ -264,6 +279,7 @@ EXAMPLE = _schema(
     topk_packed=pa.binary(),
 )
 ANSWER = _schema(Answer)
+JUDGEMENT = _schema(Judgement)
 SERVER_READING = _schema(ServerReading)
 TIME_SLICE = _schema(TimeSlice)
 REQUEST_SAMPLE = _schema(RequestSample, warm=pa.bool_())

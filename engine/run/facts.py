@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, RootModel
 
+from engine.run.judge_facts import Judge
 from engine.store.paths import Folder
 
 
@@ -179,6 +180,8 @@ class EvaluateInfo(Info):
     """By metric: how it was computed, in sacrebleu's form."""
     footprint: dict[str, Footprint] = {}
     """By model."""
+    judge: Judge | None = None
+    """What a model says of the answers, where the job names one."""
 
 
 class Percentiles(Facts):

@@ -42,6 +42,16 @@ def content_identity(
     return "sha256:" + hashlib.sha256(content.encode()).hexdigest()
 
 
+def is_same_model(one: str, other: str) -> bool:
+    """Whether two names of models, folders or hub names, mean the same."""
+    if one == other:
+        return True
+    folders = (Path(one), Path(other))
+    if not all(folder.exists() for folder in folders):
+        return False
+    return folders[0].samefile(folders[1])
+
+
 def _model_files(folder: Path) -> list[Path]:
     paths = folder.rglob("*")
     return sorted(path for path in paths if path.is_file() and path.suffix in _MODEL_FILES)

@@ -113,8 +113,8 @@ def stage_folders(run: Folder) -> list[Folder]:
 
 def data_places(folder: Folder) -> list[Folder]:
     """Where a stage has data and commits: in its folder, and where evaluate keeps its models'
-    answers."""
-    return [folder, folder / "answers"]
+    answers and its judge's replies."""
+    return [folder, folder / "answers", folder / "judge"]
 
 
 def read_manifests(folder: Folder) -> tuple[list[Manifest], list[str]]:

@@ -285,6 +285,51 @@ def test_a_length_beyond_the_model_is_found(place):
     assert "serve.max_model_len=2048" in the_problem(a_job(place, serve={"max_model_len": 2048}))
 
 
+def a_judge(place, **changes):
+    (place / "rubric.txt").write_text("Right is better.")
+    teacher = {"name": "j", "model": f"{place}/teacher"}
+    return {"judge": {"teacher": teacher, "rubric": f"{place}/rubric.txt"} | changes}
+
+
+def test_a_good_judge_has_no_problems(place):
+    assert problems_of(a_job(place, evaluate=a_judge(place))) == []
+
+
+def test_a_rubric_that_is_missing_is_named_with_the_remedy(place):
+    found = the_problem(a_job(place, evaluate=a_judge(place, rubric=f"{place}/no.txt")))
+    assert found.startswith(f"evaluate.judge.rubric: there is no file {place}/no.txt; write what")
+    assert "jobs/rubrics/helpful.txt" in found
+
+
+@pytest.mark.parametrize("named", ["student", "teacher/../student"])
+def test_a_judge_that_is_the_student_is_refused(place, named):
+    judge = a_judge(place, teacher={"name": "j", "model": f"{place}/{named}"})
+    found = the_problem(a_job(place, evaluate=judge))
+    assert found.startswith(f"evaluate.judge.teacher.model={place}/{named} is train.student")
+
+
+def test_a_judge_behind_an_api_is_no_student_either(place, monkeypatch):
+    monkeypatch.setenv("MY_KEY", "sk-secret")
+    api = {"kind": "openai", "name": "j", "model": "org/small", "api_key_env": "MY_KEY"}
+    job = a_job(place, train={"student": "org/small"}, evaluate=a_judge(place, teacher=api))
+    assert "is train.student" in the_problem(job)
+
+
+def test_the_weights_of_a_judge_are_looked_at_like_a_teachers(place):
+    judge = a_judge(place, teacher={"name": "j", "model": f"{place}/teacher", "tensor_parallel": 5})
+    found = the_problem(a_job(place, evaluate=judge))
+    assert found.startswith("evaluate.judge.teacher.tensor_parallel=5 cannot split")
+
+
+def test_the_key_of_a_judge_is_wanted_where_evaluate_runs(place, monkeypatch):
+    monkeypatch.delenv("MY_KEY", raising=False)
+    api = {"kind": "openai", "name": "j", "model": "gpt-4", "api_key_env": "MY_KEY"}
+    job = a_job(place, evaluate=a_judge(place, teacher=api))
+    with pytest.raises(SpecError, match=r"^evaluate\.judge\.teacher\.api_key_env: .*MY_KEY is not"):
+        check_job(job)
+    check_job(job, running=("generate",))
+
+
 def test_a_key_that_is_named_but_not_set_is_found(place, monkeypatch):
     monkeypatch.delenv("MY_KEY", raising=False)
     (place / "student/chat_template.jinja").write_text("{{ messages }}")

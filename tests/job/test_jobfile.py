@@ -311,6 +311,9 @@ def test_relative_models_and_files_become_absolute_wherever_a_job_comes_from(
                 "loss": "forward_kl",
                 "teacher": {"model": "live"},
             },
+            "evaluate": {
+                "judge": {"teacher": {"name": "k", "model": "big"}, "rubric": "rubrics/r.txt"}
+            },
         }
     )
     if source == "a file":
@@ -324,6 +327,8 @@ def test_relative_models_and_files_become_absolute_wherever_a_job_comes_from(
     assert [teacher.model for teacher in found.generate.teachers] == [f"{tmp_path}/big", "big"]
     assert (found.train.student, found.train.tokenizer) == (f"{tmp_path}/small", "owner/name")
     assert found.train.teacher.model == f"{tmp_path}/live"
+    judge = found.evaluate.judge
+    assert (judge.rubric, judge.teacher.model) == (f"{tmp_path}/rubrics/r.txt", f"{tmp_path}/big")
 
 
 def test_a_relative_job_from_python_reaches_the_run_as_absolute(fake_job, tmp_path, monkeypatch):

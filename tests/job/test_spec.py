@@ -31,6 +31,7 @@ from engine.job.spec import (
     HiddenSpec,
     JobSpec,
     JsdLoss,
+    JudgeSpec,
     LiveTeacherSpec,
     LoadtestSpec,
     LoraSpec,
@@ -59,6 +60,8 @@ TEACHER = {"name": "t", "model": "m"}
 PAIRS = {"layers": [[1, 2]]}
 API_TEACHER = TEACHER | {"kind": "openai", "api_key_env": "KEY"}
 KEYED = TEACHER | {"api_key_env": "KEY"}
+PRICED = API_TEACHER | {"prices": {"input": 1, "output": 2}}
+JUDGE = {"teacher": PRICED, "rubric": "rubric.txt"}
 DISTRIBUTIONS = (
     ForwardKlLoss,
     ReverseKlLoss,
@@ -92,6 +95,7 @@ BASE = {
     AttentionTransferSpec: PAIRS,
     GatesSpec: {},
     EvaluateSpec: {},
+    JudgeSpec: JUDGE,
     ServeSpec: {},
     LoadtestSpec: {"slo": {"ttft_ms": 500.0}},
     SloSpec: {"ttft_ms": 500.0},
@@ -325,6 +329,20 @@ FIELDS = {
         "tool_parser": (I, None, "hermes"),
         "cluster_by": (I, None, "dialogue_id"),
         "bootstrap_samples": (I, 10_000, 200),
+        "judge": (I, None, JUDGE),
+    },
+    JudgeSpec: {
+        "teacher": (I, GIVEN, PRICED | {"name": "other"}),
+        "rubric": (P, GIVEN, "other.txt"),
+        "against": (I, ["teacher", "baseline"], ["teacher"]),
+        "scale": (I, None, [1, 5]),
+        "references": (I, True, False),
+        "max_tokens": (I, 1024, 64),
+        "max_cost_usd": (P, None, 5),
+        "max_failed_fraction": (P, 0.0, 0.1),
+        "request_timeout_s": (P, 600, 5),
+        "max_attempts": (P, 5, 7),
+        "part_seconds": (P, 60, 5),
     },
     ServeSpec: ENGINE
     | {
@@ -605,6 +623,18 @@ BAD = {
         {"loss": "reverse_kl", "lora": {"targets": ["q_proj", "lm_head"]}},
     ],
     EvaluateSpec: [{"metrics": "bleu"}, {"bootstrap_samples": 10}],
+    JudgeSpec: [
+        {"scale": [5, 1]},
+        {"scale": [1]},
+        {"against": []},
+        {"against": ["student"]},
+        {"max_tokens": 0},
+        {"max_failed_fraction": 2},
+        {"teacher": TEACHER, "max_cost_usd": 5},
+        {"teacher": PRICED | {"sampling": {}}},
+        {"teacher": PRICED | {"weight": 2}},
+        {"teacher": PRICED | {"routes": ["qa"]}},
+    ],
     ServeSpec: [
         {"port": 70000},
         {"port": 0},
@@ -749,6 +779,31 @@ def test_only_what_is_served_may_have_no_replica():
     assert ServeSpec(replicas=[0, 2]).replica_range == (0, 2)
     with pytest.raises(ValidationError, match="a number from 1, or"):
         VllmTeacherSpec(**TEACHER, replicas=[0, 2])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"against": []}, "nothing would be judged; name teacher or"),
+        ({"scale": [5, 5]}, r"scale=\[5, 5\]; give \[worst, best\], such as"),
+        ({"teacher": TEACHER, "max_cost_usd": 5}, "max_cost_usd=5, but t has no prices; give them"),
+        ({"teacher": PRICED | {"weight": 2}}, "teacher.weight is not read: a judge is asked"),
+    ],
+)
+def test_a_judge_that_cannot_be_as_written_is_refused_with_the_way_out(changes, message):
+    with pytest.raises(ValidationError, match=message):
+        JudgeSpec.model_validate(JUDGE | changes)
+
+
+def test_a_judge_without_kind_is_vllms_and_replies_greedily():
+    judge = JudgeSpec.model_validate({"teacher": TEACHER, "rubric": "r.txt", "max_tokens": 40})
+    assert (judge.teacher.kind, judge.prices) == ("vllm", None)
+    assert (judge.sampling().temperature, judge.sampling().max_tokens) == (0, 40)
+
+
+def test_the_key_of_a_judge_is_named_with_its_field():
+    job = JobSpec(**BASE[JobSpec] | {"evaluate": {"judge": JUDGE}})
+    assert job.key_variables() == {"evaluate.judge.teacher.api_key_env": "KEY"}
 
 
 def test_each_variable_of_a_key_is_named_with_its_field():

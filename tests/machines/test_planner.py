@@ -211,6 +211,31 @@ def test_an_api_teacher_wants_no_device_and_no_load_test_no_line():
     )
 
 
+def test_a_judge_has_a_line_with_its_price_or_its_devices():
+    api = {
+        "name": "gpt",
+        "kind": "openai",
+        "model": "gpt-4",
+        "api_key_env": "KEY",
+        "prices": {"input": 30.0, "output": 60.0},
+    }
+    local = {"name": "v3", "model": "deepseek-ai/DeepSeek-V3", "tensor_parallel": 8}
+    lines = []
+    for teacher in (api, local):
+        judge = {"judge": {"teacher": teacher, "rubric": "r.txt"}}
+        need = plan_devices(a_job(evaluate=judge)).needs[3]
+        lines.append((need.stage, need.devices, need.notes[0]))
+    assert lines == [
+        (
+            "evaluate",
+            0,
+            "judge gpt: openai, gpt-4, at most 16 requests at a time; $30 in and $60 out per"
+            " million tokens",
+        ),
+        ("evaluate", 8, "judge v3: 1 x tensor_parallel 8"),
+    ]
+
+
 def test_the_printed_plan_has_weights_and_cache_per_device():
     assert plan_devices(a_job()).lines()[0] == (
         "generate    32 GPU  v3: 4 x tensor_parallel 8; weights 83.9 GB per device; KV cache 70,272"

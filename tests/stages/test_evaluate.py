@@ -5,6 +5,7 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 
+from engine.backends import fake
 from engine.errors import SpecError, StageError
 from engine.job.spec import EvaluateSpec, FakeTeacherSpec, GenerateSpec, SamplingSpec
 from engine.rows.records import ANSWER, PROMPT, Completion, Prompt, completion_schema
@@ -149,7 +150,9 @@ def run(tmp_path):
         out.mkdir(exist_ok=True, parents=True)
         ctx = Context(job="t", task=task, seed=0)
         spec = EvaluateSpec(baseline=baseline is not None, **spec)
-        counts = evaluate.run(spec, inputs, out, ctx, generate=generate, answer=answer)
+        counts = evaluate.run(
+            spec, inputs, out, ctx, generate=generate, answer=answer, stream=fake.stream
+        )
         publish(out, "evaluate", {}, counts, 0.0)
         json.dumps(counts.info.model_dump(mode="json"), allow_nan=False)
         return counts, asked, pq.read_table(out / "data/answers.parquet").to_pylist()
@@ -484,3 +487,27 @@ def test_what_a_model_takes_is_read_from_its_folder(run, tmp_path):
 def test_a_model_that_is_not_here_has_no_known_size(run):
     counts, *_ = run([ask(1, "1")], ["1"], ["1"], ["x"])
     assert "no config.json" in counts.info.footprint["baseline"].why_unknown
+
+
+def test_a_judge_compares_the_student_with_both_others_and_its_rows_are_published(run, tmp_path):
+    (tmp_path / "rubric.txt").write_text("Even is better.")
+    replies = {r"answer A\n#### \d*[02468]\n": '{"verdict": "A"}', "": '{"verdict": "B"}'}
+    teacher = {"kind": "fake", "name": "j", "model": "j", "fake": {"replies": replies}}
+    counts, *_ = run(
+        [ask(n, f"#### {n}") for n in range(4)],
+        ["#### 1", "#### 1", "#### 2", "#### 1"],
+        ["#### 2", "#### 4", "#### 1", "#### 6"],
+        ["#### 1", "#### 3", "#### 5", "#### 7"],
+        judge={"teacher": teacher, "rubric": str(tmp_path / "rubric.txt")},
+    )
+    judge = counts.info.judge
+    assert [judge.pairs[model].wins for model in ("teacher", "baseline")] == [3, 3]
+    assert [judge.pairs[model].losses for model in ("teacher", "baseline")] == [1, 0]
+    assert (counts.rows_out, counts.files["judge/verdicts.parquet"]) == (12, 16)
+    assert judge.flip_rate == 1 / 8, "of two odd answers it takes the second"
+
+
+def test_without_a_judge_there_is_nothing_of_one(run, tmp_path):
+    counts, *_ = run([ask(1, "1")], ["1"], ["1"])
+    assert counts.info.judge is None
+    assert list(counts.files) == ["data/answers.parquet"]

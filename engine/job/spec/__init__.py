@@ -12,6 +12,7 @@ from engine.job.spec.engines import EngineSpec, Model
 from engine.job.spec.evaluate import EvaluateSpec
 from engine.job.spec.generate import AskingSpec, CaptureSpec, GenerateSpec
 from engine.job.spec.job import JobSpec
+from engine.job.spec.judge import JudgeSpec
 from engine.job.spec.loadtest import (
     DistributionSpec,
     LoadtestSpec,
@@ -81,6 +82,7 @@ __all__ = [
     "HiddenSpec",
     "JobSpec",
     "JsdLoss",
+    "JudgeSpec",
     "LiveTeacherSpec",
     "LoadtestSpec",
     "LoraSpec",

@@ -6,6 +6,7 @@ from typing import Literal
 
 from engine.job.spec.base import identity
 from engine.job.spec.engines import EngineSpec
+from engine.job.spec.judge import JudgeSpec
 
 MetricName = Literal[
     "exact_match",
@@ -45,3 +46,11 @@ class EvaluateSpec(EngineSpec):
     `prompts.turns: each` belong to their dialogue."""
     bootstrap_samples: int = identity(10_000, ge=100, le=100_000)
     """Resamples of bootstrap intervals and tests; no p is smaller than one of them can tell."""
+    judge: JudgeSpec | None = identity(None)
+    """A model that compares the answers; none: metrics alone."""
+
+    def sources(self) -> list[str]:
+        """Files and models whose content decides the result, but for what training made."""
+        if self.judge is None:
+            return []
+        return [self.judge.rubric, self.judge.teacher.model]

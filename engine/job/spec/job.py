@@ -55,6 +55,9 @@ class JobSpec(Block):
         for number, teacher in enumerate(self.generate.teachers):
             if isinstance(teacher, ApiTeacher):
                 named[f"generate.teachers.{number}.api_key_env"] = teacher.api_key_env
+        judge = self.evaluate.judge
+        if judge and isinstance(judge.teacher, ApiTeacher):
+            named["evaluate.judge.teacher.api_key_env"] = judge.teacher.api_key_env
         return named | self.serve.key_variables()
 
     @model_validator(mode="after")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from engine.asking.dispatch import answer_prompts
+from engine.asking.dispatch import Stream, answer_prompts
 from engine.asking.respondents import Respondent
 from engine.asking.routing import all_rows
 from engine.backends import ray_data
@@ -27,6 +27,7 @@ from engine.run.context import Context
 from engine.run.facts import EvaluateInfo, PromptsInfo, Quality, TrainInfo
 from engine.run.manifests import Counts, Finished
 from engine.stages.evaluate.compared import clusters_of, comparisons_of, footprints_of
+from engine.stages.evaluate.judge import opinion_of
 from engine.stages.evaluate.scoring import (
     Answers,
     References,
@@ -87,6 +88,7 @@ def run(
     *,
     generate: GenerateSpec,
     answer: Callable[..., Answers] = answer_with_engines,
+    stream: Stream = ray_data.stream,
 ) -> Counts:
     """Score all models on the validation prompts. StageError without such prompts, or where an
     answer is missing."""
@@ -114,6 +116,9 @@ def run(
     seed = derive_seed(ctx.seed, "evaluate")
     resampling = Resampling(spec.bootstrap_samples, seed, clusters)
     quality = quality_of(names[0], statistics[names[0]], references, resampling)
+    opinion = opinion_of(
+        spec.judge, generate, models, prompts, answers, out, ctx, resampling, stream
+    )
     info = EvaluateInfo(
         quality=quality,
         metrics=scores,
@@ -121,10 +126,11 @@ def run(
         comparisons=comparisons_of(statistics, references, resampling),
         signatures=_signatures(names, references),
         footprint=footprints_of(models, generate),
-        warnings=_warnings(quality, scores, answers["student"], references),
+        warnings=_warnings(quality, scores, answers["student"], references) + opinion.warnings,
+        judge=opinion.facts,
     )
     count = len(rows)
-    return Counts(count, count, {ANSWERS: count}, info=info)
+    return Counts(count, count, {ANSWERS: count} | opinion.files, info=info)
 
 
 def _prompts(files: Sequence[Folder]) -> list[Prompt]:

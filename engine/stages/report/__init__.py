@@ -24,6 +24,7 @@ from engine.run.manifests import Counts, Finished
 from engine.stages.report import tables
 from engine.stages.report.contract import Report
 from engine.stages.report.examples import examples_of, side_by_side
+from engine.stages.report.judge_table import judge_tables
 from engine.stages.report.level_tables import in_one
 from engine.stages.report.ratios import five_ratios, pair_of
 from engine.stages.report.table import Block, Table
@@ -91,6 +92,7 @@ def build_report(job: str, inputs: Mapping[str, Finished]) -> Block:
         "footprint": evaluated.get("footprint", {}),
         "serving": _said(inputs["loadtest"])["serving"],
         "equal_slo": _said(inputs["loadtest"]).get("equal_slo"),
+        "judge": evaluated.get("judge"),
         "warnings": warnings,
         "lineage": lineage,
     }
@@ -155,8 +157,10 @@ def summary_table(report: Block) -> RichTable:
 
 
 def comparison_tables(report: Block) -> list[RichTable]:
-    """The student against the other models, and its five ratios, for the terminal."""
-    chosen = [*comparisons(report, brief=True), gains(report)]
+    """The student against the other models, what the judge says, and the five ratios, for the
+    terminal."""
+    judged = judge_tables(report, brief=True)
+    chosen = [*comparisons(report, brief=True), *judged, gains(report)]
     return [_terminal_table(table) for table in chosen]
 
 

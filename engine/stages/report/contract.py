@@ -17,6 +17,7 @@ from engine.run.facts import (
     EqualSlo,
     Footprint,
     GenerateInfo,
+    Judge,
     Quality,
     Serving,
     TrainInfo,
@@ -65,6 +66,8 @@ class Report(BaseModel):
     footprint: dict[str, Footprint]
     serving: dict[str, Serving]
     equal_slo: EqualSlo | None = None
+    judge: Judge | None = None
+    """What a model says of the answers; null where the job names none."""
     warnings: list[str]
     """What a stage found doubtful, with its name in front."""
     lineage: dict[str, dict[str, str]]

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from engine.stages.report.equal_slo_table import equal_slo
+from engine.stages.report.judge_table import judge_sentences, judge_tables
 from engine.stages.report.level_tables import cells, is_ok, level_tables, load_name
 from engine.stages.report.table import (
     MODELS,
@@ -37,6 +38,7 @@ def headline(report: Block) -> list[str]:
             " prompts: look at the answers in evaluate's files before anything else."
         )
     sentences += verdicts(report)
+    sentences += judge_sentences(report)
     if {"teacher", "student"} <= report["serving"].keys():
         sentences += _speed_sentences(report["serving"])
     for model, measured in report["serving"].items():
@@ -82,6 +84,7 @@ def tables(report: Block) -> list[Table]:
     return [
         quality(report),
         *comparisons(report),
+        *judge_tables(report),
         gains(report),
         *serving(report),
         curation(report),
