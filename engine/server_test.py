@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.backends.api_tools import openai_messages
 from engine.errors import InputError, SpecError
 from engine.job.spec import LoadtestSpec, PromptsSpec
 from engine.loadgen.probe import Said, ask
@@ -22,11 +23,11 @@ from engine.loadgen.target import Target
 from engine.rows.records import LoadLevel, Messages, Prompt
 from engine.run.identity import git_commit, versions
 from engine.run.progress import Progress
-from engine.stages import prompts as prompts_stage
 from engine.stages.loadtest.goodput import Slo
 from engine.stages.loadtest.levels import shape_of, slo_of
 from engine.stages.loadtest.measuring import Loader
 from engine.stages.loadtest.tables import entries_in, read_levels, read_slices, write_measured
+from engine.stages.prompts import reading
 from engine.stages.report.load_page import LoadReport, build_files
 from engine.stages.report.peers import Peer, load_peers
 from engine.store.files import write_atomic
@@ -148,9 +149,9 @@ def read_prompts(path: Path) -> list[Messages]:
     spec = PromptsSpec(train=str(path))
     found: list[Messages] = []
     bad: list[str] = []
-    for line, row in prompts_stage.read_prompts(path, spec, "conversation", "train"):
+    for line, row in reading.read_prompts(path, spec, "conversation", "train"):
         if isinstance(row, Prompt):
-            found.append(row.messages)
+            found.append(openai_messages(row.conversation))
         else:
             bad.append(f"line {line}: {row}")
     if not found:

@@ -4,13 +4,16 @@ the budget still allows."""
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 from engine.job.spec import PriceSpec
+from engine.rows.tools import Conversation
 
 _OVERHEAD_TOKENS = 16  # of a chat template, per message
+_TOOLS_TOKENS = 1024  # what a vendor tells its model of tools, besides the tools
 
 GiveBack = Callable[[], Awaitable[None]]  # one row's place
 
@@ -136,7 +139,19 @@ def cost_usd(prices: PriceSpec | None, tokens_in: int, tokens_out: int) -> float
 def _most_tokens(prompt: Any) -> int:
     """Tokens of token ids, or of a conversation at the most: no tokenizer makes more than one of a
     byte."""
-    return sum(
-        1 if isinstance(part, int) else len(part["content"].encode()) + _OVERHEAD_TOKENS
-        for part in prompt
-    )
+    if not isinstance(prompt, Conversation):
+        return len(prompt)
+    most = 0
+    if prompt.tools:
+        most += _TOOLS_TOKENS + _spelled_bytes(prompt.tools)
+    for message in prompt.messages:
+        most += len(message["content"].encode()) + _OVERHEAD_TOKENS
+        most += _spelled_bytes(message.get("tool_calls", []))
+    return most
+
+
+def _spelled_bytes(of_tools: list[Any]) -> int:
+    """Bytes as JSON in the longest form that templates write it."""
+    if not of_tools:
+        return 0
+    return len(json.dumps(of_tools, indent=4))

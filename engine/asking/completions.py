@@ -11,19 +11,21 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from engine.asking.engine import AnswerEngine, Generation
+from engine.asking.engine import AnswerEngine, Generation, Said
 from engine.asking.requests import Request
 from engine.asking.respondents import Respondent
 from engine.job.spec import CaptureSpec
 from engine.rows import codec
 from engine.rows.records import SCHEMA_VERSION, Completion, completion_schema
 from engine.rows.tables import to_table
+from engine.rows.tools import calls_column
 from engine.run.identity import versions
 
 _log = logging.getLogger(__name__)
 STATUS_OF_FINISH = {
     "stop": "ok",
     "length": "truncated",
+    "tool_calls": "ok",
     "content_filter": "refused",
     "repetition": "loop",
     "abort": "error",
@@ -84,13 +86,17 @@ class CompletionTables:
 
     def _completions(self, answered: Sequence[Request]) -> list[Completion]:
         generations = []
+        undecoded = []
+        tools = []
         for request in answered:
             if request.status is None and request.generation is not None:
                 generations.append(request.generation)
-        undecoded = [one.token_ids for one in generations if one.text is None]  # an API gives text
-        texts = iter(self._engine.decode(undecoded) if undecoded else ())
+                if request.generation.text is None:  # an API gives text
+                    undecoded.append(request.generation.token_ids)
+                    tools.append(request.tools)
+        said = iter(self._engine.decode(undecoded, tools) if undecoded else ())
         signals = self._packed(generations)
-        return [self._completion(request, texts, signals) for request in answered]
+        return [self._completion(request, said, signals) for request in answered]
 
     def _packed(self, generations: Sequence[Generation]) -> Iterator[bytes]:
         """The packed signal of each, where the codec packs."""
@@ -102,7 +108,7 @@ class CompletionTables:
         return iter(codec.pack_rows(rows, *sizes))
 
     def _completion(
-        self, request: Request, texts: Iterator[tuple[str, str | None]], signals: Iterator[bytes]
+        self, request: Request, decoded: Iterator[Said], signals: Iterator[bytes]
     ) -> Completion:
         generation = request.generation
         tokens_in, tokens_out = self.tokens_of(request)
@@ -122,9 +128,9 @@ class CompletionTables:
         if np.isnan(generation.topk_logprobs).any():
             raise FloatingPointError("log-probabilities that are no numbers")
         if generation.text is None:
-            text, reasoning = next(texts)
+            said = next(decoded)
         else:
-            text, reasoning = generation.text, generation.reasoning
+            said = Said(generation.text, generation.reasoning, generation.calls)
         packed = next(signals, None)
         if packed is None:
             known["topk_ids"] = generation.topk_ids
@@ -132,7 +138,7 @@ class CompletionTables:
             known["tail"] = generation.tail
         else:
             known["topk_packed"] = packed
-        status = _status_of(generation, text)
+        status = _status_of(generation, said)
         problem = None
         if status == "error":
             problem = f"unknown finish reason {generation.finish_reason}"
@@ -140,8 +146,9 @@ class CompletionTables:
             **known,
             status=status,
             finish_reason=generation.finish_reason,
-            text=text,
-            reasoning=reasoning,
+            text=said.text,
+            reasoning=said.reasoning,
+            tool_calls=calls_column(said.calls),
             token_ids=generation.token_ids,
             token_logprobs=generation.token_logprobs,
             topk_tokens=generation.topk_tokens,
@@ -149,9 +156,10 @@ class CompletionTables:
         )
 
 
-def _status_of(generation: Generation, text: str) -> str:
-    """An API's own word for an end that gave a text is an answer; an engine's is a fault."""
-    gave_text = generation.text is not None and text.strip() != ""
-    unknown = "ok" if gave_text else "error"
+def _status_of(generation: Generation, said: Said) -> str:
+    """An API's own word for an end that gave something is an answer; an engine's is a fault."""
+    says_something = bool(said.text.strip() or said.calls)
+    is_of_api = generation.text is not None
+    unknown = "ok" if is_of_api and says_something else "error"
     status = STATUS_OF_FINISH.get(generation.finish_reason, unknown)
-    return "empty" if status == "ok" and not text.strip() else status
+    return "empty" if status == "ok" and not says_something else status

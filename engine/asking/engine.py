@@ -11,13 +11,14 @@ import os
 import sys
 import traceback
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NoReturn
+from typing import Any, ClassVar, Literal, NamedTuple, NoReturn
 
 import numpy as np
 import pyarrow as pa
 
-from engine.rows.records import Messages
+from engine.rows.tools import Call, Conversation, Tool
 from engine.store.paths import Folder
 
 ENGINES = {
@@ -48,10 +49,10 @@ class Generation:
     """One finished answer: token ids (T,), sampled log-probabilities (T,), top-k (T*k,) flat, tail
     mass (T,).
 
-    An engine that gives text and no ids (an API) sets `text` and the token counts, and the texts of
-    its top log-probabilities as `topk_tokens` (T*k,). `lost_tries` were sent before, came to
-    nothing, and may be charged all the same; of others it is known what they were charged:
-    `lost_tokens` in and out.
+    An engine that gives text and no ids (an API) sets `text`, the tools that it `calls`, the token
+    counts, and the texts of its top log-probabilities as `topk_tokens` (T*k,). `lost_tries` were
+    sent before, came to nothing, and may be charged all the same; of others it is known what they
+    were charged: `lost_tokens` in and out.
     """
 
     finish_reason: str
@@ -62,6 +63,7 @@ class Generation:
     tail: Any = field(default_factory=lambda: np.zeros(0, np.float32))
     text: str | None = None
     reasoning: str | None = None
+    calls: list[Call] = field(default_factory=list)
     topk_tokens: list[str] = field(default_factory=list)
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -85,6 +87,15 @@ class Generation:
         return len(self.token_ids)
 
 
+class Said(NamedTuple):
+    """What the tokens of an answer say: text, the reasoning before it where it is told apart, and
+    the tools that it calls."""
+
+    text: str
+    reasoning: str | None = None
+    calls: Sequence[Call] = ()
+
+
 class PromptTooLong(Exception):
     """A server's word that a prompt does not fit its model; the row's status is `too_long`."""
 
@@ -104,12 +115,12 @@ class AnswerEngine(ABC):
     metadata: dict[str, Any]
 
     @abstractmethod
-    def encode(self, conversations: list[Messages]) -> list[Any]:
-        """What `generate` takes: token ids (P,) each, or messages as they are."""
+    def encode(self, conversations: list[Conversation]) -> list[Any]:
+        """What `generate` takes: token ids (P,) each, or conversations as they are."""
 
-    def decode(self, token_ids: list[Any]) -> list[tuple[str, str | None]]:
-        """Ids (T,) of finished answers -> answer, and reasoning where it is told apart; not asked
-        for a Generation with `text`."""
+    def decode(self, token_ids: list[Any], tools: Sequence[Sequence[Tool]]) -> list[Said]:
+        """Ids (T,) of finished answers, and the tools that each could call, -> what they say; not
+        asked for a Generation with `text`."""
         raise TypeError(f"{type(self).__name__} gives text, not token ids")
 
     async def open(self) -> None:  # noqa: B027 - most have nothing to do

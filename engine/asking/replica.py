@@ -25,14 +25,14 @@ from engine.asking.admission import Budget, Room, cost_usd
 from engine.asking.asker import Asker
 from engine.asking.completions import CompletionTables
 from engine.asking.engine import ENGINES, MAX_NUM_SEQS, AnswerEngine, end_process
-from engine.asking.requests import Request, set_apart, with_system
+from engine.asking.requests import Request, set_apart
 from engine.asking.respondents import Respondent
 from engine.asking.shards import Figures, Receipt, Shard
 from engine.errors import StageError, Stopped
 from engine.job.spec import AskingSpec, Model, PriceSpec
 from engine.rows.ids import derive_seed
-from engine.rows.records import Messages
 from engine.rows.tables import read_tables
+from engine.rows.tools import Conversation, conversations_of
 from engine.run import parts
 from engine.run.part_writer import PartWriter
 from engine.store.paths import Folder
@@ -279,8 +279,8 @@ class Answerer:
         splits = table["split"].to_pylist()
         done, deaths = parts.resume_shard(job.folder, job.epoch, shard.id, name, ids)
         conversations = []
-        for messages in table["messages"].to_pylist():
-            conversations.append(with_system(messages, job.respondent.system))
+        for conversation in conversations_of(table):
+            conversations.append(conversation.with_system(job.respondent.system))
         encoded = self._encoded(conversations)
         requests = []
         for row, (prompt, problem) in enumerate(encoded):
@@ -294,11 +294,12 @@ class Answerer:
                     attempt=deaths[key] + 1,
                     status=problem and "error",
                     error=problem,
+                    tools=conversations[row].tools,
                 )
                 requests.append(request)
         return set_apart(requests)
 
-    def _encoded(self, conversations: list[Messages]) -> list[tuple[Any, str | None]]:
+    def _encoded(self, conversations: list[Conversation]) -> list[tuple[Any, str | None]]:
         """Each as the engine takes it, or why it takes it not: chat templates refuse roles and
         orders of roles."""
         try:
@@ -307,7 +308,7 @@ class Answerer:
             if len(conversations) > 1:
                 singles = (self._encoded([conversation]) for conversation in conversations)
                 return list(itertools.chain.from_iterable(singles))
-            roles = ", ".join(message["role"] for message in conversations[0])
+            roles = ", ".join(message["role"] for message in conversations[0].messages)
             told = f"{type(error).__name__}: {error}"
             problem = f"a conversation of {roles} cannot be asked: {told}"
             return [([], problem[:500])]
@@ -335,5 +336,6 @@ class Answerer:
 
 
 def _prompt_table(file: Folder) -> pa.Table:
-    (table,) = read_tables([file], columns=["prompt_id", "split", "messages"])
+    columns = ["prompt_id", "split", "messages", "tools"]
+    (table,) = read_tables([file], columns, optional=["tools"])
     return table

@@ -4,11 +4,12 @@ were asked."""
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.asking.engine import Generation
-from engine.rows.records import Messages
+from engine.rows.tools import Tool
 from engine.run import parts
 
 DEATHS_OF_A_POISON = 3  # a row that was in so many engines when they died is not asked again
@@ -28,6 +29,7 @@ class Request:
     status: str | None = None
     error: str | None = None
     lost_usd: float = 0.0  # what its tries that came to nothing may have cost
+    tools: Sequence[Tool] = ()  # that its answer may call
 
     @property
     def key(self) -> parts.Key:
@@ -64,9 +66,3 @@ def set_apart(requests: list[Request]) -> tuple[list[Request], list[list[Request
 def room_for_answer(max_model_len: int | None, prompt: Any) -> int:
     """Tokens left for the answer; an engine that checks lengths itself always has room."""
     return 2**31 if max_model_len is None else max_model_len - len(prompt)
-
-
-def with_system(messages: Messages, system: str | None) -> Messages:
-    if system is None or messages[0]["role"] == "system":
-        return messages
-    return [{"role": "system", "content": system}, *messages]

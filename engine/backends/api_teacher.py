@@ -29,6 +29,13 @@ from engine.backends.api_gate import (
     new_request,
 )
 from engine.backends.api_signal import signal_of_positions
+from engine.backends.api_tools import (
+    anthropic_calls,
+    anthropic_messages,
+    anthropic_tools,
+    openai_calls,
+    openai_messages,
+)
 from engine.backends.api_words import (
     ApiError,
     echoes,
@@ -41,7 +48,7 @@ from engine.backends.api_words import (
 )
 from engine.errors import StageError
 from engine.job.spec import ApiTeacher, CaptureSpec, OpenAITeacherSpec
-from engine.rows.records import Messages
+from engine.rows.tools import Conversation
 
 _log = logging.getLogger(__name__)
 
@@ -93,10 +100,10 @@ class _ApiTeacher(AnswerEngine):
     def _connect(self, **arguments: Any) -> tuple[Any, type[Exception]]:
         raise NotImplementedError
 
-    async def _ask(self, prompt: Messages, sampling: Sampling) -> Generation:
+    async def _ask(self, prompt: Conversation, sampling: Sampling) -> Generation:
         raise NotImplementedError
 
-    def encode(self, conversations: list[Messages]) -> list[Messages]:
+    def encode(self, conversations: list[Conversation]) -> list[Conversation]:
         """The API takes conversations as they are."""
         return conversations
 
@@ -120,7 +127,7 @@ class _ApiTeacher(AnswerEngine):
         try:
             await self._client.with_options(max_retries=0).models.list()
         except Exception as error:  # noqa: BLE001 - also a list that the client cannot read
-            said = self._describe(error, [])
+            said = self._describe(error, Conversation([]))
             status = getattr(error, "status_code", None)
             headers = getattr(getattr(error, "response", None), "headers", {})
             if status == 401 or UNREACHED in headers:
@@ -132,7 +139,7 @@ class _ApiTeacher(AnswerEngine):
                     said,
                 )
 
-    async def generate(self, prompt: Messages, sampling: Sampling) -> Generation:
+    async def generate(self, prompt: Conversation, sampling: Sampling) -> Generation:
         """One answer. PromptTooLong or ApiError for this request alone; StageError if no other one
         can succeed either."""
         new_request(sampling.tries)
@@ -148,7 +155,7 @@ class _ApiTeacher(AnswerEngine):
         self._has_answered = True
         return _counted(answer)
 
-    def _meaning_of(self, error: Exception, prompt: Messages) -> StageError | ApiError:
+    def _meaning_of(self, error: Exception, prompt: Conversation) -> StageError | ApiError:
         """What the vendor's error is to the job: the end of the stage, or of this request alone."""
         status = getattr(error, "status_code", None)
         said = _body_of(error)
@@ -163,7 +170,7 @@ class _ApiTeacher(AnswerEngine):
             return _charged(ApiPromptTooLong(text))
         return _charged(ApiError(text))
 
-    def _unread(self, error: Exception, prompt: Messages) -> str:
+    def _unread(self, error: Exception, prompt: Conversation) -> str:
         """Why a reply with status 200 is no answer, with the server's sentence where it has one."""
         said = f"the answer cannot be read ({type(error).__name__})"
         if isinstance(error, ApiError):
@@ -185,7 +192,7 @@ class _ApiTeacher(AnswerEngine):
             f" model '{teacher.model}' and base_url {teacher.base_url or '(the vendor)'}"
         )
 
-    def _describe(self, error: Exception, prompt: Messages) -> str:
+    def _describe(self, error: Exception, prompt: Conversation) -> str:
         response = getattr(error, "response", None)
         # The whole body first: the clients hand on what stands under `error` alone.
         words = words_of(response.text) if response is not None else ""
@@ -215,7 +222,7 @@ def _charged(error: ApiError) -> ApiError:
 def _counted(answer: Generation) -> Generation:
     """The answer with the tokens that its reply says, and what its tries before were charged."""
     tokens_in, tokens_out = last_usage.get() or (None, None)
-    says_something = bool(answer.text or answer.reasoning)
+    says_something = bool(answer.text or answer.reasoning or answer.calls)
     if not tokens_in or (says_something and not tokens_out):
         tokens_in = tokens_out = None  # no tokens for something is no count
     return replace(
@@ -241,14 +248,15 @@ class OpenAITeacher(_ApiTeacher):
             return openai.AsyncAzureOpenAI(**arguments), openai.APIError
         return openai.AsyncOpenAI(base_url=url, **arguments), openai.APIError
 
-    async def _ask(self, prompt: Messages, sampling: Sampling) -> Generation:
+    async def _ask(self, prompt: Conversation, sampling: Sampling) -> Generation:
         # One more than k: a vLLM server lists the sampled token in place of the last one. At
         # k = 20 a sampled token outside the 20 most likely stands for the twentieth.
         top = min(self._top_k + 1, MOST_TOP) if self._top_k else None
         reply = await self._client.chat.completions.create(
             model=self._teacher.model,
-            messages=prompt,
+            messages=openai_messages(prompt),
             extra_body=self._fields(
+                tools=prompt.tools or None,
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
                 max_completion_tokens=sampling.max_tokens,
@@ -277,7 +285,10 @@ class OpenAITeacher(_ApiTeacher):
         if not is_refused and not getattr(message, "refusal", None):
             reason = reason_of(choice.finish_reason)
         reasoning = text_of(apart or None) or thought
-        return Generation(reason, text=storable(text), reasoning=storable(reasoning), **signal)
+        calls = openai_calls(message)
+        return Generation(
+            reason, text=storable(text), reasoning=storable(reasoning), calls=calls, **signal
+        )
 
 
 class AnthropicTeacher(_ApiTeacher):
@@ -290,10 +301,9 @@ class AnthropicTeacher(_ApiTeacher):
         client = anthropic.AsyncAnthropic(base_url=self._teacher.base_url, **arguments)
         return client, anthropic.APIError
 
-    async def _ask(self, prompt: Messages, sampling: Sampling) -> Generation:
-        """One message; system messages go where this protocol wants them."""
-        turns = [turn for turn in prompt if turn["role"] != "system"]
-        system = [turn["content"] for turn in prompt if turn["role"] == "system"]
+    async def _ask(self, prompt: Conversation, sampling: Sampling) -> Generation:
+        """One message; system messages and tools go where this protocol wants them."""
+        system = [turn["content"] for turn in prompt.messages if turn["role"] == "system"]
         # The client has no arguments for these two any more; the protocol still takes them, newer
         # models not both.
         fields = {"temperature": sampling.temperature, "top_p": sampling.top_p}
@@ -301,15 +311,20 @@ class AnthropicTeacher(_ApiTeacher):
             del fields["top_p"]
         reply = await self._client.messages.create(
             model=self._teacher.model,
-            messages=turns,
+            messages=anthropic_messages(prompt),
             max_tokens=sampling.max_tokens,
-            extra_body=self._fields(**fields, system="\n\n".join(system) or None),
+            extra_body=self._fields(
+                **fields,
+                system="\n\n".join(system) or None,
+                tools=anthropic_tools(prompt.tools) or None,
+            ),
         )
         reason = reason_of(reply.stop_reason)
         if isinstance(reply.content, str):
             return Generation(reason, text=storable(reply.content))
         text, reasoning = _texts_of_blocks(reply.content)
-        return Generation(reason, text=storable(text), reasoning=storable(reasoning))
+        calls = anthropic_calls(reply.content)
+        return Generation(reason, text=storable(text), reasoning=storable(reasoning), calls=calls)
 
 
 def _texts_of_blocks(blocks: Any) -> tuple[str, str | None]:

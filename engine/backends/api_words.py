@@ -13,7 +13,7 @@ import re
 from typing import Any
 from urllib.parse import quote, quote_plus
 
-from engine.rows.records import Messages
+from engine.rows.tools import Conversation
 
 ECHO = 20  # characters in a row, of the prompt, that make a server's message unfit for a log
 KEY_START = 8  # characters of a key that give it away
@@ -65,6 +65,7 @@ _REASONS = {
         ),
         "length",
     ),
+    **dict.fromkeys(("tool_calls", "tool_call", "tool_use", "function_call"), "tool_calls"),
     **dict.fromkeys(
         (
             "content_filter",
@@ -217,11 +218,11 @@ def _with_marks_as(form: str, key: str) -> str:
     return written
 
 
-def echoes(message: str, prompt: Messages) -> bool:
+def echoes(message: str, prompt: Conversation) -> bool:
     """Whether a server's message repeats what it was asked: a run of it, or a short turn in
     quotes."""
     runs = [message[start : start + ECHO] for start in range(len(message) - ECHO + 1)]
-    for turn in prompt:
+    for turn in prompt.messages:
         text = str(turn["content"]).strip()
         if len(text) >= ECHO:
             if any(run in text for run in runs):

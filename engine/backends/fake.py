@@ -20,18 +20,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from engine.asking.engine import AnswerEngine, Generation, Sampling
+from engine.asking.engine import AnswerEngine, Generation, Said, Sampling
 from engine.asking.shards import Receipt, Shard
 from engine.job.spec import CaptureSpec, FakeTeacherSpec
 from engine.rows.ids import tokenizer_fingerprint
-from engine.rows.records import Messages
+from engine.rows.tools import Conversation, Tool, as_call
 from engine.store.paths import Folder
 
 VOCABULARY = 256
 
 
 class FakeTeacher(AnswerEngine):
-    """Answers with the prompt's own words; one token per byte, EOS is id 0.
+    """Answers with the prompt's own words; one token per byte, EOS is id 0. Words of the form
+    `call NAME {"json": 1}` call a tool, where any is offered.
 
     Knobs (`teacher.fake`): `replies` (patterns, and what is said where the first of them is found
     in the prompt, in place of its words), `latency_s`, `error_fraction`, `hang_fraction`, `die_at`
@@ -71,17 +72,18 @@ class FakeTeacher(AnswerEngine):
             "tokenizer_fingerprint": tokenizer_fingerprint(vocabulary),
         }
 
-    def encode(self, conversations: list[Messages]) -> list[list[int]]:
+    def encode(self, conversations: list[Conversation]) -> list[list[int]]:
         """One id per byte of the last message."""
         prompts = []
-        for messages in conversations:
-            text = messages[-1]["content"]
+        for conversation in conversations:
+            text = conversation.messages[-1]["content"]
             prompts.append(list(text.encode()))
         return prompts
 
-    def decode(self, token_ids: list[Any]) -> list[tuple[str, str | None]]:
-        """Bytes back to text, EOS left out."""
-        return [(_text_of(ids), None) for ids in token_ids]
+    def decode(self, token_ids: list[Any], tools: Sequence[Sequence[Tool]]) -> list[Said]:
+        """Bytes back to text, EOS left out. `call NAME ARGUMENTS` is a call where tools are
+        offered."""
+        return list(map(_said, token_ids, tools))
 
     def silent_s(self) -> float:
         """Seconds since a prompt made the engine stick."""
@@ -176,6 +178,14 @@ class FakeTeacher(AnswerEngine):
             "topk_logprobs": logprobs.reshape(-1),
             "tail": np.full(tokens, 0.5**k, np.float32),
         }
+
+
+def _said(ids: Any, tools: Sequence[Tool]) -> Said:
+    text = _text_of(ids)
+    if not tools or not text.startswith("call "):
+        return Said(text)
+    _, name, arguments = f"{text} ".split(" ", 2)
+    return Said("", calls=[as_call(name, arguments.strip())])
 
 
 def _text_of(ids: Any) -> str:

@@ -31,6 +31,17 @@ def literal_values(file: Path, name: str) -> list[str]:
     raise LookupError(f"{file} has no {name}; is this vLLM 0.31?")
 
 
+def mapping_keys(file: Path, name: str) -> list[str]:
+    """The keys of `name = {...}` in a source file."""
+    for node in syntax_tree(file).body:
+        if not isinstance(node, ast.Assign) or not _is_name(node.targets[0], name):
+            continue
+        if isinstance(node.value, ast.Dict):
+            keys = [key for key in node.value.keys if key is not None]
+            return [text for key in keys for text in _strings(key)]
+    raise LookupError(f"{file} has no {name}; is this vLLM 0.31?")
+
+
 def fields_of(file: Path, *classes: str) -> list[str]:
     """The annotated fields of classes in a source file."""
     names = []

@@ -24,7 +24,7 @@ from lm_eval.models.utils import (  # ty: ignore[import-not-found]
 from engine.asking.admission import Budget
 from engine.asking.asker import Asker
 from engine.asking.engine import ENGINES, AnswerEngine
-from engine.asking.requests import Request, with_system
+from engine.asking.requests import Request
 from engine.asking.respondents import Respondent
 from engine.backends.lm_eval_client import OnAnswer
 from engine.backends.lm_eval_served import temperature_of
@@ -38,6 +38,7 @@ from engine.job.spec import (
 )
 from engine.rows.ids import derive_seed
 from engine.rows.records import Messages
+from engine.rows.tools import Conversation
 
 NO_LOGPROBS = "an API gives no log-probability of a text that it did not write"
 
@@ -174,8 +175,8 @@ class _Asking:
             top_p=float(wanted.get("top_p") or 1.0),
             max_tokens=int(wanted["max_gen_toks"]),
         )
-        conversation = with_system(messages, self._teacher.system)
-        row = Request(number, 0, "train", seed, conversation, 1)
+        conversation = Conversation(messages).with_system(self._teacher.system)
+        row = Request(number, 0, "train", seed, conversation.messages, 1)
         return await self._asker(sampling).ask(row)
 
     def _asker(self, sampling: SamplingSpec) -> Asker:

@@ -17,19 +17,20 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
 
-from engine.asking.engine import AnswerEngine, Generation, Sampling, end_process
+from engine.asking.engine import AnswerEngine, Generation, Said, Sampling, end_process
+from engine.backends.vllm_answers import AnswerReader
 from engine.backends.vllm_settings import engine_arguments, engine_environment
 from engine.errors import StageError
 from engine.job.spec import CaptureSpec, Model
 from engine.machines.layout import SPANNING
 from engine.rows.ids import bare_prompt, tokenizer_fingerprint
-from engine.rows.records import Messages
+from engine.rows.tools import Conversation, Tool
 
 Piece = tuple[np.ndarray, np.ndarray]  # ids and logprobs, each (t, k + 1)
 Answered = tuple[asyncio.Future[Any], Any]  # a caller's future, and what it becomes
@@ -62,7 +63,11 @@ class VllmEngine(AnswerEngine):
         )
         assert tokenizer is not None, model.model  # transformers raises where there is none
         self.tokenizer = tokenizer
-        self._split_reasoning = _reasoning_splitter(model.reasoning_parser, self.tokenizer)
+        self._takes_tools: bool | None = None  # whether the template does; None: not asked yet
+        # Before the engine, which takes minutes: a parser that vLLM does not have ends it here.
+        self._reader = AnswerReader(
+            tokenizer, model.reasoning_parser, model.tool_parser, _ends_of(tokenizer, model)
+        )
         settings = engine_arguments(
             model,
             device,
@@ -88,22 +93,44 @@ class VllmEngine(AnswerEngine):
         and more) is start-up."""
         await self.generate([0], Sampling(temperature=0.0, max_tokens=1))
 
-    def encode(self, conversations: list[Messages]) -> list[list[int]]:
-        """Token ids of each conversation with the chat template's opening of the assistant's
-        turn."""
+    def encode(self, conversations: list[Conversation]) -> list[list[int]]:
+        """Token ids of each conversation with the chat template's opening of the assistant's turn.
+        ValueError where tools are offered that the template would leave out."""
+        offered = next((one.tools for one in conversations if one.tools), None)
+        if offered is not None:
+            self._require_tools(offered)
         if self.tokenizer.chat_template is None:
-            prompts = [bare_prompt(messages) for messages in conversations]
+            prompts = [bare_prompt(one.messages) for one in conversations]
             return self.tokenizer(prompts)["input_ids"]
-        texts = self.tokenizer.apply_chat_template(
-            conversations, add_generation_prompt=True, tokenize=False
-        )
+        if offered is None:
+            texts = self._spelled([one.messages for one in conversations], None)
+        else:
+            texts = [self._spelled(one.messages, one.tools or None) for one in conversations]
         return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
 
-    def decode(self, token_ids: list[Any]) -> list[tuple[str, str | None]]:
-        """Texts of finished answers, special tokens left out, each with the reasoning before it
-        where a parser tells them apart."""
-        texts = self.tokenizer.batch_decode(token_ids, skip_special_tokens=True)
-        return [self._split_reasoning(text) for text in texts]
+    def _spelled(self, messages: list[Any], tools: list[Any] | None) -> Any:
+        """The text of one conversation, or of a list of them."""
+        return self.tokenizer.apply_chat_template(
+            messages, tools=tools, add_generation_prompt=True, tokenize=False
+        )
+
+    def _require_tools(self, offered: list[Tool]) -> None:
+        if self._takes_tools is None:
+            self._takes_tools = self.tokenizer.chat_template is not None
+            question = [{"role": "user", "content": "?"}]
+            if self._takes_tools:
+                plain = self._spelled(question, None)
+                self._takes_tools = self._spelled(question, offered) != plain
+        if not self._takes_tools:
+            raise ValueError(
+                "the model's chat template leaves tools out, so it could call none; take a model"
+                " whose template knows them, or set prompts.fields.tools: null"
+            )
+
+    def decode(self, token_ids: list[Any], tools: Sequence[Sequence[Tool]]) -> list[Said]:
+        """What finished answers say, special tokens left out, with reasoning and calls told apart
+        where the job names parsers."""
+        return self._reader.read(token_ids, tools)
 
     def silent_s(self) -> float:
         """Seconds since the engine last took a step, while it has something to do."""
@@ -121,6 +148,20 @@ class VllmEngine(AnswerEngine):
             return Generation(reason, token_ids)
         signal = split_logprobs(answer.logprobs, len(token_ids), self._top_k)
         return Generation(reason, token_ids, *signal)
+
+
+def _ends_of(tokenizer: Any, model: Model) -> set[int]:
+    """Ids that end an answer, by the tokenizer and the model's generation settings."""
+    from transformers import GenerationConfig
+
+    ends: Any = None
+    with suppress(OSError):  # a model without such settings
+        revision = model.revision or "main"
+        settings = GenerationConfig.from_pretrained(model.model, revision=revision)
+        ends = settings.eos_token_id
+    if not isinstance(ends, list):
+        ends = [ends]
+    return {end for end in (tokenizer.eos_token_id, *ends) if end is not None}
 
 
 def _request_parameters(top_k: int) -> Callable[[Sampling], Any]:
@@ -345,36 +386,6 @@ def last_words(what: str) -> Generator[None]:
         raise StageError("\n".join([*told[-6:], problem])) from error
     finally:
         os.dup2(saved, 2)
-
-
-def _reasoning_splitter(
-    parser: str | None, tokenizer: Any
-) -> Callable[[str], tuple[str, str | None]]:
-    """text -> (answer, reasoning), by vLLM's own parser of that name; StageError if it has none, or
-    it does not take texts."""
-    if parser is None:
-        return lambda text: (text, None)
-    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
-    from vllm.reasoning import ReasoningParserManager
-
-    request = ChatCompletionRequest(messages=[])
-
-    def apart(text: str) -> tuple[str, str | None]:
-        reasoning, answer = split(text, request)
-        return answer or "", reasoning
-
-    try:
-        kind = ReasoningParserManager.get_reasoning_parser(parser)
-        split = kind(tokenizer).extract_reasoning
-        apart("once")
-    except Exception as error:
-        known = ", ".join(ReasoningParserManager.list_registered())
-        problem = f"{type(error).__name__}: {error}"
-        raise StageError(
-            f"reasoning_parser={parser} cannot be used with this model ({problem}); vLLM has"
-            f" {known}"
-        ) from error
-    return apart
 
 
 def split_logprobs(

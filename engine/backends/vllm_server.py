@@ -102,6 +102,8 @@ def server_arguments(served: ServedModel) -> Namespace:
         settings["max_num_queued_tokens"] = served.max_queued_tokens
     if model.reasoning_parser:
         settings["reasoning_parser"] = model.reasoning_parser
+    if model.tool_parser:
+        settings |= {"enable_auto_tool_choice": True, "tool_call_parser": model.tool_parser}
     if served.adapters:
         modules = [LoRAModulePath(name=name, path=path) for name, path in served.adapters.items()]
         settings |= {"enable_lora": True, "lora_modules": modules}

@@ -17,7 +17,6 @@ from engine.backends.vllm_settings import engine_problems
 from engine.check.memory import memory_problems
 from engine.check.models import (
     NotHere,
-    has_chat_template,
     has_tokenizer,
     layout_problems,
     model_problems,
@@ -27,6 +26,8 @@ from engine.check.models import (
     tokenizer_of,
     tokenizer_problems,
 )
+from engine.check.templates import has_chat_template
+from engine.check.tools import tool_problems
 from engine.check.training import signal_problems, training_problems, white_box_problems
 from engine.errors import SpecError
 from engine.job.spec import API_KINDS, JobSpec, PromptsSpec, VllmTeacherSpec
@@ -63,6 +64,7 @@ def problems_of(job: JobSpec) -> list[str]:
         _judge_problems,
         _student_problems,
         _template_problems,
+        tool_problems,
         white_box_problems,
         signal_problems,
         training_problems,
@@ -77,7 +79,7 @@ def problems_of(job: JobSpec) -> list[str]:
 
 def _source_problems(spec: PromptsSpec) -> list[str]:
     # Here: a job without problems elsewhere need not wait for it.
-    from engine.stages.prompts import head_problems
+    from engine.stages.prompts.heads import head_problems
 
     sources = [source for source in spec.sources() if not source.endswith(":")]
     if missing_data(sources):  # believed, as the hub's models are
@@ -90,7 +92,7 @@ def _source_problems(spec: PromptsSpec) -> list[str]:
 
 def source_lines(job: JobSpec) -> list[str]:
     """What the job's prompt files hold, a sentence each."""
-    from engine.stages.prompts import head_lines
+    from engine.stages.prompts.heads import head_lines
 
     if missing := missing_data(job.prompts.sources()):
         return [f"{source}: not on this machine yet; distill fetch brings it" for source in missing]

@@ -3,7 +3,6 @@ layouts that do not divide them."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -119,16 +118,6 @@ def tokenizer_problems(field: str, model: str) -> Iterator[str]:
         if field == "train.student":
             problem += "; name another folder under train.tokenizer"
         yield problem
-
-
-def has_chat_template(folder: Path) -> bool:
-    if (folder / "chat_template.jinja").exists() or (folder / "chat_template.json").exists():
-        return True
-    try:
-        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-        return bool(config.get("chat_template"))
-    except (OSError, ValueError, AttributeError):
-        return False
 
 
 def layout_problems(

@@ -11,7 +11,7 @@ from engine.errors import InputError
 from engine.job.spec import JobSpec
 from engine.machines.work import CHARACTERS, Seen
 from engine.rows.records import Prompt
-from engine.stages.prompts import heads
+from engine.stages.prompts.heads import heads
 from engine.stages.prompts.readers import kind_of, source_files
 
 _COUNTED_BYTES = 64 * 2**20  # of a file whose lines are counted; longer ones are estimated

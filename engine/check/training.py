@@ -97,7 +97,7 @@ def _vocabulary(model: str) -> Any:
 def training_problems(job: JobSpec) -> Iterator[str]:
     """Settings that need a package, a GPU or data that are not there, and folders that each node
     would understand otherwise."""
-    from engine.stages.prompts import holds_unlearnt
+    from engine.stages.prompts.heads import holds_unlearnt
 
     train = job.train
     learns_all = isinstance(train.loss, SftLoss) and train.loss.learn_turns == "all"

@@ -15,9 +15,11 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-def prompt_hash(messages: Messages) -> str:
-    """sha256 (hex) of the canonical messages."""
-    return _sha256(messages).hex()
+def prompt_hash(messages: Messages, tools: str | None = None) -> str:
+    """sha256 (hex) of the canonical messages, and of what tools add to them where they do."""
+    if tools is None:
+        return _sha256(messages).hex()
+    return _sha256([messages, json.loads(tools)]).hex()
 
 
 def prompt_id_of(sha256_hex: str) -> int:

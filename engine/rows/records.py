@@ -21,6 +21,7 @@ Completions, schema version 1. `curate` hands the signal's columns and the metad
 | topk_logprobs | list<float16 or float32> | codec plain: (T*k,) |
 | topk_packed | binary | codec packed: T * token_bytes(...) bytes (engine/rows/codec.py) |
 | topk_tokens | list<string> | (T*k,), in place of topk_ids from an API that gives texts |
+| tool_calls | string | JSON [{"name", "arguments"}], null where nothing is called (tools.py) |
 
 | metadata key (values are JSON) | content |
 |---|---|
@@ -39,6 +40,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+
+from engine.rows.tools import Conversation, conversation_of, spelled
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -70,6 +73,13 @@ class Prompt:
     reference: str | None = None
     meta: str = "{}"
     references: list[str] = field(default_factory=list)  # all that are right; `reference` leads
+    tools: str | None = None  # JSON (tools.py): offered, and what messages call and answer
+    reference_calls: str | None = None  # JSON: what the gold answer calls
+
+    @property
+    def conversation(self) -> Conversation:
+        """The messages with all that tools add to them."""
+        return conversation_of(self.messages, self.tools)
 
     @property
     def right_answers(self) -> list[str]:
@@ -107,6 +117,12 @@ class Completion:
     topk_packed: bytes = b""  # the three columns above in one (codec: packed); they are empty then
     # (T*k,) texts in place of topk_ids, from an API that gives no ids
     topk_tokens: Any = field(default_factory=list)
+    tool_calls: str | None = None  # JSON (tools.py); `text` is what was said beside them
+
+    @property
+    def said(self) -> str:
+        """Text and calls in words, for those who compare or read texts."""
+        return spelled(self.text, self.tool_calls)
 
 
 @dataclass(frozen=True)
@@ -125,6 +141,7 @@ class Example:
     topk_logprobs: Any = field(default_factory=lambda: _NO_FLOATS)
     tail: Any = field(default_factory=lambda: _NO_FLOATS)
     topk_packed: bytes = b""
+    tools: str | None = None  # JSON (tools.py), the calls of the answer among it
 
 
 @dataclass(frozen=True)
@@ -134,7 +151,7 @@ class Answer:
     prompt_id: int
     model: str  # teacher | baseline | student
     status: str
-    text: str
+    text: str  # calls of tools stand behind what is said
     reference: str | None
     scores: str  # JSON: metric -> value
     verdict: str | None = None  # right | wrong | no_answer | ambiguous | unverified

@@ -66,13 +66,19 @@ def write_parquet(table: pa.Table, path: Folder) -> None:
 def read_tables(
     paths: Iterable[Folder],
     columns: Sequence[str] | None = None,
+    *,
+    optional: Sequence[str] = (),
 ) -> Iterator[pa.Table]:
     """The tables of `paths` one by one, page checksums verified. StageError names a file that is
-    damaged."""
-    wanted = list(columns) if columns else None
+    damaged. Of `columns` those in `optional` are left out where a file, of an older version, lacks
+    them."""
     for path in paths:
         where, store = parquet_place(path)
         try:
+            wanted = list(columns) if columns else None
+            if wanted and optional:
+                there = pq.read_schema(where, filesystem=store).names
+                wanted = [name for name in wanted if name in there or name not in optional]
             table = pq.read_table(
                 where,
                 columns=wanted,

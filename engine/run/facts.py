@@ -37,6 +37,8 @@ class PromptsInfo(Info):
     """Files of the sources that are no prompts."""
     labels: dict[str, str] = {}
     """The job's own names of labels, and what they mean."""
+    cluster_by: str | None = None
+    """Column whose equal values belong together, where several prompts are of one dialogue."""
 
 
 class TeacherInfo(Facts):

@@ -288,11 +288,13 @@ def _known_sum(tokens: pa.ChunkedArray) -> int:
 
 
 def _id_problems(folder: Folder, manifest: Manifest) -> Iterator[str]:
-    """Each prompt's hash and id, from its messages."""
+    """Each prompt's hash and id, from its messages and tools."""
     for name in _split_files(manifest):
-        (table,) = read_tables([folder / name], ["prompt_id", "prompt_sha256", "messages"])
+        columns = ["prompt_id", "prompt_sha256", "messages", "tools"]
+        (table,) = read_tables([folder / name], columns, optional=["tools"])
         said = table.to_pydict()
-        hashes = list(map(prompt_hash, said["messages"]))
+        tools = said.get("tools", [None] * len(table))
+        hashes = list(map(prompt_hash, said["messages"], tools))
         ids = list(map(prompt_id_of, hashes))
         if hashes != said["prompt_sha256"] or ids != said["prompt_id"]:
             yield (

@@ -31,6 +31,7 @@ from engine.rows.final_answer import Judged, Rules, Verdict, is_compared, judge,
 from engine.rows.ids import bare_prompt
 from engine.rows.records import Prompt
 from engine.rows.tables import file_metadata, read_tables, to_rows
+from engine.rows.tools import spelled
 from engine.run import parts
 from engine.run.context import Context
 from engine.run.facts import GenerateInfo, PromptsInfo, TeacherInfo
@@ -121,11 +122,13 @@ def _validation_scores(
     if not asked:
         return {}
     answers: dict[str, list[tuple[str, str, Asked]]] = {}
-    columns = ["teacher", "prompt_id", "split", "status", "text"]
-    for table in read_tables([out / name for name in settled.files], columns):
+    columns = ["teacher", "prompt_id", "split", "status", "text", "tool_calls"]
+    written = [out / name for name in settled.files]
+    for table in read_tables(written, columns, optional=["tool_calls"]):
         for row in table.filter(pc.field("split") == "validation").to_pylist():
             if known := asked.get(row["prompt_id"]):
-                said = (row["text"], row["status"], known)
+                text = spelled(row["text"], row.get("tool_calls"))
+                said = (text, row["status"], known)
                 answers.setdefault(row["teacher"], []).append(said)
     metric = metrics.TASK_METRICS[task][0]
     scores = {}

@@ -20,22 +20,23 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jinja2 import TemplateError
 
 from engine.errors import StageError
 from engine.job.spec import SftLoss, TrainSpec
-from engine.rows.ids import bare_prompt, tokenizer_fingerprint
-from engine.rows.records import Messages
+from engine.rows.ids import tokenizer_fingerprint
 from engine.rows.signal import Signal, arrays, count_unsigned, signals
 from engine.rows.tables import metadata_of, read_tables
+from engine.rows.tools import Conversation, conversations_of
 from engine.store.paths import Folder
 from engine.training.alignment import align, special_ids, token_starts
+from engine.training.chat import called_names, check_tools, learnt_tokens, opening_of
 
 _log = logging.getLogger(__name__)
 MOST_DIFFERING = 0.05  # of the examples of a file
 # tokenizers of one text agree at far more places; less means that one of them is not what wrote or
 # reads it
 LEAST_ALIGNED = 0.1
+READ_ROWS = 1024  # conversations in Python's objects at a time
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ def load_sequences(
         if needs_signal:
             _check_signal(table, file.name, spec.loss.kind, metadata, same_ids)
             _check_top_k(file.name, metadata, vocab_size)
+        _check_first_tools(table, tokenizer)
         if same_ids and turns == "last":
             _check_template(table, file.name, tokenizer)
             stored: Iterator[Signal | None] = itertools.repeat(None, table.num_rows)
@@ -82,10 +84,23 @@ def load_sequences(
         elif needs_signal:
             rows = _aligned_sequences(table, file.name, metadata, tokenizer, teacher_tokenizers)
         else:
-            rows = _spelled_sequences(table, tokenizer, turns)
+            conversations = conversations_of(table)
+            rows = (_sequence(one, tokenizer, turns) for one in conversations)
         for row in _as_answered(rows, table, file.name, tokenizer):
             _check_ids(row, file.name, metadata, vocab_size)
             yield row
+
+
+def _check_first_tools(table: pa.Table, tokenizer: Any) -> None:
+    """The student's template must know tools, where the first examples offer any."""
+    for conversation in conversations_of(table.slice(0, READ_ROWS)):
+        if conversation.tools:
+            check_tools(conversation, tokenizer)
+            return
+
+
+def _sequence(conversation: Conversation, tokenizer: Any, learn_turns: str) -> TokenSequence:
+    return TokenSequence(*learnt_tokens(conversation, tokenizer, learn_turns))
 
 
 def _check_ids(
@@ -142,12 +157,12 @@ def _as_answered(
     """
     differing = 0
     example = ""
-    for row, messages in zip(rows, table["messages"], strict=True):
+    for row, told in zip(rows, _told(table), strict=True):
         learnt = tokenizer.decode(row.ids[row.is_target])
-        answered = messages[-1]["content"].as_py()
-        if _comparable(answered) not in _comparable(learnt):
+        lacking = [text for text in told if _comparable(text) not in _comparable(learnt)]
+        if lacking:
             differing += 1
-            example = f"{learnt[:80]!r} where {answered[:80]!r}"
+            example = f"{learnt[:80]!r} where {lacking[0][:80]!r}"
         yield row
     told = (
         f"{differing} of {table.num_rows} examples of {file} teach another text than their answer,"
@@ -161,6 +176,14 @@ def _as_answered(
         )
     if differing:
         _log.warning("train: %s was answered", told)
+
+
+def _told(table: pa.Table) -> Iterator[list[str]]:
+    """Of each example what its answer says, and the names of the tools that it calls."""
+    for start in range(0, len(table), READ_ROWS):
+        for conversation in conversations_of(table.slice(start, READ_ROWS)):
+            answer = conversation.messages[-1]
+            yield [answer["content"], *called_names(answer)]
 
 
 def _comparable(text: str) -> str:
@@ -180,8 +203,9 @@ def _check_template(table: pa.Table, file: str, tokenizer: Any) -> None:
         return
     first = table.slice(0, 1)
     asked = next(arrays(first, "prompt_token_ids")).tolist()
-    messages = table["messages"][0].as_py()[:-1]
-    opening, how = _opening(messages, tokenizer)
+    (conversation,) = conversations_of(first)
+    question = conversation.before(len(conversation.messages) - 1)
+    opening, how = opening_of(question, tokenizer)
     if not opening or not asked:
         return
     opened = asked[-len(opening) :]
@@ -191,27 +215,6 @@ def _check_template(table: pa.Table, file: str, tokenizer: Any) -> None:
             f" {tokenizer.decode(opened)!r}, but the student's {how} {tokenizer.decode(opening)!r},"
             " and it would be served what it never saw; set train.tokenizer to the teacher's"
         )
-
-
-def _opening(messages: Messages, tokenizer: Any) -> tuple[list[int], str]:
-    """The tokens between the student's question and its answer, and what puts them there."""
-    if not tokenizer.chat_template:  # nothing follows the question
-        question = _tokens(bare_prompt(messages), tokenizer)
-        return question[-4:], "tokenizer has no chat template, so its questions end with"
-    opened = _tokens(_spell(messages, tokenizer, add_generation_prompt=True), tokenizer)
-    closed = _tokens(_spell(messages, tokenizer), tokenizer)
-    same = _count_alike(opened, closed)
-    return opened[same:], "chat template opens them with"
-
-
-def _count_alike(first: list[int], second: list[int]) -> int:
-    """How many tokens open both."""
-    count = 0
-    for ours, theirs in zip(first, second, strict=False):
-        if ours != theirs:
-            break
-        count += 1
-    return count
 
 
 def _teacher_sequences(table: pa.Table, stored: Iterator[Signal | None]) -> Iterator[TokenSequence]:
@@ -247,12 +250,12 @@ def _aligned_sequences(
     their_starts = _starts_by(teacher_tokenizers[teacher])
     our_starts = _starts_by(tokenizer)
     aligned = targets = 0
-    conversations = table["messages"].to_pylist()
+    conversations = conversations_of(table)
     answers = arrays(table, "token_ids")
     stored = signals(table, metadata)
-    for messages, answer, signal in zip(conversations, answers, stored, strict=True):
-        sequence = _conversation(messages, tokenizer, "last")
-        text = messages[-1]["content"]
+    for conversation, answer, signal in zip(conversations, answers, stored, strict=True):
+        sequence = _sequence(conversation, tokenizer, "last")
+        text = conversation.messages[-1]["content"]
         learned = sequence.ids[sequence.is_target]
         theirs = their_starts(answer.tolist(), text)
         ours = our_starts(learned.tolist(), text)
@@ -285,122 +288,3 @@ def _moved(signal: Signal, at: np.ndarray, top_k: int) -> Signal:
     logprobs[here] = signal.logprobs[at[here]]
     tail[here] = signal.tail[at[here]]
     return Signal(np.zeros(logprobs.shape, np.int32), logprobs, tail)
-
-
-def _spelled_sequences(
-    table: pa.Table, tokenizer: Any, learn_turns: str
-) -> Iterator[TokenSequence]:
-    for messages in table["messages"].to_pylist():
-        yield _conversation(messages, tokenizer, learn_turns)
-
-
-def _conversation(messages: Messages, tokenizer: Any, learn_turns: str) -> TokenSequence:
-    """The conversation as the student's template spells it. A turn to learn is what its message
-    adds to the opening of the turn.
-
-    That needs no markers in the template, and splits the text into tokens where a server will: at
-    the opening's end.
-    """
-    if not tokenizer.chat_template:
-        raise StageError(
-            "train: the student's tokenizer has no chat template; set train.tokenizer to one that"
-            " has"
-        )
-    earlier = _earlier_answers(messages, learn_turns)
-    turns = [*earlier, len(messages) - 1]
-    whole = _spell(messages, tokenizer)
-    begins = [_end_of_opening(messages[:turn], whole, tokenizer) for turn in turns]
-    borders = [*begins, len(whole)]
-    texts = [whole[begin:end] for begin, end in itertools.pairwise(borders)]
-    context = _tokens(whole[: begins[0]], tokenizer)
-    added = [_tokens(text, tokenizer) for text in texts]
-    added[-1] = _up_to_its_end(added[-1], tokenizer)
-    learned: list[int] = []
-    for turn, begin, tokens in zip(earlier, begins, added, strict=False):
-        alone = _spell(messages[: turn + 1], tokenizer)[begin:]
-        learned.append(_answer_length(tokens, alone, tokenizer))
-    learned.append(len(added[-1]))
-    for turn, text in zip(turns, texts, strict=True):
-        _check_is_told(messages[turn]["content"], text)
-    masks = [np.zeros(len(context), bool)]
-    for tokens, count in zip(added, learned, strict=True):
-        masks.append(np.arange(len(tokens)) < count)
-    ids = np.array(sum(added, context), np.int32)
-    return TokenSequence(ids, np.concatenate(masks))
-
-
-def _earlier_answers(messages: Messages, learn_turns: str) -> list[int]:
-    """The turns to learn besides the last one."""
-    if learn_turns != "all":
-        return []
-    between = range(1, len(messages) - 1)
-    return [turn for turn in between if messages[turn]["role"] == "assistant"]
-
-
-def _end_of_opening(before: Messages, whole: str, tokenizer: Any) -> int:
-    """Where in the conversation the answer to what came `before` begins."""
-    opening = _spell(before, tokenizer, add_generation_prompt=True)
-    if not whole.startswith(opening):
-        raise StageError(
-            "train: the student's chat template rewrites the conversation when it adds the answer,"
-            " so the answer cannot be told from the prompt; set train.tokenizer to one whose"
-            " template keeps what came before"
-        )
-    return len(opening)
-
-
-def _check_is_told(answer: str, text: str) -> None:
-    if answer.strip() not in text:
-        raise StageError(
-            "train: the student's chat template leaves out a part of the answers (templates of"
-            " reasoning models cut what stands before </think>), so the student would not learn"
-            " what the teacher said; set train.tokenizer to one whose template keeps it"
-        )
-
-
-def _spell(messages: Messages, tokenizer: Any, **options: Any) -> str:
-    try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, **options)
-    except TemplateError as error:
-        roles = ", ".join(message["role"] for message in messages)
-        raise StageError(
-            f"train: the student's chat template refuses a conversation of {roles} ({error});"
-            " change the prompts (prompts.system) to what"
-            " it takes, or set train.tokenizer to one whose template takes them"
-        ) from None
-
-
-def _tokens(text: str, tokenizer: Any) -> list[int]:
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
-
-
-def _up_to_its_end(answer: list[int], tokenizer: Any) -> list[int]:
-    """The last answer's tokens up to the end-of-sequence token: templates often add a line break,
-    which no server ever generates."""
-    eos = tokenizer.eos_token_id
-    if eos is None:
-        return answer
-    if eos in answer:
-        end = len(answer) - answer[::-1].index(eos)
-        behind = tokenizer.decode(answer[end:], skip_special_tokens=True)
-        if not behind.strip():  # else it is one that the answer speaks of
-            return answer[:end]
-    return [*answer, eos]  # without it the student would never learn to stop
-
-
-def _answer_length(added: list[int], alone: str, tokenizer: Any) -> int:
-    """How many of the tokens between two openings are the earlier one's answer, its end of turn
-    included; `alone` is that answer where it ends the conversation, which some templates follow by
-    an end-of-sequence token.
-    """
-    answer = _tokens(alone, tokenizer)
-    length = _count_alike(added, answer)
-    if tokenizer.decode(answer[length:], skip_special_tokens=True).strip():
-        raise StageError(
-            "train: the student's chat template rewrites earlier turns when the conversation goes"
-            " on, so learn_turns: all cannot tell them apart; set train.loss.learn_turns: last, or"
-            " train.tokenizer to one whose template keeps what came before"
-        )
-    while length and not tokenizer.decode(added[length - 1 : length]).strip():
-        length -= 1
-    return length

@@ -1,6 +1,7 @@
 """Rows that a replica holds, and dollars that it may spend."""
 
 import asyncio
+import json
 import random
 from contextlib import AsyncExitStack
 
@@ -8,9 +9,10 @@ import pytest
 
 from engine.asking.admission import Budget, Room
 from engine.job.spec import PriceSpec
+from engine.rows.tools import Conversation
 
 PRICES = PriceSpec(input=1.0, output=2.0)  # dollars per million tokens
-QUESTION = [{"role": "user", "content": "x" * 84}]  # at most 100 tokens
+QUESTION = Conversation([{"role": "user", "content": "x" * 84}])  # at most 100 tokens
 MOST_USD = (100 * 1 + 50 * 2) / 1e6  # with 50 tokens out
 
 
@@ -202,7 +204,7 @@ def test_sums_that_do_not_cancel_exactly_keep_nobody_waiting():
     async def work():
         budget = Budget(PriceSpec(input=0.1, output=0.3), 100e-6, 0.0)
         reserved = [
-            await budget.reserve([{"role": "user", "content": "y" * n}], n)
+            await budget.reserve(Conversation([{"role": "user", "content": "y" * n}]), n)
             for n in (1, 3, 5, 7, 11, 13, 17)
         ]
         for amount in reserved:
@@ -279,3 +281,18 @@ def test_every_try_that_may_be_charged_is_set_aside_and_near_the_end_there_are_f
         assert budget.spent_usd == pytest.approx(7 * MOST_USD)
 
     asyncio.run(work())
+
+
+def test_tools_are_part_of_what_a_request_may_cost():
+    parameters = {"type": "object", "properties": {"city": {"description": "é" * 500}}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+
+    async def most(tools):
+        reserved = await Budget(PRICES, None, 0.0).reserve(
+            Conversation(QUESTION.messages, tools), 0
+        )
+        return reserved.most_usd * 1e6
+
+    assert asyncio.run(most([])) == pytest.approx(100)
+    written = len(json.dumps([tool], indent=4).encode())
+    assert asyncio.run(most([tool])) >= 100 + written

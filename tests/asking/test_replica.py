@@ -3,15 +3,17 @@ what is kept when it fails."""
 
 import asyncio
 import itertools
+import json
 import time
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from conftest import statuses
 
 from engine.asking import replica as replica_module
-from engine.asking.engine import AnswerEngine, Generation, PromptTooLong
+from engine.asking.engine import AnswerEngine, Generation, PromptTooLong, Said
 from engine.asking.replica import Answerer, AnswerJob
 from engine.asking.respondents import respondent_of
 from engine.asking.shards import Shard
@@ -20,6 +22,7 @@ from engine.errors import StageError
 from engine.job.spec import GenerateSpec
 from engine.rows.records import PROMPT, STATUSES, Completion, Prompt
 from engine.rows.tables import read_tables, to_rows, to_table, write_parquet
+from engine.rows.tools import tools_column
 from engine.run import parts
 
 QUICK = {"part_seconds": 0.1}
@@ -37,12 +40,12 @@ class Says(AnswerEngine):
 
     def encode(self, conversations):
         return [
-            list("\n".join(f"{m['role']}: {m['content']}" for m in messages).encode())
-            for messages in conversations
+            list("\n".join(f"{m['role']}: {m['content']}" for m in one.messages).encode())
+            for one in conversations
         ]
 
-    def decode(self, token_ids):
-        return [(bytes(np.asarray(ids, np.uint8)).decode().strip("\0"), None) for ids in token_ids]
+    def decode(self, token_ids, tools):
+        return [Said(bytes(np.asarray(ids, np.uint8)).decode().strip("\0")) for ids in token_ids]
 
     async def generate(self, prompt, sampling):
         text = bytes(prompt).decode().split("user: ")[1]
@@ -66,7 +69,9 @@ def replica(tmp_path):
     """An Answerer of prompts 0, 1, … with these texts, and its folder. Called again, it is the next
     one of the same epoch."""
 
-    def build(texts, engine=None, *, teacher=None, validation=(), epoch=None, **generate):
+    def build(
+        texts, engine=None, *, teacher=None, validation=(), epoch=None, tools=None, **generate
+    ):
         file = tmp_path / "prompts.parquet"
         prompts = [
             Prompt(
@@ -80,6 +85,8 @@ def replica(tmp_path):
             )
             for n, text in enumerate(texts)
         ]
+        if tools:
+            prompts = [replace(prompt, tools=tools) for prompt in prompts]
         write_parquet(to_table(prompts, PROMPT), file)
         spec = GenerateSpec(
             teachers=[{"name": "t", "kind": "fake", "model": "m", **(teacher or {})}],
@@ -489,7 +496,7 @@ def test_a_sample_is_a_request_of_its_own(replica):
 def test_a_conversation_that_the_template_refuses_is_one_rows_error(replica):
     class Picky(Says):
         def encode(self, conversations):
-            if any(messages[0]["content"] == "p3" for messages in conversations):
+            if any(one.messages[0]["content"] == "p3" for one in conversations):
                 raise ValueError("roles must alternate")
             return super().encode(conversations)
 
@@ -502,6 +509,44 @@ def test_a_conversation_that_the_template_refuses_is_one_rows_error(replica):
         found[3].error == "a conversation of user cannot be asked: ValueError: roles must alternate"
     )
     assert sorted(text for text, _ in engine.asked) == [f"user: p{n}" for n in (0, 1, 2, 4, 5)]
+
+
+WEATHER = tools_column([{"type": "function", "function": {"name": "weather"}}], {})
+
+
+@pytest.mark.parametrize(
+    ("says", "calls", "status"),
+    [
+        ('call weather {"city": "Ely"}', [{"name": "weather", "arguments": {"city": "Ely"}}], "ok"),
+        ('call weather {"city"', [{"name": "weather", "arguments": '{"city"'}], "ok"),
+        ("fine", None, "ok"),
+    ],
+)
+def test_what_an_answer_calls_is_stored_beside_its_text(replica, says, calls, status):
+    worker, folder = replica([says], validation=[0], tools=WEATHER)
+    answer(worker, *shards(1, 1))
+    (row,) = rows_of(folder)
+    assert row.status == status
+    if calls is None:
+        assert (row.text, row.tool_calls) == (says, None)
+    else:
+        assert (row.text, json.loads(row.tool_calls)) == ("", calls)
+
+
+def test_where_no_tools_are_offered_nothing_is_a_call(replica):
+    worker, folder = replica(["call weather {}"], validation=[0])
+    answer(worker, *shards(1, 1))
+    (row,) = rows_of(folder)
+    assert (row.text, row.tool_calls) == ("call weather {}", None)
+
+
+def test_prompts_from_before_there_were_tools_are_asked(replica, tmp_path):
+    worker, folder = replica(["hello"])
+    file = tmp_path / "prompts.parquet"
+    (table,) = read_tables([file])
+    write_parquet(table.drop_columns(["tools", "reference_calls"]), file)
+    answer(worker, *shards(1, 1))
+    assert [row.status for row in rows_of(folder)] == ["ok"]
 
 
 @pytest.mark.parametrize("codec", ["plain", "packed"])

@@ -22,6 +22,7 @@ from engine.errors import StageError, Stopped
 from engine.job.spec import AnthropicTeacherSpec, CaptureSpec, JobSpec, OpenAITeacherSpec
 from engine.rows.records import Completion
 from engine.rows.tables import read_tables, to_rows
+from engine.rows.tools import Conversation
 from engine.run import parts
 from engine.run.context import Context
 from engine.run.manifests import finished, publish
@@ -57,7 +58,9 @@ def teacher(monkeypatch):
 def ask(engine, words="What is 2 + 3?"):
     async def run():
         async with engine._client:
-            return await engine.generate([{"role": "user", "content": words}], Sampling(0.7, 32))
+            return await engine.generate(
+                Conversation([{"role": "user", "content": words}]), Sampling(0.7, 32)
+            )
 
     return asyncio.run(run())
 
@@ -185,7 +188,7 @@ def test_models_that_cannot_be_listed_are_a_warning(teacher, kind, status, caplo
         async def run():
             await engine.open()
             return await engine.generate(
-                [{"role": "user", "content": "What is 2 + 3?"}], Sampling(0.7, 32)
+                Conversation([{"role": "user", "content": "What is 2 + 3?"}]), Sampling(0.7, 32)
             )
 
         assert asyncio.run(run()).text.startswith("echo")

@@ -20,9 +20,11 @@ from doubles.misbehaving_api import KEY, Faults
 from engine.asking.engine import PromptTooLong, Sampling
 from engine.backends.api_gate import retry_after_s
 from engine.backends.api_teacher import AnthropicTeacher, OpenAITeacher
+from engine.backends.api_tools import anthropic_messages
 from engine.backends.api_words import ApiError
 from engine.errors import StageError
 from engine.job.spec import AnthropicTeacherSpec, CaptureSpec, OpenAITeacherSpec
+from engine.rows.tools import Conversation
 
 REPOSITORY = Path(__file__).parents[2]
 CONVERSATION = [
@@ -57,10 +59,11 @@ def teacher(monkeypatch):
     return build
 
 
-def ask(engine, prompt=CONVERSATION, sampling=ONCE):
+def ask(engine, prompt=CONVERSATION, sampling=ONCE, tools=()):
     async def run():
         async with engine._client:
-            return await engine.generate(engine.encode([prompt])[0], sampling)
+            asked = Conversation(prompt, list(tools))
+            return await engine.generate(engine.encode([asked])[0], sampling)
 
     return asyncio.run(run())
 
@@ -73,7 +76,8 @@ def ask_all(engine, count, prompt=None, samplings=None):
 
     async def run():
         async with engine._client:
-            requests = zip(prompts, samplings or [ONCE] * count, strict=True)
+            asked = map(Conversation, prompts)
+            requests = zip(asked, samplings or [ONCE] * count, strict=True)
             return await asyncio.gather(
                 *(engine.generate(*request) for request in requests), return_exceptions=True
             )
@@ -153,7 +157,7 @@ def test_azure_is_asked_by_deployment_and_version(teacher):
 
         async def run():
             await engine.open()
-            return await engine.generate(CONVERSATION, ONCE)
+            return await engine.generate(Conversation(CONVERSATION), ONCE)
 
         assert asyncio.run(run()).text == "echo: What is 2 + 3?"
     assert api.calls[0].path == "/openai/deployments/m/chat/completions"
@@ -332,7 +336,10 @@ def test_a_long_retry_after_is_waited_for_by_everybody_and_not_given_up(teacher,
         engine = teacher(kind, api.url, concurrency=2)
 
         async def run():
-            asking = [asyncio.create_task(engine.generate(CONVERSATION, ONCE)) for _ in range(3)]
+            asking = [
+                asyncio.create_task(engine.generate(Conversation(CONVERSATION), ONCE))
+                for _ in range(3)
+            ]
             _, waiting = await asyncio.wait(asking, timeout=0.8)
             for task in asking:
                 task.cancel()
@@ -547,10 +554,12 @@ def test_once_something_was_answered_a_403_is_about_its_prompt(teacher, kind):
         engine = teacher(kind, api.url)
 
         async def run():
-            first = await engine.generate(CONVERSATION, ONCE)
+            first = await engine.generate(Conversation(CONVERSATION), ONCE)
             with pytest.raises(ApiError, match="403: moderation"):
-                await engine.generate([{"role": "user", "content": "forbidden"}], ONCE)
-            return first, await engine.generate(CONVERSATION, ONCE)
+                await engine.generate(
+                    Conversation([{"role": "user", "content": "forbidden"}]), ONCE
+                )
+            return first, await engine.generate(Conversation(CONVERSATION), ONCE)
 
         first, last = asyncio.run(run())
     assert first.text == last.text == "echo: What is 2 + 3?"
@@ -649,6 +658,135 @@ def test_a_list_of_models_that_fails_is_asked_once_and_says_nothing_of_the_pace(
         asyncio.run(asyncio.wait_for(engine.open(), 10))
         assert engine.figures()["concurrency"] == engine._teacher.concurrency
     assert "its models cannot be listed" in caplog.text
+
+
+# Tools
+
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "Says the weather.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    },
+}
+CALLED = {
+    "id": "call00001",
+    "type": "function",
+    "function": {"name": "weather", "arguments": {"city": "Ely"}},
+}
+TOOL_TURNS = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Ely?"},
+    {"role": "assistant", "content": "", "tool_calls": [CALLED]},
+    {"role": "tool", "content": "20", "tool_call_id": "call00001", "name": "weather"},
+    {"role": "user", "content": "And Cambridge?"},
+]
+WANTED = [{"name": "weather", "arguments": {"city": "Cambridge"}}]
+
+
+def openai_calls(arguments, **choice):
+    call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": arguments}}
+    return openai_reply(
+        {"content": None, "tool_calls": [call]}, finish_reason="tool_calls", **choice
+    )
+
+
+def test_the_openai_protocol_is_told_of_tools_and_says_what_it_calls(teacher):
+    reply = openai_calls('{"city": "Cambridge"}')
+    with misbehaving_api.serve(answer=replying(200, reply)) as api:
+        answer = ask(teacher("openai", api.url), TOOL_TURNS, tools=[WEATHER])
+    assert (answer.text, answer.finish_reason, answer.calls) == ("", "tool_calls", WANTED)
+    assert (answer.prompt_tokens, answer.tokens) == (9, 4)
+    (call,) = api.calls
+    assert call.body["tools"] == [WEATHER]
+    *_, asked, result, _ = call.body["messages"]
+    assert asked["tool_calls"] == [
+        {
+            "id": "call00001",
+            "type": "function",
+            "function": {"name": "weather", "arguments": '{"city": "Ely"}'},
+        }
+    ]
+    assert result == {"role": "tool", "content": "20", "tool_call_id": "call00001"}
+
+
+def test_the_anthropic_protocol_is_told_of_tools_in_its_own_blocks(teacher):
+    reply = {
+        "id": "1",
+        "type": "message",
+        "role": "assistant",
+        "model": "m",
+        "stop_reason": "tool_use",
+        "stop_sequence": None,
+        "content": [
+            {"type": "text", "text": "Let me see."},
+            {"type": "tool_use", "id": "t", "name": "weather", "input": {"city": "Cambridge"}},
+        ],
+        "usage": {"input_tokens": 9, "output_tokens": 4},
+    }
+    with misbehaving_api.serve(answer=replying(200, reply)) as api:
+        answer = ask(teacher("anthropic", api.url), TOOL_TURNS, tools=[WEATHER])
+    assert (answer.text, answer.finish_reason, answer.calls) == (
+        "Let me see.",
+        "tool_calls",
+        WANTED,
+    )
+    (call,) = api.calls
+    assert call.body["tools"] == [
+        {
+            "name": "weather",
+            "description": "Says the weather.",
+            "input_schema": WEATHER["function"]["parameters"],
+        }
+    ]
+    use = {"type": "tool_use", "id": "call00001", "name": "weather", "input": {"city": "Ely"}}
+    assert call.body["messages"] == [
+        {"role": "user", "content": "Ely?"},
+        {"role": "assistant", "content": [use]},
+        {
+            "role": "user",
+            "content": [
+                {"type": "tool_result", "tool_use_id": "call00001", "content": "20"},
+                {"type": "text", "text": "And Cambridge?"},
+            ],
+        },
+    ]
+
+
+def test_answers_of_several_tools_are_one_message_of_the_anthropic_protocol():
+    two = [{**CALLED, "id": f"call{n:05d}"} for n in (1, 2)]
+    results = [{"role": "tool", "content": "x", "tool_call_id": one["id"]} for one in two]
+    turns = [{"role": "assistant", "content": "Both.", "tool_calls": two}, *results]
+    said, answered = anthropic_messages(Conversation(turns))
+    assert [block["type"] for block in said["content"]] == ["text", "tool_use", "tool_use"]
+    assert [block["tool_use_id"] for block in answered["content"]] == ["call00001", "call00002"]
+
+
+@both_protocols
+def test_without_tools_a_request_says_nothing_of_them(teacher, kind):
+    with misbehaving_api.serve() as api:
+        ask(teacher(kind, api.url))
+    assert "tools" not in api.calls[0].body
+
+
+@pytest.mark.parametrize("arguments", ['{"city": ', "Cambridge", "[1]"])
+def test_arguments_that_are_no_json_are_kept_as_they_came(teacher, arguments):
+    with misbehaving_api.serve(answer=replying(200, openai_calls(arguments))) as api:
+        answer = ask(teacher("openai", api.url), tools=[WEATHER])
+    assert answer.calls == [{"name": "weather", "arguments": arguments}]
+
+
+def test_the_older_form_of_a_call_is_read(teacher):
+    older = {"content": None, "function_call": {"name": "weather", "arguments": ""}}
+    reply = openai_reply(older, finish_reason="function_call")
+    with misbehaving_api.serve(answer=replying(200, reply)) as api:
+        answer = ask(teacher("openai", api.url), tools=[WEATHER])
+    assert (answer.finish_reason, answer.calls) == (
+        "tool_calls",
+        [{"name": "weather", "arguments": {}}],
+    )
 
 
 # A real server of both protocols

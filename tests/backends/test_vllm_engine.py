@@ -283,37 +283,62 @@ def test_an_answer_that_repeats_itself_ends_early_as_a_loop_unless_the_job_says_
 SPLIT = """
 import json, sys
 from transformers import AutoTokenizer
-from engine.backends.vllm_engine import _reasoning_splitter
+from engine.backends.vllm_answers import AnswerReader
 tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
 tokenizer.add_tokens(["<think>", "</think>"])
 texts = json.loads(sys.argv[2])
 ids = tokenizer([text + tokenizer.eos_token for text in texts])["input_ids"]
-decoded = tokenizer.batch_decode(ids, skip_special_tokens=True)
 for parser in ("deepseek_r1", None):
-    print(json.dumps([_reasoning_splitter(parser, tokenizer)(text) for text in decoded]))
+    said = AnswerReader(tokenizer, parser, None).read(ids, [[]] * len(ids))
+    print(json.dumps([(one.text, one.reasoning) for one in said]))
+calls = json.loads(sys.argv[3])
+tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
+ids = tokenizer([text + tokenizer.eos_token for text in calls])["input_ids"]
+reader = AnswerReader(tokenizer, "deepseek_r1", "hermes", {tokenizer.eos_token_id})
+said = reader.read([*ids, ids[0]], [[tool]] * len(ids) + [[]])
+print(json.dumps([(one.text, one.reasoning, list(one.calls)) for one in said]))
+try:
+    AnswerReader(tokenizer, None, "hermess")
+except Exception as error:
+    print(f"{type(error).__name__}: {error}")
 """
 
 
 @pytest.mark.slow
-def test_a_reasoning_parser_tells_reasoning_from_answer():
+def test_parsers_tell_reasoning_and_calls_from_answer():
     texts = [
         "<think>2 and 3</think>5",
         "2 and 3</think>5",
         "<think>2 and 3 and",
     ]  # whole, opened by the template, cut short
-    command = [sys.executable, "-c", SPLIT, str(QUICKSTART / "teacher"), json.dumps(texts)]
+    calls = [
+        '<think>a</think>Look.<tool_call>\n{"name": "f", "arguments": {"n": 1}}\n</tool_call>',
+        '<think>a</think>Look.<tool_call>\n{"name": "f", "arguments": {"n": \n</tool_call>',
+        "<think>a</think>plain",
+    ]
+    given = [json.dumps(texts), json.dumps(calls)]
+    command = [sys.executable, "-c", SPLIT, str(QUICKSTART / "teacher"), *given]
     environment = os.environ | {"PYTHONPATH": str(QUICKSTART.parents[1])}
     said = subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert said.returncode == 0, said.stderr[-4000:]
-    parsed, whole = (json.loads(line) for line in said.stdout.splitlines()[-2:])
+    *told, unknown = said.stdout.splitlines()[-4:]
+    parsed, whole, called = map(json.loads, told)
     stripped = [(answer.strip(), reasoning.strip()) for answer, reasoning in parsed]
     assert stripped == [("5", "2 and 3"), ("5", "2 and 3"), ("", "2 and 3 and")]
     assert all(reasoning is None for _, reasoning in whole)
     assert [answer.replace(" ", "") for answer, _ in whole] == [
         text.replace(" ", "") for text in texts
     ]
+    sound, broken, plain, unoffered = called
+    assert (sound[0].strip(), sound[2]) == ("Look.", [{"name": "f", "arguments": {"n": 1}}])
+    assert (broken[0].strip(), broken[2][0]["name"]) == ("Look.", "")
+    assert broken[2][0]["arguments"].startswith("<tool_call>")
+    assert (plain[0].strip(), plain[2]) == ("plain", [])
+    assert "<tool_call>" in unoffered[0]
+    assert unoffered[2] == []
+    assert unknown.startswith("StageError: tool_parser=hermess cannot be used with this model")
 
 
 @pytest.mark.slow

@@ -63,7 +63,7 @@ def test_a_kind_has_its_own_fields_and_no_others():
         name = kind.model_fields["kind"].default
         named[name] = re.findall(r"^\| `(\w+)`", section(f"`kind: {name}`"), re.MULTILINE)
     assert named == {
-        "vllm": ["revision", "reasoning_parser", "trust_remote_code"],
+        "vllm": ["revision", "reasoning_parser", "tool_parser", "trust_remote_code"],
         "anthropic": [],
         "fake": ["fake", "concurrency", "prices"],
         "jsd": ["beta"],

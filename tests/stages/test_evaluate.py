@@ -17,6 +17,7 @@ from engine.job.spec import (
 )
 from engine.rows.records import ANSWER, PROMPT, Completion, Prompt, completion_schema
 from engine.rows.tables import read_tables, to_rows, to_table, write_parquet
+from engine.rows.tools import tools_column
 from engine.run.context import Context
 from engine.run.facts import GenerateInfo, PromptsInfo, TrainInfo
 from engine.run.manifests import Counts, finished, publish
@@ -29,6 +30,8 @@ GENERATE = GenerateSpec(
     ],
     sampling=SamplingSpec(max_tokens=77),
 )
+
+PLAIN = PromptsInfo()
 
 
 def ask(number, reference, meta="{}", content=None):
@@ -106,6 +109,8 @@ def run(tmp_path):
         labels=None,
         verify=None,
         algebra=no_algebra,
+        asked_as=PLAIN,
+        calls=None,
         **spec,
     ):
         number = next(runs)
@@ -116,6 +121,9 @@ def run(tmp_path):
             for p, text, name in zip(prompts, teacher, names, strict=True)
             if text is not None
         ]
+        if calls:
+            paired = zip(stored, calls["teacher"], strict=True)
+            stored = [replace(row, tool_calls=each) for row, each in paired]
         stored += [reply(p.prompt_id, "999", "other") for p in prompts if not owners] + [
             reply(5000, "1", split="train")
         ]
@@ -125,7 +133,7 @@ def run(tmp_path):
                 "prompts",
                 "data/validation-00000.parquet",
                 to_table(prompts, PROMPT),
-                PromptsInfo(labels=labels or {}),
+                replace(asked_as, labels=labels) if labels else asked_as,
             ),
             "generate": publish_table(
                 place / "2",
@@ -162,6 +170,9 @@ def run(tmp_path):
                     for p, text in pairs
                     if text is not None
                 ]
+                if calls:
+                    paired = zip(answers[model.name], calls[model.name][::-1], strict=True)
+                    answers[model.name] = [replace(row, tool_calls=each) for row, each in paired]
             return answers
 
         out = folder or place / "5"
@@ -440,6 +451,26 @@ def test_slot_values_come_from_the_prompts_columns(run):
     assert json.loads(rows[-1]["scores"])["slots"] == 0.5
 
 
+def test_calls_of_tools_are_scored_and_read_behind_the_text(run):
+    weather = tools_column([{"type": "function", "function": {"name": "weather"}}], {})
+    ely = '[{"name": "weather", "arguments": {"city": "Ely"}}]'
+    prompts = [
+        replace(ask(1, 'weather {"city": "Ely"}'), tools=weather, reference_calls=ely),
+        replace(ask(2, "It is 20 degrees."), tools=weather),
+        ask(3, "Hello there."),
+    ]
+    calls = {"teacher": (ely, None, None), "student": (ely, ely, None)}
+    texts = ["", "It is 20 degrees.", "Hello there."]
+    counts, _, rows = run(
+        prompts, texts, texts, task="conversation", calls=calls, bootstrap_samples=100
+    )
+    assert counts.info.metrics["tool_calls"] == {"teacher": 1, "student": 1}
+    assert counts.info.metrics["needless_calls"] == {"teacher": 0, "student": 1}
+    assert rows[0]["text"] == rows[0]["reference"] == 'weather {"city": "Ely"}'
+    assert json.loads(rows[0]["scores"])["bleu"] == pytest.approx(1)
+    assert rows[4]["text"] == 'It is 20 degrees.\nweather {"city": "Ely"}'
+
+
 def test_numbers_are_looked_for_in_the_prompt(run):
     prompts = [ask(1, "Sales rose to 12.", content="Sales rose from 10 to 12 in 2021.")]
     counts, *_ = run(
@@ -459,6 +490,15 @@ def test_turns_of_a_dialogue_count_as_one(run):
     assert alone.info.comparisons["baseline"][0].p < 0.01 < baseline.p
     narrow, wide = (counts.info.quality.ci95["student"] for counts in (alone, together))
     assert wide[1] - wide[0] > narrow[1] - narrow[0]
+
+
+def test_prompts_of_each_turn_are_grouped_by_their_dialogue_without_being_told(run):
+    prompts = [ask(n, f"#### {n}", json.dumps({"dialogue_id": n // 5})) for n in range(20)]
+    right = [str(n) for n in range(20)]
+    said = (prompts, right, [*right[:10], *["x"] * 10], ["x"] * 20)
+    each = PromptsInfo(cluster_by="dialogue_id")
+    assert run(*said, asked_as=each)[0].info.comparisons["baseline"][0].clusters == 4
+    assert run(*said)[0].info.comparisons["baseline"][0].clusters == 20
 
 
 def test_a_column_that_no_prompt_has_cannot_group_them(run):

@@ -19,6 +19,7 @@ from engine.run.context import Context
 from engine.run.identity import content_identity
 from engine.run.manifests import finished, load_manifest, publish
 from engine.stages import prompts
+from engine.stages.prompts import heads
 from engine.stages.prompts.readers import data_files
 
 CTX = Context(job="t", task="math", seed=0)
@@ -162,11 +163,11 @@ BAD_LINES = [
                 {"role": "user", "content": "q"},
             ]
         },
-        "tool_call",
+        "broken_tool_call",
     ),
     (
         {"messages": [{"role": "tool", "content": "42"}, {"role": "user", "content": "q"}]},
-        "tool_call",
+        "tool_answer_without_call",
     ),
 ]
 
@@ -349,7 +350,7 @@ def test_missing_empty_and_useless_sources_are_errors(tmp_path):
 def test_the_head_of_good_files_has_no_problems(tmp_path):
     (tmp_path / "v.csv").write_text("prompt,reference\na,1\n")
     train = write(tmp_path / "a.jsonl", *many(300), b"{broken below the head")
-    assert prompts.head_problems(PromptsSpec(train=train, validation=str(tmp_path / "v.csv"))) == []
+    assert heads.head_problems(PromptsSpec(train=train, validation=str(tmp_path / "v.csv"))) == []
 
 
 def test_the_head_tells_what_is_wrong_with_place_and_remedy(tmp_path):
@@ -379,7 +380,7 @@ def test_the_head_tells_what_is_wrong_with_place_and_remedy(tmp_path):
         ),
     ]
     for spec, message in cases:
-        problems = prompts.head_problems(PromptsSpec(**spec))
+        problems = heads.head_problems(PromptsSpec(**spec))
         assert len(problems) == 1
         assert message in problems[0]
 
@@ -432,7 +433,7 @@ def test_the_head_says_what_becomes_of_the_rows_and_what_nothing_reads(
     tmp_path, rows, spec, task, said
 ):
     train = write(tmp_path / "a.jsonl", *rows)
-    (line,) = prompts.head_lines(PromptsSpec(train=train, **spec), task, ["lang"])
+    (line,) = heads.head_lines(PromptsSpec(train=train, **spec), task, ["lang"])
     assert line.startswith(f"{train}: ")
     assert line.endswith(said)
 
@@ -476,7 +477,7 @@ def test_labels_of_the_source_become_those_of_the_task(tmp_path):
 def test_the_head_names_a_reference_that_the_task_cannot_read_and_what_to_do(tmp_path):
     labels = [{"prompt": str(n), "reference": label} for n, label in enumerate([0, -1, "yes"])]
     train = write(tmp_path / "a.jsonl", *labels)
-    (line,) = prompts.head_lines(PromptsSpec(train=train), "nli", [])
+    (line,) = heads.head_lines(PromptsSpec(train=train), "nli", [])
     assert line.endswith(
         "3 have a reference, of which task nli can read 2 (not line 2: '-1'; name what the labels"
         " mean in prompts.fields.labels)"
@@ -484,10 +485,10 @@ def test_the_head_names_a_reference_that_the_task_cannot_read_and_what_to_do(tmp
     texts = ["Paris", "It stands in the capital of France, which is Paris."]
     long = [{"prompt": str(n), "reference": text} for n, text in enumerate(texts)]
     spec = PromptsSpec(train=write(tmp_path / "b.jsonl", *long))
-    (line,) = prompts.head_lines(spec, "qa", [])
+    (line,) = heads.head_lines(spec, "qa", [])
     assert "task qa can read 1 (not line 2: 'It stands in the capital of France, whic…'" in line
     assert line.endswith("set curate.verify.qa, or it is not checked)")
-    (line,) = prompts.head_lines(spec, "qa", [], Rules(qa="f1>=0.5"))
+    (line,) = heads.head_lines(spec, "qa", [], Rules(qa="f1>=0.5"))
     assert line.endswith("of which task qa can read 2")
 
 
@@ -506,7 +507,7 @@ def test_a_column_that_changes_its_type_between_shards_names_both_files(tmp_path
     message = f"a.parquet and .*b.parquet: column '{column}' is {types}"
     with pytest.raises(InputError, match=message):
         run(tmp_path, train=str(tmp_path))
-    (problem,) = prompts.head_problems(PromptsSpec(train=str(tmp_path)))
+    (problem,) = heads.head_problems(PromptsSpec(train=str(tmp_path)))
     assert re.search(message, problem), "found before anything starts"
 
 
@@ -610,7 +611,7 @@ def test_a_column_that_is_there_twice_is_refused_and_those_found_are_listed(tmp_
     with pytest.raises(InputError, match=r"twice\.csv:1: the column 'reference' is there twice"):
         run(tmp_path, train=str(tmp_path / "twice.csv"))
     (tmp_path / "other.csv").write_text("question,answer\nq,5\n")
-    (problem,) = prompts.head_problems(PromptsSpec(train=str(tmp_path / "other.csv")))
+    (problem,) = heads.head_problems(PromptsSpec(train=str(tmp_path / "other.csv")))
     assert problem.endswith("columns found: 'question', 'answer'")
 
 
@@ -630,7 +631,7 @@ def test_foreign_files_of_a_folder_are_skipped_and_listed(tmp_path):
     counts, split, _ = run(tmp_path, train=str(folder))
     assert [row.messages[0]["content"] for row in split["train"]] == ["a.jsonl"]
     assert len(counts.info.skipped_files) == 6
-    assert prompts.head_problems(PromptsSpec(train=str(folder))) == []
+    assert heads.head_problems(PromptsSpec(train=str(folder))) == []
 
 
 def test_a_datasets_folder_that_was_saved_to_disk_is_read(tmp_path):
@@ -852,7 +853,7 @@ def test_what_a_library_cached_is_not_read_and_all_that_is_not_read_is_listed(tm
     }
     (line,) = [
         line
-        for line in prompts.head_lines(PromptsSpec(train=str(folder)), "math", [])
+        for line in heads.head_lines(PromptsSpec(train=str(folder)), "math", [])
         if "are not read" in line
     ]
     assert line.startswith("5 other files")
@@ -893,7 +894,7 @@ def test_a_mapped_column_that_is_not_read_is_named(tmp_path):
     source = write(
         tmp_path / "a.jsonl", {"messages": [{"role": "user", "content": "Hi"}], "prompt": "unread"}
     )
-    (line,) = prompts.head_lines(PromptsSpec(train=source), "math", [])
+    (line,) = heads.head_lines(PromptsSpec(train=source), "math", [])
     assert "not used: prompt" in line
 
 
@@ -991,7 +992,7 @@ def test_a_file_that_is_not_what_its_name_says_is_named_with_a_way_out(tmp_path,
         InputError, match=rf"{name}.*(written as its name says|looks like UTF-16|JSON array)"
     ):
         run(tmp_path, train=str(tmp_path / name))
-    assert prompts.head_problems(PromptsSpec(train=str(tmp_path / name)))
+    assert heads.head_problems(PromptsSpec(train=str(tmp_path / name)))
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
@@ -1052,5 +1053,5 @@ def test_answers_of_weight_0_inside_a_conversation_are_told(tmp_path):
     assert any(
         "1 conversations hold answers of weight 0" in warning for warning in counts.info.warnings
     )
-    assert prompts.holds_unlearnt(PromptsSpec(train=source))
-    assert not prompts.holds_unlearnt(PromptsSpec(train=str(tmp_path / "away.jsonl")))
+    assert heads.holds_unlearnt(PromptsSpec(train=source))
+    assert not heads.holds_unlearnt(PromptsSpec(train=str(tmp_path / "away.jsonl")))

@@ -14,8 +14,10 @@ from engine.rows import codec
 from engine.rows.ids import tokenizer_fingerprint
 from engine.rows.records import EXAMPLE, Example
 from engine.rows.tables import file_metadata, read_tables, to_rows, to_table, write_parquet
+from engine.rows.tools import Conversation
 from engine.run.manifests import finished
-from engine.training.data import TokenSequence, _conversation, load_sequences
+from engine.training.chat import learnt_tokens
+from engine.training.data import TokenSequence, load_sequences
 
 SFT = TrainSpec(student="x")
 
@@ -73,6 +75,10 @@ def conversation_file(folder: Path, messages: list[dict[str, str]]) -> Path:
         folder / "turns.parquet",
     )
     return folder / "turns.parquet"
+
+
+def learn(messages: list[dict[str, str]], tokenizer: Any, turns: str) -> TokenSequence:
+    return TokenSequence(*learnt_tokens(Conversation(messages), tokenizer, turns))
 
 
 def target_words(sequence: TokenSequence, tokenizer: Any) -> str:
@@ -199,10 +205,10 @@ def test_a_template_that_cuts_an_answer_is_refused(
         {"role": "assistant", "content": "because 2 </think> is 5"},
     ]
     with pytest.raises(StageError, match="leaves out a part of the answers"):
-        _conversation(turns, make_tokenizer(words, cut), learn_turns)
+        learn(turns, make_tokenizer(words, cut), learn_turns)
     kept = cut.replace(".split('</think>')[-1]", ".strip()")
     spaced = [turns[0], {"role": "assistant", "content": "because  2 </think>\n is 5 "}]
-    learned = _conversation(spaced, make_tokenizer(words, kept), learn_turns)
+    learned = learn(spaced, make_tokenizer(words, kept), learn_turns)
     assert target_words(learned, make_tokenizer(words, kept)) == "because 2 </think> is 5 <eos>"
 
 
@@ -230,7 +236,7 @@ def test_a_template_that_changes_an_answer_is_refused(
     )
     turns = [{"role": "user", "content": "5"}, {"role": "assistant", "content": "because 2 is 5"}]
     with pytest.raises(StageError, match="leaves out a part of the answers"):
-        _conversation(turns, make_tokenizer(words, changed), "last")
+        learn(turns, make_tokenizer(words, changed), "last")
 
 
 def test_an_answer_that_speaks_of_the_end_mark_is_learnt_whole(
@@ -242,7 +248,7 @@ def test_an_answer_that_speaks_of_the_end_mark_is_learnt_whole(
         "{% if add_generation_prompt %}{{ '<assistant> ' }}{% endif %}"
     )
     tokenizer = make_tokenizer(words, template)
-    row = _conversation(
+    row = learn(
         [
             {"role": "user", "content": "5"},
             {"role": "assistant", "content": "write <eos> then stop"},

@@ -6,7 +6,12 @@ from __future__ import annotations
 import pytest
 
 from engine.asking.completions import STATUS_OF_FINISH
-from engine.backends.library_names import fields_of, literal_values, package_folder
+from engine.backends.library_names import (
+    fields_of,
+    literal_values,
+    mapping_keys,
+    package_folder,
+)
 from engine.backends.vllm_settings import ENGINE_FIELDS
 from upstream.source_text import fields, parameters, text
 
@@ -16,6 +21,7 @@ OUTPUTS = "vllm/v1/engine/output_processor.py"
 LOGPROBS = "vllm/v1/engine/logprobs.py"
 SAMPLING = "vllm/sampling_params.py"
 PARSERS = "vllm/reasoning/abs_reasoning_parsers.py"
+TOOL_PARSERS = "vllm/tool_parsers/abstract_tool_parser.py"
 LAUNCHERS = "vllm/entrypoints/launchers"
 SET_BY_THE_SERVER = {
     "served_model_name",
@@ -196,6 +202,28 @@ def test_a_reasoning_parser_takes_a_whole_text():
     assert parameters(PARSERS, f"{manager}.list_registered") == ["cls"]
     request = "vllm/entrypoints/openai/chat_completion/protocol.py"
     assert "messages" in fields(request, "ChatCompletionRequest")
+
+
+def test_a_tool_parser_is_made_for_one_answer_and_takes_a_whole_text():
+    parser = "ToolParser"
+    assert parameters(TOOL_PARSERS, f"{parser}.__init__") == ["self", "tokenizer", "tools"]
+    takes = parameters(TOOL_PARSERS, f"{parser}.extract_tool_calls")
+    assert takes == ["self", "model_output", "request"]
+    assert parameters(TOOL_PARSERS, f"{parser}.adjust_request") == ["self", "request"]
+    manager = "ToolParserManager"
+    assert parameters(TOOL_PARSERS, f"{manager}.get_tool_parser") == ["cls", "name"]
+    assert parameters(TOOL_PARSERS, f"{manager}.list_registered") == ["cls"]
+    protocol = "vllm/entrypoints/generate/base/protocol.py"
+    found = fields(protocol, "ExtractedToolCallInformation")
+    assert {"tools_called", "tool_calls", "content"} <= set(found)
+    request = "vllm/entrypoints/openai/chat_completion/protocol.py"
+    assert {"tools", "skip_special_tokens"} <= set(fields(request, "ChatCompletionRequest"))
+    hermes = "vllm/tool_parsers/hermes_tool_parser.py"
+    assert "tool_call_start_token" in fields(hermes, "Hermes2ProToolParser")
+    registered = mapping_keys(
+        package_folder("vllm") / "tool_parsers/__init__.py", "_TOOL_PARSERS_TO_REGISTER"
+    )
+    assert {"hermes", "llama3_json", "mistral"} <= set(registered)
 
 
 # Names that `distill check` reads from the source

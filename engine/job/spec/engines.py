@@ -82,4 +82,5 @@ class Model:
     engine: EngineSpec
     trust_remote_code: bool = False
     reasoning_parser: str | None = None
+    tool_parser: str | None = None
     kind: ClassVar[Literal["vllm"]] = "vllm"

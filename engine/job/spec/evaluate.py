@@ -22,6 +22,8 @@ MetricName = Literal[
     "length_ratio",
     "new_numbers",
     "slots",
+    "tool_calls",
+    "needless_calls",
 ]
 
 
@@ -33,6 +35,9 @@ class EvaluateSpec(EngineSpec):
     """`auto`: the metrics of the job's task."""
     baseline: bool = identity(True)
     """Also score the student as it was before training."""
+    tool_parser: str | None = identity(None)
+    """vLLM's name of the parser that reads calls of tools out of the student's answers and the
+    baseline's; wanted where prompts offer tools."""
     max_tokens: int | None = identity(None, ge=1)
     """Longest answer; none: generate.sampling.max_tokens."""
     reasoning_parser: str | None = identity(None)
@@ -40,7 +45,8 @@ class EvaluateSpec(EngineSpec):
     answer, e.g. deepseek_r1: the answer alone is scored. None: the text is all answer."""
     cluster_by: str | None = identity(None)
     """Column of the prompts whose equal values belong together, such as the dialogue that several
-    turns are of: intervals and tests count them as one. None: prompts are independent."""
+    turns are of: intervals and tests count them as one. None: prompts are independent, and those of
+    `prompts.turns: each` belong to their dialogue."""
     bootstrap_samples: int = identity(10_000, ge=100, le=100_000)
     """Resamples of bootstrap intervals and tests; no p is smaller than one of them can tell."""
     lm_eval: list[str] = placement([])

@@ -11,6 +11,7 @@ from engine.job.spec.curate import CurateSpec
 from engine.job.spec.evaluate import EvaluateSpec
 from engine.job.spec.generate import GenerateSpec
 from engine.job.spec.loadtest import LoadtestSpec
+from engine.job.spec.losses import SftLoss
 from engine.job.spec.prompts import PromptsSpec
 from engine.job.spec.report import ReportSpec
 from engine.job.spec.serve import ServeSpec
@@ -89,6 +90,14 @@ class JobSpec(Block):
             raise ValueError(
                 f"prompts.fields.labels names labels, which task {self.task} has none of; take it"
                 " out, or set task: nli"
+            )
+        loss = self.train.loss
+        learns_all = isinstance(loss, SftLoss) and loss.learn_turns == "all"
+        if learns_all and self.prompts.turns == "each":
+            raise ValueError(
+                "train.loss.learn_turns=all would learn each gold answer again with every later"
+                " turn, because prompts.turns=each makes a prompt of every one; leave learn_turns"
+                " out, or set prompts.turns: last"
             )
         if self.train.lora and self.train.lora.quantize != "none" and self.device == "cpu":
             raise ValueError(

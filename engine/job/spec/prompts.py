@@ -35,6 +35,9 @@ class FieldMap(Block):
     reference: str = identity("reference")
     """Column of the gold answer, if there is one: a text or number, a list of all right answers, or
     SQuAD's or TriviaQA's map of them."""
+    tools: str | None = identity("tools")
+    """Column of the tools that may be called, in OpenAI's form: a list or its JSON. Messages call
+    them by `tool_calls`, and role `tool` answers. None: none is offered."""
     labels: Labels = identity({})
     """What the gold labels of task nli mean, where they are no usual names or numbers: {SUPPORTS:
     entailment, REFUTES: contradiction}. Teachers and student may answer in these names too."""
@@ -60,8 +63,13 @@ class PromptsSpec(Block):
     none: the prompt or messages column."""
     system: str | None = identity(None)
     """System message put before every conversation that has none."""
+    turns: Literal["last", "each"] = identity("last")
+    """`last`: a dialogue is one prompt, for its last answer. `each`: one prompt per answer, with
+    the gold history before it; all of a dialogue lie in one split, and evaluate counts them as one
+    (column dialogue_id, else fields.id, else the content)."""
     on_conflict: Literal["error", "first"] = identity("error")
-    """Equal messages with different references: stop, or keep the first."""
+    """Equal messages with different references: stop, or keep the first. Under `turns: each` the
+    first is kept, because dialogues may open alike."""
     limit: int | None = identity(None, ge=1)
     """Read at most this many rows of each source file."""
     shard_rows: int = placement(4096, ge=1)

@@ -73,6 +73,9 @@ class VllmTeacherSpec(AnyTeacher, EngineSpec):
     reasoning_parser: str | None = identity(None)
     """vLLM's name of the parser that tells reasoning from answer, e.g. deepseek_r1; none: the text
     is all answer."""
+    tool_parser: str | None = identity(None)
+    """vLLM's name of the parser that reads calls of tools out of an answer, e.g. hermes or
+    llama3_json; wanted where prompts offer tools."""
     trust_remote_code: bool = identity(False)
     """Run Python code that comes with the model. Only for models that you have read."""
 
@@ -85,6 +88,7 @@ class VllmTeacherSpec(AnyTeacher, EngineSpec):
             self,
             self.trust_remote_code,
             self.reasoning_parser,
+            self.tool_parser,
         )
 
 

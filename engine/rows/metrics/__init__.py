@@ -15,8 +15,9 @@ import numpy as np
 
 from engine.errors import SpecError
 from engine.rows.final_answer import Rules, Verdict, is_readable
+from engine.rows.metrics import calls as tool_calls
 from engine.rows.metrics import content, labels, overlap
-from engine.rows.metrics.metric import EXACT, Asked, Metric, mean
+from engine.rows.metrics.metric import EXACT, Asked, Calls, Metric, mean
 
 METRICS: dict[str, Metric] = {
     "exact_match": Metric(labels.is_right, mean, is_proportion=True),
@@ -32,12 +33,23 @@ METRICS: dict[str, Metric] = {
     "length_ratio": Metric(content.length_ratio, mean, better=None),
     "new_numbers": Metric(content.new_numbers, mean, better="lower"),
     "slots": Metric(content.slots_named, mean),
+    "tool_calls": Metric(tool_calls.right_calls, mean),
+    "needless_calls": Metric(tool_calls.needless_calls, mean, better="lower"),
 }
 TASK_METRICS: dict[str, list[str]] = {
     "math": ["exact_match"],
     "nli": ["accuracy", "macro_f1", "no_label"],
     "qa": ["exact_match", "f1"],
-    "conversation": ["bleu", "rougeL", "rouge1", "rouge2", "chrf", "slots"],
+    "conversation": [
+        "bleu",
+        "rougeL",
+        "rouge1",
+        "rouge2",
+        "chrf",
+        "slots",
+        "tool_calls",
+        "needless_calls",
+    ],
     "summarization": ["rougeL", "bleu", "rouge1", "rouge2", "chrf", "length_ratio", "new_numbers"],
 }
 # How a figure was computed, for whoever computes it again.
@@ -83,11 +95,12 @@ def statistics_of(
     sources: Sequence[str] | None = None,
     metas: Sequence[Mapping[str, Any]] | None = None,
     verdicts: Sequence[Verdict | None] | None = None,
+    calls: Sequence[Calls | None] | None = None,
     rules: Rules = EXACT,
 ) -> np.ndarray:
     """Statistics (N, C) of all answers. A reference is one right answer, or several of them;
-    `sources` and `metas` are what the prompts hold, `verdicts` what the answers were found to be
-    (metric.py)."""
+    `sources` and `metas` are what the prompts hold, `verdicts` what the answers were found to be,
+    `calls` what is called (metric.py)."""
     statistics = METRICS[metric].statistics
     count = len(texts)
     rows = []
@@ -97,11 +110,12 @@ def statistics_of(
         sources or [""] * count,
         metas or [{}] * count,
         verdicts or [None] * count,
+        calls or [None] * count,
         strict=True,
     )
-    for text, reference, source, meta, verdict in given:
+    for text, reference, source, meta, verdict, called in given:
         several = [reference] if isinstance(reference, str) else reference
-        asked = Asked(task, several, source, meta, rules=rules, verdict=verdict)
+        asked = Asked(task, several, source, meta, rules=rules, verdict=verdict, calls=called)
         rows.append(statistics(text, asked))
     return np.array(rows, dtype=float)
 

@@ -52,6 +52,20 @@ def slots_named(text: str, asked: Asked) -> list[float]:
     return [named, len(values)]
 
 
+def named_slots(text: str, given: Any) -> Any:
+    """Those values of a column SLOTS that the text names, in the column's own form."""
+    said = words(text)
+    if isinstance(given, Mapping):
+        return {slot: value for slot, value in given.items() if _is_named(said, value)}
+    if isinstance(given, list):
+        return [value for value in given if _is_named(said, value)]
+    return given
+
+
+def _is_named(said: tuple[str, ...], value: Any) -> bool:
+    return any(_holds(said, words(spelling)) for spelling in _spellings(value))
+
+
 def _numbers(text: str) -> Iterator[set[str]]:
     """Each number in all its readings: `1.234` is a number of thousands and a decimal fraction,
     `10 000` one number or two."""
@@ -96,10 +110,14 @@ def _slot_values(meta: Mapping[str, Any]) -> Iterator[list[str]]:
         elif isinstance(given, list):
             values = given
         for value in values:
-            spellings = value if isinstance(value, list) else [value]
-            texts = [str(spelling) for spelling in spellings if words(str(spelling))]
+            texts = _spellings(value)
             if texts:
                 yield texts
+
+
+def _spellings(value: Any) -> list[str]:
+    spellings = value if isinstance(value, list) else [value]
+    return [str(spelling) for spelling in spellings if words(str(spelling))]
 
 
 def _holds(said: tuple[str, ...], wanted: tuple[str, ...]) -> bool:

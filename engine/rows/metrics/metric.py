@@ -18,10 +18,20 @@ EXACT = Rules(qa="exact")  # as SQuAD's exact match has it
 
 
 @dataclass(frozen=True)
+class Calls:
+    """What an answer calls, and what its gold answer does, of the tools that were offered: JSON
+    (engine/rows/tools.py), None for nothing."""
+
+    said: str | None
+    wanted: str | None
+
+
+@dataclass(frozen=True)
 class Asked:
     """What one answer is scored against: the right answers, one or several, and where a metric
-    wants it the prompt's text and its further columns. `rules` are those of right and wrong, and
-    `verdict` what the answer was found to be, where somebody asked more than rules."""
+    wants it the prompt's text, its further columns, and calls where tools were offered. `rules` are
+    those of right and wrong, and `verdict` what the answer was found to be, where somebody asked
+    more than rules."""
 
     task: str
     references: Sequence[str]
@@ -29,6 +39,7 @@ class Asked:
     meta: Mapping[str, Any] = field(default_factory=dict)
     rules: Rules = EXACT
     verdict: Verdict | None = None
+    calls: Calls | None = None
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,15 @@ import pyarrow as pa
 
 from engine.rows.records import EXAMPLE
 from engine.rows.tables import read_tables, write_parquet
+from engine.rows.tools import with_answer
 from engine.run.progress import Progress
 from engine.stages.curate.judging import CANONICAL, Kept, Source
 from engine.stages.curate.piles import Piles, stretches
 from engine.stages.curate.prompts_by_id import Prompts
 from engine.store.paths import Folder
 
-_MESSAGES = EXAMPLE.get_field_index("messages")
-_CARRIED = EXAMPLE.remove(_MESSAGES)
+_MADE = ("messages", "tools")  # of the prompt and the answer; all else is the answer's
+_CARRIED = pa.schema([column for column in EXAMPLE if column.name not in _MADE])
 _SPLITS = ("train", "validation")
 
 
@@ -72,7 +73,8 @@ def _examples(
     for file, start, end in stretches(file_of_row[by_file]):
         rows_of_file[file] = by_file[start:end]
     wanted = [files[file] for file in rows_of_file]
-    tables = read_tables(wanted, [*_CARRIED.names, "text"])
+    columns = [*_CARRIED.names, "text", "tool_calls"]
+    tables = read_tables(wanted, columns, optional=["tool_calls"])
     for (file, rows), table in zip(rows_of_file.items(), tables, strict=True):
         answers = table.take(row_in_file[rows])
         examples = _build_examples(answers, prompts, kept.sources[file])
@@ -103,13 +105,19 @@ def _buckets(kept: pa.Table, bucket_bytes: int) -> np.ndarray:
 
 
 def _build_examples(answers: pa.Table, prompts: Prompts, source: Source) -> pa.Table:
-    conversations = prompts.conversations(answers)
+    conversations, tools = prompts.conversations(answers)
     texts = answers["text"].to_pylist()
-    for messages, text in zip(conversations, texts, strict=True):
-        messages.append({"role": "assistant", "content": text})
-    column = EXAMPLE.field(_MESSAGES)
+    calls: list[str | None] = [None] * len(texts)
+    if "tool_calls" in answers.column_names:
+        calls = answers["tool_calls"].to_pylist()
+    for at, messages in enumerate(conversations):
+        tools[at] = with_answer(tools[at], len(messages), calls[at])
+        messages.append({"role": "assistant", "content": texts[at]})
     carried = answers.select(_CARRIED.names).cast(_CARRIED)
-    messages_column = pa.array(conversations, column.type)
-    examples = carried.add_column(_MESSAGES, column, messages_column)
+    examples = carried
+    for name, values in zip(_MADE, (conversations, tools), strict=True):
+        column = EXAMPLE.field(name)
+        examples = examples.append_column(column, pa.array(values, column.type))
+    examples = examples.select(EXAMPLE.names)
     metadata = dict(sorted(source.items()))
     return examples.replace_schema_metadata(metadata)

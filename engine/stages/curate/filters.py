@@ -6,6 +6,7 @@ nor counts. Token arrays are not loaded for filters; `completion_tokens` says ho
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from engine.job.spec import CurateSpec
 from engine.rows.final_answer import Verdict as Answered
 from engine.rows.records import Completion, Prompt
+from engine.rows.tools import is_sound, offered_in
 from engine.stages.curate.referee import Referee
 
 
@@ -70,10 +72,26 @@ def has_length(
 def agrees_with_reference(answer: Completion, prompt: Prompt, *, referee: Referee) -> Verdict:
     """Drop answers that are none of the prompt's references, and say why: wrong, no or several
     answers, or one that nobody could check; keep where there is no reference to compare."""
+    if prompt.reference_calls is not None:  # what is called is no final answer
+        return Keep()
     verdict = referee.verdict(answer, prompt)
     if verdict is None or verdict == Answered.RIGHT:
         return Keep()
     return Drop(_REASONS[verdict])
+
+
+def calls_offered_tools(answer: Completion, prompt: Prompt) -> Verdict:
+    """Drop answers whose calls a student must not copy: arguments that are no JSON object, and
+    tools that nobody offered."""
+    if answer.tool_calls is None:
+        return Keep()
+    calls = json.loads(answer.tool_calls)
+    if not all(map(is_sound, calls)):
+        return Drop("broken_tool_call")
+    offered = {tool["function"]["name"] for tool in offered_in(prompt.tools)}
+    if any(call["name"] not in offered for call in calls):
+        return Drop("unknown_tool")
+    return Keep()
 
 
 def is_new(answer: Completion, prompt: Prompt, *, seen: set[int]) -> Verdict:
@@ -81,7 +99,7 @@ def is_new(answer: Completion, prompt: Prompt, *, seen: set[int]) -> Verdict:
 
     Answers are judged in canonical order, so it is the first in that order that stays.
     """
-    key = hash((answer.prompt_id, answer.text))
+    key = hash((answer.prompt_id, answer.said))
     if key in seen:
         return Drop("duplicate_answer")
     seen.add(key)
@@ -118,6 +136,7 @@ FILTERS: dict[str, tuple[Callable[..., Verdict], SettingsOf]] = {
     "status": (is_answered, _whatever_the_spec),
     "truncated": (is_complete, _truncation),
     "length": (has_length, _bounds),
+    "tool_calls": (calls_offered_tools, _whatever_the_spec),
     "reference": (agrees_with_reference, _reference),
     "duplicate": (is_new, _memory),
 }

@@ -56,6 +56,7 @@ def _is_heavy(kind: pa.DataType) -> bool:
 
 
 _LIGHT = [column.name for column in completion_schema() if not _is_heavy(column.type)]
+_NEWER = ("tool_calls",)  # which files of an older version lack
 
 
 @dataclass
@@ -144,9 +145,10 @@ def judge_answers(
 def _lay_out(files: Iterable[Folder], prompts: Prompts, piles: Piles) -> list[Source]:
     """Lay all answers on piles by prompt; gives the metadata of each file."""
     sources = []
-    for number, answers in enumerate(read_tables(files, columns=_LIGHT)):
-        source: Source = answers.schema.metadata or {}
+    for number, stored in enumerate(read_tables(files, _LIGHT, optional=_NEWER)):
+        source: Source = stored.schema.metadata or {}
         sources.append(source)
+        answers = _completed(stored)
         places = prompts.places(answers)
         columns = {
             "file": np.full(len(answers), number),
@@ -158,6 +160,14 @@ def _lay_out(files: Iterable[Folder], prompts: Prompts, piles: Piles) -> list[So
             placed = placed.append_column(name, pa.array(values))
         piles.add(placed, places // PILE_PROMPTS)
     return sources
+
+
+def _completed(answers: pa.Table) -> pa.Table:
+    """With the columns that answers of an older version lack, empty."""
+    for name in _NEWER:
+        if name not in answers.column_names:
+            answers = answers.append_column(name, pa.nulls(len(answers), pa.string()))
+    return answers.select(_LIGHT)
 
 
 def _in_canonical_order(piles: Piles) -> Iterator[pa.Table]:
@@ -172,7 +182,8 @@ def _example_bytes(answers: pa.Table, message_bytes: np.ndarray, source: Source)
     ids and no signal either."""
     tokens_in = _counts(answers["prompt_tokens"])
     tokens_out = _counts(answers["completion_tokens"])
-    conversation_bytes = message_bytes + text_bytes(answers["text"])
+    said_bytes = text_bytes(answers["text"]) + text_bytes(answers["tool_calls"])
+    conversation_bytes = message_bytes + said_bytes
     id_bytes = _ID_BYTES * (tokens_in + tokens_out)
     signal_bytes = _signal_bytes(source) * tokens_out
     return _FIXED_BYTES + conversation_bytes + id_bytes + signal_bytes

@@ -31,7 +31,7 @@ _LARGE_PROMPT = pa.schema([(column.name, _large(column.type)) for column in PROM
 
 @dataclass(frozen=True)
 class Prompts:
-    """All prompts, sorted by id, and the bytes of each one's conversation."""
+    """All prompts, sorted by id, and the bytes of each one's conversation and tools."""
 
     table: pa.Table
     ids: np.ndarray
@@ -55,11 +55,11 @@ class Prompts:
         asked = self.table.take(self.places(answers))
         return to_rows(asked, Prompt)
 
-    def conversations(self, answers: pa.Table) -> list[Messages]:
-        """What each answer is the answer to."""
+    def conversations(self, answers: pa.Table) -> tuple[list[Messages], list[str | None]]:
+        """What each answer is the answer to: messages, and what tools add to them."""
         places = self.places(answers)
-        asked = self.table["messages"].take(places)
-        return asked.to_pylist()
+        asked = self.table.select(["messages", "tools"]).take(places)
+        return asked["messages"].to_pylist(), asked["tools"].to_pylist()
 
 
 def load_prompts(stage: Finished) -> Prompts:
@@ -70,7 +70,8 @@ def load_prompts(stage: Finished) -> Prompts:
     by_id = pa.concat_tables(tables).sort_by("prompt_id").combine_chunks()
     ids = by_id["prompt_id"].to_numpy()
     messages = by_id["messages"].combine_chunks()
-    return Prompts(by_id, ids, _message_bytes(messages))
+    message_bytes = _message_bytes(messages) + text_bytes(by_id["tools"])
+    return Prompts(by_id, ids, message_bytes)
 
 
 def _complete(prompts: pa.Table) -> pa.Table:
@@ -91,5 +92,6 @@ def _message_bytes(messages: pa.LargeListArray) -> np.ndarray:
 
 
 def text_bytes(texts: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """Bytes of each text in UTF-8."""
-    return pc.call_function("binary_length", [texts]).to_numpy()
+    """Bytes of each text in UTF-8, none of a null."""
+    lengths = pc.call_function("binary_length", [texts])
+    return lengths.fill_null(0).to_numpy()

@@ -113,7 +113,7 @@ def run(
     wanted = resolve_metrics(ctx.task, spec.metrics)
     files = inputs["prompts"].files("validation")
     prompts = _prompts(files)
-    clusters = clusters_of(prompts, spec.cluster_by)
+    clusters = clusters_of(prompts, spec.cluster_by or _cluster_column(inputs["prompts"]))
     answers = {"teacher": _stored_answers(inputs["generate"], generate)}
     models = _models(spec, inputs["train"])
     harnessed = score_with_harness(
@@ -187,6 +187,13 @@ def _prompts(files: Sequence[Folder]) -> list[Prompt]:
     return prompts
 
 
+def _cluster_column(prompts: Finished) -> str | None:
+    """The column by which prompts of one dialogue know each other, where there are several."""
+    info = prompts.manifest.info
+    assert isinstance(info, PromptsInfo)
+    return info.cluster_by
+
+
 def _models(spec: EvaluateSpec, train: Finished) -> list[Model]:
     """The models that answer here, run as `spec` says."""
     assert isinstance(train.manifest.info, TrainInfo)
@@ -194,7 +201,14 @@ def _models(spec: EvaluateSpec, train: Finished) -> list[Model]:
     models = []
     for name in names:
         weights, revision = train.manifest.info.weights_of(name, train.folder)
-        model = Model(name, weights, revision, spec, reasoning_parser=spec.reasoning_parser)
+        model = Model(
+            name,
+            weights,
+            revision,
+            spec,
+            reasoning_parser=spec.reasoning_parser,
+            tool_parser=spec.tool_parser,
+        )
         models.append(model)
     return models
 
@@ -203,11 +217,12 @@ def _stored_answers(stage: Finished, generate: GenerateSpec) -> list[Completion]
     """The validation answers of the first teacher, or, where prompts were routed, those of
     whichever teacher each went to."""
     columns = ["prompt_id", "teacher", "sample_index", "split", "seed", "status", "text"]
+    columns.append("tool_calls")
     wanted = pc.field("split") == "validation"
     if generate.route == "all":
         wanted &= pc.field("teacher") == generate.teachers[0].name
     rows: list[Completion] = []
-    for table in read_tables(stage.files(), columns):
+    for table in read_tables(stage.files(), columns, optional=["tool_calls"]):
         rows += to_rows(table.filter(wanted), Completion)
     return rows
 

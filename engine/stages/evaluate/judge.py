@@ -127,7 +127,7 @@ def _cases(
     for at, prompt in enumerate(prompts):
         references = prompt.right_answers if spec.references else []
         for other in compared_with(spec, answers):
-            texts = (ours[at].text, answers[other][at].text)
+            texts = (ours[at].said, answers[other][at].said)
             if is_same_text(*texts):
                 continue
             for order, (first, second) in enumerate((texts, texts[::-1])):
@@ -137,7 +137,7 @@ def _cases(
             continue
         for model, rows in answers.items():
             question = questions.grade(
-                rubric, prompt.messages, rows[at].text, spec.scale, references
+                rubric, prompt.messages, rows[at].said, spec.scale, references
             )
             yield _Case(at, model, None, 0, question)
 

@@ -89,15 +89,15 @@ def _duels(told: Judged) -> dict[str, list[Duel]]:
         duels[model] = []
         theirs = told.answers[model]
         for prompt, mine, other in zip(told.prompts, ours, theirs, strict=True):
-            if is_same_text(mine.text, other.text):
+            if is_same_text(mine.said, other.said):
                 duels[model].append(EQUAL)
                 continue
             number = prompt.prompt_id
             duel = Duel(
                 votes[number, model, 0],
                 votes[number, model, 1],
-                len(words(mine.text)),
-                len(words(other.text)),
+                len(words(mine.said)),
+                len(words(other.said)),
             )
             duels[model].append(duel)
     return duels
@@ -159,7 +159,7 @@ def _graded(told: Judged, model: str, given: Sequence[float | None]) -> dict[str
     grades = []
     for answer, grade in zip(told.answers[model], given, strict=True):
         if grade is not None:
-            lengths.append(len(words(answer.text)))
+            lengths.append(len(words(answer.said)))
             grades.append(grade)
     return {
         "mean": mean,

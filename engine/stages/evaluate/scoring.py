@@ -14,7 +14,9 @@ from engine.rows import metrics
 from engine.rows.final_answer import Rules, Verdict
 from engine.rows.ids import bare_prompt
 from engine.rows.intervals import Clusters, interval_of, retention_interval
+from engine.rows.metrics.metric import Calls
 from engine.rows.records import Answer, Completion, Prompt
+from engine.rows.tools import offered_in
 from engine.run.facts import Quality
 
 Answers = dict[str, list[Completion]]  # model -> one per validation prompt
@@ -68,7 +70,7 @@ def references_of(
     for prompt, row in zip(prompts, teacher, strict=True):
         gold = metrics.usable_references(task, prompt.right_answers, rules)
         is_gold.append(bool(gold))
-        texts.append(gold or [row.text])
+        texts.append(gold or [row.said])
     return References(texts, np.array(is_gold))
 
 
@@ -87,7 +89,8 @@ def statistics_of(
     metas = [json.loads(prompt.meta) for prompt in prompts]
     statistics: Statistics = {name: {} for name in names}
     for model, rows in answers.items():
-        texts = [row.text for row in rows]
+        texts = [row.said for row in rows]
+        calls = _calls(rows, answers["teacher"], references, prompts)
         for name, by_model in statistics.items():
             by_model[model] = metrics.statistics_of(
                 name,
@@ -97,9 +100,30 @@ def statistics_of(
                 sources=sources,
                 metas=metas,
                 verdicts=verdicts.get(model),
+                calls=calls,
                 rules=rules,
             )
     return statistics
+
+
+def _calls(
+    rows: Sequence[Completion],
+    teacher: Sequence[Completion],
+    references: References,
+    prompts: Sequence[Prompt],
+) -> list[Calls | None]:
+    """What each answer calls, and what it had to: the gold answer's calls, or for want of one the
+    teacher's. None where no tools are offered."""
+    found: list[Calls | None] = []
+    for at, prompt in enumerate(prompts):
+        if not offered_in(prompt.tools):
+            found.append(None)
+            continue
+        wanted = teacher[at].tool_calls
+        if references.is_gold[at]:
+            wanted = prompt.reference_calls
+        found.append(Calls(rows[at].tool_calls, wanted))
+    return found
 
 
 def scores_of(statistics: Statistics) -> dict[str, Scores]:
@@ -185,7 +209,7 @@ def answer_rows(
                 done.prompt_id,
                 model,
                 done.status,
-                done.text,
+                done.said,
                 references.texts[at][0],
                 json.dumps(own),
                 found[at],

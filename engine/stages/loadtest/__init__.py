@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from engine.backends.api_tools import openai_messages
 from engine.job.spec import LoadtestSpec
 from engine.loadgen.level import Spread
 from engine.loadgen.samples import Level, Sample
 from engine.loadgen.target import Target
 from engine.rows.records import Messages
 from engine.rows.tables import read_tables
+from engine.rows.tools import conversations_of
 from engine.run.context import Context
 from engine.run.facts import LoadtestInfo
 from engine.run.manifests import Counts, Finished
@@ -105,10 +107,11 @@ def measured_of(level: Level) -> list[Sample]:
 
 
 def validation_prompts(stage: Finished) -> list[Messages]:
-    """The validation prompts of a finished prompts stage."""
+    """The validation prompts of a finished prompts stage, without the tools that they offer."""
     prompts: list[Messages] = []
-    for table in read_tables(stage.files("validation"), ["messages"]):
-        prompts += table["messages"].to_pylist()
+    columns = ["messages", "tools"]
+    for table in read_tables(stage.files("validation"), columns, optional=["tools"]):
+        prompts += map(openai_messages, conversations_of(table))
     return prompts
 
 

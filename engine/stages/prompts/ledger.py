@@ -65,7 +65,9 @@ class Ledger:
                 f"{places}: two prompts share the 63-bit id {prompt.prompt_id}; change one of them"
                 " by a space"
             )
-        if first.reference != mine.reference and self._spec.on_conflict == "error":
+        # dialogues may open alike, and go on differently
+        is_fault = self._spec.on_conflict == "error" and self._spec.turns == "last"
+        if first.reference != mine.reference and is_fault:
             raise InputError(
                 f"{places}: equal messages, different references; correct one, or set"
                 " prompts.on_conflict: first"

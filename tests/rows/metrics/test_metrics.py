@@ -16,6 +16,7 @@ from engine.rows.metrics import (
     statistics_of,
     usable_references,
 )
+from engine.rows.metrics.metric import Calls
 
 LABELLED = ["entailment", "neutral", "contradiction"]
 
@@ -46,7 +47,11 @@ def test_scores_are_of_sums_and_of_single_answers_alike(task):
     texts = {"math": ["1", "2"], "nli": LABELLED[:2]}.get(task, ["a b 1 c d", "e f g h 2"])
     metas = [{"slots": ["a"]}, {"slots": ["z", "e"]}]
     for name in TASK_METRICS[task]:
-        found = statistics_of(name, task, texts, texts[::-1], sources=texts, metas=metas)
+        wanted = None if name == "needless_calls" else '[{"name": "f", "arguments": {}}]'
+        calls = [Calls(None, wanted), Calls('[{"name": "f", "arguments": {}}]', wanted)]
+        found = statistics_of(
+            name, task, texts, texts[::-1], sources=texts, metas=metas, calls=calls
+        )
         singly = [score_of(name, found[at : at + 1]) for at in range(2)]
         assert row_scores(name, found).tolist() == singly
         tripled = np.concatenate([found] * 3)

@@ -12,6 +12,7 @@ from engine.rows.codec import token_bytes
 from engine.rows.final_answer import USUAL
 from engine.rows.records import EXAMPLE, PROMPT, STATUSES, Completion, Prompt, completion_schema
 from engine.rows.tables import file_metadata, to_table, write_parquet
+from engine.rows.tools import conversation_of, tools_column
 from engine.run.context import Context
 from engine.run.facts import CurateInfo, GenerateInfo, PromptsInfo
 from engine.run.manifests import Counts, finished, publish
@@ -130,6 +131,54 @@ def test_an_example_is_the_conversation_with_its_answer_and_its_untouched_signal
     assert file_metadata(out / file) == {"top_k": 2, "vocab_size": 99, "tokenizer_fingerprint": "f"}
 
 
+def test_an_example_has_the_tools_of_its_prompt_and_the_calls_of_its_answer(tmp_path):
+    weather = {"type": "function", "function": {"name": "weather"}}
+    calls = '[{"name": "weather", "arguments": {"city": "Ely"}}]'
+    prompt = replace(ask(4), tools=tools_column([weather], {}), reference_calls=calls)
+    said = replace(reply(4, text=""), tool_calls=calls)
+    _, examples, _ = run(tmp_path, [prompt, ask(5)], [[said, reply(5)]])
+    calling, plain = examples["train"]
+    assert plain["tools"] is None
+    whole = conversation_of(calling["messages"], calling["tools"])
+    assert whole.tools == [weather]
+    assert whole.messages[-1] == {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [
+            {
+                "id": "call00001",
+                "type": "function",
+                "function": {"name": "weather", "arguments": {"city": "Ely"}},
+            }
+        ],
+    }
+
+
+def test_files_from_before_there_were_tools_are_curated(tmp_path):
+    def without(table, *names):
+        return table.drop_columns(list(names))
+
+    asked = without(to_table([ask(4)], PROMPT), "tools", "reference_calls")
+    said = without(to_table([reply(4)], completion_schema(), {"top_k": 2}), "tool_calls")
+    later = to_table([reply(4, sample=1, text="no 5")], completion_schema(), {"top_k": 2})
+    empty = to_table([], PROMPT)
+    inputs = {
+        "prompts": publish_stage(
+            tmp_path / "p",
+            "prompts",
+            {"data/train-00000.parquet": asked, "data/validation-00000.parquet": empty},
+        ),
+        "generate": publish_stage(
+            tmp_path / "g", "generate", {"data/a.parquet": said, "data/b.parquet": later}
+        ),
+    }
+    counts = curate.run(CurateSpec(), inputs, tmp_path / "c", CTX)
+    assert counts.rows_out == 2
+    rows = pq.read_table(tmp_path / "c/data/train-00000.parquet")
+    assert rows["tools"].null_count == 2
+    assert rows.schema.equals(EXAMPLE)
+
+
 def test_each_filter_counts_its_drops_and_the_funnel_narrows(tmp_path):
     rows = [
         reply(0),
@@ -159,6 +208,7 @@ def test_each_filter_counts_its_drops_and_the_funnel_narrows(tmp_path):
         ("status", 7),
         ("truncated", 6),
         ("length", 4),
+        ("tool_calls", 4),
         ("reference", 3),
         ("duplicate", 2),
     ]

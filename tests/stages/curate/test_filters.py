@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import pytest
 
 from engine.job.spec import CurateSpec
 from engine.rows.final_answer import USUAL, Rules
 from engine.rows.records import Completion, Prompt
+from engine.rows.tools import tools_column
 from engine.stages.curate.filters import FILTERS, Drop, Keep
 from engine.stages.curate.referee import Referee
 
@@ -87,3 +90,34 @@ def test_an_equal_second_answer_is_dropped():
     assert rule(answer("b"), ask(), **settings) == Keep()
     assert rule(answer("a"), ask(), **settings) == Drop("duplicate_answer")
     assert settings_of(CurateSpec(dedup="none"), Referee(USUAL)) is None
+
+
+TOOLS = tools_column([{"type": "function", "function": {"name": "weather"}}], {})
+
+
+@pytest.mark.parametrize(
+    ("calls", "verdict"),
+    [
+        (None, Keep()),
+        ('[{"name": "weather", "arguments": {}}]', Keep()),
+        ('[{"name": "weather", "arguments": "{"}]', Drop("broken_tool_call")),
+        ('[{"name": "", "arguments": "<tool_call>{"}]', Drop("broken_tool_call")),
+        ('[{"name": "hammer", "arguments": {}}]', Drop("unknown_tool")),
+    ],
+)
+def test_calls_that_a_student_must_not_copy_are_dropped_by_reason(calls, verdict):
+    said = replace(answer(), tool_calls=calls)
+    assert judge("tool_calls", said, replace(ask("conversation"), tools=TOOLS)) == verdict
+
+
+def test_a_call_is_not_compared_as_a_final_answer_and_counts_as_a_duplicate():
+    calls = '[{"name": "weather", "arguments": {}}]'
+    prompt = replace(ask(), tools=TOOLS, reference_calls=calls)
+    assert judge("reference", replace(answer(""), tool_calls=calls), prompt) == Keep()
+    rule, settings_of = FILTERS["duplicate"]
+    settings = settings_of(CurateSpec(), Referee(Rules()))
+    verdicts = [
+        rule(replace(answer(""), tool_calls=each), prompt, **settings)
+        for each in (calls, None, calls)
+    ]
+    assert verdicts == [Keep(), Keep(), Drop("duplicate_answer")]

@@ -1,0 +1,203 @@
+"""What the first rows of the source files tell before anything runs: how many are usable, which
+references the task can read, which columns nothing reads, whether tools are offered."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from engine.errors import InputError
+from engine.job.spec import FieldMap, PromptsSpec
+from engine.rows.final_answer import USUAL, Rules, is_compared, is_readable
+from engine.rows.metrics.content import SLOTS
+from engine.rows.records import Prompt
+from engine.rows.tools import Conversation
+from engine.stages.prompts.dialogue import columns_read
+from engine.stages.prompts.ledger import Ledger
+from engine.stages.prompts.readers import read_rows, require_one_schema, source_files
+from engine.stages.prompts.reading import SPLITS, listed, read_prompts
+from engine.stages.prompts.rows import DIALOGUE, UNLEARNT, columns_of
+from engine.stages.prompts.source_row import BadRow
+
+_HEAD_FILES = 8  # per split: a folder may hold thousands
+_HEAD_ROWS = 200
+_SHOWN_FILES = 5
+_SHOWN_CHARACTERS = 40
+# What to do about references that a task cannot read.
+_REMEDIES = {
+    "math": "give a number, an expression or a solution that ends in one",
+    "nli": "name what the labels mean in prompts.fields.labels",
+    "qa": "longer than six words; set curate.verify.qa, or it is not checked",
+}
+
+
+@dataclass(frozen=True)
+class Head:
+    """What the first rows of a source file give, each with its line, and the columns that no prompt
+    reads."""
+
+    path: Path
+    good: list[tuple[int, Prompt]]
+    bad: list[tuple[int, str]]  # reasons
+    unread: list[str]
+
+    def line(self, task: str, rules: Rules = USUAL, *, used: Collection[str] = ()) -> str:
+        """What becomes of the rows in one sentence; columns that something else than the prompt
+        uses are `used`."""
+        good = len({line for line, _ in self.good})
+        made = f"{good} of its first {good + len(self.bad)} rows become prompts"
+        if len(self.good) > good:
+            made = f"{made}, {len(self.good):,} in all"
+        if self.bad:
+            reasons = Counter(reason for _, reason in self.bad)
+            made += f" ({listed(reasons)})"
+        told = [made, self._references(task, rules)]
+        unread = [name for name in self.unread if name not in used]
+        if unread:
+            told.append(f"not used: {', '.join(unread)}")
+        return f"{self.path}: {'; '.join(told)}"
+
+    def _references(self, task: str, rules: Rules) -> str:
+        """How many there are, and how many the task can compare; where it cannot, the first and
+        what to do."""
+        given = [(line, prompt.right_answers) for line, prompt in self.good if prompt.right_answers]
+        unreadable = []
+        for line, answers in given:
+            if is_compared(task) and not any(is_readable(task, one, rules) for one in answers):
+                unreadable.append((line, answers[0]))
+        readable = len(given) - len(unreadable)
+        sentence = f"{len(given)} have a reference, of which task {task} can read {readable}"
+        if unreadable:
+            line, first = unreadable[0]
+            shown = first if len(first) <= _SHOWN_CHARACTERS else f"{first[:_SHOWN_CHARACTERS]}…"
+            sentence += f" (not line {line}: {shown!r}; {_REMEDIES[task]})"
+        return sentence
+
+
+def heads(spec: PromptsSpec, split: str) -> list[Head]:
+    """The head of each file of a split. InputError where the files of a source cannot be read
+    together."""
+    files = source_files(spec, split, [])[:_HEAD_FILES]
+    require_one_schema(files)
+    rows_read = min(_HEAD_ROWS, spec.limit or _HEAD_ROWS)
+    of_head = spec.model_copy(update={"limit": rows_read})
+    return [_head(path, of_head, split) for path in files]
+
+
+def _head(path: Path, spec: PromptsSpec, split: str) -> Head:
+    good: list[tuple[int, Prompt]] = []
+    bad: list[tuple[int, str]] = []
+    unread: dict[str, None] = {}  # in their order
+    for line, prompt in read_prompts(path, spec, "", split):
+        if isinstance(prompt, BadRow):
+            bad.append((line, str(prompt)))
+        else:
+            good.append((line, prompt))
+            unread |= dict.fromkeys(json.loads(prompt.meta))
+    for name in columns_read(spec) | {UNLEARNT, DIALOGUE, *SLOTS}:
+        unread.pop(name, None)
+    return Head(path, good, bad, list(unread))
+
+
+def head_problems(spec: PromptsSpec) -> list[str]:
+    """What is wrong with the sources, as far as their first rows tell; each message has place and
+    remedy."""
+    problems: list[str] = []
+    prompts: list[Prompt] = []
+    ledger = Ledger(spec)
+    for split in SPLITS:
+        try:
+            for head in heads(spec, split):
+                for line, prompt in head.good:
+                    ledger.reason_to_drop(prompt, head.path, line)
+                    prompts.append(prompt)
+                if not head.good:
+                    problems.append(_nothing_usable(head, spec))
+        except InputError as error:
+            problems.append(str(error))
+    if not problems and _lacks_mapped_reference(prompts, spec):
+        problems.append(
+            f"prompts.fields.reference: no row has a {spec.fields.reference!r}; correct the name"
+            " of the column"
+        )
+    return problems
+
+
+def _nothing_usable(head: Head, spec: PromptsSpec) -> str:
+    line, reason = 1, "no rows"
+    if head.bad:
+        line, reason = head.bad[0]
+    return (
+        f"{head.path}:{line}: {reason}, and none of the first {_HEAD_ROWS} rows can"
+        " be used; correct the file, or map"
+        f" its columns in prompts.fields (now {spec.fields.prompt!r} or"
+        f" {spec.fields.messages!r}){_found_columns(head.path, spec)}"
+    )
+
+
+def _lacks_mapped_reference(prompts: list[Prompt], spec: PromptsSpec) -> bool:
+    """No row has what the job names; that the usual name is missing is no fault."""
+    if spec.fields.reference == FieldMap().reference:
+        return False
+    return all(prompt.reference is None for prompt in prompts)
+
+
+def holds_unlearnt(spec: PromptsSpec) -> bool:
+    """Whether the first rows hold answers inside a conversation that are marked as not to be
+    learnt; what cannot be read holds none."""
+    with suppress(InputError):
+        for split in SPLITS:
+            for head in heads(spec, split):
+                if any(UNLEARNT in prompt.meta for _, prompt in head.good):
+                    return True
+    return False
+
+
+def first_with_tools(spec: PromptsSpec) -> Conversation | None:
+    """The first conversation that has to do with tools, as far as the first rows tell."""
+    with suppress(InputError):
+        for split in SPLITS:
+            for head in heads(spec, split):
+                for _, prompt in head.good:
+                    if prompt.tools is not None:
+                        return prompt.conversation
+    return None
+
+
+def head_lines(
+    spec: PromptsSpec, task: str, used: Collection[str], rules: Rules = USUAL
+) -> list[str]:
+    """A sentence per source file: what its first rows become, which references the task can read,
+    and which columns nothing reads."""
+    lines = []
+    skipped: list[Path] = []
+    more = 0
+    for split in SPLITS:
+        for head in heads(spec, split):
+            lines.append(head.line(task, rules, used=used))
+        files = source_files(spec, split, skipped)
+        more += max(0, len(files) - _HEAD_FILES)
+    if more:
+        lines.append(f"{more:,} more files were not looked at")
+    if skipped:
+        shown = ", ".join(map(str, skipped[:_SHOWN_FILES]))
+        if len(skipped) > _SHOWN_FILES:
+            shown += ", …"
+        lines.append(f"{len(skipped):,} other files in these folders are not read: {shown}")
+    return lines
+
+
+def _found_columns(path: Path, spec: PromptsSpec) -> str:
+    """The columns of a file's first row that can be read, as the end of a sentence."""
+    for _, row in islice(read_rows(path), _HEAD_ROWS):
+        try:
+            columns = columns_of(row)
+            return f"; columns found: {', '.join(map(repr, columns))}"
+        except (BadRow, ValueError, RecursionError):
+            continue
+    return ""
