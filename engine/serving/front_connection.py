@@ -15,6 +15,9 @@ from engine.serving.link import Asked, Frames, Outbox
 HELLO_TIMEOUT_S = 5.0
 MAX_HELLO_BYTES = 1024
 HIGH_WATER_BYTES = 1024 * 1024  # unread by the front; then the answers wait
+# Of a stream: its role, and its first token. Somebody waits for them, and so they do not wait for
+# what the same step of the engine says in other answers.
+FIRST_WORDS = 2
 _NO_BODY = (204, 304)
 _log = logging.getLogger(__name__)
 
@@ -125,6 +128,7 @@ class Call:
         self._reading = asyncio.Event()
         self._reading.set()
         self._is_chunked = False
+        self._hurried = FIRST_WORDS
 
     def hear(self, kind: int) -> None:
         """What the front says of it."""
@@ -195,6 +199,9 @@ class Call:
             return  # the front forgets it, and says nothing more of it
         if body:
             self._connection.outbox.put(self._number, link.DATA, body)
+            if self._hurried:
+                self._hurried -= 1
+                self._connection.outbox.leave()
         if not self._connection.writable.is_set():
             await self._connection.writable.wait()
         if self.is_paused:

@@ -105,18 +105,19 @@ class Outbox:
     def put(self, request: int, kind: int, content: bytes = b"") -> None:
         """A frame, in the order of the calls."""
         if not self._parts:
-            asyncio.get_running_loop().call_soon(self._leave)
+            asyncio.get_running_loop().call_soon(self.leave)
         self._parts.append(_HEADER.pack(request, kind, len(content)))
         self._parts.append(content)
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """What is there leaves now."""
         parts, self._parts = self._parts, []
-        if not self._transport.is_closing():
+        if parts and not self._transport.is_closing():
             self._transport.write(b"".join(parts))
 
     def close(self) -> None:
         """Send what is there, and then close the connection."""
-        self._leave()
+        self.leave()
         self._transport.close()
 
 

@@ -13,13 +13,17 @@ class Heard:
 
     def __init__(self):
         self.frames = []
-        self.outbox = SimpleNamespace(put=self._put)
+        self.hurried = []  # frames that were there when they had to leave at once
+        self.outbox = SimpleNamespace(put=self._put, leave=self._leave)
         self.writable = asyncio.Event()
         self.writable.set()
         self.calls = {}
 
     def _put(self, number, kind, content=b""):
         self.frames.append((number, kind, content))
+
+    def _leave(self):
+        self.hurried.append(len(self.frames))
 
 
 async def whole_answer(scope, receive, send):
@@ -41,11 +45,15 @@ def called(app, *said):
 
     connection = asyncio.run(run())
     assert connection.calls == {}
-    return [(number, kind) for number, kind, _ in connection.frames]
+    return connection
+
+
+def frames_of(app, *said):
+    return [(number, kind) for number, kind, _ in called(app, *said).frames]
 
 
 def test_a_whole_answer_ends_although_its_client_does_not_read():
-    assert called(whole_answer, link.PAUSE) == [(7, link.HEAD), (7, link.LAST)]
+    assert frames_of(whole_answer, link.PAUSE) == [(7, link.HEAD), (7, link.LAST)]
 
 
 def test_an_answer_that_is_left_unfinished_is_broken():
@@ -53,8 +61,20 @@ def test_an_answer_that_is_left_unfinished_is_broken():
         await send({"type": "http.response.start", "status": 200, "headers": []})
         raise RuntimeError("engine internals")
 
-    assert called(fails) == [(7, link.HEAD), (7, link.BROKEN)]
+    assert frames_of(fails) == [(7, link.HEAD), (7, link.BROKEN)]
 
 
 def test_nothing_is_said_of_an_answer_that_nobody_wants():
-    assert called(whole_answer, link.ABORT) == []
+    assert frames_of(whole_answer, link.ABORT) == []
+
+
+def test_the_first_words_of_an_answer_wait_for_nothing():
+    async def stream(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for word in (b"role", b"first", b"second", b"third"):
+            await send({"type": "http.response.body", "body": word, "more_body": True})
+        await send({"type": "http.response.body"})
+
+    connection = called(stream)
+    assert connection.hurried == [2, 3]  # head and role, first
+    assert len(connection.frames) == 6
