@@ -128,11 +128,23 @@ def ray_cluster(tmp_path_factory):
     """One local Ray cluster for the whole session."""
     from engine.backends import proxy_guard, ray_cluster
 
-    environment = {SERVER_KEY_ENV: "any"} | proxy_guard.HOOK  # for test_ray_serve_config.py
+    environment = {
+        SERVER_KEY_ENV: "any",
+        "RAY_metrics_report_interval_ms": "1000",  # Ray's own: each ten seconds
+    }
+    environment |= proxy_guard.HOOK  # for test_ray_serve_config.py
     with ray_cluster.connected(
         None, shared=tmp_path_factory.getbasetemp(), environment=environment, num_cpus=4
     ):
         yield
+
+
+@pytest.fixture(scope="session")
+def session_cluster(ray_cluster):
+    """Environment of a command that joins that cluster in place of starting its own."""
+    import ray
+
+    return {"RAY_ADDRESS": ray.get_runtime_context().gcs_address, "RAY_AUTH_MODE": "token"}
 
 
 @pytest.fixture(scope="session")
@@ -144,6 +156,7 @@ def quickstart_job():
         f"serve.port={free_port()}",
         "serve.api_key_env=DISTILL_TEST_KEY",
         "serve.server_args={enable_auto_tool_choice: true, tool_call_parser: hermes}",
+        "loadtest.models=[student]",
         "loadtest.concurrency=[2]",
         "loadtest.rates=[4.0]",
         "loadtest.seconds=2",
