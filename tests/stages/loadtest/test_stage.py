@@ -34,7 +34,7 @@ CTX = Context(job="job", task="math", seed=5)
 
 @pytest.fixture(autouse=True)
 def quick_ceiling(monkeypatch):
-    """What the client itself can do is measured before each load; how well is not the point here."""
+    """What the client can do is measured before each load; how well is not the point here."""
     monkeypatch.setattr(measuring, "CEILING_S", 0.2)
 
 
