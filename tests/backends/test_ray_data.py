@@ -282,7 +282,7 @@ def test_a_running_job_is_seen_by_its_driver_by_status_and_by_prometheus(
                     env=os.environ | {"COLUMNS": "240"},
                     check=True,
                 ).stdout
-                if line := re.search(r"generate .*running.* ([\d,]+)/4,008 rows(.*)", said):
+                if line := re.search(r"generate .*running.* ([\d,]+)/4,000 rows(.*)", said):
                     seen.append((int(line[1].replace(",", "")), line[2]))
                 for name, tags, value in re.findall(
                     r"^\w*distill_(\w+?)(?:_total)?\{(.*)\} ([\d.e+]+)$",
