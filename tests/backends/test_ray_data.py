@@ -2,6 +2,7 @@
 they say is seen from outside."""
 
 import errno
+import functools
 import hashlib
 import os
 import re
@@ -16,6 +17,7 @@ import httpx
 import pytest
 import ray
 from conftest import statuses
+from doubles import held
 
 from engine import pipeline
 from engine.asking.shards import Figures
@@ -32,9 +34,11 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def answer(ray_cluster, fake_job, tmp_path):
     """Run generate on real replicas; returns (counts, rows). `figures` collects what the driver
-    hears."""
+    hears; `wrapped` stands around each replica's worker."""
 
-    def run(count, *, figures=None, knobs=None, concurrency=16, replicas=1, **changes):
+    def run(
+        count, *, figures=None, knobs=None, concurrency=16, replicas=1, wrapped=None, **changes
+    ):
         teacher = {
             "name": "t",
             "kind": "fake",
@@ -48,12 +52,14 @@ def answer(ray_cluster, fake_job, tmp_path):
         out = tmp_path / "generate"
         (out / "data").mkdir(parents=True, exist_ok=True)
 
-        def heard(*arguments, on_figures, **options):
+        def heard(shards, build, *, on_figures, **options):
             def both(said):
                 (figures if figures is not None else []).append(said)
                 on_figures(said)
 
-            return ray_data.stream(*arguments, on_figures=both, **options)
+            if wrapped:
+                build = functools.partial(wrapped, build)
+            return ray_data.stream(shards, build, on_figures=both, **options)
 
         counts = generate.run(
             job.generate, {"prompts": prompts}, out, Context("job", "math", 0), stream=heard
@@ -328,9 +334,16 @@ def test_the_driver_hears_rows_statuses_tokens_and_what_is_open_while_it_runs(an
 
 
 def test_replicas_share_the_shards_and_every_row_comes_back_once(answer, tmp_path):
-    calls = tmp_path / "calls"
+    """The first to be ready waits here for the other, with all the shards that it gets."""
+    ray.cloudpickle.register_pickle_by_value(held)
+    calls, says = tmp_path / "calls", tmp_path / "says"
+    says.mkdir()
     counts, _ = answer(
-        200, knobs={"calls": str(calls), "latency_s": 0.4}, concurrency=4, replicas=2
+        200,
+        knobs={"calls": str(calls), "latency_s": 0.05},
+        concurrency=4,
+        replicas=2,
+        wrapped=functools.partial(held.Held, folder=says, replicas=2),
     )
     assert counts.info.status == {"ok": 208}
     assert len(starts(calls)) == len({prompt for _, prompt in starts(calls)}) == 208

@@ -8,10 +8,8 @@ tests/backends/test_ray_placement.py. Nothing here goes by the clock where it ca
 replicas say: they hold their first shards until the scenario lets them go on (`Held`).
 """
 
-import asyncio
 import functools
 import json
-import os
 import sys
 import threading
 import time
@@ -21,6 +19,7 @@ from pathlib import Path
 
 import ray
 from conftest import statuses
+from doubles.held import Held, at_work
 from ray.cluster_utils import Cluster
 from ray.util.placement_group import placement_group_table
 
@@ -90,25 +89,6 @@ def left_after(seconds=10):
     while time.monotonic() < deadline and groups()[0]:
         time.sleep(0.2)
     return len(groups()[0])
-
-
-class Held:
-    """A replica that says it is at work by a file in `folder`, and holds its shards until `go` is
-    there."""
-
-    def __init__(self, build, folder):
-        self._inner, self._folder = build(), folder
-        self.figures = self._inner.figures
-
-    async def __call__(self, shard):
-        (self._folder / f"at-work-{os.getpid()}").touch()
-        while not (self._folder / "go").exists():
-            await asyncio.sleep(0.1)
-        return await self._inner(shard)
-
-
-def held(build, folder):
-    return Held(build, folder)
 
 
 def held_but_only_one_starts(build, folder):
@@ -241,7 +221,7 @@ def main(root, count):
         says = folder_of(root, name)
 
         def look(hosts):
-            if not (says / "go").exists() and len(list(says.glob("at-work-*"))) >= replicas:
+            if not (says / "go").exists() and at_work(says) >= replicas:
                 cluster.remove_node(node_of(hosts))
                 (says / "go").touch()
 
@@ -253,7 +233,7 @@ def main(root, count):
             "growth",
             300,
             patience_s=PATIENCE_S,
-            wrapped=held,
+            wrapped=Held,
             tensor_parallel=8,
             replicas=[1, 12],
         )
@@ -289,7 +269,7 @@ def main(root, count):
 
     nodes.append(add_node())
     with watched(leave_when_at_work("moves", 1)) as seen:
-        rows = answer(root, "moves", 40, wrapped=held, tensor_parallel=8)
+        rows = answer(root, "moves", 40, wrapped=Held, tensor_parallel=8)
     done("moves", rows=rows, left=left_after(), alive=len(cluster_gpus()), **seen)
     (root / "facts.json").write_text(json.dumps(facts))
     ray.shutdown()
