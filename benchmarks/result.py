@@ -5,10 +5,15 @@ import json
 import os
 import platform
 import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from engine.run.identity import git_commit, versions
+
+Ratios = dict[str, dict[str, Any]]  # by name, each as of `bounded`
+Found = tuple[Ratios, dict[str, Any]]  # with the raw figures that they were made of
 
 
 def bounded(value: float, sign: str, bound: float) -> dict[str, Any]:
@@ -37,6 +42,22 @@ def write_result(target: Path, ratios: dict[str, dict[str, Any]], **more: Any) -
             f" {ratio['bound']})"
         )
     return 0 if all(ratio["ok"] for ratio in ratios.values()) else 1
+
+
+def run_parts(target: Path, parts: Mapping[str, Sequence[Callable[[], Found]]], **more: Any) -> int:
+    """Measure part after part, and write what all found, how long each part took, and `more`.
+    Returns the exit status."""
+    ratios: Ratios = {}
+    raw: dict[str, Any] = {}
+    took_s: dict[str, float] = {}
+    for name, measures in parts.items():
+        started = time.monotonic()
+        for measure in measures:
+            found, figures = measure()
+            ratios |= found
+            raw |= figures
+        took_s[name] = round(time.monotonic() - started, 1)
+    return write_result(target, ratios, **more, took_s=took_s, raw=raw)
 
 
 def machine() -> dict[str, Any]:

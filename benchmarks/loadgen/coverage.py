@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from scipy.special import ndtri
 
-from benchmarks.loadgen.part import Result, Settings
+from benchmarks.loadgen.part import Settings
 from benchmarks.loadgen.simulated import mm1_sojourns
-from benchmarks.result import bounded
+from benchmarks.result import Found, bounded
 from engine.stages.loadtest.intervals import RATE_SLICES, percentile_interval, rate_interval
 
 RUNS = 1000
@@ -80,7 +80,7 @@ CASES = (
 )
 
 
-def coverage(settings: Settings, work: Path, runs: int = RUNS) -> Result:
+def coverage(settings: Settings, work: Path, runs: int = RUNS) -> Found:
     """Of so many runs each. A queue's are shown: its requests hang together, and no method is exact
     there; `unbounded` is how often the upper end of p99 is unknown."""
     ratios = {}

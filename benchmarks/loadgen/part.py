@@ -1,11 +1,8 @@
-"""What a part of this benchmark is given, and gives back."""
+"""What a part of this benchmark is given."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-Result = tuple[dict[str, dict[str, Any]], dict[str, Any]]  # ratios with their bounds, raw figures
 
 
 @dataclass(frozen=True)

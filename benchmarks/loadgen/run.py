@@ -5,21 +5,21 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from benchmarks.loadgen import coverage, knee, speed, truth
-from benchmarks.loadgen.part import Result, Settings
-from benchmarks.result import write_result
+from benchmarks.loadgen import coverage, endpoint, knee, speed, truth
+from benchmarks.loadgen.part import Settings
+from benchmarks.result import Found, run_parts
 
 # by name: what it measures, one after the other
-PARTS: dict[str, tuple[Callable[[Settings, Path], Result], ...]] = {
+PARTS: dict[str, tuple[Callable[[Settings, Path], Found], ...]] = {
     "speed": (speed.against_others, speed.send_lag),
     "arrivals": (speed.arrivals,),
     "truth": (truth.unequal, truth.stall),
+    "endpoint": (endpoint.endpoint,),
     "coverage": (coverage.coverage,),
     "knee": (knee.knee_rps, knee.knee_users),
 }
@@ -34,19 +34,11 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=4.0, help="of each run")
     options = parser.parse_args()
     settings = Settings(options.rounds, options.seconds)
-    ratios: dict[str, dict[str, Any]] = {}
-    raw: dict[str, Any] = {}
-    took_s: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="loadgen-") as temporary:
-        for part in options.only:
-            started = time.monotonic()
-            for measure in PARTS[part]:
-                found, seen = measure(settings, Path(temporary))
-                ratios |= found
-                raw |= seen
-            took_s[part] = round(time.monotonic() - started, 1)
-    more = {"settings": asdict(settings), "took_s": took_s, "raw": raw}
-    return write_result(options.json, ratios, **more)
+        parts = {}
+        for name in options.only:
+            parts[name] = [partial(part, settings, Path(temporary)) for part in PARTS[name]]
+        return run_parts(options.json, parts, settings=asdict(settings))
 
 
 if __name__ == "__main__":

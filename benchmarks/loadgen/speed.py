@@ -16,8 +16,8 @@ from typing import IO, Any, cast
 import numpy as np
 from scipy import stats
 
-from benchmarks.loadgen.part import Result, Settings
-from benchmarks.result import bounded
+from benchmarks.loadgen.part import Settings
+from benchmarks.result import Found, bounded
 from benchmarks.serving import servers
 from engine.loadgen.ceiling import measure_ceiling
 from engine.loadgen.level import run_level
@@ -88,7 +88,7 @@ def client(name: str, work: Path) -> Generator[Client]:
         process.wait()
 
 
-def against_others(settings: Settings, work: Path) -> Result:
+def against_others(settings: Settings, work: Path) -> Found:
     """Events and requests per second of processor time, ours to others', round by round."""
     loads = {"events": EVENTS, "requests": 1}
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in loads}
@@ -143,7 +143,7 @@ def _tell(number: int, load: str, row: dict[str, float]) -> None:
     print(f"round {number} {load:<9} per core-second: {', '.join(words)}", flush=True)
 
 
-def send_lag(settings: Settings, work: Path) -> Result:
+def send_lag(settings: Settings, work: Path) -> Found:
     """How late requests leave at a quarter of the ceiling, Poisson, answers of 64 events."""
     ceiling = measure_ceiling(seconds=CEILING_S)
     rate_rps = ceiling.events_per_core_s / 4 / EVENTS
@@ -188,7 +188,7 @@ def _lag(level: Level) -> dict[str, Any]:
     }
 
 
-def arrivals(settings: Settings, work: Path) -> Result:
+def arrivals(settings: Settings, work: Path) -> Found:
     """Poisson arrivals as a server gets them, from one process and from four: the smallest p of a
     dispersion test and a Kolmogorov-Smirnov test of their gaps, once of requests that were really
     sent."""

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.loadgen.known_server import MODEL, Done, known_server, load_log
-from benchmarks.loadgen.part import Result, Settings
-from benchmarks.result import bounded
+from benchmarks.loadgen.part import Settings
+from benchmarks.result import Found, bounded
 from engine.loadgen.level import run_level
 from engine.loadgen.plans import Open, Plan
 from engine.loadgen.samples import Level
@@ -22,7 +22,7 @@ WITHIN = 0.02
 LATENCIES = ("ttft_ms", "tpot_ms", "e2e_ms")
 
 
-def unequal(settings: Settings, work: Path, seconds: float = SECONDS) -> Result:
+def unequal(settings: Settings, work: Path, seconds: float = SECONDS) -> Found:
     """Unequal latencies in bursts: percentiles and rates within 2 % of the server's own."""
     level, log = _run(work / "unequal.jsonl", seconds)
     found = figures_of(level)
@@ -34,7 +34,7 @@ def unequal(settings: Settings, work: Path, seconds: float = SECONDS) -> Result:
     return ratios, {"truth": {"found": _short(found), "expected": expected}}
 
 
-def stall(settings: Settings, work: Path, seconds: float = SECONDS) -> Result:
+def stall(settings: Settings, work: Path, seconds: float = SECONDS) -> Found:
     """A server that sleeps for 5 s: p99 is that of the intended schedule, which the server itself,
     asleep, did not see."""
     arguments = ("--stall-at", str(WARMUP_S + STALL_AT_S), "--stall-s", str(STALL_S))

@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.result import bounded
+from benchmarks.result import Found, bounded
 from benchmarks.serving.speed import Load, Timing, drive, tell
 from benchmarks.serving.stand_ins import HOST, MODEL, stand_in
 
@@ -19,7 +19,6 @@ BATCH, STEP_MS, TOKENS = 4, 10, 16  # of a fake engine: about 25 requests/s
 QUEUED = 8  # under overload
 OVERLOAD = 3  # times the capacity
 ONE_TOKEN = {"max_tokens": 1}
-Result = tuple[dict[str, dict[str, Any]], dict[str, Any]]  # ratios, raw rounds
 
 
 def url_of(port: int) -> str:
@@ -43,7 +42,7 @@ def take_turns(
     return rows
 
 
-def added_latency(timing: Timing, work: Path) -> Result:
+def added_latency(timing: Timing, work: Path) -> Found:
     """One hop: through a front, and directly. One token comes at once, so all of the difference is
     the hop's."""
     raw: dict[str, Any] = {}
@@ -85,7 +84,7 @@ def _cost(process: subprocess.Popen[str], port: int, timing: Timing, work: Path)
     return round(1e6 * seconds / max(1, row["events_in_all"]), 2)
 
 
-def two_replicas(timing: Timing, work: Path) -> Result:
+def two_replicas(timing: Timing, work: Path) -> Found:
     """Requests per second of two fake engines behind a front to those of one."""
     engine = ("fake", "--batch", str(BATCH), "--step-ms", str(STEP_MS))
     with (
@@ -106,7 +105,7 @@ def two_replicas(timing: Timing, work: Path) -> Result:
     return {"two_replicas_to_one": bounded(faster, ">=", 1.6)}, {"replicas": rows}
 
 
-def overload(timing: Timing, work: Path) -> Result:
+def overload(timing: Timing, work: Path) -> Found:
     """Three times the requests that it can answer: as many are answered as ever, and the others
     hear so at once. The peak is measured with every place of the batch taken."""
     batch = 2 * BATCH

@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from benchmarks.result import write_result
+from benchmarks.result import Found, run_parts
 from benchmarks.serving import ingress, speed
 from benchmarks.serving.speed import Timing
 
@@ -18,7 +17,7 @@ from benchmarks.serving.speed import Timing
 # next, which falls on both of a pair that lie close together.
 ROUNDS, SECONDS = 15, 2.0
 FULL_SECONDS = 15.0
-PARTS: dict[str, tuple[Callable[[Timing, Path], ingress.Result], ...]] = {
+PARTS: dict[str, tuple[Callable[[Timing, Path], Found], ...]] = {
     "speed": (speed.run,),
     "ingress": (ingress.added_latency, ingress.two_replicas),
     "overload": (ingress.overload,),
@@ -33,22 +32,18 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--only", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--seconds", type=float, help=f"of each run; default: {SECONDS:g}")
+    names = [load.name for load in speed.closed_loads()]
+    help_loads = "a closer look: of `speed` only these, beside vLLM's server"
+    parser.add_argument("--loads", nargs="+", default=[], choices=names, help=help_loads)
     options = parser.parse_args()
     usual = FULL_SECONDS if options.full else SECONDS
-    timing = Timing(options.rounds, options.seconds or usual)
-    ratios: dict[str, dict[str, Any]] = {}
-    raw: dict[str, Any] = {}
-    took_s: dict[str, float] = {}
-    with tempfile.TemporaryDirectory(prefix="serving-") as temporary:
-        for part in options.only:
-            started = time.monotonic()
-            for measure in PARTS[part]:
-                found, rounds = measure(timing, Path(temporary))
-                ratios |= found
-                raw |= rounds
-            took_s[part] = round(time.monotonic() - started, 1)
+    timing = Timing(options.rounds, options.seconds or usual, loads=tuple(options.loads))
     settings = {"rounds": timing.rounds, "seconds": timing.seconds, "warmup_s": timing.warmup_s}
-    return write_result(options.json, ratios, settings=settings, took_s=took_s, raw=raw)
+    with tempfile.TemporaryDirectory(prefix="serving-") as temporary:
+        parts = {}
+        for name in options.only:
+            parts[name] = [partial(part, timing, Path(temporary)) for part in PARTS[name]]
+        return run_parts(options.json, parts, settings=settings)
 
 
 if __name__ == "__main__":

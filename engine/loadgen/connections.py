@@ -6,11 +6,15 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 from engine.loadgen.answers import NOTHING, TIMEOUT, Answer
 from engine.loadgen.target import Target
+from engine.loadgen.timer import Timer
 from engine.loadgen.wire import Connection
 
 
@@ -26,9 +30,11 @@ class Exchange:
 
 
 class Connections:
-    """Of one target. Without proxies; names are resolved once."""
+    """Of one target. Without proxies; names are resolved once. What is due by `timer` is done while
+    answers are read."""
 
-    def __init__(self, target: Target, timeout_s: float) -> None:
+    def __init__(self, target: Target, timeout_s: float, timer: Timer) -> None:
+        self._timer = timer
         self._address = target.address()
         self._tls = target.tls()
         self._timeout_s = timeout_s
@@ -46,15 +52,25 @@ class Connections:
         hosts = [str(place[0]) for *_, place in found]
         self._hosts = list(dict.fromkeys(hosts))
 
-    async def ask(self, request: bytes) -> Exchange:
-        """Send it and wait for the answer, or until its time is up. Never raises."""
+    def ask(self, request: bytes) -> Coroutine[Any, Any, Exchange]:
+        """Send it, at once where a connection is kept; what is returned waits for the answer, or
+        until its time is up. Neither raises."""
         connection = self._kept()
         sent = time.perf_counter()
-        if connection:
-            answer = await connection.ask(request, self._timeout_s)
-            if answer.end != NOTHING:
-                return self._over(connection, sent, answer)
-        is_second = connection is not None
+        if connection is None:
+            return self._ask_anew(request, sent)
+        asked = connection.ask(request, self._timeout_s)
+        return self._answer_of(connection, asked, request, sent)
+
+    async def _answer_of(
+        self, connection: Connection, asked: asyncio.Future[Answer], request: bytes, sent: float
+    ) -> Exchange:
+        answer = await asked
+        if answer.end != NOTHING:
+            return self._over(connection, sent, answer)
+        return await self._ask_anew(request, sent, is_second=True)
+
+    async def _ask_anew(self, request: bytes, sent: float, is_second: bool = False) -> Exchange:
         try:
             async with asyncio.timeout(self._timeout_s) as deadline:
                 connection = await self._connect()
@@ -92,7 +108,11 @@ class Connections:
         loop = asyncio.get_running_loop()
         name = self._address.host if self._tls else None
         _, connection = await loop.create_connection(
-            Connection, host, self._address.port, ssl=self._tls, server_hostname=name
+            partial(Connection, self._timer),
+            host,
+            self._address.port,
+            ssl=self._tls,
+            server_hostname=name,
         )
         return connection
 

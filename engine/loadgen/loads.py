@@ -7,6 +7,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from engine.rows.records import Messages
 
 # a slot that is refused at once would otherwise send thousands of requests a second
 FAILURE_PAUSE_S = 0.1
+AHEAD = 32  # requests that are ready before they are due
 
 
 async def keep_in_flight(sender: Sender, slots: Slots) -> None:
@@ -38,19 +40,28 @@ async def keep_in_flight(sender: Sender, slots: Slots) -> None:
 
 
 async def follow(sender: Sender, schedule: Schedule) -> None:
-    """An open loop. A request is rendered before it is due."""
+    """An open loop. Requests are rendered before they are due, and leave from wherever the loop is
+    at that moment."""
     prompts = schedule.prompts.tolist()
+    ahead = asyncio.Semaphore(AHEAD)
     async with asyncio.TaskGroup() as tasks:
+
+        def leave(intended: float, request: bytes, prompt: int) -> None:
+            tasks.create_task(sender.send(intended, request, prompt))
+            ahead.release()
+
         for place, at_s in enumerate(schedule.times_s.tolist()):
             tokens = words = None
             if schedule.limits is not None:
                 tokens = int(schedule.limits[place])
             if schedule.words is not None:
                 words = int(schedule.words[place])
+            await ahead.acquire()
             request = sender.requests.render(prompts[place], tokens, words)
             intended = sender.zero + at_s
-            await sender.timer.until(intended)
-            tasks.create_task(sender.send(intended, request, prompts[place]))
+            sender.timer.call_at(intended, partial(leave, intended, request, prompts[place]))
+        for _ in range(AHEAD):  # until the last has left
+            await ahead.acquire()
 
 
 async def converse(sender: Sender, users: Users) -> None:

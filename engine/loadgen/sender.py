@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +36,7 @@ class Sender:
     def __init__(self, share: Share, timer: Timer) -> None:
         self.share = share
         self.timer = timer
-        self.connections = Connections(share.target, share.shape.timeout_s)
+        self.connections = Connections(share.target, share.shape.timeout_s, timer)
         self.requests = Requests(share.target, share.shape, share.prompts)
         self.rng = np.random.default_rng([share.seed, share.process])
         self.rows: list[tuple[Any, ...]] = []
@@ -63,17 +64,29 @@ class Sender:
             words = int(shape.input_words.counts(rng, 1)[0])
         return tokens, words
 
-    async def send(
+    def send(
         self,
         intended: float,
         request: bytes,
         prompt: int,
         session: int | None = None,
         turn: int = 0,
-    ) -> Reading:
-        """One request, which was meant to leave at `intended`, and its row."""
+    ) -> Coroutine[Any, Any, Reading]:
+        """One request, which was meant to leave at `intended`, leaves; what is returned waits for
+        its answer and leaves its row."""
         self._sent += 1
-        exchange = await self.connections.ask(request)
+        asked = self.connections.ask(request)
+        return self._heard(asked, intended, prompt, session, turn)
+
+    async def _heard(
+        self,
+        asked: Coroutine[Any, Any, Exchange],
+        intended: float,
+        prompt: int,
+        session: int | None,
+        turn: int,
+    ) -> Reading:
+        exchange = await asked
         reading = await read_in_turns(exchange.answer)
         if reading.status != "ok":
             self._failed += 1

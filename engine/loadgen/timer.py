@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 _CLOCK_MONOTONIC = 1  # that of time.perf_counter
 _ABSOLUTE = 1
@@ -65,19 +66,29 @@ def _split(seconds: float) -> tuple[int, int]:
 
 
 class Timer:
-    """Wakes coroutines of the running loop at moments of time.perf_counter(). For the length of a
-    `with` block."""
+    """Calls functions and wakes coroutines of the running loop at moments of time.perf_counter().
+    For the length of a `with` block; outside of it nothing is ever due.
+
+    A loop that has much to read comes to a timer only after all of it. Who reads the clock anyway
+    may look at `due`, and ring."""
+
+    due = math.inf  # the moment of the next call
 
     def __enter__(self) -> Timer:
-        self._alarm = Alarm(self._wake)
+        self._alarm = Alarm(self.ring)
         self._loop = asyncio.get_running_loop()
-        self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []
-        self._numbers = itertools.count()  # futures do not compare
-        self._next = math.inf
+        self._waiting: list[tuple[float, int, Callable[[], None]]] = []
+        self._numbers = itertools.count()  # functions do not compare
         return self
 
     def __exit__(self, *error: object) -> None:
         self._alarm.close()
+        self.due = math.inf
+
+    def call_at(self, at: float, function: Callable[[], None]) -> None:
+        """At that moment; soon, where it has passed. It must not raise."""
+        heapq.heappush(self._waiting, (at, next(self._numbers), function))
+        self._set()
 
     async def until(self, at: float) -> None:
         """Return at that moment; one that has passed gives others a turn."""
@@ -85,22 +96,26 @@ class Timer:
             await asyncio.sleep(0)
             return
         future = self._loop.create_future()
-        heapq.heappush(self._waiting, (at, next(self._numbers), future))
-        self._set()
+        self.call_at(at, partial(_wake, future))
         await future
+
+    def ring(self) -> None:
+        """Make the calls that are due."""
+        now = time.perf_counter()
+        self.due = math.inf  # a call may ask for another one
+        while self._waiting and self._waiting[0][0] <= now:
+            *_, function = heapq.heappop(self._waiting)
+            function()
+        if self._waiting:
+            self._set()
 
     def _set(self) -> None:
         first, *_ = self._waiting[0]
-        if first < self._next:
-            self._next = first
+        if first < self.due:
+            self.due = first
             self._alarm.set(first)
 
-    def _wake(self) -> None:
-        now = time.perf_counter()
-        while self._waiting and self._waiting[0][0] <= now:
-            *_, future = heapq.heappop(self._waiting)
-            if not future.done():  # else it was cancelled
-                future.set_result(None)
-        self._next = math.inf
-        if self._waiting:
-            self._set()
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():  # else it was cancelled
+        future.set_result(None)

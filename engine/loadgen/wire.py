@@ -1,7 +1,8 @@
 """One keep-alive connection: bytes out, an answer's bytes and their moments in.
 
-A segment of an answer costs one reading of the clock and two appends. Nothing is parsed until what
-came looks like the end of a message, or is much; then httptools gets each segment once.
+A segment of an answer costs one reading of the clock, a look at what is due, and two appends.
+Nothing is parsed until what came looks like the end of a message, or is much; then httptools gets
+each segment once.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import cast
 import httptools
 
 from engine.loadgen.answers import CLOSED, GARBLED, NOTHING, TIMEOUT, WHOLE, Answer
+from engine.loadgen.timer import Timer
 
 _END = b"\r\n\r\n"  # of a body in chunks, with or without trailers
 _MANY = 500  # segments
@@ -27,8 +29,9 @@ class Connection(asyncio.Protocol):
     _deadline: asyncio.TimerHandle
     _done: asyncio.Future[Answer] | None = None
 
-    def __init__(self) -> None:
+    def __init__(self, timer: Timer) -> None:
         self.is_open = False
+        self._timer = timer
         self._reset()
 
     def _reset(self) -> None:
@@ -76,7 +79,10 @@ class Connection(asyncio.Protocol):
         if self._done is None or self._done.done():  # nobody asked
             self.close()
             return
-        self._times.append(time.perf_counter())
+        now = time.perf_counter()
+        if now >= self._timer.due:
+            self._timer.ring()  # a request need not wait until all is read
+        self._times.append(now)
         self._segments.append(data)
         is_long = len(self._segments) % _MANY == 0  # and is not to be parsed all at once
         if not self._is_chunked or len(data) < _SMALL or data.endswith(_END) or is_long:

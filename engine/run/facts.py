@@ -359,13 +359,14 @@ class Versus(Facts):
 
 
 class EqualSlo(Facts):
-    """Two models at the same SLO: `load` is what each carries within it, in `unit`; latency is at
-    the largest load at which both were ok."""
+    """Two models at the same SLO: `load` is what each carries within it, in `unit` (null: both had
+    no kind of load in common that can be counted); latency is at the largest load at which both
+    were ok."""
 
     first: str
     second: str
     slo: Slo
-    unit: str
+    unit: str | None
     load: Versus
     good_tokens_per_second: Versus
     usd_per_million_good_tokens: Versus

@@ -1,6 +1,7 @@
 """The timer never rings early, keeps an order, and is nearer than a millisecond."""
 
 import asyncio
+import math
 import os
 import statistics
 import time
@@ -43,6 +44,28 @@ def test_those_who_wait_wake_in_order():
 
     for run in (asyncio.run, uvloop.run):
         assert run(wait()) == ["now", "a", "b", "c"]
+
+
+def test_calls_are_made_in_order_and_may_ask_for_others():
+    async def call():
+        with Timer() as timer:
+            now = time.perf_counter()
+            called = []
+            done = asyncio.Event()
+
+            def again():
+                called.append("b")
+                timer.call_at(now - 1.0, lambda: called.append("at once"))
+                timer.call_at(now + 0.02, done.set)
+
+            timer.call_at(now + 0.01, again)
+            timer.call_at(now + 0.005, lambda: called.append("a"))
+            assert timer.due == now + 0.005
+            await asyncio.wait_for(done.wait(), 5)
+            return called, timer.due
+
+    for run in (asyncio.run, uvloop.run):
+        assert run(call()) == (["a", "b", "at once"], math.inf)
 
 
 def test_who_leaves_does_not_keep_the_others_waiting():

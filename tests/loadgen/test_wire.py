@@ -8,6 +8,7 @@ from doubles.raw_server import HEAD, LAST, PLAIN, framed
 from doubles.sse import END, ROLE, text
 
 from engine.loadgen.reader import read
+from engine.loadgen.timer import Timer
 from engine.loadgen.wire import Connection
 
 
@@ -25,9 +26,9 @@ class Wire:
         self.is_closed = True
 
 
-def connected():
+def connected(timer=None):
     wire = Wire()
-    connection = Connection()
+    connection = Connection(timer or Timer())
     connection.connection_made(wire)
     return connection, wire
 
@@ -214,3 +215,19 @@ def test_nothing_is_parsed_while_tokens_come():
         return seen, len((await answer).arrived)
 
     assert asyncio.run(stream()) == (0, 101)
+
+
+def test_what_is_due_does_not_wait_until_all_is_read():
+    async def read_on():
+        with Timer() as timer:
+            connection, _ = connected(timer)
+            connection.ask(b"request", 60)
+            called = []
+            timer.call_at(time.perf_counter() + 0.002, lambda: called.append(time.perf_counter()))
+            connection.data_received(HEAD)
+            assert not called
+            time.sleep(0.003)  # the loop cannot come to its timer
+            connection.data_received(framed(text("a")))
+            return len(called)
+
+    assert asyncio.run(read_on()) == 1

@@ -23,11 +23,11 @@ class Measured:
 
 
 def label_of(level: Level) -> str:
-    """What was asked: `concurrency=4`, `rate=2.5`, `sessions=8`, `trace`."""
+    """What was asked: `concurrency=4`, `rate=2.5`, `users=8`, `trace`."""
     if level.kind == "trace":
         return level.kind
     if level.kind == "sessions":
-        return f"sessions={level.concurrency}"
+        return f"users={level.concurrency}"
     if level.concurrency is not None:
         return f"concurrency={level.concurrency}"
     if level.rate is not None:

@@ -69,7 +69,7 @@ class Loaded:
         low, high = knee.interval.low, knee.interval.high
         found = f"between {_shown(low)} and {_shown(high)} {unit} ({knee.reason})"
         if knee.load is not None:
-            found = f"{knee.load:g} {unit}, {found}"
+            found = f"{knee.load:.4g} {unit}, {found}"
         return {
             "search": spec.search,
             "load": knee.load,

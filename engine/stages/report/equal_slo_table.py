@@ -11,7 +11,7 @@ def equal_slo(compared: Block) -> Table:
     """What each carries within the SLO, at what latency and cost, and by how much the second one is
     better."""
     rows = [
-        _row(f"{compared['unit']} within the SLO", compared["load"]),
+        _row(f"{compared['unit'] or 'load'} within the SLO", compared["load"]),
         _row("good tokens/s", compared["good_tokens_per_second"]),
         _row("USD per million good tokens", compared["usd_per_million_good_tokens"]),
     ]

@@ -35,7 +35,7 @@ from engine.stages.report.table import Block
 Loaded = Mapping[str, Sequence[Block]]  # by model: its levels of one kind of load, by load
 
 
-_REST = "not told apart"
+_REST = "the rest"
 
 
 @dataclass(frozen=True)

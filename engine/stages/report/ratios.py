@@ -45,39 +45,21 @@ class Measured:
 
 @dataclass(frozen=True)
 class Limit:
-    """What users accept: end-to-end milliseconds at a percentile of the load test."""
+    """What users accept where the job says nothing: end-to-end milliseconds at p95."""
 
     e2e_ms: float
-    percentile: str = PERCENTILE
-    source: str = "given"
+    source: str
 
     def is_kept_by(self, level: Block) -> bool:
         """Whether nothing failed and the percentile is not above."""
-        e2e_ms = level["e2e_ms"][self.percentile]
+        e2e_ms = level["e2e_ms"][PERCENTILE]
         if level["failed"] or e2e_ms is None:
             return False
         return e2e_ms <= self.e2e_ms
 
     def told(self) -> str:
         """For people."""
-        bound = f"{self.percentile} to the end of an answer <= {self.e2e_ms:,.0f} ms"
-        return f"{bound} ({self.source})"
-
-
-@dataclass(frozen=True)
-class Promise:
-    """What users accept: the SLO of the job, as the load test judged it."""
-
-    slo: Block
-
-    def is_kept_by(self, level: Block) -> bool:
-        """For certain: where the interval of the share leaves it open it is not."""
-        goodput = level.get("goodput")
-        return bool(goodput and goodput["met"])
-
-    def told(self) -> str:
-        """For people."""
-        return f"{slo_text(self.slo)} (loadtest.slo)"
+        return f"{PERCENTILE} to the end of an answer <= {self.e2e_ms:,.0f} ms ({self.source})"
 
 
 @dataclass(frozen=True)
@@ -100,13 +82,13 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Pair:
-    """Teacher and student, their scores, and the limit that users are counted at: where none is
-    given, the teacher's own latency with the fewest users."""
+    """Teacher and student, their scores, and how the load test compared them at the job's SLO: None
+    where it has none, and the teacher's own latency with the fewest users is the limit."""
 
     teacher: Measured = field(default_factory=Measured)
     student: Measured = field(default_factory=Measured)
     quality: Block = field(default_factory=dict)
-    limit: Limit | Promise | None = None
+    equal_slo: Block | None = None
 
 
 def five_ratios(pair: Pair) -> dict[str, Block]:
@@ -127,17 +109,8 @@ def pair_of(report: Block) -> Pair:
         teacher=_measured(report, "teacher", usd_per_answer),
         student=_measured(report, "student", None),
         quality=report["quality"],
-        limit=_promised(report["serving"]),
+        equal_slo=report.get("equal_slo"),
     )
-
-
-def _promised(serving: Block) -> Promise | None:
-    """The job's SLO, which stands at every level that was judged by it."""
-    for measured in serving.values():
-        for level in measured["levels"]:
-            if level.get("goodput"):
-                return Promise(level["goodput"]["slo"])
-    return None
 
 
 def _measured(report: Block, model: str, usd_per_answer: float | None) -> Measured:
@@ -151,7 +124,10 @@ def _measured(report: Block, model: str, usd_per_answer: float | None) -> Measur
 
 
 def _latency(pair: Pair) -> Ratio:
-    """Median end-to-end time at the least load that both answered."""
+    """Median end-to-end time: at the largest load at which both were ok where there is an SLO, else
+    at the least load that both answered."""
+    if pair.equal_slo:
+        return _latency_at_slo(pair.equal_slo["latency"])
     common = []
     for teacher, student in _common_levels(pair):
         if _is_sound(teacher) and _is_sound(student):
@@ -216,9 +192,12 @@ def _cost(pair: Pair) -> Ratio:
 
 
 def _users(pair: Pair) -> Ratio:
-    """Most users, of the numbers that were tried, at which the limit is kept."""
+    """The knees at the SLO; without one, most users, of the numbers that were tried, at which the
+    teacher's own latency is kept."""
+    if pair.equal_slo:
+        return _users_at_slo(pair.equal_slo)
     pair = _with_users(pair)
-    limit = pair.limit or _own_limit(pair.teacher)
+    limit = _own_limit(pair.teacher)
     if limit is None or not _tried(pair.student):
         return Ratio(why_unknown=_why_no_load(pair))
     teacher = _most_users(pair.teacher, limit)
@@ -238,6 +217,32 @@ def _users(pair: Pair) -> Ratio:
         untried.append("student")
     if untried:
         how += f"; more were not tried with the {' and the '.join(untried)}"
+    return Ratio(student / teacher, how)
+
+
+def _latency_at_slo(latency: Block) -> Ratio:
+    median = latency.get("e2e_ms_p50")
+    if median is None:
+        return Ratio(why_unknown=latency["how"])
+    ratio = median["ratio"]
+    if ratio["value"] is None:
+        return Ratio(why_unknown=ratio["how"])
+    how = (
+        f"median time to the end of an answer at {latency['load']}, the largest load at which both"
+        f" were ok: {median['first']['value']:,.0f} ms against {median['second']['value']:,.0f} ms"
+    )
+    return Ratio(ratio["value"], how)
+
+
+def _users_at_slo(equal_slo: Block) -> Ratio:
+    load = equal_slo["load"]
+    sides = [(name, load[name]) for name in ("first", "second")]
+    unknown = [f"{equal_slo[name]}: {side['how']}" for name, side in sides if not side["value"]]
+    if unknown:
+        return Ratio(why_unknown="; ".join(unknown))
+    teacher, student = [side["value"] for _, side in sides]
+    slo = slo_text(equal_slo["slo"])
+    how = f"{equal_slo['unit']} with {slo} (loadtest.slo): {teacher:.4g} against {student:.4g}"
     return Ratio(student / teacher, how)
 
 
@@ -261,7 +266,7 @@ def _own_limit(teacher: Measured) -> Limit | None:
     return Limit(e2e_ms, source=f"the teacher's own with {_name(_load(fewest))}")
 
 
-def _most_users(model: Measured, limit: Limit | Promise) -> int:
+def _most_users(model: Measured, limit: Limit) -> int:
     """0 where the fewest are too many. What lies beyond the first miss does not count."""
     most = 0
     valid = [level for level in model.levels if level["valid"]]

@@ -5,10 +5,12 @@ import math
 import pytest
 from doubles.levels import level, sample, steady, watch
 
+from engine.run.facts import LoadtestInfo
 from engine.stages.loadtest.equal_slo import Estimate, _ratio, compare
 from engine.stages.loadtest.files import Measured
 from engine.stages.loadtest.goodput import Slo
 from engine.stages.loadtest.intervals import Interval
+from engine.stages.report.equal_slo_table import equal_slo
 
 SLO = Slo(ttft_ms=500, percentile=90)
 
@@ -106,6 +108,15 @@ def test_loads_of_one_kind_are_compared_and_users_first():
     users = compare(both, "teacher", "student", SLO, {})
     assert users["unit"] == "users"
     assert users["load"]["second"]["ci"] == [30.0, None]
+
+
+def test_where_both_only_had_a_trace_no_load_is_compared():
+    replayed = [Measured(name, level(steady(), kind="trace")) for name in ("teacher", "student")]
+    info = {"serving": {}, "equal_slo": compare(replayed, "teacher", "student", SLO, {})}
+    found = LoadtestInfo.model_validate(info).equal_slo
+    assert found.unit is None
+    assert found.load.ratio.how == "there is no kind of load that both models had"
+    assert equal_slo(info["equal_slo"]).rows[0][0] == "load within the SLO"
 
 
 def test_a_ratio_has_the_interval_of_both():

@@ -84,7 +84,7 @@ def test_a_load_that_was_tried_again_has_a_name_of_its_own():
         ("teacher", "rate=10"),
         ("teacher", "rate=10 #2"),
         ("student", "concurrency=4"),
-        ("student", "sessions=8"),
+        ("student", "users=8"),
         ("student", "trace"),
         ("student", "rate=10"),
     ]

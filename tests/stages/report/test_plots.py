@@ -187,11 +187,11 @@ def test_a_bar_for_each_level_shows_the_parts_that_are_known():
     drawn = by_caption(load_plots({"m": SERVING["teacher"]}))
     shown = texts(drawn["Where the time of a request to m goes"])
     assert {"concurrency 1", "concurrency 4", "concurrency 16", "queue", "decode"} <= set(shown)
-    assert "not told apart" not in shown
+    assert "the rest" not in shown
     blind = level({"concurrency": 1}, 100.0, 10.0)
     blind["server"]["parts_ms"] = blind["server"]["parts_ms"] | {"queue": None}
     drawn = by_caption(load_plots({"m": {"levels": [blind]}}))
-    assert "not told apart" in texts(drawn["Where the time of a request to m goes"])
+    assert "the rest" in texts(drawn["Where the time of a request to m goes"])
     silent = level({"concurrency": 1}, 100.0, 10.0)
     silent["server"]["parts_ms"] = dict.fromkeys(silent["server"]["parts_ms"])
     captions = by_caption(load_plots({"m": {"levels": [silent]}}))

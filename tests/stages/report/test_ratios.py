@@ -4,7 +4,6 @@ import pytest
 
 from engine.stages.report.ratios import (
     RATIOS,
-    Limit,
     Measured,
     Pair,
     five_ratios,
@@ -39,8 +38,8 @@ STUDENT = Measured(
 )
 
 
-def ratios(teacher=TEACHER, student=STUDENT, quality=QUALITY, limit=None):
-    return five_ratios(Pair(teacher, student, quality, limit))
+def ratios(teacher=TEACHER, student=STUDENT, quality=QUALITY, equal_slo=None):
+    return five_ratios(Pair(teacher, student, quality, equal_slo))
 
 
 def test_what_was_measured_of_both_is_a_ratio_with_how_it_was_measured():
@@ -128,34 +127,54 @@ def test_the_peak_of_memory_wins_over_the_weights():
     assert found["how"].startswith("peak memory of the engine while it answered: 20 GB")
 
 
-def test_users_are_counted_at_a_given_limit_up_to_the_first_miss():
+def test_users_are_counted_up_to_the_first_miss():
     bumpy = Measured(levels=[level(1, 100), level(4, 900), level(16, 100)])
-    found = ratios(student=bumpy, limit=Limit(1000))["concurrent_users"]
-    assert found["value"] == 1 / 4
-    assert found["how"].startswith(
-        "requests in flight with p95 to the end of an answer <= 1,000 ms (given)"
+    assert ratios(student=bumpy)["concurrent_users"]["value"] == 1 / 4
+    slow = Measured(levels=[level(1, 500), level(4, 900)])
+    missed = ratios(student=slow)["concurrent_users"]
+    assert missed["why_unknown"].startswith("the student misses the limit with the fewest users")
+
+
+def knees(first, second, at="concurrency=4"):
+    """What a load test says of teacher and student at an SLO, but for what nobody reads here."""
+
+    def figure(value):
+        how = "no load broke the SLO, the largest was 16" if value is None else "3 levels"
+        return {"value": value, "how": how}
+
+    median = {"first": figure(90.0), "second": figure(60.0), "ratio": figure(1.5)}
+    latency = {"load": at, "how": f"both at {at}", "e2e_ms_p50": median}
+    return {
+        "first": "teacher",
+        "second": "student",
+        "slo": {"ttft_ms": 500, "percentile": 90},
+        "unit": "requests in flight",
+        "load": {"first": figure(first), "second": figure(second)},
+        "latency": latency if at else {"load": None, "how": "no load at which both were ok"},
+    }
+
+
+def test_with_an_slo_users_and_latency_are_those_that_the_load_test_compared():
+    report = {"generate": {}, "quality": QUALITY, "serving": {}, "equal_slo": knees(6.0, 15.0)}
+    found = five_ratios(pair_of(report))
+    assert found["concurrent_users"]["value"] == 2.5
+    assert found["concurrent_users"]["how"] == (
+        "requests in flight with TTFT ≤ 500 ms for 90 % of the requests (loadtest.slo): 6 against"
+        " 15"
     )
-    missed = ratios(limit=Limit(150))["concurrent_users"]
-    assert missed["why_unknown"].startswith("the teacher misses the limit with the fewest users")
-
-
-def report_of(teacher, student):
-    serving = {"teacher": {"levels": teacher}, "student": {"levels": student}}
-    return {"generate": {}, "quality": QUALITY, "serving": serving}
-
-
-def judged(concurrency, met):
-    return level(concurrency, 100, goodput={"slo": {"ttft_ms": 500, "percentile": 90}, "met": met})
-
-
-def test_the_slo_of_the_job_is_the_limit_of_the_users():
-    teacher = [judged(1, True), judged(4, False), judged(16, True)]
-    student = [judged(1, True), judged(4, True), judged(16, None)]
-    found = five_ratios(pair_of(report_of(teacher, student)))["concurrent_users"]
-    assert found["value"] == 4
-    assert found["how"] == (
-        "requests in flight with TTFT ≤ 500 ms for 90 % of the requests (loadtest.slo): 1 against 4"
+    assert found["latency"]["value"] == 1.5
+    assert found["latency"]["how"] == (
+        "median time to the end of an answer at concurrency=4, the largest load at which both were"
+        " ok: 90 ms against 60 ms"
     )
+
+
+def test_an_slo_that_no_load_broke_bounds_nobody():
+    found = ratios(equal_slo=knees(6.0, None, at=None))
+    assert found["concurrent_users"]["why_unknown"] == (
+        "student: no load broke the SLO, the largest was 16"
+    )
+    assert found["latency"]["why_unknown"] == "no load at which both were ok"
 
 
 def test_users_who_talk_are_counted_before_requests_in_flight():
