@@ -71,15 +71,19 @@ def pytest_terminal_summary(terminalreporter, config):
         target.write_text(json.dumps(result, indent=1) + "\n")
 
 
-_LAYOUTS = pytest.StashKey[tuple[subprocess.Popen, Path]]()
+_LAYOUTS = pytest.StashKey[dict[int, tuple[subprocess.Popen, Path]]]()
 
 
 def pytest_collection_finish(session):
-    """Start the layouts of tests/backends/test_ray_placement.py: they wait for timers most of two
-    minutes, and may do so beside the first tests."""
-    wanted = any(item.path.name == "test_ray_placement.py" for item in session.items)
-    if not wanted or session.config.option.collectonly:
-        return
+    """Start the layouts of tests/backends/test_ray_placement.py: they wait for timers half of their
+    time, and may do so beside the first tests."""
+    session.config.stash[_LAYOUTS] = {}
+    of_layouts = [item for item in session.items if item.path.name == "test_ray_placement.py"]
+    if of_layouts and not session.config.option.collectonly:
+        _start_layouts(session.config, min(item.callspec.params["facts"] for item in of_layouts))
+
+
+def _start_layouts(config, nodes):
     folder = Path(tempfile.mkdtemp(prefix="layouts-"))
     tests = REPOSITORY / "tests"
     environment = os.environ | {
@@ -87,16 +91,15 @@ def pytest_collection_finish(session):
         "RAY_USAGE_STATS_ENABLED": "0",
     }
     environment.pop("RAY_ADDRESS", None)
-    command = [sys.executable, str(tests / "drivers/layout_scenarios.py"), str(folder)]
+    command = [sys.executable, str(tests / "drivers/layout_scenarios.py"), str(folder), str(nodes)]
     with (folder / "log").open("wb") as log:
         scenarios = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-    session.config.stash[_LAYOUTS] = (scenarios, folder)
+    config.stash[_LAYOUTS][nodes] = (scenarios, folder)
 
 
 def pytest_sessionfinish(session):
     """End the layouts if nobody waited for them, and take their folder away."""
-    scenarios, folder = session.config.stash.get(_LAYOUTS, (None, None))
-    if scenarios is not None:
+    for scenarios, folder in session.config.stash.get(_LAYOUTS, {}).values():
         if scenarios.poll() is None:
             for process in psutil.Process(scenarios.pid).children(recursive=True):
                 process.kill()
@@ -107,10 +110,12 @@ def pytest_sessionfinish(session):
 
 @pytest.fixture(scope="session")
 def layout_scenarios(request):
-    """Wait for tests/drivers/layout_scenarios.py; returns what it saw."""
+    """Wait for tests/drivers/layout_scenarios.py on so many nodes; returns what it saw."""
 
-    def facts():
-        scenarios, folder = request.config.stash[_LAYOUTS]
+    def facts(nodes):
+        if nodes not in request.config.stash[_LAYOUTS]:
+            _start_layouts(request.config, nodes)
+        scenarios, folder = request.config.stash[_LAYOUTS][nodes]
         status = scenarios.wait(600)
         assert status == 0, (folder / "log").read_text()[-4000:]
         return json.loads((folder / "facts.json").read_text())
@@ -123,11 +128,23 @@ def ray_cluster(tmp_path_factory):
     """One local Ray cluster for the whole session."""
     from engine.backends import proxy_guard, ray_cluster
 
-    environment = {SERVER_KEY_ENV: "any"} | proxy_guard.HOOK  # for test_ray_serve_config.py
+    environment = {
+        SERVER_KEY_ENV: "any",
+        "RAY_metrics_report_interval_ms": "1000",  # Ray's own: each ten seconds
+    }
+    environment |= proxy_guard.HOOK  # for test_ray_serve_config.py
     with ray_cluster.connected(
         None, shared=tmp_path_factory.getbasetemp(), environment=environment, num_cpus=4
     ):
         yield
+
+
+@pytest.fixture(scope="session")
+def session_cluster(ray_cluster):
+    """Environment of a command that joins that cluster in place of starting its own."""
+    import ray
+
+    return {"RAY_ADDRESS": ray.get_runtime_context().gcs_address, "RAY_AUTH_MODE": "token"}
 
 
 @pytest.fixture(scope="session")
@@ -139,6 +156,7 @@ def quickstart_job():
         f"serve.port={free_port()}",
         "serve.api_key_env=DISTILL_TEST_KEY",
         "serve.server_args={enable_auto_tool_choice: true, tool_call_parser: hermes}",
+        "loadtest.models=[student]",
         "loadtest.concurrency=[2]",
         "loadtest.rates=[4.0]",
         "loadtest.seconds=2",

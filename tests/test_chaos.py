@@ -216,8 +216,17 @@ def test_a_call_cut_short_by_a_kill_is_left_out_and_any_other_bad_line_is_an_err
         folder.check()
 
 
+BEFORE_AND_AFTER = ("before_part", "after_record")  # between these two lie the others
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("seed", "name"), list(enumerate(faults.CRASH_POINTS)))
+@pytest.mark.parametrize(
+    ("seed", "name"),
+    [
+        pytest.param(seed, name, marks=[pytest.mark.proof] * (name in BEFORE_AND_AFTER))
+        for seed, name in enumerate(faults.CRASH_POINTS)
+    ],
+)
 def test_a_replica_that_dies_in_its_writer_loses_and_doubles_nothing(
     ray_cluster, tmp_path, name, seed
 ):
@@ -233,8 +242,9 @@ def test_killed_replicas_cost_what_they_had_in_flight(ray_cluster, tmp_path):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_killed_drivers_cost_what_was_in_flight(ray_cluster, tmp_path):
+    """One killed driver is in tests/test_pipeline.py."""
     import ray
 
     address = ray.get_runtime_context().gcs_address

@@ -11,6 +11,8 @@ import pytest
 from conftest import REPOSITORY, distill
 from doubles import misbehaving_api
 
+from engine.job.jobfile import load_job
+
 
 def test_check_prints_the_plan_of_the_quickstart():
     result = distill("check", REPOSITORY / "jobs/quickstart.yaml", "--runs", "/nonexistent")
@@ -116,7 +118,7 @@ def test_status_verify_and_gc_take_the_run_folder(job_file, tmp_path):
     assert "--only prompts --force" in damaged.stderr
 
 
-def test_a_finished_stage_wants_no_key_any_more(job_file, tmp_path, monkeypatch):
+def test_a_finished_stage_wants_no_key_any_more(job_file, answer_here, tmp_path, monkeypatch):
     """The teacher's key is wanted where generate will run, and nowhere else; so is the
     endpoint's."""
     monkeypatch.delenv("CANARY_KEY", raising=False)
@@ -139,15 +141,9 @@ def test_a_finished_stage_wants_no_key_any_more(job_file, tmp_path, monkeypatch)
         )
         assert "GUARD_KEY" not in refused.stderr
         assert distill("run", job, *runs, "--only", "prompts").returncode == 0
-        answered = distill(
-            "run",
-            job,
-            *runs,
-            "--until",
-            "generate",
-            env=os.environ | {"CANARY_KEY": misbehaving_api.KEY},
-        )
-        assert answered.returncode == 0, answered.stderr
+        with monkeypatch.context() as inside:
+            inside.setenv("CANARY_KEY", misbehaving_api.KEY)
+            answer_here(load_job(job), tmp_path / "runs")
         asked = len(api.calls)
         curated = distill("run", job, *runs, "--until", "curate")
         assert curated.returncode == 0, curated.stderr
@@ -178,13 +174,16 @@ def test_a_folder_where_nobody_may_write_is_an_error_with_a_remedy(command, job_
     ["before the start", "prompts", "curate", pytest.param("generate", marks=pytest.mark.slow)],
 )
 def test_a_full_disk_is_said_with_a_remedy_and_the_same_command_goes_on(
-    stage, job_file, small_disk
+    stage, job_file, small_disk, answer_here, request
 ):
     disk, fill = small_disk
     job, runs = job_file(), ("--runs", disk / "runs")
-    before = {"generate": "prompts", "curate": "generate"}.get(stage)
-    if before:
-        assert distill("run", job, *runs, "--until", before).returncode == 0
+    environment = dict(os.environ)
+    if stage == "generate":
+        assert distill("run", job, *runs, "--until", "prompts").returncode == 0
+        environment |= request.getfixturevalue("session_cluster")
+    elif stage == "curate":
+        answer_here(load_job(job), disk / "runs")
     elif stage == "prompts":  # the folder and its job.yaml are there
         assert (
             distill("run", job, *runs, "--set", "prompts.limit=3", "--until", "prompts").returncode
@@ -192,13 +191,13 @@ def test_a_full_disk_is_said_with_a_remedy_and_the_same_command_goes_on(
         )
     fill()
     until = "prompts" if stage == "before the start" else stage
-    failed = distill("run", job, *runs, "--until", until)
+    failed = distill("run", job, *runs, "--until", until, env=environment)
     assert failed.returncode == 1
     assert "No space left on device" in failed.stderr
     assert "make room there, and the same command goes on" in failed.stderr
     assert "Traceback" not in failed.stderr
     (disk / "filler").unlink()
-    assert distill("run", job, *runs, "--until", until).returncode == 0
+    assert distill("run", job, *runs, "--until", until, env=environment).returncode == 0
 
 
 def test_gc_lists_the_stages_of_former_settings_and_removes_them_when_told_to(job_file, tmp_path):

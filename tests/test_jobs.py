@@ -127,7 +127,7 @@ def test_long_rope_students_are_trained_with_the_factors_that_vllm_evaluates_the
     ("name", "tiny"),
     [
         ("deepseek-v3-to-phi-4-mini", "tiny_deepseek"),
-        ("llama-3.1-405b-to-llama-3.1-8b", "tiny_llama"),
+        pytest.param("llama-3.1-405b-to-llama-3.1-8b", "tiny_llama", marks=pytest.mark.proof),
         pytest.param("deepseek-v3-h100-to-phi-4-mini", "tiny_deepseek", marks=pytest.mark.proof),
         pytest.param("deepseek-v3-to-phi-3-mini-4k", "tiny_deepseek", marks=pytest.mark.proof),
         pytest.param("deepseek-v3-to-phi-3-mini-128k", "tiny_deepseek", marks=pytest.mark.proof),

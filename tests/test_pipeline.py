@@ -9,8 +9,10 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 from conftest import statuses
+from doubles.clients import until
 from doubles.task_files import write_task_files
 
 from engine import pipeline
@@ -266,7 +268,9 @@ def test_a_killed_driver_resumes_and_nothing_committed_is_answered_again(fake_jo
     driver.wait()
     assert folder is not None
     assert not (folder / MANIFEST).exists()
-    time.sleep(3)  # the dead driver's replicas may still finish what they hold
+    # The dead driver's replicas may still finish what they hold.
+    replicas = {int(line.split()[1]) for line in calls.read_text().splitlines()}
+    until(lambda: not any(psutil.pid_exists(pid) for pid in replicas))
     committed = statuses(folder)
     kept = {name: (folder / "data" / name).read_bytes() for name in os.listdir(folder / "data")}
     calls_before = calls.read_text().count(" start")
@@ -281,7 +285,7 @@ def test_a_killed_driver_resumes_and_nothing_committed_is_answered_again(fake_jo
         assert (folder / "data" / name).read_bytes() == content
 
     total = calls.read_text().count(" start")
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    assert run(job, tmp_path, until="generate").reused == ("prompts", "generate")
     assert calls.read_text().count(" start") == total, (
         "a second run of a finished job calls no teacher"
     )
@@ -348,7 +352,7 @@ def test_a_finished_stage_copied_from_another_job_is_refused(fake_job, tmp_path)
 
 @pytest.mark.slow
 def test_ctrl_c_exits_1_and_says_how_to_go_on(fake_job, tmp_path):
-    teacher = {"name": "t", "kind": "fake", "model": "fake", "fake": {"latency_s": 5}}
+    teacher = {"name": "t", "kind": "fake", "model": "fake", "fake": {"latency_s": 2}}
     command = generate_command(tmp_path, fake_job(generate={"teachers": [teacher]}))
     driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120

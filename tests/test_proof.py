@@ -105,7 +105,11 @@ def test_a_killed_training_resumes_with_one_worker_and_another_zero_stage(runs):
 
 def test_the_interrupted_run_ends_as_well_as_any(runs):
     subprocess.run(command(runs), check=True)
-    quality = json.loads((runs / "quickstart/report.json").read_text())["quality"]
+    report = json.loads((runs / "quickstart/report.json").read_text())
+    assert set(report["serving"]) == {"teacher", "student"}
+    for model in report["serving"].values():
+        assert all(level["requests"] > level["failed"] == 0 for level in model["levels"])
+    quality = report["quality"]
     assert quality["teacher"] >= 0.9
     assert quality["baseline"] <= 0.1
     assert quality["student"] >= 0.8

@@ -23,6 +23,7 @@ from engine.server_test import (
     run,
     write_report,
 )
+from engine.stages.loadtest import measuring
 from engine.stages.loadtest.files import Measured
 from engine.stages.loadtest.goodput import Slo
 from engine.stages.loadtest.tables import write_measured
@@ -116,6 +117,7 @@ ONE_LEVEL = LoadtestSpec(rates=[20.0], seconds=0.6, warmup_seconds=0.2, max_toke
 
 
 def test_a_server_is_tested_without_a_job(tmp_path, monkeypatch):
+    monkeypatch.setattr(measuring, "CEILING_S", 0.2)
     monkeypatch.setenv("SOME_KEY", "sk-secret-of-a-test")
     spec = ONE_LEVEL.model_copy(update={"slo": SloSpec(ttft_ms=500.0), "search": "concurrency"})
     with serve(lambda i: Behaviour(ttft_s=0.01, tokens=4)) as server:

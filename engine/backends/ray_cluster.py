@@ -78,7 +78,7 @@ def connected(
         return
     # The cluster's own processes start here and inherit it.
     os.environ.update(variables | ray_loopback.environment())
-    with _own_cluster(_for_workers(variables), local) as session:
+    with _own_cluster(_for_workers(variables | ray_loopback.FOR_WORKERS), local) as session:
         require_shared(shared)
         yield None
     _remove_session(session)  # nothing failed, so nobody looks for a cause in there

@@ -69,7 +69,7 @@ class _Life:
 
 
 class _Board:
-    """What every replica last said of itself, by actor and process."""
+    """What every replica last said of itself, by actor (its name, where it has one) and process."""
 
     def __init__(self) -> None:
         self._lives: dict[str, dict[int, _Life]] = {}
@@ -102,6 +102,14 @@ class _Board:
         """A replica waits for its first shard; it says nothing before."""
         self._lives[actor][pid].is_built = True
 
+    def started(self) -> list[str]:
+        """Actors that were built at least once: Ray Data gives shards to no other."""
+        found = []
+        for actor, lives in self._lives.items():
+            if any(life.is_built for life in lives.values()):
+                found.append(actor)
+        return found
+
     def tell(self, actor: str, pid: int, figures: Figures) -> None:
         life = self._lives[actor][pid]
         life.figures = figures
@@ -127,7 +135,7 @@ class _Replica:
     ) -> None:
         context = ray.get_runtime_context()
         self._board = board
-        self._me = (context.get_actor_id(), os.getpid())
+        self._me = (context.get_actor_name() or context.get_actor_id(), os.getpid())
         self._tags = tags
         if problem := ray.get(board.begin.remote(*self._me, context.get_node_id())):
             raise StageError(problem)
@@ -251,8 +259,16 @@ def _pass(
 ) -> Iterator[tuple[str, Receipt]]:
     """Every shard once, without those of replicas that left for good."""
     stopped: Stopped | None = None
+    _, board, _ = replica
+
+    def started() -> list[str]:
+        return ray.get(board.started.remote(), timeout=30)
+
     try:
-        with Placements(layout, patience_s=patience_s) as places, warnings.catch_warnings():
+        with (
+            Placements(layout, started, patience_s=patience_s) as places,
+            warnings.catch_warnings(),
+        ):
             # Ray 2.60 deprecates free remote arguments, but has no named one for calls at a time
             # per async actor yet.
             warnings.simplefilter("ignore", RayDeprecationWarning)

@@ -1,20 +1,20 @@
 """A local cluster listens on loopback only: Ray with its metrics, torch's gloo, and Serve's
-replicas.
-
-It has no dashboard, so what asks one of it again and again is told to be quiet.
-"""
+replicas. What only a cluster of several nodes needs is left out."""
 
 from __future__ import annotations
 
-import logging
 import socket
 
 from ray._private import ray_constants
 
 ADDRESS = "127.0.0.1"
 HOOK = "engine.backends.ray_loopback.set_up_worker"
-# every second of training, and warns
-_ASKS_A_DASHBOARD = "ray.train.v2._internal.execution.controller.placement_group_cleaner"
+# No node of it is ever drained, so training needs no process that watches for that; and its few
+# workers can be asked more often than once in 2 s whether they are done.
+FOR_WORKERS = {
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+}
 
 
 def environment() -> dict[str, str]:
@@ -41,8 +41,6 @@ def environment() -> dict[str, str]:
 
 def set_up_worker() -> None:
     """In each worker process as it starts."""
-    # A filter, because Ray Train configures its loggers later, which forgets levels.
-    logging.getLogger(_ASKS_A_DASHBOARD).addFilter(lambda record: record.levelno > logging.WARNING)
     _narrow()
 
 

@@ -12,11 +12,13 @@ import logging
 import threading
 import time
 import uuid
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from ray.util.placement_group import (
     PlacementGroup,
     placement_group,
@@ -54,11 +56,20 @@ class Placements:
 
     A replica whose node left moves to free devices. Where there are none for `patience_s` while
     another replica works, its group is given up and the actor dies for good: Ray would let its work
-    wait. Without devices (an API) there are no groups.
+    wait. One that is not among `started()` (names of actors) has no work, and waits for a node at
+    nobody's cost: the death of an actor that never began would end the whole stream. Without
+    devices (an API) there are no groups.
     """
 
-    def __init__(self, layout: Layout, *, patience_s: float = PATIENCE_S) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        started: Callable[[], Collection[str]],
+        *,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
         self._layout = layout
+        self._started = started
         self._patience_s = patience_s
         self._groups: dict[str, _Group] = {}
         self._lock = threading.Lock()
@@ -110,8 +121,12 @@ class Placements:
         while not self._done.wait(SWEEP_S):
             with self._lock:
                 known = dict(self._groups)
-            if known:
+            if not known:
+                continue
+            try:
                 self._look_at(known)
+            except RayError as error:  # a lost connection must not end the look after the others
+                _log.warning("no look at groups: %s: %s", type(error).__name__, error)
 
     def _look_at(self, groups: dict[str, _Group]) -> None:
         now = time.monotonic()
@@ -128,7 +143,7 @@ class Placements:
             # An actor that Ray has not named yet is not one that left.
             if name not in living and (item.seen or now - item.made > REGISTER_S):
                 self._remove(name)
-            elif at_work and homeless_s > self._patience_s:
+            elif at_work and homeless_s > self._patience_s and name in self._started():
                 self._give_up(name)
             item.seen = item.seen or name in living
 

@@ -130,14 +130,28 @@ def _trainer(
 
 def _trainer_class() -> Any:
     from ray.train.torch import TorchTrainer
+    from ray.train.v2._internal.callbacks.placement_group_callback import (
+        PlacementGroupCleanerCallback,
+    )
+
+    from engine.backends.ray_cluster import is_on_loopback
 
     # Which of Ray Train's two versions it is, an environment variable decides.
     class Trainer(TorchTrainer):  # ty: ignore[unsupported-base]
         """Leaves Ctrl-C to us: Ray's own handler ends the driver with exit code 0 and not a
-        word."""
+        word. A cluster of one machine, which ends with its driver, gets no process that would
+        clean up after a lost controller."""
 
         def _register_sigint_handler(self, controller: Any) -> None:
             pass
+
+        def _create_default_callbacks(self) -> list[Any]:
+            callbacks: list[Any] = super()._create_default_callbacks()
+            if not is_on_loopback():
+                return callbacks
+            return [
+                each for each in callbacks if not isinstance(each, PlacementGroupCleanerCallback)
+            ]
 
     return Trainer
 

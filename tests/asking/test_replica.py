@@ -624,6 +624,17 @@ def test_a_local_engine_that_never_opens_is_left(replica, monkeypatch):
         answer(worker, *shards(1, 1))
 
 
+def test_an_engine_that_took_no_step_for_half_a_deadline_is_left(replica, monkeypatch):
+    def leave(why):
+        raise SystemExit(why)
+
+    monkeypatch.setattr("engine.asking.asker.end_process", leave)
+    teacher = {"fake": {"stuck": "the sticky one"}}
+    worker, _ = replica(["the sticky one"], teacher=teacher, request_timeout_s=0.2)
+    with pytest.raises(SystemExit, match="the engine took no step"):
+        answer(worker, *shards(1, 1))
+
+
 def test_one_long_answer_does_not_let_suspects_stop_the_others(replica):
     texts = [f"prompt {n}" for n in range(64)]
     texts[3] = "endless"

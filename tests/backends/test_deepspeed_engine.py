@@ -128,23 +128,39 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def alone(folder: Path) -> list[dict[str, Any]]:
-    """One process, ZeRO-2: the whole way in fp32 and bf16, with a checkpoint half way."""
-    return run_ranks(
-        folder,
-        "alone",
-        1,
-        [
-            run(2, last=HALF, save=folder / "half"),
-            run(2, save=folder / "end"),
-            run(2, precision="bf16"),
-            run(2, precision="bf16", last=HALF, save=folder / "half-bf16"),
-        ],
-    )
+def alone(folder: Path) -> dict[str, dict[str, Any]]:
+    """All that one process is enough for, by name: its start is dearer than all its runs.
+
+    ZeRO-2 the whole way in fp32 and bf16 with a checkpoint half way; each stage in both, with a
+    resume from half way; and adapters with matched layers, with a resume too.
+    """
+    runs = {
+        "half": run(2, last=HALF, save=folder / "half"),
+        "whole": run(2, save=folder / "end"),
+        "whole-bf16": run(2, precision="bf16"),
+        "half-bf16": run(2, precision="bf16", last=HALF, save=folder / "half-bf16"),
+    }
+    for precision in ("fp32", "bf16"):
+        more = {"precision": precision, "weight_decay": 0.5}
+        for stage in (0, 1, 2, 3):
+            runs |= resumed_half_way(f"{precision}-{stage}", folder, stage, **more)
+    matched = KINDS["teacher"] | {"teacher": {"model": str(folder / "teacher")}}
+    runs |= resumed_half_way("both", folder, 3, **KINDS["lora"] | matched, precision="bf16")
+    return dict(zip(runs, run_ranks(folder, "alone", 1, list(runs.values())), strict=True))
+
+
+def resumed_half_way(name: str, folder: Path, stage: int, **spec: Any) -> dict[str, dict[str, Any]]:
+    """Runs of the whole way, of its first half with a checkpoint, and of the rest from there."""
+    half = folder / f"exact-{name}"
+    return {
+        f"{name} whole": run(stage, **spec),
+        f"{name} half": run(stage, last=HALF, save=half, **spec),
+        f"{name} resumed": run(stage, load=half, first=HALF, **spec),
+    }
 
 
 @pytest.fixture(scope="module")
-def resumed(folder: Path, alone: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def resumed(folder: Path, alone: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """Two processes go on from that checkpoint in every layout."""
     return run_ranks(
         folder,
@@ -168,10 +184,10 @@ def resumed(folder: Path, alone: list[dict[str, Any]]) -> list[dict[str, Any]]:
     "at", range(len(LAYOUTS)), ids=[" ".join(map(str, layout.values())) for layout in LAYOUTS]
 )
 def test_two_workers_in_any_layout_continue_one_workers_checkpoint(
-    at: int, folder: Path, alone: list[dict[str, Any]], resumed: list[dict[str, Any]]
+    at: int, folder: Path, alone: dict[str, dict[str, Any]], resumed: list[dict[str, Any]]
 ) -> None:
     bf16 = "precision" in LAYOUTS[at]
-    reference = alone[2 if bf16 else 1]
+    reference = alone["whole-bf16" if bf16 else "whole"]
     tolerance = 2e-2 if bf16 else 1e-4
     assert resumed[at]["losses"] == pytest.approx(reference["losses"][HALF:], rel=tolerance)
     assert resumed[at]["norms"] == pytest.approx(reference["norms"][HALF:], rel=5 * tolerance)
@@ -197,24 +213,14 @@ def test_two_workers_in_any_layout_continue_one_workers_checkpoint(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_resume_in_the_same_layout_is_exact(folder: Path, precision: str) -> None:
-    runs = []
-    for stage in (0, 1, 2, 3):
-        half, more = (
-            folder / f"exact-{precision}-{stage}",
-            {"precision": precision, "weight_decay": 0.5},
-        )
-        runs += [
-            run(stage, **more),
-            run(stage, last=HALF, save=half, **more),
-            run(stage, load=half, first=HALF, **more),
-        ]
-    seen = run_ranks(folder, f"exact-{precision}", 1, runs)
-    for stage in (0, 1, 2, 3):
-        whole, _, resumed = seen[3 * stage : 3 * stage + 3]
-        assert resumed["losses"] == whole["losses"][HALF:], f"ZeRO-{stage}"
-        assert resumed["validation"] == whole["validation"], f"ZeRO-{stage}"
+def test_a_resume_in_the_same_layout_is_exact(
+    alone: dict[str, dict[str, Any]], precision: str, stage: int
+) -> None:
+    whole, resumed = (alone[f"{precision}-{stage} {part}"] for part in ("whole", "resumed"))
+    assert resumed["losses"] == whole["losses"][HALF:]
+    assert resumed["validation"] == whole["validation"]
 
 
 KINDS = {
@@ -251,19 +257,10 @@ def test_adapters_and_live_teachers_train_alike_in_every_layout(folder: Path) ->
 
 
 @pytest.mark.slow
-def test_adapters_and_matched_layers_in_bf16_resume_exactly(folder: Path) -> None:
-    kind = (
-        KINDS["lora"]
-        | KINDS["teacher"]
-        | {"teacher": {"model": str(folder / "teacher")}, "precision": "bf16"}
-    )
-    half = folder / "both"
-    runs = [
-        run(3, **kind),
-        run(3, last=HALF, save=half, **kind),
-        run(3, load=half, first=HALF, **kind),
-    ]
-    whole, _, resumed = run_ranks(folder, "both", 1, runs)
+def test_adapters_and_matched_layers_in_bf16_resume_exactly(
+    alone: dict[str, dict[str, Any]],
+) -> None:
+    whole, resumed = alone["both whole"], alone["both resumed"]
     assert resumed["losses"] == whole["losses"][HALF:]
     assert whole["losses"][-1] < whole["losses"][0]
 

@@ -2,6 +2,7 @@
 they say is seen from outside."""
 
 import errno
+import functools
 import hashlib
 import os
 import re
@@ -16,6 +17,7 @@ import httpx
 import pytest
 import ray
 from conftest import statuses
+from doubles import held
 
 from engine import pipeline
 from engine.asking.shards import Figures
@@ -32,9 +34,11 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def answer(ray_cluster, fake_job, tmp_path):
     """Run generate on real replicas; returns (counts, rows). `figures` collects what the driver
-    hears."""
+    hears; `wrapped` stands around each replica's worker."""
 
-    def run(count, *, figures=None, knobs=None, concurrency=16, replicas=1, **changes):
+    def run(
+        count, *, figures=None, knobs=None, concurrency=16, replicas=1, wrapped=None, **changes
+    ):
         teacher = {
             "name": "t",
             "kind": "fake",
@@ -48,12 +52,14 @@ def answer(ray_cluster, fake_job, tmp_path):
         out = tmp_path / "generate"
         (out / "data").mkdir(parents=True, exist_ok=True)
 
-        def heard(*arguments, on_figures, **options):
+        def heard(shards, build, *, on_figures, **options):
             def both(said):
                 (figures if figures is not None else []).append(said)
                 on_figures(said)
 
-            return ray_data.stream(*arguments, on_figures=both, **options)
+            if wrapped:
+                build = functools.partial(wrapped, build)
+            return ray_data.stream(shards, build, on_figures=both, **options)
 
         counts = generate.run(
             job.generate, {"prompts": prompts}, out, Context("job", "math", 0), stream=heard
@@ -94,6 +100,7 @@ def test_a_poison_prompt_is_one_error_row_after_three_deaths_and_its_neighbours_
     assert [prompt for pid, prompt in starts(tmp_path / "calls") if pid == died[-1]][-1] == poison
 
 
+@pytest.mark.proof
 def test_each_sample_of_a_poison_prompt_ends_in_error_after_a_death_alone_whichever_replica_asks(
     answer, tmp_path
 ):
@@ -128,6 +135,7 @@ def test_each_sample_of_a_poison_prompt_ends_in_error_after_a_death_alone_whiche
     assert 3 < len(deaths) <= 9, "samples of a shard share their earlier deaths"
 
 
+@pytest.mark.proof
 def test_an_engine_that_takes_no_step_is_replaced(answer, tmp_path):
     calls = tmp_path / "calls"
     counts, rows = answer(
@@ -237,10 +245,8 @@ def test_a_replica_that_hangs_while_it_starts_is_ended_and_one_that_waits_for_a_
     ],
 )
 def test_an_engine_that_cannot_start_ends_the_job_with_a_clear_message(answer, knob, message):
-    started = time.monotonic()
     with pytest.raises(StageError, match=rf"(?s)model 't' \(fake\).*{message}"):
         answer(8, knobs={knob: True})
-    assert time.monotonic() - started < 60
 
 
 def test_a_running_job_is_seen_by_its_driver_by_status_and_by_prometheus(
@@ -256,7 +262,7 @@ def test_a_running_job_is_seen_by_its_driver_by_status_and_by_prometheus(
     }
     short = {"temperature": 0.0, "max_tokens": 9}
     job = fake_job(
-        480, name="seen", generate={"teachers": [teacher], "part_seconds": 1.0, "sampling": short}
+        4000, name="seen", generate={"teachers": [teacher], "part_seconds": 1.0, "sampling": short}
     )
     seen, metrics, failures = [], {}, []
     port = ray.nodes()[0]["MetricsExportPort"]
@@ -282,7 +288,7 @@ def test_a_running_job_is_seen_by_its_driver_by_status_and_by_prometheus(
                     env=os.environ | {"COLUMNS": "240"},
                     check=True,
                 ).stdout
-                if line := re.search(r"generate .*running.* ([\d,]+)/488 rows(.*)", said):
+                if line := re.search(r"generate .*running.* ([\d,]+)/4,000 rows(.*)", said):
                     seen.append((int(line[1].replace(",", "")), line[2]))
                 for name, tags, value in re.findall(
                     r"^\w*distill_(\w+?)(?:_total)?\{(.*)\} ([\d.e+]+)$",
@@ -293,19 +299,23 @@ def test_a_running_job_is_seen_by_its_driver_by_status_and_by_prometheus(
                         metrics[name] = float(value)
         except BaseException as error:  # noqa: BLE001 - the test's own thread must see it
             failures.append(error)
+        os.kill(os.getpid(), signal.SIGINT)  # all that was wanted was seen
 
     watcher = threading.Thread(target=look, daemon=True)
     watcher.start()
-    run = pipeline.run(job, tmp_path / "runs", until="generate")
+    with pytest.raises(Stopped):
+        pipeline.run(job, tmp_path / "runs", until="generate")
     watcher.join()
     assert not failures
-    assert run.manifests["generate"].info.status == {"truncated": 488}
+    (folder,) = (tmp_path / "runs/seen").glob("2-generate-*")
+    answered = statuses(folder)
+    assert set(answered.values()) == {"truncated"}
     counts = [done for done, _ in seen]
     assert counts == sorted(counts)
-    assert 0 < counts[-1] <= 488
+    assert 0 < counts[-1] <= len(answered)
     assert any("tok/s" in rest and "truncated" in rest and "open" in rest for _, rest in seen), seen
     assert {"rows", "rows_truncated", "tokens_in", "tokens_out", "open"} <= metrics.keys(), metrics
-    assert 0 < metrics["tokens_out"] <= 488 * 9
+    assert 0 < metrics["tokens_out"] <= 9 * len(answered)
 
 
 def test_the_driver_hears_rows_statuses_tokens_and_what_is_open_while_it_runs(answer):
@@ -324,9 +334,16 @@ def test_the_driver_hears_rows_statuses_tokens_and_what_is_open_while_it_runs(an
 
 
 def test_replicas_share_the_shards_and_every_row_comes_back_once(answer, tmp_path):
-    calls = tmp_path / "calls"
+    """The first to be ready waits here for the other, with all the shards that it gets."""
+    ray.cloudpickle.register_pickle_by_value(held)
+    calls, says = tmp_path / "calls", tmp_path / "says"
+    says.mkdir()
     counts, _ = answer(
-        200, knobs={"calls": str(calls), "latency_s": 0.4}, concurrency=4, replicas=2
+        200,
+        knobs={"calls": str(calls), "latency_s": 0.05},
+        concurrency=4,
+        replicas=2,
+        wrapped=functools.partial(held.Held, folder=says, replicas=2),
     )
     assert counts.info.status == {"ok": 208}
     assert len(starts(calls)) == len({prompt for _, prompt in starts(calls)}) == 208
@@ -352,10 +369,10 @@ def test_an_interrupt_keeps_what_every_replica_had_open_and_the_same_call_asks_o
         match=r"model 't' \(fake\): interrupted; what was answered is kept, and the"
         r" same command resumes",
     ):
-        answer(400, knobs=knobs, replicas=2, concurrency=8)
+        answer(200, knobs=knobs, replicas=2, concurrency=8)
     asked = len(starts(calls))
-    assert 40 <= asked < 400
+    assert 40 <= asked < 200
     assert len(statuses(tmp_path / "generate")) == asked
-    counts, _ = answer(400, knobs=knobs, replicas=2, concurrency=8)
-    assert counts.info.status == {"ok": 408}
-    assert len(starts(calls)) == 408
+    counts, _ = answer(200, knobs=knobs, replicas=2, concurrency=8)
+    assert counts.info.status == {"ok": 208}
+    assert len(starts(calls)) == 208

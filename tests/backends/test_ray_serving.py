@@ -69,35 +69,65 @@ def pids(running, model="m"):
     return [each for each in found if isinstance(each, int)]  # a dead one is one that raised
 
 
-def test_two_replicas_are_closed_to_others_survive_a_kill_and_are_replaced_without_a_loss():
-    with endpoint(Scaling((2, 2), drain_s=20)) as (running, url):
-        assert open_to_others() == []
-        for path in ("/health", "/-/healthz", "/-/routes", "/metrics", "/v1/models", "/docs"):
-            assert httpx.get(f"{url}{path}").status_code == 401
-        assert replicas(running) == 2
-        with Load(url) as load:
-            until(lambda: load.statuses[200] > 20)
-            before = pids(running)
-            os.kill(before[0], signal.SIGKILL)
-            until(lambda: before[0] not in pids(running) and len(pids(running)) == 2)
-        assert load.wrong == 0
-        assert load.statuses.keys() == {200}, "those of the dead one were tried elsewhere, unseen"
-        with Load(url) as load:
-            running.update(fake(step_s=0.005), start_timeout_s=120)
-            ((name, _),) = engines(running)
-        assert name.endswith(".2")
-        assert not set(before) & set(pids(running))
-        assert load.statuses.keys() == {200}
-        assert load.wrong == 0
-        with Load(url, tokens=100, stream=True) as load:
-            until(lambda: load.statuses[200] > 4)
-            leaving = threading.Thread(target=running.remove)
-            leaving.start()
-            leaving.join()
-        assert load.statuses[200] > 4
-        assert load.statuses.keys() <= {200, "not let in"}, "what was open was answered"
-    with pytest.raises(httpx.TransportError):
-        httpx.get(f"{url}/health")
+@pytest.fixture(scope="module")
+def two(ray_cluster):
+    """An endpoint with two replicas, for the tests up to that in which it leaves."""
+    with endpoint(Scaling((2, 2), drain_s=20)) as found:
+        yield found
+
+
+def test_two_replicas_are_closed_to_others(two):
+    running, url = two
+    assert replicas(running) == 2
+    assert open_to_others() == []
+    for path in ("/health", "/-/healthz", "/-/routes", "/metrics", "/v1/models", "/docs"):
+        assert httpx.get(f"{url}{path}").status_code == 401
+
+
+def test_a_killed_replica_costs_no_request_and_is_replaced(two):
+    running, url = two
+    with Load(url) as load:
+        until(lambda: load.statuses[200] > 20)
+        before = pids(running)
+        os.kill(before[0], signal.SIGKILL)
+        until(lambda: before[0] not in pids(running) and len(pids(running)) == 2)
+    assert load.wrong == 0
+    assert load.statuses.keys() == {200}, "those of the dead one were tried elsewhere, unseen"
+
+
+def test_new_weights_that_do_not_start_change_nothing(two):
+    running, url = two
+    before = pids(running)
+    broken = ServedModel(fake().model, "cpu", kind="no such server")
+    with pytest.raises(Exception, match="no such server"):
+        running.update(broken, start_timeout_s=60)
+    ((name, _),) = engines(running)
+    assert name.endswith(".1")
+    assert pids(running) == before
+    assert httpx.get(f"{url}/health", headers=KEY).status_code == 200
+
+
+def test_new_weights_replace_the_old_ones_without_a_loss(two):
+    running, url = two
+    before = pids(running)
+    with Load(url) as load:
+        running.update(fake(step_s=0.005), start_timeout_s=120)
+        ((name, _),) = engines(running)
+    assert int(name.rpartition(".")[2]) > 1
+    assert not set(before) & set(pids(running))
+    assert load.statuses.keys() == {200}
+    assert load.wrong == 0
+
+
+def test_an_endpoint_that_leaves_answers_what_is_open(two):
+    running, url = two
+    with Load(url, tokens=100, stream=True) as load:
+        until(lambda: load.statuses[200] > 4)
+        leaving = threading.Thread(target=running.remove)
+        leaving.start()
+        leaving.join()
+    assert load.statuses[200] > 4
+    assert load.statuses.keys() <= {200, "not let in"}, "what was open was answered"
 
 
 def test_replicas_come_with_the_load_from_none_to_two_are_updated_and_leave_and_nothing_is_lost():
@@ -114,20 +144,18 @@ def test_replicas_come_with_the_load_from_none_to_two_are_updated_and_leave_and_
         with Load(url, clients=1) as quiet:
             until(lambda: replicas(running) == 1)
         until(lambda: not pids(running))
-        running.update(fake(), start_timeout_s=120)  # one that starts shows that they are good
-        assert replicas(running) == 1
         assert load.statuses.keys() == quiet.statuses.keys() == {200}
         assert load.wrong + quiet.wrong == 0
+    with pytest.raises(httpx.TransportError):
+        httpx.get(f"{url}/health")
 
 
-def test_new_weights_that_do_not_start_change_nothing():
-    with endpoint(Scaling((1, 1), drain_s=5)) as (running, url):
-        broken = ServedModel(fake().model, "cpu", kind="no such server")
-        with pytest.raises(Exception, match="no such server"):
-            running.update(broken, start_timeout_s=60)
-        ((name, _),) = engines(running)
-        assert name.endswith(".1")
-        assert httpx.get(f"{url}/health", headers=KEY).status_code == 200
+@pytest.mark.proof
+def test_new_weights_of_a_model_without_a_replica_start_one_that_shows_that_they_are_good():
+    with endpoint(Scaling((0, 2), drain_s=20)) as (running, _):
+        assert replicas(running) == 0
+        running.update(fake(), start_timeout_s=120)
+        assert replicas(running) == 1
 
 
 @pytest.mark.proof

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import psutil
 import pytest
@@ -21,51 +22,111 @@ Preempts = Callable[[], bool]
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
 
-def test_workers_share_a_group_and_a_dead_one_restarts_them(tmp_path: Path) -> None:
-    def work(folder: Path, rank: int, workers: int, preempted: Preempts) -> float:
+@dataclass(frozen=True)
+class Life:
+    """What was seen of one call of run_workers."""
+
+    returned: dict[str, Any]
+    starts: dict[int, list[str]]  # of each rank: what preempted() was
+    interrupts: list[int]
+
+
+@pytest.fixture(scope="module")
+def life(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Life:
+    """Two workers through three starts: one dies in the first, both are told of a node's end in the
+    second, and rank 0 interrupts the driver in the third."""
+
+    def work(
+        folder: Path, driver: int, rank: int, workers: int, preempted: Preempts
+    ) -> dict[str, Any]:
+        from ray.train.v2._internal.execution.context import get_train_context
+        from ray.train.v2.api.preemption import PreemptionInfo
+
         if rank == 1 and not (folder / "died").exists():
             (folder / "died").touch()
             os._exit(1)
         total = torch.tensor(float(rank + 1))
         distributed.all_reduce(total)
-        heard = {
-            each.laddr.ip
-            for each in psutil.Process().net_connections("inet")
-            if each.status == "LISTEN"
+        with (folder / f"rank{rank}").open("a") as file:
+            file.write(f"{preempted()}\n")
+        if not (folder / "left").exists():
+            # Put where Ray's watcher of draining nodes puts it.
+            notice = PreemptionInfo(None, {"a-node": [0]})
+            get_train_context().preemption_context.preemption_info = notice
+            assert preempted()
+            distributed.barrier()
+            (folder / "left").touch()
+            raise Preempted("a node goes away; step 3 of 9 is saved")
+        connections = psutil.Process().net_connections("inet")
+        if rank == 0:
+            os.kill(driver, signal.SIGINT)
+        return {
+            "total": float(total),
+            "workers": workers,
+            "listens": {each.laddr.ip for each in connections if each.status == "LISTEN"},
+            "threads": torch.get_num_threads(),
         }
-        assert heard <= {"127.0.0.1", "::ffff:127.0.0.1"}, (
-            "workers of a local cluster meet on loopback"
-        )
-        assert torch.get_num_threads() == max(1, (os.cpu_count() or 1) // workers)
-        return float(total)
 
-    assert (
+    folder = tmp_path_factory.mktemp("life")
+    heard: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+    try:
+        returned = run_workers(
+            partial(work, folder, os.getpid()),
+            workers=(2, 2),
+            device="cpu",
+            folder=folder / "ray",
+            max_failures=1,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    starts = {rank: (folder / f"rank{rank}").read_text().split() for rank in (0, 1)}
+    return Life(returned, starts, heard)
+
+
+def test_workers_share_a_group_that_meets_on_loopback_and_the_processors(life: Life) -> None:
+    assert life.returned["total"] == 1 + 2
+    assert life.returned["listens"] <= {"127.0.0.1", "::ffff:127.0.0.1"}
+    assert life.returned["threads"] == max(1, (os.cpu_count() or 1) // 2)
+
+
+def test_a_dead_worker_restarts_all_of_them(life: Life) -> None:
+    assert life.returned["workers"] == 2
+
+
+def test_a_preemption_notice_reaches_the_work_and_costs_no_failure(life: Life) -> None:
+    """The one that is allowed went with the worker that died."""
+    assert life.starts == {0: ["False", "False"], 1: ["False", "False"]}
+
+
+def test_an_interrupt_is_the_callers_affair(life: Life) -> None:
+    """Ray Train's own handler would end this process with exit code 0 and without a word."""
+    assert life.interrupts == [signal.SIGINT]
+
+
+def test_what_fails_after_a_step_is_tried_again_and_ends_with_its_own_words(tmp_path: Path) -> None:
+    """All raise alike the first time, and one of them alone the second time."""
+
+    def work(folder: Path, rank: int, workers: int, preempted: Preempts) -> None:
+        with (folder / f"rank{rank}").open("a") as file:
+            file.write("started\n")
+        (folder / "steps").open("a").write("step\n")
+        distributed.barrier()
+        if rank == 0 and (folder / "rank0").read_text().count("started") == 2:
+            distributed.barrier()  # in which the other never joins
+        raise ValueError("block 17 is made of cheese")
+
+    steps = tmp_path / "steps"
+    with pytest.raises(StageError, match=r"(?s)failed 2 times.*rank 1.*block 17 is made of cheese"):
         run_workers(
             partial(work, tmp_path),
             workers=(2, 2),
             device="cpu",
             folder=tmp_path / "ray",
             max_failures=1,
+            taken=lambda: steps.exists() and steps.stat().st_size,
         )
-        == 3.0
-    )
-    assert (tmp_path / "died").exists()
-
-
-def test_a_worker_that_keeps_failing_ends_with_its_own_words(tmp_path: Path) -> None:
-    def work(folder: Path, rank: int, workers: int, preempted: Preempts) -> None:
-        if rank == 1:
-            raise ValueError("block 17 is made of cheese")
-        distributed.barrier()
-
-    with pytest.raises(StageError, match=r"(?s)failed 1 times.*rank 1.*block 17 is made of cheese"):
-        run_workers(
-            partial(work, tmp_path),
-            workers=(2, 2),
-            device="cpu",
-            folder=tmp_path / "ray",
-            max_failures=0,
-        )
+    assert (tmp_path / "rank1").read_text() == "started\n" * 2
 
 
 def test_more_workers_than_the_cluster_has_is_a_capacity_error(tmp_path: Path) -> None:
@@ -84,6 +145,7 @@ def test_the_root_cause_is_not_the_peer_that_lost_its_connection() -> None:
     assert (rank, str(cause)) == (1, "the loss is nan")
 
 
+@pytest.mark.proof
 def test_what_the_work_itself_refuses_is_not_tried_again(tmp_path: Path) -> None:
     def work(folder: Path, rank: int, workers: int, preempted: Preempts) -> None:
         (folder / f"rank{rank}").open("a").write("started\n")
@@ -98,31 +160,6 @@ def test_what_the_work_itself_refuses_is_not_tried_again(tmp_path: Path) -> None
             max_failures=2,
         )
     assert (tmp_path / "rank0").read_text() == "started\n"
-
-
-def test_an_interrupt_is_the_callers_affair(tmp_path: Path) -> None:
-    """Ray Train's own handler would end this process with exit code 0 and without a word."""
-
-    def work(driver: int, rank: int, workers: int, preempted: Preempts) -> str:
-        os.kill(driver, signal.SIGINT)
-        return "done"
-
-    heard: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
-    try:
-        assert (
-            run_workers(
-                partial(work, os.getpid()),
-                workers=(1, 1),
-                device="cpu",
-                folder=tmp_path / "ray",
-                max_failures=0,
-            )
-            == "done"
-        )
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert heard == [signal.SIGINT]
 
 
 def test_a_full_disk_is_said_with_a_remedy_and_not_tried_again(
@@ -148,66 +185,25 @@ def test_a_full_disk_is_said_with_a_remedy_and_not_tried_again(
     assert (tmp_path / "rank0").read_text() == "started\n"
 
 
-@pytest.mark.parametrize(("steps", "starts"), [(0, 1), (1, 2)])
-def test_what_all_workers_raise_alike_before_a_step_is_not_tried_again(
-    tmp_path: Path, steps: int, starts: int
-) -> None:
-    def work(folder: Path, steps: int, rank: int, workers: int, preempted: Preempts) -> None:
+def test_what_all_workers_raise_alike_before_a_step_is_not_tried_again(tmp_path: Path) -> None:
+    def work(folder: Path, rank: int, workers: int, preempted: Preempts) -> None:
         with (folder / f"rank{rank}").open("a") as file:
             file.write("started\n")
-        if steps:
-            (folder / "steps").open("a").write("step\n")
         distributed.barrier()
         raise ValueError("Unsupported head_dim 17")
 
-    said = (
-        "failed 2 times"
-        if steps
-        else r"all workers failed before their first step with ValueError: Unsupported head_dim 17"
-    )
-    taken = lambda: (tmp_path / "steps").exists() and (tmp_path / "steps").stat().st_size  # noqa: E731
-    with pytest.raises(StageError, match=said):
-        run_workers(
-            partial(work, tmp_path, steps),
-            workers=(2, 2),
-            device="cpu",
-            folder=tmp_path / "ray",
-            max_failures=1,
-            taken=taken,
-        )
-    assert (tmp_path / "rank0").read_text() == "started\n" * starts
-
-
-def test_a_preemption_notice_reaches_the_work_and_costs_no_failure(tmp_path: Path) -> None:
-    """The notice is put where Ray's watcher of draining nodes puts it."""
-
-    def work(folder: Path, rank: int, workers: int, preempted: Preempts) -> int:
-        from ray.train.v2._internal.execution.context import get_train_context
-        from ray.train.v2.api.preemption import PreemptionInfo
-
-        with (folder / f"rank{rank}").open("a") as file:
-            file.write(f"{preempted()}\n")
-        if not (folder / "left").exists():
-            get_train_context().preemption_context.preemption_info = PreemptionInfo(
-                None, {"a-node": [0]}
-            )
-            assert preempted()
-            distributed.barrier()
-            (folder / "left").touch()
-            raise Preempted("a node goes away; step 3 of 9 is saved")
-        return workers
-
-    assert (
+    with pytest.raises(
+        StageError,
+        match=r"all workers failed before their first step with ValueError: Unsupported head_dim",
+    ):
         run_workers(
             partial(work, tmp_path),
             workers=(2, 2),
             device="cpu",
             folder=tmp_path / "ray",
-            max_failures=0,
+            max_failures=1,
         )
-        == 2
-    )
-    assert (tmp_path / "rank1").read_text() == "False\nFalse\n"
+    assert (tmp_path / "rank0").read_text() == "started\n"
 
 
 @pytest.mark.proof

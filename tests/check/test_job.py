@@ -373,13 +373,14 @@ print(sorted({"torch", "ray", "vllm", "transformers", "deepspeed"} & sys.modules
 
 
 def test_the_work_of_a_check_takes_a_fraction_of_a_second(place):
+    """Of this process, however busy the machine is."""
     problems_of(a_job(place))  # imports
-    started = time.perf_counter()
+    started = time.process_time()
     engine = {"quantization": "fp8", "engine_args": {"enforce_eager": True}}
     problems_of(
         a_job(place, teacher={"model": "deepseek-ai/DeepSeek-V3", "tensor_parallel": 8} | engine)
     )
-    assert time.perf_counter() - started < 0.5
+    assert time.process_time() - started < 0.5
 
 
 def test_more_captured_tokens_than_the_vocabulary_and_longer_blocks_than_positions_are_found(place):

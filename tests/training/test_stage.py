@@ -387,13 +387,16 @@ def test_a_checkpoint_of_another_job_stops_before_the_first_step(
     assert losses(out) == seen
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_cluster")
-def test_two_real_workers_give_the_curve_of_one_process(
-    spec: TrainSpec, write_curated: Callable[..., Path], tmp_path: Path, ctx: Context
-) -> None:
-    """Ray Train, gloo and ZeRO-2 on two workers; then ZeRO-3 on one worker continues their
-    checkpoint."""
+@pytest.fixture
+def two_workers(
+    spec: TrainSpec,
+    write_curated: Callable[..., Path],
+    tmp_path: Path,
+    ctx: Context,
+    ray_cluster: None,
+) -> Callable[..., Counts]:
+    """Train in one process into `alone`, and on two workers of Ray Train with gloo and ZeRO-2 into
+    `out`; returns what trains on, with another layout."""
     curated, out = write_curated(top_k=4), tmp_path / "out"
     spec = spec.model_copy(
         update={
@@ -406,20 +409,35 @@ def test_two_real_workers_give_the_curve_of_one_process(
     )
     run_here(spec, curated, tmp_path / "alone", ctx)
     out.mkdir()
-    counts = train.run(spec, {"curate": finished(curated)}, out, ctx, GENERATE)
-    assert losses(out) == pytest.approx(losses(tmp_path / "alone"), rel=1e-4)
-    assert counts.info.steps == len(losses(out))
-    newest = max((out / "checkpoints").iterdir())
+
+    def go_on(**layout: Any) -> Counts:
+        again = spec.model_copy(update=layout)
+        return train.run(again, {"curate": finished(curated)}, out, ctx, GENERATE)
+
+    return go_on
+
+
+@pytest.mark.slow
+def test_two_real_workers_give_the_curve_of_one_process(
+    two_workers: Callable[..., Counts], tmp_path: Path
+) -> None:
+    counts = two_workers()
+    assert losses(tmp_path / "out") == pytest.approx(losses(tmp_path / "alone"), rel=1e-4)
+    assert counts.info.steps == len(losses(tmp_path / "out"))
+    assert_same_student(tmp_path / "alone", tmp_path / "out", rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.proof
+def test_one_real_worker_of_another_zero_stage_goes_on_from_two_workers_checkpoint(
+    two_workers: Callable[..., Counts], tmp_path: Path
+) -> None:
+    """Every layout without Ray: tests/backends/test_deepspeed_engine.py."""
+    two_workers()
+    newest = max((tmp_path / "out/checkpoints").iterdir())
     (newest / MARKER).unlink()  # back to the one before
-    train.run(
-        spec.model_copy(update={"workers": 1, "zero_stage": 3, "batch_size": 1}),
-        {"curate": finished(curated)},
-        out,
-        ctx,
-        GENERATE,
-    )
-    assert losses(out) == pytest.approx(losses(tmp_path / "alone"), rel=1e-4)
-    assert_same_student(tmp_path / "alone", out, rtol=1e-3, atol=1e-4)
+    two_workers(workers=1, zero_stage=3, batch_size=1)
+    assert losses(tmp_path / "out") == pytest.approx(losses(tmp_path / "alone"), rel=1e-4)
+    assert_same_student(tmp_path / "alone", tmp_path / "out", rtol=1e-3, atol=1e-4)
 
 
 def test_a_live_teacher_with_another_tokenizer_is_refused(

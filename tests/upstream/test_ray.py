@@ -7,7 +7,7 @@ import mmap
 
 import pytest
 
-from engine.backends import proxy_guard, ray_loopback
+from engine.backends import proxy_guard
 from engine.backends.library_names import package_folder
 from upstream.source_text import fields, parameters, text
 
@@ -158,11 +158,14 @@ def test_failures_of_workers_are_told_by_rank():
     assert "self._base_exc = exc" in text("ray/train/v2/_internal/exceptions.py", wrapper)
 
 
-def test_the_logger_that_asks_for_a_dashboard_is_named_after_its_module():
-    cleaner = "ray/train/v2/_internal/execution/controller/placement_group_cleaner.py"
-    assert cleaner.removesuffix(".py").replace("/", ".") == ray_loopback._ASKS_A_DASHBOARD
-    assert text(cleaner, "logger") == "logger = logging.getLogger(__name__)"
-    assert "logger.warning" in text(cleaner)
+def test_what_cleans_up_after_a_lost_controller_is_one_callback_of_the_trainer():
+    trainer = "ray/train/v2/api/data_parallel_trainer.py"
+    callbacks = text(trainer, "DataParallelTrainer._create_default_callbacks")
+    assert callbacks.count("PlacementGroupCleanerCallback()") == 1
+    assert "callbacks=self._create_default_callbacks()" in text(trainer, "DataParallelTrainer.fit")
+    made = text("ray/train/v2/_internal/callbacks/placement_group_callback.py")
+    assert "class PlacementGroupCleanerCallback(ControllerCallback, WorkerGroupCallback)" in made
+    assert "ray.remote(num_cpus=0)(PlacementGroupCleaner)" in made, "it costs no process any more"
 
 
 # Data
@@ -271,6 +274,8 @@ def test_a_replica_listens_by_the_method_that_is_replaced():
         ("RAY_JOB_STOP_WAIT_TIME_S", "ray/dashboard/modules/job/job_supervisor.py"),
         ("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "ray/train/v2/_internal/constants.py"),
         ("RAY_TRAIN_V2_ENABLED", "ray/train/v2/_internal/constants.py"),
+        ("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "ray/train/v2/_internal/constants.py"),
+        ("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "ray/train/v2/_internal/constants.py"),
         ("RAY_USAGE_STATS_ENABLED", "ray/_common/usage/usage_constants.py"),
     ],
 )
