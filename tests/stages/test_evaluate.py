@@ -133,7 +133,7 @@ def run(tmp_path):
                 "prompts",
                 "data/validation-00000.parquet",
                 to_table(prompts, PROMPT),
-                replace(asked_as, labels=labels) if labels else asked_as,
+                asked_as.model_copy(update={"labels": labels or {}}),
             ),
             "generate": publish_table(
                 place / "2",
