@@ -11,14 +11,13 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
 
 from engine.backends.lm_eval_data import files_read
 from engine.errors import InputError, SpecError, StageError, remedy_of
-from engine.job.jobfile import ServeOnly
 from engine.job.spec import EngineSpec, JobSpec
 from engine.rows.records import Messages
 from engine.run.context import Context
@@ -79,7 +78,7 @@ def _verify_block(job: JobSpec, done: Mapping[str, Finished], ctx: Context) -> d
 
 
 def _live_endpoint(job: JobSpec, done: Mapping[str, Finished], ctx: Context) -> dict[str, Any]:
-    return {"endpoint": partial(_endpoint, job, done.get("train"), ctx)}
+    return {"endpoint": partial(endpoint_of, job, done.get("train"), ctx)}
 
 
 def _for_evaluate(job: JobSpec, done: Mapping[str, Finished], ctx: Context) -> dict[str, Any]:
@@ -192,9 +191,7 @@ def run(
         fetch_data(source)
     chosen = choose_stages(NAMES, only, from_, until)
     root = run_folder(runs) / job.name
-    _require_disk(
-        root, [stage.name for stage in STAGES if stage.name in chosen and not stage.store]
-    )
+    require_disk(root, [stage.name for stage in STAGES if stage.name in chosen and not stage.store])
     _check(job, runs, chosen, again=force or retry is not None)
     shown = progress or Progress()
     ctx = Context(job.name, job.task, job.seed, job.device, strict, cluster, log, shown)
@@ -221,7 +218,7 @@ def run(
                 ctx.progress.say(f"{stage.name:<9} reused  {folder.name}")
             elif wanted:
                 if stage.cluster and not connected:
-                    _connect(stack, job.key_variables().values(), ctx, root)
+                    connect(stack, job.key_variables().values(), ctx, root)
                     connected = True
                 manifest = _run_stage(stage, job, done, folder, identity, ctx, manifest)
             if manifest is not None:
@@ -277,7 +274,8 @@ def _require_sound(stage: Finished, strict: bool) -> None:
         )
 
 
-def _require_disk(root: Folder, stages: list[str]) -> None:
+def require_disk(root: Folder, stages: list[str]) -> None:
+    """SpecError where these stages would work in an object store."""
     if stages and isinstance(root, StorePath):
         raise SpecError(
             f"--runs {root.parent}: {', '.join(stages)} cannot work in an object store. Run --until"
@@ -330,7 +328,7 @@ def _told(stage: str) -> Generator[None]:
         raise StageError(f"{stage}: {error}{remedy}") from error
 
 
-def _connect(stack: ExitStack, keys: Iterable[str], ctx: Context, root: Folder) -> None:
+def connect(stack: ExitStack, keys: Iterable[str], ctx: Context, root: Folder) -> None:
     """Ray until `stack` ends, with a sign of what takes so long, and which cluster was joined where
     one was."""
     joins = ctx.cluster or os.environ.get("RAY_ADDRESS")
@@ -343,98 +341,12 @@ def _connect(stack: ExitStack, keys: Iterable[str], ctx: Context, root: Folder) 
         ctx.progress.say(joined)
 
 
-def _endpoint(job: JobSpec, train: Finished | None, ctx: Context, models: list[str]) -> Any:
+def endpoint_of(job: JobSpec, train: Finished | None, ctx: Context, models: list[str]) -> Any:
+    """These models of a job, served for the length of a block."""
     from engine.stages import serve
 
     chosen = serve.models_of(job.serve, job.generate.teachers[0], train, models, job.device)
     return serve.endpoint(job.serve, chosen, ctx)
-
-
-@contextmanager
-def serving(
-    job: JobSpec,
-    models: list[str],
-    runs: str | Folder = "runs",
-    *,
-    cluster: str | None = None,
-    progress: Progress | None = None,
-) -> Generator[Any]:
-    """The endpoint of a finished job for the length of the block; yields its base URL and key."""
-    job, root, train, ctx = _to_serve(job, models, runs, cluster, progress)
-    from engine.stages import serve
-
-    with ExitStack() as stack:
-        _connect(stack, job.key_variables().values(), ctx, root)
-        with ctx.progress.waiting(f"starting {', '.join(models)}"):
-            endpoint = stack.enter_context(_endpoint(job, train, ctx, models))
-        stack.enter_context(serve.announced(root, endpoint))
-        yield endpoint
-
-
-@contextmanager
-def serving_folders(
-    only: ServeOnly,
-    folders: list[Path],
-    *,
-    cluster: str | None = None,
-    progress: Progress | None = None,
-) -> Generator[Any]:
-    """The endpoint of local models without a job."""
-    from engine.stages import serve
-
-    served = serve.models_in(folders, only.serve, only.device)
-    shown = progress or Progress()
-    ctx = Context("serve", "conversation", 0, only.device, cluster=cluster, progress=shown)
-    with ExitStack() as stack:
-        _connect(stack, only.serve.key_variables().values(), ctx, folders[0])
-        with ctx.progress.waiting(f"starting {', '.join(served)}"):
-            endpoint = stack.enter_context(serve.endpoint(only.serve, served, ctx))
-        yield endpoint
-
-
-def update_served(
-    job: JobSpec,
-    model: str,
-    runs: str | Folder = "runs",
-    *,
-    progress: Progress | None = None,
-) -> None:
-    """Roll the newest weights of one model into the endpoint that `distill serve` keeps alive."""
-    from engine.stages import serve
-
-    job, root, train, ctx = _to_serve(job, [model], runs, None, progress)
-    told = serve.announcement(root)
-    with ExitStack() as stack:
-        _connect(stack, (), replace(ctx, cluster=told["ray_address"]), root)
-        teacher = job.generate.teachers[0]
-        (served,) = serve.models_of(job.serve, teacher, train, [model], job.device).values()
-        with ctx.progress.waiting(f"starting the new {model}"):
-            serve.update(told["application"], job.serve, served, ctx)
-
-
-def _to_serve(
-    job: JobSpec,
-    models: list[str],
-    runs: str | Folder,
-    cluster: str | None,
-    progress: Progress | None,
-) -> tuple[JobSpec, Path, Finished | None, Context]:
-    """The job with absolute paths, its folder, its finished training, and a context."""
-    from engine.job.jobfile import with_absolute_paths
-
-    job = with_absolute_paths(job)
-    root = run_folder(runs) / job.name
-    _require_disk(root, ["serve"])
-    assert isinstance(root, Path)
-    train = {state.stage: state.finished for state in plan(job, runs)}["train"]
-    if train is None and set(models) != {"teacher"}:
-        raise StageError(
-            f"job '{job.name}' has no finished student in {root}; make it first: distill run JOB"
-            " --until train"
-        )
-    shown = progress or Progress()
-    ctx = Context(job.name, job.task, job.seed, job.device, cluster=cluster, progress=shown)
-    return job, root, train, ctx
 
 
 def validation_prompts(

@@ -20,7 +20,7 @@ from ray import serve
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from engine import pipeline
+from engine import live, pipeline
 from engine.rows.records import Example, Prompt
 from engine.rows.tables import read_tables, to_rows
 from engine.run.manifests import finished
@@ -49,7 +49,7 @@ def told():
 
 @pytest.fixture(scope="module")
 def endpoint(job, run, told):
-    with pipeline.serving(
+    with live.serving(
         job, ["student"], run.root.parent, progress=Progress(Console(file=told, width=120))
     ) as endpoint:
         yield endpoint

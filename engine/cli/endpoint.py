@@ -65,16 +65,16 @@ def serve(
         spec = load(job, sets)
         log = log_path(spec.name, runs, "serve")
         with quiet(log, spec.name) as console:
-            from engine import pipeline
+            from engine import live
             from engine.run.progress import Progress
 
             progress = Progress(console)
             if update:
                 for name in names:
-                    pipeline.update_served(spec, name, runs, progress=progress)
+                    live.update_served(spec, name, runs, progress=progress)
                     console.print(f"{name} is the newest now", highlight=False)
                 return
-            with pipeline.serving(
+            with live.serving(
                 spec, names, runs, cluster=ray_address(cluster), progress=progress
             ) as endpoint:
                 _tell_endpoint(console, progress, endpoint, names)
@@ -86,11 +86,11 @@ def _serve_folders(names: list[str], sets: Sets, runs: str, cluster: Path | None
     only = load_serve(list(sets))
     log = log_path("serve", runs, "serve")
     with quiet(log, "serve") as console:
-        from engine import pipeline
+        from engine import live
         from engine.run.progress import Progress
 
         progress = Progress(console)
-        with pipeline.serving_folders(
+        with live.serving_folders(
             only, [Path(name) for name in names], cluster=ray_address(cluster), progress=progress
         ) as endpoint:
             _tell_endpoint(console, progress, endpoint, [Path(name).name for name in names])
