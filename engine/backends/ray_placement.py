@@ -51,8 +51,8 @@ class _Group:
 
 
 class Placements:
-    """The groups of one stream's replicas: `with Placements(layout) as places: rows.map_batches(…,
-    ray_remote_args_fn=places.remote_args)`.
+    """The groups of one stream's replicas: `with Placements(layout, started) as places:
+    rows.map_batches(…, ray_remote_args_fn=places.remote_args)`.
 
     A replica whose node left moves to free devices. Where there are none for `patience_s` while
     another replica works, its group is given up and the actor dies for good: Ray would let its work
