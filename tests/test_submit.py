@@ -255,7 +255,7 @@ def test_a_submission_is_joined_stopped_and_made_again(head):
     done = subprocess.run(command, capture_output=True, text=True, env=head.environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.startswith("long-2 submitted long")
-    assert done.stdout.rstrip().endswith("42")
+    assert "42" in done.stdout.splitlines()  # Ray writes its own lines before and after
 
 
 @pytest.mark.slow

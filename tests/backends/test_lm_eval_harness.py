@@ -1,4 +1,5 @@
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -15,6 +16,16 @@ def harness(tmp_path, fault=""):
     return opened(["a.yaml"], tmp_path / "work", (sys.executable, FAKE, fault))
 
 
+def children_with(words):
+    """Processes of this one with these words among their arguments."""
+    found = []
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):  # others of the session may have ended, and have none
+            if words in " ".join(child.cmdline()):
+                found.append(child)
+    return found
+
+
 def test_a_model_is_scored_with_progress_and_the_process_ends_with_the_block(tmp_path):
     told = []
     with harness(tmp_path) as running:
@@ -22,9 +33,7 @@ def test_a_model_is_scored_with_progress_and_the_process_ends_with_the_block(tmp
         assert running.tasks["choice"]["kind"] == "multiple_choice"
         samples = tmp_path / "student.jsonl"
         said = running.score(STUDENT, samples, 100, lambda done, total: told.append((done, total)))
-        (process,) = [
-            child for child in psutil.Process().children() if FAKE in " ".join(child.cmdline())
-        ]
+        (process,) = children_with(FAKE)
     assert not process.is_running()
     assert told == [(1, 2), (2, 2)]
     assert said["scores"][0]["value"] == 0.5
@@ -34,8 +43,8 @@ def test_a_model_is_scored_with_progress_and_the_process_ends_with_the_block(tmp
 def test_the_key_is_in_no_argument(tmp_path):
     with harness(tmp_path) as running:
         running.score(STUDENT, tmp_path / "s.jsonl", 100, lambda done, total: None)
-        children = psutil.Process().children()
-        assert not any("the key" in " ".join(child.cmdline()) for child in children)
+        assert children_with(FAKE)
+        assert children_with("the key") == []
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from pathlib import Path
 from engine.asking.engine import Generation, Sampling
 from engine.backends.vllm_engine import VllmEngine
 from engine.job.spec import CaptureSpec, VllmTeacherSpec
+from engine.rows.tools import Conversation
 
 
 async def answers_of(engine: VllmEngine, prompts: list[list[int]]) -> list[Generation]:
@@ -25,9 +26,10 @@ async def answers_of(engine: VllmEngine, prompts: list[list[int]]) -> list[Gener
 def main(model: str, questions: Path, top_k: int, result: Path) -> None:
     teacher = VllmTeacherSpec(name="t", model=model, dtype="float32", max_num_seqs=8).to_model()
     engine = VllmEngine(teacher, CaptureSpec(top_k=top_k), device="cpu")
-    prompts = engine.encode(
-        [[{"role": "user", "content": question}] for question in json.loads(questions.read_text())]
-    )
+    conversations = []
+    for question in json.loads(questions.read_text()):
+        conversations.append(Conversation([{"role": "user", "content": question}]))
+    prompts = engine.encode(conversations)
     answers = asyncio.run(answers_of(engine, prompts))
     result.write_bytes(
         pickle.dumps((engine.metadata["vocab_size"], list(zip(prompts, answers, strict=True))))
