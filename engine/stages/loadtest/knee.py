@@ -14,7 +14,6 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -73,20 +72,6 @@ class Knee:
     decided: bool
     reason: str
     trials: tuple[Trial, ...]
-
-    def as_fields(self) -> dict[str, Any]:
-        """The entry in report.json."""
-        levels = []
-        for trial in self.trials:
-            shown = {"load": trial.load, "share": round(trial.share, 5), "verdict": trial.verdict}
-            levels.append(shown)
-        return {
-            "load": self.load,
-            "ci": [self.interval.low, self.interval.high],
-            "decided": self.decided,
-            "reason": self.reason,
-            "levels": levels,
-        }
 
 
 @dataclass
