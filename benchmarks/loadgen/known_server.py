@@ -22,24 +22,20 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import TextIO, cast
 
 import numpy as np
 import uvloop
 
+from engine.loadgen.noop_server import BACKLOG, HEAD, HOST, LAST, TOKEN, body_of, tail
+
 REPOSITORY = Path(__file__).parents[2]
-HOST = "127.0.0.1"
 MODEL = "known"
 FIRST_S, FIRST_SPREAD = 0.25, 0.5  # lognormal: median, and deviation of the logarithm
 GAP_S = 0.012
 SLOWDOWN = 3.0  # within bursts
 BURST_EVERY_S, BURST_S = 4.0, 1.0
 TOKENS = (8, 40)
-_HEAD = (
-    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
-    b"transfer-encoding: chunked\r\n\r\n"
-)
-_END = b"0\r\n\r\n"
 
 
 @dataclass(frozen=True)
@@ -52,19 +48,6 @@ class Done:
     last_s: float
     end_s: float
     tokens: int
-
-
-def _chunk(data: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(data), data)
-
-
-def _event(choices: list[dict[str, Any]], **more: Any) -> bytes:
-    fields = {"id": "known", "object": "chat.completion.chunk", "created": 1, "model": MODEL}
-    return _chunk(b"data: " + json.dumps(fields | {"choices": choices} | more).encode() + b"\n\n")
-
-
-def _text(content: str, reason: str | None = None) -> bytes:
-    return _event([{"index": 0, "delta": {"content": content}, "finish_reason": reason}])
 
 
 class Clockwork:
@@ -119,9 +102,8 @@ class Stream(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """asyncio: a part of a request."""
         self._buffer += data
-        head, end, body = self._buffer.partition(b"\r\n\r\n")
-        _, _, rest = head.lower().partition(b"content-length:")
-        if not end or len(body) < int(rest.partition(b"\r\n")[0] or 0):
+        body = body_of(self._buffer)
+        if body is None:
             return
         self._buffer = b""
         prompt = json.loads(body)["messages"][-1]["content"]
@@ -131,17 +113,16 @@ class Stream(asyncio.Protocol):
         """Each token in a write of its own, at an absolute time."""
         loop = asyncio.get_running_loop()
         wait_s, gaps_s = self._clockwork.draw(prompt)
-        self._transport.write(_HEAD)
+        self._transport.write(HEAD)
         due_s = loop.time()
         written_s = []
         for number, gap_s in enumerate([wait_s, *gaps_s]):
             due_s += gap_s
             await asyncio.sleep(max(0.0, due_s - loop.time()))
             is_last = number == len(gaps_s)
-            self._transport.write(_text(" token", "length" if is_last else None))
+            self._transport.write(LAST if is_last else TOKEN)
             written_s.append(time.time())
-        usage = {"prompt_tokens": 4, "completion_tokens": len(written_s)}
-        self._transport.write(_event([], usage=usage) + _chunk(b"data: [DONE]\n\n") + _END)
+        self._transport.write(tail(len(written_s)))
         ended_s = time.time()
         first_s, last_s = written_s[0], written_s[-1]
         self._clockwork.note(Done(prompt, read_s, first_s, last_s, ended_s, len(written_s)))
@@ -155,7 +136,7 @@ class Stream(asyncio.Protocol):
 async def serve(clockwork: Clockwork) -> None:
     """Answer until it is ended."""
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Stream(clockwork), HOST, 0, backlog=4096)
+    server = await loop.create_server(lambda: Stream(clockwork), HOST, 0, backlog=BACKLOG)
     print(server.sockets[0].getsockname()[1], flush=True)
     await asyncio.Event().wait()
 

@@ -28,7 +28,7 @@ MODEL = "noop"
 STEP_MS = 5.0
 BACKLOG = 4096
 _ROOT = Path(__file__).parents[2]
-_HEAD = (
+HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
     b"transfer-encoding: chunked\r\n\r\n"
 )
@@ -64,8 +64,18 @@ def usage(tokens: int) -> bytes:
     return _event(choices=[], usage=counts)
 
 
-def _tail(tokens: int) -> bytes:
+def tail(tokens: int) -> bytes:
+    """What follows the last token of an answer: its counts, and its end."""
     return usage(tokens) + _chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
+
+
+def body_of(request: bytes) -> bytes | None:
+    """A request's body, or None while some of it has not come."""
+    head, end, body = request.partition(b"\r\n\r\n")
+    _, _, rest = head.lower().partition(b"content-length:")
+    if not end or len(body) < int(rest.partition(b"\r\n")[0] or 0):
+        return None
+    return body
 
 
 class NoopStream(asyncio.Protocol):
@@ -86,16 +96,14 @@ class NoopStream(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """asyncio: a part of a request."""
         self._buffer += data
-        head, end, body = self._buffer.partition(b"\r\n\r\n")
-        _, _, rest = head.lower().partition(b"content-length:")
-        length = int(rest.partition(b"\r\n")[0] or 0)
-        if not end or len(body) < length:
+        body = body_of(self._buffer)
+        if body is None:
             return
         self._buffer = b""
         asked = json.loads(body or b"{}")
         limit = asked.get("max_completion_tokens") or asked.get("max_tokens") or 1
         self._tokens = self._left = limit
-        self._transport.write(_HEAD + ROLE)
+        self._transport.write(HEAD + ROLE)
         self._streams.add(self)
         self.step()
 
@@ -105,7 +113,7 @@ class NoopStream(asyncio.Protocol):
         if self._left:
             self._transport.write(TOKEN)
             return
-        self._transport.write(LAST + _tail(self._tokens))
+        self._transport.write(LAST + tail(self._tokens))
         self._streams.discard(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
