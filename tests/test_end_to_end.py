@@ -20,6 +20,7 @@ from ray import serve
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from benchmarks.loadgen.endpoint import BENCH
 from engine import live, pipeline
 from engine.rows.records import Example, Prompt
 from engine.rows.tables import read_tables, to_rows
@@ -360,13 +361,8 @@ def test_vllms_own_benchmark_works_against_the_endpoint(endpoint, run, tmp_path)
         "--result-filename",
         "bench.json",
     ]
-    code = (
-        "import argparse, asyncio, sys; from vllm.benchmarks.serve import add_cli_args, main_async;"
-        "parser = argparse.ArgumentParser(); add_cli_args(parser);"
-        " asyncio.run(main_async(parser.parse_args(sys.argv[1:])))"
-    )
     subprocess.run(
-        [sys.executable, "-c", code, *arguments],
+        [sys.executable, "-c", BENCH, *arguments],
         check=True,
         env=os.environ | {"OPENAI_API_KEY": KEY},
         timeout=300,
