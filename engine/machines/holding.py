@@ -36,10 +36,10 @@ class Ask:
 
 
 def asks_of(job: JobSpec) -> dict[str, list[Ask]]:
-    """What each stage asks of a cluster at once, by stage; each teacher has the cluster alone."""
+    """What each stage asks of a cluster at once, by stage; each teacher has the cluster alone, and
+    the judge too."""
     asks: dict[str, list[Ask]] = {}
-    for number, teacher in enumerate(job.generate.teachers):
-        block = f"generate.teachers.{number}"
+    for block, teacher in job.asked().items():
         if isinstance(teacher, VllmTeacherSpec):
             asks[block] = [_ask(block, teacher, job, teacher.model)]
         elif isinstance(teacher, FakeTeacherSpec) and job.device == "gpu":
