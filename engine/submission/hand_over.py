@@ -76,9 +76,8 @@ def sky(file: NativeFile, request: Request) -> HandOver:
             " from clusters/sky.yaml"
         )
     task["envs"] = envs | {"JOB": request.text, "OPTIONS": " ".join(request.plain_options)}
-    keys = sorted(set(request.spec.key_variables().values()))
     secrets = dict(task.get("secrets") or {})
-    task["secrets"] = secrets | dict.fromkeys(keys)
+    task["secrets"] = secrets | dict.fromkeys(request.key_names)
     command = ["sky", "jobs", "launch", "--yes", "--detach-run", "--name", request.id]
     for name in task["secrets"]:
         command += ["--secret", name]

@@ -106,7 +106,7 @@ class RayJobs:
 
     def _keys(self, request: Request) -> tuple[Mapping[str, str], list[str]]:
         """The keys that are set in this shell, and the names of the others."""
-        names = {*self._cluster.secret_env, *request.spec.key_variables().values()}
+        names = {*self._cluster.secret_env, *request.key_names}
         secrets = {name: os.environ[name] for name in names if os.environ.get(name)}
         return secrets, sorted(names - secrets.keys())
 

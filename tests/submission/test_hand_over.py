@@ -97,6 +97,10 @@ def test_keys_are_named_and_their_values_nowhere(request_for, monkeypatch):
             r"groupName: 'H200_nodes' is .* write h200-nodes",
         ),
         (("name: ray-worker", "name: ray.worker"), r"name: 'ray\.worker' .* write ray-worker"),
+        (
+            ("groupName: h200", f"groupName: {'g' * 62}_h"),
+            rf"groupName: '{'g' * 62}_h' .* write {'g' * 62}$",
+        ),
         (("  name: distill\n", f"  name: {'d' * 50}\n"), "has 50 characters; KubeRay takes 47"),
         (("{name: job, configMap", "{name: jobs, configMap"), "no volume named job"),
     ],
