@@ -24,8 +24,8 @@ def rayjob(file: NativeFile, request: Request) -> HandOver:
     refuses, and where the head has no place for the job."""
     require_kubernetes_names(file)
     documents = copy.deepcopy(list(file.documents))
-    (job,) = [each for each in documents if each["kind"] == "RayJob"]
-    job["metadata"]["name"] = request.id
+    (job,) = [each for each in documents if each.get("kind") == "RayJob"]
+    file.inside(job, "metadata")["name"] = request.id
     words = file.inside(job, "spec", "entrypoint").split()
     job["spec"]["entrypoint"] = " ".join([*words, *request.plain_options])
     cluster = job["spec"]["rayClusterSpec"]

@@ -101,6 +101,7 @@ def test_keys_are_named_and_their_values_nowhere(request_for, monkeypatch):
             ("groupName: h200", f"groupName: {'g' * 62}_h"),
             rf"groupName: '{'g' * 62}_h' .* write {'g' * 62}$",
         ),
+        (("metadata:\n  name: distill\n", ""), "metadata is missing; compare it with the file of"),
         (("  name: distill\n", f"  name: {'d' * 50}\n"), "has 50 characters; KubeRay takes 47"),
         (("{name: job, configMap", "{name: jobs, configMap"), "no volume named job"),
     ],
