@@ -147,3 +147,10 @@ def test_what_is_shown_is_what_the_platform_reads(request_for):
     file = read_native_file(CLUSTERS / "kuberay-rayjob.yaml")
     handed = rayjob(file, request_for("quickstart"))
     assert list(yaml.safe_load_all(handed.shown)) == list(yaml.safe_load_all(handed.text))
+
+
+@pytest.mark.parametrize("text", ["1e5", "-2.5E-3", "0o14", "y", "N", "5", "yes", "null"])
+def test_text_that_some_reader_takes_for_something_else_keeps_its_quotes(text):
+    written = hand_over.as_yaml({"value": text})
+    assert written.strip().partition(": ")[2].strip("'\"") == text
+    assert written.strip()[-1] in "'\""
