@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from engine.errors import SpecError
@@ -36,10 +36,10 @@ class Ask:
 
 
 def asks_of(job: JobSpec) -> dict[str, list[Ask]]:
-    """What each stage asks of a cluster at once, by stage; each teacher has the cluster alone."""
+    """What each stage asks of a cluster at once, by stage; each teacher has the cluster alone, and
+    the judge too."""
     asks: dict[str, list[Ask]] = {}
-    for number, teacher in enumerate(job.generate.teachers):
-        block = f"generate.teachers.{number}"
+    for block, teacher in job.asked().items():
         if isinstance(teacher, VllmTeacherSpec):
             asks[block] = [_ask(block, teacher, job, teacher.model)]
         elif isinstance(teacher, FakeTeacherSpec) and job.device == "gpu":
@@ -67,8 +67,9 @@ def problems_on(job: JobSpec, machines: Sequence[NodeKind]) -> list[str]:
     if not machines or (job.device == "cpu" and any(kind.cpus is None for kind in machines)):
         return []
     problems = []
-    nodes = _nodes(job, machines)
-    for asks in asks_of(job).values():
+    asked = asks_of(job)
+    nodes = _nodes(job, asked, machines)
+    for asks in asked.values():
         layouts = [ask.layout for ask in asks]
         too_big = [ask for ask in asks if not _has_memory(ask, machines)]
         if too_big or not fits(layouts, nodes):
@@ -80,9 +81,10 @@ def problems_on(job: JobSpec, machines: Sequence[NodeKind]) -> list[str]:
 def count_nodes(job: JobSpec, machines: Sequence[NodeKind]) -> int:
     """The fewest machines of each kind with which every stage gets as many replicas as it would on
     all of them; at least 1."""
-    nodes = _nodes(job, machines)
+    asked = asks_of(job)
+    nodes = _nodes(job, asked, machines)
     wanted = []
-    for asks in asks_of(job).values():
+    for asks in asked.values():
         grown = []
         for ask in asks:
             most = count_that_fits(ask.layout, ask.layout.replicas[1], nodes, whole=False)
@@ -91,14 +93,17 @@ def count_nodes(job: JobSpec, machines: Sequence[NodeKind]) -> int:
     largest = max((kind.count[1] for kind in machines if kind.devices), default=1)
     for count in range(1, largest):
         fewer = [replace(kind, count=(0, min(count, kind.count[1]))) for kind in machines]
-        if all(fits(layouts, _nodes(job, fewer)) for layouts in wanted):
+        nodes = _nodes(job, asked, fewer)
+        if all(fits(layouts, nodes) for layouts in wanted):
             return count
     return largest
 
 
-def _nodes(job: JobSpec, machines: Sequence[NodeKind]) -> list[Node]:
+def _nodes(
+    job: JobSpec, asked: Mapping[str, Sequence[Ask]], machines: Sequence[NodeKind]
+) -> list[Node]:
     kinds = []
-    for asks in asks_of(job).values():
+    for asks in asked.values():
         for ask in asks:
             if ask.layout.accelerator_type:
                 kinds.append(ask.layout.accelerator_type)
@@ -123,14 +128,23 @@ def _served(job: JobSpec) -> Iterator[Ask]:
 
 def _has_memory(ask: Ask, machines: Sequence[NodeKind]) -> bool:
     """Whether some GPU that the layout may get holds its share of the weights."""
-    sizes = []
-    for kind in machines:
-        is_usable = ask.layout.accelerator_type in (None, kind.accelerator)
-        if kind.devices and (is_usable or kind.accelerator is None):
-            sizes.append(kind.device_memory_gb)
-    if ask.shape is None or ask.layout.device == "cpu" or not sizes or None in sizes:
+    largest_gb = _largest_gb(machines, ask.layout.accelerator_type)
+    if ask.shape is None or ask.layout.device == "cpu" or largest_gb is None:
         return True
-    return _weights_gb(ask) <= ask.share * max(size for size in sizes if size)
+    return _weights_gb(ask) <= ask.share * largest_gb
+
+
+def _largest_gb(machines: Sequence[NodeKind], accelerator: str | None = None) -> float | None:
+    """Memory of the largest GPU that may be such an accelerator; None where there is none, or where
+    the file does not tell of each how large it is."""
+    largest_gb = None
+    for kind in machines:
+        is_usable = accelerator in (None, kind.accelerator) or kind.accelerator is None
+        if kind.devices and is_usable:
+            if kind.device_memory_gb is None:
+                return None
+            largest_gb = max(kind.device_memory_gb, largest_gb or 0)
+    return largest_gb
 
 
 def _weights_gb(ask: Ask) -> float:
@@ -246,10 +260,10 @@ def _changes(before: Layout, after: Layout) -> list[str]:
 def _training_problems(job: JobSpec, machines: Sequence[NodeKind]) -> Iterator[str]:
     """Training state that no GPU there holds, with the first setting that makes it small enough."""
     shape = facts(job.train.student)
-    sizes = [kind.device_memory_gb for kind in machines if kind.devices]
-    if shape is None or job.device == "cpu" or not sizes or None in sizes:
+    largest_gb = _largest_gb(machines)
+    if shape is None or job.device == "cpu" or largest_gb is None:
         return
-    room_gb = WORKSPACE * max(size for size in sizes if size)
+    room_gb = WORKSPACE * largest_gb
     wanted_gb = state_gb(job.train, shape)
     if wanted_gb <= room_gb:
         return

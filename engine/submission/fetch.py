@@ -14,7 +14,7 @@ def fetch(job: JobSpec, on_log: Log) -> None:
     """Download the job's data sets and models; what is in the cache is only compared with the hub.
     InputError where the hub does not give one."""
     for source in job.prompts.sources():
-        if not source.endswith(":") and hub_data(source):
+        if hub_data(source):
             on_log(f"{source}: {fetch_data(source)}\n")
     for model, revision in hub_models(job):
         on_log(f"{model}: {fetch_model(model, revision)}\n")
@@ -23,7 +23,7 @@ def fetch(job: JobSpec, on_log: Log) -> None:
 def hub_models(job: JobSpec) -> list[tuple[str, str | None]]:
     """(name, revision) of each model of the job that is no folder here."""
     wanted: list[tuple[str, str | None]] = []
-    for teacher in job.generate.teachers:
+    for teacher in job.asked().values():
         if isinstance(teacher, VllmTeacherSpec):
             wanted.append((teacher.model, teacher.revision))
     wanted.append((job.train.student, job.train.revision))

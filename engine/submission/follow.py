@@ -73,9 +73,10 @@ class EndOfAttempts:
 
     def __call__(self, text: str) -> None:
         self._on_log(text)
-        self._line = (self._line + text)[-1000:]
-        if found := _LAST_WORDS.findall(self._line):
+        heard = self._line + text
+        if found := _LAST_WORDS.findall(heard):
             self.exit_code = int(found[-1])
+        self._line = heard[-1000:]
 
 
 def follow(asked: Asked, handle: str, on_log: Log) -> None:

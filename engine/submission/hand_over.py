@@ -7,6 +7,7 @@ command's options, and the number of nodes. Nothing here runs a command; RayJobs
 from __future__ import annotations
 
 import copy
+import re
 import shlex
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,9 @@ import yaml
 from engine.errors import SpecError
 from engine.machines.native_file import NativeFile
 from engine.submission.request import Request
+
+# Text that PyYAML writes without quotes, and kubectl takes for a number or for yes and no.
+_READ_OTHERWISE = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+|0o[0-7]+|[yYnN]")
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,11 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
-    style = "|" if "\n" in text else None
+    style = None
+    if "\n" in text:
+        style = "|"
+    elif _READ_OTHERWISE.fullmatch(text):
+        style = '"'
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
@@ -76,9 +84,8 @@ def sky(file: NativeFile, request: Request) -> HandOver:
             " from clusters/sky.yaml"
         )
     task["envs"] = envs | {"JOB": request.text, "OPTIONS": " ".join(request.plain_options)}
-    keys = sorted(set(request.spec.key_variables().values()))
     secrets = dict(task.get("secrets") or {})
-    task["secrets"] = secrets | dict.fromkeys(keys)
+    task["secrets"] = secrets | dict.fromkeys(request.key_names)
     command = ["sky", "jobs", "launch", "--yes", "--detach-run", "--name", request.id]
     for name in task["secrets"]:
         command += ["--secret", name]

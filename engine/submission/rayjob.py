@@ -12,7 +12,7 @@ from typing import Any
 from engine.errors import SpecError
 from engine.machines.native_file import NativeFile
 from engine.submission.hand_over import HandOver, as_yaml
-from engine.submission.request import MOST_CHARACTERS, Request
+from engine.submission.request import MOST_CHARACTERS, Request, slug
 
 JOB_VOLUME = "job"  # of the head's pod: the ConfigMap that holds the job's text
 JOB_KEY = "job.yaml"
@@ -24,8 +24,8 @@ def rayjob(file: NativeFile, request: Request) -> HandOver:
     refuses, and where the head has no place for the job."""
     require_kubernetes_names(file)
     documents = copy.deepcopy(list(file.documents))
-    (job,) = [each for each in documents if each["kind"] == "RayJob"]
-    job["metadata"]["name"] = request.id
+    (job,) = [each for each in documents if each.get("kind") == "RayJob"]
+    file.inside(job, "metadata")["name"] = request.id
     words = file.inside(job, "spec", "entrypoint").split()
     job["spec"]["entrypoint"] = " ".join([*words, *request.plain_options])
     cluster = job["spec"]["rayClusterSpec"]
@@ -74,9 +74,8 @@ def _set_nodes(group: dict[str, Any], nodes: int) -> None:
 
 def _key_notes(file: NativeFile, request: Request) -> Iterator[str]:
     """Where the keys that the job names must be: the values never leave this shell."""
-    names = sorted(set(request.spec.key_variables().values()))
     secrets = sorted(_secret_names(file.main))
-    if names:
+    if names := request.key_names:
         where = " or ".join(secrets) or "a Secret under envFrom"
         yield f"{', '.join(names)}: must be in the Secret {where} (kubectl create secret generic)"
 
@@ -102,10 +101,9 @@ def require_kubernetes_names(file: NativeFile) -> None:
     problems = []
     for where, name in _names(file.documents, ()):
         if not _LABEL.fullmatch(name) or len(name) > 63:
-            fixed = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:63]
             problems.append(
                 f"{file.path}: {where}: {name!r} is no name that Kubernetes takes (lower case,"
-                f" digits, hyphens, 63 characters); write {fixed or 'another'}"
+                f" digits, hyphens, 63 characters); write {slug(name, 63)}"
             )
     own = str(file.main.get("metadata", {}).get("name", ""))
     if len(own) > MOST_CHARACTERS:

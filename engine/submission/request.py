@@ -47,10 +47,14 @@ class Request:
                 )
         return self.options
 
+    @property
+    def key_names(self) -> list[str]:
+        """The environment variables of the job's keys."""
+        return sorted(set(self.spec.key_variables().values()))
+
     def require_keys(self) -> None:
         """SpecError where this shell, from which the platform takes them, lacks keys of the job."""
-        names = set(self.spec.key_variables().values())
-        if missing := sorted(name for name in names if not os.environ.get(name)):
+        if missing := [name for name in self.key_names if not os.environ.get(name)]:
             raise SpecError(
                 f"{', '.join(missing)}: not set in this shell, from which the job gets its keys;"
                 f" export {missing[0]}=<the key> before the command"

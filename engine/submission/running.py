@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ class RayJobs:
         from engine.backends import ray_jobs
 
         files = {JOB_FILE: request.text} if self._is_behind_a_door else None
-        try:
+        with self._door():
             return ray_jobs.start_driver(
                 self._cluster,
                 self._entrypoint(request),
@@ -86,27 +87,24 @@ class RayJobs:
                 is_door=self._is_behind_a_door,
                 on_log=on_log,
             )
-        except CapacityError as error:
-            raise self._with_door(error) from error
 
     def follow(self, handle: str, on_log: Log) -> None:
         """Its log until it has succeeded; raises what it ended with."""
         from engine.backends import ray_jobs
 
-        try:
+        with self._door():
             ray_jobs.follow_driver(self._cluster, handle, on_log)
-        except CapacityError as error:
-            raise self._with_door(error) from error
 
     def stop(self, handle: str) -> None:
         """SIGTERM to its driver, which saves first."""
         from engine.backends import ray_jobs
 
-        ray_jobs.stop_driver(self._cluster, handle)
+        with self._door():
+            ray_jobs.stop_driver(self._cluster, handle)
 
     def _keys(self, request: Request) -> tuple[Mapping[str, str], list[str]]:
         """The keys that are set in this shell, and the names of the others."""
-        names = {*self._cluster.secret_env, *request.spec.key_variables().values()}
+        names = {*self._cluster.secret_env, *request.key_names}
         secrets = {name: os.environ[name] for name in names if os.environ.get(name)}
         return secrets, sorted(names - secrets.keys())
 
@@ -126,9 +124,14 @@ class RayJobs:
         here = "" if cluster.working_dir else f"cd {shlex.quote(str(Path.cwd()))} && "
         return here + shlex.join([*command, *request.options])
 
-    def _with_door(self, error: CapacityError) -> CapacityError:
-        if not self._is_behind_a_door:
-            return error
-        name = self._file.main.get("metadata", {}).get("name", "")
-        way = _OPEN[self._file.platform].format(path=self._file.path, name=name)
-        return CapacityError(f"{error}\nIs the door open? In another shell: {way}")
+    @contextmanager
+    def _door(self) -> Generator[None]:
+        """Around what asks the cluster: where nobody answers behind a door, how it is opened."""
+        try:
+            yield
+        except CapacityError as error:
+            if not self._is_behind_a_door:
+                raise
+            name = self._file.main.get("metadata", {}).get("name", "")
+            way = _OPEN[self._file.platform].format(path=self._file.path, name=name)
+            raise CapacityError(f"{error}\nIs the door open? In another shell: {way}") from error

@@ -94,15 +94,18 @@ def answer(path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
             "content": [{"type": "text", "text": text}],
             "usage": {"input_tokens": 9, "output_tokens": 4},
         }
-    return 200, {
+    return 200, completion(body["model"], {"role": "assistant", "content": text})
+
+
+def completion(model: str, message: dict[str, Any]) -> dict[str, Any]:
+    """An answer in OpenAI's protocol; 9 tokens in, 4 out."""
+    return {
         "id": "1",
         "object": "chat.completion",
         "created": 0,
-        "model": body["model"],
+        "model": model,
         "usage": {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13},
-        "choices": [
-            {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
-        ],
+        "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
     }
 
 

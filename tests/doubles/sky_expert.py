@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from doubles.misbehaving_api import completion
+
 CITIES = ("Ely", "Bath", "York", "Hull", "Leeds", "Derby", "Truro", "Ripon")
 NAMES = ("Ann", "Ben", "Cy", "Di", "Ed", "Flo")
 WEATHER = {
@@ -51,11 +53,4 @@ def expert(path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     else:
         name = next(name for name in NAMES if name in asked)
         message["content"] = f"Hello, {name}."
-    return 200, {
-        "id": "1",
-        "object": "chat.completion",
-        "created": 0,
-        "model": body["model"],
-        "usage": {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13},
-        "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
-    }
+    return 200, completion(body["model"], message)

@@ -33,6 +33,15 @@ def test_stages_ask_one_after_the_other():
     )
 
 
+def test_a_judge_with_weights_of_its_own_must_fit_too():
+    teacher = "{name: j, model: deepseek-ai/DeepSeek-V3, tensor_parallel: 8}"
+    judge = f"evaluate.judge={{rubric: jobs/rubric.txt, teacher: {teacher}}}"
+    job = job_of("quickstart", "device=gpu", judge)
+    (problem,) = problems_on(job, nodes(1, "L4", 4, 24.0))
+    assert problem.startswith("evaluate.judge.teacher wants 8 GPUs")
+    assert problems_on(job, nodes(1)) == []
+
+
 @pytest.mark.parametrize(
     ("machines", "told"),
     [

@@ -15,6 +15,12 @@ def test_the_code_that_was_told_is_heard_in_whatever_pieces_it_comes():
     assert "".join(shown) == line
 
 
+def test_the_code_is_heard_whatever_is_said_after_it_in_the_same_piece():
+    ending = EndOfAttempts(lambda text: None)
+    ending(f"{LAST_WORDS} 2\n" + "Ray says more.\n" * 100)
+    assert ending.exit_code == 2
+
+
 def test_without_such_words_the_platform_has_the_last_word():
     ending = EndOfAttempts(lambda text: None)
     ending("exit code 2 of something else\n")

@@ -97,6 +97,11 @@ def test_keys_are_named_and_their_values_nowhere(request_for, monkeypatch):
             r"groupName: 'H200_nodes' is .* write h200-nodes",
         ),
         (("name: ray-worker", "name: ray.worker"), r"name: 'ray\.worker' .* write ray-worker"),
+        (
+            ("groupName: h200", f"groupName: {'g' * 62}_h"),
+            rf"groupName: '{'g' * 62}_h' .* write {'g' * 62}$",
+        ),
+        (("metadata:\n  name: distill\n", ""), "metadata is missing; compare it with the file of"),
         (("  name: distill\n", f"  name: {'d' * 50}\n"), "has 50 characters; KubeRay takes 47"),
         (("{name: job, configMap", "{name: jobs, configMap"), "no volume named job"),
     ],
@@ -142,3 +147,10 @@ def test_what_is_shown_is_what_the_platform_reads(request_for):
     file = read_native_file(CLUSTERS / "kuberay-rayjob.yaml")
     handed = rayjob(file, request_for("quickstart"))
     assert list(yaml.safe_load_all(handed.shown)) == list(yaml.safe_load_all(handed.text))
+
+
+@pytest.mark.parametrize("text", ["1e5", "-2.5E-3", "0o14", "y", "N", "5", "yes", "null"])
+def test_text_that_some_reader_takes_for_something_else_keeps_its_quotes(text):
+    written = hand_over.as_yaml({"value": text})
+    assert written.strip().partition(": ")[2].strip("'\"") == text
+    assert written.strip()[-1] in "'\""

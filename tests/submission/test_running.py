@@ -69,5 +69,10 @@ def test_behind_a_door_the_job_travels_and_a_closed_door_is_said(
     )
     monkeypatch.setattr(running, "DOOR", "http://127.0.0.1:1")
     monkeypatch.setattr(running, "DOOR_WAIT_S", 1e-6)
-    with pytest.raises(CapacityError, match=f"Is the door open\\? In another shell: {way}"):
+    closed = f"Is the door open\\? In another shell: {way}"
+    with pytest.raises(CapacityError, match=closed):
         submission.submit(request, CLUSTERS / name, on_log=print)
+    with pytest.raises(CapacityError, match=closed):
+        RayJobs(file).follow(request.id, print)
+    with pytest.raises(CapacityError, match=closed):
+        RayJobs(file).stop(request.id)

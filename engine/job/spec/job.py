@@ -15,7 +15,7 @@ from engine.job.spec.losses import SftLoss
 from engine.job.spec.prompts import PromptsSpec
 from engine.job.spec.report import ReportSpec
 from engine.job.spec.serve import ServeSpec
-from engine.job.spec.teachers import ApiTeacher
+from engine.job.spec.teachers import ApiTeacher, TeacherSpec
 from engine.job.spec.train import TrainSpec
 
 
@@ -49,15 +49,19 @@ class JobSpec(Block):
     report: ReportSpec = identity(ReportSpec())
     """Stage 8."""
 
+    def asked(self) -> dict[str, TeacherSpec]:
+        """{field: who is asked} of the teachers and the judge."""
+        named = {f"generate.teachers.{n}": each for n, each in enumerate(self.generate.teachers)}
+        if self.evaluate.judge:
+            named["evaluate.judge.teacher"] = self.evaluate.judge.teacher
+        return named
+
     def key_variables(self) -> dict[str, str]:
         """{field: environment variable} of each API key that the job names."""
         named = {}
-        for number, teacher in enumerate(self.generate.teachers):
+        for field, teacher in self.asked().items():
             if isinstance(teacher, ApiTeacher):
-                named[f"generate.teachers.{number}.api_key_env"] = teacher.api_key_env
-        judge = self.evaluate.judge
-        if judge and isinstance(judge.teacher, ApiTeacher):
-            named["evaluate.judge.teacher.api_key_env"] = judge.teacher.api_key_env
+                named[f"{field}.api_key_env"] = teacher.api_key_env
         return named | self.serve.key_variables()
 
     @model_validator(mode="after")
