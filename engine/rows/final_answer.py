@@ -173,8 +173,7 @@ def _judge_words(text: str, references: Sequence[str]) -> Verdict:
 
 
 def _judge_nli(text: str, references: Sequence[str], rules: Rules, prompt: str) -> Judged:
-    names = {**labels.options_in(prompt), **rules.labels}
-    said = labels.label_of(text, names)
+    said = labels.label_of(text, labels.names_in(prompt, rules.labels))
     if said is None:
         return Verdict.NO_ANSWER
     if said == labels.AMBIGUOUS:
