@@ -12,14 +12,12 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from fractions import Fraction
 
 from engine.rows.answers import labels, mathematics, phrases
 from engine.rows.answers.choices import choice_of, reference_choice
 from engine.rows.answers.equality import same_value
 from engine.rows.answers.values import Value
 
-FinalAnswer = Fraction | str
 Pair = tuple[str, str]  # the gold answer and the one that was given, in LaTeX
 # Whether the two of each pair are the same; None where that could not be told.
 Algebra = Callable[[Sequence[Pair]], Sequence[bool | None]]
@@ -60,13 +58,6 @@ def rules_for(qa: str | None, labels: Mapping[str, str]) -> Rules:
 
 USUAL = Rules()
 Judged = Verdict | Undecided | None
-
-
-def final_answer(task: str, text: str) -> FinalAnswer | None:
-    """The text's final answer, normalised; None where the text has none, or the task has nothing
-    exact to compare."""
-    extract = _EXTRACTORS.get(task)
-    return extract(text) if extract else None
 
 
 def same_final_answer(task: str, text: str, reference: str | None) -> bool | None:
@@ -173,8 +164,7 @@ def _judge_words(text: str, references: Sequence[str]) -> Verdict:
 
 
 def _judge_nli(text: str, references: Sequence[str], rules: Rules, prompt: str) -> Judged:
-    names = {**labels.options_in(prompt), **rules.labels}
-    said = labels.label_of(text, names)
+    said = labels.label_of(text, labels.names_in(prompt, rules.labels))
     if said is None:
         return Verdict.NO_ANSWER
     if said == labels.AMBIGUOUS:
@@ -199,26 +189,6 @@ def _judge_qa(text: str, references: Sequence[str], rules: Rules, prompt: str) -
     return Verdict.WRONG
 
 
-def _number_or_text(value: Value | None) -> FinalAnswer | None:
-    if value is None:
-        return None
-    return value.numbers[0] if value.numbers else value.text
-
-
-def _math(text: str) -> FinalAnswer | None:
-    return _number_or_text(mathematics.answer_of(text))
-
-
-def _nli(text: str) -> str | None:
-    label = labels.label_of(text)
-    return None if label == labels.AMBIGUOUS else label
-
-
-def _qa(text: str) -> str | None:
-    phrase = phrases.phrase_of(text) or ""
-    return phrases.normalise(phrase) or text.strip().lower() or None
-
-
 def _reads_math(reference: str, rules: Rules) -> bool:
     return _wanted_value(reference) is not None
 
@@ -233,11 +203,6 @@ def _reads_qa(reference: str, rules: Rules) -> bool:
     return rules.qa is not None or phrases.is_short(reference)
 
 
-_EXTRACTORS: dict[str, Callable[[str], FinalAnswer | None]] = {
-    "math": _math,
-    "nli": _nli,
-    "qa": _qa,
-}
 _JUDGES: dict[str, Callable[[str, Sequence[str], Rules, str], Judged]] = {
     "math": _judge_math,
     "nli": _judge_nli,

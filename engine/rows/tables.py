@@ -92,6 +92,15 @@ def read_tables(
         yield table
 
 
+def completed(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table's columns of the schema; those that a file of an older version lacks are null."""
+    for column in schema:
+        if column.name not in table.column_names:
+            nothing = pa.nulls(len(table), column.type)
+            table = table.append_column(column.name, nothing)
+    return table.select(schema.names)
+
+
 def to_rows(table: pa.Table, row: type[_Row]) -> list[_Row]:
     """A table back as dataclasses; lists stay Python lists."""
     there = table.column_names

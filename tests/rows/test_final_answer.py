@@ -2,17 +2,25 @@ from fractions import Fraction
 
 import pytest
 
+from engine.rows.answers.labels import label_of
+from engine.rows.answers.mathematics import answer_of
 from engine.rows.final_answer import (
     Rules,
     Undecided,
     Verdict,
-    final_answer,
     is_readable,
     judge,
     rules_for,
     same_final_answer,
     settle,
 )
+
+
+def number_or_text(text):
+    value = answer_of(text)
+    if value is None:
+        return None
+    return value.numbers[0] if value.numbers else value.text
 
 
 @pytest.mark.parametrize(
@@ -52,11 +60,11 @@ from engine.rows.final_answer import (
     ],
 )
 def test_math_answers_are_exact(text, answer):
-    assert final_answer("math", text) == answer
+    assert number_or_text(text) == answer
 
 
 def test_a_looping_model_may_write_more_digits_than_python_converts():
-    assert final_answer("math", "9" * 6000) == Fraction(10**6000 - 1)
+    assert number_or_text("9" * 6000) == Fraction(10**6000 - 1)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +84,7 @@ def test_a_looping_model_may_write_more_digits_than_python_converts():
     ],
 )
 def test_nli_labels_are_found(text, label):
-    assert final_answer("nli", text) == label
+    assert label_of(text) == label
 
 
 def test_there_is_no_verdict_without_something_to_compare():

@@ -7,7 +7,6 @@ is undecided here (`\sin 2x` and `2 \sin x \cos x`): None.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from fractions import Fraction
 
 from engine.rows.answers.polynomials import same_expression
@@ -82,26 +81,28 @@ def _same_parts(said: Value, wanted: Value) -> bool | None:
     kinds = {said.brackets, wanted.brackets}
     if len(kinds) > 1 and kinds != {"", "{}"}:
         # (1,2) and [1,2] differ; whether (1,2) answers for {1,2} depends on the question
-        if kinds == {"", "()"} and _is_pairwise_same(said, wanted):
+        if kinds == {"", "()"} and _same_in_order(said.parts, wanted.parts) is True:
             return True
         if "" in kinds or "{}" in kinds:
             return None
         return False
-    if len(said.parts) != len(wanted.parts):
-        return False
     if said.brackets in ("", "{}"):
         return _same_unordered(said.parts, wanted.parts)
-    return _all(same_value(a, b) for a, b in zip(said.parts, wanted.parts, strict=True))
+    return _same_in_order(said.parts, wanted.parts)
 
 
-def _is_pairwise_same(said: Value, wanted: Value) -> bool:
-    if len(said.parts) != len(wanted.parts):
+def _same_in_order(said: tuple[Value, ...], wanted: tuple[Value, ...]) -> bool | None:
+    if len(said) != len(wanted):
         return False
-    pairs = zip(said.parts, wanted.parts, strict=True)
-    return all(same_value(a, b) is True for a, b in pairs)
+    verdicts = list(map(same_value, said, wanted))
+    if False in verdicts:
+        return False
+    return None if None in verdicts else True
 
 
 def _same_unordered(said: tuple[Value, ...], wanted: tuple[Value, ...]) -> bool | None:
+    if len(said) != len(wanted):
+        return False
     left = list(wanted)
     undecided = False
     for one in said:
@@ -113,10 +114,3 @@ def _same_unordered(said: tuple[Value, ...], wanted: tuple[Value, ...]) -> bool 
         else:
             return False
     return None if undecided else True
-
-
-def _all(verdicts: Iterable[bool | None]) -> bool | None:
-    found = list(verdicts)
-    if False in found:
-        return False
-    return None if None in found else True

@@ -103,6 +103,11 @@ def options_in(prompt: str) -> dict[str, str]:
     return found if len(set(found.values())) > 1 else {}
 
 
+def names_in(prompt: str, names: Names) -> Names:
+    """What spells a label in an answer to the prompt: the job's names before the prompt's own."""
+    return {**options_in(prompt), **names}
+
+
 def same_label(given: str, wanted: str) -> bool | None:
     """Whether a label answers for the wanted one; None where it says too little."""
     if wanted == NOT_ENTAILMENT:

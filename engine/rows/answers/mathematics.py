@@ -258,14 +258,14 @@ def list_of(text: str) -> Value | None:
     """The numbers that the text's last sentence joins: "they are 7 and 13"."""
     text = without_thoughts(spelt(text))
     for sentence in reversed(_without_remarks(text[-_LATE:])):
-        numbers = numbers_in(untexed(sentence))
+        plain = untexed(sentence)
+        numbers = numbers_in(plain)
         if numbers:
-            return value_of(untexed(sentence)[_first_joined(sentence, numbers) : numbers[-1].end])
+            return value_of(plain[_first_joined(plain, numbers) : numbers[-1].end])
     return None
 
 
-def _first_joined(sentence: str, numbers: list[Number]) -> int:
-    plain = untexed(sentence)
+def _first_joined(plain: str, numbers: list[Number]) -> int:
     first = numbers[-1]
     for number in reversed(numbers[:-1]):
         if not _NUMBER_JOINT.fullmatch(plain, number.end, first.start):

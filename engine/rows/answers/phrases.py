@@ -12,7 +12,7 @@ import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from engine.rows.answers.languages import languages_of, without_articles
 from engine.rows.answers.lexicon import words
@@ -80,11 +80,10 @@ def _without_punctuation(text: str) -> str:
 
 
 def languages_for(question: str, text: str, reference: str) -> tuple[str, ...]:
-    """The languages whose articles do not count: the question's, or without one those of answer and
-    gold answer. English is always one, and is not named."""
-    if question.strip():
-        return languages_of(question)
-    return languages_of(f"{text}\n{reference}")
+    """The languages whose articles do not count: English always, and the question's, or without one
+    those of answer and gold answer."""
+    asked = question if question.strip() else f"{text}\n{reference}"
+    return ("en", *languages_of(asked))
 
 
 def words_of(text: str) -> list[str]:
@@ -142,7 +141,11 @@ def equals(text: str, reference: str, question: str = "") -> bool:
     phrase = phrase_of(text)
     if phrase is None:
         return False
-    for language in ("en", *languages_for(question, bounded(text), reference)):
+    return _is_reference(phrase, text, reference, languages_for(question, bounded(text), reference))
+
+
+def _is_reference(phrase: str, text: str, reference: str, languages: Sequence[str]) -> bool:
+    for language in languages:
         wanted = normalise(reference, language)
         if wanted in (normalise(phrase, language), normalise(bounded(text), language)):
             return True
@@ -152,16 +155,17 @@ def equals(text: str, reference: str, question: str = "") -> bool:
 def holds(text: str, reference: str, question: str = "") -> bool:
     """Whether the reference stands in the stated answer, word by word, and is not denied there. Yes
     and no are what an answer begins with."""
-    if equals(text, reference, question):
-        return True
     phrase = phrase_of(text)
     if phrase is None:
         return False
+    languages = languages_for(question, bounded(text), reference)
+    if _is_reference(phrase, text, reference, languages):
+        return True
     gold = normalise(reference)
     if gold in ("yes", "no"):
         return _polarity(text) == gold or _polarity(phrase) == gold
     told = _ends_of(phrase)
-    for language in ("en", *languages_for(question, bounded(text), reference)):
+    for language in languages:
         wanted = words_of(normalise(reference, language))
         if _stands_in(wanted, words_of(normalise(told, language))):
             return True
@@ -202,17 +206,20 @@ def _ends_of(text: str) -> str:
 def overlap(text: str, reference: str, question: str = "") -> float:
     """F1 of the stated answer's words (official SQuAD v1.1 script)."""
     phrase = phrase_of(text) or ""
-    languages = ("en", *languages_for(question, bounded(text), reference))
+    languages = languages_for(question, bounded(text), reference)
     return max(_overlap(phrase, reference, language) for language in languages)
 
 
 def _overlap(phrase: str, reference: str, language: str) -> float:
     said_words = words_of(normalise(phrase, language))
     gold_words = words_of(normalise(reference, language))
+    return shared(said_words, gold_words)
+
+
+def shared(said_words: Sequence[str], gold_words: Sequence[str]) -> float:
+    """F1 of two lists of words."""
     common = (Counter(said_words) & Counter(gold_words)).total()
-    if not common:
-        return 0.0
-    return 2 * common / (len(said_words) + len(gold_words))
+    return 2 * common / max(1, len(said_words) + len(gold_words))
 
 
 def rule_of(name: str) -> Callable[[str, str, str], bool]:

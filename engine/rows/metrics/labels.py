@@ -6,15 +6,13 @@ whoever asked algebra, what only it could tell counts as not right.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from engine.rows.answers.labels import (
     AMBIGUOUS,
     NOT_ENTAILMENT,
     label_of,
-    options_in,
+    names_in,
     reference_label,
     same_label,
 )
@@ -39,17 +37,17 @@ def _verdict(text: str, asked: Asked) -> Verdict | None:
 
 def has_no_label(text: str, asked: Asked) -> list[float]:
     """Whether no label, or more than one, is found in it."""
-    return [float(label_of(text, _names(asked)) in (None, AMBIGUOUS)), 1.0]
+    return [float(_label(text, asked) in (None, AMBIGUOUS)), 1.0]
 
 
-def _names(asked: Asked) -> Mapping[str, str]:
-    return {**options_in(asked.source), **asked.rules.labels}
+def _label(text: str, asked: Asked) -> str | None:
+    return label_of(text, names_in(asked.source, asked.rules.labels))
 
 
 def label_counts(text: str, asked: Asked) -> list[float]:
     """Per label: given rightly, given, wanted (C = 12). The first reference's label is wanted, or
     that of the one which the answer is right by."""
-    said = label_of(text, _names(asked))
+    said = _label(text, asked)
     labels = [reference_label(one, asked.rules.labels) for one in asked.references]
     wanted = labels[0]
     for label in labels:

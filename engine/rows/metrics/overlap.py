@@ -17,7 +17,7 @@ import numpy as np
 import sacrebleu
 from sacrebleu.metrics.helpers import extract_all_char_ngrams, extract_word_ngrams
 
-from engine.rows.answers.phrases import languages_for, normalise
+from engine.rows.answers.phrases import languages_for, normalise, shared
 from engine.rows.metrics.metric import Asked, best_of
 from engine.rows.metrics.words import separated, words
 
@@ -33,17 +33,14 @@ def f1(text: str, asked: Asked) -> list[float]:
     but articles, they are its words."""
 
     def score(reference: str) -> float:
-        languages = ("en", *languages_for(asked.source, text, reference))
+        languages = languages_for(asked.source, text, reference)
         return max(_shared(text, reference, language) for language in languages)
 
     return best_of(score, asked.references)
 
 
 def _shared(text: str, reference: str, language: str) -> float:
-    said = _answer_words(text, language)
-    wanted = _answer_words(reference, language)
-    common = (Counter(said) & Counter(wanted)).total()
-    return 2 * common / max(1, len(said) + len(wanted))
+    return shared(_answer_words(text, language), _answer_words(reference, language))
 
 
 def _answer_words(text: str, language: str) -> Sequence[str]:

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from engine.rows.records import EXAMPLE
-from engine.rows.tables import read_tables, write_parquet
+from engine.rows.tables import completed, read_tables, write_parquet
 from engine.rows.tools import with_answer
 from engine.run.progress import Progress
 from engine.stages.curate.judging import CANONICAL, Kept, Source
@@ -25,6 +25,7 @@ from engine.store.paths import Folder
 
 _MADE = ("messages", "tools")  # of the prompt and the answer; all else is the answer's
 _CARRIED = pa.schema([column for column in EXAMPLE if column.name not in _MADE])
+_READ = pa.schema([*_CARRIED, ("text", pa.string()), ("tool_calls", pa.string())])
 _SPLITS = ("train", "validation")
 
 
@@ -73,10 +74,9 @@ def _examples(
     for file, start, end in stretches(file_of_row[by_file]):
         rows_of_file[file] = by_file[start:end]
     wanted = [files[file] for file in rows_of_file]
-    columns = [*_CARRIED.names, "text", "tool_calls"]
-    tables = read_tables(wanted, columns, optional=["tool_calls"])
+    tables = read_tables(wanted, _READ.names, optional=["tool_calls"])
     for (file, rows), table in zip(rows_of_file.items(), tables, strict=True):
-        answers = table.take(row_in_file[rows])
+        answers = completed(table.take(row_in_file[rows]), _READ)
         examples = _build_examples(answers, prompts, kept.sources[file])
         yield examples, piles[rows]
 
@@ -107,14 +107,11 @@ def _buckets(kept: pa.Table, bucket_bytes: int) -> np.ndarray:
 def _build_examples(answers: pa.Table, prompts: Prompts, source: Source) -> pa.Table:
     conversations, tools = prompts.conversations(answers)
     texts = answers["text"].to_pylist()
-    calls: list[str | None] = [None] * len(texts)
-    if "tool_calls" in answers.column_names:
-        calls = answers["tool_calls"].to_pylist()
+    calls = answers["tool_calls"].to_pylist()
     for at, messages in enumerate(conversations):
         tools[at] = with_answer(tools[at], len(messages), calls[at])
         messages.append({"role": "assistant", "content": texts[at]})
-    carried = answers.select(_CARRIED.names).cast(_CARRIED)
-    examples = carried
+    examples = answers.select(_CARRIED.names).cast(_CARRIED)
     for name, values in zip(_MADE, (conversations, tools), strict=True):
         column = EXAMPLE.field(name)
         examples = examples.append_column(column, pa.array(values, column.type))

@@ -19,7 +19,7 @@ import pyarrow as pa
 from engine.job.spec import CurateSpec
 from engine.rows import codec
 from engine.rows.records import Completion, Prompt, completion_schema
-from engine.rows.tables import read_tables, to_rows
+from engine.rows.tables import completed, read_tables, to_rows
 from engine.run.progress import Progress
 from engine.stages.curate.filters import FILTERS, Drop, Verdict
 from engine.stages.curate.piles import Piles
@@ -55,7 +55,7 @@ def _is_heavy(kind: pa.DataType) -> bool:
     return pa.types.is_list(kind) or pa.types.is_binary(kind)
 
 
-_LIGHT = [column.name for column in completion_schema() if not _is_heavy(column.type)]
+_LIGHT = pa.schema([column for column in completion_schema() if not _is_heavy(column.type)])
 _NEWER = ("tool_calls",)  # which files of an older version lack
 
 
@@ -145,10 +145,10 @@ def judge_answers(
 def _lay_out(files: Iterable[Folder], prompts: Prompts, piles: Piles) -> list[Source]:
     """Lay all answers on piles by prompt; gives the metadata of each file."""
     sources = []
-    for number, stored in enumerate(read_tables(files, _LIGHT, optional=_NEWER)):
+    for number, stored in enumerate(read_tables(files, _LIGHT.names, optional=_NEWER)):
         source: Source = stored.schema.metadata or {}
         sources.append(source)
-        answers = _completed(stored)
+        answers = completed(stored, _LIGHT)
         places = prompts.places(answers)
         columns = {
             "file": np.full(len(answers), number),
@@ -160,14 +160,6 @@ def _lay_out(files: Iterable[Folder], prompts: Prompts, piles: Piles) -> list[So
             placed = placed.append_column(name, pa.array(values))
         piles.add(placed, places // PILE_PROMPTS)
     return sources
-
-
-def _completed(answers: pa.Table) -> pa.Table:
-    """With the columns that answers of an older version lack, empty."""
-    for name in _NEWER:
-        if name not in answers.column_names:
-            answers = answers.append_column(name, pa.nulls(len(answers), pa.string()))
-    return answers.select(_LIGHT)
 
 
 def _in_canonical_order(piles: Piles) -> Iterator[pa.Table]:

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from engine.errors import StageError
 from engine.rows.records import PROMPT, Messages, Prompt
-from engine.rows.tables import read_tables, to_rows
+from engine.rows.tables import completed, read_tables, to_rows
 from engine.run.manifests import Finished
 
 
@@ -66,21 +66,12 @@ def load_prompts(stage: Finished) -> Prompts:
     """All prompts of a finished stage, in one chunk, because `take` would join several each
     time."""
     files = stage.files("train") + stage.files("validation")
-    tables = [_complete(table).cast(_LARGE_PROMPT) for table in read_tables(files)]
+    tables = [completed(table, PROMPT).cast(_LARGE_PROMPT) for table in read_tables(files)]
     by_id = pa.concat_tables(tables).sort_by("prompt_id").combine_chunks()
     ids = by_id["prompt_id"].to_numpy()
     messages = by_id["messages"].combine_chunks()
     message_bytes = _message_bytes(messages) + text_bytes(by_id["tools"])
     return Prompts(by_id, ids, message_bytes)
-
-
-def _complete(prompts: pa.Table) -> pa.Table:
-    """With the columns that prompts of an older version lack, empty."""
-    for column in PROMPT:
-        if column.name not in prompts.column_names:
-            nothing = pa.nulls(len(prompts), column.type)
-            prompts = prompts.append_column(column, nothing)
-    return prompts.select(PROMPT.names)
 
 
 def _message_bytes(messages: pa.LargeListArray) -> np.ndarray:

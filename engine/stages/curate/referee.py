@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from engine.backends.math_verifier import OpenAlgebra, algebra_for
 from engine.job.spec import VerifySpec
 from engine.rows.final_answer import Algebra, Rules, Verdict, judge, rules_for, settle
+from engine.rows.ids import bare_prompt
 from engine.rows.records import Completion, Prompt
 
 Key = tuple[int, str, int]
@@ -29,7 +30,7 @@ class Referee:
         """Judge the answers of a slice, each with its prompt."""
         judged = []
         for answer, prompt in zip(answers, prompts, strict=True):
-            asked = "\n".join(message["content"] for message in prompt.messages)
+            asked = bare_prompt(prompt.messages)
             gold = prompt.right_answers
             judged.append(judge(prompt.task, answer.text, gold, self._rules, prompt=asked))
         verdicts = settle(judged, self._algebra)
