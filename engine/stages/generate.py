@@ -121,21 +121,22 @@ def _validation_scores(
     asked = _with_usable_references(prompts.files("validation"), task, rules)
     if not asked:
         return {}
-    answers: dict[str, list[tuple[str, str, Asked]]] = {}
+    answers: dict[str, list[tuple[str, str, str, Asked]]] = {}
     columns = ["teacher", "prompt_id", "split", "status", "text", "tool_calls"]
     written = [out / name for name in settled.files]
     for table in read_tables(written, columns, optional=["tool_calls"]):
         for row in table.filter(pc.field("split") == "validation").to_pylist():
             if known := asked.get(row["prompt_id"]):
-                text = spelled(row["text"], row.get("tool_calls"))
-                said = (text, row["status"], known)
-                answers.setdefault(row["teacher"], []).append(said)
+                said = spelled(row["text"], row.get("tool_calls"))
+                answer = (row["text"], said, row["status"], known)
+                answers.setdefault(row["teacher"], []).append(answer)
     metric = metrics.TASK_METRICS[task][0]
     scores = {}
-    for teacher, said in answers.items():
-        texts, statuses, known = zip(*said, strict=True)
-        value = metrics.score_of(metric, _statistics(metric, task, texts, known, rules, settle))
-        scores[teacher] = Score(round(value or 0.0, 6), len(said), statuses.count("truncated"))
+    for teacher, rows in answers.items():
+        texts, said, statuses, known = zip(*rows, strict=True)
+        statistics = _statistics(metric, task, texts, said, known, rules, settle)
+        value = metrics.score_of(metric, statistics)
+        scores[teacher] = Score(round(value or 0.0, 6), len(rows), statuses.count("truncated"))
     return scores
 
 
@@ -143,10 +144,13 @@ def _statistics(
     metric: str,
     task: str,
     texts: Sequence[str],
+    said: Sequence[str],
     asked: Sequence[Asked],
     rules: Rules,
     settle: Settle,
 ) -> np.ndarray:
+    """Of right and wrong the texts decide, of all else what was `said`, calls included: as in
+    evaluate."""
     golds = [one.gold for one in asked]
     questions = [one.question for one in asked]
     verdicts = None
@@ -156,7 +160,7 @@ def _statistics(
             judged.append(judge(task, text, gold, rules, prompt=question))
         verdicts = settle(judged)
     return metrics.statistics_of(
-        metric, task, texts, golds, sources=questions, verdicts=verdicts, rules=rules
+        metric, task, said, golds, sources=questions, verdicts=verdicts, rules=rules
     )
 
 

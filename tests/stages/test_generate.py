@@ -11,9 +11,11 @@ from doubles import misbehaving_api
 from engine import pipeline
 from engine.backends import fake
 from engine.errors import StageError
+from engine.rows.final_answer import rules_for
 from engine.rows.records import Completion
 from engine.rows.signal import read_signal, signal_of
 from engine.rows.tables import file_metadata, read_tables, to_rows
+from engine.rows.tools import spelled
 from engine.run.context import Context
 from engine.stages import generate
 
@@ -277,3 +279,19 @@ def test_a_request_past_its_deadline_is_an_error(answer):
 def test_the_deadline_counts_from_the_opening_of_a_request_and_not_from_its_turn(answer):
     counts, _, _ = answer(30, {"latency_s": 0.2}, concurrency=4, request_timeout_s=1.0)
     assert counts.info.status == {"ok": 38}
+
+
+def test_an_argument_of_a_call_is_no_final_answer():
+    text = "I shall submit it."
+    said = spelled(text, json.dumps([{"name": "submit", "arguments": {"answer": "7"}}]))
+    asked = [generate.Asked(["7"], "What is 3 + 4?")]
+    rules = rules_for("exact", {})
+
+    def is_right(text):
+        found = generate._statistics(
+            "exact_match", "math", [text], [said], asked, rules, lambda found: found
+        )
+        return bool(found[0, 0])
+
+    assert is_right("#### 7")
+    assert not is_right(text)
