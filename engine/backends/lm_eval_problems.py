@@ -12,8 +12,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import jinja2.meta
 import pyarrow.parquet as pq
 
 from engine.backends.library_names import (
@@ -139,6 +137,8 @@ def _dicts(values: Any) -> list[dict[str, Any]]:
 
 
 def _template_problems(settings: Settings) -> Iterator[str]:
+    import jinja2  # here, as below: most jobs name no task file and need not wait for it
+
     for field in _TEMPLATES:
         template = settings.get(field)
         if not isinstance(template, str):
@@ -197,6 +197,8 @@ def _columns(file: Path, builder: str) -> set[str] | None:
 def _variables(template: Any) -> set[str]:
     if not isinstance(template, str):
         return set()
+    import jinja2.meta
+
     environment = jinja2.Environment()
     try:
         tree = environment.parse(template)

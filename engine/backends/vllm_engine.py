@@ -65,9 +65,10 @@ class VllmEngine(AnswerEngine):
         self.tokenizer = tokenizer
         self._takes_tools: bool | None = None  # whether the template does; None: not asked yet
         # Before the engine, which takes minutes: a parser that vLLM does not have ends it here.
-        self._reader = AnswerReader(
-            tokenizer, model.reasoning_parser, model.tool_parser, _ends_of(tokenizer, model)
-        )
+        ends: set[int] = set()
+        if model.tool_parser is not None:  # nothing else reads texts with their ends
+            ends = _ends_of(tokenizer, model)
+        self._reader = AnswerReader(tokenizer, model.reasoning_parser, model.tool_parser, ends)
         settings = engine_arguments(
             model,
             device,

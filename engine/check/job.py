@@ -17,6 +17,7 @@ from engine.backends.vllm_settings import engine_problems
 from engine.check.memory import memory_problems
 from engine.check.models import (
     NotHere,
+    has_chat_template,
     has_tokenizer,
     layout_problems,
     model_problems,
@@ -26,7 +27,6 @@ from engine.check.models import (
     tokenizer_of,
     tokenizer_problems,
 )
-from engine.check.templates import has_chat_template
 from engine.check.tools import tool_problems
 from engine.check.training import signal_problems, training_problems, white_box_problems
 from engine.errors import SpecError

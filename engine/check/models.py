@@ -3,6 +3,7 @@ layouts that do not divide them."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -118,6 +119,42 @@ def tokenizer_problems(field: str, model: str) -> Iterator[str]:
         if field == "train.student":
             problem += "; name another folder under train.tokenizer"
         yield problem
+
+
+def has_chat_template(folder: Path) -> bool:
+    """Whether a local folder has one."""
+    return bool(chat_templates(folder))
+
+
+def chat_templates(folder: Path) -> dict[str, str]:
+    """Those of a local folder by name; most have one, `default`."""
+    found: dict[str, str] = {}
+    for name in ("tokenizer_config.json", "chat_template.json"):
+        found |= _named(_json(folder / name).get("chat_template"))
+    file = folder / "chat_template.jinja"
+    if file.exists():
+        found["default"] = file.read_text(encoding="utf-8")
+    for file in folder.glob("additional_chat_templates/*.jinja"):
+        found[file.stem] = file.read_text(encoding="utf-8")
+    return found
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if isinstance(values, dict):
+        return values
+    return {}
+
+
+def _named(template: Any) -> dict[str, str]:
+    if isinstance(template, str) and template:
+        return {"default": template}
+    if isinstance(template, list):
+        return {one["name"]: one["template"] for one in template}
+    return {}
 
 
 def layout_problems(

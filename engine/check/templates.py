@@ -1,7 +1,8 @@
 """Chat templates of local folders, rendered as transformers does it, which takes too long to import
 here.
 
-Only what `check` asks of them: whether they show tools.
+Only what `check` asks of them: whether they show tools. Jinja takes its time too, so only a job
+with tools comes here.
 """
 
 from __future__ import annotations
@@ -15,15 +16,11 @@ from typing import Any, NoReturn
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from engine.check.models import chat_templates
 from engine.rows.tools import Conversation
 
 # A tag of transformers that marks the assistant's turns and writes nothing.
 _GENERATION = re.compile(r"\{%-?\s*(end)?generation\s*-?%\}")
-
-
-def has_chat_template(folder: Path) -> bool:
-    """Whether a local folder has one."""
-    return bool(_templates(folder))
 
 
 class _Refused(TemplateError):
@@ -35,7 +32,7 @@ def ignores_tools(folder: Path, conversation: Conversation) -> str | None:
     end of a sentence; None where it shows it, or only transformers can tell."""
     if not folder.is_dir():
         return None
-    templates = _templates(folder)
+    templates = chat_templates(folder)
     template = templates.get("tool_use") or templates.get("default")
     if template is None:
         return "has no chat template"
@@ -54,37 +51,6 @@ def ignores_tools(folder: Path, conversation: Conversation) -> str | None:
     if is_same:
         return "has a chat template that leaves them out: with and without them it writes the same"
     return None
-
-
-def _templates(folder: Path) -> dict[str, str]:
-    """By name; most folders have one, `default`."""
-    found: dict[str, str] = {}
-    for name in ("tokenizer_config.json", "chat_template.json"):
-        found |= _named(_json(folder / name).get("chat_template"))
-    file = folder / "chat_template.jinja"
-    if file.exists():
-        found["default"] = file.read_text(encoding="utf-8")
-    for file in folder.glob("additional_chat_templates/*.jinja"):
-        found[file.stem] = file.read_text(encoding="utf-8")
-    return found
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    if isinstance(values, dict):
-        return values
-    return {}
-
-
-def _named(template: Any) -> dict[str, str]:
-    if isinstance(template, str) and template:
-        return {"default": template}
-    if isinstance(template, list):
-        return {one["name"]: one["template"] for one in template}
-    return {}
 
 
 def _rendered(template: str, messages: list[Any], tools: list[Any] | None) -> str:

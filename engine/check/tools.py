@@ -8,7 +8,6 @@ from pathlib import Path
 
 from engine.backends.library_names import mapping_keys, nearest_names, package_folder
 from engine.check.models import tokenizer_of
-from engine.check.templates import ignores_tools
 from engine.job.spec import JobSpec, VllmTeacherSpec
 from engine.rows.tools import Conversation
 
@@ -56,6 +55,9 @@ def _template_problems(
 ) -> Iterator[str]:
     if asked is None:
         return
+    # Here: a job without tools need not wait for jinja.
+    from engine.check.templates import ignores_tools
+
     problem = ignores_tools(Path(model), asked)
     if problem is not None:
         yield (

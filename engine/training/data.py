@@ -159,7 +159,8 @@ def _as_answered(
     example = ""
     for row, told in zip(rows, _told(table), strict=True):
         learnt = tokenizer.decode(row.ids[row.is_target])
-        lacking = [text for text in told if _comparable(text) not in _comparable(learnt)]
+        taught = _comparable(learnt)
+        lacking = [text for text in told if _comparable(text) not in taught]
         if lacking:
             differing += 1
             example = f"{learnt[:80]!r} where {lacking[0][:80]!r}"

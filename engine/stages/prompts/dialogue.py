@@ -20,6 +20,7 @@ from engine.stages.prompts.turns import Turn, turns_of
 
 _SHAREGPT = "conversations"
 _SCHEMA_GUIDED = "turns"
+USUAL_NAMES = FieldMap()
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def columns_read(spec: PromptsSpec) -> set[str]:
     names: set[str] = set()
     if spec.template:
         names |= set(_named(spec.template))
-    if fields.messages == FieldMap().messages:
+    if fields.messages == USUAL_NAMES.messages:
         names.add(_SHAREGPT)
     if fields.prompt == "instruction" and not spec.template:
         names.add("input")
@@ -164,7 +165,7 @@ def _given_turns(values: Columns, spec: PromptsSpec) -> tuple[Any, set[str | Non
 
 def _columns_of_conversations(fields: FieldMap) -> list[str]:
     """Where a conversation may stand; public sets have columns of their own."""
-    if fields.messages == FieldMap().messages:
+    if fields.messages == USUAL_NAMES.messages:
         return [fields.messages, _SHAREGPT, _SCHEMA_GUIDED]
     return [fields.messages]
 

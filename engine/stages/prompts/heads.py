@@ -12,12 +12,12 @@ from itertools import islice
 from pathlib import Path
 
 from engine.errors import InputError
-from engine.job.spec import FieldMap, PromptsSpec
+from engine.job.spec import PromptsSpec
 from engine.rows.final_answer import USUAL, Rules, is_compared, is_readable
 from engine.rows.metrics.content import SLOTS
 from engine.rows.records import Prompt
 from engine.rows.tools import Conversation
-from engine.stages.prompts.dialogue import columns_read
+from engine.stages.prompts.dialogue import USUAL_NAMES, columns_read
 from engine.stages.prompts.ledger import Ledger
 from engine.stages.prompts.readers import read_rows, require_one_schema, source_files
 from engine.stages.prompts.reading import SPLITS, listed, read_prompts
@@ -142,7 +142,7 @@ def _nothing_usable(head: Head, spec: PromptsSpec) -> str:
 
 def _lacks_mapped_reference(prompts: list[Prompt], spec: PromptsSpec) -> bool:
     """No row has what the job names; that the usual name is missing is no fault."""
-    if spec.fields.reference == FieldMap().reference:
+    if spec.fields.reference == USUAL_NAMES.reference:
         return False
     return all(prompt.reference is None for prompt in prompts)
 

@@ -40,17 +40,22 @@ def offered_tools(given: Any) -> list[Tool]:
 
 def _tool(given: Any) -> Tool:
     """In OpenAI's form; also from a function alone, or Anthropic's form."""
-    if not isinstance(given, dict):
-        raise BadRow("broken_tools")
-    function = given.get("function") or given
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise BadRow("broken_tools")
-    function = dict(_without_nulls(function))
+    function = dict(_without_nulls(_named_function(given, "broken_tools")))
     if "input_schema" in function:
         function["parameters"] = function.pop("input_schema")
-    if function is not given.get("function"):
-        function.pop("type", None)
+    function.pop("type", None)  # of the wrapping, where there is none
     return {"type": "function", "function": function}
+
+
+def _named_function(given: Any, problem: str) -> dict[str, Any]:
+    """The function of a tool or a call, in the wrapping of OpenAI's form or without it. BadRow
+    where there is none with a name."""
+    if not isinstance(given, dict):
+        raise BadRow(problem)
+    function = given.get("function") or given
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise BadRow(problem)
+    return function
 
 
 def _without_nulls(value: Any) -> Any:
@@ -75,11 +80,7 @@ def given_calls(message: dict[str, Any]) -> list[GivenCall]:
 
 
 def _call(given: Any) -> GivenCall:
-    if not isinstance(given, dict):
-        raise BadRow("broken_tool_call")
-    function = given.get("function") or given
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise BadRow("broken_tool_call")
+    function = _named_function(given, "broken_tool_call")
     call = as_call(function["name"], function.get("arguments"))
     if not is_sound(call):
         raise BadRow("tool_arguments_not_json")
