@@ -8,7 +8,6 @@ alone.
 from __future__ import annotations
 
 import asyncio
-import importlib
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from lm_eval.models.utils import (  # ty: ignore[import-not-found]
 
 from engine.asking.admission import Budget
 from engine.asking.asker import Asker
-from engine.asking.engine import ENGINES, AnswerEngine
+from engine.asking.engine import AnswerEngine, build_engine
 from engine.asking.requests import Request
 from engine.asking.respondents import Respondent
 from engine.backends.lm_eval_client import OnAnswer
@@ -32,7 +31,6 @@ from engine.errors import StageError
 from engine.job.spec import (
     AnthropicTeacherSpec,
     AskingSpec,
-    CaptureSpec,
     OpenAITeacherSpec,
     SamplingSpec,
 )
@@ -154,15 +152,7 @@ class _Asking:
         spent_usd: float,
     ) -> _Asking:
         """After the free call that shows whether key and address are good."""
-        module, name = ENGINES[teacher.kind].split(":")
-        spec = AskingSpec()
-        engine = getattr(importlib.import_module(module), name)(
-            teacher,
-            CaptureSpec(),
-            device="cpu",
-            timeout_s=spec.request_timeout_s,
-            attempts=spec.max_attempts,
-        )
+        engine = build_engine(teacher, AskingSpec(), device="cpu")
         await engine.open()
         return cls(teacher, engine, Budget(teacher.prices, limit_usd, spent_usd), limit_usd)
 
