@@ -166,7 +166,8 @@ class _Asking:
             max_tokens=int(wanted["max_gen_toks"]),
         )
         conversation = Conversation(messages).with_system(self._teacher.system)
-        row = Request(number, 0, "train", seed, conversation.messages, 1)
+        (prompt,) = self._engine.encode([conversation])
+        row = Request(number, 0, "train", seed, prompt, 1)
         return await self._asker(sampling).ask(row)
 
     def _asker(self, sampling: SamplingSpec) -> Asker:
