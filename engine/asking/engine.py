@@ -7,6 +7,7 @@ spec.
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import traceback
@@ -18,6 +19,8 @@ from typing import Any, ClassVar, Literal, NamedTuple, NoReturn
 import numpy as np
 import pyarrow as pa
 
+from engine.asking.respondents import Asked
+from engine.job.spec import AskingSpec
 from engine.rows.tools import Call, Conversation, Tool
 from engine.store.paths import Folder
 
@@ -140,6 +143,19 @@ class AnswerEngine(ABC):
 
     def on_step(self, step: str, path: Folder, data: pa.Buffer) -> None:  # noqa: B027
         """Told where in a commit the writer of its answers is, for fault tests."""
+
+
+def build_engine(model: Asked, spec: AskingSpec, device: str) -> AnswerEngine:
+    """The engine of a kind of teacher, in this process; its library is imported here."""
+    module_name, name = ENGINES[model.kind].split(":")
+    kind = getattr(importlib.import_module(module_name), name)
+    return kind(
+        model,
+        spec.capture,
+        device=device,
+        timeout_s=spec.request_timeout_s,
+        attempts=spec.max_attempts,
+    )
 
 
 def end_process(why: str) -> NoReturn:

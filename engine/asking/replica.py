@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import importlib
 import itertools
 import time
 import uuid
@@ -24,7 +23,7 @@ import pyarrow as pa
 from engine.asking.admission import Budget, Room, cost_usd
 from engine.asking.asker import Asker
 from engine.asking.completions import CompletionTables
-from engine.asking.engine import ENGINES, MAX_NUM_SEQS, AnswerEngine, end_process
+from engine.asking.engine import MAX_NUM_SEQS, AnswerEngine, build_engine, end_process
 from engine.asking.requests import Request, set_apart
 from engine.asking.respondents import Respondent
 from engine.asking.shards import Figures, Receipt, Shard
@@ -90,18 +89,7 @@ def spent_usd(prices: Mapping[str, PriceSpec], folder: Folder) -> float:
 
 def build_answerer(job: AnswerJob) -> Answerer:
     """Build the engine of the job's respondent in this process and an Answerer around it."""
-    kind_name = job.respondent.model.kind
-    module_name, name = ENGINES[kind_name].split(":")
-    module = importlib.import_module(module_name)
-    kind = getattr(module, name)
-    engine = kind(
-        job.respondent.model,
-        job.spec.capture,
-        device=job.device,
-        timeout_s=job.spec.request_timeout_s,
-        attempts=job.spec.max_attempts,
-    )
-    return Answerer(engine, job)
+    return Answerer(build_engine(job.respondent.model, job.spec, job.device), job)
 
 
 class Answerer:

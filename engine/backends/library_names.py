@@ -7,6 +7,7 @@ import ast
 import difflib
 import functools
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -51,16 +52,18 @@ def fields_of(file: Path, *classes: str) -> list[str]:
     return names
 
 
-def keyword_strings(file: Path, keyword: str) -> list[str]:
+@functools.cache
+def keyword_strings(file: Path, keyword: str) -> tuple[str, ...]:
     """The strings that calls in a source file give to a keyword, such as `alias="..."`."""
     values = []
     for node in ast.walk(syntax_tree(file)):
         if isinstance(node, ast.keyword) and node.arg == keyword:
             values += _strings(node.value)
-    return values
+    return tuple(values)
 
 
-def argument_strings(file: Path, function: str) -> list[str]:
+@functools.cache
+def argument_strings(file: Path, function: str) -> tuple[str, ...]:
     """The strings that calls of a function in a source file are given by position, such as
     `@register("...")`."""
     values = []
@@ -68,7 +71,7 @@ def argument_strings(file: Path, function: str) -> list[str]:
         if isinstance(node, ast.Call) and _is_name(node.func, function):
             for argument in node.args:
                 values += _strings(argument)
-    return values
+    return tuple(values)
 
 
 @functools.cache
@@ -98,7 +101,7 @@ def _annotated(body: list[ast.stmt]) -> list[str]:
     return names
 
 
-def nearest_names(given: str, allowed: list[str]) -> str:
+def nearest_names(given: str, allowed: Sequence[str]) -> str:
     near = difflib.get_close_matches(given, allowed, 1)
     if near:
         return f"did you mean {near[0]}?"

@@ -8,7 +8,6 @@ alone.
 from __future__ import annotations
 
 import asyncio
-import importlib
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -21,24 +20,13 @@ from lm_eval.models.utils import (  # ty: ignore[import-not-found]
     postprocess_generated_text,
 )
 
-from engine.asking.admission import Budget
-from engine.asking.asker import Asker
-from engine.asking.engine import ENGINES, AnswerEngine
-from engine.asking.requests import Request
-from engine.asking.respondents import Respondent
+from engine.backends.lm_eval_asking import ApiAsking
 from engine.backends.lm_eval_client import OnAnswer
 from engine.backends.lm_eval_served import temperature_of
 from engine.errors import StageError
-from engine.job.spec import (
-    AnthropicTeacherSpec,
-    AskingSpec,
-    CaptureSpec,
-    OpenAITeacherSpec,
-    SamplingSpec,
-)
+from engine.job.spec import AnthropicTeacherSpec, OpenAITeacherSpec, SamplingSpec
 from engine.rows.ids import derive_seed
 from engine.rows.records import Messages
-from engine.rows.tools import Conversation
 
 NO_LOGPROBS = "an API gives no log-probability of a text that it did not write"
 
@@ -97,7 +85,7 @@ class ApiModel(LM):
         return asyncio.run(self._answers([request.args for request in requests]))
 
     async def _answers(self, asked: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
-        asking = await _Asking.opened(self._teacher, self._limit_usd, self.spent_usd)
+        asking = await ApiAsking.opened(self._teacher, self._limit_usd, self.spent_usd)
         found = [""] * len(asked)
         failures: list[str] = []
         done = 0
@@ -107,7 +95,12 @@ class ApiModel(LM):
             wanted = normalize_gen_kwargs(given, self._max_tokens)
             seed = derive_seed(self._seed, text, self._askings[text])
             self._askings[text] += 1
-            finished = await asking.ask(number, seed, json.loads(text), wanted)
+            sampling = SamplingSpec(
+                temperature=temperature_of(wanted),
+                top_p=float(wanted.get("top_p") or 1.0),
+                max_tokens=int(wanted["max_gen_toks"]),
+            )
+            finished = await asking.ask(number, seed, json.loads(text), sampling)
             self._spent.write_text(repr(asking.budget.spent_usd))
             if finished.generation is not None:
                 said = finished.generation.text or ""
@@ -128,85 +121,3 @@ class ApiModel(LM):
                 f" to nothing, e.g. {failures[0]}; the same command asks for these again"
             )
         return found
-
-
-class _Asking:
-    """One client and one budget for requests of different settings."""
-
-    def __init__(
-        self,
-        teacher: OpenAITeacherSpec | AnthropicTeacherSpec,
-        engine: AnswerEngine,
-        budget: Budget,
-        limit_usd: float | None,
-    ) -> None:
-        self._teacher = teacher
-        self._engine = engine
-        self.budget = budget
-        self._limit_usd = limit_usd
-        self._askers: dict[str, Asker] = {}
-
-    @classmethod
-    async def opened(
-        cls,
-        teacher: OpenAITeacherSpec | AnthropicTeacherSpec,
-        limit_usd: float | None,
-        spent_usd: float,
-    ) -> _Asking:
-        """After the free call that shows whether key and address are good."""
-        module, name = ENGINES[teacher.kind].split(":")
-        spec = AskingSpec()
-        engine = getattr(importlib.import_module(module), name)(
-            teacher,
-            CaptureSpec(),
-            device="cpu",
-            timeout_s=spec.request_timeout_s,
-            attempts=spec.max_attempts,
-        )
-        await engine.open()
-        return cls(teacher, engine, Budget(teacher.prices, limit_usd, spent_usd), limit_usd)
-
-    async def ask(
-        self, number: int, seed: int, messages: Messages, wanted: dict[str, Any]
-    ) -> Request:
-        """One request, with what came of it."""
-        sampling = SamplingSpec(
-            temperature=temperature_of(wanted),
-            top_p=float(wanted.get("top_p") or 1.0),
-            max_tokens=int(wanted["max_gen_toks"]),
-        )
-        conversation = Conversation(messages).with_system(self._teacher.system)
-        row = Request(number, 0, "train", seed, conversation.messages, 1)
-        return await self._asker(sampling).ask(row)
-
-    def _asker(self, sampling: SamplingSpec) -> Asker:
-        key = sampling.model_dump_json()
-        if key not in self._askers:
-            self._askers[key] = Asker(
-                self._engine,
-                Respondent(self._teacher, sampling),
-                AskingSpec(),
-                self.budget,
-                tokens_of=_tokens_of,
-                requests_in_flight=self._teacher.concurrency,
-            )
-        return self._askers[key]
-
-    def require_all(self) -> None:
-        """StageError where something ended the asking before its time."""
-        for asker in self._askers.values():
-            if asker.ending:
-                raise asker.ending
-        if self.budget.is_spent:
-            raise StageError(
-                f"generate.max_cost_usd is used up: {self.budget.spent_usd:.4g} of the"
-                f" {self._limit_usd:.4g} USD that generate left went to lm-eval; raise it, and the"
-                " same command goes on"
-            )
-
-
-def _tokens_of(request: Request) -> tuple[int | None, int | None]:
-    generation = request.generation
-    if generation is None:
-        return None, 0
-    return generation.prompt_tokens, generation.tokens

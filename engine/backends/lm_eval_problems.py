@@ -126,7 +126,7 @@ def _unknown_names(settings: Settings) -> Iterator[str]:
                 yield f"filter_list: there is no filter {name}; {nearest_names(name, filters)}"
 
 
-def _one_of(names: list[str]) -> str:
+def _one_of(names: Sequence[str]) -> str:
     return f"leave hf_evaluate out, and take one of {', '.join(sorted(names))}"
 
 

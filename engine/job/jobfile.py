@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from engine.errors import SpecError
 from engine.job.spec import (
     Block,
     JobSpec,
     JudgeSpec,
+    LiveTeacherSpec,
     LoadtestSpec,
     ServeSpec,
     VllmTeacherSpec,
@@ -26,6 +27,8 @@ from engine.job.spec import (
 from engine.job.yamlfile import Document, FieldPath, dump_yaml, read_document
 from engine.store.hub import hub_data
 from engine.store.paths import Folder
+
+_LocalTeacher = TypeVar("_LocalTeacher", VllmTeacherSpec, LiveTeacherSpec)
 
 
 def load_job(path: Path, sets: Sequence[str] = ()) -> JobSpec:
@@ -191,14 +194,11 @@ def with_absolute_paths(
         model = getattr(job.train, name)
         train[name] = _model(model, ("train", name), base)
     if live := job.train.teacher:
-        model = _model(live.model, ("train", "teacher", "model"), base)
-        train["teacher"] = live.model_copy(update={"model": model})
+        train["teacher"] = _with_absolute_model(live, ("train", "teacher"), base)
     teachers = []
     for number, teacher in enumerate(job.generate.teachers):
         if isinstance(teacher, VllmTeacherSpec):
-            path = ("generate", "teachers", number, "model")
-            model = _model(teacher.model, path, base)
-            teacher = teacher.model_copy(update={"model": model})
+            teacher = _with_absolute_model(teacher, ("generate", "teachers", number), base)
         teachers.append(teacher)
     evaluate: dict[str, Any] = {}
     evaluate["lm_eval"] = _files(job.evaluate.lm_eval, ("evaluate", "lm_eval"), base)
@@ -220,14 +220,21 @@ def with_absolute_paths(
     )
 
 
+def _with_absolute_model(
+    teacher: _LocalTeacher, path: FieldPath, base: Callable[[FieldPath], Path]
+) -> _LocalTeacher:
+    """Likewise of a teacher whose weights are here."""
+    model = _model(teacher.model, (*path, "model"), base)
+    return teacher.model_copy(update={"model": model})
+
+
 def _with_absolute_rubric(
     judge: JudgeSpec, path: FieldPath, base: Callable[[FieldPath], Path]
 ) -> JudgeSpec:
     """Likewise of a block `judge`: its rubric, and its weights where they are here."""
     changes: dict[str, Any] = {"rubric": _absolute(judge.rubric, base((*path, "rubric")))}
     if isinstance(judge.teacher, VllmTeacherSpec):
-        model = _model(judge.teacher.model, (*path, "teacher", "model"), base)
-        changes["teacher"] = judge.teacher.model_copy(update={"model": model})
+        changes["teacher"] = _with_absolute_model(judge.teacher, (*path, "teacher"), base)
     return judge.model_copy(update=changes)
 
 

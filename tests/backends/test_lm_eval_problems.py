@@ -2,13 +2,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from documents import blocks
-from doubles.task_files import CHOICE, SUMS, write_task_files
+from doubles.task_files import CHOICE, SUMS, needs_lm_eval, write_task_files
 
-from engine.backends.lm_eval_problems import file_problems, is_installed
-
-needs_lm_eval = pytest.mark.skipif(
-    not is_installed(), reason="lm-eval is not installed: pip install 'distill-engine[lm-eval]'"
-)
+from engine.backends.lm_eval_problems import file_problems
 
 
 @pytest.fixture

@@ -9,19 +9,13 @@ import pytest
 from conftest import REPOSITORY
 from doubles import misbehaving_api, scoring_server
 from doubles.scoring_server import logprob_of
-from doubles.task_files import SUMS, write_task_files
+from doubles.task_files import SUMS, needs_lm_eval, write_task_files
 
 from engine.backends.lm_eval_harness import Api, Served, opened
-from engine.backends.lm_eval_problems import is_installed
 from engine.errors import StageError
 from engine.job.spec import OpenAITeacherSpec
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not is_installed(), reason="lm-eval is not installed: pip install 'distill-engine[lm-eval]'"
-    ),
-]
+pytestmark = [pytest.mark.slow, needs_lm_eval]
 TOKENIZER = str(REPOSITORY / "jobs/quickstart/teacher")
 ROLLING = """\
 task: text

@@ -3,6 +3,13 @@
 import json
 from pathlib import Path
 
+import pytest
+
+from engine.backends.lm_eval_problems import is_installed
+
+needs_lm_eval = pytest.mark.skipif(
+    not is_installed(), reason="lm-eval is not installed: pip install 'distill-engine[lm-eval]'"
+)
 SUMS = """\
 task: sums
 dataset_path: json
@@ -46,7 +53,6 @@ ROWS = 6
 
 def write_task_files(folder: Path) -> list[str]:
     """sums.yaml and group.yaml, whose members are choice.yaml and other.yaml; six rows of each."""
-    (folder / "data").mkdir(parents=True)
     sums = []
     choices = []
     for number in range(ROWS):
@@ -56,11 +62,18 @@ def write_task_files(folder: Path) -> list[str]:
         options = options[::-1] if label else options
         question = f"What is {number} plus 1?"
         choices.append({"question": question, "choices": options, "label": label})
+    return write_with_rows(folder, sums, choices)
+
+
+def write_with_rows(folder: Path, sums: list, choices: list, num_fewshot: int = 0) -> list[str]:
+    """The same with rows of the caller's, and so many examples before those of other.yaml."""
+    (folder / "data").mkdir(parents=True)
     for name, rows in (("sums", sums), ("choice", choices)):
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / f"data/{name}.jsonl").write_text(text)
     (folder / "sums.yaml").write_text(SUMS)
     (folder / "choice.yaml").write_text(CHOICE)
-    (folder / "other.yaml").write_text("include: choice.yaml\ntask: other\nnum_fewshot: 0\n")
+    other = f"include: choice.yaml\ntask: other\nnum_fewshot: {num_fewshot}\n"
+    (folder / "other.yaml").write_text(other)
     (folder / "group.yaml").write_text(GROUP)
     return [str(folder / "sums.yaml"), str(folder / "group.yaml")]

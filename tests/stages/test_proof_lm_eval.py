@@ -9,26 +9,18 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
-from doubles.task_files import CHOICE, GROUP, SUMS
+from doubles.task_files import needs_lm_eval, write_with_rows
 
 from engine import pipeline
-from engine.backends.lm_eval_problems import is_installed
 from engine.stages.report.table import MODELS
 
-pytestmark = [
-    pytest.mark.proof,
-    pytest.mark.skipif(
-        not is_installed(), reason="lm-eval is not installed: pip install 'distill-engine[lm-eval]'"
-    ),
-]
+pytestmark = [pytest.mark.proof, needs_lm_eval]
 ROWS = 40
 
 
 @pytest.fixture(scope="module")
 def task_files(tmp_path_factory):
     """A generation task, and a group of two choices, of the quickstart's validation prompts."""
-    folder = tmp_path_factory.mktemp("tasks")
-    (folder / "data").mkdir()
     lines = (REPOSITORY / "jobs/quickstart/data/validation.jsonl").read_text().splitlines()
     sums = []
     choices = []
@@ -39,14 +31,7 @@ def task_files(tmp_path_factory):
         options = [row["reference"], wrong] if number % 2 else [wrong, row["reference"]]
         choice = {"question": row["prompt"], "choices": [f"#### {each}" for each in options]}
         choices.append(choice | {"label": int(number % 2 == 0)})
-    for name, rows in (("sums", sums), ("choice", choices)):
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        (folder / f"data/{name}.jsonl").write_text(text)
-    (folder / "sums.yaml").write_text(SUMS)
-    (folder / "choice.yaml").write_text(CHOICE)
-    (folder / "other.yaml").write_text("include: choice.yaml\ntask: other\nnum_fewshot: 2\n")
-    (folder / "group.yaml").write_text(GROUP)
-    return [str(folder / "sums.yaml"), str(folder / "group.yaml")]
+    return write_with_rows(tmp_path_factory.mktemp("tasks"), sums, choices, num_fewshot=2)
 
 
 @pytest.fixture(scope="module")

@@ -35,8 +35,9 @@ from engine.run import parts
 from engine.run.context import Context
 from engine.run.facts import EvaluateInfo, PromptsInfo, Quality, TrainInfo
 from engine.run.manifests import Counts, Finished
+from engine.serving.endpoint import OpenEndpoint
 from engine.stages.evaluate.compared import clusters_of, comparisons_of, footprints_of
-from engine.stages.evaluate.harness import OpenEndpoint, OpenHarness, score_with_harness
+from engine.stages.evaluate.harness import OpenHarness, score_with_harness
 from engine.stages.evaluate.judge import opinion_of
 from engine.stages.evaluate.scoring import (
     Answers,

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from engine.backends import lm_eval_harness
 from engine.backends.lm_eval_harness import Api, Harness, Served
@@ -30,21 +30,12 @@ from engine.rows.ids import derive_seed
 from engine.run.context import Context
 from engine.run.facts import GenerateInfo, HarnessInfo, HarnessScore, HarnessTask
 from engine.run.manifests import Finished
+from engine.serving.endpoint import OpenEndpoint
 from engine.store.files import write_atomic
 
 FOLDER = "lm_eval"  # of the stage's folder: results and samples, by model
 WORK = "lm_eval-work"  # its log, and answers until a model has all
 
-
-class LiveEndpoint(Protocol):
-    """Where models answer."""
-
-    base_url: str
-    api_key: str | None
-
-
-# serves these models for the length of the block
-OpenEndpoint = Callable[[list[str]], AbstractContextManager[LiveEndpoint]]
 OpenHarness = Callable[[Sequence[str], Path], AbstractContextManager[Harness]]
 Way = Callable[[], AbstractContextManager[Served | Api]]
 

@@ -6,10 +6,9 @@ It measures any OpenAI-compatible endpoint and starts none: `run` is given one t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
 from engine.backends.api_tools import openai_messages
@@ -24,6 +23,7 @@ from engine.run.context import Context
 from engine.run.facts import LoadtestInfo
 from engine.run.manifests import Counts, Finished
 from engine.run.progress import Progress
+from engine.serving.endpoint import OpenEndpoint
 from engine.stages.loadtest.equal_slo import compare
 from engine.stages.loadtest.files import is_warm
 from engine.stages.loadtest.levels import slo_of
@@ -31,17 +31,6 @@ from engine.stages.loadtest.measuring import Loaded, Loader
 from engine.stages.loadtest.tables import write_measured
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
-
-class LiveEndpoint(Protocol):
-    """Where models answer."""
-
-    base_url: str
-    api_key: str | None
-
-
-# serves these models for the length of the block
-OpenEndpoint = Callable[[list[str]], AbstractContextManager[LiveEndpoint]]
 
 
 def run(

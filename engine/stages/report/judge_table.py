@@ -1,11 +1,20 @@
 """What the judge says, and what its word is worth: sentences and tables.
 
-Its warnings are evaluate's (engine/stages/evaluate/judged.py), and stand among the others.
+Its warnings are evaluate's (engine/stages/evaluate/doubts.py), and stand among the others.
 """
 
 from __future__ import annotations
 
-from engine.stages.report.table import UNKNOWN, Block, Table, chance, figure, share, signed
+from engine.stages.report.table import (
+    Block,
+    Table,
+    chance,
+    figure,
+    in_brackets,
+    p_value,
+    share,
+    signed,
+)
 
 _YES_OR_NO = {True: "yes", False: "no"}
 
@@ -33,17 +42,12 @@ def _sentence(judge: Block, model: str, found: Block) -> str:
         )
     told = f"{share(found['win_rate'])} of {found['n']:,} pairs, ties half"
     if found["ci95"] is not None:
-        told += f" (95 % {_ends(found)}, p {_is(found['p'])})"
+        told += f" (95 % {_ends(found)}, {p_value(found['p'])})"
     if found["p"] is not None and found["p"] >= 0.05:
         return f"{who} shows no preference between the student's answers and {whom}: {told}."
     if found["win_rate"] < 0.5:
         return f"{who} prefers {whom} answers: the student's are better in {told}."
     return f"{who} prefers the student's answers to {whom}: they are better in {told}."
-
-
-def _is(p: float | None) -> str:
-    told = chance(p)
-    return told if told.startswith("<") else f"= {told}"
 
 
 def _ends(found: Block) -> str:
@@ -73,7 +77,7 @@ def _pairs(judge: Block, brief: bool) -> Table:
         row = [
             model,
             share(found["win_rate"]),
-            _interval(found),
+            in_brackets(found["ci95"], share),
             chance(found["p"]),
             f"{found['wins']}/{found['losses']}/{found['ties']}",
             figure(found["flips"]),
@@ -92,13 +96,6 @@ def _pairs(judge: Block, brief: bool) -> Table:
     return Table("Judge: student against", header, rows, note)
 
 
-def _interval(found: Block) -> str:
-    if found["ci95"] is None:
-        return UNKNOWN
-    low, high = found["ci95"]
-    return f"[{share(low)}, {share(high)}]"
-
-
 def _grades(judge: Block) -> Table:
     rows = []
     for model, found in judge["grades"].items():
@@ -107,7 +104,7 @@ def _grades(judge: Block) -> Table:
             [
                 model,
                 figure(found["mean"]),
-                _plain_interval(found["ci95"]),
+                in_brackets(found["ci95"]),
                 figure(found["n"]),
                 figure(found["ungraded"]),
                 signed(ahead),
@@ -121,12 +118,6 @@ def _grades(judge: Block) -> Table:
         " prompts where both answers have a grade."
     )
     return Table("Judge: grades", header, rows, note)
-
-
-def _plain_interval(ends: list[float] | None) -> str:
-    if ends is None:
-        return UNKNOWN
-    return f"[{figure(ends[0])}, {figure(ends[1])}]"
 
 
 def _trust(judge: Block) -> Table:
@@ -162,7 +153,7 @@ def _first(judge: Block) -> str:
         return "no vote names a winner"
     p = ""
     if judge["first_p"] is not None:
-        p = f"; p {_is(judge['first_p'])} that places say nothing to it"
+        p = f"; {p_value(judge['first_p'])} that places say nothing to it"
     return f"{share(judge['first_share'])} of {judge['named']:,} that name a winner{p}"
 
 

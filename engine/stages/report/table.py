@@ -4,7 +4,7 @@ terminal."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,18 +65,23 @@ def bounds(ends: Sequence[float | None] | None) -> str:
         return f"≥ {figure(low)}"
     if low is None:
         return f"≤ {figure(high)}"
-    return f"[{figure(low)}, {figure(high)}]"
+    return in_brackets(ends)
+
+
+def in_brackets(
+    ends: Sequence[float | None] | None, told: Callable[[float | None], str] = figure
+) -> str:
+    """An interval whose ends are both known, each as `told` writes it; a dash for none."""
+    if ends is None:
+        return UNKNOWN
+    low, high = ends
+    return f"[{told(low)}, {told(high)}]"
 
 
 def interval(scores: Block, name: str) -> str:
     """A 95 % interval in brackets, as percentages for retention."""
-    ends = scores["ci95"].get(name)
-    if ends is None:
-        return UNKNOWN
-    low, high = ends
-    if name == "retention":
-        return f"[{low:.1%}, {high:.1%}]"
-    return f"[{figure(low)}, {figure(high)}]"
+    told = share if name == "retention" else figure
+    return in_brackets(scores["ci95"].get(name), told)
 
 
 def signed(value: float | None) -> str:
@@ -93,6 +98,12 @@ def chance(p: float | None) -> str:
     if p < 0.001:
         return "< 0.001"
     return f"{p:.3f}"
+
+
+def p_value(p: float | None) -> str:
+    """A p-value within a sentence."""
+    told = chance(p)
+    return f"p {told}" if told.startswith("<") else f"p = {told}"
 
 
 def markdown_sections(tables: Sequence[Table]) -> list[str]:

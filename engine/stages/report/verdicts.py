@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from engine.stages.report.ratios import RATIOS
-from engine.stages.report.table import UNKNOWN, Block, Table, chance, figure, signed, words
+from engine.stages.report.table import (
+    Block,
+    Table,
+    chance,
+    figure,
+    in_brackets,
+    p_value,
+    signed,
+    words,
+)
 
 _ALWAYS = ("right", "wrong")
 _MEANS = {
@@ -31,17 +40,12 @@ def _verdict(model: str, found: Block) -> str:
     told = f"{signed(found['difference'])} {metric}"
     if found["ci95"] is not None:
         low, high = found["ci95"]
-        told += f" (95 % {signed(low)} to {signed(high)}, p {_is(found['p_holm'])})"
+        told += f" (95 % {signed(low)} to {signed(high)}, {p_value(found['p_holm'])})"
     if found["p_holm"] is None:
         return f"Against {whom}: {told}."
     if found["p_holm"] >= 0.05:
         return f"Against {whom} no difference is shown: {told}."
     return f"Against {whom}: {told}."
-
-
-def _is(p: float | None) -> str:
-    told = chance(p)
-    return told if told.startswith("<") else f"= {told}"
 
 
 def _detectable(found: Block) -> str:
@@ -117,7 +121,7 @@ def _row(found: Block) -> list[str]:
     start = [
         words(found["metric"]),
         signed(found["difference"]),
-        _interval(found),
+        in_brackets(found["ci95"], signed),
     ]
     return [
         *start,
@@ -133,20 +137,13 @@ def _brief_row(found: Block) -> list[str]:
     start = [
         words(found["metric"]),
         signed(found["difference"]),
-        _interval(found),
+        in_brackets(found["ci95"], signed),
     ]
     return [
         *start,
         chance(found["p_holm"]),
         duels,
     ]
-
-
-def _interval(found: Block) -> str:
-    if found["ci95"] is None:
-        return UNKNOWN
-    low, high = found["ci95"]
-    return f"[{signed(low)}, {signed(high)}]"
 
 
 def _note(compared: list[Block]) -> str:
