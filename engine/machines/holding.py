@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from engine.errors import SpecError
-from engine.job.spec import EngineSpec, FakeTeacherSpec, JobSpec, VllmTeacherSpec
+from engine.job.spec import EngineSpec, FakeTeacherSpec, JobSpec, TeacherSpec, VllmTeacherSpec
 from engine.machines.accelerators import ACCELERATORS
 from engine.machines.architectures import Architecture, facts
 from engine.machines.cluster_file import NodeKind, machines_of, nodes_at_most
@@ -37,10 +37,10 @@ class Ask:
 
 
 def asks_of(job: JobSpec) -> dict[str, list[Ask]]:
-    """What each stage asks of a cluster at once, by stage; each teacher has the cluster alone."""
+    """What each stage asks of a cluster at once, by stage; each teacher, and a judge, has the
+    cluster alone."""
     asks: dict[str, list[Ask]] = {}
-    for number, teacher in enumerate(job.generate.teachers):
-        block = f"generate.teachers.{number}"
+    for block, teacher in _teachers(job):
         if isinstance(teacher, VllmTeacherSpec):
             asks[block] = [_ask(block, teacher, job, teacher.model)]
         elif isinstance(teacher, FakeTeacherSpec) and job.device == "gpu":
@@ -51,6 +51,14 @@ def asks_of(job: JobSpec) -> dict[str, list[Ask]]:
     if job.loadtest.models:
         asks["loadtest"] = list(_served(job))
     return asks
+
+
+def _teachers(job: JobSpec) -> Iterator[tuple[str, TeacherSpec]]:
+    """Who is asked, by the block of the job that says so."""
+    for number, teacher in enumerate(job.generate.teachers):
+        yield f"generate.teachers.{number}", teacher
+    if job.evaluate.judge:
+        yield "evaluate.judge.teacher", job.evaluate.judge.teacher
 
 
 def require_machines(job: JobSpec, file: NativeFile) -> tuple[NodeKind, ...]:
