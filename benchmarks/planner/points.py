@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from engine.errors import InputError, SpecError
@@ -63,11 +63,7 @@ class Point:
 
     def predicted(self, efficiencies: Efficiencies = EFFICIENCIES) -> float:
         """Answer tokens per second."""
-        replica = self.replica
-        tried = Replica(
-            replica.model, replica.accelerator, replica.split, replica.numbers, efficiencies
-        )
-        return rate(tried, self.load).tokens_per_s
+        return rate(replace(self.replica, efficiencies=efficiencies), self.load).tokens_per_s
 
     def error(self, efficiencies: Efficiencies = EFFICIENCIES) -> float:
         """Natural logarithm of predicted / published."""

@@ -27,12 +27,11 @@ def memory_problems(
     replica = replica_of(engine, shape, accelerator, split_of(engine))
     if replica.free_gb > 0:
         return
-    room_gb = accelerator.memory_gb * replica.numbers.memory - replica.efficiencies.engine_gb
     fitting = nearest_fit(replica)
     remedy = "choose another accelerator, or a smaller model"
     if fitting:
         remedy = f"set {fields_of(fitting)}"
     yield (
         f"{field}: {replica.weights_gb:,.0f} GB of weights a device do not fit"
-        f" {accelerator.name}, which has room for {room_gb:,.0f}; {remedy}"
+        f" {accelerator.name}, which has room for {replica.room_gb:,.0f}; {remedy}"
     )

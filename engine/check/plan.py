@@ -66,13 +66,7 @@ def estimated_lines(job: JobSpec, asked: Asked) -> Iterator[str]:
     if asked.from_run:
         measured, of_run = measured_run(run_folder(asked.from_run))
         seen = seen.or_else(of_run)
-    ground = Ground(
-        gpu,
-        _kinds(machines),
-        prices | dict(asked.prices),
-        "given",
-        measured,
-    )
+    ground = Ground(gpu, _kinds(machines), prices | dict(asked.prices), measured)
     yield from estimate_lines(estimate(job, work_of(job, seen.or_else(seen_data(job))), ground))
 
 

@@ -69,16 +69,17 @@ def saving(
     replica: Replica, load: Load, now: Option, start_s: float, ground: Ground
 ) -> Iterator[str]:
     """Fewer replicas, where starting them takes much of the time, and what that saves."""
-    price = ground.price(replica.accelerator)
     fewer = fewer_replicas(replica, load, now, start_s)
-    if fewer and price:
-        saved = (now.hours * now.devices - fewer.hours * fewer.devices) * price.typical
-        if saved >= WORTH_USD:
-            yield (
-                f"replicas: {fewer.replicas} costs ${saved:,.0f} less and takes {fewer.hours:.2f} h"
-                f" in place of {now.hours:.2f}: {start_s / 3600 / now.hours:.0%} of it goes into"
-                " starting"
-            )
+    if fewer is None:
+        return
+    spared = now.hours * now.devices - fewer.hours * fewer.devices
+    saved = ground.usd(replica.accelerator, spared)
+    if saved and saved >= WORTH_USD:
+        yield (
+            f"replicas: {fewer.replicas} costs ${saved:,.0f} less and takes {fewer.hours:.2f} h"
+            f" in place of {now.hours:.2f}: {start_s / 3600 / now.hours:.0%} of it goes into"
+            " starting"
+        )
 
 
 def warnings(found: Option, load: Load, replica: Replica) -> Iterator[str]:

@@ -66,10 +66,8 @@ class Estimate:
         kinds = {one.accelerator for one in self.stages if one.accelerator}
         if hours is None or self.usd is None or len(kinds) != 1:
             return None
-        price = self.ground.price(self.ground.accelerator(kinds.pop()))
-        if price is None:
-            return None
-        return hours[0] * self.devices * price.typical
+        accelerator = self.ground.accelerator(kinds.pop())
+        return self.ground.usd(accelerator, hours[0] * self.devices)
 
     @property
     def size_gb(self) -> float:

@@ -139,10 +139,9 @@ def _on_gpus(
     devices = replicas * split.devices
     model = facts(teacher.model)
     if model is None:
-        bound = f"{teacher.model}: its size is not known before it is here as a folder"
         size_gb = _size_gb(job, work, load.rows)
-        return StageEstimate.unknown(
-            "generate", bound, size_gb, devices=devices, accelerator=accelerator.name
+        return StageEstimate.unsized(
+            "generate", teacher.model, size_gb, devices=devices, accelerator=accelerator.name
         )
     replica = replica_of(teacher, model, accelerator, split)
     size_gb = _size_gb(job, work, load.rows, model.vocab)
@@ -150,15 +149,13 @@ def _on_gpus(
         return _too_large(teacher, replica, devices, size_gb, ground.node(accelerator))
     pace = _pace(teacher, replica, load, ground)
     found = laid_out(replica, load, replicas, pace.start_s, pace.factor)
-    price = ground.price(accelerator)
-    usd = found.hours * devices * price.typical if price else None
     return StageEstimate(
         "generate",
         devices,
         accelerator.name,
         found.hours,
         pace.spread,
-        usd,
+        ground.usd(accelerator, found.hours * devices),
         size_gb,
         f"{found.rate.bound} {found.rate.terms[found.rate.bound]:.0%}",
         tuple(_notes(teacher, replica, load, found, pace)),
@@ -231,10 +228,9 @@ def _too_large(
     teacher: VllmTeacherSpec, replica: Replica, devices: int, size_gb: float, node: int
 ) -> StageEstimate:
     accelerator = replica.accelerator
-    room_gb = accelerator.memory_gb * replica.numbers.memory - replica.efficiencies.engine_gb
     bound = (
         f"{teacher.name} does not fit: {replica.weights_gb:,.0f} GB of weights a device, and"
-        f" {accelerator.name} has room for {room_gb:,.0f}"
+        f" {accelerator.name} has room for {replica.room_gb:,.0f}"
     )
     fitting = nearest_fit(replica, node)
     better = "no layout of up to 64 of them fits; choose another accelerator or a smaller teacher"

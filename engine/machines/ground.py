@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from engine.job.spec import JobSpec
 from engine.machines.accelerators import Accelerator, accelerator_named
+from engine.machines.links import NODE
 from engine.machines.measured import Measured
 from engine.machines.prices import Price, price_of
 
@@ -22,7 +23,6 @@ class Ground:
     gpu: Accelerator | None = None
     kinds: Mapping[str, int] = field(default_factory=dict)
     prices: Mapping[str, float] = field(default_factory=dict)
-    prices_source: str = "given"
     measured: Measured | None = None
 
     def accelerator(self, asked: str | None) -> Accelerator:
@@ -39,9 +39,14 @@ class Ground:
         return job.device == "gpu" and not (self.gpu or self.kinds or any(named))
 
     def node(self, accelerator: Accelerator) -> int:
-        """GPUs of one machine; 8 where no cluster file tells."""
-        return self.kinds.get(accelerator.name, 8)
+        """GPUs of one machine; NODE where no cluster file tells."""
+        return self.kinds.get(accelerator.name, NODE)
 
     def price(self, accelerator: Accelerator) -> Price | None:
         """Of an hour; None where nobody knows it."""
-        return price_of(accelerator.name, self.prices, self.prices_source)
+        return price_of(accelerator.name, self.prices)
+
+    def usd(self, accelerator: Accelerator, device_hours: float) -> float | None:
+        """Typical US dollars of so many GPU-hours; None where nobody knows the price."""
+        price = self.price(accelerator)
+        return device_hours * price.typical if price else None

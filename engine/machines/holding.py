@@ -12,11 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from engine.errors import SpecError
-from engine.job.spec import EngineSpec, FakeTeacherSpec, JobSpec, VllmTeacherSpec
+from engine.job.spec import EngineSpec, FakeTeacherSpec, JobSpec, TeacherSpec, VllmTeacherSpec
+from engine.machines.accelerators import ACCELERATORS
 from engine.machines.architectures import Architecture, facts
 from engine.machines.cluster_file import NodeKind, machines_of, nodes_at_most
 from engine.machines.layout import Layout, Node, count_that_fits, fits
-from engine.machines.machine_figures import DEVICE_MEMORY_GB, is_known
+from engine.machines.machine_figures import is_known
 from engine.machines.native_file import NativeFile
 from engine.machines.planner import state_gb
 
@@ -196,7 +197,7 @@ def _doubt(kind: NodeKind) -> str:
     """What is worth saying of an accelerator that nobody knows: a new one, or a slip."""
     if not kind.accelerator or is_known(kind.accelerator):
         return ""
-    near = difflib.get_close_matches(kind.accelerator, DEVICE_MEMORY_GB, 1, 0.5)
+    near = difflib.get_close_matches(kind.accelerator, ACCELERATORS, 1, 0.5)
     meant = f"; did you mean {near[0]}?" if near else ""
     return f" (no accelerator that is known{meant})"
 

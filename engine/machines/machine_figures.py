@@ -1,7 +1,7 @@
 """The words and figures in which platforms describe a machine: names of accelerators, memory of a
 GPU, quantities of Kubernetes, Slurm and SkyPilot.
 
-What accelerators can do a second, and what they cost, is not here.
+What an accelerator has and can do is in accelerators.py, what it costs in prices.py.
 """
 
 from __future__ import annotations
@@ -9,32 +9,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-# GB of 1e9 bytes of one GPU, by Ray's name of it; vendors' data sheets. Where a kind comes in two
-# sizes this is the larger, and a size that stands beside the name wins (A100-SXM4-40GB).
-DEVICE_MEMORY_GB: dict[str, float] = {
-    "GB300": 288,
-    "GB200": 186,
-    "B300": 288,
-    "B200": 180,
-    "H200": 141,
-    "H800": 80,
-    "H100": 80,
-    "H20": 96,
-    "A100": 80,
-    "A800": 80,
-    "L40S": 48,
-    "L40": 48,
-    "L20": 48,
-    "L4": 24,
-    "A10G": 24,
-    "A10": 24,
-    "V100": 32,
-    "T4": 16,
-    "MI355X": 288,
-    "MI325X": 256,
-    "MI300X": 192,
-}
-_SIZE = re.compile(r"(?<!\d)(\d{2,3}) ?G(?:I?B)?(?![A-Z0-9])")
+from engine.machines.accelerators import ACCELERATORS
+
+_SIZE = re.compile(r"(?<![A-Z0-9])(\d{2,3}) ?G(?:I?B)?(?![A-Z0-9])")
 _QUANTITY = re.compile(r"([\d.]+) ?([A-Za-z]*)\+?")
 _UNITS = {
     "": 1.0,
@@ -54,7 +31,7 @@ def accelerator_in(words: str) -> str | None:
     """Ray's name of the GPU in words such as `NVIDIA-H100-80GB-HBM3`; the words themselves where it
     is not known, None where there are none."""
     upper = words.upper()
-    for name in DEVICE_MEMORY_GB:
+    for name in ACCELERATORS:
         if re.search(rf"(?<![A-Z0-9]){name}(?![A-Z0-9])", upper):
             return name
     return words.strip() or None
@@ -62,14 +39,16 @@ def accelerator_in(words: str) -> str | None:
 
 def is_known(words: str) -> bool:
     """Whether an accelerator of the table is named."""
-    return accelerator_in(words) in DEVICE_MEMORY_GB
+    return accelerator_in(words) in ACCELERATORS
 
 
 def device_memory_gb(accelerator: str | None, words: str = "") -> float | None:
-    """Memory of one GPU in GB: what stands in `words`, else that of its kind; None if unknown."""
+    """Memory of one GPU in GB: what stands in `words` (A100-SXM4-40GB), else that of its kind, the
+    larger where there are two; None if unknown."""
     if size := _SIZE.search(words.upper()):
         return float(size.group(1))
-    return DEVICE_MEMORY_GB.get(accelerator or "")
+    known = ACCELERATORS.get(accelerator or "")
+    return known.memory_gb if known else None
 
 
 def number(quantity: Any) -> float | None:

@@ -51,11 +51,11 @@ PRICES = {
 _GIVEN = re.compile(r"([A-Za-z0-9][\w.-]*)=(\d+(?:\.\d+)?)")
 
 
-def price_of(accelerator: str, given: Mapping[str, float], source: str = "given") -> Price | None:
+def price_of(accelerator: str, given: Mapping[str, float]) -> Price | None:
     """The price of one hour; None where nobody knows it."""
     if accelerator in given:
         usd = given[accelerator]
-        return Price(usd, usd, usd, source)
+        return Price(usd, usd, usd, "given")
     return PRICES.get(accelerator)
 
 

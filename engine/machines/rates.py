@@ -19,12 +19,11 @@ from engine.machines.shape import Architecture
 @dataclass(frozen=True)
 class Rate:
     """Answer tokens per second of one replica over all its rows; how many sequences it decodes at a
-    time and what limits them; shares of its time by term; weights of one device in GB."""
+    time and what limits them; shares of its time by term."""
 
     tokens_per_s: float
     sequences: int
     limit: str
-    weights_gb: float
     terms: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -36,7 +35,7 @@ class Rate:
 def rate(replica: Replica, load: Load) -> Rate:
     """How fast one replica answers all its rows; 0 where the weights do not fit."""
     if replica.free_gb <= 0:
-        return Rate(0.0, 0, "the weights do not fit", replica.weights_gb)
+        return Rate(0.0, 0, "the weights do not fit")
     limits = {
         "memory": replica.by_memory(load),
         "max_num_seqs": float(replica.numbers.max_num_seqs * replica.split.data),
@@ -47,7 +46,7 @@ def rate(replica: Replica, load: Load) -> Rate:
     seconds = _seconds_of_a_row(replica, load, sequences)
     total = sum(seconds.values())
     shares = {name: part / total for name, part in seconds.items()}
-    return Rate(load.output_tokens / total, int(sequences), limit, replica.weights_gb, shares)
+    return Rate(load.output_tokens / total, int(sequences), limit, shares)
 
 
 def _seconds_of_a_row(replica: Replica, load: Load, sequences: float) -> dict[str, float]:

@@ -96,13 +96,17 @@ class Replica:
         return (rest_gb + experts_gb) / (self.split.tensor * self.split.pipeline)
 
     @property
+    def room_gb(self) -> float:
+        """Room for weights and caches on one device in GB."""
+        return self.accelerator.memory_gb * self.numbers.memory - self.efficiencies.engine_gb
+
+    @property
     def free_gb(self) -> float:
         """Room for caches on one device in GB; not above 0 where the weights do not fit."""
-        known = self.efficiencies
-        room = self.accelerator.memory_gb * self.numbers.memory - known.engine_gb - self.weights_gb
+        free = self.room_gb - self.weights_gb
         if self.numbers.cache_gb is not None:
-            return min(room, self.numbers.cache_gb)
-        return room
+            return min(free, self.numbers.cache_gb)
+        return free
 
     @property
     def widest_stage(self) -> float:

@@ -49,6 +49,14 @@ class StageEstimate:
         return cls(stage, devices, accelerator, None, 1.0, None, size_gb, bound, better=better)
 
     @classmethod
+    def unsized(
+        cls, stage: str, model: str, size_gb: float, *, devices: int, accelerator: str
+    ) -> StageEstimate:
+        """One of a model whose size is not known yet."""
+        bound = f"{model}: its size is not known before it is here as a folder"
+        return cls.unknown(stage, bound, size_gb, devices=devices, accelerator=accelerator)
+
+    @classmethod
     def on_cpus(cls, stage: str, seconds: float | None, size_gb: float) -> StageEstimate:
         """On CPUs of whatever kind, by what a run on them measured; None where none did."""
         if seconds is None:

@@ -42,8 +42,8 @@ def training(job: JobSpec, work: Work, answers: float, ground: Ground) -> StageE
     accelerator = ground.accelerator(_kind_of(job, ground))
     workers = spec.worker_range[0]
     if model is None:
-        return StageEstimate.unknown(
-            "train", _unsized(spec), size_gb, devices=workers, accelerator=accelerator.name
+        return StageEstimate.unsized(
+            "train", spec.student, size_gb, devices=workers, accelerator=accelerator.name
         )
     teacher = facts(spec.teacher.model) if spec.teacher else None
     time = training_time(spec, model, accelerator, work, answers, teacher)
@@ -57,8 +57,6 @@ def training(job: JobSpec, work: Work, answers: float, ground: Ground) -> StageE
         spread = MEASURED
         bound = AS_MEASURED
     hours = seconds / 3600
-    price = ground.price(accelerator)
-    usd = hours * workers * price.typical if price else None
     held_gb = worker_gb(spec, model, teacher)
     tokens = f"{time.tokens / 1e6:,.1f}M tokens"
     room = f"a worker holds about {held_gb:,.0f} of {accelerator.memory_gb:g} GB"
@@ -68,7 +66,7 @@ def training(job: JobSpec, work: Work, answers: float, ground: Ground) -> StageE
         accelerator.name,
         hours,
         spread,
-        usd,
+        ground.usd(accelerator, hours * workers),
         size_gb,
         bound,
         (f"{tokens}; {room}",),
@@ -83,10 +81,6 @@ def worker_gb(spec: TrainSpec, model: Architecture, teacher: Architecture | None
     if teacher:
         held_gb += teacher_gb(spec, teacher)
     return held_gb
-
-
-def _unsized(spec: TrainSpec) -> str:
-    return f"{spec.student}: its size is not known before it is here as a folder"
 
 
 def _kind_of(job: JobSpec, ground: Ground) -> str | None:
@@ -211,8 +205,8 @@ def _unsized_engines(
     stage: str, job: JobSpec, engine: EngineSpec, devices: int, ground: Ground
 ) -> StageEstimate:
     accelerator = ground.accelerator(engine.accelerator_type or _kind_of(job, ground))
-    return StageEstimate.unknown(
-        stage, _unsized(job.train), 0.01, devices=devices, accelerator=accelerator.name
+    return StageEstimate.unsized(
+        stage, job.train.student, 0.01, devices=devices, accelerator=accelerator.name
     )
 
 
@@ -226,7 +220,6 @@ def _costed(
     ground: Ground,
 ) -> StageEstimate:
     hours = seconds / 3600
-    price = ground.price(replica.accelerator)
-    usd = hours * devices * price.typical if price else None
+    usd = ground.usd(replica.accelerator, hours * devices)
     name = replica.accelerator.name
     return StageEstimate(stage, devices, name, hours, PREDICTED, usd, size_gb, bound)

@@ -29,8 +29,7 @@ class Seen:
     def or_else(self, other: Seen) -> Seen:
         """What this one says, and the other where it does not."""
         said = {}
-        for name in ("rows", "validation", "prompt_tokens", "answer_tokens", "kept"):
-            own = getattr(self, name)
+        for name, own in vars(self).items():
             said[name] = getattr(other, name) if own is None else own
         return Seen(**said)
 

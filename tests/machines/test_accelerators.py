@@ -4,7 +4,7 @@ import pytest
 
 from engine.errors import SpecError
 from engine.machines.accelerators import ACCELERATORS, accelerator_named
-from engine.machines.machine_figures import DEVICE_MEMORY_GB
+from engine.machines.machine_figures import accelerator_in, device_memory_gb
 from engine.machines.prices import PRICES, price_of, prices_given
 
 
@@ -36,9 +36,9 @@ def test_figures_that_are_none_are_refused(given, said):
         accelerator_named(given)
 
 
-def test_the_tables_of_cluster_files_and_of_rates_agree_on_memory():
-    sizes = {name: one.memory_gb for name, one in ACCELERATORS.items()}
-    assert {name: sizes[name] for name in DEVICE_MEMORY_GB} == DEVICE_MEMORY_GB
+@pytest.mark.parametrize("one", ACCELERATORS.values(), ids=ACCELERATORS)
+def test_a_cluster_file_that_names_an_accelerator_has_its_memory(one):
+    assert device_memory_gb(accelerator_in(one.name.lower()), one.name) == one.memory_gb
 
 
 def test_prices_rise_from_low_to_high_and_are_of_known_accelerators():

@@ -65,6 +65,19 @@ def test_a_teacher_gets_the_nearest_layout_that_fits(machines, told):
         assert words in problems[0]
 
 
+def test_a_judge_of_ours_needs_machines_like_a_teacher():
+    teacher = "{name: j, model: deepseek-ai/DeepSeek-V3, tensor_parallel: 8, replicas: 4}"
+    job = job_of(
+        V3,
+        f"evaluate.judge={{rubric: r.txt, teacher: {teacher}}}",
+        "generate.teachers.0.replicas=1",
+    )
+    assert count_nodes(job, nodes(8)) == 4
+    (problem,) = problems_on(job, nodes(3))
+    assert problem.startswith("evaluate.judge.teacher wants 32 GPUs")
+    assert problem.endswith("set replicas: 3")
+
+
 def test_weights_that_no_gpu_holds_are_told_in_gigabytes():
     """8 x 80 GB hold 640 GB, of which an engine takes 0.9."""
     job = job_of(V3, "generate.teachers.0.accelerator_type=null", "generate.teachers.0.replicas=1")

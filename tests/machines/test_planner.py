@@ -183,6 +183,15 @@ def a_job(**changes):
     )
 
 
+GPT_4 = {
+    "name": "gpt",
+    "kind": "openai",
+    "model": "gpt-4",
+    "api_key_env": "KEY",
+    "prices": {"input": 30.0, "output": 60.0},
+}
+
+
 def test_devices_per_stage_and_the_widest_stage():
     found = plan_devices(
         a_job(serve={"replicas": 2}, evaluate={"replicas": 3, "tensor_parallel": 2})
@@ -193,14 +202,7 @@ def test_devices_per_stage_and_the_widest_stage():
 
 
 def test_an_api_teacher_wants_no_device_and_no_load_test_no_line():
-    teacher = {
-        "name": "gpt",
-        "kind": "openai",
-        "model": "gpt-4",
-        "api_key_env": "KEY",
-        "prices": {"input": 30.0, "output": 60.0},
-    }
-    found = plan_devices(a_job(generate={"teachers": [teacher]}, loadtest={"models": []}))
+    found = plan_devices(a_job(generate={"teachers": [GPT_4]}, loadtest={"models": []}))
     assert [(need.stage, need.devices) for need in found.needs] == [
         ("generate", 0),
         ("train", 8),
@@ -212,16 +214,9 @@ def test_an_api_teacher_wants_no_device_and_no_load_test_no_line():
 
 
 def test_a_judge_has_a_line_with_its_price_or_its_devices():
-    api = {
-        "name": "gpt",
-        "kind": "openai",
-        "model": "gpt-4",
-        "api_key_env": "KEY",
-        "prices": {"input": 30.0, "output": 60.0},
-    }
     local = {"name": "v3", "model": "deepseek-ai/DeepSeek-V3", "tensor_parallel": 8}
     lines = []
-    for teacher in (api, local):
+    for teacher in (GPT_4, local):
         judge = {"judge": {"teacher": teacher, "rubric": "r.txt"}}
         need = plan_devices(a_job(evaluate=judge)).needs[3]
         lines.append((need.stage, need.devices, need.notes[0]))
