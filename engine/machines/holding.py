@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from engine.errors import SpecError
-from engine.job.spec import EngineSpec, FakeTeacherSpec, JobSpec, TeacherSpec, VllmTeacherSpec
+from engine.job.spec import EngineSpec, FakeTeacherSpec, JobSpec, VllmTeacherSpec
 from engine.machines.accelerators import ACCELERATORS
 from engine.machines.architectures import Architecture, facts
 from engine.machines.cluster_file import NodeKind, machines_of, nodes_at_most
