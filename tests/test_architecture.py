@@ -18,7 +18,7 @@ OWN_FILES = {"ray", "vllm", "deepspeed", "lm_eval"}
 # other.
 ORDER = (
     "cli -> live -> submission | pipeline | server_test -> check -> stages -> backends ->"
-    " asking | training | serving | loadgen ->"
+    " asking | training | serving | loadgen | curation ->"
     " run | machines -> rows | job -> store -> errors"
 )
 FLOORS = [[room.strip() for room in floor.split("|")] for floor in ORDER.split("->")]
