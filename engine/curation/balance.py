@@ -10,9 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from engine.curation.ledger import is_left_in, reasons_of
+from engine.curation.ledger import coded, is_left_in, reasons_of
 from engine.curation.priority import KEY, answer_priorities, first_of_each
 from engine.curation.selection import pass_rates
 
@@ -55,9 +54,7 @@ def balance(
     value: `before` is empty, and no row is dropped.
     """
     left = np.flatnonzero(is_left_in(answers))
-    values = pc.dictionary_encode(values_of(answers, by).take(pa.array(left)))
-    names = values.dictionary.to_pylist()
-    codes = pc.fill_null(values.indices, -1).to_numpy()
+    names, codes = coded(values_of(answers, by).take(pa.array(left)))
     rows = left[codes >= 0]
     codes = codes[codes >= 0]
     before = dict(zip(names, np.bincount(codes, minlength=len(names)).tolist(), strict=True))
@@ -86,7 +83,7 @@ def balance(
 
 def counts_of(answers: pa.Table, by: str) -> dict[str, int]:
     """Rows of each value, most first; rows without one are left out."""
-    values = pc.value_counts(values_of(answers, by).drop_null())
+    values = values_of(answers, by).drop_null().value_counts()
     names, counts = values.flatten()
     return _most_first(dict(zip(names.to_pylist(), counts.to_pylist(), strict=True)))
 
@@ -128,20 +125,19 @@ def limits_of(counts: Mapping[str, int], others: int, shares: Caps) -> dict[str,
 
 def _length_bands(answers: pa.Table) -> pa.Array:
     tokens = answers["completion_tokens"].combine_chunks()
-    _, bits = np.frexp(pc.fill_null(tokens, 0).to_numpy().astype(np.float64))
+    _, bits = np.frexp(tokens.fill_null(0).to_numpy().astype(np.float64))
     names = ["0", "1"]
     for bit in range(1, int(bits.max(initial=1))):
         names.append(f"{2**bit}-{2 ** (bit + 1) - 1}")
-    bands = pa.array(names).take(pa.array(bits))
-    return pc.if_else(pc.is_null(tokens), None, bands)
+    unknown = tokens.is_null().to_numpy(zero_copy_only=False)
+    return pa.array(names).take(pa.array(bits, mask=unknown))
 
 
 def _pass_rate_tenths(answers: pa.Table) -> pa.Array:
     rates = pass_rates(answers, across="teachers")
-    is_unknown = np.isnan(rates)
     tenths = np.floor(np.nan_to_num(rates) * _TENTHS + _ALMOST).astype(np.int64)
     names = [str(tenth / _TENTHS) for tenth in range(_TENTHS + 1)]
-    return pc.if_else(pa.array(is_unknown), None, pa.array(names).take(pa.array(tenths)))
+    return pa.array(names).take(pa.array(tenths, mask=np.isnan(rates)))
 
 
 def _most_first(counts: Mapping[str, int]) -> dict[str, int]:

@@ -21,11 +21,10 @@ A group is the answers to one prompt by all teachers (`across`: "teachers"), or 
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 Across = Literal["teachers"] | None
 
@@ -36,6 +35,13 @@ class Groups(NamedTuple):
 
     of_row_N: np.ndarray
     count: int
+
+
+class Coded(NamedTuple):
+    """A column as numbers: its different values, and which of them each row has; -1 is null."""
+
+    values: list[Any]
+    codes_N: np.ndarray  # int64
 
 
 class PromptCounts(NamedTuple):
@@ -50,19 +56,28 @@ def groups_in(answers: pa.Table, across: Across) -> Groups:
     prompts, of_row_N = np.unique(answers["prompt_id"].to_numpy(), return_inverse=True)
     if across == "teachers":
         return Groups(of_row_N, len(prompts))
-    teachers = answers["teacher"].combine_chunks().dictionary_encode()
-    names = len(teachers.dictionary)
-    return Groups(of_row_N * names + teachers.indices.to_numpy(), len(prompts) * names)
+    teachers = coded(answers["teacher"])
+    count = len(teachers.values)
+    return Groups(of_row_N * count + teachers.codes_N, len(prompts) * count)
+
+
+def coded(column: pa.Array | pa.ChunkedArray) -> Coded:
+    """The values in the order in which rows have them first."""
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    encoded = column.dictionary_encode()
+    codes = encoded.indices.fill_null(-1).to_numpy()
+    return Coded(encoded.dictionary.to_pylist(), codes.astype(np.int64))
 
 
 def is_left_in(answers: pa.Table) -> np.ndarray:
     """(N,) bool: rows that no rule dropped so far."""
-    return pc.is_null(answers["reason"]).to_numpy()
+    return answers["reason"].is_null().to_numpy()
 
 
 def is_known(answers: pa.Table, column: str) -> np.ndarray:
     """(N,) bool: rows whose column is not null."""
-    return pc.is_valid(answers[column]).to_numpy()
+    return answers[column].is_valid().to_numpy()
 
 
 def reasons_of(count: int, rows_by_reason: dict[str, np.ndarray]) -> pa.Array:

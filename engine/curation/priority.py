@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from engine.curation.ledger import coded
 from engine.rows.ids import derive_seed
 
 KEY = ("prompt_id", "teacher", "sample_index")  # of an answer
@@ -40,9 +40,9 @@ def priorities(seed: int, salt: str, *ids_N: np.ndarray) -> np.ndarray:
 
 def answer_priorities(answers: pa.Table, seed: int, salt: str) -> np.ndarray:
     """The lot (N,) uint64 of each answer, which KEY names."""
-    teachers = pc.dictionary_encode(answers["teacher"]).combine_chunks()
-    numbers = [derive_seed(name) for name in teachers.dictionary.to_pylist()]
-    teacher_N = np.array(numbers, np.uint64)[teachers.indices.to_numpy()]
+    teachers = coded(answers["teacher"])
+    names = [derive_seed(name) for name in teachers.values]
+    teacher_N = np.array(names, np.uint64)[teachers.codes_N]
     prompt_N = answers["prompt_id"].to_numpy()
     sample_N = answers["sample_index"].to_numpy()
     return priorities(seed, salt, prompt_N, teacher_N, sample_N)

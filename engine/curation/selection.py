@@ -11,7 +11,6 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from engine.curation.ledger import Across, groups_in, is_known, is_left_in, reasons_of
 from engine.curation.priority import KEY, answer_priorities, first_of_each
@@ -60,7 +59,7 @@ def pass_rates(answers: pa.Table, *, across: Across = None) -> np.ndarray:
     dropped ones too; NaN where there is none."""
     groups = groups_in(answers, across)
     known = np.bincount(groups.of_row_N[is_known(answers, "correct")], minlength=groups.count)
-    is_right = pc.fill_null(answers["correct"], False).to_numpy()
+    is_right = answers["correct"].fill_null(False).to_numpy()
     right = np.bincount(groups.of_row_N[is_right], minlength=groups.count)
     rates = np.full(groups.count, np.nan)
     np.divide(right, known, out=rates, where=known > 0)
@@ -104,8 +103,8 @@ def not_best(
 
 
 def _right_first(answers: pa.Table) -> np.ndarray:
-    wrongness = pc.if_else(answers["correct"], 0, 2)
-    return pc.fill_null(wrongness, 1).to_numpy()
+    rightness = answers["correct"].cast(pa.int8()).cast(pa.float64())
+    return -rightness.fill_null(0.5).to_numpy()
 
 
 def _high_score_first(answers: pa.Table) -> np.ndarray:
@@ -118,7 +117,7 @@ def _few_tokens_first(answers: pa.Table) -> np.ndarray:
 
 def _numbers(column: pa.ChunkedArray) -> np.ndarray:
     """As float64; null is NaN, which comes last in every order."""
-    return pc.fill_null(column.cast(pa.float64()), np.nan).to_numpy()
+    return column.cast(pa.float64()).fill_null(np.nan).to_numpy()
 
 
 _COLUMNS = {"correct": "correct", "score": "score", "shorter": "completion_tokens"}

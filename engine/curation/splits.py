@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from engine.curation.ledger import coded
 from engine.curation.near_duplicates import clusters
 from engine.curation.priority import priorities
 
@@ -18,16 +18,12 @@ def groups_of(values: pa.Array | pa.ChunkedArray, twins_P2: np.ndarray | None = 
     """(N,) int64: the number of each row's group, which is that of equal values (texts, integers).
     A null is a group of its own. `twins_P2` are pairs of row numbers whose groups become one, and
     so on along the chain."""
-    count = len(values)
-    codes = values.dictionary_encode()
-    if isinstance(codes, pa.ChunkedArray):
-        codes = codes.combine_chunks()
-    numbers = pc.fill_null(codes.indices, -1).to_numpy().astype(np.int64)
+    known, numbers = coded(values)
     alone = np.flatnonzero(numbers < 0)
-    numbers[alone] = len(codes.dictionary) + np.arange(len(alone))
+    numbers[alone] = len(known) + np.arange(len(alone))
     if twins_P2 is None:
         return numbers
-    return clusters(np.concatenate([_chains(numbers), twins_P2]), count)
+    return clusters(np.concatenate([_chains(numbers), twins_P2]), len(values))
 
 
 def is_validation(

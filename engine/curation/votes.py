@@ -11,9 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from engine.curation.ledger import Across, groups_in, is_known, is_left_in
+from engine.curation.ledger import Across, coded, groups_in, is_known, is_left_in
 from engine.rows.final_answer import is_compared
 from engine.rows.stated_answer import is_plain, same_stated
 
@@ -63,19 +62,18 @@ def ballot_of(answers: pa.Table, across: Across) -> Ballot:
 
 
 def _is_unchecked(answers: pa.Table) -> np.ndarray:
-    tasks = answers["task"].combine_chunks().dictionary_encode()
-    compared = np.array([is_compared(task) for task in tasks.dictionary.to_pylist()], bool)
+    tasks = coded(answers["task"])
+    compared = np.array(list(map(is_compared, tasks.values)), bool)
     prompts = groups_in(answers, "teachers")
     checked = np.zeros(prompts.count, bool)
     checked[prompts.of_row_N[is_known(answers, "correct")]] = True
-    return compared[tasks.indices.to_numpy()] & ~checked[prompts.of_row_N]
+    return compared[tasks.codes_N] & ~checked[prompts.of_row_N]
 
 
 def _votes_for_each(voters: pa.Table, groups_V: np.ndarray) -> np.ndarray:
     """Votes (V,) for the answer of each voter."""
-    spelt = voters["answer"].combine_chunks().dictionary_encode()
-    spellings = len(spelt.dictionary)
-    keys = groups_V * spellings + spelt.indices.to_numpy()
+    spelt = coded(voters["answer"])
+    keys = groups_V * len(spelt.values) + spelt.codes_N
     _, first_E, entry_V = np.unique(keys, return_index=True, return_inverse=True)
     answer_E = np.arange(len(first_E))
     entries = voters.take(first_E)
@@ -91,11 +89,11 @@ def _votes_for_each(voters: pa.Table, groups_V: np.ndarray) -> np.ndarray:
 def _stretches_to_compare(groups_E: np.ndarray, answers_E: pa.ChunkedArray) -> list[list[int]]:
     """From where to where the entries are that spelling alone does not tell apart: those of a group
     with several, of which one is no plain number."""
-    spelt = answers_E.combine_chunks().dictionary_encode()
-    is_odd = np.array([not is_plain(answer) for answer in spelt.dictionary.to_pylist()], bool)
+    spelt = coded(answers_E)
+    is_odd = ~np.array(list(map(is_plain, spelt.values)), bool)
     starts = np.flatnonzero(np.diff(groups_E, prepend=-1))
     ends = np.append(starts[1:], len(groups_E))
-    odd_before = np.concatenate([[0], np.cumsum(is_odd[spelt.indices.to_numpy()])])
+    odd_before = np.concatenate([[0], np.cumsum(is_odd[spelt.codes_N])])
     wanted = (ends - starts > 1) & (odd_before[ends] > odd_before[starts])
     return np.stack([starts[wanted], ends[wanted]], axis=1).tolist()
 
