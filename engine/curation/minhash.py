@@ -11,7 +11,8 @@ import functools
 
 import numpy as np
 
-from engine.curation.shingles import Hashes, mixed
+from engine.curation.priority import splitmix64
+from engine.curation.shingles import Hashes
 
 BANDS = 20
 ROWS = 6  # hashes per band
@@ -53,7 +54,7 @@ def _keys(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
             np.multiply(short, multiplier, out=products)
             np.minimum.reduceat(products, starts, out=least)
             key = key * _MULTIPLIER + least
-        keys[band] = np.maximum(mixed(key), NO_KEY + np.uint64(1))
+        keys[band] = np.maximum(splitmix64(key), NO_KEY + np.uint64(1))
     return keys
 
 
@@ -61,5 +62,5 @@ def _keys(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
 def _multipliers() -> np.ndarray:
     """(BANDS, ROWS) odd uint32: each orders 32-bit numbers in its own way (multiplicative hashing:
     Dietzfelbinger and others 1997)."""
-    drawn = mixed(np.arange(1, BANDS * ROWS + 1, dtype=np.uint64))
+    drawn = splitmix64(np.arange(1, BANDS * ROWS + 1, dtype=np.uint64))
     return drawn.astype(np.uint32).reshape(BANDS, ROWS) | np.uint32(1)

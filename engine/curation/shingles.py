@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import regex
 
+from engine.curation.priority import splitmix64
 from engine.rows.words import ALONE, MARK, TOGETHER, folded
 
 SHINGLE_WORDS = 5
@@ -77,14 +78,6 @@ def shingles_of(texts: pa.Array | pa.ChunkedArray) -> Hashes:
     return _joined([_shingles(_words(batch)) for batch in _batches(texts)])
 
 
-def mixed(values: np.ndarray) -> np.ndarray:
-    """Each number as another one that looks random, one to one: the finaliser of splitmix64
-    (Steele, Lea and Flood 2014)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
-
-
 def _shingles(words: Hashes) -> Hashes:
     """Of one batch: sorted by text and hash at once, as one number."""
     counts = np.diff(words.starts)
@@ -114,7 +107,7 @@ def _sequence(pieces: Sequence[np.ndarray]) -> np.ndarray:
     whole = pieces[0]
     for piece in pieces[1:]:
         whole = whole * _MULTIPLIER + piece
-    return mixed(whole) >> np.uint64(64 - HASH_BITS)
+    return splitmix64(whole) >> np.uint64(64 - HASH_BITS)
 
 
 def _batches(texts: pa.Array | pa.ChunkedArray) -> Iterator[list[str | None]]:
@@ -197,7 +190,7 @@ def _hashed(raw: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray
     for done in range(0, _LONGEST, _PIECE):
         left = lengths[some] - done
         pieces = windows[starts[some] + done].view("<u8")[:, 0] & masks[np.minimum(left, _PIECE)]
-        values[some] = mixed(values[some] * _MULTIPLIER + pieces)
+        values[some] = splitmix64(values[some] * _MULTIPLIER + pieces)
         some = some[left > _PIECE]
         if not len(some):
             return values
