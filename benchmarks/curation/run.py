@@ -9,20 +9,21 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.curation import near_duplicates
-from benchmarks.curation.corpus import base_texts
 from benchmarks.result import Found, run_parts
 
 
 def _accuracy(options: argparse.Namespace) -> Found:
-    return near_duplicates.accuracy(base_texts(options.data))
+    return near_duplicates.accuracy(near_duplicates.base_texts(options.data))
 
 
 def _signatures(options: argparse.Namespace) -> Found:
-    return near_duplicates.signatures(base_texts(options.data), options.environments)
+    return near_duplicates.signatures(
+        near_duplicates.base_texts(options.data), options.environments
+    )
 
 
 def _whole_pass(options: argparse.Namespace) -> Found:
-    return near_duplicates.whole_pass(base_texts(options.data), options.full)
+    return near_duplicates.whole_pass(near_duplicates.base_texts(options.data), options.full)
 
 
 def _driver_memory(options: argparse.Namespace) -> Found:
