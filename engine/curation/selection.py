@@ -1,0 +1,128 @@
+"""Which of several answers to one prompt stay: what most agree with, of prompts neither too easy
+nor too hard, and the best.
+
+Rules over the table of ledger.py. Whether an answer is right is judged with its text, before them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+
+from engine.curation.ledger import Across, groups_in, is_known, is_left_in, reasons_of
+from engine.curation.priority import KEY, answer_priorities, first_of_each
+from engine.curation.votes import ballot_of
+
+Quality = Literal["correct", "score", "shorter"]
+MINORITY = "minority_answer"
+NO_MAJORITY = "no_majority"
+LOWER_SCORE = "lower_score"
+TOO_EASY = "too_easy"
+TOO_HARD = "too_hard"
+_ALMOST = 1e-9  # 2 of 3 are at least 2/3, whatever the last bit says
+
+
+def minority(answers: pa.Table, *, min_agreement: float, across: Across = None) -> pa.Array:
+    """Where there is no reference: `minority_answer` for what is not the answer of most,
+    `no_majority` for all of a group where two answers lead together or the leading one has less
+    than `min_agreement` of the group.
+
+    A prompt has a reference if any of its answers, dropped ones too, could be compared with one
+    (`correct` is not null). Tasks whose answers are not compared are left alone. Answers that are
+    still there vote; one that states no final answer counts in the group and agrees with nobody.
+    A single answer agrees with itself.
+    """
+    ballot = ballot_of(answers, across)
+    groups_B = ballot.groups_B
+    most = np.zeros(len(ballot.sizes), np.int64)
+    np.maximum.at(most, groups_B, ballot.votes_B)
+    leads_B = (ballot.votes_B > 0) & (ballot.votes_B == most[groups_B])
+    # the voters of one leading answer are as many as its votes, those of two are twice as many
+    leaders = np.bincount(groups_B[leads_B], minlength=len(most))
+    is_decided = (most > 0) & (leaders == most)
+    is_decided &= most >= (min_agreement - _ALMOST) * ballot.sizes
+    decided_B = is_decided[groups_B]
+    return reasons_of(
+        len(answers),
+        {
+            NO_MAJORITY: ballot.rows_B[~decided_B],
+            MINORITY: ballot.rows_B[decided_B & ~leads_B],
+        },
+    )
+
+
+def pass_rates(answers: pa.Table, *, across: Across = None) -> np.ndarray:
+    """(N,) float64: share of right answers in the row's group, of all whose `correct` is not null,
+    dropped ones too; NaN where there is none."""
+    groups = groups_in(answers, across)
+    known = np.bincount(groups.of_row_N[is_known(answers, "correct")], minlength=groups.count)
+    is_right = answers["correct"].fill_null(False).to_numpy()
+    right = np.bincount(groups.of_row_N[is_right], minlength=groups.count)
+    rates = np.full(groups.count, np.nan)
+    np.divide(right, known, out=rates, where=known > 0)
+    return rates[groups.of_row_N]
+
+
+def off_difficulty(
+    answers: pa.Table, *, keep: tuple[float, float], across: Across = None
+) -> pa.Array:
+    """`too_easy` above and `too_hard` below the bounds on the pass rate, both inclusive; a group
+    without a pass rate stays."""
+    least, most = keep
+    rates = pass_rates(answers, across=across)
+    is_left = is_left_in(answers)
+    too_easy = is_left & (rates > most + _ALMOST)
+    too_hard = is_left & (rates < least - _ALMOST)
+    return reasons_of(len(answers), {TOO_EASY: too_easy, TOO_HARD: too_hard})
+
+
+def not_best(
+    answers: pa.Table,
+    *,
+    per_prompt: int,
+    by: Sequence[Quality],
+    seed: int,
+    across: Across = None,
+) -> pa.Array:
+    """`lower_score` for all but the `per_prompt` best rows of each group.
+
+    Rows compare by the first of `by` in which they differ: `correct` (right, then unknown, then
+    wrong), `score` (higher, then none), `shorter` (fewer tokens, then unknown); what is equal in
+    all is drawn by lot.
+    """
+    left = np.flatnonzero(is_left_in(answers))
+    groups = groups_in(answers, across)
+    ranked = answers.select([*KEY, *(_COLUMNS[name] for name in by)]).take(left)
+    keys = [_RANKS[name](ranked) for name in by]
+    keys.append(answer_priorities(ranked, seed, "best"))
+    stays = first_of_each(groups.of_row_N[left], keys, np.full(groups.count, per_prompt))
+    return reasons_of(len(answers), {LOWER_SCORE: left[~stays]})
+
+
+def _right_first(answers: pa.Table) -> np.ndarray:
+    rightness = answers["correct"].cast(pa.int8()).cast(pa.float64())
+    return -rightness.fill_null(0.5).to_numpy()
+
+
+def _high_score_first(answers: pa.Table) -> np.ndarray:
+    return -_numbers(answers["score"])
+
+
+def _few_tokens_first(answers: pa.Table) -> np.ndarray:
+    return _numbers(answers["completion_tokens"])
+
+
+def _numbers(column: pa.ChunkedArray) -> np.ndarray:
+    """As float64; null is NaN, which comes last in every order."""
+    return column.cast(pa.float64()).fill_null(np.nan).to_numpy()
+
+
+_COLUMNS = {"correct": "correct", "score": "score", "shorter": "completion_tokens"}
+_RANKS: dict[str, Callable[[pa.Table], np.ndarray]] = {
+    "correct": _right_first,
+    "score": _high_score_first,
+    "shorter": _few_tokens_first,
+}
