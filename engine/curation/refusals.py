@@ -54,8 +54,9 @@ FORMS: dict[str, Forms] = {
                 r"\b(?:i|we) (?:respectfully )?(?:decline|refuse)\b",
             ),
             _any(
-                r"\b(?:help|assist|answer|provid|comply|fulfil|generat|creat|writ|produc|discuss)",
-                r"\b(?:engag|support|respond|participat|continu|shar|offer|advi[sc]e|request)",
+                r"(?<!any )(?<!more )(?<!your )\bhelp\b(?! (?:but|it|\w+ing)\b)",
+                r"\b(?:assist|answer|provid|comply|fulfil|generat|creat|writ|produc|discuss)",
+                r"\b(?:engag|support|respond|participat|continu|shar|advi[sc]e|request)",
                 r"\bdo (?:that|this|so)\b",
             ),
         ),

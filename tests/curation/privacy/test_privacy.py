@@ -120,24 +120,24 @@ NOTHING = [
     "-----BEGIN PUBLIC KEY-----\nMIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8A\n-----END PUBLIC KEY-----",
     "[EMAIL] and [PHONE], password: [SECRET]",
 ]
-# A search that takes the square of a text's length takes minutes for these.
+# A search that takes the square of a text's length takes a minute or more for these.
 HOSTILE = {
-    "digits": "1" * 10_000_000,
-    "digits_of_scripts": "1१１٣²" * 60_000,
-    "groups": "4 4 4 4 " * 40_000,
-    "cards": "4111 1111 1111 1112\n" * 15_000,
-    "letters": "a" * 300_000,
-    "at_signs": "a@a." * 75_000,
-    "domains": "a@" + "a." * 150_000,
-    "passwords": "password:" * 33_000,
-    "keys": "-----BEGIN PRIVATE KEY-----" * 11_000,
-    "heads": "eyJ" + "a" * 300_000,
-    "ibans": "DE12" * 75_000,
-    "colons": "2a:" * 100_000,
-    "dots": "1." * 150_000,
-    "brackets": "(" * 300_000,
-    "addresses": "a://" * 75_000,
-    "surrogates": "\ud800\udfff1" * 100_000,
+    "digits": "1" * 1_000_000,
+    "digits_of_scripts": "1१１٣²" * 20_000,
+    "groups": "4 4 4 4 " * 12_000,
+    "cards": "4111 1111 1111 1112\n" * 5_000,
+    "letters": "a" * 100_000,
+    "at_signs": "a@a." * 25_000,
+    "domains": "a@" + "a." * 50_000,
+    "passwords": "password:" * 11_000,
+    "keys": "-----BEGIN PRIVATE KEY-----" * 4_000,
+    "heads": "eyJ" + "a" * 100_000,
+    "ibans": "DE12" * 25_000,
+    "colons": "2a:" * 33_000,
+    "dots": "1." * 50_000,
+    "brackets": "(" * 100_000,
+    "addresses": "a://" * 25_000,
+    "surrogates": "\ud800\udfff1" * 33_000,
 }
 
 
@@ -216,6 +216,6 @@ def test_every_kind_is_planted_somewhere():
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-@pytest.mark.timeout(30)
+@pytest.mark.timeout(20)
 def test_no_text_takes_more_than_linear_time(name):
     pii_in(HOSTILE[name])
