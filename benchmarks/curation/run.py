@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.curation import near_duplicates
+from benchmarks.curation.contamination import contamination
+from benchmarks.curation.pii import pii
 from benchmarks.result import Found, run_parts
 
 
@@ -30,11 +32,21 @@ def _driver_memory(options: argparse.Namespace) -> Found:
     return near_duplicates.driver_memory()
 
 
+def _contamination(options: argparse.Namespace) -> Found:
+    return contamination(options.data)
+
+
+def _pii(options: argparse.Namespace) -> Found:
+    return pii(options.data)
+
+
 PARTS: dict[str, Callable[[argparse.Namespace], Found]] = {
     "accuracy": _accuracy,
     "signatures": _signatures,
     "whole_pass": _whole_pass,
     "driver_memory": _driver_memory,
+    "contamination": _contamination,
+    "pii": _pii,
 }
 
 
