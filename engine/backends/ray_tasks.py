@@ -32,8 +32,8 @@ def spread_over_cluster(
     in_flight = AHEAD * int(ray.cluster_resources().get("CPU", 1))
     if most is not None:
         in_flight = min(in_flight, most)
-    asked = (partial(task.remote, shared, order) for order in orders)
-    for reference in a_few_ahead(asked, in_flight):
+    start = partial(task.remote, shared)
+    for reference in a_few_ahead(start, orders, in_flight):
         yield _result(reference)
 
 
@@ -50,4 +50,6 @@ def _result(reference: Any) -> Any:
         cause = ray_cluster.root_cause(error)
         if isinstance(cause, EngineError):
             raise type(cause)(str(cause)) from error
-        raise StageError(f"a task of the cluster failed: {type(cause).__name__}: {cause}") from error
+        raise StageError(
+            f"a task of the cluster failed: {type(cause).__name__}: {cause}"
+        ) from error

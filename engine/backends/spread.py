@@ -64,9 +64,9 @@ def spread_over_processes(workers: int, work: Work, orders: Iterable[Any]) -> It
             free.put(process)
 
     threads = ThreadPoolExecutor(workers)
-    asked = (partial(threads.submit, ask, order) for order in orders)
+    submit = partial(threads.submit, ask)
     try:
-        for future in a_few_ahead(asked, AHEAD * workers):
+        for future in a_few_ahead(submit, orders, AHEAD * workers):
             yield future.result()
     finally:
         threads.shutdown(wait=False, cancel_futures=True)
@@ -75,13 +75,13 @@ def spread_over_processes(workers: int, work: Work, orders: Iterable[Any]) -> It
         threads.shutdown()
 
 
-def a_few_ahead(starts: Iterable[Callable[[], Any]], most: int) -> Iterator[Any]:
-    """What each start gives, in order, while at most so many later ones are started."""
+def a_few_ahead(start: Callable[[Any], Any], orders: Iterable[Any], most: int) -> Iterator[Any]:
+    """What `start` gives for each order, in order; it is called at most so many orders ahead."""
     started: deque[Any] = deque()
-    for start in starts:
+    for order in orders:
         if len(started) == most:
             yield started.popleft()
-        started.append(start())
+        started.append(start(order))
     yield from started
 
 

@@ -36,9 +36,9 @@ class SelectSpec(Block):
     by: list[Literal["correct", "score", "judge", "shorter"]] = identity(
         ["correct", "shorter"], min_length=1
     )
-    """What makes one answer better than another, the first difference counts: that it is known to be
-    right, the judge's grade, the judge's votes on pairs of them, fewer tokens. What is equal in all
-    is drawn by lot."""
+    """What makes one answer better than another, the first difference counts: that it is known to
+    be right, the judge's grade, the judge's votes on pairs of them, fewer tokens. What is equal in
+    all is drawn by lot."""
     across: Literal["teachers"] | None = identity(None)
     """`teachers`: the answers of all teachers to a prompt are one group, for `majority` and
     `difficulty` too; none: those of each teacher."""

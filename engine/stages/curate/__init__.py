@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from engine.backends import math_verifier
 from engine.backends.spread import Spread, here, spread_for
-from engine.job.spec import CurateSpec
+from engine.job.spec import CurateSpec, NearDuplicatesSpec
 from engine.run.context import Context
 from engine.run.facts import PromptsInfo
 from engine.run.manifests import Counts, FileEntry, Finished
@@ -51,7 +51,6 @@ from engine.store.paths import remove_tree
 BUCKET_BYTES = 256 * 2**20
 WORK = "work"  # what passes leave for each other, in the stage's folder
 _WRITTEN_BY = ("file", "row", "pile", "is_redacted", "filter", "reason")
-"""
 
 
 @dataclass(frozen=True)
@@ -76,9 +75,7 @@ class _Desk:
 
         self.ctx.progress.update(note=note)
         receipts = f"{WORK}/receipts/{told}"
-        return make_all(
-            work, orders, self.out, receipts=receipts, spread=self.spread, on_made=show
-        )
+        return make_all(work, orders, self.out, receipts=receipts, spread=self.spread, on_made=show)
 
 
 def run(
@@ -106,9 +103,7 @@ def run(
     return counts
 
 
-def _judge(
-    desk: _Desk, open_algebra: math_verifier.OpenAlgebra
-) -> tuple[list[str], list[Made]]:
+def _judge(desk: _Desk, open_algebra: math_verifier.OpenAlgebra) -> tuple[list[str], list[Made]]:
     """The first pass: names of the filters, and what was made of each group."""
     asked = desk.inputs["prompts"]
     assert isinstance(asked.manifest.info, PromptsInfo)
@@ -129,7 +124,7 @@ def _judge(
 def _decide(desk: _Desk, judged: Sequence[Made]) -> tuple[list[str], Decided]:
     """The second pass: names of the rules, and what every answer comes to."""
     finding = Finding(
-        desk.spec.near_duplicates,
+        desk.spec.near_duplicates or NearDuplicatesSpec(),
         desk.groups,
         _starts(judged),
         prompts_of(desk.inputs["prompts"]),
@@ -163,7 +158,8 @@ def _write(
     table = decided.table
     is_redacted = np.zeros(len(table), bool)
     if _redacts(desk.spec):
-        is_redacted = pc.list_value_length(table["pii"]).fill_null(0).to_numpy() > 0
+        kinds_found = pc.call_function("list_value_length", [table["pii"]])
+        is_redacted = kinds_found.fill_null(0).to_numpy() > 0
     table = table.append_column("is_redacted", pa.array(is_redacted))
     piles = piles_of(table, sources, bucket_bytes)
     table = table.append_column("pile", pa.array(piles))

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from engine.curation.ledger import is_left_in
 from engine.job.spec import CurateSpec
 from engine.run.progress import Progress
 from engine.stages.curate.narrow import CANONICAL, load_narrow
@@ -48,9 +49,8 @@ def decide(
     for name in rules:
         columns += RULES[name][2]
     table = load_narrow(files, columns)
-    is_train = pc.equal(table["split"], "train")
-    train = table.filter(is_train)
-    rest = table.filter(pc.invert(is_train))
+    train = table.filter(pc.field("split") == "train")
+    rest = table.filter(pc.field("split") != "train")
     del table
     warnings: list[str] = []
     found: list[str] = []
@@ -70,17 +70,18 @@ def decide(
 
 def _with_reasons(table: pa.Table, name: str, reasons: pa.Array) -> pa.Table:
     """The table in which rows that are still there go where there is a reason."""
-    goes = pc.and_(pc.is_null(table["reason"]), pc.is_valid(reasons))
+    goes = pa.array(is_left_in(table) & reasons.is_valid().to_numpy(zero_copy_only=False))
     for column, value in (("filter", pa.scalar(name)), ("reason", reasons)):
         at = table.schema.get_field_index(column)
-        table = table.set_column(at, column, pc.if_else(goes, value, table[column]))
+        values = pc.call_function("if_else", [goes, value, table[column]])
+        table = table.set_column(at, column, values)
     return table
 
 
 def lost_by(table: pa.Table, filters: Sequence[str], split: str) -> dict[str, dict[str, int]]:
     """Answers that went, by filter and reason."""
     lost: dict[str, dict[str, int]] = {name: {} for name in filters}
-    gone = table.filter(pc.and_(pc.equal(table["split"], split), pc.is_valid(table["reason"])))
+    gone = table.filter((pc.field("split") == split) & pc.field("reason").is_valid())
     counted = gone.group_by(["filter", "reason"]).aggregate([([], "count_all")])
     rows = sorted(counted.to_pylist(), key=lambda row: (-row["count_all"], row["reason"]))
     for row in rows:
@@ -90,7 +91,7 @@ def lost_by(table: pa.Table, filters: Sequence[str], split: str) -> dict[str, di
 
 def prompts_lost_by(table: pa.Table, filters: Sequence[str]) -> tuple[int, dict[str, int]]:
     """Prompts with a training answer, and how many of them each filter took the last one."""
-    train = table.filter(pc.equal(table["split"], "train"))
+    train = table.filter(pc.field("split") == "train")
     place_of = {name: place for place, name in enumerate(filters)}
     names = train["filter"].combine_chunks().dictionary_encode()
     places = [place_of[name] for name in names.dictionary.to_pylist()]

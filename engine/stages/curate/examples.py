@@ -11,15 +11,16 @@ signal go from table to table inside Arrow, one file of completions or one pile 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from engine.curation.ledger import is_left_in
 from engine.rows.records import COMPLETION_VERDICT, EXAMPLE
 from engine.rows.tables import completed, read_tables
 from engine.rows.tools import with_answer
@@ -78,7 +79,7 @@ def piles_of(decided: pa.Table, sources: Sequence[Source], bucket_bytes: int) ->
     spelled = [str(sorted(source.items())) for source in sources]
     _, ranks = np.unique(spelled, return_inverse=True)
     kinds = len(sources) + 1
-    stays = np.flatnonzero(pc.is_null(decided["reason"]).to_numpy())
+    stays = np.flatnonzero(is_left_in(decided))
     splits = decided["split"].take(stays).to_numpy(zero_copy_only=False)
     row_bytes = decided["bytes"].to_numpy()[stays]
     source = _source_numbers(decided)[stays]
@@ -188,7 +189,7 @@ def _batches(plan: Spilling, file: Folder, kept: pa.Table) -> pa.Buffer:
     borders = [0, *(np.flatnonzero(np.diff(piles)) + 1).tolist(), len(piles)]
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, EXAMPLE) as spill:
-        for first, end in zip(borders, borders[1:], strict=False):
+        for first, end in pairwise(borders):
             (batch,) = examples.slice(first, end - first).to_batches()
             spill.write_batch(batch)
     return sink.getvalue()
@@ -232,7 +233,7 @@ def write_pile(order: Pile) -> Made:
 
 
 @contextmanager
-def _opened(path: Folder) -> Iterator[pa.ipc.RecordBatchFileReader]:
+def _opened(path: Folder) -> Generator[pa.ipc.RecordBatchFileReader]:
     if isinstance(path, Path):
         with pa.memory_map(str(path)) as file:
             yield pa.ipc.open_file(file)

@@ -134,7 +134,7 @@ def filters_for(spec: CurateSpec, experts: Experts) -> dict[str, Rule]:
 
 def filters_of(spec: CurateSpec) -> list[str]:
     """Their names."""
-    leaks = Leaks(None, 1.0) if spec.decontaminate else None
+    leaks = Leaks(Index.of({})) if spec.decontaminate else None
     return list(filters_for(spec, Experts(Referee(USUAL), leaks)))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from engine.curation.contamination import Index, is_contaminated
+from engine.curation.contamination import AT_LEAST, Index, is_contaminated
 from engine.rows.records import Completion, Prompt
 
 Key = tuple[int, str, int]
@@ -26,7 +26,7 @@ class Leak:
 class Leaks:
     """Looks answers up, and remembers those of the slice that it studied last."""
 
-    def __init__(self, index: Index, at_least: float) -> None:
+    def __init__(self, index: Index, at_least: float = AT_LEAST) -> None:
         self._index = index
         self._at_least = at_least
         self._found: dict[Key, Leak | None] = {}

@@ -22,7 +22,7 @@ Lost = dict[str, dict[str, int]]  # by filter and reason
 def counts_of(decided: Decided, filters: Sequence[str], files: Mapping[str, FileEntry]) -> Counts:
     """Rows in and out, by reason; `filters` are all that judged, in order."""
     table = decided.table
-    rows_in = pc.sum(pc.equal(table["split"], "train")).as_py() or 0
+    rows_in = len(table.filter(pc.field("split") == "train"))
     rows_out = _rows_of(files, "train")
     lost = lost_by(table, filters, "train")
     unusable = lost_by(table, filters, "validation")
@@ -105,8 +105,8 @@ def _failed(table: pa.Table, lost: Lost) -> list[str]:
         count = reasons.get(FAILED)
         if not count:
             continue
-        here = pc.and_(pc.equal(table["filter"], name), pc.equal(table["reason"], FAILED))
-        first = table.filter(here).slice(0, 1).to_pylist()[0]
+        is_such = (pc.field("filter") == name) & (pc.field("reason") == FAILED)
+        first = table.filter(is_such).slice(0, 1).to_pylist()[0]
         warnings.append(
             f"filter {name} failed on {count:,} answers, which were dropped as {FAILED}: first on"
             f" prompt {first['prompt_id']}, teacher '{first['teacher']}', sample"

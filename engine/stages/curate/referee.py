@@ -66,7 +66,6 @@ class Referee:
         return "math_verify" if is_told else "none"
 
 
-
 @contextmanager
 def referee_for(
     spec: VerifySpec, labels: Mapping[str, str], open_algebra: OpenAlgebra

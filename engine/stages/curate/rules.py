@@ -14,18 +14,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from engine.curation.balance import Balanced, balance
+from engine.curation.ledger import Across, is_left_in
 from engine.curation.priority import answer_priorities
-from engine.curation.selection import (
-    Across,
-    minority,
-    not_best,
-    off_difficulty,
-    pass_rates,
-    votes_of,
-)
+from engine.curation.selection import Quality, minority, not_best, off_difficulty, pass_rates
+from engine.curation.votes import votes_of
 from engine.job.spec import BalanceSpec, CurateSpec
 from engine.stages.curate.twins import Alike
 
@@ -89,7 +83,7 @@ def is_among_the_best(
     table: pa.Table, *, per_prompt: int, by: Sequence[Any], across: Across, seed: int
 ) -> Ruled:
     """Drop all but the best answers of a prompt."""
-    qualities = ["score" if name == "judge" else name for name in by]
+    qualities: list[Quality] = ["score" if name == "judge" else name for name in by]
     reasons = not_best(table, per_prompt=per_prompt, by=qualities, across=across, seed=seed)
     return Ruled(reasons)
 
@@ -123,7 +117,7 @@ def is_within_caps(table: pa.Table, *, spec: BalanceSpec, seed: int) -> Ruled:
 
 def still_there(table: pa.Table) -> np.ndarray:
     """The rows that no filter or rule has dropped."""
-    return np.flatnonzero(pc.is_null(table["reason"]).to_numpy())
+    return np.flatnonzero(is_left_in(table))
 
 
 def _rank(table: pa.Table, seed: int) -> np.ndarray:

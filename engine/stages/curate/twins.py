@@ -15,7 +15,14 @@ import pyarrow as pa
 
 from engine.backends.spread import Spread
 from engine.curation.minhash import BANDS, band_keys
-from engine.curation.near_duplicates import Twins, candidate_pairs, clusters, jaccards, twins, united
+from engine.curation.near_duplicates import (
+    Twins,
+    candidate_pairs,
+    clusters,
+    jaccards,
+    twins,
+    united,
+)
 from engine.curation.shingles import Hashes, shingles_of
 from engine.job.spec import NearDuplicatesSpec
 from engine.rows.records import Completion, Prompt
@@ -205,9 +212,7 @@ def _verified(finding: Finding, table: pa.Table, pairs: np.ndarray) -> np.ndarra
         if not len(mine):
             continue
         where = (table["file"].to_numpy()[mine], table["row"].to_numpy()[mine])
-        orders.append(
-            _Candidates(group, finding.spec, finding.prompts, finding.out, mine, *where)
-        )
+        orders.append(_Candidates(group, finding.spec, finding.prompts, finding.out, mine, *where))
     files = {}
     for order, file in zip(orders, _make(finding, _shingle, orders, "shingles"), strict=True):
         files[order.name] = file
