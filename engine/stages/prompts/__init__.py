@@ -18,15 +18,15 @@ from engine.errors import InputError
 from engine.job.spec import PromptsSpec
 from engine.rows.ids import derive_seed
 from engine.rows.records import PROMPT, Prompt
+from engine.rows.sources.readers import require_one_schema
+from engine.rows.sources.source_row import BadRow
 from engine.rows.tables import to_table, write_parquet
 from engine.run.context import Context
 from engine.run.facts import PromptsInfo
 from engine.run.manifests import Counts, Finished
 from engine.stages.prompts.ledger import Ledger
-from engine.stages.prompts.readers import require_one_schema, source_files
-from engine.stages.prompts.reading import SPLITS, listed, read_prompts
+from engine.stages.prompts.reading import SPLITS, files_of, listed, read_prompts
 from engine.stages.prompts.rows import DIALOGUE, UNLEARNT
-from engine.stages.prompts.source_row import BadRow
 
 _QUARANTINE = "data/quarantine.parquet"
 
@@ -36,7 +36,7 @@ def run(spec: PromptsSpec, inputs: Mapping[str, Finished], out: Path, ctx: Conte
     bad line."""
     (out / "data").mkdir(parents=True, exist_ok=True)
     skipped: list[Path] = []
-    sources = {split: source_files(spec, split, skipped) for split in SPLITS}
+    sources = {split: files_of(spec, split, skipped) for split in SPLITS}
     for paths in sources.values():
         require_one_schema(paths)
     intake = _Intake(spec, ctx, out)

@@ -11,10 +11,10 @@ from typing import Any
 
 from engine.job.spec import FieldMap, PromptsSpec
 from engine.rows.records import Messages
+from engine.rows.sources.columns import scalar
+from engine.rows.sources.source_row import BadRow, Columns
 from engine.rows.tools import Tool, tools_column
-from engine.stages.prompts.gold_answers import scalar
 from engine.stages.prompts.schema_guided import is_schema_guided, messages_of
-from engine.stages.prompts.source_row import BadRow, Columns
 from engine.stages.prompts.tool_turns import offered_tools
 from engine.stages.prompts.turns import Turn, turns_of
 

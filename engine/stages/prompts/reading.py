@@ -9,12 +9,18 @@ from pathlib import Path
 
 from engine.job.spec import PromptsSpec
 from engine.rows.records import Prompt
-from engine.stages.prompts.readers import read_rows
-from engine.stages.prompts.rows import columns_of, prompts_of
-from engine.stages.prompts.source_row import BadRow
+from engine.rows.sources.columns import columns_of
+from engine.rows.sources.readers import read_rows, source_files
+from engine.rows.sources.source_row import BadRow
+from engine.stages.prompts.rows import prompts_of
 
 # in the order of reading: a prompt that is in both stays in validation
 SPLITS = ("validation", "train")
+
+
+def files_of(spec: PromptsSpec, split: str, skipped: list[Path]) -> list[Path]:
+    """The source files of a split (see `source_files`)."""
+    return source_files(f"prompts.{split}", getattr(spec, split), skipped)
 
 
 def read_prompts(

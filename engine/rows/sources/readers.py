@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.errors import InputError
-from engine.job.spec import PromptsSpec
-from engine.stages.prompts.delimited import read_delimited
-from engine.stages.prompts.source_row import BadRow, NumberedRows, require_unique
+from engine.rows.sources.delimited import read_delimited
+from engine.rows.sources.source_row import BadRow, NumberedRows, require_unique
 from engine.store.hub import local_source
 
 _COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
@@ -35,14 +34,14 @@ _UTF8_MARK = b"\xef\xbb\xbf"
 _CACHES = ("cache", "__macosx")
 
 
-def source_files(spec: PromptsSpec, split: str, skipped: list[Path]) -> list[Path]:
-    """The data files of a split in order, folders expanded. InputError for what is missing, empty
-    or of another kind.
+def source_files(field: str, named: str | Sequence[str] | None, skipped: list[Path]) -> list[Path]:
+    """The data files that a field of the job names, in order, folders expanded. InputError for what
+    is missing, empty or of another kind.
 
     All other files of a folder go to `skipped` (see `data_files`).
     """
     files = []
-    for path in _named_paths(spec, split):
+    for path in _local(named or []):
         if path.is_dir():
             data, others = data_files(path)
             skipped += others
@@ -50,32 +49,30 @@ def source_files(spec: PromptsSpec, split: str, skipped: list[Path]) -> list[Pat
         else:
             files.append(path)
     for path in files:
-        _require_readable(path, split)
+        _require_readable(path, field)
     return files
 
 
-def _named_paths(spec: PromptsSpec, split: str) -> list[Path]:
-    named = getattr(spec, split) or []
+def _local(named: str | Sequence[str]) -> list[Path]:
     if isinstance(named, str):
         return [local_source(named)]
     return list(map(local_source, named))
 
 
-def _require_readable(path: Path, split: str) -> None:
+def _require_readable(path: Path, field: str) -> None:
     if not path.exists():
         remedy = "correct the path"
         if path.parts[0] == "hf:":
             remedy = "it is not on this machine yet: distill fetch JOB brings it"
-        raise InputError(f"prompts.{split}: {path} does not exist; {remedy}")
+        raise InputError(f"{field}: {path} does not exist; {remedy}")
     if kind_of(path) not in READERS:
         raise InputError(
-            f"prompts.{split}: {path} is not one of {', '.join(READERS)} and holds none;"
-            " convert or rename it"
+            f"{field}: {path} is not one of {', '.join(READERS)} and holds none; convert or rename"
+            " it"
         )
     if path.stat().st_size == 0:
         raise InputError(
-            f"prompts.{split}: {path}:1: the file is empty; fill it, or take it out of"
-            f" prompts.{split}"
+            f"{field}: {path}:1: the file is empty; fill it, or take it out of {field}"
         )
 
 
