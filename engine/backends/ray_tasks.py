@@ -1,0 +1,59 @@
+"""Pure functions over many orders as tasks of a Ray cluster: a task that dies with its node runs
+again elsewhere, so each must be one that may run twice."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import ray
+
+from engine.backends import ray_cluster
+from engine.errors import EngineError, StageError
+
+_AHEAD = 2  # tasks for each processor: none waits for the driver
+_RETRIES = 3
+
+
+def is_connected() -> bool:
+    """Whether this process has joined or started a cluster."""
+    return ray.is_initialized()
+
+
+def spread_over_cluster(
+    most: int, work: Callable[[Any], Any], orders: Sequence[Any]
+) -> Iterator[Any]:
+    """The result of each order, in order; at most `most` at a time. What a function raises is
+    raised here."""
+    # Given once: an index that all tasks read is not sent with each of them.
+    shared = ray.put(work)
+    task = ray.remote(num_cpus=1, max_retries=_RETRIES, scheduling_strategy="SPREAD")(_do)
+    processors = int(ray.cluster_resources().get("CPU", 1))
+    most = min(most, _AHEAD * processors)
+    waiting = deque(orders)
+    running: deque[Any] = deque()
+    try:
+        while waiting or running:
+            while waiting and len(running) < most:
+                running.append(task.remote(shared, waiting.popleft()))
+            yield _result(running.popleft())
+    finally:
+        for one in running:
+            ray.cancel(one, force=True)
+
+
+def _do(work: Callable[[Any], Any], order: Any) -> Any:
+    return work(order)
+
+
+def _result(reference: Any) -> Any:
+    try:
+        return ray.get(reference)
+    except EngineError:
+        raise
+    except Exception as error:
+        cause = ray_cluster.root_cause(error)
+        if isinstance(cause, EngineError):
+            raise type(cause)(str(cause)) from error
+        raise StageError(f"a task of the cluster failed: {type(cause).__name__}: {cause}") from error
