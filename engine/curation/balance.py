@@ -5,12 +5,21 @@ The rows that stay of a value are drawn by lot, so they do not depend on the ord
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
+from engine.curation.ledger import coded, is_left_in, reasons_of
+from engine.curation.priority import KEY, answer_priorities, first_of_each
+from engine.curation.selection import pass_rates
+
 OVER_CAP = "over_cap"
+_ALMOST = 1e-9  # 0.3 of 10 are 3 rows, whatever the last bit says
+_TENTHS = 10
+
+Caps = Mapping[str, float]  # of the values that it names
 
 
 class Balanced(NamedTuple):
@@ -21,48 +30,125 @@ class Balanced(NamedTuple):
     after: dict[str, int]
     without_value: int  # rows still there that have no value: not capped, but in the total
     unknown: list[str]  # values that are capped and never seen: the job says what is not there
-    is_met: bool  # False: no choice of rows meets the shares; then none is dropped
+    is_met: bool  # False: no choice of rows meets the shares; then they drop none
 
 
 def balance(
-    table: pa.Table,
+    answers: pa.Table,
     *,
     by: str,
     seed: int,
     most: int | Mapping[str, int] | None = None,
-    share: float | Mapping[str, float] | None = None,
+    share: float | Caps | None = None,
 ) -> Balanced:
     """Rows beyond `most` of each value, or beyond its `share` of all rows that stay.
 
-    `by` is `length` (bands of powers of two tokens: "64-127"), `difficulty` (tenths of the pass
-    rate of the prompt over all teachers: "0.3" is from 0.3 to below 0.4), or a column: `label`,
-    `source`, `language`, `meta.<field>`. One number caps every value, a mapping those that it
-    names. `most` and `share` may both be given; `most` comes first.
+    `by` is `length` (bands of tokens between powers of two: "64-127"), `difficulty` (tenths of the
+    pass rate of the prompt over all teachers: "0.3" is from 0.3 to below 0.4), or a column:
+    `label`, `source`, `language`, `meta.<field>`. One number caps every value, a mapping those that
+    it names. Both `most` and `share` may be given; `most` comes first.
 
     Shares count of what is left in the end: the largest set of rows is kept in which no value has
-    more than its share. It does not exist where few values share out less than all: three labels of
-    at most 0.3 each. A column that the table lacks, or that is null in all rows, has no value:
-    `before` is empty.
+    more than its share. There is none where few values may have less than all together: three
+    labels of at most 0.3 each. A column that the table lacks, or that is null in all rows, has no
+    value: `before` is empty, and no row is dropped.
     """
-    raise NotImplementedError
+    left = np.flatnonzero(is_left_in(answers))
+    names, codes = coded(values_of(answers, by).take(pa.array(left)))
+    rows = left[codes >= 0]
+    codes = codes[codes >= 0]
+    before = dict(zip(names, np.bincount(codes, minlength=len(names)).tolist(), strict=True))
+    without_value = len(left) - len(rows)
+    capped = before
+    if most is not None:
+        caps = caps_for(before, most)
+        capped = {name: min(count, int(caps.get(name, count))) for name, count in before.items()}
+    after = capped
+    if share is not None:
+        after = limits_of(capped, without_value, caps_for(before, share))
+    is_met = any(after.values()) or not any(capped.values())
+    if not is_met:
+        after = capped
+    lots = answer_priorities(answers.select(KEY).take(rows), seed, "balance")
+    stays = first_of_each(codes, [lots], np.array(list(after.values()), np.int64))
+    return Balanced(
+        reasons=reasons_of(len(answers), {OVER_CAP: rows[~stays]}),
+        before=_most_first(before),
+        after=_most_first(after),
+        without_value=without_value,
+        unknown=_unknown(before, most) + _unknown(before, share),
+        is_met=is_met,
+    )
 
 
-def values_of(table: pa.Table, by: str) -> pa.Array:
-    """What `by` says of each row, as strings; null where it says nothing."""
-    raise NotImplementedError
-
-
-def counts_of(table: pa.Table, by: str) -> dict[str, int]:
+def counts_of(answers: pa.Table, by: str) -> dict[str, int]:
     """Rows of each value, most first; rows without one are left out."""
-    raise NotImplementedError
+    values = values_of(answers, by).drop_null().value_counts()
+    names, counts = values.flatten()
+    return _most_first(dict(zip(names.to_pylist(), counts.to_pylist(), strict=True)))
 
 
-def limits_of(
-    counts: Mapping[str, int], total: int, share: float | Mapping[str, float]
-) -> dict[str, int]:
+def values_of(answers: pa.Table, by: str) -> pa.Array:
+    """What `by` says of each row, as strings; null where it says nothing."""
+    if by in _VALUES:
+        return _VALUES[by](answers)
+    if by not in answers.column_names:
+        return pa.nulls(len(answers), pa.string())
+    return answers[by].cast(pa.string()).combine_chunks()
+
+
+def caps_for(counts: Mapping[str, int], caps: float | Caps) -> Caps:
+    """The cap of each value that has one."""
+    if isinstance(caps, Mapping):
+        return caps
+    return dict.fromkeys(counts, caps)
+
+
+def limits_of(counts: Mapping[str, int], others: int, shares: Caps) -> dict[str, int]:
     """How many rows of each value stay, so that none is more than its share of all rows that do;
-    all 0 where no set of rows is like that. `total` also counts rows without a value.
+    all 0 where no set of rows is like that. `others` are rows without a value, which stay.
 
-    The greatest fixed point of T = Σ min(rows, share * T): from all rows downwards.
+    T = others + Σ min(rows, share * T), from all rows downwards to the first T that holds: the
+    greatest, because every set of rows that meets the shares is within the limits of every T on the
+    way.
     """
-    raise NotImplementedError
+    rows = np.array(list(counts.values()), np.int64)
+    share = np.array([shares.get(name, 1.0) for name in counts])
+    total = others + rows.sum()
+    while True:
+        limits = np.minimum(rows, np.floor(share * total + _ALMOST)).astype(np.int64)
+        smaller = others + limits.sum()
+        if smaller == total:
+            return dict(zip(counts, limits.tolist(), strict=True))
+        total = smaller
+
+
+def _length_bands(answers: pa.Table) -> pa.Array:
+    tokens = answers["completion_tokens"].combine_chunks()
+    _, bits = np.frexp(tokens.fill_null(0).to_numpy().astype(np.float64))
+    names = ["0", "1"]
+    for bit in range(1, int(bits.max(initial=1))):
+        names.append(f"{2**bit}-{2 ** (bit + 1) - 1}")
+    unknown = tokens.is_null().to_numpy(zero_copy_only=False)
+    return pa.array(names).take(pa.array(bits, mask=unknown))
+
+
+def _pass_rate_tenths(answers: pa.Table) -> pa.Array:
+    rates = pass_rates(answers, across="teachers")
+    tenths = np.floor(np.nan_to_num(rates) * _TENTHS + _ALMOST).astype(np.int64)
+    names = [str(tenth / _TENTHS) for tenth in range(_TENTHS + 1)]
+    return pa.array(names).take(pa.array(tenths, mask=np.isnan(rates)))
+
+
+def _most_first(counts: Mapping[str, int]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda one: (-one[1], one[0])))
+
+
+def _unknown(counts: Mapping[str, int], caps: object) -> list[str]:
+    return sorted(set(caps) - set(counts)) if isinstance(caps, Mapping) else []
+
+
+_VALUES: dict[str, Callable[[pa.Table], pa.Array]] = {
+    "length": _length_bands,
+    "difficulty": _pass_rate_tenths,
+}

@@ -6,11 +6,15 @@ compare them between samples of one size only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+
+from engine.curation.ledger import is_left_in
+from engine.curation.priority import KEY, answer_priorities
+from engine.curation.shingles import Hashes, runs_of, words_of
+from engine.rows.metrics.words import words
 
 SAMPLE = 10_000  # texts, for n-grams and openings
 VENDI_SAMPLE = 1_000  # its time grows with the third power
@@ -25,42 +29,84 @@ class Opening(NamedTuple):
 
 
 class Entropy(NamedTuple):
-    """Of the sizes of clusters: in bits, and divided by the most that so many rows can have, which
-    is 1 where every row is a cluster of its own and 0 where all are one."""
+    """Of the sizes of clusters: in bits, and divided by the most that so many rows can have: 1
+    where every row is a cluster of its own, 0 where all are one."""
 
     bits: float
     evenness: float
 
 
-def sampled(table: pa.Table, size: int, seed: int) -> np.ndarray:
+def sampled(answers: pa.Table, size: int, seed: int) -> np.ndarray:
     """Numbers (at most `size`,) of rows still there, by lot; a smaller sample is the beginning of a
-    larger one. Rows are named by `prompt_id`, `teacher` and `sample_index`."""
-    raise NotImplementedError
+    larger one."""
+    left = np.flatnonzero(is_left_in(answers))
+    lots = answer_priorities(answers.select(KEY).take(left), seed, "diversity")
+    return left[np.argsort(lots)[:size]]
 
 
-def distinct(texts: Sequence[str], n: int) -> float:
+def distinct(texts: pa.Array | pa.ChunkedArray, n: int) -> float:
     """Different n-grams of words divided by all of them (distinct-n of Li et al. 2016, over all
-    texts together); NaN without any. More texts, lower figure."""
-    raise NotImplementedError
+    texts together); NaN without any. The more texts, the lower."""
+    grams = runs_of(words_of(texts), n).values
+    return len(np.unique(grams)) / len(grams) if len(grams) else np.nan
 
 
-def commonest_opening(texts: Sequence[str], words: int = OPENING_WORDS) -> Opening:
-    """Templates show here that n-grams hide: "Sure! Here is a"."""
-    raise NotImplementedError
+def commonest_opening(texts: pa.Array | pa.ChunkedArray, count: int = OPENING_WORDS) -> Opening:
+    """The first `count` words that most texts have; a shorter text has none. Templates show here
+    that n-grams hide: "Sure! Here is a"."""
+    runs = runs_of(words_of(texts), count)
+    opened = np.flatnonzero(np.diff(runs.starts))
+    if not len(opened):
+        return Opening("", 0.0)
+    _, first, counts = np.unique(
+        runs.values[runs.starts[opened]], return_index=True, return_counts=True
+    )
+    commonest = np.argmax(counts)
+    text = texts[int(opened[first[commonest]])].as_py()
+    return Opening(" ".join(words(text)[:count]), counts[commonest] / len(texts))
 
 
 def cluster_entropy(clusters_N: np.ndarray) -> Entropy:
-    """Shannon's entropy of near-duplicate clusters; `clusters_N` numbers the cluster of each row."""
-    raise NotImplementedError
+    """Shannon's entropy of near-duplicate clusters, of which `clusters_N` numbers the one of each
+    row."""
+    _, sizes = np.unique(clusters_N, return_counts=True)
+    shares = sizes / sizes.sum()
+    bits = float(-(shares * np.log2(shares)).sum())
+    most = np.log2(len(clusters_N)) if len(clusters_N) > 1 else 0.0
+    return Entropy(bits, bits / most if most else 1.0)
 
 
-def vendi(texts: Sequence[str]) -> float:
-    """The Vendi score (Friedman and Dieng 2023): the effective number of different texts, from 1
-    to their number, with the cosine of hashed TF-IDF words as likeness.
+def vendi(texts: pa.Array | pa.ChunkedArray) -> float:
+    """The Vendi score (Friedman and Dieng 2023): the effective number of different texts, from 1 to
+    their number, with the cosine of TF-IDF words as likeness. Texts without words do not count; NaN
+    without any other.
 
-    It sees words, no meaning: one sentence with 1,000 different numbers scores 736 of 1,000, a
-    paraphrase counts as new. Read it beside the commonest opening and the clusters; gate nothing
-    on it. Give it a sample of VENDI_SAMPLE texts: it takes n² memory and n³ time, and it rises with
-    the number of texts.
+    It sees words and no meaning: a paraphrase counts as new, and one sentence with 1,000 different
+    numbers scores hundreds. Read it beside the commonest opening and the clusters, and gate nothing
+    on it. It takes n² memory and n³ time, and it rises with n: give it VENDI_SAMPLE texts.
     """
-    raise NotImplementedError
+    likeness_NN = _likeness(words_of(texts))
+    count = len(likeness_NN)
+    if not count:
+        return np.nan
+    parts = np.linalg.eigvalsh(likeness_NN / count)
+    parts = parts[parts > 0]
+    return float(np.exp(-(parts * np.log(parts)).sum()))
+
+
+def _likeness(said: Hashes) -> np.ndarray:
+    """(N, N) cosines of the TF-IDF vectors of texts that have words; smoothed idf, as
+    scikit-learn's."""
+    from scipy import sparse  # stages that never ask start without it
+
+    lengths = np.diff(said.starts)
+    rows = np.repeat(np.arange(np.count_nonzero(lengths)), lengths[lengths > 0])
+    vocabulary, columns = np.unique(said.values, return_inverse=True)
+    shape = (np.count_nonzero(lengths), len(vocabulary))
+    counts = sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=shape)
+    counts.sum_duplicates()
+    having = np.bincount(counts.indices, minlength=len(vocabulary))
+    weights = counts * (np.log((1 + shape[0]) / (1 + having)) + 1)
+    norms = np.sqrt(weights.multiply(weights).sum(axis=1))
+    unit = weights / norms[:, None]
+    return (unit @ unit.T).toarray()

@@ -1,50 +1,31 @@
-"""Which of several answers to one prompt stay: the right ones, those that most agree with, the best.
+"""Which of several answers to one prompt stay: what most agree with, of prompts neither too easy
+nor too hard, and the best.
 
-A rule over a table is a function (table, *, settings) -> pa.Array of strings, the reason or null
-for each row. It sees every training answer, those too that an earlier rule dropped (their `reason`
-is not null), and gives a reason to rows that are still there only. No rule depends on the order of
-rows. Columns that rules read (`LEDGER`; whatever else the table has is left alone):
-
-| column | type | content |
-|---|---|---|
-| prompt_id, teacher, sample_index | int64, string, int32 | the key |
-| task | string | of the prompt |
-| answer | string | final answer as final_answer.stated gives it; null: it states none |
-| correct | bool | against the references; null: there is none, or nobody could tell |
-| score | double | of a judge, more is better; null: none |
-| completion_tokens | int32 | null: an API did not say |
-| label, source, language, meta.<field> | string | what balance counts by; null: it has none |
-| reason | string | why an earlier rule dropped the row; null: it did not |
-
-A group is a prompt's answers by all teachers (`across`: "teachers"), or by each (None).
+Rules over the table of ledger.py. Whether an answer is right is judged with its text, before them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 
-Across = Literal["teachers"] | None
+from engine.curation.ledger import Across, groups_in, is_known, is_left_in, reasons_of
+from engine.curation.priority import KEY, answer_priorities, first_of_each
+from engine.curation.votes import ballot_of
+
 Quality = Literal["correct", "score", "shorter"]
 MINORITY = "minority_answer"
 NO_MAJORITY = "no_majority"
 LOWER_SCORE = "lower_score"
 TOO_EASY = "too_easy"
 TOO_HARD = "too_hard"
+_ALMOST = 1e-9  # 2 of 3 are at least 2/3, whatever the last bit says
 
 
-class Votes(NamedTuple):
-    """Of each row: how many rows of its group give the same answer, itself among them, and their
-    share of the group. 0 and NaN where the row does not vote."""
-
-    votes: np.ndarray  # (N,) int16
-    agreement: np.ndarray  # (N,) float64
-
-
-def minority(table: pa.Table, *, min_agreement: float = 0.5, across: Across = None) -> pa.Array:
+def minority(answers: pa.Table, *, min_agreement: float, across: Across = None) -> pa.Array:
     """Where there is no reference: `minority_answer` for what is not the answer of most,
     `no_majority` for all of a group where two answers lead together or the leading one has less
     than `min_agreement` of the group.
@@ -52,32 +33,54 @@ def minority(table: pa.Table, *, min_agreement: float = 0.5, across: Across = No
     A prompt has a reference if any of its answers, dropped ones too, could be compared with one
     (`correct` is not null). Tasks whose answers are not compared are left alone. Answers that are
     still there vote; one that states no final answer counts in the group and agrees with nobody.
-    A group of one answer agrees with itself.
+    A single answer agrees with itself.
     """
-    raise NotImplementedError
+    ballot = ballot_of(answers, across)
+    groups_B = ballot.groups_B
+    most = np.zeros(len(ballot.sizes), np.int64)
+    np.maximum.at(most, groups_B, ballot.votes_B)
+    leads_B = (ballot.votes_B > 0) & (ballot.votes_B == most[groups_B])
+    # the voters of one leading answer are as many as its votes, those of two are twice as many
+    leaders = np.bincount(groups_B[leads_B], minlength=len(most))
+    is_decided = (most > 0) & (leaders == most)
+    is_decided &= most >= (min_agreement - _ALMOST) * ballot.sizes
+    decided_B = is_decided[groups_B]
+    return reasons_of(
+        len(answers),
+        {
+            NO_MAJORITY: ballot.rows_B[~decided_B],
+            MINORITY: ballot.rows_B[decided_B & ~leads_B],
+        },
+    )
 
 
-def votes_of(table: pa.Table, *, across: Across = None) -> Votes:
-    """How the rows vote that `minority` looks at."""
-    raise NotImplementedError
-
-
-def pass_rates(table: pa.Table, *, across: Across = None) -> np.ndarray:
+def pass_rates(answers: pa.Table, *, across: Across = None) -> np.ndarray:
     """(N,) float64: share of right answers in the row's group, of all whose `correct` is not null,
     dropped ones too; NaN where there is none."""
-    raise NotImplementedError
+    groups = groups_in(answers, across)
+    known = np.bincount(groups.of_row_N[is_known(answers, "correct")], minlength=groups.count)
+    is_right = answers["correct"].fill_null(False).to_numpy()
+    right = np.bincount(groups.of_row_N[is_right], minlength=groups.count)
+    rates = np.full(groups.count, np.nan)
+    np.divide(right, known, out=rates, where=known > 0)
+    return rates[groups.of_row_N]
 
 
 def off_difficulty(
-    table: pa.Table, *, keep: tuple[float, float], across: Across = None
+    answers: pa.Table, *, keep: tuple[float, float], across: Across = None
 ) -> pa.Array:
     """`too_easy` above and `too_hard` below the bounds on the pass rate, both inclusive; a group
     without a pass rate stays."""
-    raise NotImplementedError
+    least, most = keep
+    rates = pass_rates(answers, across=across)
+    is_left = is_left_in(answers)
+    too_easy = is_left & (rates > most + _ALMOST)
+    too_hard = is_left & (rates < least - _ALMOST)
+    return reasons_of(len(answers), {TOO_EASY: too_easy, TOO_HARD: too_hard})
 
 
 def not_best(
-    table: pa.Table,
+    answers: pa.Table,
     *,
     per_prompt: int,
     by: Sequence[Quality],
@@ -90,16 +93,36 @@ def not_best(
     wrong), `score` (higher, then none), `shorter` (fewer tokens, then unknown); what is equal in
     all is drawn by lot.
     """
-    raise NotImplementedError
+    left = np.flatnonzero(is_left_in(answers))
+    groups = groups_in(answers, across)
+    ranked = answers.select([*KEY, *(_COLUMNS[name] for name in by)]).take(left)
+    keys = [_RANKS[name](ranked) for name in by]
+    keys.append(answer_priorities(ranked, seed, "best"))
+    stays = first_of_each(groups.of_row_N[left], keys, np.full(groups.count, per_prompt))
+    return reasons_of(len(answers), {LOWER_SCORE: left[~stays]})
 
 
-class PromptCounts(NamedTuple):
-    """Prompts with an answer in the table, and those of them without one that is still there."""
-
-    prompts: int
-    with_no_answer_left: int
+def _right_first(answers: pa.Table) -> np.ndarray:
+    rightness = answers["correct"].cast(pa.int8()).cast(pa.float64())
+    return -rightness.fill_null(0.5).to_numpy()
 
 
-def count_prompts(table: pa.Table) -> PromptCounts:
-    """Of the table with the reasons that it has now."""
-    raise NotImplementedError
+def _high_score_first(answers: pa.Table) -> np.ndarray:
+    return -_numbers(answers["score"])
+
+
+def _few_tokens_first(answers: pa.Table) -> np.ndarray:
+    return _numbers(answers["completion_tokens"])
+
+
+def _numbers(column: pa.ChunkedArray) -> np.ndarray:
+    """As float64; null is NaN, which comes last in every order."""
+    return column.cast(pa.float64()).fill_null(np.nan).to_numpy()
+
+
+_COLUMNS = {"correct": "correct", "score": "score", "shorter": "completion_tokens"}
+_RANKS: dict[str, Callable[[pa.Table], np.ndarray]] = {
+    "correct": _right_first,
+    "score": _high_score_first,
+    "shorter": _few_tokens_first,
+}

@@ -36,6 +36,11 @@ def choice_of(text: str) -> str | None:
     return listed.pop().upper() if len(listed) == 1 else None
 
 
+def are_listed(prompt: str) -> bool:
+    """Whether a prompt offers several choices by letter."""
+    return len({found["letter"] for found in _LISTED.finditer(prompt)}) > 1
+
+
 def _is_letter(letter: str, text: str) -> bool:
     """ "a" is an article unless it stands in brackets."""
     return letter.isupper() or f"({letter})" in text or f"{letter})" in text
