@@ -56,4 +56,6 @@ def _result(reference: Any) -> Any:
         cause = ray_cluster.root_cause(error)
         if isinstance(cause, EngineError):
             raise type(cause)(str(cause)) from error
-        raise StageError(f"a task of the cluster failed: {type(cause).__name__}: {cause}") from error
+        raise StageError(
+            f"a task of the cluster failed: {type(cause).__name__}: {cause}"
+        ) from error

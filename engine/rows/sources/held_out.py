@@ -1,4 +1,5 @@
-"""Test data that a job names, so that it is not learnt: any file that prompts read -> a text per row.
+"""Test data that a job names, so that it is not learnt: any file that prompts read -> a text per
+row.
 
 Such files have columns of their own, so a row's text is that of the first columns below which it
 has, after those that the job itself reads: what is asked, without the answer, since a question that

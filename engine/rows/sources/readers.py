@@ -138,8 +138,13 @@ def read_rows(path: Path) -> NumberedRows:
 
     InputError for a file that is cut or is not written as its name says.
     """
+    return told(path, READERS[kind_of(path)](path))
+
+
+def told(path: Path, rows: NumberedRows) -> NumberedRows:
+    """The rows, with InputError where their file cannot be read."""
     try:
-        yield from READERS[kind_of(path)](path)
+        yield from rows
     except (OSError, EOFError, UnicodeError) as error:
         raise InputError(
             f"{path}: cannot be read ({error}); is it whole, and written as its name says? Copy or"
@@ -232,16 +237,41 @@ class _Recoded(io.RawIOBase):
         return len(taken)
 
 
+def encoding_of(path: Path) -> str | None:
+    """What the mark at the beginning of a plain file says; None is UTF-8."""
+    with path.open("rb") as file:
+        return _marked_encoding(path, file.read(64))
+
+
+def rows_of_lines(path: Path, start: int, stop: int, lines_before: int) -> NumberedRows:
+    """Lines of a plain JSONL file from byte `start`, where a line begins, to byte `stop`."""
+    with path.open("rb") as file:
+        file.seek(start)
+        yield from _numbered(path, _lines_until(file, stop - start), lines_before)
+
+
+def _lines_until(file: Iterable[bytes], size_bytes: int) -> Iterator[bytes]:
+    for text in file:
+        if size_bytes <= 0:
+            return
+        size_bytes -= len(text)
+        yield text
+
+
 def _read_jsonl(path: Path) -> NumberedRows:
     with _opened(path) as lines:
-        for line, text in enumerate(lines, 1):
-            if line == 1 and _opens_array(text.strip()):
-                raise InputError(
-                    f"{path}:1: this is one JSON array and not a line per row; name it .json, or"
-                    " write a line per row"
-                )
-            if text.strip():
-                yield line, text
+        yield from _numbered(path, lines, 0)
+
+
+def _numbered(path: Path, lines: Iterable[bytes], lines_before: int) -> NumberedRows:
+    for line, text in enumerate(lines, lines_before + 1):
+        if line == 1 and _opens_array(text.strip()):
+            raise InputError(
+                f"{path}:1: this is one JSON array and not a line per row; name it .json, or write"
+                " a line per row"
+            )
+        if text.strip():
+            yield line, text
 
 
 def _read_json(path: Path) -> NumberedRows:
@@ -273,11 +303,16 @@ def _read_csv(path: Path) -> NumberedRows:
 
 
 def _read_parquet(path: Path) -> NumberedRows:
-    names = _parquet_schema(path).names
-    require_unique(map(str.strip, names), str(path))
+    return rows_of_groups(path, None, 0)
+
+
+def rows_of_groups(path: Path, groups: Sequence[int] | None, rows_before: int) -> NumberedRows:
+    """Row groups of a Parquet file, behind so many rows; None: all of them."""
     with _readable(path):
-        batches = pq.ParquetFile(path).iter_batches()
-        yield from enumerate(_rows_of(batches), 1)
+        file = pq.ParquetFile(path)
+        require_unique(map(str.strip, file.schema_arrow.names), str(path))
+        batches = file.iter_batches(row_groups=groups)
+        yield from enumerate(_rows_of(batches), rows_before + 1)
 
 
 def _read_arrow(path: Path) -> NumberedRows:

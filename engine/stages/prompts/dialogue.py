@@ -140,6 +140,14 @@ def columns_read(spec: PromptsSpec) -> set[str]:
     return names
 
 
+def columns_of_text(spec: PromptsSpec) -> list[list[str]]:
+    """The columns that a prompt is read from, those that are read together in one list."""
+    if spec.template:
+        return [_named(spec.template)]
+    columns = [[name] for name in _columns_of_conversations(spec.fields)]
+    return [*columns, [spec.fields.prompt]]
+
+
 def _named(template: str) -> list[str]:
     """The columns that a template names."""
     return [name for _, name, _, _ in string.Formatter().parse(template) if name]

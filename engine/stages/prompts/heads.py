@@ -21,7 +21,7 @@ from engine.rows.sources.readers import read_rows, require_one_schema
 from engine.rows.sources.source_row import BadRow
 from engine.rows.tools import Conversation
 from engine.stages.prompts.dialogue import USUAL_NAMES, columns_read
-from engine.stages.prompts.ledger import Ledger
+from engine.stages.prompts.ledger import Ledger, entry_of
 from engine.stages.prompts.reading import SPLITS, files_of, listed, read_prompts
 from engine.stages.prompts.rows import DIALOGUE, UNLEARNT
 
@@ -115,7 +115,7 @@ def head_problems(spec: PromptsSpec) -> list[str]:
         try:
             for head in heads(spec, split):
                 for line, prompt in head.good:
-                    ledger.reason_to_drop(prompt, head.path, line)
+                    ledger.reason_to_drop(entry_of(prompt, line), head.path)
                     prompts.append(prompt)
                 if not head.good:
                     problems.append(_nothing_usable(head, spec))
