@@ -3,16 +3,16 @@ again elsewhere, so each must be one that may run twice."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import ray
 
 from engine.backends import ray_cluster
+from engine.backends.spread import AHEAD, a_few_ahead
 from engine.errors import EngineError, StageError
 
-_AHEAD = 2  # tasks for each processor: none waits for the driver
 _RETRIES = 3
 
 
@@ -22,25 +22,19 @@ def is_connected() -> bool:
 
 
 def spread_over_cluster(
-    most: int, work: Callable[[Any], Any], orders: Sequence[Any]
+    most: int | None, work: Callable[[Any], Any], orders: Iterable[Any]
 ) -> Iterator[Any]:
     """The result of each order, in order; at most `most` at a time. What a function raises is
     raised here."""
     # Given once: an index that all tasks read is not sent with each of them.
     shared = ray.put(work)
     task = ray.remote(num_cpus=1, max_retries=_RETRIES, scheduling_strategy="SPREAD")(_do)
-    processors = int(ray.cluster_resources().get("CPU", 1))
-    most = min(most, _AHEAD * processors)
-    waiting = deque(orders)
-    running: deque[Any] = deque()
-    try:
-        while waiting or running:
-            while waiting and len(running) < most:
-                running.append(task.remote(shared, waiting.popleft()))
-            yield _result(running.popleft())
-    finally:
-        for one in running:
-            ray.cancel(one, force=True)
+    in_flight = AHEAD * int(ray.cluster_resources().get("CPU", 1))
+    if most is not None:
+        in_flight = min(in_flight, most)
+    start = partial(task.remote, shared)
+    for reference in a_few_ahead(start, orders, in_flight):
+        yield _result(reference)
 
 
 def _do(work: Callable[[Any], Any], order: Any) -> Any:

@@ -12,7 +12,8 @@ import pickle
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from queue import SimpleQueue
@@ -21,37 +22,37 @@ from typing import IO, Any
 from engine.errors import StageError
 
 Work = Callable[[Any], Any]  # a module-level function, or a partial of one: it is pickled
-Spread = Callable[[Work, Sequence[Any]], Iterator[Any]]  # the result of each order, in order
+# The result of each order, in order. Orders are taken as they are needed, a few ahead.
+Spread = Callable[[Work, Iterable[Any]], Iterator[Any]]
+AHEAD = 2  # orders for each worker: none waits for the next one
 _WORKER = "engine.backends.spread_worker"
 _LENGTH = struct.Struct("!Q")
 
 
 def spread_for(workers: int | None, orders: int) -> Spread:
-    """Who does `orders` pieces of work: `workers` at a time, and of None as many as there are
+    """Who does about `orders` pieces of work: `workers` at a time, and of None as many as there are
     processors for them. No cluster is started for it."""
-    most = orders if workers is None else min(workers, orders)
-    if most < 2:
+    if orders < 2 or workers == 1:
         return here
     if "ray" in sys.modules:
         from engine.backends import ray_tasks
 
         if ray_tasks.is_connected():
-            return partial(ray_tasks.spread_over_cluster, most)
-    if workers is None:
-        most = min(most, len(os.sched_getaffinity(0)))
+            return partial(ray_tasks.spread_over_cluster, workers)
+    most = min(orders, workers or len(os.sched_getaffinity(0)))
     return partial(spread_over_processes, most) if most > 1 else here
 
 
-def here(work: Work, orders: Sequence[Any]) -> Iterator[Any]:
+def here(work: Work, orders: Iterable[Any]) -> Iterator[Any]:
     """One after the other in this process."""
     return map(work, orders)
 
 
-def spread_over_processes(workers: int, work: Work, orders: Sequence[Any]) -> Iterator[Any]:
+def spread_over_processes(workers: int, work: Work, orders: Iterable[Any]) -> Iterator[Any]:
     """In processes that end with the iterator. What a function raises is raised here; StageError
     where a process dies."""
     free: SimpleQueue[_Process] = SimpleQueue()
-    processes = [_Process(work) for _ in range(min(workers, len(orders)))]
+    processes = [_Process(work) for _ in range(workers)]
     for process in processes:
         free.put(process)
 
@@ -62,14 +63,26 @@ def spread_over_processes(workers: int, work: Work, orders: Sequence[Any]) -> It
         finally:
             free.put(process)
 
-    threads = ThreadPoolExecutor(max(1, len(processes)))
+    threads = ThreadPoolExecutor(workers)
+    submit = partial(threads.submit, ask)
     try:
-        yield from threads.map(ask, orders)
+        for future in a_few_ahead(submit, orders, AHEAD * workers):
+            yield future.result()
     finally:
         threads.shutdown(wait=False, cancel_futures=True)
         for process in processes:
             process.end()
         threads.shutdown()
+
+
+def a_few_ahead(start: Callable[[Any], Any], orders: Iterable[Any], most: int) -> Iterator[Any]:
+    """What `start` gives for each order, in order; it is called at most so many orders ahead."""
+    started: deque[Any] = deque()
+    for order in orders:
+        if len(started) == most:
+            yield started.popleft()
+        started.append(start(order))
+    yield from started
 
 
 class _Process:

@@ -89,6 +89,12 @@ class CurateInfo(Info):
     """From completions to examples; `funnel` is [filter, rows left] in order."""
 
     funnel: list[tuple[str, int]]
+    dropped_by: dict[str, dict[str, int]] = {}
+    """Answers by filter and reason."""
+    prompts: int = 0
+    """With a training answer."""
+    prompts_with_no_answer_left: dict[str, int] = {}
+    """By the filter that took the last one; the others keep one or more."""
     validation_examples: int = 0
     validation_unusable: dict[str, int] = {}
 

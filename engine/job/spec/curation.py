@@ -9,6 +9,22 @@ from pydantic import field_validator, model_validator
 
 from engine.job.spec.base import Block, identity
 
+PiiKind = Literal[
+    "secret",
+    "email",
+    "iban",
+    "wallet",
+    "card",
+    "resident_id",
+    "aadhaar",
+    "cpf",
+    "ssn",
+    "phone",
+    "mac_address",
+    "ip_address",
+    "pan",
+    "dni",
+]
 _BY = re.compile(r"label|source|language|length|difficulty|meta\.\w+")
 
 
@@ -17,14 +33,15 @@ class SelectSpec(Block):
 
     per_prompt: int = identity(1, ge=1)
     """How many stay of one prompt."""
-    by: list[Literal["correct", "score", "judge", "shorter", "longer"]] = identity(
+    by: list[Literal["correct", "score", "judge", "shorter"]] = identity(
         ["correct", "shorter"], min_length=1
     )
-    """What makes one answer better than another, the first difference counts: that it is known to be
-    right, the judge's grade, the judge's votes on pairs of them, its length in tokens. At last the
-    order of teachers and samples."""
-    across: Literal["samples", "teachers"] = identity("samples")
-    """`samples`: the best of each teacher; `teachers`: of all teachers together."""
+    """What makes one answer better than another, the first difference counts: that it is known to
+    be right, the judge's grade, the judge's votes on pairs of them, fewer tokens. What is equal in
+    all is drawn by lot."""
+    across: Literal["teachers"] | None = identity(None)
+    """`teachers`: the answers of all teachers to a prompt are one group, for `majority` and
+    `difficulty` too; none: those of each teacher."""
 
 
 class MajoritySpec(Block):
@@ -76,8 +93,8 @@ class DecontaminateSpec(Block):
 class PiiSpec(Block):
     """Personal data in answers and prompts, found by rules and checksums."""
 
-    kinds: list[str] = identity([])
-    """Which kinds; none: all that are known (engine/curation/privacy.py)."""
+    kinds: list[PiiKind] = identity([])
+    """Which kinds; none: all of them."""
     action: Literal["drop", "redact", "flag"] = identity("drop")
     """`redact` puts [EMAIL] and the like in their place, and takes the teacher's tokens and signal
     off that example; `flag` only writes it into the verdicts."""
@@ -89,9 +106,9 @@ class BalanceSpec(Block):
     by: str = identity()
     """label, source, language, length, difficulty, or meta.<field> of the prompt."""
     most: int | dict[str, int] | None = identity(None)
-    """Examples of a group, or by its name."""
-    share: float | None = identity(None, gt=0, lt=1)
-    """Of all examples, that a group may have."""
+    """Examples of each group, or of those that are named."""
+    share: float | dict[str, float] | None = identity(None)
+    """The same as a share of all examples that stay."""
 
     @field_validator("by")
     @classmethod
@@ -104,10 +121,17 @@ class BalanceSpec(Block):
         return by
 
     @model_validator(mode="after")
-    def _one_bound(self) -> BalanceSpec:
-        if (self.most is None) == (self.share is None):
+    def _there_is_a_bound(self) -> BalanceSpec:
+        if self.most is None and self.share is None:
             raise ValueError(
-                "curate.balance wants one bound: most (examples of a group, such as 5000) or share"
-                " (of all, such as 0.4)"
+                "curate.balance has no bound; give most (examples of a group, such as 5000) or"
+                " share (of all, such as 0.4)"
             )
+        for name, bound in (("most", self.most), ("share", self.share)):
+            given = bound.values() if isinstance(bound, dict) else [bound]
+            for value in given:
+                if value is not None and value <= 0:
+                    raise ValueError(f"curate.balance.{name}={value}; give more than 0")
+                if name == "share" and value is not None and value >= 1:
+                    raise ValueError(f"curate.balance.share={value}; give less than 1")
         return self

@@ -1,0 +1,25 @@
+"""The index of what a student must not be taught: files of test data that the job names, and its
+validation prompts, always."""
+
+from __future__ import annotations
+
+from engine.curation.contamination import Index
+from engine.job.spec import DecontaminateSpec
+from engine.rows.tables import read_tables
+from engine.run.manifests import Finished
+
+VALIDATION = "validation"  # name of the items that are the job's own
+
+
+def index_of(spec: DecontaminateSpec | None, prompts: Finished) -> Index | None:
+    """None where the job does not ask."""
+    if spec is None:
+        return None
+    texts: dict[str, list[str]] = {}
+    asked = []
+    for table in read_tables(prompts.files("validation"), ["messages"]):
+        for messages in table["messages"].to_pylist():
+            asked.append(messages[-1]["content"])
+    if asked:
+        texts[VALIDATION] = asked
+    return Index.of(texts)
