@@ -25,7 +25,13 @@ from engine.curation.splits import groups_of, is_validation, leaves_validation
 from engine.errors import InputError
 from engine.job.spec import PromptsSpec
 from engine.stages.prompts.drawing import is_drawn
-from engine.stages.prompts.leaks import Leaks, leaks_of_files, leaks_of_validation, twins_left
+from engine.stages.prompts.leaks import (
+    Leaks,
+    Validation,
+    leaks_of_files,
+    leaks_of_validation,
+    twins_left,
+)
 from engine.stages.prompts.staged import Staged
 from engine.stages.prompts.twins import Pairs, pairs_of
 
@@ -88,6 +94,7 @@ class _Choice:
         self._dialogues_N: np.ndarray | None = None
         if spec.turns == "each":
             self._dialogues_N = groups_of(self._narrow["dialogue"])
+        self._groups_N = self._dialogues_N  # what repeats itself by nature
         self._pairs = Pairs(np.zeros((0, 2), np.int64), np.zeros(0))
         self._is_validation_N = np.zeros(len(staged), bool)
         self._is_kept_N = np.ones(len(staged), bool)
@@ -109,8 +116,9 @@ class _Choice:
         if spec.validation is not None:
             self._is_validation_N = self._narrow["split"].to_numpy() == "validation"
         elif spec.split_by is not None:
+            self._groups_N = self._groups()
             self._is_validation_N = is_validation(
-                self._ids_N, self._groups(), spec.validation_fraction, self._seed
+                self._ids_N, self._groups_N, spec.validation_fraction, self._seed
             )
         else:
             self._is_validation_N = is_drawn(self._narrow, spec, self._seed)
@@ -163,13 +171,20 @@ class _Choice:
 
     def drop_validation_leaks(self) -> None:
         """The same of validation prompts."""
-        validation = np.flatnonzero(self._is_validation_N)
+        training_N = self._is_training()
         at_least = self._coverage()
         self._take(
             leaks_of_validation(
-                self._staged, validation, self._is_training(), at_least, self._spread
+                self._staged, self._validation(), training_N, at_least, self._spread
             )
         )
+
+    def _validation(self) -> Validation:
+        rows = np.flatnonzero(self._is_validation_N & self._is_kept_N)
+        groups_N = self._groups_N
+        if groups_N is None:
+            groups_N = np.arange(len(self._staged))
+        return Validation(rows, groups_N[rows])
 
     def _coverage(self) -> float:
         if self._spec.decontaminate is None:
@@ -228,9 +243,12 @@ class _Choice:
         validation = int((self._is_validation_N & self._is_kept_N).sum())
         partner, jaccard = _best_partner(pairs, similar)
         self._note(similar, "twin_in_training", twin_rows=partner, jaccard=jaccard)
-        left = np.flatnonzero(self._is_validation_N & self._is_kept_N)
         covered = twins_left(
-            self._staged, left, self._is_training(), self._coverage(), self._spread
+            self._staged,
+            self._validation(),
+            self._is_training(),
+            self._coverage(),
+            self._spread,
         )
         self._note(
             covered.rows,

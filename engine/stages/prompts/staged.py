@@ -32,15 +32,19 @@ class Staged:
     def texts_of(self, is_wanted_N: np.ndarray) -> Iterator[pa.Array]:
         """The texts (see `compared_texts`) of these rows, file by file; files without one are not
         read."""
-        for path, start, stop in zip(self.paths, self.starts, self.starts[1:], strict=False):
-            wanted = is_wanted_N[start:stop]
+        for path, wanted in self.orders(is_wanted_N):
             if wanted.any():
                 (table,) = read_tables([path], ["messages"])
                 yield compared_texts(table.filter(pa.array(wanted)))
 
+    def orders(self, is_wanted_N: np.ndarray) -> list[tuple[Folder, np.ndarray]]:
+        """Each file with what is said of its rows."""
+        parts = np.split(is_wanted_N, self.starts[1:-1])
+        return list(zip(self.paths, parts, strict=True))
+
     def tables(self) -> Iterator[tuple[int, pa.Table]]:
         """Each file with the number of its first row."""
-        for path, start in zip(self.paths, self.starts, strict=False):
+        for path, start in zip(self.paths, self.starts[:-1], strict=True):
             (table,) = read_tables([path])
             yield int(start), table
 
