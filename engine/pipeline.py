@@ -58,7 +58,7 @@ def _served(job: JobSpec) -> dict[str, Any]:
 
 
 def _prompt_files(folder: Path) -> list[Path]:
-    from engine.stages.prompts.readers import data_files
+    from engine.rows.sources.readers import data_files
 
     return data_files(folder)[0]
 

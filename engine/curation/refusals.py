@@ -112,7 +112,7 @@ FORMS: dict[str, Forms] = {
             ),
         ),
         is_machine=_near(
-            r"\ben tant qu(?:e |')(?:une? )?(?:modèle (?:de langage|linguistique)|ia|intelligence)\b",
+            r"\ben tant qu(?:e |')(?:une? )?(?:modèle (?:de langage|lingui)|ia\b|intelligence)",
             r"\b(?:ne |n')",
         ),
         offers=_near(

@@ -38,7 +38,9 @@ class PromptsInfo(Info):
     labels: dict[str, str] = {}
     """The job's own names of labels, and what they mean."""
     cluster_by: str | None = None
-    """Column whose equal values belong together, where several prompts are of one dialogue."""
+    """Column whose equal values belong together: of one dialogue, or split as one."""
+    contaminated_by: dict[str, int] = {}
+    """Training prompts that hold test data, by its file, or `validation`."""
 
 
 class TeacherInfo(Facts):

@@ -9,21 +9,23 @@ from collections.abc import Iterator
 Spans = Iterator[tuple[int, int]]
 
 _EMAIL = re.compile(
-    r"(?<![\w.+-])[\w!#$%&'*+./=?^`{|}~-]{1,64}@(?:[\w-]{1,63}\.)+(?:[^\W\d_]{2,24}|xn--[\w-]{2,59})"
+    r"(?<![\w.+-])\w[\w.%&'+-]{0,63}@(?:[\w-]{1,63}\.)+(?:[^\W\d_]{2,24}|xn--[\w-]{2,59})"
     r"(?![\w(]|-\w)"
 )
 # "+" and the number of a country (ITU-T E.164: eight to fifteen digits in all), then groups.
 _INTERNATIONAL = re.compile(
-    r"(?<![\w+])\+[1-9]\d{0,2}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d{1,5}(?:[ ./-]?\d{2,5}){1,5}(?!\w)"
+    r"(?<![\w+])\+[1-9]\d{0,2}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d{1,5}(?:[ ./-]?\d{2,5}){1,5}(?!\w)",
+    re.ASCII,
 )
 # The North American plan: neither area nor exchange begins with 0 or 1. With spaces alone, three
 # numbers in a row look the same: those are left to `_NUMBER`.
 _AMERICAN = re.compile(
     r"(?<![\w$.,+-])(?:1[ .-])?"
-    r"(?:\([2-9]\d\d\) ?|[2-9]\d\d(?=[.-]|[ ]\d{3}-)[ .-])[2-9]\d\d[ .-]\d{4}(?![\w-]|[.,]\d)"
+    r"(?:\([2-9]\d\d\) ?|[2-9]\d\d(?=[.-]|[ ]\d{3}-)[ .-])[2-9]\d\d[ .-]\d{4}(?![\w-]|[.,]\d)",
+    re.ASCII,
 )
 # Any other number counts after a word that says so.
-_NUMBER = re.compile(r"(?<![\w.,+-])\(?\d[\d ()./-]{5,22}\d(?!\w|[.,]\d)")
+_NUMBER = re.compile(r"(?<![\w.,+-])\(?\d[\d ()./-]{5,22}\d(?!\w|[.,]\d)", re.ASCII)
 _SAYS_PHONE = re.compile(
     r"(?:\b(?:tel|telephone|phone|cell|mobile|fax|whatsapp|call|dial|hotline|telefon|telefono"
     r"|teléfono|telefone|téléphone|portable|celular|móvil|movil|telemóvel|handy|mobil|rufnummer"
@@ -34,13 +36,14 @@ _SAYS_PHONE = re.compile(
 )
 _LOOK_BACK = 40
 _DATE = re.compile(r"(?:\d{4}([./-])\d{1,2}\1\d{1,2}|\d{1,2}([./-])\d{1,2}\2\d{2,4})(?!\d)")
-_IPV4 = re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?!\w|\.\d)")
-_IPV6 = re.compile(r"(?<![\w:.])[23][0-9a-f]{3}:[0-9a-f:]{2,35}(?![\w:])", re.IGNORECASE)
+_IPV4 = re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?!\w|\.\d)", re.ASCII)
+_IPV6 = re.compile(r"(?<![\w:.])[23][0-9a-f]{3}:[0-9a-f:]{2,35}(?![\w:])", re.I | re.A)
 _SAYS_VERSION = re.compile(r"(?:\b(?:v|ver|version|release|build|section|chapter)|§)[\s.:]*$", re.I)
 _MAC = re.compile(
-    r"(?<![\w:.-])(?:[0-9a-f]{2}([:-])(?:[0-9a-f]{2}\1){4}[0-9a-f]{2}|[0-9a-f]{4}(?:\.[0-9a-f]{4}){2})"
+    r"(?<![\w:.-])"
+    r"(?:[0-9a-f]{2}([:-])(?:[0-9a-f]{2}\1){4}[0-9a-f]{2}|[0-9a-f]{4}(?:\.[0-9a-f]{4}){2})"
     r"(?![\w:-]|\.\w)",
-    re.IGNORECASE,
+    re.IGNORECASE | re.ASCII,
 )
 
 

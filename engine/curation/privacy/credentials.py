@@ -43,8 +43,8 @@ SHAPES: tuple[tuple[str, str], ...] = (
         r"(?<=://)[^\s:/@\[\]]{0,64}:[^\s/@\[\]]{3,128}(?=@)",
     ),  # user and password of an address
 )
-_SHAPES = tuple((sign, re.compile(pattern)) for sign, pattern in SHAPES)
-_JWT = re.compile(r"(?<![\w.-])(eyJ[\w-]{8,}+)\.[\w-]{8,}+\.[\w-]{8,}+")
+_SHAPES = tuple((sign, re.compile(pattern, re.ASCII)) for sign, pattern in SHAPES)
+_JWT = re.compile(r"(?<![\w.-])(eyJ[\w-]{8,}+)\.[\w-]{8,}+\.[\w-]{8,}+", re.ASCII)
 _BEARER = re.compile(r"(?i)(?<!\w)bearer +(?=[^\s\"']{0,99}\d)[\w.~+/=-]{20,}")
 _SIGNS = ("pass", "pwd", "contrase", "kennwort", "senha", "पासवर्ड", "密码", "密碼")
 _KEY_SIGNS = ("key", "token", "secret")

@@ -20,16 +20,22 @@ from engine.curation.privacy.checksums import (
 
 Spans = Iterator[tuple[int, int]]
 
+
+def _form(pattern: str, flags: int = 0) -> re.Pattern[str]:
+    """Letters are ASCII: what a script without spaces puts before a number is no part of it."""
+    return re.compile(pattern, re.ASCII | flags)
+
+
 # The ways in which cards are printed and typed. A search looks at every place (`(?=`), so that one
 # that only looks like a card hides none behind it. A list of four-digit numbers is none.
-_CARD = re.compile(
+_CARD = _form(
     r"(?<![\w.,+-])(?<!\d{4}[ -])(?="
     r"(\d{13,19}|\d{8}[ -]\d{8}|\d{4}([ .-])\d{6}\2\d{4,5}"
-    r"|\d{4}([ .-])\d{4}\3\d{4}\3\d{4}(?:\3\d{3})?)"
-    r"(?!\w|[ -]\d{4}(?!\d)|[.,]\d))"
+    r"|\d{4}([ .-])\d{4}\3\d{4}\3\d{4}(?:\3\d{3})?(?![ -]\d{4}(?!\d)))"
+    r"(?!\w|[.,]\d))",
 )
 # First digits and lengths of the networks (ISO/IEC 7812).
-_NETWORK = re.compile(
+_NETWORK = _form(
     r"4(?:\d{12}|\d{15}|\d{18})|3[47]\d{13}|3(?:0[0-59]|[689]\d)\d{11,16}|35\d{14,17}"
     r"|5[0-8]\d{14}|(?:5[06-8]|6\d)\d{11,17}"
     r"|2(?:22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}|220[0-5]\d{12,15}|8[12]\d{14}|9792\d{12}"
@@ -55,35 +61,31 @@ _IBAN_LENGTHS = {
     32: "LC",
     33: "RU",
 }
-_IBAN = re.compile(
-    "|".join(
-        rf"(?<!\w)(?:{names.replace(' ', '|')})\d\d(?:[ -]?[A-Z0-9]){{{length - 4}}}(?!\w)"
-        for length, names in _IBAN_LENGTHS.items()
-    ),
-    re.IGNORECASE,
+_IBAN_FORMS = "|".join(
+    rf"(?:{countries.replace(' ', '|')})\d\d(?:[ -]?[A-Z0-9]){{{length - 4}}}"
+    for length, countries in _IBAN_LENGTHS.items()
 )
+_IBAN = _form(rf"(?<!\w)(?:{_IBAN_FORMS})(?!\w)", re.IGNORECASE)
 _SAYS_SSN = re.compile(r"(?:\bssn|social[ -]security)[^\d\n]{0,24}$", re.IGNORECASE)
-_SSN = re.compile(r"(?<![\w.-])(?!000|666|9)\d{3}([ -]?)(?!00)\d\d\1(?!0000)\d{4}(?![\w-]|[.,]\d)")
+_SSN = _form(r"(?<![\w.-])(?!000|666|9)\d{3}([ -]?)(?!00)\d\d\1(?!0000)\d{4}(?![\w-]|[.,]\d)")
 _SAYS_AADHAAR = re.compile(r"(?:a+dh?aa?r|uidai|\buid\b|आधार)[^\d\n]{0,24}$", re.IGNORECASE)
-_AADHAAR = re.compile(
-    r"(?<![\w.,-])(?<!\d{4} )[2-9]\d{3}([ -]?)\d{4}\1\d{4}(?!\w|[ -]\d{4}|[.,]\d)"
-)
-_PAN = re.compile(r"(?<!\w)[A-Z]{3}[ABCFGHJLPT][A-Z]\d{4}[A-Z](?!\w)")
-_PAN_SMALL = re.compile(r"(?<!\w)[a-z]{3}[abcfghjlpt][a-z]\d{4}[a-z](?!\w)")
+_AADHAAR = _form(r"(?<![\w.,-])(?<!\d{4} )[2-9]\d{3}([ -]?)\d{4}\1\d{4}(?!\w|[ -]\d{4}|[.,]\d)")
+_PAN = _form(r"(?<!\w)[A-Z]{3}[ABCFGHJLPT][A-Z]\d{4}[A-Z](?!\w)")
+_PAN_SMALL = _form(r"(?<!\w)[a-z]{3}[abcfghjlpt][a-z]\d{4}[a-z](?!\w)")
 _SAYS_PAN = re.compile(r"\bpan\b[^\d\n]{0,24}$", re.IGNORECASE)
-_CPF = re.compile(r"(?<![\w.,-])\d{3}([. ]?)\d{3}\1\d{3}([ -]?)\d\d(?![\w-]|[.,]\d)")
+_CPF = _form(r"(?<![\w.,-])\d{3}([. ]?)\d{3}\1\d{3}([ -]?)\d\d(?![\w-]|[.,]\d)")
 _SAYS_CPF = re.compile(r"\bcpf\b[^\d\n]{0,24}$", re.IGNORECASE)
-_DNI = re.compile(
+_DNI = _form(
     r"(?<![\w.,-])(?:[XYZ]-?\d{7}|\d{8}|\d{1,2}\.\d{3}\.\d{3})[ -]?[A-HJ-NP-TV-Z](?![\w-])",
     re.IGNORECASE,
 )
 _SAYS_DNI = re.compile(r"\b(?:d\.?n\.?i|n\.?i\.?e|nif|identidad)\b[^\d\n]{0,24}$", re.IGNORECASE)
-_RESIDENT_ID = re.compile(
+_RESIDENT_ID = _form(
     r"(?<![\w.,-])[1-8]\d{5}[ -]?((?:19|20)\d{6})[ -]?\d{3}[\dX](?![\w-]|[.,]\d)", re.IGNORECASE
 )
-_BASE58 = re.compile(r"(?<!\w)[13][1-9A-HJ-NP-Za-km-z]{25,34}(?!\w)")
-_BECH32 = re.compile(r"(?<!\w)(?:bc1[02-9ac-hj-np-z]{11,71}|BC1[02-9AC-HJ-NP-Z]{11,71})(?!\w)")
-_ETHEREUM = re.compile(r"(?<!\w)0x[0-9a-fA-F]{40}(?!\w)")
+_BASE58 = _form(r"(?<!\w)[13][1-9A-HJ-NP-Za-km-z]{25,34}(?!\w)")
+_BECH32 = _form(r"(?<!\w)(?:bc1[02-9ac-hj-np-z]{11,71}|BC1[02-9AC-HJ-NP-Z]{11,71})(?!\w)")
+_ETHEREUM = _form(r"(?<!\w)0x[0-9a-fA-F]{40}(?!\w)")
 _LOOK_BACK = 40
 _SEPARATORS = str.maketrans("", "", " .-")
 

@@ -16,13 +16,14 @@ from engine.job.spec import PromptsSpec
 from engine.rows.final_answer import USUAL, Rules, is_compared, is_readable
 from engine.rows.metrics.content import SLOTS
 from engine.rows.records import Prompt
+from engine.rows.sources.columns import columns_of
+from engine.rows.sources.readers import read_rows, require_one_schema
+from engine.rows.sources.source_row import BadRow
 from engine.rows.tools import Conversation
 from engine.stages.prompts.dialogue import USUAL_NAMES, columns_read
-from engine.stages.prompts.ledger import Ledger
-from engine.stages.prompts.readers import read_rows, require_one_schema, source_files
-from engine.stages.prompts.reading import SPLITS, listed, read_prompts
-from engine.stages.prompts.rows import DIALOGUE, UNLEARNT, columns_of
-from engine.stages.prompts.source_row import BadRow
+from engine.stages.prompts.ledger import Ledger, entry_of
+from engine.stages.prompts.reading import SPLITS, files_of, listed, read_prompts
+from engine.stages.prompts.rows import DIALOGUE, UNLEARNT
 
 _HEAD_FILES = 8  # per split: a folder may hold thousands
 _HEAD_ROWS = 200
@@ -82,7 +83,7 @@ class Head:
 def heads(spec: PromptsSpec, split: str) -> list[Head]:
     """The head of each file of a split. InputError where the files of a source cannot be read
     together."""
-    files = source_files(spec, split, [])[:_HEAD_FILES]
+    files = files_of(spec, split, [])[:_HEAD_FILES]
     require_one_schema(files)
     rows_read = min(_HEAD_ROWS, spec.limit or _HEAD_ROWS)
     of_head = spec.model_copy(update={"limit": rows_read})
@@ -114,7 +115,7 @@ def head_problems(spec: PromptsSpec) -> list[str]:
         try:
             for head in heads(spec, split):
                 for line, prompt in head.good:
-                    ledger.reason_to_drop(prompt, head.path, line)
+                    ledger.reason_to_drop(entry_of(prompt, line), head.path)
                     prompts.append(prompt)
                 if not head.good:
                     problems.append(_nothing_usable(head, spec))
@@ -180,7 +181,7 @@ def head_lines(
     for split in SPLITS:
         for head in heads(spec, split):
             lines.append(head.line(task, rules, used=used))
-        files = source_files(spec, split, skipped)
+        files = files_of(spec, split, skipped)
         more += max(0, len(files) - _HEAD_FILES)
     if more:
         lines.append(f"{more:,} more files were not looked at")
