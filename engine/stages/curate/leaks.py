@@ -15,8 +15,8 @@ Key = tuple[int, str, int]
 
 @dataclass(frozen=True)
 class Leak:
-    """The item that an answer has most of ("file:3", by its line), its share of the item's rare runs, and
-    whether that is enough to drop it."""
+    """The item that an answer has most of ("file:3", by its line), its share of the item's rare
+    runs, and whether that is enough to drop it."""
 
     item: str
     coverage: float
