@@ -14,7 +14,7 @@ import pyarrow as pa
 from engine.curation.ledger import is_left_in
 from engine.curation.priority import KEY, answer_priorities
 from engine.curation.shingles import Hashes, runs_of, words_of
-from engine.rows.metrics.words import words
+from engine.rows.words import words
 
 SAMPLE = 10_000  # texts, for n-grams and openings
 VENDI_SAMPLE = 1_000  # its time grows with the third power

@@ -1,28 +1,46 @@
-"""Texts as numbers: the words of each text in order, runs of n of them, and sets of 5-word runs.
+"""Texts as numbers: the words of each text in order, runs of words, and sets of runs of five.
 
-Everything that compares many texts (near duplicates, leaks of test data) starts here. Texts are
-read in batches that stay in the processor's cache, and no Python object is made per word. Two texts
-are alike here if they are alike as lists of words: case, width, composition and invisible
-characters do not count, nor does what stands between words. It knows no language.
+What compares many texts (near duplicates, leaks of test data) starts here. Texts are read in
+batches that stay in the processor's cache, and no Python object is made per word. Words are those
+of engine/rows/words.py, but digits of another script are other digits. It knows no language.
 
-    N   texts        W   words of all texts        M   runs, or shingles, of all texts
+    N   texts        W   words of all texts        M   runs of words of all texts
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import sys
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import regex
+
+from engine.curation.priority import splitmix64
+from engine.rows.words import ALONE, MARK, TOGETHER, folded
 
 SHINGLE_WORDS = 5
+HASH_BITS = 48  # of a run of words; the rest of 64 bits holds a row number while a batch is sorted
+
+_BATCH_BYTES = 1 << 17  # of text: with what is made of it, it fits the second cache
+_BATCH_TEXTS = 4096
+_PIECE = 8  # bytes of a word that are hashed at once
+_LONGEST = 64  # bytes; longer words, no longer a language's, are hashed one by one
+_MULTIPLIER = np.uint64(0xD6E8FEB86659FD93)
+
+# What a byte is to words. A byte that belongs to the letter before it is JOINED: a mark, and all
+# but the first byte of a letter.
+_OUTSIDE, _TOGETHER, _ALONE, _JOINED = range(4)
 
 
 class Hashes(NamedTuple):
     """Per text some hashes: those of text i are `values[starts[i] : starts[i + 1]]`.
 
-    `starts` is (N + 1,) int64; `values` (W,) or (M,) uint64, each below 2**48: of two different
-    words one pair in 2.8e14 is taken for the same.
+    `starts` is (N + 1,) int64; `values` (W,) or (M,) uint64.
     """
 
     starts: np.ndarray
@@ -30,18 +48,178 @@ class Hashes(NamedTuple):
 
 
 def words_of(texts: pa.Array | pa.ChunkedArray) -> Hashes:
-    """The words of each text, in order: runs of letters and digits with their marks, in scripts
-    without spaces each letter alone, as in engine/rows/metrics/words.py. A null has none."""
-    raise NotImplementedError
+    """The words of each text, in order. A null has none."""
+    return _joined([_words(batch) for batch in _batches(texts)])
 
 
 def runs_of(words: Hashes, length: int) -> Hashes:
-    """Every run of `length` words of each text, in order: M = sum of max(0, words - length + 1).
-    Run k of a text begins at its word k; a text with fewer words has none."""
-    raise NotImplementedError
+    """Every run of `length` words of each text, in order: max(0, words - length + 1) of each. Run k
+    of a text begins at its word k.
+
+    Hashes are below 2**48: of two different runs one pair in 2.8e14 is taken for the same.
+    """
+    starts, values = words
+    places = len(values) - length + 1
+    if places < 1:
+        return Hashes(np.zeros_like(starts), np.zeros(0, np.uint64))
+    is_whole = np.ones(len(values), bool)
+    for too_few in range(1, length):
+        # Before the first word this counts from the last one, where no run begins either.
+        is_whole[starts[1:] - too_few] = False
+    pieces = [values[first : first + places] for first in range(length)]
+    found = _sequence(pieces)[is_whole[:places]]
+    counts = np.maximum(np.diff(starts) - length + 1, 0)
+    return Hashes(_ends(counts), found)
 
 
 def shingles_of(texts: pa.Array | pa.ChunkedArray) -> Hashes:
     """The set of runs of five words of each text, sorted, each once. A text of one to four words
     has one shingle, its words; a text without words, and a null, has none."""
-    raise NotImplementedError
+    return _joined([_shingles(_words(batch)) for batch in _batches(texts)])
+
+
+def _shingles(words: Hashes) -> Hashes:
+    """Of one batch: sorted by text and hash at once, as one number."""
+    counts = np.diff(words.starts)
+    runs = runs_of(words, SHINGLE_WORDS)
+    texts = np.repeat(np.arange(len(counts)), np.diff(runs.starts))
+    parts = [_with_text(texts, runs.values)]
+    for length in range(1, SHINGLE_WORDS):
+        short = np.flatnonzero(counts == length)
+        first = words.starts[short]
+        pieces = [words.values[first + place] for place in range(length)]
+        parts.append(_with_text(short, _sequence(pieces)))
+    found = np.concatenate(parts)
+    found.sort()
+    is_new = np.ones(len(found), bool)
+    is_new[1:] = found[1:] != found[:-1]
+    found = found[is_new]
+    starts = np.searchsorted(found, _with_text(np.arange(len(counts) + 1), np.uint64(0)))
+    return Hashes(starts, found & np.uint64((1 << HASH_BITS) - 1))
+
+
+def _with_text(text: np.ndarray, values: np.ndarray | np.uint64) -> np.ndarray:
+    return (text.astype(np.uint64) << np.uint64(HASH_BITS)) | values
+
+
+def _sequence(pieces: Sequence[np.ndarray]) -> np.ndarray:
+    """One hash of HASH_BITS for the first words of all, the second, and so on."""
+    whole = pieces[0]
+    for piece in pieces[1:]:
+        whole = whole * _MULTIPLIER + piece
+    return splitmix64(whole) >> np.uint64(64 - HASH_BITS)
+
+
+def _batches(texts: pa.Array | pa.ChunkedArray) -> Iterator[list[str | None]]:
+    chunks = texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]
+    for chunk in chunks:
+        plain = chunk.cast(pa.large_string())
+        lengths = pc.fill_null(pc.binary_length(plain), 0).to_numpy(zero_copy_only=False)
+        ends = np.cumsum(lengths)
+        first = 0
+        while first < len(plain):
+            before = ends[first] - lengths[first]
+            fitting = int(np.searchsorted(ends, before + _BATCH_BYTES, side="right"))
+            last = min(max(fitting, first + 1), first + _BATCH_TEXTS)
+            yield plain.slice(first, last - first).to_pylist()
+            first = last
+
+
+def _joined(parts: Sequence[Hashes]) -> Hashes:
+    counts = [np.diff(part.starts) for part in parts]
+    values = [part.values for part in parts]
+    starts = _ends(np.concatenate([np.zeros(0, np.int64), *counts]))
+    return Hashes(starts, np.concatenate([np.zeros(0, np.uint64), *values]))
+
+
+def _ends(counts: np.ndarray) -> np.ndarray:
+    """Where each of these counts begins, and where the last one ends."""
+    ends = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=ends[1:])
+    return ends
+
+
+def _words(texts: Sequence[str | None]) -> Hashes:
+    """Of one batch. Lines stand between texts, and no word goes over a line's end."""
+    lines = [folded(text or "").encode() for text in texts]
+    buffer = b"\n".join([b"", *lines, bytes(_LONGEST)])
+    raw = np.frombuffer(buffer, np.uint8)
+    starts, ends = _borders(raw)
+    lengths = np.fromiter(map(len, lines), np.int64, len(lines))
+    begins = _ends(lengths + 1)
+    return Hashes(np.searchsorted(starts, begins), _hashed(raw, starts, ends))
+
+
+def _borders(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where words of UTF-8 bytes start and end."""
+    kinds = _byte_kinds()[raw]
+    letters = np.flatnonzero(raw >= 0xC0)  # the first byte of each that is not ASCII
+    if not len(letters):
+        borders = np.flatnonzero(kinds[1:] != kinds[:-1]) + 1
+        return borders[::2], borders[1::2]
+    codes = np.frombuffer(raw.tobytes().decode().encode("utf-32-le"), np.uint32)
+    kinds[letters] = _letter_kinds()[codes[codes > 127]]
+    is_joined = kinds == _JOINED
+    kinds = _as_what_they_join(kinds, np.flatnonzero(is_joined))
+    before = np.zeros_like(kinds)
+    before[1:] = kinds[:-1]
+    starts_word = (kinds == _ALONE) | ((kinds == _TOGETHER) & (before != _TOGETHER))
+    ends_word = (kinds == _OUTSIDE) & (before != _OUTSIDE)
+    borders = np.flatnonzero((starts_word | ends_word) & ~is_joined)
+    is_start = starts_word[borders]
+    return borders[is_start], borders[np.flatnonzero(is_start) + 1]
+
+
+def _as_what_they_join(kinds: np.ndarray, joined: np.ndarray) -> np.ndarray:
+    """The kinds with those at the places `joined` replaced by that of the byte before each run of
+    them. The first byte of a batch, a line's end, is none."""
+    is_first = np.diff(joined, prepend=-1) != 1
+    first = np.maximum.accumulate(np.where(is_first, joined, 0))
+    replaced = kinds.copy()
+    replaced[joined] = kinds[first - 1]
+    return replaced
+
+
+def _hashed(raw: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """A hash (W,) uint64 of the bytes of each word, eight at a time."""
+    windows = np.lib.stride_tricks.sliding_window_view(raw, _PIECE)
+    masks = _masks()
+    lengths = ends - starts
+    values = np.zeros(len(starts), np.uint64)
+    some = np.arange(len(starts))
+    for done in range(0, _LONGEST, _PIECE):
+        left = lengths[some] - done
+        pieces = windows[starts[some] + done].view("<u8")[:, 0] & masks[np.minimum(left, _PIECE)]
+        values[some] = splitmix64(values[some] * _MULTIPLIER + pieces)
+        some = some[left > _PIECE]
+        if not len(some):
+            return values
+    for place in some.tolist():
+        word = raw[starts[place] : ends[place]].tobytes()
+        digest = hashlib.blake2b(word, digest_size=_PIECE).digest()
+        values[place] = int.from_bytes(digest, "little")
+    return values
+
+
+@functools.cache
+def _masks() -> np.ndarray:
+    """By a number of bytes, 0 to 8, the bits of so many of them."""
+    return np.array([(1 << (8 * length)) - 1 for length in range(_PIECE + 1)], np.uint64)
+
+
+@functools.cache
+def _byte_kinds() -> np.ndarray:
+    kinds = _letter_kinds()[:256].copy()
+    kinds[128:] = _JOINED
+    return kinds
+
+
+@functools.cache
+def _letter_kinds() -> np.ndarray:
+    """The kind of each code point."""
+    everything = "".join(map(chr, range(sys.maxunicode + 1)))
+    kinds = np.full(sys.maxunicode + 1, _OUTSIDE, np.uint8)
+    for letters, kind in ((TOGETHER, _TOGETHER), (ALONE, _ALONE), (MARK, _JOINED)):
+        for found in regex.finditer(f"{letters}+", everything, regex.V1):
+            kinds[found.start() : found.end()] = kind
+    return kinds

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from engine.rows.metrics.metric import Asked
-from engine.rows.metrics.words import plain_digits, words
+from engine.rows.words import plain_digits, words
 
 SLOTS = ("slots", "slot_values")  # columns with the values that an answer should name
 _SPACES = " \u00a0\u2009\u202f"

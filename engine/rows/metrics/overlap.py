@@ -19,7 +19,7 @@ from sacrebleu.metrics.helpers import extract_all_char_ngrams, extract_word_ngra
 
 from engine.rows.answers.phrases import languages_for, normalise, shared
 from engine.rows.metrics.metric import Asked, best_of
-from engine.rows.metrics.words import separated, words
+from engine.rows.words import separated, words
 
 CHARACTERS = 6  # longest n-gram of characters, and of words, that chrF++ counts (Popović 2017)
 WORDS = 2

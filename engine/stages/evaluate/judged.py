@@ -24,8 +24,8 @@ from engine.rows.judging.duels import (
     rank_correlation,
     win_rate,
 )
-from engine.rows.metrics.words import words
 from engine.rows.records import Judgement, Prompt
+from engine.rows.words import words
 from engine.run.judge_facts import Grades, JudgedPairs
 from engine.stages.evaluate.scoring import Answers, Resampling
 

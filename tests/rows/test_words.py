@@ -5,7 +5,7 @@ import re
 import pytest
 
 from benchmarks.evaluation.texts import ENGLISH, SCRIPTS
-from engine.rows.metrics.words import plain_digits, separated, words
+from engine.rows.words import plain_digits, separated, words
 
 
 @pytest.mark.parametrize("text", ENGLISH)

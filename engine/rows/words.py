@@ -1,4 +1,4 @@
-"""Words of a text in any script, for the metrics that count words.
+"""Words of a text in any script, for all that counts or compares words.
 
 A word is a run of letters and digits with their marks. In scripts that put no spaces between words
 (Chinese, Japanese, Thai, Lao, Khmer, Burmese, …) each letter with its marks is one: that needs no
@@ -17,11 +17,13 @@ import regex
 # Unicode's own account (UAX 14) of the scripts whose lines break between any two letters, or only
 # where a dictionary says so.
 _WITHOUT_SPACES = "".join(rf"\p{{Line_Break={name}}}" for name in ("SA", "ID", "CJ", "AK", "AS"))
-_ALONE = rf"[[\p{{L}}\p{{N}}]&&[{_WITHOUT_SPACES}]]\p{{M}}*"
-_RUN = rf"[\p{{L}}\p{{M}}\p{{N}}--[\p{{L}}&&[{_WITHOUT_SPACES}]]]+"
-_WORD = regex.compile(rf"{_ALONE}|{_RUN}", regex.V1)
+ALONE = rf"[[\p{{L}}\p{{N}}]&&[{_WITHOUT_SPACES}]]"  # a letter that is a word, with its marks
+TOGETHER = rf"[\p{{L}}\p{{N}}--{ALONE}]"  # a letter that makes a word with its neighbours
+MARK = r"\p{M}"
+_SEPARATE_WORD = rf"{ALONE}{MARK}*"
+_WORD = regex.compile(rf"{_SEPARATE_WORD}|{TOGETHER}(?:{TOGETHER}|{MARK})*", regex.V1)
 _WIDE_MARKS = r"[\p{P}&&[\p{East_Asian_Width=W}\p{East_Asian_Width=F}]]"
-_SEPARATE = regex.compile(rf"{_ALONE}|{_WIDE_MARKS}", regex.V1)
+_SEPARATE = regex.compile(rf"{_SEPARATE_WORD}|{_WIDE_MARKS}", regex.V1)
 _FORMAT = regex.compile(r"\p{Cf}+")  # joiners, soft hyphens, direction marks: not seen
 
 
@@ -29,10 +31,17 @@ _FORMAT = regex.compile(r"\p{Cf}+")  # joiners, soft hyphens, direction marks: n
 def words(text: str) -> tuple[str, ...]:
     """Words, without regard to case, width, form of composition or script of digits; of a text that
     has none, its characters."""
-    plain = _FORMAT.sub("", unicodedata.normalize("NFKC", text)).casefold()
-    plain = plain_digits(plain)
+    plain = plain_digits(folded(text))
     found = _WORD.findall(plain) or regex.findall(r"\X", "".join(plain.split()))
     return tuple(found)
+
+
+def folded(text: str) -> str:
+    """The text in lower case, in one form of composition and width, without characters that are not
+    seen."""
+    if text.isascii():
+        return text.lower()
+    return _FORMAT.sub("", unicodedata.normalize("NFKC", text)).casefold()
 
 
 def separated(text: str) -> str:
