@@ -5,6 +5,7 @@ import random
 import numpy as np
 import pyarrow.parquet as pq
 
+from engine.backends.spread import here
 from engine.job.spec import CurateSpec
 from engine.rows.records import PROMPT, Completion, Prompt, completion_schema
 from engine.rows.tables import to_table, write_parquet
@@ -87,7 +88,7 @@ def finish(tmp_path, prompts, parts, metadata=None):
     }
 
 
-SIZES = {"bucket_bytes": curate.BUCKET_BYTES, "group_rows": 16_384, "spread": None}
+SIZES = {"bucket_bytes": curate.BUCKET_BYTES, "group_rows": 16_384, "spread": here}
 
 
 def run(tmp_path, prompts, parts, metadata=None, **options):

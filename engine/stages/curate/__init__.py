@@ -92,6 +92,7 @@ def run(
     spread: Spread | None = None,
 ) -> Counts:
     """Judge every training completion. StageError if a completion belongs to no prompt."""
+    (out / "data").mkdir(parents=True, exist_ok=True)
     groups = groups_of(inputs["generate"], group_rows)
     spread = spread or spread_for(spec.workers, len(groups))
     desk = _Desk(spec, inputs, out, ctx, groups, spread)

@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 from doubles.curated import CTX, ask, files_of, finish, many, reply, run, verdicts_in
 
+from engine.backends.ray_tasks import spread_over_cluster
 from engine.backends.spread import here, spread_over_processes
 from engine.errors import StageError
 from engine.job.spec import CurateSpec
@@ -93,15 +94,60 @@ def test_a_torn_file_is_made_again(tmp_path, torn):
     assert everything_in(out) == everything_in(tmp_path / "whole")
 
 
-def test_one_two_and_four_workers_and_shuffled_files_give_the_same_examples(tmp_path):
+def in_another_order(seed, work, orders):
+    """As workers do who take different times."""
+    orders = list(orders)
+    shuffled = random.Random(seed).sample(range(len(orders)), len(orders))
+    results = {place: work(orders[place]) for place in shuffled}
+    return iter([results[place] for place in range(len(orders))])
+
+
+def test_workers_and_shuffled_files_give_the_same_examples(tmp_path):
     prompts, parts = eight_samples_of_two_teachers()
-    counts, *_, out = run(tmp_path / "here", prompts, parts, spread=here, **SMALL)
+    counts, *_, out = run(tmp_path / "here", prompts, parts, **SMALL)
     wanted = (files_of(out), counts.dropped, counts.info)
-    for workers in (1, 2, 4):
-        random.Random(workers).shuffle(parts)
-        spread = partial(spread_over_processes, workers)
-        counts, *_, out = run(tmp_path / str(workers), prompts, parts, spread=spread, **SMALL)
+    for seed in (1, 2):
+        random.Random(seed).shuffle(parts)
+        spread = partial(in_another_order, seed)
+        counts, *_, out = run(tmp_path / str(seed), prompts, parts, spread=spread, **SMALL)
         assert (files_of(out), counts.dropped, counts.info) == wanted
+
+
+EVERYTHING = {
+    "majority": {"min_agreement": 0.3},
+    "difficulty": {"keep": [0.0, 1.0]},
+    "select": {"per_prompt": 2, "across": "teachers"},
+    "near_duplicates": {"jaccard": 0.9},
+    "pii": {"action": "redact"},
+    "decontaminate": {},
+    "languages": ["en"],
+    "repetition": 0.5,
+    "refusals": "drop",
+    "balance": {"by": "length", "most": 20},
+}
+
+
+@pytest.mark.slow
+def test_one_two_and_four_workers_here_and_on_a_cluster_give_the_same_files(tmp_path, ray_cluster):
+    prompts, parts = eight_samples_of_two_teachers()
+    spec = CurateSpec(**EVERYTHING).model_dump()
+    wanted = None
+    for number, spread in enumerate(
+        [
+            here,
+            partial(spread_over_processes, 2),
+            partial(spread_over_processes, 4),
+            partial(spread_over_cluster, None),
+        ]
+    ):
+        random.Random(number).shuffle(parts)
+        counts, *_, out = run(
+            tmp_path / str(number), prompts, parts, spread=spread, **SMALL, **spec
+        )
+        made = (files_of(out), counts.dropped, counts.info)
+        wanted = wanted or made
+        assert made == wanted
+    assert "near_duplicate" in wanted[1]
 
 
 def test_the_funnel_adds_up_in_answers_and_in_prompts(tmp_path):
