@@ -9,7 +9,7 @@ one ended.
 
 from __future__ import annotations
 
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,20 @@ def run(options: Namespace) -> Found:
     apart = max(tokens) / min(tokens) - 1
     ratios = {"help_training_tokens_apart": bounded(apart, "<=", MOST_TOKENS_APART)}
     return ratios, {"help": rows}
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """Where the runs lie, and a smaller form."""
+    group = parser.add_argument_group("help")
+    group.add_argument(
+        "--work",
+        type=Path,
+        default=Path("runs/curation"),
+        help="finished stages are taken from here",
+    )
+    group.add_argument("--prompts", type=int, default=PROMPTS)
+    group.add_argument("--epochs", type=int, default=EPOCHS)
+    group.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
 
 
 def job_of(arm: str, seed: int, prompts: int, **more: Any) -> JobSpec:

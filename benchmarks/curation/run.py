@@ -1,4 +1,5 @@
-"""Is what is kept worth learning from? See README.md beside this file."""
+"""Does curation find what it says, at what cost, and does it help? See README.md beside this
+file."""
 
 from __future__ import annotations
 
@@ -8,13 +9,35 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from benchmarks.curation import helps
+from benchmarks.curation import helps, near_duplicates
+from benchmarks.curation.corpus import base_texts
 from benchmarks.result import Found, run_parts
 
+
+def _accuracy(options: argparse.Namespace) -> Found:
+    return near_duplicates.accuracy(base_texts(options.data))
+
+
+def _signatures(options: argparse.Namespace) -> Found:
+    return near_duplicates.signatures(base_texts(options.data), options.environments)
+
+
+def _whole_pass(options: argparse.Namespace) -> Found:
+    return near_duplicates.whole_pass(base_texts(options.data), options.full)
+
+
+def _driver_memory(options: argparse.Namespace) -> Found:
+    return near_duplicates.driver_memory()
+
+
 PARTS: dict[str, Callable[[argparse.Namespace], Found]] = {
+    "accuracy": _accuracy,
+    "signatures": _signatures,
+    "whole_pass": _whole_pass,
+    "driver_memory": _driver_memory,
     "help": helps.run,
 }
-LONG = ("help",)  # parts that only --full, or their name, starts
+LONG = ("help",)  # about an hour: with --full, or by its name
 
 
 def main() -> int:
@@ -22,22 +45,25 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--only", nargs="+", choices=PARTS)
-    parser.add_argument("--full", action="store_true", help="every part, at its whole size")
-    parser.add_argument("--data", type=Path, help="a folder of data sets")
+    parser.add_argument("--data", type=Path, help="a folder of data sets; default: made-up texts")
     parser.add_argument(
-        "--work",
-        type=Path,
-        default=Path("runs/curation"),
-        help="what is made here is taken from here the next time",
+        "--environments", type=Path, help="of the peers, made where missing; default: temporary"
     )
-    smaller = parser.add_argument_group("a smaller form of `help`")
-    smaller.add_argument("--prompts", type=int, default=helps.PROMPTS)
-    smaller.add_argument("--epochs", type=int, default=helps.EPOCHS)
-    smaller.add_argument("--seeds", type=int, nargs="+", default=list(helps.SEEDS))
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help="ten million rows with texts as well, and the long parts",
+    )
+    helps.add_options(parser)
     options = parser.parse_args()
-    chosen = options.only or [name for name in PARTS if options.full or name not in LONG]
-    parts = {name: [partial(PARTS[name], options)] for name in chosen}
-    return run_parts(options.json, parts)
+    parts = {}
+    for name in options.only or [name for name in PARTS if options.full or name not in LONG]:
+        parts[name] = [partial(PARTS[name], options)]
+    return run_parts(options.json, parts, data=_named(options.data))
+
+
+def _named(data: Path | None) -> str:
+    return "made up" if data is None else data.name
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ def test_a_mark_without_a_letter_is_no_word():
 
 
 def test_a_text_of_marks_alone_takes_no_longer():
-    (found,) = words_in("e" + "\u0323\u0301" * 100_000 + " f")
+    (found,) = words_in("e" + "\u0301" * 200_000 + " f")
     assert len(found) == 2
 
 
