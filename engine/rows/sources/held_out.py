@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -42,25 +43,32 @@ _SPEAKER = ("role", "from", "speaker")
 
 
 def held_out_texts(
-    field: str, against: Sequence[str], columns: Sequence[Sequence[str]] = ()
+    field: str,
+    against: Sequence[str],
+    columns: Sequence[Sequence[str]] = (),
+    *,
+    most_rows: int | None = None,
 ) -> dict[str, list[str | None]]:
     """File -> its texts: that of line n (rows of Parquet count from 1) is number n - 1, None where
-    a line has none. `columns` are looked for first: groups of which a row has all.
+    a line has none. `columns` are looked for first: groups of which a row has all. Of each file no
+    more than `most_rows` are read.
 
     InputError, which names `field`, for a file that cannot be read or has no readable text.
     """
     texts: dict[str, list[str | None]] = {}
     wanted = (*map(tuple, columns), *USUAL)
     for path in source_files(field, against, []):
-        texts[str(path)] = _texts_of(field, path, wanted)
+        texts[str(path)] = _texts_of(field, path, wanted, most_rows)
     return texts
 
 
-def _texts_of(field: str, path: Path, wanted: Sequence[Sequence[str]]) -> list[str | None]:
+def _texts_of(
+    field: str, path: Path, wanted: Sequence[Sequence[str]], most_rows: int | None
+) -> list[str | None]:
     texts: list[str | None] = []
     found: dict[str, None] = {}  # names of columns, in their order
     has_text = False
-    for line, values in _columns(path):
+    for line, values in islice(_columns(path), most_rows):
         text = _text_of_row(values, wanted)
         has_text = has_text or text is not None
         found |= dict.fromkeys(values)

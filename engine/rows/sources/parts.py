@@ -22,7 +22,6 @@ from engine.rows.sources.readers import (
 )
 from engine.rows.sources.source_row import NumberedRows
 
-PART_BYTES = 16 * 2**20
 _BLOCK = 2**20
 
 
@@ -36,7 +35,7 @@ class Part(NamedTuple):
     rows_before: int = 0  # lines, or rows of Parquet
 
 
-def parts_of(path: Path, part_bytes: int = PART_BYTES) -> list[Part]:
+def parts_of(path: Path, part_bytes: int) -> list[Part]:
     """The parts of a file in order, of about `part_bytes` each; one that is not read in parts, or
     is small, is one."""
     if path.stat().st_size <= part_bytes:

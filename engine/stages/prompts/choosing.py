@@ -32,11 +32,11 @@ from engine.stages.prompts.leaks import (
     leaks_of_validation,
     twins_left,
 )
+from engine.stages.prompts.reading import lacking, split_problem
 from engine.stages.prompts.staged import Staged
 from engine.stages.prompts.twins import Pairs, pairs_of
 
 CLUSTER_JACCARD = 0.8  # from which prompts are nearly the same where the job does not say
-MOST_WITHOUT = 0.5  # share of rows that may lack the column of split_by
 TWINS = pa.schema(
     [
         ("prompt_id", pa.int64()),
@@ -120,6 +120,7 @@ class _Choice:
             self._is_validation_N = is_validation(
                 self._ids_N, self._groups_N, spec.validation_fraction, self._seed
             )
+            self._warn_of_large_groups()
         else:
             self._is_validation_N = is_drawn(self._narrow, spec, self._seed)
 
@@ -132,36 +133,32 @@ class _Choice:
             links.append(_links(self._dialogues_N))
         values = self._column() if self._spec.split_column else self._narrow["prompt_id"]
         links_P2 = np.concatenate([np.zeros((0, 2), np.int64), *links])
-        groups_N = groups_of(values, links_P2)
-        self._warn_of_large(groups_N)
-        return groups_N
+        return groups_of(values, links_P2)
 
     def _column(self) -> pa.ChunkedArray:
         """Values of the column of `split_by`. InputError where half of the rows have none."""
-        column = self._spec.split_column
         values = self._narrow["group"]
         missing = values.null_count
-        share = missing / max(1, len(values))
-        told = (
-            f"prompts.split_by={column}: {missing:,} of {len(values):,} prompts have no {column!r}"
-        )
-        if share >= MOST_WITHOUT:
-            raise InputError(
-                f"{told}; name a column of the source files that is neither prompt nor reference,"
-                " or near_duplicates, or leave split_by out"
-            )
+        rows = len(values)
+        if problem := split_problem(self._spec, missing, rows, "of"):
+            raise InputError(problem)
         if missing:
+            told = lacking(self._spec, missing, rows, "of")
             self._warnings.append(f"{told}; each of them is a group of its own")
         return values
 
-    def _warn_of_large(self, groups_N: np.ndarray) -> None:
-        largest = np.bincount(groups_N).max(initial=0)
-        share = largest / max(1, len(groups_N))
-        if share > self._spec.validation_fraction > 0:
+    def _warn_of_large_groups(self) -> None:
+        """Where whole groups cannot make about `validation_fraction` of the prompts."""
+        assert self._groups_N is not None
+        prompts = len(self._staged)
+        wanted = self._spec.validation_fraction * prompts
+        largest = int(np.bincount(self._groups_N).max(initial=0))
+        drawn = int(self._is_validation_N.sum())
+        if largest > wanted > 0 and not wanted / 2 <= drawn <= 2 * wanted:
             self._warnings.append(
-                f"prompts.split_by={self._spec.split_by}: one group has {largest:,} of"
-                f" {len(groups_N):,} prompts, more than validation_fraction"
-                f" {self._spec.validation_fraction:g}, so it stays in training"
+                f"prompts.split_by={self._spec.split_by}: {drawn:,} of {prompts:,} prompts are for"
+                f" validation, because groups stay whole and the largest has {largest:,}; set"
+                " another validation_fraction, or split by something finer"
             )
 
     def drop_leaks(self) -> None:

@@ -41,11 +41,12 @@ class Leaks(NamedTuple):
     twin_rows: np.ndarray | None = None
 
 
-def index_of_files(spec: PromptsSpec) -> Index:
-    """The job's files of test data. InputError for one without readable text."""
-    assert spec.decontaminate is not None
-    texts = held_out_texts(FIELD, spec.decontaminate.against, columns_of_text(spec))
-    return Index.of(texts)
+def texts_of_files(spec: PromptsSpec, most_rows: int | None = None) -> dict[str, list[str | None]]:
+    """The job's files of test data, a text per line. InputError for one without readable text."""
+    if spec.decontaminate is None:
+        return {}
+    against = spec.decontaminate.against
+    return held_out_texts(FIELD, against, columns_of_text(spec), most_rows=most_rows)
 
 
 def leaks_of_files(
@@ -53,7 +54,7 @@ def leaks_of_files(
 ) -> Leaks:
     """Training prompts that hold an item of the job's files."""
     assert spec.decontaminate is not None
-    index = index_of_files(spec)
+    index = Index.of(texts_of_files(spec))
     found = _look_up(staged, index, spread)
     is_leak = is_contaminated(found, spec.decontaminate.coverage) & is_training_N
     rows = np.flatnonzero(is_leak)

@@ -89,14 +89,31 @@ def _table(prompts: list[Prompt], lines: list[int], spec: PromptsSpec) -> pa.Tab
 
 
 def _values(prompts: list[Prompt], column: str) -> pa.Array:
-    """The values of a column of `meta` as text; an empty one is none."""
-    values: list[str | None] = []
-    for prompt in prompts:
-        value = json.loads(prompt.meta).get(column)
-        if value is not None and not isinstance(value, str):
-            value = canonical_json(value)
-        values.append(value or None)
-    return pa.array(values, pa.string())
+    return pa.array([value_of(prompt, column) for prompt in prompts], pa.string())
+
+
+def value_of(prompt: Prompt, column: str) -> str | None:
+    """What a prompt has in a column of `meta`, as text; an empty one is none."""
+    value = json.loads(prompt.meta).get(column)
+    if value is not None and not isinstance(value, str):
+        value = canonical_json(value)
+    return value or None
+
+
+def split_problem(spec: PromptsSpec, missing: int, rows: int, of: str) -> str | None:
+    """What to do where half of some rows have nothing in the column of `split_by`."""
+    if not rows or 2 * missing < rows:
+        return None
+    return (
+        f"{lacking(spec, missing, rows, of)}; name a column of the source files that is neither"
+        " prompt nor reference, or near_duplicates, or leave split_by out"
+    )
+
+
+def lacking(spec: PromptsSpec, missing: int, rows: int, of: str) -> str:
+    """How many rows have nothing there."""
+    column = spec.split_column
+    return f"prompts.split_by={column}: {missing:,} {of} {rows:,} prompts have no {column!r}"
 
 
 def read_prompts(

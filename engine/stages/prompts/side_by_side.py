@@ -23,6 +23,7 @@ from engine.stages.prompts.reading import READ, Batch, batches_of
 from engine.store.paths import Folder
 
 LARGE_BYTES = 64 * 2**20
+PART_BYTES = 16 * 2**20
 Sources = Mapping[str, Sequence[Path]]  # by split
 
 
@@ -73,7 +74,7 @@ def _orders(sources: Sources, spec: PromptsSpec) -> list[Order]:
     orders: list[Order] = []
     for split, paths in sources.items():
         for path in paths:
-            parts = parts_of(path) if spec.limit is None else [Part(path)]
+            parts = parts_of(path, PART_BYTES) if spec.limit is None else [Part(path)]
             for part in parts:
                 orders.append(Order(len(orders), part, split))
     return orders
