@@ -74,30 +74,29 @@ def _is_unchecked(answers: pa.Table) -> np.ndarray:
 
 def _votes_for_each(voters: pa.Table, groups_V: np.ndarray) -> np.ndarray:
     """Votes (V,) for the answer of each voter."""
+    tasks = coded(voters["task"])
     spelt = coded(voters["answer"])
     keys = groups_V * len(spelt.values) + spelt.codes_N
     _, first_E, entry_V = np.unique(keys, return_index=True, return_inverse=True)
     answer_E = np.arange(len(first_E))
-    entries = voters.take(first_E)
-    stretches = _stretches_to_compare(groups_V[first_E], entries["answer"])
+    code_E = spelt.codes_N[first_E]
+    odd = [not is_plain(answer) for answer in spelt.values]
+    is_odd_E = np.array(odd, bool)[code_E]
+    stretches = _stretches_to_compare(groups_V[first_E], is_odd_E)
     for start, end in stretches:
-        mine = entries.slice(start, end - start)
-        task = mine["task"][0].as_py()
-        spellings = mine["answer"].to_pylist()
+        task = tasks.values[tasks.codes_N[first_E[start]]]
+        spellings = [spelt.values[code] for code in code_E[start:end]]
         answer_E[start:end] = start + _answers_in(task, spellings)
     answer_V = answer_E[entry_V]
     return np.bincount(answer_V, minlength=len(first_E))[answer_V]
 
 
-def _stretches_to_compare(groups_E: np.ndarray, answers_E: pa.ChunkedArray) -> list[list[int]]:
+def _stretches_to_compare(groups_E: np.ndarray, is_odd_E: np.ndarray) -> list[list[int]]:
     """From where to where the entries are that spelling alone does not tell apart: those of a group
-    with several, of which one is no plain number."""
-    spelt = coded(answers_E)
-    odd = [not is_plain(answer) for answer in spelt.values]
-    is_odd = np.array(odd, bool)[spelt.codes_N]
+    with several, of which one is odd, that is, no plain number."""
     starts = np.flatnonzero(np.diff(groups_E, prepend=-1))
     ends = np.append(starts, len(groups_E))[1:]
-    odd_before = np.concatenate([[0], np.cumsum(is_odd)])
+    odd_before = np.concatenate([[0], np.cumsum(is_odd_E)])
     wanted = odd_before[ends] > odd_before[starts]
     wanted &= ends - starts > 1
     return np.stack([starts[wanted], ends[wanted]], axis=1).tolist()
