@@ -9,7 +9,7 @@ numbers. What comes out depends on rows and their rank, not on the order in whic
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -69,14 +69,17 @@ def _pairs_of_buckets(rows: np.ndarray, keys: np.ndarray) -> np.ndarray:
     for best in range(OTHERS):
         later = np.flatnonzero(is_crowded & (place > best + OTHERS))
         pairs.append(np.stack([rows[first[later] + best], rows[later]], axis=1))
-    return united(pairs)
+    return united([np.concatenate(pairs)])
 
 
-def united(pairs: Sequence[np.ndarray]) -> np.ndarray:
-    """Several arrays of pairs as one, (P, 2) int64: each once, sorted, the lower row first."""
-    every_P2 = np.concatenate([np.zeros((0, 2), np.int64), *pairs])
-    every_P2 = np.sort(every_P2, axis=1)
-    codes = np.unique((every_P2[:, 0] << 32) | every_P2[:, 1])
+def united(pairs: Iterable[np.ndarray]) -> np.ndarray:
+    """Several arrays of pairs as one, (P, 2) int64: each once, sorted, the lower row first. They
+    are taken one by one, since most pairs come in several bands. Rows are below 2**31."""
+    codes = np.zeros(0, np.int64)
+    for some_P2 in pairs:
+        lower = some_P2.min(axis=1)
+        higher = some_P2.max(axis=1)
+        codes = np.unique(np.concatenate([codes, (lower << 32) | higher]))
     return np.stack([codes >> 32, codes & 0xFFFFFFFF], axis=1)
 
 

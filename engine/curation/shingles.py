@@ -34,7 +34,8 @@ _MULTIPLIER = np.uint64(0xD6E8FEB86659FD93)
 
 # What a byte is to words. A byte that belongs to the letter before it is JOINED: a mark, and all
 # but the first byte of a letter.
-_OUTSIDE, _TOGETHER, _ALONE, _JOINED = range(4)
+_OUTSIDE, _TOGETHER, _ALONE, _JOINED, _UNKNOWN = range(5)
+_KINDS = ((TOGETHER, _TOGETHER), (ALONE, _ALONE), (MARK, _JOINED))
 
 
 class Hashes(NamedTuple):
@@ -158,7 +159,7 @@ def _borders(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         borders = np.flatnonzero(kinds[1:] != kinds[:-1]) + 1
         return borders[::2], borders[1::2]
     codes = np.frombuffer(raw.tobytes().decode().encode("utf-32-le"), np.uint32)
-    kinds[letters] = _letter_kinds()[codes[codes > 127]]
+    kinds[letters] = _kinds_of(codes[codes > 127])
     is_joined = kinds == _JOINED
     kinds = _as_what_they_join(kinds, np.flatnonzero(is_joined))
     before = np.zeros_like(kinds)
@@ -209,17 +210,30 @@ def _masks() -> np.ndarray:
 
 @functools.cache
 def _byte_kinds() -> np.ndarray:
-    kinds = _letter_kinds()[:256].copy()
-    kinds[128:] = _JOINED
+    kinds = np.full(256, _JOINED, np.uint8)
+    kinds[:128] = _kinds_of(np.arange(128))
     return kinds
+
+
+def _kinds_of(codes: np.ndarray) -> np.ndarray:
+    """The kind of each code point. The few that texts have are looked up once."""
+    known = _known_kinds()
+    kinds = known[codes]
+    is_new = kinds == _UNKNOWN
+    if not is_new.any():
+        return kinds
+    new = np.unique(codes[is_new])
+    known[new] = [_kind(chr(code)) for code in new.tolist()]
+    return known[codes]
 
 
 @functools.cache
-def _letter_kinds() -> np.ndarray:
-    """The kind of each code point."""
-    everything = "".join(map(chr, range(sys.maxunicode + 1)))
-    kinds = np.full(sys.maxunicode + 1, _OUTSIDE, np.uint8)
-    for letters, kind in ((TOGETHER, _TOGETHER), (ALONE, _ALONE), (MARK, _JOINED)):
-        for found in regex.finditer(f"{letters}+", everything, regex.V1):
-            kinds[found.start() : found.end()] = kind
-    return kinds
+def _known_kinds() -> np.ndarray:
+    return np.full(sys.maxunicode + 1, _UNKNOWN, np.uint8)
+
+
+def _kind(character: str) -> int:
+    for letters, kind in _KINDS:
+        if regex.match(letters, character, regex.V1):
+            return kind
+    return _OUTSIDE

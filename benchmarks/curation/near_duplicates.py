@@ -1,0 +1,175 @@
+"""The parts about near duplicates: are they found, all and nothing else, and at what cost?"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from benchmarks.curation.corpus import ROWS_PER_FILE, Corpus, write_corpus
+from benchmarks.curation.exact_join import join
+from benchmarks.curation.narrow import draw_keys
+from benchmarks.curation.passes import JACCARD
+from benchmarks.curation.peers import PEERS, python_of
+from benchmarks.result import Found, Ratios, bounded
+from engine.curation.minhash import band_keys
+from engine.curation.near_duplicates import candidate_pairs, clusters, jaccards, twins, united
+from engine.curation.shingles import shingles_of
+
+REPOSITORY = Path(__file__).parents[2]
+COMPARED = 100_000  # rows that are held to the exact join
+SIGNED = 10_000  # rows that each peer signs
+REPEATS = 3
+PASSED = 1_000_000
+WHOLE = 10_000_000
+
+
+def accuracy(texts: list[str]) -> Found:
+    """Against an exact join of all pairs."""
+    rows = _rows(texts, COMPARED)
+    exact = join(rows, JACCARD)
+    shingles = shingles_of(pa.array(rows))
+    rank = np.arange(len(rows))
+    pairs = united(candidate_pairs(keys, rank) for keys in band_keys(shingles).T)
+    similar = jaccards(pairs, shingles)
+    alike = similar >= JACCARD
+    found = _codes(pairs[alike])
+    wanted = _codes(exact.pairs)
+    both, ours, theirs = np.intersect1d(found, wanted, return_indices=True)
+    apart = np.abs(similar[alike][ours] - exact.jaccard[theirs]).max(initial=0)
+    gone = len(twins(pairs, similar, rank, JACCARD).rows)
+    gone_exactly = len(twins(exact.pairs, exact.jaccard, rank, JACCARD).rows)
+    beside = len(rows) - len(np.unique(clusters(pairs[alike], len(rows))))
+    beside_exactly = len(rows) - len(np.unique(clusters(exact.pairs, len(rows))))
+    ratios = {
+        "near_duplicates_recall": bounded(len(both) / len(wanted), ">=", 0.99),
+        "near_duplicates_precision": bounded(len(both) / len(found), ">=", 1.0),
+        "jaccards_apart_from_exact": bounded(float(apart), "<=", 1e-12),
+        "dropped_off_exact_components": _off(beside, beside_exactly),
+        "dropped_off_exact_twins": _off(gone, gone_exactly),
+    }
+    raw = {
+        "rows": len(rows),
+        "mean_words": round(_mean_words(rows), 1),
+        "exact_pairs": len(wanted),
+        "candidates": len(pairs),
+        "precision_unverified": len(found) / max(1, len(pairs)),
+        "rows_beside_components": {"found": beside, "exact": beside_exactly},
+        "twins": {"found": gone, "exact": gone_exactly},
+    }
+    return ratios, {"accuracy": raw}
+
+
+def _rows(texts: list[str], count: int) -> list[str]:
+    corpus = Corpus(texts)
+    rows: list[str] = []
+    for file in range(count // ROWS_PER_FILE):
+        rows += corpus.rows(file, ROWS_PER_FILE)
+    return rows
+
+
+def _codes(pairs_P2: np.ndarray) -> np.ndarray:
+    return pairs_P2[:, 0] << 32 | pairs_P2[:, 1]
+
+
+def _off(found: int, exact: int) -> dict[str, Any]:
+    """How far off, as a share, the number of rows that go may be."""
+    return bounded(abs(found - exact) / exact, "<=", 0.005)
+
+
+def _mean_words(texts: list[str]) -> float:
+    return statistics.mean(len(text.split()) for text in texts)
+
+
+def signatures(texts: list[str], environments: Path | None) -> Found:
+    """Beside the peers, in fresh processes that take turns."""
+    speeds: dict[str, list[float]] = defaultdict(list)
+    with _folder(environments) as homes, _folder(None) as work:
+        rows = _rows(texts, SIGNED)
+        (work / "texts.json").write_text(json.dumps(rows))
+        pythons = {"ours": Path(sys.executable)}
+        for peer in PEERS:
+            pythons[peer] = python_of(peer, homes, np.__version__)
+        for _ in range(REPEATS):
+            for way, python in pythons.items():
+                figures = _run(work, [str(python), "-m", _module("signatures"), way, str(work)])
+                speeds[way].append(round(figures["rows_per_s"], 1))
+    median = {way: statistics.median(seen) for way, seen in speeds.items()}
+    ratios: Ratios = {}
+    for peer in PEERS:
+        ratio = round(median["ours"] / median[peer], 2)
+        ratios[f"signatures_to_{peer}"] = bounded(ratio, ">=", 8)
+    raw = {"rows_per_s": dict(speeds), "peers": PEERS, "mean_words": round(_mean_words(rows), 1)}
+    return ratios, {"signatures": raw}
+
+
+def whole_pass(texts: list[str], full: bool) -> Found:
+    """A million rows by one and by two workers; `full`: ten million by two as well."""
+    with _folder(None) as work:
+        one = _pass(texts, work / "one", PASSED, workers=1)
+        two = _pass(texts, work / "two", PASSED, workers=2)
+        runs = [one, two]
+        if full:
+            runs.append(_pass(texts, work / "full", WHOLE, workers=2))
+    assert one["twins"] == two["twins"]
+    ratios = {
+        "whole_pass_rows_per_core_second": bounded(one["rows"] / one["cpu_s"], ">=", 15_000),
+        "whole_pass_driver_gib": bounded(two["driver_mib"] / 1024, "<=", 1),
+        "whole_pass_two_workers": bounded(one["wall_s"] / two["wall_s"], ">=", 1.6),
+    }
+    return ratios, {"whole_pass": runs}
+
+
+def _pass(texts: list[str], work: Path, rows: int, workers: int) -> dict[str, Any]:
+    write_corpus(Corpus(texts), rows, work / "texts")
+    return _run(work, [sys.executable, "-m", _module("passes"), str(work), str(workers)])
+
+
+def driver_memory(texts: list[str]) -> Found:
+    """At a million rows and at ten million, of which only the narrow columns are made."""
+    runs = []
+    with _folder(None) as work:
+        for rows in (PASSED, WHOLE):
+            home = work / str(rows)
+            home.mkdir()
+            draw_keys(home / "keys", rows)
+            command = [sys.executable, "-m", _module("narrow"), str(home), "2", str(rows)]
+            runs.append(_run(home, command))
+    small, large = runs
+    growth = large["driver_mib"] / small["driver_mib"]
+    return {"driver_memory_10m_to_1m": bounded(growth, "<=", 2)}, {"driver_memory": runs}
+
+
+def _module(name: str) -> str:
+    return f"benchmarks.curation.{name}"
+
+
+def _run(work: Path, command: list[str]) -> dict[str, Any]:
+    """The figures that a program leaves in the folder; CalledProcessError if it fails."""
+    variables = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, env=variables, check=True)
+    return json.loads((work / "figures.json").read_text())
+
+
+@contextmanager
+def _folder(named: Path | None) -> Iterator[Path]:
+    """This folder, or one that is gone afterwards."""
+    if named is not None:
+        yield named.absolute()
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        yield Path(temporary)
+
+
+Part = Callable[[list[str]], Found]

@@ -1,0 +1,184 @@
+"""The near-duplicate pass over files of texts, as a stage makes it of engine/curation: keys of each
+file, pairs of each band, shingles of candidates, Jaccards, and who goes. As a program it is the
+driver of one pass, which says what it cost:
+
+    python -m benchmarks.curation.passes FOLDER WORKERS
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow.parquet as pq
+from engine.backends.spread import spread_for
+
+from engine.curation.minhash import BANDS, band_keys
+from engine.curation.near_duplicates import candidate_pairs, clusters, jaccards, twins, united
+from engine.curation.shingles import Hashes, shingles_of
+
+JACCARD = 0.8
+PAIRS_AT_A_TIME = 100_000
+
+
+class Outcome(NamedTuple):
+    """How many rows go, and how many would if only one of each component stayed."""
+
+    twins: int
+    beside_components: int
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A folder with `texts` (or with `keys` already), and how many processes work on it."""
+
+    folder: Path
+    workers: int
+
+    def files(self, kind: str) -> list[Path]:
+        """The files of a step, in order."""
+        return sorted((self.folder / kind).iterdir())
+
+    def each(self, work: Callable, orders: list) -> Iterator[Any]:
+        """What comes of the orders, in order."""
+        return spread_for(self.workers, len(orders))(work, orders)
+
+
+def sign(texts: Path, keys: Path) -> int:
+    """Write the keys (BANDS, rows) of a file; returns its rows."""
+    table = pq.read_table(texts, columns=["text"])
+    np.save(keys, band_keys(shingles_of(table["text"])).T)
+    return len(table)
+
+
+def sign_all(over: Pass) -> list[int]:
+    """Rows of each file, whose keys are there now."""
+    (over.folder / "keys").mkdir()
+    orders = [(texts, over.folder / "keys" / f"{texts.stem}.npy") for texts in over.files("texts")]
+    return list(over.each(_sign, orders))
+
+
+def _sign(order: tuple[Path, Path]) -> int:
+    return sign(*order)
+
+
+def candidates(over: Pass) -> np.ndarray:
+    """Pairs (P, 2) of rows that share a key of any band."""
+    work = partial(_pairs_of_band, over.files("keys"))
+    return united(over.each(work, list(range(BANDS))))
+
+
+def _pairs_of_band(files: list[Path], band: int) -> np.ndarray:
+    keys = np.concatenate([np.load(file, mmap_mode="r")[band] for file in files])
+    return candidate_pairs(keys, np.arange(len(keys)))
+
+
+def verified(over: Pass, pairs_P2: np.ndarray, counts: list[int]) -> np.ndarray:
+    """The exact Jaccard (P,) of each pair of rows of files with so many rows."""
+    (over.folder / "shingles").mkdir()
+    rows = np.unique(pairs_P2)
+    firsts = np.cumsum([0, *counts])
+    orders = []
+    for number, texts in enumerate(over.files("texts")):
+        first, last = np.searchsorted(rows, firsts[number : number + 2])
+        orders.append((texts, rows[first:last] - firsts[number], over.folder / "shingles"))
+    list(over.each(_shingle, orders))
+    chunks = np.split(pairs_P2, range(PAIRS_AT_A_TIME, len(pairs_P2), PAIRS_AT_A_TIME))
+    return np.concatenate(list(over.each(partial(_verify, over, firsts), chunks)))
+
+
+def _shingle(order: tuple[Path, np.ndarray, Path]) -> None:
+    texts, rows, folder = order
+    found = shingles_of(pq.read_table(texts, columns=["text"])["text"].take(rows))
+    np.save(folder / f"{texts.stem}-rows.npy", rows)
+    np.save(folder / f"{texts.stem}-starts.npy", found.starts)
+    np.save(folder / f"{texts.stem}-values.npy", found.values)
+
+
+def _verify(over: Pass, firsts: np.ndarray, pairs_P2: np.ndarray) -> np.ndarray:
+    rows, at = np.unique(pairs_P2, return_inverse=True)
+    sizes = []
+    values = []
+    for number, texts in enumerate(over.files("texts")):
+        first, last = np.searchsorted(rows, firsts[number : number + 2])
+        wanted = rows[first:last] - firsts[number]
+        for part in _read(over.folder / "shingles", texts.stem, wanted):
+            sizes.append(len(part))
+            values.append(part)
+    starts = np.cumsum([0, *sizes])
+    return jaccards(at.reshape(-1, 2), Hashes(starts, np.concatenate(values)))
+
+
+def _read(folder: Path, name: str, wanted: np.ndarray) -> Iterator[np.ndarray]:
+    """The shingles of some rows of a file; others are not read."""
+    rows, starts = (np.load(folder / f"{name}-{part}.npy") for part in ("rows", "starts"))
+    values = np.load(folder / f"{name}-values.npy", mmap_mode="r")
+    for place in np.searchsorted(rows, wanted).tolist():
+        yield values[starts[place] : starts[place + 1]]
+
+
+def decide(pairs_P2: np.ndarray, jaccards_P: np.ndarray) -> Outcome:
+    """Who goes. Only rows of pairs are looked at, so that this grows with twins, not with rows; the
+    first row stays."""
+    rows, at = np.unique(pairs_P2, return_inverse=True)
+    numbered_P2 = at.reshape(-1, 2)
+    gone = twins(numbered_P2, jaccards_P, rows, JACCARD)
+    component = clusters(numbered_P2[jaccards_P >= JACCARD], len(rows))
+    return Outcome(len(gone.rows), len(rows) - len(np.unique(component)))
+
+
+def main() -> None:
+    """One pass; its figures go to `figures.json` in the folder."""
+    over = Pass(Path(sys.argv[1]), int(sys.argv[2]))
+    started = time.monotonic()
+    seconds = {}
+
+    def lap(step: str) -> None:
+        seconds[step] = round(time.monotonic() - started - sum(seconds.values()), 2)
+
+    counts = sign_all(over)
+    lap("sign")
+    pairs = candidates(over)
+    lap("bands")
+    similar = verified(over, pairs, counts)
+    lap("verify")
+    outcome = decide(pairs, similar)
+    lap("decide")
+    figures = {
+        "rows": sum(counts),
+        "workers": over.workers,
+        "candidates": len(pairs),
+        "twins": outcome.twins,
+        "rows_beside_components": outcome.beside_components,
+        "wall_s": round(time.monotonic() - started, 2),
+        "wall_by_step_s": seconds,
+        "cpu_s": round(cpu_s(), 2),
+        "driver_mib": driver_mib(),
+    }
+    (over.folder / "figures.json").write_text(json.dumps(figures))
+
+
+def cpu_s() -> float:
+    """Seconds of processor of this process and of those that it started and that ended."""
+    used = 0.0
+    for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
+        usage = resource.getrusage(who)
+        used += usage.ru_utime + usage.ru_stime
+    return used
+
+
+def driver_mib() -> float:
+    """Greatest resident memory of this process so far."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+
+
+if __name__ == "__main__":
+    main()
