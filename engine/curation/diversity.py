@@ -71,7 +71,7 @@ def cluster_entropy(clusters_N: np.ndarray) -> Entropy:
     row."""
     _, sizes = np.unique(clusters_N, return_counts=True)
     shares = sizes / sizes.sum()
-    bits = float(-(shares * np.log2(shares)).sum())
+    bits = float((shares * np.log2(1 / shares)).sum())
     most = np.log2(len(clusters_N)) if len(clusters_N) > 1 else 0.0
     return Entropy(bits, bits / most if most else 1.0)
 
@@ -103,10 +103,11 @@ def _likeness(said: Hashes) -> np.ndarray:
     rows = np.repeat(np.arange(np.count_nonzero(lengths)), lengths[lengths > 0])
     vocabulary, columns = np.unique(said.values, return_inverse=True)
     shape = (np.count_nonzero(lengths), len(vocabulary))
-    counts = sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=shape)
-    counts.sum_duplicates()
-    having = np.bincount(counts.indices, minlength=len(vocabulary))
-    weights = counts * (np.log((1 + shape[0]) / (1 + having)) + 1)
-    norms = np.sqrt(weights.multiply(weights).sum(axis=1))
-    unit = weights / norms[:, None]
-    return (unit @ unit.T).toarray()
+    vectors = sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=shape)
+    having = np.bincount(vectors.indices, minlength=len(vocabulary))
+    rarity = np.log((1 + shape[0]) / (1 + having)) + 1
+    weights = vectors.data * rarity[vectors.indices]
+    row_of = np.repeat(np.arange(shape[0]), np.diff(vectors.indptr))
+    norms = np.sqrt(np.bincount(row_of, weights**2, shape[0]))
+    vectors.data = weights / norms[row_of]
+    return (vectors @ vectors.T).toarray()

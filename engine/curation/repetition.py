@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from engine.rows.metrics.words import words
+from engine.rows.words import words
 
 RUN_WORDS = 5
 

@@ -42,7 +42,7 @@ def is_validation(
     least_ids = np.full(len(sizes), np.iinfo(np.int64).max)
     np.minimum.at(least_ids, numbers_N, ids_N)
     order = np.argsort(priorities(seed, "validation", least_ids))
-    chosen = _chosen(sizes[order].tolist(), fraction * len(ids_N))
+    chosen = _chosen(sizes[order].tolist(), round(fraction * len(ids_N)))
     is_chosen = np.zeros(len(sizes), bool)
     is_chosen[order[chosen]] = True
     return is_chosen[numbers_N]
@@ -66,13 +66,13 @@ def _chains(numbers_N: np.ndarray) -> np.ndarray:
     return links[numbers_N[links[:, 0]] == numbers_N[links[:, 1]]]
 
 
-def _chosen(sizes: list[int], wanted: float) -> list[int]:
+def _chosen(sizes: list[int], wanted: int) -> list[int]:
     """Places of the groups that together have about as many rows as are wanted."""
     chosen = []
     passed_over = []
     missing = wanted
     for place, size in enumerate(sizes):
-        if missing < 1:
+        if not missing:
             break
         if size <= missing:
             chosen.append(place)

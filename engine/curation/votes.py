@@ -92,7 +92,7 @@ def _stretches_to_compare(groups_E: np.ndarray, answers_E: pa.ChunkedArray) -> l
     spelt = coded(answers_E)
     is_odd = ~np.array(list(map(is_plain, spelt.values)), bool)
     starts = np.flatnonzero(np.diff(groups_E, prepend=-1))
-    ends = np.append(starts[1:], len(groups_E))
+    ends = np.append(starts, len(groups_E))[1:]
     odd_before = np.concatenate([[0], np.cumsum(is_odd[spelt.codes_N])])
     wanted = (ends - starts > 1) & (odd_before[ends] > odd_before[starts])
     return np.stack([starts[wanted], ends[wanted]], axis=1).tolist()

@@ -204,6 +204,10 @@ def with_absolute_paths(
         if isinstance(teacher, VllmTeacherSpec):
             teacher = _with_absolute_model(teacher, ("generate", "teachers", number), base)
         teachers.append(teacher)
+    curate: dict[str, Any] = {}
+    if leaks := job.curate.decontaminate:
+        against = _files(leaks.against, ("curate", "decontaminate", "against"), base)
+        curate["decontaminate"] = leaks.model_copy(update={"against": against})
     evaluate: dict[str, Any] = {}
     evaluate["lm_eval"] = _files(job.evaluate.lm_eval, ("evaluate", "lm_eval"), base)
     if job.evaluate.judge:
@@ -219,6 +223,7 @@ def with_absolute_paths(
             "prompts": job.prompts.model_copy(update=prompts),
             "train": job.train.model_copy(update=train),
             "generate": job.generate.model_copy(update={"teachers": teachers}),
+            "curate": job.curate.model_copy(update=curate),
             "evaluate": job.evaluate.model_copy(update=evaluate),
         }
     )

@@ -27,7 +27,7 @@ def stated(task: str, text: str, rules: Rules = USUAL, *, prompt: str = "") -> s
     """The final answer: a number, label, letter or few words; None where the text states none, or
     the task has none. Equal numbers have one spelling: "1,000", "$1000.00" and "one thousand" are
     1000, 4/8 is 0.5, 2/6 is 1/3."""
-    reader = _READERS.get(task)
+    reader = _SPELLERS.get(task)
     return None if reader is None else reader(text, rules, prompt)
 
 
@@ -109,7 +109,7 @@ def _phrase(text: str, rules: Rules, prompt: str) -> str | None:
     return phrases.normalise(phrase) or None
 
 
-_READERS: dict[str, Callable[[str, Rules, str], str | None]] = {
+_SPELLERS: dict[str, Callable[[str, Rules, str], str | None]] = {
     "math": _math,
     "nli": _label,
     "qa": _phrase,

@@ -68,7 +68,7 @@ def test_a_few_new_dialogues_move_few_old_ones():
         ([5, 5, 5, 5], 0.2, 5),  # 4 are wanted: 5 are nearer than none
         ([10, 10], 0.25, 0),  # 5 are wanted: 10 are no nearer than none
         ([50, 50], 0.05, 0),
-        ([97, 2, 1], 0.02, 2),
+        ([1] * 20, 0.23, 5),
         ([97, 3], 0.02, 3),
         ([4], 0.4, 0),
     ],

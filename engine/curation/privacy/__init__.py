@@ -27,7 +27,7 @@ from engine.curation.privacy.identifiers import (
     wallets,
 )
 from engine.errors import SpecError
-from engine.rows.metrics.words import plain_digits
+from engine.rows.words import plain_digits
 
 Spans = Iterator[tuple[int, int]]
 

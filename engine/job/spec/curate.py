@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from engine.job.spec.base import Block, identity, placement
 from engine.job.spec.curation import (
@@ -66,6 +66,17 @@ class CurateSpec(Block):
     @classmethod
     def _each_language_once(cls, languages: list[str] | None) -> list[str] | None:
         return None if languages is None else sorted(set(languages))
+
+    @model_validator(mode="after")
+    def _the_best_are_known_by_something(self) -> CurateSpec:
+        by = self.select.by if self.select else []
+        graded = [name for name in by if name in ("score", "judge")]
+        if graded:
+            raise ValueError(
+                f"curate.select.by={graded[0]} goes by a judge, and curate.judge names none; name"
+                " one, or choose correct and shorter"
+            )
+        return self
 
     @property
     def checks_answers(self) -> bool:

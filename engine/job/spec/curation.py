@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import field_validator, model_validator
 
-from engine.job.spec.base import Block, identity
+from engine.job.spec.base import Block, identity, placement
 
 PiiKind = Literal[
     "secret",
@@ -82,7 +82,7 @@ class NearDuplicatesSpec(Block):
 class DecontaminateSpec(Block):
     """What models are tested on must not be taught. The validation prompts are always among it."""
 
-    against: list[str] = identity([])
+    against: list[str] = placement([])
     """Files of test data (JSONL, Parquet, CSV; * is allowed), each text of whose rows counts. Their
     content is part of the identity."""
     coverage: float = identity(0.3, gt=0, le=1)

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,7 @@ from engine.stages.curate.outcome import counts_of
 from engine.stages.curate.prompts_by_id import forget, prompts_of
 from engine.stages.curate.rules import Panel
 from engine.stages.curate.twins import Finding, find_twins
+from engine.stages.curate.variety import sample_of
 from engine.store.paths import remove_tree
 
 # of examples in memory, and about what one file of them holds; training reads a file whole
@@ -90,13 +92,14 @@ def run(
     spread: Spread | None = None,
 ) -> Counts:
     """Judge every training completion. StageError if a completion belongs to no prompt."""
+    (out / "data").mkdir(parents=True, exist_ok=True)
     groups = groups_of(inputs["generate"], group_rows)
     spread = spread or spread_for(spec.workers, len(groups))
     desk = _Desk(spec, inputs, out, ctx, groups, spread)
     filters, judged = _judge(desk, open_algebra)
     rules, decided = _decide(desk, judged)
-    files = _write(desk, decided, judged, bucket_bytes)
-    counts = counts_of(decided, [*filters, *rules], files)
+    files, answers = _write(desk, decided, judged, bucket_bytes)
+    counts = counts_of(decided, [*filters, *rules], files, answers)
     if (out / WORK).exists():
         remove_tree(out / WORK)
     forget()
@@ -149,32 +152,40 @@ def _redacts(spec: CurateSpec) -> bool:
 
 def _write(
     desk: _Desk, decided: Decided, judged: Sequence[Made], bucket_bytes: int
-) -> dict[str, FileEntry]:
-    """The third pass: files of verdicts and examples."""
+) -> tuple[dict[str, FileEntry], list[str]]:
+    """The third pass: files of verdicts and examples, and the answers that `diversity_of` wants."""
     sources: list[Source] = []
     for made in judged:
         for source in made.told["sources"]:
             sources += both_sources(source)
-    table = decided.table
+    table = _with_piles(desk.spec, decided.table, sources, bucket_bytes)
+    order = np.argsort(table["place"].to_numpy())
+    narrow = table.select([*_WRITTEN_BY, *decided.found])
+    orders = []
+    for group, (first, end) in zip(desk.groups, pairwise(_starts(judged)), strict=True):
+        orders.append(Settled(group, narrow.take(order[first:end])))
+    kinds = desk.spec.pii.kinds or None if desk.spec.pii else None
+    spilling = Spilling(prompts_of(desk.inputs["prompts"]), desk.out, kinds)
+    settled = desk.make(partial(settle_group, spilling), orders, "taking what stays", "examples")
+    listed = list_piles(table, sources, desk.out, sample_of(table, desk.ctx.seed))
+    written = desk.make(write_pile, listed, "writing examples", "written")
+    files: dict[str, FileEntry] = {}
+    answers: list[str] = []
+    for made in (*settled, *written):
+        files |= made.files
+        answers += made.told.get("answers", [])
+    files = {name: entry for name, entry in files.items() if not name.startswith(WORK)}
+    return files, answers
+
+
+def _with_piles(
+    spec: CurateSpec, table: pa.Table, sources: Sequence[Source], bucket_bytes: int
+) -> pa.Table:
+    """All answers, with where each goes."""
     is_redacted = np.zeros(len(table), bool)
-    if _redacts(desk.spec):
+    if _redacts(spec):
         kinds_found = pc.call_function("list_value_length", [table["pii"]])
         is_redacted = kinds_found.fill_null(0).to_numpy() > 0
     table = table.append_column("is_redacted", pa.array(is_redacted))
     piles = piles_of(table, sources, bucket_bytes)
-    table = table.append_column("pile", pa.array(piles))
-    columns = [*_WRITTEN_BY, *decided.found]
-    order = np.argsort(table["place"].to_numpy())
-    starts = _starts(judged)
-    orders = []
-    for group, first, end in zip(desk.groups, starts, starts[1:], strict=False):
-        orders.append(Settled(group, table.select(columns).take(order[first:end])))
-    kinds = desk.spec.pii.kinds or None if desk.spec.pii else None
-    spilling = Spilling(prompts_of(desk.inputs["prompts"]), desk.out, kinds)
-    settled = desk.make(partial(settle_group, spilling), orders, "taking what stays", "examples")
-    listed = list_piles(table, piles, sources, desk.out)
-    written = desk.make(write_pile, listed, "writing examples", "written")
-    files: dict[str, FileEntry] = {}
-    for made in (*settled, *written):
-        files |= made.files
-    return {name: entry for name, entry in files.items() if not name.startswith(WORK)}
+    return table.append_column("pile", pa.array(piles))

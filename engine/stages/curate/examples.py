@@ -27,7 +27,7 @@ from engine.rows.tools import with_answer
 from engine.stages.curate.groups import Group
 from engine.stages.curate.judging import Source
 from engine.stages.curate.making import Made, publish_bytes, publish_table
-from engine.stages.curate.narrow import CANONICAL
+from engine.stages.curate.narrow import CANONICAL, KEY
 from engine.stages.curate.prompts_by_id import Prompts, in_slices
 from engine.stages.curate.redaction import UNSIGNED, Kinds, without_pii
 from engine.store.paths import Folder
@@ -69,6 +69,7 @@ class Pile:
     batches: tuple[tuple[int, int], ...]
     source: Source
     out: Folder
+    sampled: pa.Table  # keys of examples whose answers are told
 
 
 def piles_of(decided: pa.Table, sources: Sequence[Source], bucket_bytes: int) -> np.ndarray:
@@ -106,9 +107,10 @@ def both_sources(source: Source) -> list[Source]:
 
 
 def list_piles(
-    decided: pa.Table, piles: np.ndarray, sources: Sequence[Source], out: Folder
+    decided: pa.Table, sources: Sequence[Source], out: Folder, sampled: np.ndarray
 ) -> list[Pile]:
-    """The files that will be written, in order."""
+    """The files that will be written, in order; the answers of the rows `sampled` are told."""
+    piles = decided["pile"].to_numpy()
     stays = np.flatnonzero(piles != NO_PILE)
     file = decided["file"].to_numpy()[stays]
     source = _source_numbers(decided)[stays]
@@ -129,8 +131,10 @@ def list_piles(
         split = splits[row].as_py()
         name = f"{split}-{written[split]:05d}"
         written[split] += 1
+        mine = sampled[piles[sampled] == pile]
+        keys = decided.select(KEY).take(mine)
         told = sources[source[row]]
-        listed.append(Pile(name, split, tuple(batches[pile]), told, out))
+        listed.append(Pile(name, split, tuple(batches[pile]), told, out, keys))
     return listed
 
 
@@ -229,7 +233,17 @@ def write_pile(order: Pile) -> Made:
     metadata = dict(sorted(order.source.items()))
     name = f"data/{order.name}.parquet"
     table = examples.combine_chunks().replace_schema_metadata(metadata)
-    return Made(files={name: publish_table(table, order.out, name)})
+    answers = _answers_of(order.sampled, table) if len(order.sampled) else []
+    files = {name: publish_table(table, order.out, name)}
+    return Made(files=files, told={"written": len(table), "answers": answers})
+
+
+def _answers_of(keys: pa.Table, examples: pa.Table) -> list[str]:
+    """What these examples answer."""
+    rows = examples.select(KEY).append_column("row", pa.array(np.arange(len(examples))))
+    found = keys.join(rows, list(KEY))["row"]
+    wanted = examples["messages"].take(found.sort())
+    return [messages[-1]["content"] for messages in wanted.to_pylist()]
 
 
 @contextmanager

@@ -18,8 +18,11 @@ from engine.curation.privacy import pii_in
 from engine.curation.refusals import is_refusal
 from engine.curation.repetition import repetition
 from engine.job.spec import CurateSpec
+from engine.rows.final_answer import USUAL, Rules
 from engine.rows.final_answer import Verdict as Answered
+from engine.rows.ids import bare_prompt
 from engine.rows.records import Completion, Prompt
+from engine.rows.stated_answer import stated
 from engine.rows.tools import is_sound, offered_in
 from engine.stages.curate.leaks import Leaks
 from engine.stages.curate.referee import Referee
@@ -48,6 +51,7 @@ class Experts:
 
     referee: Referee
     leaks: Leaks | None = None
+    rules: Rules = USUAL  # by which final answers are read
 
 
 Verdict = Keep | Drop
@@ -164,6 +168,19 @@ def agrees_with_reference(
     return Drop(_REASONS[verdict], found)
 
 
+def states(answer: Completion, prompt: Prompt, *, rules: Rules) -> Verdict:
+    """Keep all, and find the final answer and the label by which rules over tables go: the gold one
+    where there is one."""
+    asked = bare_prompt(prompt.messages)
+    said = stated(prompt.task, answer.text, rules, prompt=asked)
+    found = {"answer": said}
+    if prompt.task == "nli":
+        found["label"] = said
+        for gold in prompt.right_answers[:1]:
+            found["label"] = stated(prompt.task, gold, rules, prompt=asked)
+    return Keep(found)
+
+
 def _whatever_the_spec(spec: CurateSpec, experts: Experts) -> Settings:
     return {}
 
@@ -207,6 +224,11 @@ def _reference(spec: CurateSpec, experts: Experts) -> Settings | None:
     return None
 
 
+def _stated(spec: CurateSpec, experts: Experts) -> Settings | None:
+    is_counted = spec.balance is not None and spec.balance.by == "label"
+    return {"rules": experts.rules} if is_counted or spec.majority else None
+
+
 # In the order in which they judge. The second entry gives a filter's settings from the spec; None
 # leaves it out.
 FILTERS: dict[str, tuple[Callable[..., Verdict], SettingsOf]] = {
@@ -220,4 +242,5 @@ FILTERS: dict[str, tuple[Callable[..., Verdict], SettingsOf]] = {
     "pii": (holds_no_pii, _pii),
     "contaminated": (is_unseen, _leaks),
     "reference": (agrees_with_reference, _reference),
+    "stated": (states, _stated),
 }

@@ -23,16 +23,14 @@ from engine.curation.contamination import Index
 from engine.errors import EngineError
 from engine.job.spec import CurateSpec
 from engine.rows import codec
-from engine.rows.final_answer import USUAL, Rules, rules_for
-from engine.rows.ids import bare_prompt
+from engine.rows.final_answer import USUAL, rules_for
 from engine.rows.records import Completion, Prompt, completion_schema
-from engine.rows.stated_answer import stated
 from engine.rows.tables import completed, read_tables, to_rows
 from engine.stages.curate.filters import FILTERS, Drop, Experts, Verdict
 from engine.stages.curate.groups import Group
 from engine.stages.curate.leaks import Leaks
 from engine.stages.curate.making import Made, publish_table
-from engine.stages.curate.narrow import JUDGED, META, wants_answers, wants_labels
+from engine.stages.curate.narrow import JUDGED, META
 from engine.stages.curate.prompts_by_id import Prompts, text_bytes
 from engine.stages.curate.referee import Referee, referee_for
 from engine.stages.curate.twins import KeysOf
@@ -155,7 +153,8 @@ def judge_group(plan: Judging, group: Group) -> Made:
     judged = [JUDGED.empty_table()]
     keys = KeysOf(plan.spec.near_duplicates)
     with referee_for(plan.spec.verify, plan.labels, plan.open_algebra) as referee:
-        judge = build_judge(plan.spec, Experts(referee, leaks))
+        rules = rules_for(plan.spec.verify.qa, plan.labels)
+        judge = build_judge(plan.spec, Experts(referee, leaks, rules))
         tables = read_tables(group.files, _LIGHT.names, optional=_NEWER)
         for number, stored in enumerate(tables, group.first):
             source = _source_of(stored)
@@ -193,12 +192,14 @@ def _judged_slice(
     judge.study(rows, asked)
     found: dict[str, list[Any]] = defaultdict(list)
     dropped = []
-    rules = rules_for(plan.spec.verify.qa, plan.labels)
     for answer, prompt in zip(rows, asked, strict=True):
         gone = judge.verdict(answer, prompt)
         dropped.append(gone is not None)
-        told = {**judge.found, **_facts(plan.spec, answer, prompt, rules)}
-        told["filter"], told["reason"] = gone or (None, None)
+        told = dict(judge.found)
+        if gone is None:
+            told |= _facts(plan.spec, answer, prompt)
+        else:
+            told["filter"], told["reason"] = gone
         for column in JUDGED.names:
             found[column].append(told.get(column))
     keys.add(rows, asked, dropped)
@@ -221,21 +222,13 @@ def _judged_slice(
     return pa.Table.from_arrays(arrays, schema=JUDGED)
 
 
-def _facts(spec: CurateSpec, answer: Completion, prompt: Prompt, rules: Rules) -> dict[str, Any]:
-    """What rules over tables read of an answer and its prompt."""
+def _facts(spec: CurateSpec, answer: Completion, prompt: Prompt) -> dict[str, Any]:
+    """What rules over tables read of an answer that stays, and of its prompt."""
     facts: dict[str, Any] = {
         "said": _hash_of(answer.said),
         "task": prompt.task,
         "source": prompt.source,
     }
-    if answer.split == "train" and (wants_answers(spec) or wants_labels(spec)):
-        asked = bare_prompt(prompt.messages)
-        facts["answer"] = stated(prompt.task, answer.text, rules, prompt=asked)
-        gold = prompt.right_answers
-        if gold and prompt.task == "nli":
-            facts["label"] = stated(prompt.task, gold[0], rules, prompt=asked)
-        elif prompt.task == "nli":
-            facts["label"] = facts["answer"]
     if spec.balance is not None and spec.balance.by.startswith(META):
         value = json.loads(prompt.meta).get(spec.balance.by.removeprefix(META))
         facts["group"] = None if value is None else str(value)

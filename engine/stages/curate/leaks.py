@@ -15,8 +15,8 @@ Key = tuple[int, str, int]
 
 @dataclass(frozen=True)
 class Leak:
-    """The item that an answer has most of ("file:3"), its share of the item's rare runs, and
-    whether that is enough to drop it."""
+    """The item that an answer has most of ("file:3", by its line), its share of the item's rare
+    runs, and whether that is enough to drop it."""
 
     item: str
     coverage: float
@@ -42,7 +42,7 @@ class Leaks:
             if found.item_N[at] >= 0:
                 name, number = self._index.place(int(found.item_N[at]))
                 coverage = float(found.coverage_N[at])
-                leak = Leak(f"{name}:{number}", coverage, bool(counts[at]))
+                leak = Leak(f"{name}:{number + 1}", coverage, bool(counts[at]))
             self._found[answer.key] = leak
 
     def found(self, answer: Completion) -> Leak | None:

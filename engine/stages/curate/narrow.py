@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pyarrow as pa
 
-from engine.job.spec import CurateSpec
 from engine.rows.tables import read_tables
 from engine.store.paths import Folder
 
@@ -55,16 +54,6 @@ JUDGED = pa.schema(
     }
 )
 _ALWAYS = ("split", "filter", "reason", "file", "row", "bytes", "error")
-
-
-def wants_answers(spec: CurateSpec) -> bool:
-    """Whether final answers are compared with each other."""
-    return spec.majority is not None
-
-
-def wants_labels(spec: CurateSpec) -> bool:
-    """Whether examples are counted by label."""
-    return spec.balance is not None and spec.balance.by == "label"
 
 
 def load_narrow(files: Iterable[Folder], columns: Sequence[str]) -> pa.Table:

@@ -12,6 +12,7 @@ from engine.run.facts import CurateInfo
 from engine.run.manifests import Counts, FileEntry
 from engine.stages.curate.deciding import Decided, lost_by, prompts_lost_by
 from engine.stages.curate.judging import FAILED
+from engine.stages.curate.variety import diversity_of
 
 FEW = 0.1  # of the answers, or of the prompts: below, a sentence says so
 
@@ -19,10 +20,17 @@ Funnel = list[tuple[str, int]]
 Lost = dict[str, dict[str, int]]  # by filter and reason
 
 
-def counts_of(decided: Decided, filters: Sequence[str], files: Mapping[str, FileEntry]) -> Counts:
-    """Rows in and out, by reason; `filters` are all that judged, in order."""
+def counts_of(
+    decided: Decided,
+    filters: Sequence[str],
+    files: Mapping[str, FileEntry],
+    answers: Sequence[str],
+) -> Counts:
+    """Rows in and out, by reason; `filters` are all that judged, in order, and `answers` a sample
+    of those that stay."""
     table = decided.table
-    rows_in = len(table.filter(pc.field("split") == "train"))
+    train = table.filter(pc.field("split") == "train")
+    rows_in = len(train)
     rows_out = _rows_of(files, "train")
     lost = lost_by(table, filters, "train")
     unusable = lost_by(table, filters, "validation")
@@ -40,6 +48,7 @@ def counts_of(decided: Decided, filters: Sequence[str], files: Mapping[str, File
         prompts_with_no_answer_left=last_lost,
         validation_examples=_rows_of(files, "validation"),
         validation_unusable=dict(_by_reason(unusable)),
+        diversity=diversity_of(train, answers),
         warnings=warnings,
     )
     return Counts(rows_in, rows_out, files, dropped, info)

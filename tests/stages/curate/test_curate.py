@@ -5,128 +5,32 @@ from dataclasses import replace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from doubles.curated import (
+    CTX,
+    ask,
+    data_files,
+    files_of,
+    finish,
+    key,
+    many,
+    publish_stage,
+    reply,
+    run,
+)
 
 from engine.backends.math_verifier import opened
 from engine.errors import StageError
 from engine.job.spec import CurateSpec, VerifySpec
 from engine.rows.codec import token_bytes
-from engine.rows.records import EXAMPLE, PROMPT, STATUSES, Completion, Prompt, completion_schema
+from engine.rows.records import EXAMPLE, PROMPT, STATUSES, Completion, completion_schema
 from engine.rows.tables import file_metadata, to_table, write_parquet
 from engine.rows.tools import conversation_of, tools_column
-from engine.run.context import Context
-from engine.run.facts import CurateInfo, GenerateInfo, PromptsInfo
+from engine.run.facts import PromptsInfo
 from engine.run.manifests import Counts, finished, publish
 from engine.stages import curate
 from engine.stages.curate.groups import Group
 from engine.stages.curate.judging import Judging, judge_group
 from engine.stages.curate.prompts_by_id import prompts_of
-
-CTX = Context(job="t", task="math", seed=0)
-
-
-def ask(number, split="train"):
-    messages = [{"role": "user", "content": f"{number}+1?"}]
-    return Prompt(
-        number, f"{number:064x}", f"a:{number}", messages, "math", "a", split, str(number + 1)
-    )
-
-
-def reply(number, split="train", status="ok", text=None, tokens=3, sample=0, teacher="t"):
-    k, rng = 2, np.random.default_rng(number)
-    return Completion(
-        number,
-        teacher,
-        sample,
-        split,
-        0,
-        status,
-        text=str(number + 1) if text is None else text,
-        completion_tokens=tokens,
-        prompt_token_ids=[1, 2],
-        token_ids=rng.integers(0, 99, tokens),
-        topk_ids=rng.integers(0, 99, tokens * k),
-        topk_logprobs=-rng.random(tokens * k).astype(np.float16),
-        tail=rng.random(tokens).astype(np.float32),
-        topk_packed=rng.bytes(tokens),
-    )
-
-
-INFO_OF = {
-    "prompts": PromptsInfo(),
-    "generate": GenerateInfo(
-        prompts=0, completions=0, tokens_in=0, tokens_out=0, tokens_per_second=None, status={}
-    ),
-    "curate": CurateInfo(funnel=[]),
-}
-
-
-def publish_stage(folder, stage, tables):
-    (folder / "data").mkdir(parents=True)
-    for name, table in tables.items():
-        write_parquet(table, folder / name)
-    rows = {name: len(table) for name, table in tables.items()}
-    total = sum(rows.values())
-    publish(folder, stage, {}, Counts(total, total, rows, info=INFO_OF[stage]), 0.0)
-    return finished(folder)
-
-
-def data_files(counts):
-    """Rows of each file of examples."""
-    rows = counts.rows_of_files()
-    return {name: rows[name] for name in rows if name.startswith("data/")}
-
-
-def finish(tmp_path, prompts, parts, metadata=None):
-    """The two stages before, `parts` being lists of completions, one per file."""
-    metadata = metadata or [{"top_k": 2, "vocab_size": 99, "tokenizer_fingerprint": "f"}] * len(
-        parts
-    )
-    by_split = {
-        f"data/{split}-00000.parquet": to_table([p for p in prompts if p.split == split], PROMPT)
-        for split in ("train", "validation")
-    }
-    files = {
-        f"data/part-{n}.parquet": to_table(rows, completion_schema(), meta)
-        for n, (rows, meta) in enumerate(zip(parts, metadata, strict=True))
-    }
-    return {
-        "prompts": publish_stage(tmp_path / "prompts", "prompts", by_split),
-        "generate": publish_stage(tmp_path / "generate", "generate", files),
-    }
-
-
-SIZES = {"bucket_bytes": curate.BUCKET_BYTES, "group_rows": 16_384, "spread": None}
-
-
-def run(tmp_path, prompts, parts, metadata=None, **options):
-    """Curate `parts`; gives counts and the examples by split."""
-    inputs = finish(tmp_path, prompts, parts, metadata)
-    out = tmp_path / "curate"
-    out.mkdir()
-    sizes = {name: options.pop(name, usual) for name, usual in SIZES.items()}
-    counts = curate.run(CurateSpec(**options), inputs, out, CTX, **sizes)
-    publish(out, "curate", {}, counts, 0.0)
-    assert counts.rows_in == counts.rows_out + sum(counts.dropped.values())
-    examples = {
-        split: [
-            row
-            for file in data_files(counts)
-            if split in file
-            for row in pq.read_table(out / file).to_pylist()
-        ]
-        for split in ("train", "validation")
-    }
-    assert len(examples["train"]) == counts.rows_out
-    assert sorted(path.name for path in out.iterdir()) == ["data", "manifest.json", "verdicts"]
-    return counts, examples, out
-
-
-def verdicts_in(out):
-    """Every row of the verdict table."""
-    rows = []
-    for path in sorted((out / "verdicts").iterdir()):
-        rows += pq.read_table(path).to_pylist()
-    return rows
 
 
 def test_an_example_is_the_conversation_with_its_answer_and_its_untouched_signal(tmp_path):
@@ -337,30 +241,6 @@ def test_a_curation_that_keeps_next_to_nothing_says_what_was_lost(tmp_path, good
     counts, *_ = run(tmp_path, prompts, [answers])
     listed = f"only {good} of 40 answers are kept (truncated 20, no_answer {20 - good})"
     assert [listed in warning for warning in counts.info.warnings] == [True] * said
-
-
-def many(prompts=30, samples=3):
-    """Prompts with ids in no order, every fourth of validation, and answers of which some are equal
-    and some wrong."""
-    rng = random.Random(0)
-    asked, answers = [], []
-    for place in range(prompts):
-        split = "validation" if place % 4 == 0 else "train"
-        asked.append(ask(rng.randrange(10**6), split))
-        for sample in range(samples):
-            number = asked[-1].prompt_id
-            text = rng.choice([str(number + 1), f"It is {number + 1}", "0"])
-            tokens = rng.randrange(1, 40)
-            answers.append(reply(number, split, text=text, tokens=tokens, sample=sample))
-    return asked, answers
-
-
-def files_of(out):
-    return {path.name: path.read_bytes() for path in (out / "data").iterdir()}
-
-
-def key(row):
-    return row["prompt_id"], row["teacher"], row["sample_index"]
 
 
 @pytest.mark.parametrize("bucket_bytes", [curate.BUCKET_BYTES, 3000])
