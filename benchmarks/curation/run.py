@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from benchmarks.curation import helps, near_duplicates
+from benchmarks.curation import helps, near_duplicates, splits
 from benchmarks.curation.corpus import base_texts
 from benchmarks.result import Found, run_parts
 
@@ -35,6 +35,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Found]] = {
     "signatures": _signatures,
     "whole_pass": _whole_pass,
     "driver_memory": _driver_memory,
+    "splits": splits.run,
     "help": helps.run,
 }
 LONG = ("help",)  # about an hour: with --full, or by its name

@@ -8,11 +8,12 @@ is what at most ten dialogues of validation say.
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,6 +41,9 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
+Rows = Iterable[dict[str, Any]]
+
+
 class Split(NamedTuple):
     """What a way of splitting gives."""
 
@@ -49,33 +53,38 @@ class Split(NamedTuple):
     with_twin: int  # that still have one
 
 
-def measure(data: Path | None) -> Found:
-    """`data`: a folder of data sets with one `sgd`; none: made-up dialogues."""
+def run(options: argparse.Namespace) -> Found:
+    """`options.data`: a folder of data sets with one `sgd`; none: made-up dialogues."""
+    return measure(options.data)
+
+
+def measure(data: Path | None, seeds: Sequence[int] = SEEDS, made_up: int = 200) -> Found:
+    """The same, summed over the job's seeds; `made_up` dialogues where there are no others."""
+    dialogues = list(_dialogues(data, made_up))
     raw: dict[str, Any] = {}
     totals: dict[str, Counter[str]] = {}
     for way, fields in WAYS.items():
         totals[way] = Counter()
-        for seed in SEEDS:
+        for seed in seeds:
             with tempfile.TemporaryDirectory() as folder:
-                found = _split(data, Path(folder), fields, seed)
+                found = _split(dialogues, Path(folder), fields, seed)
             totals[way].update(found._asdict())
         raw[f"splits_{way}"] = dict(totals[way])
     ratios: Ratios = {}
     for way in WAYS:
         share = totals[way]["with_twin"] / max(1, totals[way]["validation"])
         if "split_by" in WAYS[way]:
-            ratios[f"splits: {way}, validation prompts with a twin"] = bounded(share, "<=", 0.0)
-        elif way == "by_row":
-            ratios[f"splits: {way}, validation prompts with a twin"] = bounded(share, ">=", 0.8)
+            ratios[f"splits_{way}_with_twin"] = bounded(share, "<=", 0.0)
+        elif way == "by_row":  # else nothing would be shown
+            ratios[f"splits_{way}_with_twin"] = bounded(share, ">=", 0.8)
     by_dialogue = totals["by_dialogue"]
     left = by_dialogue["left"] / (by_dialogue["left"] + by_dialogue["validation"])
-    ratios["splits: by_dialogue, share that leaves validation"] = bounded(left, "<=", 0.25)
+    ratios["splits_by_dialogue_left_validation"] = bounded(left, "<=", 0.25)
     return ratios, raw
 
 
-def _split(data: Path | None, folder: Path, fields: dict[str, Any], seed: int) -> Split:
+def _split(rows: Rows, folder: Path, fields: dict[str, Any], seed: int) -> Split:
     source = folder / "source.jsonl"
-    rows = _dialogues(data)
     if "turns" not in fields:
         rows = _turns(rows)
     with source.open("w") as file:
@@ -98,10 +107,10 @@ def _split(data: Path | None, folder: Path, fields: dict[str, Any], seed: int) -
     )
 
 
-def _dialogues(data: Path | None) -> Iterator[dict[str, Any]]:
+def _dialogues(data: Path | None, made_up: int) -> Iterator[dict[str, Any]]:
     """Rows of `messages` and `dialogue_id`."""
     if data is None:
-        yield from made_up_dialogues(200)
+        yield from _made_up_dialogues(made_up)
         return
     for path in sorted((data / "sgd").glob("*.json")):
         for row in json.loads(path.read_text()):
@@ -112,7 +121,7 @@ def _dialogues(data: Path | None) -> Iterator[dict[str, Any]]:
             yield {"dialogue_id": f"{path.stem} {row['dialogue_id']}", "messages": messages}
 
 
-def made_up_dialogues(count: int) -> Iterator[dict[str, Any]]:
+def _made_up_dialogues(count: int) -> Iterator[dict[str, Any]]:
     """Of a few services: the sentences of a service are the same, the names in them are not."""
     draw = random.Random(0)
     names = [f"name{number}" for number in range(3000)]
@@ -121,13 +130,16 @@ def made_up_dialogues(count: int) -> Iterator[dict[str, Any]]:
         messages = []
         for turn in range(draw.randint(4, 12)):
             said = [f"word{service.randrange(4000)}" for _ in range(10)]
-            said += draw.sample(names, 8)
-            draw.shuffle(said)
+            if turn == 0 and number % 3 == 0:  # many open nearly alike
+                said += draw.sample(names, 2)
+            else:
+                said += draw.sample(names, 8)
+                draw.shuffle(said)
             messages.append({"role": ("user", "assistant")[turn % 2], "content": " ".join(said)})
         yield {"dialogue_id": f"d{number}", "messages": messages}
 
 
-def _turns(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _turns(rows: Rows) -> Iterator[dict[str, Any]]:
     """A row for each turn of a user, as sets for customer support are made."""
     for row in rows:
         for at, message in enumerate(row["messages"]):
