@@ -6,7 +6,6 @@ that neither texts nor keys of all prompts are in memory at once.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -37,8 +36,7 @@ def pairs_of(
     """All pairs of a Jaccard of `at_least`; rows of one dialogue are none, since the history of one
     turn is that of the next."""
     keys = list(spread(write_keys, staged.paths))
-    in_bands = spread(partial(_pairs_in_band, keys), range(BANDS))
-    pairs = united(list(in_bands))
+    pairs = united([_pairs_in_band(keys, band) for band in range(BANDS)])
     if dialogues_N is not None:
         is_foreign = dialogues_N[pairs[:, 0]] != dialogues_N[pairs[:, 1]]
         pairs = pairs[is_foreign]
