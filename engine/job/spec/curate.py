@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
 from engine.job.spec.base import Block, identity, placement
 from engine.job.spec.curation import (
@@ -19,7 +20,7 @@ from engine.job.spec.curation import (
 from engine.job.spec.judge import CurateJudgeSpec
 from engine.job.spec.verify import VerifySpec
 
-Language = Annotated[str, Field(pattern=r"^[a-z]{2}$")]
+_LANGUAGE = re.compile(r"[a-z]{2}")
 
 
 class CurateSpec(Block):
@@ -38,7 +39,7 @@ class CurateSpec(Block):
     compare."""
     verify: VerifySpec = identity(VerifySpec())
     """How they are compared."""
-    languages: list[Language] | None = identity(None, min_length=1)
+    languages: list[str] | None = identity(None, min_length=1)
     """Drop answers in other languages (ISO 639-1, such as en); those too short to tell stay."""
     repetition: float | None = identity(None, ge=0, lt=1)
     """Drop answers of whose words more than this share stands in a run of five that the answer has
@@ -67,8 +68,15 @@ class CurateSpec(Block):
 
     @field_validator("languages")
     @classmethod
-    def _each_language_once(cls, languages: list[str] | None) -> list[str] | None:
-        return None if languages is None else sorted(set(languages))
+    def _languages_are_codes(cls, languages: list[str] | None) -> list[str] | None:
+        if languages is None:
+            return None
+        for code in languages:
+            if not _LANGUAGE.fullmatch(code):
+                raise ValueError(
+                    f"curate.languages={code!r}; give codes of two letters (ISO 639-1), such as en"
+                )
+        return sorted(set(languages))
 
     @model_validator(mode="after")
     def _the_best_are_known_by_something(self) -> CurateSpec:
