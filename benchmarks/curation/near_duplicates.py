@@ -83,8 +83,8 @@ def accuracy(texts: list[str]) -> Found:
 def _rows(texts: list[str], count: int) -> list[str]:
     corpus = Corpus(texts)
     rows: list[str] = []
-    for file in range(count // ROWS_PER_FILE):
-        rows += corpus.rows(file, ROWS_PER_FILE)
+    for file, first in enumerate(range(0, count, ROWS_PER_FILE)):
+        rows += corpus.rows(file, min(ROWS_PER_FILE, count - first))
     return rows
 
 
