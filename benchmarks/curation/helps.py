@@ -1,11 +1,11 @@
 """Does selection help? Students of one sample, of the best of 8 and of what most of 8 say.
 
 The quickstart as it is, but for students that learn the teacher's tokens (sft), and a teacher made
-weak by its temperature: at 1.0 it is right in 99.5 % of its samples, which leaves nothing to choose,
-at 1.6 in about 7 of 10. Samples 1 and 8 are drawn from the same seeds, so the one sample is the first of
-the eight. All students learn from as many target tokens: who has fewer examples sees them more
-often. Everything is made by the product, in ordinary runs; a second call goes on where the first
-one ended.
+weak by its temperature: at 1.0 more than 99 of 100 samples are right, which leaves nothing to
+choose, at 1.6 about 70. Samples 1 and 8 are drawn from the same seeds, so the one sample is the
+first of the eight. All students learn from as many target tokens: who has fewer examples sees them
+more often. Everything is made by the product, in ordinary runs; a second call goes on where the
+first one ended.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def run(options: Namespace) -> Found:
             for arm, found in _students(seed, options).items():
                 cells[arm, seed] = found
                 print(f"seed {seed}  {arm:<14} {shown(found)}", flush=True)
-    rows = [_row(arm, cells, options.seeds) for arm in ARMS]
+    rows = [row_of(arm, cells, options.seeds) for arm in ARMS]
     print(table(rows))
     tokens = [cell["trained_tokens"] for cell in cells.values()]
     apart = max(tokens) / min(tokens) - 1
@@ -147,7 +147,7 @@ def _taught(job: JobSpec, work: Path) -> Taught:
     return Taught(len(right), tokens, round(float(np.mean(right)), 4))
 
 
-def _row(
+def row_of(
     arm: str, cells: dict[tuple[str, int], dict[str, Any]], seeds: list[int]
 ) -> dict[str, Any]:
     """One arm: means over seeds, each seed's figures, and the difference to one sample."""
