@@ -32,7 +32,14 @@ from engine.run.manifests import (
     stage_folder,
 )
 from engine.run.progress import Progress
-from engine.run.stage import Stage, StagePlan, choose_stages, plan_stages, superseded_by
+from engine.run.stage import (
+    Stage,
+    StagePlan,
+    choose_stages,
+    on_ray,
+    plan_stages,
+    superseded_by,
+)
 from engine.store.files import write_atomic
 from engine.store.hub import fetch_data, missing_data
 from engine.store.paths import Folder, StorePath, run_folder
@@ -51,9 +58,18 @@ def _served(job: JobSpec) -> dict[str, Any]:
 
 
 def _prompt_files(folder: Path) -> list[Path]:
-    from engine.stages.prompts.readers import data_files
+    from engine.rows.sources.readers import data_files
 
     return data_files(folder)[0]
+
+
+def _data_files_of(sources: Iterable[str]) -> list[str]:
+    """The same, with a folder's files of data in place of the folder."""
+    files: list[str] = []
+    for source in sources:
+        folder = Path(source)
+        files += map(str, _prompt_files(folder)) if folder.is_dir() else [source]
+    return files
 
 
 def _errors_of(manifest: Manifest) -> int:
@@ -98,12 +114,19 @@ STAGES = (
         needs=("prompts",),
         reads=lambda job: [teacher.model for teacher in job.generate.teachers],
         gives=_verify_block,
-        cluster=True,
+        cluster=on_ray,
         store=True,
         failed_rows=_errors_of,
         wants_more=_is_a_pilot,
     ),
-    Stage(3, "curate", needs=("prompts", "generate"), store=True),
+    Stage(
+        3,
+        "curate",
+        needs=("prompts", "generate"),
+        reads=lambda job: _data_files_of(job.curate.sources()),
+        spreads=True,
+        store=True,
+    ),
     Stage(
         4,
         "train",
@@ -111,7 +134,7 @@ STAGES = (
         blocks=("generate",),
         reads=lambda job: job.train.models(),
         gives=_generate_block,
-        cluster=True,
+        cluster=on_ray,
     ),
     Stage(
         5,
@@ -120,7 +143,7 @@ STAGES = (
         blocks=("generate", "curate"),
         reads=lambda job: [*job.evaluate.sources(), *files_read(job.evaluate.lm_eval)],
         gives=_for_evaluate,
-        cluster=True,
+        cluster=on_ray,
     ),
     # 6 is serve: alive while loadtest or `distill serve` needs it, never a file (stages/serve.py)
     Stage(
@@ -131,7 +154,7 @@ STAGES = (
         reads=lambda job: job.loadtest.sources(),
         placed=_served,
         gives=_live_endpoint,
-        cluster=True,
+        cluster=on_ray,
     ),
     Stage(
         8,
@@ -217,7 +240,7 @@ def run(
                 reused.append(stage.name)
                 ctx.progress.say(f"{stage.name:<9} reused  {folder.name}")
             elif wanted:
-                if stage.cluster and not connected:
+                if not connected and _wants_ray(stage, job, ctx):
                     connect(stack, job.key_variables().values(), ctx, root)
                     connected = True
                 manifest = _run_stage(stage, job, done, folder, identity, ctx, manifest)
@@ -226,6 +249,13 @@ def run(
                 if stage.copied_to_root:
                     _copy(manifest.files, folder, root)
     return Run(root, done, tuple(reused))
+
+
+def _wants_ray(stage: Stage, job: JobSpec, ctx: Context) -> bool:
+    """Where the work could be done here as well, a cluster is joined that was named, and none is
+    started."""
+    is_named = bool(ctx.cluster or os.environ.get("RAY_ADDRESS"))
+    return stage.cluster(job) or (stage.spreads and is_named)
 
 
 def _copy(names: Iterable[str], folder: Folder, root: Folder) -> None:

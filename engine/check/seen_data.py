@@ -11,8 +11,9 @@ from engine.errors import InputError
 from engine.job.spec import JobSpec
 from engine.machines.work import CHARACTERS, Seen
 from engine.rows.records import Prompt
+from engine.rows.sources.readers import kind_of
 from engine.stages.prompts.heads import heads
-from engine.stages.prompts.readers import kind_of, source_files
+from engine.stages.prompts.reading import files_of
 
 _COUNTED_BYTES = 64 * 2**20  # of a file whose lines are counted; longer ones are estimated
 _LINES = {".jsonl", ".ndjson", ".csv", ".tsv"}
@@ -34,7 +35,7 @@ def _of_split(job: JobSpec, split: str) -> tuple[int | None, float | None]:
     """Rows and mean tokens of a prompt."""
     try:
         found = heads(job.prompts, split)
-        files = source_files(job.prompts, split, [])
+        files = files_of(job.prompts, split, [])
     except InputError:
         return None, None
     prompts: list[Prompt] = []

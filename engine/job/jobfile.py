@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from glob import glob
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -185,10 +186,13 @@ def with_absolute_paths(
     Workers have another current directory. The name of an API model is no path, and of a fake
     teacher neither.
     """
-    prompts = {}
+    prompts: dict[str, Any] = {}
     for name in ("train", "validation"):
         files = getattr(job.prompts, name)
         prompts[name] = _files(files, ("prompts", name), base)
+    if leaks := job.prompts.decontaminate:
+        against = _files(leaks.against, ("prompts", "decontaminate", "against"), base)
+        prompts["decontaminate"] = leaks.model_copy(update={"against": against})
     train: dict[str, Any] = {}
     for name in ("student", "tokenizer"):
         model = getattr(job.train, name)
@@ -200,6 +204,10 @@ def with_absolute_paths(
         if isinstance(teacher, VllmTeacherSpec):
             teacher = _with_absolute_model(teacher, ("generate", "teachers", number), base)
         teachers.append(teacher)
+    curate: dict[str, Any] = {}
+    if leaks := job.curate.decontaminate:
+        against = _files(leaks.against, ("curate", "decontaminate", "against"), base)
+        curate["decontaminate"] = leaks.model_copy(update={"against": against})
     evaluate: dict[str, Any] = {}
     evaluate["lm_eval"] = _files(job.evaluate.lm_eval, ("evaluate", "lm_eval"), base)
     if job.evaluate.judge:
@@ -215,6 +223,7 @@ def with_absolute_paths(
             "prompts": job.prompts.model_copy(update=prompts),
             "train": job.train.model_copy(update=train),
             "generate": job.generate.model_copy(update={"teachers": teachers}),
+            "curate": job.curate.model_copy(update=curate),
             "evaluate": job.evaluate.model_copy(update=evaluate),
         }
     )
@@ -259,11 +268,19 @@ def _files(
         files: list[str] = []
         for number, item in enumerate(value):
             folder = base((*path, number))
-            files.append(_absolute(item, folder))
+            files += _matching(_absolute(item, folder))
         return files
     if not value:
         return value
     return _absolute(value, base(path))
+
+
+def _matching(path: str) -> list[str]:
+    """The files that a pattern such as data/bench/*.jsonl stands for, in order; what is no pattern,
+    or matches nothing, stays as it is."""
+    if "*" not in path or hub_data(path):
+        return [path]
+    return sorted(glob(path)) or [path]
 
 
 def _model(value: str | None, path: FieldPath, base: Callable[[FieldPath], Path]) -> str | None:

@@ -5,6 +5,8 @@ Per-token arrays are flat lists in Parquet; a signal of shape (T, k) is stored a
 order. Log-probabilities are natural logarithms of the raw distribution at temperature 1. The module
 touches no cluster and no model.
 
+Verdicts, what curate says of each completion: CompletionVerdict.
+
 Completions, schema version 1. `curate` hands the signal's columns and the metadata on as they are.
 `read_signal` reads both codecs.
 
@@ -120,6 +122,11 @@ class Completion:
     tool_calls: str | None = None  # JSON (tools.py); `text` is what was said beside them
 
     @property
+    def key(self) -> tuple[int, str, int]:
+        """What no other completion has."""
+        return self.prompt_id, self.teacher, self.sample_index
+
+    @property
     def said(self) -> str:
         """Text and calls in words, for those who compare or read texts."""
         return spelled(self.text, self.tool_calls)
@@ -142,6 +149,38 @@ class Example:
     tail: Any = field(default_factory=lambda: _NO_FLOATS)
     topk_packed: bytes = b""
     tools: str | None = None  # JSON (tools.py), the calls of the answer among it
+
+
+@dataclass(frozen=True)
+class CompletionVerdict:
+    """What curate found of one completion and decided: `reason` is null where it became an example.
+    What no filter of the job looks for is null."""
+
+    prompt_id: int
+    teacher: str
+    sample_index: int
+    split: str
+    filter: str | None  # that dropped it
+    reason: str | None
+    answer: str | None = None  # final answer, in one spelling
+    correct: bool | None = None  # null also: no reference, or nobody could tell
+    checked_by: str | None = None  # rule | math_verify | none: only algebra could have told
+    score: float | None = None  # of a judge
+    votes: int | None = None  # answers of its group that state the same, itself among them
+    agreement: float | None = None  # their share of the group
+    difficulty: float | None = None  # share of right answers of its group
+    language: str | None = None  # ISO 639-1; null also: too short to tell
+    repetition: float | None = None  # share of its words
+    refusal: bool | None = None
+    pii: list[str] | None = None  # kinds of personal data
+    contaminated_by: str | None = None  # set and number of the test item that it has most of
+    coverage: float | None = None  # of that item's rare runs of words
+    cluster: int | None = None  # equal for near duplicates of each other (J >= 0.5)
+    twin_prompt_id: int | None = None  # the example that stays for a near duplicate
+    twin_teacher: str | None = None
+    twin_sample_index: int | None = None
+    jaccard: float | None = None  # of both
+    error: str | None = None  # what a filter raised
 
 
 @dataclass(frozen=True)
@@ -278,6 +317,15 @@ EXAMPLE = _schema(
     topk_logprobs=_FLOATS,
     tail=_FLOATS,
     topk_packed=pa.binary(),
+)
+COMPLETION_VERDICT = _schema(
+    CompletionVerdict,
+    sample_index=pa.int32(),
+    correct=pa.bool_(),
+    refusal=pa.bool_(),
+    votes=pa.int32(),
+    pii=pa.list_(pa.string()),
+    twin_sample_index=pa.int32(),
 )
 ANSWER = _schema(Answer)
 JUDGEMENT = _schema(Judgement)

@@ -11,6 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, RootModel
 
+from engine.run.curate_facts import Diversity
+from engine.run.harness_facts import HarnessInfo
 from engine.run.judge_facts import Judge
 from engine.store.paths import Folder
 
@@ -38,7 +40,9 @@ class PromptsInfo(Info):
     labels: dict[str, str] = {}
     """The job's own names of labels, and what they mean."""
     cluster_by: str | None = None
-    """Column whose equal values belong together, where several prompts are of one dialogue."""
+    """Column whose equal values belong together: of one dialogue, or split as one."""
+    contaminated_by: dict[str, int] = {}
+    """Training prompts that hold test data, by its file, or `validation`."""
 
 
 class TeacherInfo(Facts):
@@ -87,8 +91,16 @@ class CurateInfo(Info):
     """From completions to examples; `funnel` is [filter, rows left] in order."""
 
     funnel: list[tuple[str, int]]
+    dropped_by: dict[str, dict[str, int]] = {}
+    """Answers by filter and reason."""
+    prompts: int = 0
+    """With a training answer."""
+    prompts_with_no_answer_left: dict[str, int] = {}
+    """By the filter that took the last one; the others keep one or more."""
     validation_examples: int = 0
     validation_unusable: dict[str, int] = {}
+    diversity: Diversity | None = None
+    """Of the training examples, where there are any."""
 
 
 class TrainInfo(Info):
@@ -168,48 +180,6 @@ class Footprint(Facts):
     peak_memory_bytes: float | None = None
     """Of the engine while it answered."""
     why_unknown: str | None = None
-
-
-class HarnessTask(Facts):
-    """A task of lm-eval, or a group of them."""
-
-    kind: str
-    """generate_until, multiple_choice, loglikelihood, loglikelihood_rolling, or group."""
-    n: int | None = None
-    """Rows that are asked."""
-    shots: int | None = None
-    """Examples before each."""
-    version: str | None = None
-    """Of the task, by its own file."""
-
-
-class HarnessScore(Facts):
-    """One figure of one task; null: the harness cannot tell."""
-
-    task: str
-    metric: str
-    filter: str
-    """What was done to the answer before it was scored; none: nothing."""
-    value: float | None
-    stderr: float | None
-    higher_is_better: bool | None = None
-
-
-class HarnessInfo(Facts):
-    """What lm-eval found."""
-
-    version: str
-    """Of lm-eval."""
-    tasks: dict[str, HarnessTask]
-    """By name, groups last."""
-    scores: dict[str, list[HarnessScore]]
-    """By model."""
-    unknown: dict[str, dict[str, str]] = {}
-    """By model and task: why it has no score."""
-    chat_template: dict[str, bool] = {}
-    """By model: whether it was asked in its own chat template, or without one."""
-    cost_usd: float | None = None
-    """What asking the teacher's API took, at its prices."""
 
 
 class EvaluateInfo(Info):

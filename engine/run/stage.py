@@ -33,6 +33,15 @@ def _never(job: JobSpec, manifest: Manifest) -> bool:
     return False
 
 
+def _no_cluster(job: JobSpec) -> bool:
+    return False
+
+
+def on_ray(job: JobSpec) -> bool:
+    """Of a stage that always works there."""
+    return True
+
+
 def _no_more(job: JobSpec, done: Mapping[str, Finished], ctx: Context) -> dict[str, Any]:
     return {}
 
@@ -52,7 +61,8 @@ class Stage:
     )
     placed: Callable[[JobSpec], dict[str, Any]] | None = None  # placement that does
     gives: Gives = _no_more
-    cluster: bool = False  # works on Ray
+    cluster: Callable[[JobSpec], bool] = _no_cluster  # cannot work without Ray
+    spreads: bool = False  # works on a cluster that is there, else on this machine
     store: bool = False  # works in an object store too
     failed_rows: Callable[[Manifest], int] = lambda manifest: 0  # that --retry failed asks again
     wants_more: Callable[[JobSpec, Manifest], bool] = _never  # than a finished pilot has

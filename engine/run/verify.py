@@ -31,6 +31,7 @@ from engine.run.ledger import (
     unnamed_files,
 )
 from engine.run.manifests import Manifest, manifest_paths, read_manifest
+from engine.run.verify_curate import curate_problems
 from engine.store.files import file_sha256
 from engine.store.paths import Folder, read_buffer
 
@@ -97,6 +98,8 @@ def _verify_stage(run: Folder, folder: Folder) -> Findings:
             findings.problems += _row_problems(run, folder, manifest, contents)
         if manifest.stage == "prompts" and not findings.problems:
             findings.problems += _id_problems(folder, manifest)
+        if manifest.stage == "curate" and not findings.problems:
+            findings.problems += curate_problems(folder, manifest)
     findings.lines.append(_summary(folder, manifests, counted, len(findings.problems)))
     return findings
 

@@ -14,13 +14,13 @@ from engine.job.spec import FieldMap, PromptsSpec
 from engine.rows.final_answer import Rules
 from engine.rows.ids import prompt_hash, prompt_id_of
 from engine.rows.records import PROMPT, Prompt
+from engine.rows.sources.readers import data_files
 from engine.rows.tables import read_tables, to_rows
 from engine.run.context import Context
 from engine.run.identity import content_identity
 from engine.run.manifests import finished, load_manifest, publish
 from engine.stages import prompts
 from engine.stages.prompts import heads
-from engine.stages.prompts.readers import data_files
 
 CTX = Context(job="t", task="math", seed=0)
 
@@ -600,7 +600,7 @@ def test_one_stray_quote_costs_one_row(tmp_path, text, rows, broken):
 
 
 def test_a_quote_that_is_never_closed_in_a_large_file_costs_one_row(tmp_path, monkeypatch):
-    monkeypatch.setattr("engine.stages.prompts.delimited.MOST_LINES", 50)
+    monkeypatch.setattr("engine.rows.sources.delimited.MOST_LINES", 50)
     text = 'prompt,reference\n"never closed,7\n' + "".join(f"q{n},{n}\n" for n in range(500))
     found, counts = as_read(tmp_path, "a.csv", text.encode())
     assert (len(found), counts.rows_in, dict(counts.dropped)) == (500, 501, {"broken_csv": 1})

@@ -8,6 +8,15 @@ other. Nothing here reads a file or knows a machine; `jobfile.py` turns YAML int
 
 from engine.job.spec.base import Block, EnvironmentVariable, Name, Task, identity, placement
 from engine.job.spec.curate import CurateSpec
+from engine.job.spec.curation import (
+    BalanceSpec,
+    DecontaminateSpec,
+    DifficultySpec,
+    MajoritySpec,
+    NearDuplicatesSpec,
+    PiiSpec,
+    SelectSpec,
+)
 from engine.job.spec.engines import EngineSpec, Model
 from engine.job.spec.evaluate import EvaluateSpec
 from engine.job.spec.generate import AskingSpec, CaptureSpec, GenerateSpec
@@ -66,9 +75,12 @@ __all__ = [
     "ApiTeacher",
     "AskingSpec",
     "AttentionTransferSpec",
+    "BalanceSpec",
     "Block",
     "CaptureSpec",
     "CurateSpec",
+    "DecontaminateSpec",
+    "DifficultySpec",
     "DistributionLoss",
     "DistributionSpec",
     "EngineSpec",
@@ -87,14 +99,18 @@ __all__ = [
     "LoadtestSpec",
     "LoraSpec",
     "LossSpec",
+    "MajoritySpec",
     "Model",
     "Name",
+    "NearDuplicatesSpec",
     "OpenAITeacherSpec",
+    "PiiSpec",
     "PriceSpec",
     "PromptsSpec",
     "ReportSpec",
     "ReverseKlLoss",
     "SamplingSpec",
+    "SelectSpec",
     "ServeSpec",
     "SessionsSpec",
     "SftLoss",

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from engine.job.spec.base import Block, identity
+from pydantic import Field, field_validator, model_validator
+
+from engine.job.spec.base import Block, identity, placement
+from engine.job.spec.curation import (
+    BalanceSpec,
+    DecontaminateSpec,
+    DifficultySpec,
+    MajoritySpec,
+    NearDuplicatesSpec,
+    PiiSpec,
+    SelectSpec,
+)
 from engine.job.spec.verify import VerifySpec
+
+Language = Annotated[str, Field(pattern=r"^[a-z]{2}$")]
 
 
 class CurateSpec(Block):
@@ -24,3 +37,53 @@ class CurateSpec(Block):
     compare."""
     verify: VerifySpec = identity(VerifySpec())
     """How they are compared."""
+    languages: list[Language] | None = identity(None, min_length=1)
+    """Drop answers in other languages (ISO 639-1, such as en); those too short to tell stay."""
+    repetition: float | None = identity(None, ge=0, lt=1)
+    """Drop answers of whose words more than this share stands in a run of five that the answer has
+    more than once, such as 0.3."""
+    refusals: Literal["flag", "drop"] | None = identity(None)
+    """Answers that are nothing but a refusal: dropped, or only marked in the verdicts."""
+    pii: PiiSpec | None = identity(None)
+    """What happens to personal data; none: it is not looked for."""
+    decontaminate: DecontaminateSpec | None = identity(None)
+    """Drop answers that hold test data; none: nothing is compared."""
+    majority: MajoritySpec | None = identity(None)
+    """Keep what most samples agree on, of prompts without a reference."""
+    difficulty: DifficultySpec | None = identity(None)
+    """Keep prompts that are neither too hard nor too easy."""
+    select: SelectSpec | None = identity(None)
+    """Keep the best answers of a prompt; none: all of them."""
+    near_duplicates: NearDuplicatesSpec | None = identity(None)
+    """Of examples that are nearly the same keep one; none: only equal answers to one prompt go."""
+    balance: BalanceSpec | None = identity(None)
+    """Cap what there is most of."""
+    workers: int | None = placement(None, ge=1)
+    """Files that are worked on at a time, by processes or the cluster's tasks; none: as many as
+    there are processors."""
+
+    @field_validator("languages")
+    @classmethod
+    def _each_language_once(cls, languages: list[str] | None) -> list[str] | None:
+        return None if languages is None else sorted(set(languages))
+
+    @model_validator(mode="after")
+    def _the_best_are_known_by_something(self) -> CurateSpec:
+        by = self.select.by if self.select else []
+        graded = [name for name in by if name in ("score", "judge")]
+        if graded:
+            raise ValueError(
+                f"curate.select.by={graded[0]} goes by a judge, and curate.judge names none; name"
+                " one, or choose correct and shorter"
+            )
+        return self
+
+    @property
+    def checks_answers(self) -> bool:
+        """Whether it must be known which answers are right."""
+        by = self.select.by if self.select else []
+        return self.check_reference or self.difficulty is not None or "correct" in by
+
+    def sources(self) -> list[str]:
+        """Files whose content decides the result."""
+        return list(self.decontaminate.against) if self.decontaminate else []

@@ -88,6 +88,17 @@ class JobSpec(Block):
         return self
 
     @model_validator(mode="after")
+    def _what_is_redacted_has_no_signal(self) -> JobSpec:
+        pii = self.curate.pii
+        if pii is not None and pii.action == "redact" and self.train.reads_stored_signal:
+            raise ValueError(
+                "curate.pii.action=redact takes the teacher's tokens and signal off an example,"
+                f" which train.loss={self.train.loss.kind} learns from; set curate.pii.action:"
+                " drop, or train.loss: sft"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _blocks_agree(self) -> JobSpec:
         teacher = self.generate.teachers[0]
         if self.prompts.fields.labels and self.task != "nli":

@@ -8,7 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, model_validator
 
 from engine.job.spec.base import Block, identity, placement
+from engine.job.spec.curation import DecontaminateSpec
 
+NEAR_DUPLICATES = "near_duplicates"  # in place of a column's name
 Label = Literal["entailment", "neutral", "contradiction", "not_entailment"]
 
 
@@ -45,6 +47,19 @@ class FieldMap(Block):
     """Column of a system message that is put before `prompt`."""
 
 
+class PromptLeaksSpec(DecontaminateSpec):
+    """Training prompts that hold what models are tested on: told before anybody is asked."""
+
+    against: list[str] = placement([])
+    """Files or folders of test data, in any format of `train`; `*` stands for any name. What is
+    looked for is the question of a row: the columns that prompts are read from, or usual ones
+    (question, problem, instruction, text, …). The validation prompts are always looked for.
+    Identity is their content."""
+    action: Literal["drop", "flag"] = identity("drop")
+    """`drop`: they leave training (contaminated). `flag`: they stay, and twins.parquet names
+    them."""
+
+
 class PromptsSpec(Block):
     """Source files -> prompts: normalised, with stable ids, split and sharded."""
 
@@ -56,6 +71,18 @@ class PromptsSpec(Block):
     """Validation prompts; none: `validation_fraction` is taken from the training prompts."""
     validation_fraction: float = identity(0.05, ge=0, lt=1)
     """Seeded fraction of the training prompts held out when no validation file is given."""
+    split_by: str | None = identity(None)
+    """What lies whole in one split where `validation_fraction` is taken: a column of the sources,
+    such as document or dialogue_id, or `near_duplicates`: prompts that are nearly the same. With
+    `near_duplicates` set those lie in one split besides. Validation prompts that still have a twin
+    in training leave validation. None: each prompt by itself."""
+    decontaminate: PromptLeaksSpec | None = identity(None)
+    """Training prompts that hold test data leave before anybody is asked; none: nothing is looked
+    for."""
+    near_duplicates: float | None = identity(None, ge=0.7, le=1)
+    """Share of word 5-grams in common from which a training prompt leaves, because an earlier
+    prompt is nearly the same (turns of one dialogue are not compared); none: only equal ones
+    leave."""
     fields: FieldMap = identity(FieldMap())
     """Column names in the source files."""
     template: str | None = identity(None)
@@ -74,6 +101,9 @@ class PromptsSpec(Block):
     """Read at most this many rows of each source file."""
     shard_rows: int = placement(4096, ge=1)
     """Rows per Parquet file."""
+    workers: int | None = placement(None, ge=1)
+    """Processes that read sources of 64 MiB and more, on the machine where the command runs; none:
+    one per processor."""
 
     @model_validator(mode="after")
     def _template_names_columns(self) -> PromptsSpec:
@@ -93,10 +123,33 @@ class PromptsSpec(Block):
             )
         return self
 
+    @model_validator(mode="after")
+    def _there_is_something_to_split(self) -> PromptsSpec:
+        if self.split_by is not None and self.validation is not None:
+            raise ValueError(
+                f"prompts.split_by={self.split_by} says how validation is taken from the training"
+                " prompts, but prompts.validation names its files; leave one of them out"
+            )
+        return self
+
+    @property
+    def is_choosy(self) -> bool:
+        """Whether prompts are compared with each other or with test data, beyond equal ones."""
+        wanted = (self.split_by, self.decontaminate, self.near_duplicates)
+        return any(each is not None for each in wanted)
+
+    @property
+    def split_column(self) -> str | None:
+        """The column that `split_by` names."""
+        return None if self.split_by == NEAR_DUPLICATES else self.split_by
+
     def sources(self) -> list[str]:
         """The source files behind a mark of their split, which is no file: a file that changes
         sides changes the identity."""
         found = []
-        for split, paths in (("train", self.train), ("validation", self.validation or [])):
-            found += [f"{split}:", *([paths] if isinstance(paths, str) else paths)]
+        sides = {"train": self.train, "validation": self.validation or []}
+        if self.decontaminate is not None:
+            sides["decontaminate"] = self.decontaminate.against
+        for side, paths in sides.items():
+            found += [f"{side}:", *([paths] if isinstance(paths, str) else paths)]
         return found

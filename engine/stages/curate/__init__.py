@@ -1,34 +1,84 @@
 """Stage 3, completions -> examples: keep, or drop with a reason.
 
-Examples leave in canonical order, by prompt_id, teacher and sample_index. Which rows stay and what
-each file holds depends on the set of completions alone, not on the files that they lie in or the
-order in which they came. Two passes, because answers with their signals do not fit in memory:
-judging.py reads the light columns and decides, examples.py carries what stays. Validation answers
-pass through uncurated: they measure the training loss on what the teacher says, good or bad.
+Three passes. *Judge*: each answer by itself, a group of files at a time (judging.py). *Decide*:
+answers beside each other, by narrow columns (deciding.py). *Write*: what stays, and a verdict of
+each answer (examples.py). The first and the last are many tasks, in this process or side by side;
+each leaves whole files, which another start does not make again. Examples leave in canonical order,
+by prompt_id, teacher and sample_index: which rows stay and what each file holds depends on the set
+of completions alone, not on the files that they lie in, their order, or who worked on them.
+Validation answers pass through uncurated: they measure the training loss on what the teacher says,
+good or bad.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
-from engine.backends import math_verifier
-from engine.job.spec import CurateSpec
-from engine.run.context import Context
-from engine.run.facts import CurateInfo, PromptsInfo
-from engine.run.manifests import Counts, Finished
-from engine.stages.curate.examples import write_examples
-from engine.stages.curate.judging import build_judge, judge_answers
-from engine.stages.curate.piles import Piles, spill_folder
-from engine.stages.curate.prompts_by_id import load_prompts
-from engine.stages.curate.referee import referee_for
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-FEW = 0.1  # of the answers: below, a sentence says so
+from engine.backends import math_verifier
+from engine.backends.processes import Spread, here
+from engine.backends.spread import spread_for
+from engine.job.spec import CurateSpec, NearDuplicatesSpec
+from engine.run.context import Context
+from engine.run.facts import PromptsInfo
+from engine.run.manifests import Counts, FileEntry, Finished
+from engine.stages.curate.deciding import Decided, decide, rules_for
+from engine.stages.curate.examples import (
+    Settled,
+    Spilling,
+    both_sources,
+    list_piles,
+    piles_of,
+    settle_group,
+    write_pile,
+)
+from engine.stages.curate.groups import GROUP_ROWS, Group, groups_of
+from engine.stages.curate.held_out import index_of
+from engine.stages.curate.judging import Judging, Source, filters_of, judge_group
+from engine.stages.curate.making import Made, make_all
+from engine.stages.curate.outcome import counts_of
+from engine.stages.curate.prompts_by_id import forget, prompts_of
+from engine.stages.curate.rules import Panel
+from engine.stages.curate.twins import Finding, find_twins
+from engine.stages.curate.variety import sample_of
+from engine.store.paths import remove_tree
+
 # of examples in memory, and about what one file of them holds; training reads a file whole
 BUCKET_BYTES = 256 * 2**20
+WORK = "work"  # what passes leave for each other, in the stage's folder
+_WRITTEN_BY = ("file", "row", "pile", "is_redacted", "filter", "reason")
 
-Funnel = list[tuple[str, int]]
+
+@dataclass(frozen=True)
+class _Desk:
+    """Where the stage works, and how."""
+
+    spec: CurateSpec
+    inputs: Mapping[str, Finished]
+    out: Path
+    ctx: Context
+    groups: Sequence[Group]
+    spread: Spread
+
+    def make(self, work: Callable, orders: Sequence, note: str, told: str) -> list[Made]:
+        """What was made of each order; `told` counts what a pass is done with."""
+        done = 0
+
+        def show(made: Made) -> None:
+            nonlocal done
+            done += made.told.get(told, 0)
+            self.ctx.progress.update(done=done)
+
+        self.ctx.progress.update(note=note)
+        receipts = f"{WORK}/receipts/{told}"
+        return make_all(work, orders, self.out, receipts=receipts, spread=self.spread, on_made=show)
 
 
 def run(
@@ -38,67 +88,105 @@ def run(
     ctx: Context,
     *,
     bucket_bytes: int = BUCKET_BYTES,
+    group_rows: int = GROUP_ROWS,
     open_algebra: math_verifier.OpenAlgebra = math_verifier.opened,
+    spread: Spread | None = None,
 ) -> Counts:
     """Judge every training completion. StageError if a completion belongs to no prompt."""
     (out / "data").mkdir(parents=True, exist_ok=True)
-    asked = inputs["prompts"]
-    prompts = load_prompts(asked)
-    completions = inputs["generate"].files()
+    groups = groups_of(inputs["generate"], group_rows)
+    spread = spread or spread_for(spec.workers, len(groups))
+    desk = _Desk(spec, inputs, out, ctx, groups, spread)
+    filters, judged = _judge(desk, open_algebra)
+    rules, decided = _decide(desk, judged)
+    files, answers = _write(desk, decided, judged, bucket_bytes)
+    counts = counts_of(decided, [*filters, *rules], files, answers)
+    if (out / WORK).exists():
+        remove_tree(out / WORK)
+    forget()
+    return counts
+
+
+def _judge(desk: _Desk, open_algebra: math_verifier.OpenAlgebra) -> tuple[list[str], list[Made]]:
+    """The first pass: names of the filters, and what was made of each group."""
+    asked = desk.inputs["prompts"]
     assert isinstance(asked.manifest.info, PromptsInfo)
-    labels = asked.manifest.info.labels
-    with referee_for(spec.verify, labels, open_algebra) as referee, spill_folder(out) as spill:
-        judge = build_judge(spec, referee)
-        answers = Piles(spill / "answers", bucket_bytes)
-        kept = judge_answers(completions, prompts, judge, answers, ctx.progress)
-        files = write_examples(
-            completions,
-            kept,
-            prompts,
-            out,
-            piles=Piles(spill / "examples", bucket_bytes),
-            bucket_bytes=bucket_bytes,
-            progress=ctx.progress,
-        )
-    rows_out = _rows_of(files, "train")
-    dropped = sum(judge.lost.values(), Counter())
-    info = CurateInfo(
-        funnel=_funnel(judge.rows_in, judge.lost),
-        validation_examples=_rows_of(files, "validation"),
-        validation_unusable=dict(judge.unusable),
-        warnings=_warnings(judge.rows_in, rows_out, dropped),
+    if desk.spread is not here:  # each task has one processor
+        open_algebra = partial(open_algebra, workers=1)
+    plan = Judging(
+        desk.spec,
+        prompts_of(asked),
+        asked.manifest.info.labels,
+        desk.out,
+        open_algebra,
+        index_of(desk.spec.decontaminate, asked),
     )
-    return Counts(judge.rows_in, rows_out, files, dropped, info)
+    made = desk.make(partial(judge_group, plan), desk.groups, "judging answers", "rows")
+    return filters_of(desk.spec), made
 
 
-def _rows_of(files: dict[str, int], split: str) -> int:
-    prefix = f"data/{split}-"
-    return sum(rows for name, rows in files.items() if name.startswith(prefix))
+def _decide(desk: _Desk, judged: Sequence[Made]) -> tuple[list[str], Decided]:
+    """The second pass: names of the rules, and what every answer comes to."""
+    finding = Finding(
+        desk.spec.near_duplicates or NearDuplicatesSpec(),
+        desk.groups,
+        _starts(judged),
+        prompts_of(desk.inputs["prompts"]),
+        desk.out,
+        desk.spread,
+    )
+    rules = rules_for(desk.spec, Panel(desk.ctx.seed, partial(find_twins, finding)))
+    files = [desk.out / WORK / f"judged/{group.name}.parquet" for group in desk.groups]
+    more = ["pii"] if _redacts(desk.spec) else []
+    return list(rules), decide(rules, files, more, desk.ctx.progress)
 
 
-def _funnel(rows_in: int, lost: dict[str, Counter[str]]) -> Funnel:
-    """[filter, rows left] in the order in which filters judge."""
-    left = rows_in
-    funnel: Funnel = [("completions", rows_in)]
-    for name, reasons in lost.items():
-        left -= reasons.total()
-        funnel.append((name, left))
-    return funnel
+def _starts(judged: Sequence[Made]) -> np.ndarray:
+    """Where each group starts among all answers, and where they end."""
+    rows = [made.told["rows"] for made in judged]
+    return np.concatenate([[0], np.cumsum(rows, dtype=np.int64)])
 
 
-def _warnings(rows_in: int, rows_out: int, dropped: Counter[str]) -> list[str]:
-    if not rows_out:
-        listed = ", ".join(f"{reason} {count}" for reason, count in dropped.items())
-        return [
-            f"no example is left: all {rows_in} answers were dropped ({listed}); look at them, or"
-            " relax the curate block"
-        ]
-    if rows_out < FEW * rows_in:
-        listed = ", ".join(f"{reason} {count:,}" for reason, count in dropped.most_common())
-        return [
-            f"only {rows_out:,} of {rows_in:,} answers are kept ({listed}): too few to"
-            " learn from what was paid for; look at the"
-            " dropped ones, mend what produces them (the prompt, max_tokens, the teacher), or relax"
-            " the curate block"
-        ]
-    return []
+def _redacts(spec: CurateSpec) -> bool:
+    return spec.pii is not None and spec.pii.action == "redact"
+
+
+def _write(
+    desk: _Desk, decided: Decided, judged: Sequence[Made], bucket_bytes: int
+) -> tuple[dict[str, FileEntry], list[str]]:
+    """The third pass: files of verdicts and examples, and the answers that `diversity_of` wants."""
+    sources: list[Source] = []
+    for made in judged:
+        for source in made.told["sources"]:
+            sources += both_sources(source)
+    table = _with_piles(desk.spec, decided.table, sources, bucket_bytes)
+    order = np.argsort(table["place"].to_numpy())
+    narrow = table.select([*_WRITTEN_BY, *decided.found])
+    orders = []
+    for group, (first, end) in zip(desk.groups, pairwise(_starts(judged)), strict=True):
+        orders.append(Settled(group, narrow.take(order[first:end])))
+    kinds = desk.spec.pii.kinds or None if desk.spec.pii else None
+    spilling = Spilling(prompts_of(desk.inputs["prompts"]), desk.out, kinds)
+    settled = desk.make(partial(settle_group, spilling), orders, "taking what stays", "examples")
+    listed = list_piles(table, sources, desk.out, sample_of(table, desk.ctx.seed))
+    written = desk.make(write_pile, listed, "writing examples", "written")
+    files: dict[str, FileEntry] = {}
+    answers: list[str] = []
+    for made in (*settled, *written):
+        files |= made.files
+        answers += made.told.get("answers", [])
+    files = {name: entry for name, entry in files.items() if not name.startswith(WORK)}
+    return files, answers
+
+
+def _with_piles(
+    spec: CurateSpec, table: pa.Table, sources: Sequence[Source], bucket_bytes: int
+) -> pa.Table:
+    """All answers, with where each goes."""
+    is_redacted = np.zeros(len(table), bool)
+    if _redacts(spec):
+        kinds_found = pc.call_function("list_value_length", [table["pii"]])
+        is_redacted = kinds_found.fill_null(0).to_numpy() > 0
+    table = table.append_column("is_redacted", pa.array(is_redacted))
+    piles = piles_of(table, sources, bucket_bytes)
+    return table.append_column("pile", pa.array(piles))

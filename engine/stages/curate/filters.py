@@ -1,26 +1,40 @@
-"""Which answers are worth learning from: one pure function per rule, one table of all rules.
+"""Which answers are worth learning from, one by one: a pure function per rule, one table of all.
 
-A filter sees one answer and its prompt and returns Keep() or Drop("reason"). It knows neither files
-nor counts. Token arrays are not loaded for filters; `completion_tokens` says how many there are.
+A filter sees one answer and its prompt and returns Keep() or Drop("reason"), with what it found
+for the verdict's columns. It knows neither files nor counts. Token arrays are not loaded for
+filters; `completion_tokens` says how many there are. What depends on other answers is a rule over
+a table (rules.py).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+from engine.curation.languages import language_of
+from engine.curation.privacy import pii_in
+from engine.curation.refusals import is_refusal
+from engine.curation.repetition import repetition
 from engine.job.spec import CurateSpec
+from engine.rows.final_answer import USUAL, Rules
 from engine.rows.final_answer import Verdict as Answered
+from engine.rows.ids import bare_prompt
 from engine.rows.records import Completion, Prompt
+from engine.rows.stated_answer import stated
 from engine.rows.tools import is_sound, offered_in
+from engine.stages.curate.leaks import Leaks
 from engine.stages.curate.referee import Referee
+
+Found = Mapping[str, Any]  # by column of CompletionVerdict
 
 
 @dataclass(frozen=True)
 class Keep:
     """The answer stays."""
+
+    found: Found = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -28,6 +42,16 @@ class Drop:
     """The answer goes; the reason is counted in the manifest."""
 
     reason: str
+    found: Found = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Experts:
+    """Those who look at a slice of answers together before filters ask them about each."""
+
+    referee: Referee
+    leaks: Leaks | None = None
+    rules: Rules = USUAL  # by which final answers are read
 
 
 Verdict = Keep | Drop
@@ -38,7 +62,7 @@ _REASONS = {
     Answered.UNVERIFIED: "unverified",
 }
 Settings = dict[str, Any]  # what a filter is told besides answer and prompt
-SettingsOf = Callable[[CurateSpec, Referee], Settings | None]
+SettingsOf = Callable[[CurateSpec, Experts], Settings | None]
 
 
 def is_answered(answer: Completion, prompt: Prompt) -> Verdict:
@@ -69,17 +93,6 @@ def has_length(
     return Keep()
 
 
-def agrees_with_reference(answer: Completion, prompt: Prompt, *, referee: Referee) -> Verdict:
-    """Drop answers that are none of the prompt's references, and say why: wrong, no or several
-    answers, or one that nobody could check; keep where there is no reference to compare."""
-    if prompt.reference_calls is not None:  # what is called is no final answer
-        return Keep()
-    verdict = referee.verdict(answer, prompt)
-    if verdict is None or verdict == Answered.RIGHT:
-        return Keep()
-    return Drop(_REASONS[verdict])
-
-
 def calls_offered_tools(answer: Completion, prompt: Prompt) -> Verdict:
     """Drop answers whose calls a student must not copy: arguments that are no JSON object, and
     tools that nobody offered."""
@@ -94,40 +107,126 @@ def calls_offered_tools(answer: Completion, prompt: Prompt) -> Verdict:
     return Keep()
 
 
-def is_new(answer: Completion, prompt: Prompt, *, seen: set[int]) -> Verdict:
-    """Drop an answer that the same prompt already has; `seen` is the memory of one run.
-
-    Answers are judged in canonical order, so it is the first in that order that stays.
-    """
-    key = hash((answer.prompt_id, answer.said))
-    if key in seen:
-        return Drop("duplicate_answer")
-    seen.add(key)
-    return Keep()
+def speaks(answer: Completion, prompt: Prompt, *, languages: list[str] | None) -> Verdict:
+    """Drop answers in another language than those wanted; keep those too short to tell."""
+    language = language_of(answer.text)
+    found = {"language": language}
+    if languages is None or language is None or language in languages:
+        return Keep(found)
+    return Drop("language", found)
 
 
-def _whatever_the_spec(spec: CurateSpec, referee: Referee) -> Settings:
+def says_it_once(answer: Completion, prompt: Prompt, *, most: float) -> Verdict:
+    """Drop answers that repeat themselves: teachers that loop, teach looping."""
+    share = repetition(answer.text)
+    found = {"repetition": share}
+    return Drop("repetition", found) if share > most else Keep(found)
+
+
+def answers_at_all(answer: Completion, prompt: Prompt, *, drops: bool) -> Verdict:
+    """Drop, or only mark, what is nothing but a refusal."""
+    refuses = is_refusal(answer.text)
+    found = {"refusal": refuses}
+    return Drop("refusal", found) if refuses and drops else Keep(found)
+
+
+def holds_no_pii(
+    answer: Completion, prompt: Prompt, *, kinds: list[str] | None, drops: bool
+) -> Verdict:
+    """Drop, or only mark, examples with personal data in the answer or in what it answers."""
+    texts = [message["content"] for message in prompt.messages]
+    kinds_found: set[str] = set()
+    for text in (*texts, answer.said):
+        kinds_found.update(one.kind for one in pii_in(text, kinds))
+    found = {"pii": sorted(kinds_found)}
+    return Drop("pii", found) if kinds_found and drops else Keep(found)
+
+
+def is_unseen(answer: Completion, prompt: Prompt, *, leaks: Leaks) -> Verdict:
+    """Drop answers that hold an item of the test data or of the validation prompts."""
+    leak = leaks.found(answer)
+    if leak is None:
+        return Keep()
+    found = {"contaminated_by": leak.item, "coverage": leak.coverage}
+    return Drop("contaminated", found) if leak.counts else Keep(found)
+
+
+def agrees_with_reference(
+    answer: Completion, prompt: Prompt, *, referee: Referee, drops: bool = True
+) -> Verdict:
+    """Drop answers that are none of the prompt's references, and say why: wrong, no or several
+    answers, or one that nobody could check; keep where there is no reference to compare."""
+    if prompt.reference_calls is not None:  # what is called is no final answer
+        return Keep()
+    verdict = referee.verdict(answer, prompt)
+    if verdict is None:
+        return Keep()
+    is_right = None if verdict == Answered.UNVERIFIED else verdict == Answered.RIGHT
+    found = {"correct": is_right, "checked_by": referee.checked_by(answer)}
+    if verdict == Answered.RIGHT or not drops:
+        return Keep(found)
+    return Drop(_REASONS[verdict], found)
+
+
+def states(answer: Completion, prompt: Prompt, *, rules: Rules) -> Verdict:
+    """Keep all, and find the final answer and the label by which rules over tables go: the gold one
+    where there is one."""
+    asked = bare_prompt(prompt.messages)
+    said = stated(prompt.task, answer.text, rules, prompt=asked)
+    found = {"answer": said}
+    if prompt.task == "nli":
+        found["label"] = said
+        for gold in prompt.right_answers[:1]:
+            found["label"] = stated(prompt.task, gold, rules, prompt=asked)
+    return Keep(found)
+
+
+def _whatever_the_spec(spec: CurateSpec, experts: Experts) -> Settings:
     return {}
 
 
-def _truncation(spec: CurateSpec, referee: Referee) -> Settings:
+def _truncation(spec: CurateSpec, experts: Experts) -> Settings:
     return {"keep_truncated": spec.keep_truncated}
 
 
-def _bounds(spec: CurateSpec, referee: Referee) -> Settings:
+def _bounds(spec: CurateSpec, experts: Experts) -> Settings:
     return {"min_tokens": spec.min_tokens, "max_tokens": spec.max_tokens}
 
 
-def _reference(spec: CurateSpec, referee: Referee) -> Settings | None:
-    if spec.check_reference:
-        return {"referee": referee}
+def _languages(spec: CurateSpec, experts: Experts) -> Settings | None:
+    is_counted = spec.balance is not None and spec.balance.by == "language"
+    if spec.languages is None and not is_counted:
+        return None
+    return {"languages": spec.languages}
+
+
+def _repetition(spec: CurateSpec, experts: Experts) -> Settings | None:
+    return None if spec.repetition is None else {"most": spec.repetition}
+
+
+def _refusals(spec: CurateSpec, experts: Experts) -> Settings | None:
+    return None if spec.refusals is None else {"drops": spec.refusals == "drop"}
+
+
+def _pii(spec: CurateSpec, experts: Experts) -> Settings | None:
+    if spec.pii is None:
+        return None
+    return {"kinds": spec.pii.kinds or None, "drops": spec.pii.action == "drop"}
+
+
+def _leaks(spec: CurateSpec, experts: Experts) -> Settings | None:
+    return None if experts.leaks is None else {"leaks": experts.leaks}
+
+
+def _reference(spec: CurateSpec, experts: Experts) -> Settings | None:
+    if spec.checks_answers:
+        return {"referee": experts.referee, "drops": spec.check_reference}
     return None
 
 
-def _memory(spec: CurateSpec, referee: Referee) -> Settings | None:
-    if spec.dedup == "exact":
-        return {"seen": set()}
-    return None
+def _stated(spec: CurateSpec, experts: Experts) -> Settings | None:
+    is_counted = spec.balance is not None and spec.balance.by == "label"
+    return {"rules": experts.rules} if is_counted or spec.majority else None
 
 
 # In the order in which they judge. The second entry gives a filter's settings from the spec; None
@@ -137,6 +236,11 @@ FILTERS: dict[str, tuple[Callable[..., Verdict], SettingsOf]] = {
     "truncated": (is_complete, _truncation),
     "length": (has_length, _bounds),
     "tool_calls": (calls_offered_tools, _whatever_the_spec),
+    "language": (speaks, _languages),
+    "repetition": (says_it_once, _repetition),
+    "refusal": (answers_at_all, _refusals),
+    "pii": (holds_no_pii, _pii),
+    "contaminated": (is_unseen, _leaks),
     "reference": (agrees_with_reference, _reference),
-    "duplicate": (is_new, _memory),
+    "stated": (states, _stated),
 }

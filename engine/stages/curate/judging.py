@@ -1,54 +1,51 @@
-"""First pass: every answer is judged by its light columns, in canonical order.
+"""First pass: each answer is judged by itself, by its light columns, one group of files at a time.
 
-Canonical order is that of (prompt_id, teacher, sample_index), a key that each answer has for
-itself. So a filter that remembers what it saw does not depend on how answers lie in files. Texts
-may outgrow memory, hence the piles: each holds the answers to neighbouring prompts.
+What is written of an answer is narrow: its key, what the filters found, its reason if it goes, and
+where it lies. The second pass (deciding.py) sees nothing else. No answer knows of another here, so
+neither groups nor workers change a verdict.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from engine.backends.math_verifier import OpenAlgebra
+from engine.curation.contamination import Index
+from engine.errors import EngineError
 from engine.job.spec import CurateSpec
 from engine.rows import codec
+from engine.rows.final_answer import USUAL, rules_for
 from engine.rows.records import Completion, Prompt, completion_schema
 from engine.rows.tables import completed, read_tables, to_rows
-from engine.run.progress import Progress
-from engine.stages.curate.filters import FILTERS, Drop, Verdict
-from engine.stages.curate.piles import Piles
+from engine.stages.curate.filters import FILTERS, Drop, Experts, Verdict
+from engine.stages.curate.groups import Group
+from engine.stages.curate.leaks import Leaks
+from engine.stages.curate.making import Made, publish_table
+from engine.stages.curate.narrow import JUDGED, META
 from engine.stages.curate.prompts_by_id import Prompts, text_bytes
-from engine.stages.curate.referee import Referee
+from engine.stages.curate.referee import Referee, referee_for
+from engine.stages.curate.twins import KeysOf
 from engine.store.paths import Folder
 
-CANONICAL = [
-    ("prompt_id", "ascending"),
-    ("teacher", "ascending"),
-    ("sample_index", "ascending"),
-]
-PILE_PROMPTS = 1024  # a pile is read whole: 64 long answers to each prompt are a few hundred MB
+FAILED = "filter_failed"
 _JUDGED_ROWS = 1024  # at a time: as Python's objects they take several times the room
-_KEPT = pa.schema(
-    [
-        ("split", pa.string()),
-        ("file", pa.int64()),
-        ("row", pa.int64()),
-        ("bytes", pa.int64()),
-    ]
-)
+_LONGEST_ERROR = 200  # characters
 # of an example in memory
 _FIXED_BYTES = 128
 _ID_BYTES = 4
 _LOGPROB_BYTES = 4
 
 Rule = Callable[[Completion, Prompt], Verdict]
-Source = dict[bytes, bytes]  # a file's metadata as it is stored; one teacher answered all its rows
+Source = dict[str, str]  # a file's metadata, values in JSON; one teacher answered all its rows
 
 
 def _is_heavy(kind: pa.DataType) -> bool:
@@ -59,21 +56,26 @@ _LIGHT = pa.schema([column for column in completion_schema() if not _is_heavy(co
 _NEWER = ("tool_calls",)  # which files of an older version lack
 
 
+@dataclass(frozen=True)
+class Judging:
+    """What the judgement of any group needs."""
+
+    spec: CurateSpec
+    prompts: Prompts
+    labels: Mapping[str, str]
+    out: Folder
+    open_algebra: OpenAlgebra
+    held_out: Index | None = None
+
+
 @dataclass
 class Judge:
-    """Says which answers stay, and counts: training answers, those lost by filter and reason, and
-    validation answers that nobody can use by status."""
+    """Says of an answer which filter drops it and why, and what the filters found."""
 
     filters: Mapping[str, Rule]
-    referee: Referee
+    experts: Experts
     usable: Sequence[str]
-    lost: dict[str, Counter[str]] = field(default_factory=dict)
-    unusable: Counter[str] = field(default_factory=Counter)
-    rows_in: int = 0
-
-    def __post_init__(self) -> None:
-        for name in self.filters:
-            self.lost[name] = Counter()
+    found: dict[str, Any] = field(default_factory=dict)  # of the answer judged last
 
     def study(self, answers: Sequence[Completion], prompts: Sequence[Prompt]) -> None:
         """Look at a slice of answers together before each is judged."""
@@ -81,92 +83,161 @@ class Judge:
         for answer, prompt in zip(answers, prompts, strict=True):
             if answer.split == "train" and answer.status in self.usable:
                 pairs.append((answer, prompt))
-        if pairs and "reference" in self.filters:
-            self.referee.study(*zip(*pairs, strict=True))
+        if not pairs:
+            return
+        studied = list(zip(*pairs, strict=True))
+        for name, expert in (
+            ("reference", self.experts.referee),
+            ("contaminated", self.experts.leaks),
+        ):
+            if expert is None or name not in self.filters:
+                continue
+            try:
+                expert.study(*studied)
+            except EngineError:
+                raise
+            except Exception:  # noqa: BLE001 - one answer of the slice: each is studied by itself then, and that one gets its reason
+                continue
 
-    def keeps(self, answer: Completion, prompt: Prompt) -> bool:
-        """The filters judge training answers only."""
+    def verdict(self, answer: Completion, prompt: Prompt) -> tuple[str, str] | None:
+        """The filter that drops an answer and its reason; None of one that stays. Validation
+        answers are not curated: those that nobody can use go under their status."""
+        self.found = {}
         if answer.split != "train":
-            return self._is_usable(answer)
-        self.rows_in += 1
+            return None if answer.status in self.usable else ("status", answer.status)
         for name, rule in self.filters.items():
-            verdict = rule(answer, prompt)
+            try:
+                verdict = rule(answer, prompt)
+            except EngineError:
+                raise
+            except Exception as error:  # noqa: BLE001 - counted and shown: the row's reason, not the stage's end
+                words = f"{type(error).__name__}: {error}"
+                self.found["error"] = words[:_LONGEST_ERROR]
+                return name, FAILED
+            self.found |= verdict.found
             if isinstance(verdict, Drop):
-                self.lost[name][verdict.reason] += 1
-                return False
-        return True
-
-    def _is_usable(self, answer: Completion) -> bool:
-        if answer.status in self.usable:
-            return True
-        self.unusable[answer.status] += 1
-        return False
+                return name, verdict.reason
+        return None
 
 
-def build_judge(spec: CurateSpec, referee: Referee) -> Judge:
-    """A judge with the filters that the spec asks for."""
+def filters_for(spec: CurateSpec, experts: Experts) -> dict[str, Rule]:
+    """The filters that the spec asks for, in order."""
     filters: dict[str, Rule] = {}
     for name, (rule, settings_of) in FILTERS.items():
-        settings = settings_of(spec, referee)
+        settings = settings_of(spec, experts)
         if settings is not None:
             filters[name] = partial(rule, **settings)
+    return filters
+
+
+def filters_of(spec: CurateSpec) -> list[str]:
+    """Their names."""
+    leaks = Leaks(Index.of({})) if spec.decontaminate else None
+    return list(filters_for(spec, Experts(Referee(USUAL), leaks)))
+
+
+def build_judge(spec: CurateSpec, experts: Experts) -> Judge:
+    """A judge with these filters."""
     usable = ["ok"]
     if spec.keep_truncated:
         usable.append("truncated")
-    return Judge(filters, referee, usable)
+    return Judge(filters_for(spec, experts), experts, usable)
 
 
-@dataclass(frozen=True)
-class Kept:
-    """The answers that stay, in canonical order: split, number of the file, row in it, and bytes of
-    the example in memory. `sources` has the metadata of each file."""
-
-    rows: pa.Table
-    sources: list[Source]
-
-
-def judge_answers(
-    files: Iterable[Folder], prompts: Prompts, judge: Judge, piles: Piles, progress: Progress
-) -> Kept:
-    """Judge every answer once."""
-    sources = _lay_out(files, prompts, piles)
-    kept = [_KEPT.empty_table()]
-    for answers in _in_canonical_order(piles):
-        rows = to_rows(answers, Completion)
-        asked = prompts.of(answers)
-        judge.study(rows, asked)
-        stays = list(map(judge.keeps, rows, asked))
-        stay = answers.filter(pa.array(stays))
-        kept.append(stay.select(_KEPT.names))
-        progress.update(done=judge.rows_in)
-    return Kept(pa.concat_tables(kept).combine_chunks(), sources)
-
-
-def _lay_out(files: Iterable[Folder], prompts: Prompts, piles: Piles) -> list[Source]:
-    """Lay all answers on piles by prompt; gives the metadata of each file."""
-    sources = []
-    for number, stored in enumerate(read_tables(files, _LIGHT.names, optional=_NEWER)):
-        source: Source = stored.schema.metadata or {}
-        sources.append(source)
-        answers = completed(stored, _LIGHT)
-        places = prompts.places(answers)
-        columns = {
-            "file": np.full(len(answers), number),
-            "row": np.arange(len(answers)),
-            "bytes": _example_bytes(answers, prompts.message_bytes[places], source),
-        }
-        placed = answers.replace_schema_metadata()  # it differs from teacher to teacher
-        for name, values in columns.items():
-            placed = placed.append_column(name, pa.array(values))
-        piles.add(placed, places // PILE_PROMPTS)
-    return sources
+def judge_group(plan: Judging, group: Group) -> Made:
+    """Judge the answers of a group of files. StageError if one belongs to no prompt."""
+    leaks = None
+    if plan.held_out is not None and plan.spec.decontaminate is not None:
+        leaks = Leaks(plan.held_out, plan.spec.decontaminate.coverage)
+    sources: list[Source] = []
+    judged = [JUDGED.empty_table()]
+    keys = KeysOf(plan.spec.near_duplicates)
+    with referee_for(plan.spec.verify, plan.labels, plan.open_algebra) as referee:
+        rules = rules_for(plan.spec.verify.qa, plan.labels)
+        judge = build_judge(plan.spec, Experts(referee, leaks, rules))
+        tables = read_tables(group.files, _LIGHT.names, optional=_NEWER)
+        for number, stored in enumerate(tables, group.first):
+            source = _source_of(stored)
+            sources.append(source)
+            for answers in _slices(completed(stored, _LIGHT)):
+                rows = _judged_slice(plan, judge, answers, number, source, keys)
+                judged.append(rows)
+    table = pa.concat_tables(judged)
+    name = f"work/judged/{group.name}.parquet"
+    files = {name: publish_table(table, plan.out, name)}
+    if keys.wanted:
+        name = f"work/keys/{group.name}.parquet"
+        files[name] = publish_table(keys.table(), plan.out, name)
+    return Made(files=files, told={"sources": sources, "rows": len(table)})
 
 
-def _in_canonical_order(piles: Piles) -> Iterator[pa.Table]:
-    for number in piles.numbers():
-        pile = piles.take(number).sort_by(CANONICAL)
-        for start in range(0, len(pile), _JUDGED_ROWS):
-            yield pile.slice(start, _JUDGED_ROWS)
+def _slices(answers: pa.Table) -> Iterator[pa.Table]:
+    rows = np.arange(len(answers))
+    numbered = answers.append_column("row", pa.array(rows))
+    for start in range(0, len(answers), _JUDGED_ROWS):
+        yield numbered.slice(start, _JUDGED_ROWS)
+
+
+def _source_of(table: pa.Table) -> Source:
+    metadata: dict[bytes, bytes] = table.schema.metadata or {}
+    return {key.decode(): value.decode() for key, value in metadata.items()}
+
+
+def _judged_slice(
+    plan: Judging, judge: Judge, answers: pa.Table, number: int, source: Source, keys: KeysOf
+) -> pa.Table:
+    """The narrow rows of some answers of file `number`."""
+    rows = to_rows(answers, Completion)
+    asked = plan.prompts.of(answers)
+    judge.study(rows, asked)
+    found: dict[str, list[Any]] = defaultdict(list)
+    dropped = []
+    for answer, prompt in zip(rows, asked, strict=True):
+        gone = judge.verdict(answer, prompt)
+        dropped.append(gone is not None)
+        told = dict(judge.found)
+        if gone is None:
+            told |= _facts(plan.spec, answer, prompt)
+        else:
+            told["filter"], told["reason"] = gone
+        for column in JUDGED.names:
+            found[column].append(told.get(column))
+    keys.add(rows, asked, dropped)
+    message_bytes = plan.prompts.message_bytes(answers)
+    columns: dict[str, Any] = {
+        **found,
+        "file": np.full(len(answers), number),
+        "row": answers["row"],
+        "bytes": _example_bytes(answers, message_bytes, source),
+    }
+    for name in ("prompt_id", "teacher", "sample_index", "split", "completion_tokens"):
+        columns[name] = answers[name]
+    arrays = []
+    for column in JUDGED:
+        values = columns[column.name]
+        if isinstance(values, pa.ChunkedArray):
+            arrays.append(values.combine_chunks().cast(column.type))
+        else:
+            arrays.append(pa.array(values, column.type))
+    return pa.Table.from_arrays(arrays, schema=JUDGED)
+
+
+def _facts(spec: CurateSpec, answer: Completion, prompt: Prompt) -> dict[str, Any]:
+    """What rules over tables read of an answer that stays, and of its prompt."""
+    facts: dict[str, Any] = {
+        "said": _hash_of(answer.said),
+        "task": prompt.task,
+        "source": prompt.source,
+    }
+    if spec.balance is not None and spec.balance.by.startswith(META):
+        value = json.loads(prompt.meta).get(spec.balance.by.removeprefix(META))
+        facts["group"] = None if value is None else str(value)
+    return facts
+
+
+def _hash_of(text: str) -> int:
+    """64 bits: of the few answers to one prompt no two are taken for the same."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 def _example_bytes(answers: pa.Table, message_bytes: np.ndarray, source: Source) -> np.ndarray:
@@ -187,7 +258,7 @@ def _counts(tokens: pa.ChunkedArray) -> np.ndarray:
 
 def _signal_bytes(source: Source) -> int:
     """What one token of an answer has in an example beside its id."""
-    metadata = {key.decode(): json.loads(value) for key, value in source.items()}
+    metadata = {key: json.loads(value) for key, value in source.items()}
     top_k = metadata.get("top_k", 0)
     if not top_k:
         return 0

@@ -11,7 +11,15 @@ from contextlib import contextmanager
 
 from engine.backends.math_verifier import OpenAlgebra, algebra_for
 from engine.job.spec import VerifySpec
-from engine.rows.final_answer import Algebra, Rules, Verdict, judge, rules_for, settle
+from engine.rows.final_answer import (
+    Algebra,
+    Rules,
+    Undecided,
+    Verdict,
+    judge,
+    rules_for,
+    settle,
+)
 from engine.rows.ids import bare_prompt
 from engine.rows.records import Completion, Prompt
 
@@ -25,6 +33,7 @@ class Referee:
         self._rules = rules
         self._algebra = algebra
         self._verdicts: dict[Key, Verdict | None] = {}
+        self._by_algebra: set[Key] = set()
 
     def study(self, answers: Sequence[Completion], prompts: Sequence[Prompt]) -> None:
         """Judge the answers of a slice, each with its prompt."""
@@ -34,15 +43,27 @@ class Referee:
             gold = prompt.right_answers
             judged.append(judge(prompt.task, answer.text, gold, self._rules, prompt=asked))
         verdicts = settle(judged, self._algebra)
-        keys = [(row.prompt_id, row.teacher, row.sample_index) for row in answers]
+        keys = [answer.key for answer in answers]
         self._verdicts = dict(zip(keys, verdicts, strict=True))
+        self._by_algebra = set()
+        for key, one in zip(keys, judged, strict=True):
+            if isinstance(one, Undecided):
+                self._by_algebra.add(key)
 
     def verdict(self, answer: Completion, prompt: Prompt) -> Verdict | None:
         """What the answer is; None where the prompt has no reference to compare."""
-        key = (answer.prompt_id, answer.teacher, answer.sample_index)
+        key = answer.key
         if key not in self._verdicts:
             self.study([answer], [prompt])
         return self._verdicts[key]
+
+    def checked_by(self, answer: Completion) -> str:
+        """Who told the verdict of an answer: rule, math_verify, or none where only algebra could
+        have told it."""
+        if answer.key not in self._by_algebra:
+            return "rule"
+        is_told = self._verdicts[answer.key] != Verdict.UNVERIFIED
+        return "math_verify" if is_told else "none"
 
 
 @contextmanager

@@ -28,7 +28,8 @@ from engine.job.spec import (
 )
 from engine.rows.ids import derive_seed
 from engine.run.context import Context
-from engine.run.facts import GenerateInfo, HarnessInfo, HarnessScore, HarnessTask
+from engine.run.facts import GenerateInfo
+from engine.run.harness_facts import HarnessInfo, HarnessScore, HarnessTask
 from engine.run.manifests import Finished
 from engine.serving.endpoint import OpenEndpoint
 from engine.store.files import write_atomic

@@ -1,130 +1,174 @@
 """Stage 1, source files -> prompts: normalised, with stable ids, de-duplicated, split and sharded.
 
 Every good line is kept, every other one counted by reason. The stage writes prompts only; it asks
-no model anything.
+no model anything. Rows are read once. Where prompts are compared with each other or with test data
+they are put aside first, and written when it is known which of them stay (choosing.py).
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from engine.errors import InputError
 from engine.job.spec import PromptsSpec
-from engine.rows.ids import derive_seed
-from engine.rows.records import PROMPT, Prompt
-from engine.rows.tables import to_table, write_parquet
+from engine.rows.records import PROMPT
+from engine.rows.sources.readers import require_one_schema
+from engine.rows.tables import write_parquet
 from engine.run.context import Context
 from engine.run.facts import PromptsInfo
-from engine.run.manifests import Counts, Finished
-from engine.stages.prompts.ledger import Ledger
-from engine.stages.prompts.readers import require_one_schema, source_files
-from engine.stages.prompts.reading import SPLITS, listed, read_prompts
-from engine.stages.prompts.rows import DIALOGUE, UNLEARNT
-from engine.stages.prompts.source_row import BadRow
+from engine.run.manifests import QUARANTINE, Counts, Finished
+from engine.stages.prompts.choosing import Chosen, choose
+from engine.stages.prompts.drawing import is_drawn
+from engine.stages.prompts.intake import Intake
+from engine.stages.prompts.reading import SPLITS, Batch, files_of, listed
+from engine.stages.prompts.rows import DIALOGUE
+from engine.stages.prompts.shards import Shards
+from engine.stages.prompts.side_by_side import batches, spread_for
+from engine.stages.prompts.staged import Staged
+from engine.store.paths import Folder, remove_tree
 
-_QUARANTINE = "data/quarantine.parquet"
+_TWINS = "twins.parquet"
+_STAGED_ROWS = 8192
 
 
-def run(spec: PromptsSpec, inputs: Mapping[str, Finished], out: Path, ctx: Context) -> Counts:
-    """Read all sources once. InputError: nothing usable, contradictory rows, or (`ctx.strict`) any
-    bad line."""
+def run(spec: PromptsSpec, inputs: Mapping[str, Finished], out: Folder, ctx: Context) -> Counts:
+    """Read all sources once. InputError: nothing usable, contradictory rows, test data or columns
+    that are named and not there, or (`ctx.strict`) any bad line."""
     (out / "data").mkdir(parents=True, exist_ok=True)
     skipped: list[Path] = []
-    sources = {split: source_files(spec, split, skipped) for split in SPLITS}
+    sources = {split: files_of(spec, split, skipped) for split in SPLITS}
     for paths in sources.values():
         require_one_schema(paths)
-    intake = _Intake(spec, ctx, out)
-    for split, paths in sources.items():
-        for path in paths:
-            for line, prompt in read_prompts(path, spec, ctx.task, split):
-                intake.add(prompt, path, line)
-    intake.write_rest()
-    kept = {split: _rows_of(intake.files, split) for split in ("train", "validation")}
+    intake = Intake(spec)
+    shards = Shards(out, spec.shard_rows)
+    chosen: Chosen | None = None
+    with _scratch(out) as scratch:
+        spread = spread_for(spec, sources)
+        read = batches(sources, spec, ctx.task, scratch, spread)
+        tables = _kept(intake, read, ctx)
+        if spec.is_choosy:
+            staged = _put_aside(tables, scratch)
+            chosen = choose(staged, spec, ctx.seed, spread)
+            _write_chosen(shards, staged, chosen)
+        else:
+            for table in tables:
+                _write(shards, table, _is_validation(table, spec, ctx.seed))
+    shards.finish()
+    return _counts(spec, out, ctx, intake, shards.files, chosen, skipped)
+
+
+@contextmanager
+def _scratch(out: Folder) -> Generator[Folder]:
+    """A folder for what was read, which goes with the block; that of a run that was killed too."""
+    folder = out / "read"
+    if folder.exists():
+        remove_tree(folder)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        if folder.exists():
+            remove_tree(folder)
+
+
+def _kept(intake: Intake, read: Iterable[Batch], ctx: Context) -> Iterator[pa.Table]:
+    for batch in read:
+        yield intake.kept(batch)
+        ctx.progress.update(done=intake.rows_in)
+
+
+def _put_aside(tables: Iterable[pa.Table], scratch: Folder) -> Staged:
+    aside = Shards(scratch, _STAGED_ROWS)
+    for table in tables:
+        aside.add("prompts", table)
+    aside.finish()
+    paths = [scratch / name for name in aside.files]
+    return Staged(paths, list(aside.files.values()))
+
+
+def _write_chosen(shards: Shards, staged: Staged, chosen: Chosen) -> None:
+    for start, table in staged.tables():
+        rows = slice(start, start + len(table))
+        is_kept = chosen.is_kept_N[rows]
+        kept = table.filter(pa.array(is_kept))
+        _write(shards, kept, chosen.is_validation_N[rows][is_kept])
+
+
+def _is_validation(table: pa.Table, spec: PromptsSpec, seed: int) -> np.ndarray:
+    """(N,) bool: by the files, or drawn."""
+    if spec.validation:
+        return table["split"].to_numpy() == "validation"
+    return is_drawn(table, spec, seed)
+
+
+def _write(shards: Shards, table: pa.Table, is_validation_N: np.ndarray) -> None:
+    place = PROMPT.get_field_index("split")
+    for split, wanted in (("validation", is_validation_N), ("train", ~is_validation_N)):
+        part = table.filter(pa.array(wanted)).select(PROMPT.names)
+        if len(part):
+            column = pa.array([split] * len(part))
+            part = part.set_column(place, PROMPT.field(place), column)
+            # Parquet has other names inside a list's type, which would be written too
+            shards.add(f"data/{split}", part.cast(PROMPT))
+
+
+def _counts(
+    spec: PromptsSpec,
+    out: Folder,
+    ctx: Context,
+    intake: Intake,
+    files: dict[str, int],
+    chosen: Chosen | None,
+    skipped: list[Path],
+) -> Counts:
+    """What is published, with all that is doubtful."""
+    kept = {split: _rows_of(files, split) for split in ("train", "validation")}
     warnings = []
     if intake.quarantine:
         warnings.append(_quarantine(intake, out, ctx))
-    warnings += _doubts(intake, spec) + _empty_splits(kept, intake, spec)
+        files[QUARANTINE] = len(intake.quarantine)
+    warnings += _doubts(intake, spec)
     info = PromptsInfo(
         train=kept["train"],
         validation=kept["validation"],
         labels=spec.fields.labels,
-        warnings=warnings,
+        cluster_by=_cluster_column(spec),
+        skipped_files=sorted(set(map(str, skipped))),
     )
-    if spec.turns == "each":
-        info = info.model_copy(update={"cluster_by": DIALOGUE})
-    if skipped:
-        info = info.model_copy(update={"skipped_files": sorted(set(map(str, skipped)))})
-    return Counts(intake.rows_in, sum(kept.values()), intake.files, intake.dropped, info)
+    if chosen is not None:
+        intake.dropped += chosen.dropped
+        warnings += chosen.warnings
+        info = info.model_copy(update={"contaminated_by": dict(chosen.contaminated_by)})
+        if len(chosen.twins):
+            write_parquet(chosen.twins, out / _TWINS)
+            files[_TWINS] = len(chosen.twins)
+    warnings += _empty_splits(kept, intake, spec)
+    info = info.model_copy(update={"warnings": warnings})
+    return Counts(intake.rows_in, sum(kept.values()), files, intake.dropped, info)
 
 
-class _Intake:
-    """What became of the rows read so far. A shard is written as soon as it is full."""
-
-    def __init__(self, spec: PromptsSpec, ctx: Context, out: Path) -> None:
-        self._spec = spec
-        self._ctx = ctx
-        self._out = out
-        self._ledger = Ledger(spec)
-        self._waiting: dict[str, list[Prompt]] = {"train": [], "validation": []}
-        self.files: dict[str, int] = {}
-        self.quarantine: list[dict[str, str | int]] = []  # places and reasons, never the content
-        self.dropped: Counter[str] = Counter()
-        self.rows_in = 0
-        self.several = 0  # rows of several right answers
-        self.unlearnt = 0  # rows with answers that are not to be learnt
-
-    def add(self, prompt: Prompt | BadRow, path: Path, line: int) -> None:
-        """One row, or what is wrong with it."""
-        self.rows_in += 1
-        if self.rows_in % 1000 == 0:
-            self._ctx.progress.update(done=self.rows_in)
-        if isinstance(prompt, BadRow):
-            self.quarantine.append({"file": str(path), "line": line, "reason": str(prompt)})
-        elif reason := self._ledger.reason_to_drop(prompt, path, line):
-            self.dropped[reason] += 1
-        else:
-            self._keep(prompt)
-
-    def _keep(self, prompt: Prompt) -> None:
-        self.several += len(prompt.references) > 1
-        self.unlearnt += UNLEARNT in prompt.meta
-        split = _split_of(prompt, self._spec, self._ctx.seed)
-        prompts = self._waiting[split]
-        prompts.append(replace(prompt, split=split))
-        if len(prompts) == self._spec.shard_rows:
-            self._write_shard(split)
-
-    def write_rest(self) -> None:
-        """Write the shards that are not full."""
-        for split, prompts in self._waiting.items():
-            if prompts:
-                self._write_shard(split)
-
-    def _write_shard(self, split: str) -> None:
-        prompts = self._waiting[split]
-        number = sum(split in name for name in self.files)
-        name = f"data/{split}-{number:05d}.parquet"
-        write_parquet(to_table(prompts, PROMPT), self._out / name)
-        self.files[name] = len(prompts)
-        prompts.clear()
+def _cluster_column(spec: PromptsSpec) -> str | None:
+    """What `evaluate` counts as one."""
+    if spec.split_column is not None:
+        return spec.split_column
+    return DIALOGUE if spec.turns == "each" else None
 
 
-def _rows_of(files: dict[str, int], split: str) -> int:
+def _rows_of(files: Mapping[str, int], split: str) -> int:
     return sum(rows for name, rows in files.items() if split in name)
 
 
-def _quarantine(intake: _Intake, out: Path, ctx: Context) -> str:
+def _quarantine(intake: Intake, out: Folder, ctx: Context) -> str:
     """Write the lines that give no prompt, and warn of them. InputError in a strict run."""
     rows = intake.quarantine
-    path = out / _QUARANTINE
+    path = out / QUARANTINE
     write_parquet(pa.Table.from_pylist(rows), path)
-    intake.files[_QUARANTINE] = len(rows)
     reasons = Counter(str(row["reason"]) for row in rows)
     intake.dropped += reasons
     message = (
@@ -139,7 +183,7 @@ def _quarantine(intake: _Intake, out: Path, ctx: Context) -> str:
     return f"{message}; --strict makes this an error"
 
 
-def _doubts(intake: _Intake, spec: PromptsSpec) -> list[str]:
+def _doubts(intake: Intake, spec: PromptsSpec) -> list[str]:
     """What is usable, but may not be meant."""
     warnings = []
     if intake.several:
@@ -155,7 +199,7 @@ def _doubts(intake: _Intake, spec: PromptsSpec) -> list[str]:
     return warnings
 
 
-def _empty_splits(kept: dict[str, int], intake: _Intake, spec: PromptsSpec) -> list[str]:
+def _empty_splits(kept: dict[str, int], intake: Intake, spec: PromptsSpec) -> list[str]:
     """Warnings of a split without a prompt. InputError where the job needs it or names its
     files."""
     warnings = []
@@ -173,17 +217,3 @@ def _empty_splits(kept: dict[str, int], intake: _Intake, spec: PromptsSpec) -> l
             f"{message}, so evaluate has nothing to score; raise prompts.validation_fraction"
         )
     return warnings
-
-
-def _split_of(prompt: Prompt, spec: PromptsSpec, seed: int) -> str:
-    """Without validation files the prompt alone decides, or the dialogue that it is of, so that
-    neither order nor number of rows moves it."""
-    if spec.validation:
-        return prompt.split
-    whole: int | str = prompt.prompt_id
-    if spec.turns == "each":
-        whole = json.loads(prompt.meta)[DIALOGUE]
-    drawn = derive_seed(seed, "validation", whole)
-    if drawn < spec.validation_fraction * 2**31:
-        return "validation"
-    return "train"

@@ -11,10 +11,10 @@ from typing import Any
 
 from engine.job.spec import FieldMap, PromptsSpec
 from engine.rows.records import Messages
+from engine.rows.sources.columns import scalar
+from engine.rows.sources.source_row import BadRow, Columns
 from engine.rows.tools import Tool, tools_column
-from engine.stages.prompts.gold_answers import scalar
 from engine.stages.prompts.schema_guided import is_schema_guided, messages_of
-from engine.stages.prompts.source_row import BadRow, Columns
 from engine.stages.prompts.tool_turns import offered_tools
 from engine.stages.prompts.turns import Turn, turns_of
 
@@ -138,6 +138,14 @@ def columns_read(spec: PromptsSpec) -> set[str]:
     if fields.prompt == "instruction" and not spec.template:
         names.add("input")
     return names
+
+
+def columns_of_text(spec: PromptsSpec) -> list[list[str]]:
+    """The columns that a prompt is read from, those that are read together in one list."""
+    if spec.template:
+        return [_named(spec.template)]
+    columns = [[name] for name in _columns_of_conversations(spec.fields)]
+    return [*columns, [spec.fields.prompt]]
 
 
 def _named(template: str) -> list[str]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-from engine.stages.prompts.source_row import BadRow
+from engine.rows.sources.columns import scalar
+from engine.rows.sources.source_row import BadRow
 
 _ANSWER_NAMES = ("text", "value", "answer", "answers", "aliases")
 
@@ -40,19 +40,3 @@ def _known_answers(value: dict[str, Any]) -> list[Any]:
     if value and not known:
         raise BadRow("unknown_reference")
     return answers
-
-
-def scalar(value: Any) -> str | None:
-    """A text or number as text; None, blank text and what is no number (NaN) are None."""
-    if isinstance(value, list | dict):
-        raise BadRow("several_values")
-    if isinstance(value, bytes):
-        return scalar(value.decode())
-    if not isinstance(value, str | int | float | None):
-        return str(value)  # a date or a decimal of Parquet
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return None
-    text = str(value)
-    if not text.strip():
-        return None
-    return text

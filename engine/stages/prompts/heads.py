@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -16,13 +16,22 @@ from engine.job.spec import PromptsSpec
 from engine.rows.final_answer import USUAL, Rules, is_compared, is_readable
 from engine.rows.metrics.content import SLOTS
 from engine.rows.records import Prompt
+from engine.rows.sources.columns import columns_of
+from engine.rows.sources.readers import read_rows, require_one_schema
+from engine.rows.sources.source_row import BadRow
 from engine.rows.tools import Conversation
 from engine.stages.prompts.dialogue import USUAL_NAMES, columns_read
-from engine.stages.prompts.ledger import Ledger
-from engine.stages.prompts.readers import read_rows, require_one_schema, source_files
-from engine.stages.prompts.reading import SPLITS, listed, read_prompts
-from engine.stages.prompts.rows import DIALOGUE, UNLEARNT, columns_of
-from engine.stages.prompts.source_row import BadRow
+from engine.stages.prompts.leaks import texts_of_files
+from engine.stages.prompts.ledger import Ledger, entry_of
+from engine.stages.prompts.reading import (
+    SPLITS,
+    files_of,
+    listed,
+    read_prompts,
+    split_problem,
+    value_of,
+)
+from engine.stages.prompts.rows import DIALOGUE, UNLEARNT
 
 _HEAD_FILES = 8  # per split: a folder may hold thousands
 _HEAD_ROWS = 200
@@ -82,7 +91,7 @@ class Head:
 def heads(spec: PromptsSpec, split: str) -> list[Head]:
     """The head of each file of a split. InputError where the files of a source cannot be read
     together."""
-    files = source_files(spec, split, [])[:_HEAD_FILES]
+    files = files_of(spec, split, [])[:_HEAD_FILES]
     require_one_schema(files)
     rows_read = min(_HEAD_ROWS, spec.limit or _HEAD_ROWS)
     of_head = spec.model_copy(update={"limit": rows_read})
@@ -99,7 +108,7 @@ def _head(path: Path, spec: PromptsSpec, split: str) -> Head:
         else:
             good.append((line, prompt))
             unread |= dict.fromkeys(json.loads(prompt.meta))
-    for name in columns_read(spec) | {UNLEARNT, DIALOGUE, *SLOTS}:
+    for name in columns_read(spec) | {UNLEARNT, DIALOGUE, *SLOTS, spec.split_column}:
         unread.pop(name, None)
     return Head(path, good, bad, list(unread))
 
@@ -114,18 +123,32 @@ def head_problems(spec: PromptsSpec) -> list[str]:
         try:
             for head in heads(spec, split):
                 for line, prompt in head.good:
-                    ledger.reason_to_drop(prompt, head.path, line)
+                    ledger.reason_to_drop(entry_of(prompt, line), head.path)
                     prompts.append(prompt)
                 if not head.good:
                     problems.append(_nothing_usable(head, spec))
         except InputError as error:
             problems.append(str(error))
+    problems += _named_problems(spec, prompts)
     if not problems and _lacks_mapped_reference(prompts, spec):
         problems.append(
             f"prompts.fields.reference: no row has a {spec.fields.reference!r}; correct the name"
             " of the column"
         )
     return problems
+
+
+def _named_problems(spec: PromptsSpec, prompts: list[Prompt]) -> Iterator[str]:
+    """What is wrong with files of test data, and with the column of `split_by`."""
+    try:
+        texts_of_files(spec, _HEAD_ROWS)
+    except InputError as error:
+        yield str(error)
+    if spec.split_column is not None:
+        values = [value_of(prompt, spec.split_column) for prompt in prompts]
+        problem = split_problem(spec, values.count(None), len(values), "of the first")
+        if problem:
+            yield problem
 
 
 def _nothing_usable(head: Head, spec: PromptsSpec) -> str:
@@ -180,7 +203,7 @@ def head_lines(
     for split in SPLITS:
         for head in heads(spec, split):
             lines.append(head.line(task, rules, used=used))
-        files = source_files(spec, split, skipped)
+        files = files_of(spec, split, skipped)
         more += max(0, len(files) - _HEAD_FILES)
     if more:
         lines.append(f"{more:,} more files were not looked at")

@@ -1,20 +1,119 @@
-"""A source file -> its prompts, each with its line, and what is wrong with the others."""
+"""Source files -> prompts, each with its line, and what is wrong with the others.
+
+What is read of a part of a file depends on that part alone, so that parts may be read in any
+process.
+"""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
 
 from engine.job.spec import PromptsSpec
-from engine.rows.records import Prompt
-from engine.stages.prompts.readers import read_rows
-from engine.stages.prompts.rows import columns_of, prompts_of
-from engine.stages.prompts.source_row import BadRow
+from engine.rows.ids import canonical_json
+from engine.rows.records import PROMPT, Prompt
+from engine.rows.sources.columns import columns_of
+from engine.rows.sources.parts import Part, read_part
+from engine.rows.sources.readers import source_files
+from engine.rows.sources.source_row import BadRow, NumberedRows
+from engine.rows.tables import to_table
+from engine.stages.prompts.ledger import entry_of
+from engine.stages.prompts.rows import DIALOGUE, prompts_of
 
 # in the order of reading: a prompt that is in both stays in validation
 SPLITS = ("validation", "train")
+BATCH_ROWS = 2048
+# A prompt, and what is asked of it before it is written: its line, the hash of its right answers,
+# the dialogue that it is a turn of, and its value of `prompts.split_by`.
+READ = PROMPT
+for name, kind in (
+    ("line", pa.int64()),
+    ("answers", pa.int64()),
+    ("dialogue", pa.string()),
+    ("group", pa.string()),
+):
+    READ = READ.append(pa.field(name, kind))
+
+
+class Batch(NamedTuple):
+    """Prompts of one file in its order (READ), and (line, reason) of its bad rows."""
+
+    path: Path
+    table: pa.Table
+    bad: list[tuple[int, str]]
+
+
+def files_of(spec: PromptsSpec, split: str, skipped: list[Path]) -> list[Path]:
+    """The source files of a split (see `source_files`)."""
+    return source_files(f"prompts.{split}", getattr(spec, split), skipped)
+
+
+def batches_of(part: Part, split: str, spec: PromptsSpec, task: str) -> Iterator[Batch]:
+    """All of a part, some thousand rows at a time."""
+    prompts: list[Prompt] = []
+    lines: list[int] = []
+    bad: list[tuple[int, str]] = []
+    rows = islice(read_part(part), spec.limit)
+    for line, prompt in _prompts(rows, part.path, spec, task, split):
+        if isinstance(prompt, BadRow):
+            bad.append((line, str(prompt)))
+        else:
+            prompts.append(prompt)
+            lines.append(line)
+        if len(prompts) + len(bad) >= BATCH_ROWS:
+            yield Batch(part.path, _table(prompts, lines, spec), bad)
+            prompts, lines, bad = [], [], []
+    if prompts or bad:
+        yield Batch(part.path, _table(prompts, lines, spec), bad)
+
+
+def _table(prompts: list[Prompt], lines: list[int], spec: PromptsSpec) -> pa.Table:
+    table = to_table(prompts, PROMPT)
+    answers = []
+    for prompt, line in zip(prompts, lines, strict=True):
+        answers.append(entry_of(prompt, line).answers)
+    dialogues = pa.nulls(len(prompts), pa.string())
+    groups = dialogues
+    if spec.turns == "each":
+        dialogues = _values(prompts, DIALOGUE)
+    if spec.split_column is not None:
+        groups = _values(prompts, spec.split_column)
+    more = [pa.array(lines, pa.int64()), pa.array(answers, pa.int64()), dialogues, groups]
+    return pa.Table.from_arrays([*table.columns, *more], schema=READ)
+
+
+def _values(prompts: list[Prompt], column: str) -> pa.Array:
+    return pa.array([value_of(prompt, column) for prompt in prompts], pa.string())
+
+
+def value_of(prompt: Prompt, column: str) -> str | None:
+    """What a prompt has in a column of `meta`, as text; an empty one is none."""
+    value = json.loads(prompt.meta).get(column)
+    if value is not None and not isinstance(value, str):
+        value = canonical_json(value)
+    return value or None
+
+
+def split_problem(spec: PromptsSpec, missing: int, rows: int, of: str) -> str | None:
+    """What to do where half of some rows have nothing in the column of `split_by`."""
+    if not rows or 2 * missing < rows:
+        return None
+    return (
+        f"{lacking(spec, missing, rows, of)}; name a column of the source files that is neither"
+        " prompt nor reference, or near_duplicates, or leave split_by out"
+    )
+
+
+def lacking(spec: PromptsSpec, missing: int, rows: int, of: str) -> str:
+    """How many rows have nothing there."""
+    column = spec.split_column
+    return f"prompts.split_by={column}: {missing:,} {of} {rows:,} prompts have no {column!r}"
 
 
 def read_prompts(
@@ -22,7 +121,14 @@ def read_prompts(
 ) -> Iterator[tuple[int, Prompt | BadRow]]:
     """The prompts of one file with their lines (rows of Parquet count from 1), several of a
     dialogue under `turns: each`, and a BadRow for every line that gives none."""
-    for line, row in islice(read_rows(path), spec.limit):
+    rows = islice(read_part(Part(path)), spec.limit)
+    yield from _prompts(rows, path, spec, task, split)
+
+
+def _prompts(
+    rows: NumberedRows, path: Path, spec: PromptsSpec, task: str, split: str
+) -> Iterator[tuple[int, Prompt | BadRow]]:
+    for line, row in rows:
         try:
             columns = columns_of(row, spec.fields.prompt)
             prompts = prompts_of(columns, path, line, spec, task, split)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
-import pyarrow as pa
+from typing import NamedTuple
 
 from engine.job.spec import PromptsSpec
 from engine.rows.ids import prompt_hash, prompt_id_of
 from engine.rows.metrics.content import SLOTS, named_slots
 from engine.rows.records import Prompt
+from engine.rows.sources.columns import scalar
+from engine.rows.sources.source_row import BadRow, Columns
 from engine.rows.tools import Call, calls_column, spelled
 from engine.stages.prompts.dialogue import (
     Asked,
@@ -24,53 +22,12 @@ from engine.stages.prompts.dialogue import (
     dialogue_of,
     tools_of,
 )
-from engine.stages.prompts.gold_answers import gold_answers, scalar
-from engine.stages.prompts.source_row import BadRow, Columns, Row
+from engine.stages.prompts.gold_answers import gold_answers
 from engine.stages.prompts.tool_turns import gold_calls
 
 # in meta: numbers of the answers inside a conversation that OpenAI's files mark so
 UNLEARNT = "turns_of_weight_0"
 DIALOGUE = "dialogue_id"  # in meta: what the prompts of one dialogue share
-
-
-def columns_of(row: Row, text: str | None = None) -> Columns:
-    """A row's columns by name; of Arrow, numbers in the column `text` as text. BadRow, or
-    ValueError where it is no JSON."""
-    if isinstance(row, BadRow):
-        raise row
-    if isinstance(row, pa.RecordBatch):
-        return _columns_of_arrow(row, text)
-    if not isinstance(row, bytes):
-        return row
-    values = json.loads(row.decode("utf-8-sig"))
-    if not isinstance(values, dict):
-        raise BadRow("wrong_type")
-    return values
-
-
-def _columns_of_arrow(row: pa.RecordBatch, text: str | None) -> Columns:
-    values: Columns = {}
-    for name, column in zip(row.schema.names, row.columns, strict=True):
-        values[name.strip()] = _python(column[0])
-    if text in values and not isinstance(values[text], str | list | dict):
-        values[text] = scalar(values[text])
-    return values
-
-
-def _python(value: pa.Scalar) -> Any:
-    """As Python has it, or as text where Python has no such value: a date beyond the year 9999,
-    bytes that are no UTF-8."""
-    try:
-        if pa.types.is_float32(value.type) and value.is_valid:
-            return float(str(np.float32(value.as_py())))  # 0.1 and not 0.10000000149011612
-        return value.as_py()
-    except (OverflowError, ValueError):
-        with contextlib.suppress(pa.ArrowException, ValueError):
-            return value.cast(pa.string()).as_py()
-        if isinstance(value, pa.StringScalar | pa.LargeStringScalar):
-            # where it is read it costs the row
-            return value.as_buffer().to_pybytes().decode(errors="surrogateescape")
-        return f"a {value.type} that Python cannot hold"
 
 
 @dataclass(frozen=True)

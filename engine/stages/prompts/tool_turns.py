@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from engine.rows.sources.source_row import BadRow
 from engine.rows.tools import Call, Message, Tool, as_call, as_tool_calls, is_sound
-from engine.stages.prompts.source_row import BadRow
 
 
 @dataclass(frozen=True)

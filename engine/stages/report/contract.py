@@ -17,12 +17,12 @@ from engine.run.facts import (
     EqualSlo,
     Footprint,
     GenerateInfo,
-    HarnessInfo,
     Judge,
     Quality,
     Serving,
     TrainInfo,
 )
+from engine.run.harness_facts import HarnessInfo
 from engine.run.manifests import Manifest
 
 

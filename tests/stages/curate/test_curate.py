@@ -5,108 +5,32 @@ from dataclasses import replace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from doubles.curated import (
+    CTX,
+    ask,
+    data_files,
+    files_of,
+    finish,
+    key,
+    many,
+    publish_stage,
+    reply,
+    run,
+)
 
+from engine.backends.math_verifier import opened
 from engine.errors import StageError
 from engine.job.spec import CurateSpec, VerifySpec
 from engine.rows.codec import token_bytes
-from engine.rows.final_answer import USUAL
-from engine.rows.records import EXAMPLE, PROMPT, STATUSES, Completion, Prompt, completion_schema
+from engine.rows.records import EXAMPLE, PROMPT, STATUSES, Completion, completion_schema
 from engine.rows.tables import file_metadata, to_table, write_parquet
 from engine.rows.tools import conversation_of, tools_column
-from engine.run.context import Context
-from engine.run.facts import CurateInfo, GenerateInfo, PromptsInfo
+from engine.run.facts import PromptsInfo
 from engine.run.manifests import Counts, finished, publish
 from engine.stages import curate
-from engine.stages.curate.examples import write_examples
-from engine.stages.curate.judging import build_judge, judge_answers
-from engine.stages.curate.piles import Piles
-from engine.stages.curate.prompts_by_id import load_prompts
-from engine.stages.curate.referee import Referee
-
-CTX = Context(job="t", task="math", seed=0)
-
-
-def ask(number, split="train"):
-    messages = [{"role": "user", "content": f"{number}+1?"}]
-    return Prompt(
-        number, f"{number:064x}", f"a:{number}", messages, "math", "a", split, str(number + 1)
-    )
-
-
-def reply(number, split="train", status="ok", text=None, tokens=3, sample=0, teacher="t"):
-    k, rng = 2, np.random.default_rng(number)
-    return Completion(
-        number,
-        teacher,
-        sample,
-        split,
-        0,
-        status,
-        text=str(number + 1) if text is None else text,
-        completion_tokens=tokens,
-        prompt_token_ids=[1, 2],
-        token_ids=rng.integers(0, 99, tokens),
-        topk_ids=rng.integers(0, 99, tokens * k),
-        topk_logprobs=-rng.random(tokens * k).astype(np.float16),
-        tail=rng.random(tokens).astype(np.float32),
-        topk_packed=rng.bytes(tokens),
-    )
-
-
-INFO_OF = {
-    "prompts": PromptsInfo(),
-    "generate": GenerateInfo(
-        prompts=0, completions=0, tokens_in=0, tokens_out=0, tokens_per_second=None, status={}
-    ),
-    "curate": CurateInfo(funnel=[]),
-}
-
-
-def publish_stage(folder, stage, tables):
-    (folder / "data").mkdir(parents=True)
-    for name, table in tables.items():
-        write_parquet(table, folder / name)
-    rows = {name: len(table) for name, table in tables.items()}
-    total = sum(rows.values())
-    publish(folder, stage, {}, Counts(total, total, rows, info=INFO_OF[stage]), 0.0)
-    return finished(folder)
-
-
-def run(tmp_path, prompts, parts, metadata=None, bucket_bytes=curate.BUCKET_BYTES, **spec):
-    """Curate `parts` (lists of completions, one per file); gives counts and the examples by
-    split."""
-    metadata = metadata or [{"top_k": 2, "vocab_size": 99, "tokenizer_fingerprint": "f"}] * len(
-        parts
-    )
-    by_split = {
-        f"data/{split}-00000.parquet": to_table([p for p in prompts if p.split == split], PROMPT)
-        for split in ("train", "validation")
-    }
-    files = {
-        f"data/part-{n}.parquet": to_table(rows, completion_schema(), meta)
-        for n, (rows, meta) in enumerate(zip(parts, metadata, strict=True))
-    }
-    inputs = {
-        "prompts": publish_stage(tmp_path / "prompts", "prompts", by_split),
-        "generate": publish_stage(tmp_path / "generate", "generate", files),
-    }
-    out = tmp_path / "curate"
-    out.mkdir()
-    counts = curate.run(CurateSpec(**spec), inputs, out, CTX, bucket_bytes=bucket_bytes)
-    publish(out, "curate", {}, counts, 0.0)
-    assert counts.rows_in == counts.rows_out + sum(counts.dropped.values())
-    examples = {
-        split: [
-            row
-            for file in counts.files
-            if split in file
-            for row in pq.read_table(out / file).to_pylist()
-        ]
-        for split in ("train", "validation")
-    }
-    assert len(examples["train"]) == counts.rows_out
-    assert sorted(path.name for path in out.iterdir()) == ["data", "manifest.json"]
-    return counts, examples, out
+from engine.stages.curate.groups import Group
+from engine.stages.curate.judging import Judging, judge_group
+from engine.stages.curate.prompts_by_id import prompts_of
 
 
 def test_an_example_is_the_conversation_with_its_answer_and_its_untouched_signal(tmp_path):
@@ -126,7 +50,7 @@ def test_an_example_is_the_conversation_with_its_answer_and_its_untouched_signal
         "topk_packed",
     ):
         assert np.array_equal(example[name], getattr(given, name)), name
-    (file,) = counts.files
+    (file,) = data_files(counts)
     assert pq.read_schema(out / file).equals(EXAMPLE)
     assert file_metadata(out / file) == {"top_k": 2, "vocab_size": 99, "tokenizer_fingerprint": "f"}
 
@@ -259,7 +183,7 @@ def test_teachers_with_other_metadata_get_files_of_their_own(tmp_path):
     counts, _, out = run(tmp_path, [ask(1), ask(2)], parts, metadata)
     found = {
         file: (rows, file_metadata(out / file)["tokenizer_fingerprint"])
-        for file, rows in counts.files.items()
+        for file, rows in data_files(counts).items()
     }
     assert found == {"data/train-00000.parquet": (2, "f"), "data/train-00001.parquet": (1, "g")}
 
@@ -319,30 +243,6 @@ def test_a_curation_that_keeps_next_to_nothing_says_what_was_lost(tmp_path, good
     assert [listed in warning for warning in counts.info.warnings] == [True] * said
 
 
-def many(prompts=30, samples=3):
-    """Prompts with ids in no order, every fourth of validation, and answers of which some are equal
-    and some wrong."""
-    rng = random.Random(0)
-    asked, answers = [], []
-    for place in range(prompts):
-        split = "validation" if place % 4 == 0 else "train"
-        asked.append(ask(rng.randrange(10**6), split))
-        for sample in range(samples):
-            number = asked[-1].prompt_id
-            text = rng.choice([str(number + 1), f"It is {number + 1}", "0"])
-            tokens = rng.randrange(1, 40)
-            answers.append(reply(number, split, text=text, tokens=tokens, sample=sample))
-    return asked, answers
-
-
-def files_of(out):
-    return {path.name: path.read_bytes() for path in (out / "data").iterdir()}
-
-
-def key(row):
-    return row["prompt_id"], row["teacher"], row["sample_index"]
-
-
 @pytest.mark.parametrize("bucket_bytes", [curate.BUCKET_BYTES, 3000])
 def test_files_are_equal_byte_by_byte_whatever_files_and_order_the_answers_lie_in(
     tmp_path, bucket_bytes
@@ -366,18 +266,18 @@ def test_several_buckets_have_the_rows_of_one_in_the_same_order(tmp_path, bucket
     prompts, answers = many()
     parts = [answers[start : start + 20] for start in range(0, len(answers), 20)]
     counts, one, _ = run(tmp_path / "one", prompts, parts)
-    assert list(counts.files) == ["data/train-00000.parquet", "data/validation-00000.parquet"]
+    assert list(data_files(counts)) == ["data/train-00000.parquet", "data/validation-00000.parquet"]
     for rows in one.values():
         assert [key(row) for row in rows] == sorted(key(row) for row in rows)
     counts, several, out = run(tmp_path / "several", prompts, parts, bucket_bytes=bucket_bytes)
     assert several == one
-    splits = Counter(name[5:-14] for name in counts.files)
+    splits = Counter(name[5:-14] for name in data_files(counts))
     assert min(splits.values()) > 2
-    for name, rows in counts.files.items():
+    for name, rows in data_files(counts).items():
         in_memory = pq.read_table(out / name).nbytes
         assert rows == 1 or in_memory < 1.2 * bucket_bytes
     if bucket_bytes == 1:
-        assert set(counts.files.values()) == {1}
+        assert set(data_files(counts).values()) == {1}
 
 
 @pytest.mark.parametrize("first", [0, 1])
@@ -411,7 +311,7 @@ def test_two_teachers_share_buckets_but_no_file(tmp_path, bucket_bytes):
         tmp_path, prompts, parts, metadata, bucket_bytes=bucket_bytes, check_reference=False
     )
     first_ids = {"a": [], "t": []}
-    for name in counts.files:
+    for name in data_files(counts):
         rows = pq.read_table(out / name).to_pylist()
         (teacher,) = {row["teacher"] for row in rows}
         told = file_metadata(out / name)
@@ -451,26 +351,15 @@ def test_the_size_of_an_example_is_known_before_its_signal_is_read(tmp_path, cod
         token_ids=np.zeros(tokens, np.int32),
         **signal,
     )
-    prompts = publish_stage(
-        tmp_path / "prompts", "prompts", {"data/train-00000.parquet": to_table([ask(1)], PROMPT)}
-    )
-    part = tmp_path / "part.parquet"
-    write_parquet(to_table([answer], completion_schema(), source), part)
-    asked = load_prompts(prompts)
-    judge = build_judge(CurateSpec(check_reference=False), Referee(USUAL))
-    kept = judge_answers([part], asked, judge, Piles(tmp_path, 2**20), CTX.progress)
-    counts = write_examples(
-        [part],
-        kept,
-        asked,
-        publish_stage(tmp_path / "out", "curate", {}).folder,
-        piles=Piles(tmp_path, 2**20),
-        bucket_bytes=2**20,
-        progress=CTX.progress,
-    )
-    (name,) = counts
-    in_memory = pq.read_table(tmp_path / "out" / name).nbytes
-    assert kept.rows["bytes"].to_pylist() == [pytest.approx(in_memory, rel=0.05)]
+    inputs = finish(tmp_path, [ask(1)], [[answer]], [source])
+    spec = CurateSpec(check_reference=False)
+    plan = Judging(spec, prompts_of(inputs["prompts"]), {}, tmp_path, opened)
+    judge_group(plan, Group("00000", 0, tuple(inputs["generate"].files())))
+    judged = pq.read_table(tmp_path / "work/judged/00000.parquet")
+    (tmp_path / "curate").mkdir()
+    curate.run(spec, inputs, tmp_path / "curate", CTX)
+    in_memory = pq.read_table(tmp_path / "curate/data/train-00000.parquet").nbytes
+    assert judged["bytes"].to_pylist() == [pytest.approx(in_memory, rel=0.05)]
 
 
 def test_what_only_algebra_can_tell_is_told_by_math_verify_or_counted_apart(tmp_path):
@@ -501,6 +390,6 @@ def test_prompts_of_a_version_without_several_references_are_read(tmp_path):
     name = "data/train-00000.parquet"
     write_parquet(table, tmp_path / "prompts" / name)
     publish(tmp_path / "prompts", "prompts", {}, Counts(1, 1, {name: 1}, info=PromptsInfo()), 0.0)
-    loaded = load_prompts(finished(tmp_path / "prompts"))
+    loaded = prompts_of(finished(tmp_path / "prompts"))
     (prompt,) = loaded.of(to_table([reply(1)], completion_schema()))
     assert prompt.right_answers == ["2"]

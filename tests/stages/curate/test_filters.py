@@ -3,10 +3,10 @@ from dataclasses import replace
 import pytest
 
 from engine.job.spec import CurateSpec
-from engine.rows.final_answer import USUAL, Rules
+from engine.rows.final_answer import Rules
 from engine.rows.records import Completion, Prompt
 from engine.rows.tools import tools_column
-from engine.stages.curate.filters import FILTERS, Drop, Keep
+from engine.stages.curate.filters import FILTERS, Drop, Experts, Keep
 from engine.stages.curate.referee import Referee
 
 
@@ -22,8 +22,11 @@ def answer(text="It is #### 4", status="ok", tokens=5):
 
 def judge(name, completion, prompt=None, qa=None, **spec):
     rule, settings_of = FILTERS[name]
-    settings = settings_of(CurateSpec(**spec), Referee(Rules(qa)))
-    return None if settings is None else rule(completion, prompt or ask(), **settings)
+    settings = settings_of(CurateSpec(**spec), Experts(Referee(Rules(qa))))
+    if settings is None:
+        return None
+    verdict = rule(completion, prompt or ask(), **settings)
+    return Drop(verdict.reason) if isinstance(verdict, Drop) else Keep()
 
 
 @pytest.mark.parametrize("status", ["empty", "loop", "too_long", "refused", "error"])
@@ -83,15 +86,6 @@ def test_a_long_reference_of_qa_is_not_checked_unless_the_job_says_how():
     assert judge("reference", answer("It stands in the capital, Paris."), long, qa=near) == Keep()
 
 
-def test_an_equal_second_answer_is_dropped():
-    rule, settings_of = FILTERS["duplicate"]
-    settings = settings_of(CurateSpec(), Referee(USUAL))
-    assert rule(answer("a"), ask(), **settings) == Keep()
-    assert rule(answer("b"), ask(), **settings) == Keep()
-    assert rule(answer("a"), ask(), **settings) == Drop("duplicate_answer")
-    assert settings_of(CurateSpec(dedup="none"), Referee(USUAL)) is None
-
-
 TOOLS = tools_column([{"type": "function", "function": {"name": "weather"}}], {})
 
 
@@ -110,14 +104,7 @@ def test_calls_that_a_student_must_not_copy_are_dropped_by_reason(calls, verdict
     assert judge("tool_calls", said, replace(ask("conversation"), tools=TOOLS)) == verdict
 
 
-def test_a_call_is_not_compared_as_a_final_answer_and_counts_as_a_duplicate():
+def test_a_call_is_not_compared_as_a_final_answer():
     calls = '[{"name": "weather", "arguments": {}}]'
     prompt = replace(ask(), tools=TOOLS, reference_calls=calls)
     assert judge("reference", replace(answer(""), tool_calls=calls), prompt) == Keep()
-    rule, settings_of = FILTERS["duplicate"]
-    settings = settings_of(CurateSpec(), Referee(Rules()))
-    verdicts = [
-        rule(replace(answer(""), tool_calls=each), prompt, **settings)
-        for each in (calls, None, calls)
-    ]
-    assert verdicts == [Keep(), Keep(), Drop("duplicate_answer")]

@@ -8,8 +8,8 @@ import pytest
 
 from engine.job.spec import FieldMap, PromptsSpec
 from engine.rows.ids import prompt_hash
+from engine.rows.sources.source_row import BadRow
 from engine.stages.prompts import heads, reading
-from engine.stages.prompts.source_row import BadRow
 
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
 CALL = {

@@ -10,7 +10,7 @@ import io
 from itertools import islice
 from pathlib import Path
 
-from engine.stages.prompts.source_row import BadRow, NumberedRows, require_unique
+from engine.rows.sources.source_row import BadRow, NumberedRows, require_unique
 
 _DELIMITERS = ",;\t|"
 MOST_LINES = 10_000  # of one record of CSV; a quote that is never closed would swallow the file

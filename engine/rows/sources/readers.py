@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.errors import InputError
-from engine.job.spec import PromptsSpec
-from engine.stages.prompts.delimited import read_delimited
-from engine.stages.prompts.source_row import BadRow, NumberedRows, require_unique
+from engine.rows.sources.delimited import read_delimited
+from engine.rows.sources.source_row import BadRow, NumberedRows, require_unique
 from engine.store.hub import local_source
 
 _COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
@@ -35,14 +34,14 @@ _UTF8_MARK = b"\xef\xbb\xbf"
 _CACHES = ("cache", "__macosx")
 
 
-def source_files(spec: PromptsSpec, split: str, skipped: list[Path]) -> list[Path]:
-    """The data files of a split in order, folders expanded. InputError for what is missing, empty
-    or of another kind.
+def source_files(field: str, named: str | Sequence[str] | None, skipped: list[Path]) -> list[Path]:
+    """The data files that a field of the job names, in order, folders expanded. InputError for what
+    is missing, empty or of another kind.
 
     All other files of a folder go to `skipped` (see `data_files`).
     """
     files = []
-    for path in _named_paths(spec, split):
+    for path in _local(named or []):
         if path.is_dir():
             data, others = data_files(path)
             skipped += others
@@ -50,32 +49,30 @@ def source_files(spec: PromptsSpec, split: str, skipped: list[Path]) -> list[Pat
         else:
             files.append(path)
     for path in files:
-        _require_readable(path, split)
+        _require_readable(path, field)
     return files
 
 
-def _named_paths(spec: PromptsSpec, split: str) -> list[Path]:
-    named = getattr(spec, split) or []
+def _local(named: str | Sequence[str]) -> list[Path]:
     if isinstance(named, str):
         return [local_source(named)]
     return list(map(local_source, named))
 
 
-def _require_readable(path: Path, split: str) -> None:
+def _require_readable(path: Path, field: str) -> None:
     if not path.exists():
         remedy = "correct the path"
         if path.parts[0] == "hf:":
             remedy = "it is not on this machine yet: distill fetch JOB brings it"
-        raise InputError(f"prompts.{split}: {path} does not exist; {remedy}")
+        raise InputError(f"{field}: {path} does not exist; {remedy}")
     if kind_of(path) not in READERS:
         raise InputError(
-            f"prompts.{split}: {path} is not one of {', '.join(READERS)} and holds none;"
-            " convert or rename it"
+            f"{field}: {path} is not one of {', '.join(READERS)} and holds none; convert or rename"
+            " it"
         )
     if path.stat().st_size == 0:
         raise InputError(
-            f"prompts.{split}: {path}:1: the file is empty; fill it, or take it out of"
-            f" prompts.{split}"
+            f"{field}: {path}:1: the file is empty; fill it, or take it out of {field}"
         )
 
 
@@ -141,8 +138,13 @@ def read_rows(path: Path) -> NumberedRows:
 
     InputError for a file that is cut or is not written as its name says.
     """
+    return told(path, READERS[kind_of(path)](path))
+
+
+def told(path: Path, rows: NumberedRows) -> NumberedRows:
+    """The rows, with InputError where their file cannot be read."""
     try:
-        yield from READERS[kind_of(path)](path)
+        yield from rows
     except (OSError, EOFError, UnicodeError) as error:
         raise InputError(
             f"{path}: cannot be read ({error}); is it whole, and written as its name says? Copy or"
@@ -235,16 +237,41 @@ class _Recoded(io.RawIOBase):
         return len(taken)
 
 
+def encoding_of(path: Path) -> str | None:
+    """What the mark at the beginning of a plain file says; None is UTF-8."""
+    with path.open("rb") as file:
+        return _marked_encoding(path, file.read(64))
+
+
+def rows_of_lines(path: Path, start: int, stop: int, lines_before: int) -> NumberedRows:
+    """Lines of a plain JSONL file from byte `start`, where a line begins, to byte `stop`."""
+    with path.open("rb") as file:
+        file.seek(start)
+        yield from _numbered(path, _lines_until(file, stop - start), lines_before)
+
+
+def _lines_until(file: Iterable[bytes], size_bytes: int) -> Iterator[bytes]:
+    for text in file:
+        if size_bytes <= 0:
+            return
+        size_bytes -= len(text)
+        yield text
+
+
 def _read_jsonl(path: Path) -> NumberedRows:
     with _opened(path) as lines:
-        for line, text in enumerate(lines, 1):
-            if line == 1 and _opens_array(text.strip()):
-                raise InputError(
-                    f"{path}:1: this is one JSON array and not a line per row; name it .json, or"
-                    " write a line per row"
-                )
-            if text.strip():
-                yield line, text
+        yield from _numbered(path, lines, 0)
+
+
+def _numbered(path: Path, lines: Iterable[bytes], lines_before: int) -> NumberedRows:
+    for line, text in enumerate(lines, lines_before + 1):
+        if line == 1 and _opens_array(text.strip()):
+            raise InputError(
+                f"{path}:1: this is one JSON array and not a line per row; name it .json, or write"
+                " a line per row"
+            )
+        if text.strip():
+            yield line, text
 
 
 def _read_json(path: Path) -> NumberedRows:
@@ -276,11 +303,16 @@ def _read_csv(path: Path) -> NumberedRows:
 
 
 def _read_parquet(path: Path) -> NumberedRows:
-    names = _parquet_schema(path).names
-    require_unique(map(str.strip, names), str(path))
+    return rows_of_groups(path, None, 0)
+
+
+def rows_of_groups(path: Path, groups: Sequence[int] | None, rows_before: int) -> NumberedRows:
+    """Row groups of a Parquet file, behind so many rows; None: all of them."""
     with _readable(path):
-        batches = pq.ParquetFile(path).iter_batches()
-        yield from enumerate(_rows_of(batches), 1)
+        file = pq.ParquetFile(path)
+        require_unique(map(str.strip, file.schema_arrow.names), str(path))
+        batches = file.iter_batches(row_groups=groups)
+        yield from enumerate(_rows_of(batches), rows_before + 1)
 
 
 def _read_arrow(path: Path) -> NumberedRows:
