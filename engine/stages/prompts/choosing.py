@@ -34,7 +34,7 @@ from engine.stages.prompts.leaks import (
 )
 from engine.stages.prompts.reading import lacking, split_problem
 from engine.stages.prompts.staged import Staged
-from engine.stages.prompts.twins import Pairs, pairs_of
+from engine.stages.prompts.twins import NO_PAIRS, Pairs, pairs_of
 
 CLUSTER_JACCARD = 0.8  # from which prompts are nearly the same where the job does not say
 TWINS = pa.schema(
@@ -95,7 +95,7 @@ class _Choice:
         if spec.turns == "each":
             self._dialogues_N = groups_of(self._narrow["dialogue"])
         self._groups_N = self._dialogues_N  # what repeats itself by nature
-        self._pairs = Pairs(np.zeros((0, 2), np.int64), np.zeros(0))
+        self._pairs = NO_PAIRS
         self._is_validation_N = np.zeros(len(staged), bool)
         self._is_kept_N = np.ones(len(staged), bool)
         self._dropped: Counter[str] = Counter()
