@@ -76,6 +76,7 @@ DISTRIBUTIONS = (
 BASE = {
     FieldMap: {},
     PromptsSpec: {"train": "a.jsonl"},
+    PromptLeaksSpec: {},
     EngineSpec: {},
     VllmTeacherSpec: TEACHER,
     OpenAITeacherSpec: KEYED,
