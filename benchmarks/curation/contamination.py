@@ -12,19 +12,18 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.curation.sets import PROMPTS
+from benchmarks.curation.sets import HELD_OUT, TRAINED, prompts
 from benchmarks.result import Found, Ratios, bounded
 from engine.curation.contamination import Index, is_contaminated
 from engine.curation.shingles import runs_of, words_of
 
 SEED = 20
-TRAINED = ("gsm8k", "nli_cad", "scitldr", "sgd")
-HELD_OUT = ("nli_cad_dev", "scitldr_dev")
 PLANTED = 600
 Rule = Callable[[list[str]], np.ndarray]  # (N,) bool: is contaminated
 
@@ -37,9 +36,9 @@ class Half:
     items: dict[str, list[str]]
 
 
-def measure() -> Found:
+def contamination(data: Path | None) -> Found:
     """Ratios of the half that judges, and the figures of both halves under every rule."""
-    halves = dict(zip(("choosing", "judging"), _halves(), strict=True))
+    halves = dict(zip(("choosing", "judging"), _halves(data), strict=True))
     raw: dict[str, Any] = {name: _figures(half) for name, half in halves.items()}
     judged = raw["judging"]["coverage"]
     others = [raw["judging"][rule] for rule in ("any_13", "any_8")]
@@ -61,19 +60,19 @@ def measure() -> Found:
     return ratios, {"contamination": raw}
 
 
-def _halves() -> tuple[Half, Half]:
+def _halves(data: Path | None) -> tuple[Half, Half]:
     """Every set is shuffled; a tenth of each training set is held out, then all is halved."""
     draw = random.Random(SEED)
     rows: dict[str, list[str]] = {}
     items: dict[str, list[str]] = {}
     for name in TRAINED:
-        texts = list(PROMPTS[name]())
+        texts = prompts(name, data)
         draw.shuffle(texts)
         tenth = len(texts) // 10
         items[f"{name}_tenth"] = texts[:tenth]
         rows[name] = texts[tenth:]
     for name in HELD_OUT:
-        items[name] = list(PROMPTS[name]())
+        items[name] = prompts(name, data)
         draw.shuffle(items[name])
     return _half(rows, items, 0), _half(rows, items, 1)
 

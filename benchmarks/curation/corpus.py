@@ -3,6 +3,7 @@ replaced. Who is whose near duplicate is not known from how it was made: exact_j
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 from pathlib import Path
@@ -23,13 +24,13 @@ def made_up_texts(count: int, seed: int) -> list[str]:
     draw = random.Random(seed)
     syllables = [first + last for first in "bcdfghklmnprstvwz" for last in "aeiou"]
     vocabulary = list(dict.fromkeys(_word(draw, syllables) for _ in range(20_000)))
-    weights = [1 / (place + 3) for place in range(len(vocabulary))]
+    common = list(itertools.accumulate(1 / (place + 3) for place in range(len(vocabulary))))
     texts = []
     for _ in range(count):
         left = int(draw.lognormvariate(4.2, 0.6)) + 5
         sentences = []
         while left > 0:
-            said = draw.choices(vocabulary, weights, k=min(left, draw.randint(4, 25)))
+            said = draw.choices(vocabulary, cum_weights=common, k=min(left, draw.randint(4, 25)))
             left -= len(said)
             sentences.append(" ".join(said).capitalize() + ".")
         texts.append(" ".join(sentences))

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from benchmarks.curation.exact_join import join
 from benchmarks.curation.narrow import draw_keys
 from benchmarks.curation.passes import JACCARD
 from benchmarks.curation.peers import PEERS, python_of
+from benchmarks.curation.sets import TRAINED, prompts
 from benchmarks.result import Found, Ratios, bounded
 from engine.curation.minhash import band_keys
 from engine.curation.near_duplicates import candidate_pairs, clusters, jaccards, twins, united
@@ -33,6 +34,14 @@ SIGNED = 10_000  # rows that each peer signs
 REPEATS = 3
 PASSED = 1_000_000
 WHOLE = 10_000_000
+
+
+def base_texts(data: Path | None) -> list[str]:
+    """What the corpus is made of: the prompts of the sets of a folder, or made-up ones."""
+    texts = []
+    for name in TRAINED:
+        texts += prompts(name, data)
+    return texts
 
 
 def accuracy(texts: list[str]) -> Found:
@@ -136,7 +145,7 @@ def _pass(texts: list[str], work: Path, rows: int, workers: int) -> dict[str, An
     return _run(work, [sys.executable, "-m", _module("passes"), str(work), str(workers)])
 
 
-def driver_memory(texts: list[str]) -> Found:
+def driver_memory() -> Found:
     """At a million rows and at ten million, of which only the narrow columns are made."""
     runs = []
     with _folder(None) as work:
@@ -170,6 +179,3 @@ def _folder(named: Path | None) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory() as temporary:
         yield Path(temporary)
-
-
-Part = Callable[[list[str]], Found]

@@ -10,24 +10,35 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.curation import helps, near_duplicates, splits
-from benchmarks.curation.corpus import base_texts
+from benchmarks.curation.contamination import contamination
+from benchmarks.curation.pii import pii
 from benchmarks.result import Found, run_parts
 
 
 def _accuracy(options: argparse.Namespace) -> Found:
-    return near_duplicates.accuracy(base_texts(options.data))
+    return near_duplicates.accuracy(near_duplicates.base_texts(options.data))
 
 
 def _signatures(options: argparse.Namespace) -> Found:
-    return near_duplicates.signatures(base_texts(options.data), options.environments)
+    return near_duplicates.signatures(
+        near_duplicates.base_texts(options.data), options.environments
+    )
 
 
 def _whole_pass(options: argparse.Namespace) -> Found:
-    return near_duplicates.whole_pass(base_texts(options.data), options.full)
+    return near_duplicates.whole_pass(near_duplicates.base_texts(options.data), options.full)
 
 
 def _driver_memory(options: argparse.Namespace) -> Found:
     return near_duplicates.driver_memory()
+
+
+def _contamination(options: argparse.Namespace) -> Found:
+    return contamination(options.data)
+
+
+def _pii(options: argparse.Namespace) -> Found:
+    return pii(options.data)
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], Found]] = {
@@ -35,6 +46,8 @@ PARTS: dict[str, Callable[[argparse.Namespace], Found]] = {
     "signatures": _signatures,
     "whole_pass": _whole_pass,
     "driver_memory": _driver_memory,
+    "contamination": _contamination,
+    "pii": _pii,
     "splits": splits.run,
     "help": helps.run,
 }

@@ -25,7 +25,7 @@ RUN_WORDS = 5
 RARE = 10  # groups of items that may share a rare run
 LONG_RUN_WORDS = 13
 LONG_RUN_RARE = 3
-LONG_RUN_COVERAGE = 0.12
+LONG_RUN_COVERAGE = 0.2
 _BATCH = 500  # texts at a time: their runs stay in the processor's cache
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 
@@ -217,7 +217,7 @@ class Index:
 
 def is_contaminated(found: Found, at_least: float = AT_LEAST) -> np.ndarray:
     """(N,) bool: texts with a coverage of `at_least`, or with a rare run of thirteen words and a
-    coverage of 0.12."""
+    coverage of 0.2."""
     return _is_leak(found.coverage_N, found.has_run_N, at_least)
 
 

@@ -37,6 +37,11 @@ def _near(*forms: str) -> str:
     return _NEAR.join(forms)
 
 
+def _offer(but: str, no: str, can: str) -> str:
+    """A turn, and that something can be done after all: what stands between says no `no`."""
+    return rf"{but}(?:(?!{no})[^.!?।。！？\n]){{0,60}}?{can}"
+
+
 FORMS: dict[str, Forms] = {
     "en": Forms(
         declines=_near(
@@ -49,8 +54,9 @@ FORMS: dict[str, Forms] = {
                 r"\b(?:i|we) (?:respectfully )?(?:decline|refuse)\b",
             ),
             _any(
-                r"\b(?:help|assist|answer|provid|comply|fulfil|generat|creat|writ|produc|discuss)",
-                r"\b(?:engag|support|respond|participat|continu|shar|offer|advi[sc]e|request)",
+                r"(?<!any )(?<!more )(?<!your )\bhelp\b(?! (?:but|it|\w+ing)\b)",
+                r"\b(?:assist|answer|provid|comply|fulfil|generat|creat|writ|produc|discuss)",
+                r"\b(?:engag|support|respond|participat|continu|shar|advi[sc]e|request)",
                 r"\bdo (?:that|this|so)\b",
             ),
         ),
@@ -59,7 +65,11 @@ FORMS: dict[str, Forms] = {
             r"\b(?:cannot|can't|can not|unable|not able|don't|do not|won't|will not)\b",
         ),
         offers=_any(
-            r"\b(?:but|however|instead|though)\b[^.!?\n]{0,40}\b(?:can|could|may|would)\b",
+            _offer(
+                r"\b(?:but|however|instead|though)\b",
+                r"\bnot\b|n't\b|\bunable\b",
+                r"\b(?:can|could|may|would)\b(?!'t| not)",
+            ),
             r"\b(?:i|we) can (?:however|instead|offer|suggest)\b",
             r"\b(?:here (?:is|are)|how about)\b",
         ),
@@ -87,8 +97,10 @@ FORMS: dict[str, Forms] = {
             r"\bcomo (?:una? )?(?:modelo (?:de lenguaje|lingüístico)|ia|inteligencia artificial)\b",
             r"\bno\b",
         ),
-        offers=_near(
-            r"\b(?:pero|sin embargo|en cambio|en su lugar)\b", r"\b(?:pued|podr|podemos|podría)"
+        offers=_offer(
+            r"\b(?:pero|sin embargo|en cambio|en su lugar)\b",
+            r"\bno\b",
+            r"\b(?:pued|podr|podemos)",
         ),
         closes=_any(
             r"¿?hay algo más",
@@ -115,8 +127,10 @@ FORMS: dict[str, Forms] = {
             r"\ben tant qu(?:e |')(?:une? )?(?:modèle (?:de langage|lingui)|ia\b|intelligence)",
             r"\b(?:ne |n')",
         ),
-        offers=_near(
-            r"\b(?:mais|cependant|toutefois|en revanche)\b", r"\b(?:peux|puis|pouvons|pourr)"
+        offers=_offer(
+            r"\b(?:mais|cependant|toutefois|en revanche)\b",
+            r"\b(?:ne |n')",
+            r"\b(?:peux|puis|pouvons|pourr)",
         ),
         closes=_any(
             r"y a-t-il autre chose",
@@ -144,8 +158,10 @@ FORMS: dict[str, Forms] = {
             r"\bals (?:eine? )?(?:ki|künstliche intelligenz|(?:ki-?)?sprachmodell|ki-\w+)\b",
             r"\b(?:nicht|keine?[nrms]?)\b",
         ),
-        offers=_near(
-            r"\b(?:aber|jedoch|stattdessen|allerdings)\b", r"\b(?:kann|können|könnten?)\b"
+        offers=_offer(
+            r"\b(?:aber|jedoch|stattdessen|allerdings)\b",
+            r"\b(?:nicht|kein)",
+            r"\b(?:kann|können|könnten?)\b(?![^.!?\n]{0,60}\b(?:nicht|kein))",
         ),
         closes=_any(
             r"(?:kann|darf) ich (?:ihnen|dir) (?:sonst|noch)",
@@ -169,7 +185,9 @@ FORMS: dict[str, Forms] = {
         is_machine=_near(
             r"\bcomo (?:uma? )?(?:modelo de linguagem|ia|inteligência artificial)\b", r"\bnão\b"
         ),
-        offers=_near(r"\b(?:mas|porém|no entanto|contudo)\b", r"\b(?:posso|pode|podemos)"),
+        offers=_offer(
+            r"\b(?:mas|porém|no entanto|contudo)\b", r"\bnão\b", r"\b(?:posso|pode|podemos)"
+        ),
         closes=_any(
             r"há (?:algo mais|mais alguma)",
             r"posso ajud\w+ (?:em|com) (?:algo|mais|outra)",
@@ -184,7 +202,7 @@ FORMS: dict[str, Forms] = {
             r"(?:नहीं[^।.!?\n]{0,20}सक(?:ता|ती|ते|ूँगा|ूंगा)|असमर्थ|सक्षम नहीं)",
         ),
         is_machine=_near(r"(?:एआई|ai|भाषा)[ -]?(?:भाषा )?मॉडल", r"(?:नहीं|असमर्थ)"),
-        offers=_near(r"(?:लेकिन|परंतु|परन्तु|हालांकि|हालाँकि)", r"सकत"),
+        offers=_offer(r"(?:लेकिन|परंतु|परन्तु|हालांकि|हालाँकि)", r"नहीं", r"सकत"),
         closes=_any(r"क्या मैं (?:आपकी )?(?:और|किसी और)", r"(?:लेकिन )?(?:यदि|अगर) आप"),
     ),
     "zh": Forms(
@@ -199,7 +217,7 @@ FORMS: dict[str, Forms] = {
             r"作为(?:一个|一個|一名)?(?:人工智能|ai|大?语言模型|智能助手)",
             r"(?:无法|無法|不能|没有|不会)",
         ),
-        offers=_near(r"(?:但|不过|不過|然而)", r"(?:可以|能)"),
+        offers=_offer(r"(?:但|不过|不過|然而)", "[不无無没]", r"(?:可以|能)"),
         closes=_any("还有(?:什么|其他)", "還有什麼", "(?:但)?如果您?(?:有|需要)", "请随时"),
     ),
 }

@@ -115,7 +115,7 @@ def _batches(texts: pa.Array | pa.ChunkedArray) -> Iterator[list[str | None]]:
     chunks = texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]
     for chunk in chunks:
         plain = chunk.cast(pa.large_string())
-        lengths = pc.fill_null(pc.binary_length(plain), 0).to_numpy(zero_copy_only=False)
+        lengths = pc.call_function("binary_length", [plain]).fill_null(0).to_numpy()
         ends = np.cumsum(lengths)
         first = 0
         while first < len(plain):

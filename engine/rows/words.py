@@ -9,6 +9,7 @@ tokenizer of a language: no stems, no compounds.
 from __future__ import annotations
 
 import functools
+import re
 import sys
 import unicodedata
 
@@ -22,6 +23,7 @@ TOGETHER = rf"[\p{{L}}\p{{N}}--{ALONE}]"  # a letter that makes a word with its 
 MARK = r"\p{M}"
 _SEPARATE_WORD = rf"{ALONE}{MARK}*"
 _WORD = regex.compile(rf"{_SEPARATE_WORD}|{TOGETHER}(?:{TOGETHER}|{MARK})*", regex.V1)
+_ASCII_WORD = re.compile("[0-9a-z]+")
 _WIDE_MARKS = r"[\p{P}&&[\p{East_Asian_Width=W}\p{East_Asian_Width=F}]]"
 _SEPARATE = regex.compile(rf"{_SEPARATE_WORD}|{_WIDE_MARKS}", regex.V1)
 _FORMAT = regex.compile(r"\p{Cf}+")  # joiners, soft hyphens, direction marks: not seen
@@ -32,7 +34,10 @@ def words(text: str) -> tuple[str, ...]:
     """Words, without regard to case, width, form of composition or script of digits; of a text that
     has none, its characters."""
     plain = plain_digits(folded(text))
-    found = _WORD.findall(plain) or regex.findall(r"\X", "".join(plain.split()))
+    pattern = _WORD
+    if plain.isascii():
+        pattern = _ASCII_WORD  # the same words, in a tenth of the time
+    found = pattern.findall(plain) or regex.findall(r"\X", "".join(plain.split()))
     return tuple(found)
 
 

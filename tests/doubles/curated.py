@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pyarrow.parquet as pq
 
-from engine.backends.spread import here
+from engine.backends.processes import here
 from engine.job.spec import CurateSpec
 from engine.rows.records import PROMPT, Completion, Prompt, completion_schema
 from engine.rows.tables import to_table, write_parquet

@@ -60,7 +60,7 @@ _PASSWORD = re.compile(
 _KEY = re.compile(
     r"(?i)(?<![a-z])(?:api|access|auth|client|secret|private|account|encryption|signing)[ _-]?"
     r"(?:access[ _-]?)?(?:key|token|secret)(?![a-z])"
-    rf"{_STATED}(?=[^\s\"'`]{0, 99}[a-z]){_VALUE % 12}"
+    rf"{_STATED}(?=[^\s\"'`]{{0,99}}[a-z]){_VALUE % 12}"
 )
 
 

@@ -65,7 +65,7 @@ _IBAN_FORMS = "|".join(
     rf"(?:{countries.replace(' ', '|')})\d\d(?:[ -]?[A-Z0-9]){{{length - 4}}}"
     for length, countries in _IBAN_LENGTHS.items()
 )
-_IBAN = _form(rf"(?<!\w)(?:{_IBAN_FORMS})(?!\w)", re.IGNORECASE)
+_IBAN = _form(rf"(?<!\w)(?=[A-Z]{{2}}\d\d)(?:{_IBAN_FORMS})(?!\w)", re.IGNORECASE)
 _SAYS_SSN = re.compile(r"(?:\bssn|social[ -]security)[^\d\n]{0,24}$", re.IGNORECASE)
 _SSN = _form(r"(?<![\w.-])(?!000|666|9)\d{3}([ -]?)(?!00)\d\d\1(?!0000)\d{4}(?![\w-]|[.,]\d)")
 _SAYS_AADHAAR = re.compile(r"(?:a+dh?aa?r|uidai|\buid\b|आधार)[^\d\n]{0,24}$", re.IGNORECASE)

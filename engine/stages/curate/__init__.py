@@ -23,7 +23,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine.backends import math_verifier
-from engine.backends.spread import Spread, here, spread_for
+from engine.backends.processes import Spread, here
+from engine.backends.spread import spread_for
 from engine.job.spec import CurateSpec, NearDuplicatesSpec
 from engine.run.context import Context
 from engine.run.facts import PromptsInfo

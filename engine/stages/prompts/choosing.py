@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from engine.backends.spread import Spread
+from engine.backends.processes import Spread
 from engine.curation.contamination import AT_LEAST
 from engine.curation.near_duplicates import twins
 from engine.curation.splits import groups_of, is_validation, leaves_validation

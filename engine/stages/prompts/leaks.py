@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from engine.backends.spread import Spread
+from engine.backends.processes import Spread
 from engine.curation.contamination import Covered, Found, Index, is_contaminated
 from engine.job.spec import PromptsSpec
 from engine.rows.sources.held_out import held_out_texts

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from engine.backends.spread import Spread
+from engine.backends.processes import Spread
 from engine.curation.minhash import BANDS, band_keys
 from engine.curation.near_duplicates import candidate_pairs, jaccards, united
 from engine.curation.shingles import Hashes, shingles_of

@@ -5,11 +5,11 @@ import pytest
 from engine.curation.privacy import checksums
 
 RIGHT = {
-    checksums.is_luhn: ["79927398713", "4111111111111111", "378282246310005", "0"],
+    checksums.is_luhn: ["79927398713", "4111111111111111", "378282246310005"],
     checksums.is_verhoeff: ["2363", "123451", "1428570"],
     checksums.is_mod_97: ["GB82WEST12345698765432", "DE89370400440532013000", "NO9386011117947"],
     checksums.is_cpf: ["52998224725", "11144477735"],
-    checksums.is_dni: ["12345678Z", "00000000T", "X1234567L", "Z7654321A"],
+    checksums.is_dni: ["12345678Z", "00000000T", "X1234567L", "Z7654321H"],
     checksums.is_resident_id: ["11010519491231002X", "440524188001010014"],
 }
 ADDRESSES = {
@@ -34,18 +34,14 @@ def test_a_published_example_holds(check, text):
 
 @pytest.mark.parametrize(("check", "text"), CASES)
 def test_one_other_digit_breaks_it(check, text):
-    """Each of these sums finds every single wrong digit, but CPF's and DNI's check digits, where
-    two digits or letters may stand for one rest."""
-    wrong = 0
-    right = 0
-    for place, letter in enumerate(text):
-        if not letter.isdigit():
-            continue
-        other = "2" if letter in "01" else str(int(letter) - 1)
-        changed = text[:place] + other + text[place + 1 :]
-        wrong += not check(changed)
-        right += check(changed)
-    assert wrong > 0 and right == 0
+    head = 3  # "bc1" is no digit of an address
+    if len(text) < 20:
+        head = 0
+    places = [place for place in range(head, len(text)) if text[place].isdigit()]
+    assert places
+    for place in places:
+        other = "4" if text[place] == "3" else "3"
+        assert not check(text[:place] + other + text[place + 1 :])
 
 
 def test_verhoeff_finds_neighbours_that_changed_places():

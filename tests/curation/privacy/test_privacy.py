@@ -120,23 +120,24 @@ NOTHING = [
     "-----BEGIN PUBLIC KEY-----\nMIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8A\n-----END PUBLIC KEY-----",
     "[EMAIL] and [PHONE], password: [SECRET]",
 ]
+# A search that takes the square of a text's length takes a minute or more for these.
 HOSTILE = {
-    "digits": "1" * 10_000_000,
-    "digits_of_scripts": "1१１٣²" * 1_000_000,
-    "groups": "4 4 4 4 " * 600_000,
-    "cards": "4111 1111 1111 1112\n" * 100_000,
-    "letters": "a" * 5_000_000,
-    "at_signs": "a@a." * 1_000_000,
-    "domains": "a@" + "a." * 2_000_000,
-    "passwords": "password:" * 300_000,
-    "keys": "-----BEGIN PRIVATE KEY-----" * 100_000,
-    "heads": "eyJ" + "a" * 3_000_000,
-    "ibans": "DE12" * 500_000,
-    "colons": "2a:" * 1_000_000,
-    "dots": "1." * 2_000_000,
-    "brackets": "(" * 2_000_000,
-    "addresses": "a://" * 500_000,
-    "surrogates": "\ud800\udfff1" * 300_000,
+    "digits": "1" * 1_000_000,
+    "digits_of_scripts": "1१１٣²" * 20_000,
+    "groups": "4 4 4 4 " * 12_000,
+    "cards": "4111 1111 1111 1112\n" * 5_000,
+    "letters": "a" * 100_000,
+    "at_signs": "a@a." * 25_000,
+    "domains": "a@" + "a." * 50_000,
+    "passwords": "password:" * 11_000,
+    "keys": "-----BEGIN PRIVATE KEY-----" * 4_000,
+    "heads": "eyJ" + "a" * 100_000,
+    "ibans": "DE12" * 25_000,
+    "colons": "2a:" * 33_000,
+    "dots": "1." * 50_000,
+    "brackets": "(" * 100_000,
+    "addresses": "a://" * 25_000,
+    "surrogates": "\ud800\udfff1" * 33_000,
 }
 
 
@@ -215,6 +216,6 @@ def test_every_kind_is_planted_somewhere():
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(20)
 def test_no_text_takes_more_than_linear_time(name):
     pii_in(HOSTILE[name])

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from engine.backends.spread import here
+from engine.backends.processes import here
 from engine.job.spec import PromptsSpec
 from engine.run.context import Context
 from engine.stages import prompts
