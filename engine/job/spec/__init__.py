@@ -21,7 +21,7 @@ from engine.job.spec.engines import EngineSpec, Model
 from engine.job.spec.evaluate import EvaluateSpec
 from engine.job.spec.generate import AskingSpec, CaptureSpec, GenerateSpec
 from engine.job.spec.job import JobSpec
-from engine.job.spec.judge import JudgeSpec
+from engine.job.spec.judge import AskedJudgeSpec, CurateJudgeSpec, JudgeSpec
 from engine.job.spec.loadtest import (
     DistributionSpec,
     LoadtestSpec,
@@ -73,11 +73,13 @@ __all__ = [
     "AnthropicTeacherSpec",
     "AnyLoss",
     "ApiTeacher",
+    "AskedJudgeSpec",
     "AskingSpec",
     "AttentionTransferSpec",
     "BalanceSpec",
     "Block",
     "CaptureSpec",
+    "CurateJudgeSpec",
     "CurateSpec",
     "DecontaminateSpec",
     "DifficultySpec",

@@ -16,6 +16,7 @@ from engine.job.spec.curation import (
     PiiSpec,
     SelectSpec,
 )
+from engine.job.spec.judge import CurateJudgeSpec
 from engine.job.spec.verify import VerifySpec
 
 Language = Annotated[str, Field(pattern=r"^[a-z]{2}$")]
@@ -52,6 +53,8 @@ class CurateSpec(Block):
     """Keep what most samples agree on, of prompts without a reference."""
     difficulty: DifficultySpec | None = identity(None)
     """Keep prompts that are neither too hard nor too easy."""
+    judge: CurateJudgeSpec | None = identity(None)
+    """A model that grades what the rules above left; none: nobody is asked."""
     select: SelectSpec | None = identity(None)
     """Keep the best answers of a prompt; none: all of them."""
     near_duplicates: NearDuplicatesSpec | None = identity(None)
@@ -71,7 +74,7 @@ class CurateSpec(Block):
     def _the_best_are_known_by_something(self) -> CurateSpec:
         by = self.select.by if self.select else []
         graded = [name for name in by if name in ("score", "judge")]
-        if graded:
+        if graded and self.judge is None:
             raise ValueError(
                 f"curate.select.by={graded[0]} goes by a judge, and curate.judge names none; name"
                 " one, or choose correct and shorter"
@@ -85,5 +88,8 @@ class CurateSpec(Block):
         return self.check_reference or self.difficulty is not None or "correct" in by
 
     def sources(self) -> list[str]:
-        """Files whose content decides the result."""
-        return list(self.decontaminate.against) if self.decontaminate else []
+        """Files and models whose content decides the result."""
+        sources = list(self.decontaminate.against) if self.decontaminate else []
+        if self.judge is not None:
+            sources += [self.judge.rubric, self.judge.teacher.model]
+        return sources
