@@ -58,21 +58,27 @@ def run(options: argparse.Namespace) -> Found:
     return measure(options.data)
 
 
-def measure(data: Path | None, seeds: Sequence[int] = SEEDS, made_up: int = 200) -> Found:
+def measure(
+    data: Path | None,
+    ways: Sequence[str] = tuple(WAYS),
+    *,
+    seeds: Sequence[int] = SEEDS,
+    made_up: int = 200,
+) -> Found:
     """The same, summed over the job's seeds; `made_up` dialogues where there are no others."""
     dialogues = list(_dialogues(data, made_up))
     raw: dict[str, Any] = {}
     totals: dict[str, Counter[str]] = {}
-    for way, fields in WAYS.items():
+    for way in ways:
         totals[way] = Counter()
         for seed in seeds:
             with tempfile.TemporaryDirectory() as folder:
-                found = _split(dialogues, Path(folder), fields, seed)
+                found = _split(dialogues, Path(folder), WAYS[way], seed)
             totals[way].update(found._asdict())
         raw[f"splits_{way}"] = dict(totals[way])
     ratios: Ratios = {}
-    for way in WAYS:
-        share = totals[way]["with_twin"] / max(1, totals[way]["validation"])
+    for way, total in totals.items():
+        share = total["with_twin"] / max(1, total["validation"])
         if "split_by" in WAYS[way]:
             ratios[f"splits_{way}_with_twin"] = bounded(share, "<=", 0.0)
         elif way == "by_row":  # else nothing would be shown

@@ -43,7 +43,7 @@ from engine.job.spec.losses import (
     TvdLoss,
     UldLoss,
 )
-from engine.job.spec.prompts import FieldMap, PromptsSpec
+from engine.job.spec.prompts import FieldMap, PromptLeaksSpec, PromptsSpec
 from engine.job.spec.report import ReportSpec
 from engine.job.spec.serve import ServeSpec
 from engine.job.spec.teachers import (
@@ -108,6 +108,7 @@ __all__ = [
     "OpenAITeacherSpec",
     "PiiSpec",
     "PriceSpec",
+    "PromptLeaksSpec",
     "PromptsSpec",
     "ReportSpec",
     "ReverseKlLoss",

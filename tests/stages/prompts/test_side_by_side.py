@@ -46,13 +46,25 @@ def files_of(tmp_path, name, **spec):
     return counts, files
 
 
-def test_two_processes_write_the_bytes_of_one(tmp_path, small_is_large):
-    """Reading, and the look for near twins."""
-    spec = {"train": sources(tmp_path), "validation_fraction": 0.2, "near_duplicates": 0.8}
+@pytest.mark.parametrize(
+    "more",
+    [
+        pytest.param({}, id="one pass"),
+        pytest.param(
+            {"near_duplicates": 0.8, "split_by": "near_duplicates", "decontaminate": {}},
+            id="compared",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_two_processes_write_the_bytes_of_one(tmp_path, small_is_large, more):
+    spec = {"train": sources(tmp_path), "validation_fraction": 0.2, **more}
     counts, alone = files_of(tmp_path, "one", workers=1, **spec)
     other, together = files_of(tmp_path, "two", workers=2, **spec)
     assert counts.rows_in == 249
-    assert counts.dropped == {"duplicate": 19, "broken_json": 1, "near_duplicate": 1}
+    assert counts.dropped["duplicate"] == 19
+    assert counts.dropped["broken_json"] == 1
+    assert counts.dropped["near_duplicate"] == bool(more)
     assert alone == together
     assert other.dropped == counts.dropped
 
