@@ -30,7 +30,7 @@ from engine.check.models import (
 from engine.check.tools import tool_problems
 from engine.check.training import signal_problems, training_problems, white_box_problems
 from engine.errors import SpecError
-from engine.job.spec import API_KINDS, JobSpec, PromptsSpec, VllmTeacherSpec
+from engine.job.spec import API_KINDS, AskedJudgeSpec, JobSpec, PromptsSpec, VllmTeacherSpec
 from engine.machines.architectures import facts
 from engine.rows.final_answer import rules_for
 from engine.rows.judging.rubric import load_rubric
@@ -129,10 +129,15 @@ def _weights_problems(field: str, teacher: VllmTeacherSpec, device: str) -> Iter
 
 
 def _judge_problems(job: JobSpec) -> Iterator[str]:
-    judge = job.evaluate.judge
-    if judge is None:
-        return
-    field = "evaluate.judge"
+    for field, judge in (
+        ("curate.judge", job.curate.judge),
+        ("evaluate.judge", job.evaluate.judge),
+    ):
+        if judge is not None:
+            yield from _problems_of_judge(field, judge, job)
+
+
+def _problems_of_judge(field: str, judge: AskedJudgeSpec, job: JobSpec) -> Iterator[str]:
     try:
         load_rubric(f"{field}.rubric", judge.rubric)
     except SpecError as error:

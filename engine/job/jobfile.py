@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar
 from engine.errors import SpecError
 from engine.job.spec import (
     Block,
+    CurateJudgeSpec,
     JobSpec,
     JudgeSpec,
     LiveTeacherSpec,
@@ -30,6 +31,7 @@ from engine.store.hub import hub_data
 from engine.store.paths import Folder
 
 _LocalTeacher = TypeVar("_LocalTeacher", VllmTeacherSpec, LiveTeacherSpec)
+_Judge = TypeVar("_Judge", JudgeSpec, CurateJudgeSpec)
 
 
 def load_job(path: Path, sets: Sequence[str] = ()) -> JobSpec:
@@ -208,6 +210,8 @@ def with_absolute_paths(
     if leaks := job.curate.decontaminate:
         against = _files(leaks.against, ("curate", "decontaminate", "against"), base)
         curate["decontaminate"] = leaks.model_copy(update={"against": against})
+    if grader := job.curate.judge:
+        curate["judge"] = _with_absolute_rubric(grader, ("curate", "judge"), base)
     evaluate: dict[str, Any] = {}
     evaluate["lm_eval"] = _files(job.evaluate.lm_eval, ("evaluate", "lm_eval"), base)
     if job.evaluate.judge:
@@ -238,8 +242,8 @@ def _with_absolute_model(
 
 
 def _with_absolute_rubric(
-    judge: JudgeSpec, path: FieldPath, base: Callable[[FieldPath], Path]
-) -> JudgeSpec:
+    judge: _Judge, path: FieldPath, base: Callable[[FieldPath], Path]
+) -> _Judge:
     """Likewise of a block `judge`: its rubric, and its weights where they are here."""
     changes: dict[str, Any] = {"rubric": _absolute(judge.rubric, base((*path, "rubric")))}
     if isinstance(judge.teacher, VllmTeacherSpec):

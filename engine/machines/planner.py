@@ -65,6 +65,8 @@ def plan_devices(job: JobSpec) -> Plan:
     needs = []
     for teacher in job.generate.teachers:
         needs.append(_asking("generate", teacher, job.device, capture))
+    if grader := job.curate.judge:
+        needs.append(_asking("curate", grader.teacher, job.device, CaptureSpec(), "judge "))
     needs.append(_train(job.train))
     student = Layout.of(job.evaluate, job.device)
     needs.append(_engines("evaluate", "", student, job.train.student))

@@ -37,6 +37,7 @@ from engine.job.spec import (
     LoraSpec,
     OpenAITeacherSpec,
     PriceSpec,
+    PromptLeaksSpec,
     PromptsSpec,
     ReportSpec,
     ReverseKlLoss,
@@ -75,6 +76,7 @@ DISTRIBUTIONS = (
 BASE = {
     FieldMap: {},
     PromptsSpec: {"train": "a.jsonl"},
+    PromptLeaksSpec: {},
     EngineSpec: {},
     VllmTeacherSpec: TEACHER,
     OpenAITeacherSpec: KEYED,
@@ -184,6 +186,15 @@ FIELDS = {
         "limit": (I, None, 10),
         "shard_rows": (P, 4096, 8),
         "template": (I, None, "{question}"),
+        "split_by": (I, None, "document"),
+        "decontaminate": (I, None, {"action": "flag"}),
+        "near_duplicates": (I, None, 0.9),
+        "workers": (P, None, 4),
+    },
+    PromptLeaksSpec: {
+        "against": (P, [], ["bench.jsonl"]),
+        "coverage": (I, 0.3, 0.5),
+        "action": (I, "drop", "flag"),
     },
     EngineSpec: ENGINE,
     VllmTeacherSpec: ENGINE
