@@ -117,9 +117,11 @@ def _kill_with_children(process):
 def ray_cluster(tmp_path_factory):
     """One local Ray cluster for the whole session."""
     from engine.backends import proxy_guard, ray_cluster
+    from engine.rehearsal import api_server, ground
 
     environment = {
         SERVER_KEY_ENV: "any",
+        ground.KEY_VARIABLE: api_server.KEY,
         "RAY_metrics_report_interval_ms": "1000",  # Ray's own: each ten seconds
     }
     environment |= proxy_guard.HOOK  # for test_ray_serve_config.py

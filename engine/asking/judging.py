@@ -86,7 +86,7 @@ def ask_judge(
     _require_replies(spec, rows.values(), block)
     replies = {}
     for number, row in rows.items():
-        replies[number] = Reply(row.status, row.text, _cost(row, judge.prices))
+        replies[number] = Reply(row.status, row.text, _cost(row, judge.charged))
     return Replies(
         replies,
         settled.total("tokens_in"),

@@ -38,9 +38,7 @@ def load_job(path: Path, sets: Sequence[str] = ()) -> JobSpec:
     """The job of a YAML file, with `--set` values such as `train.epochs=1`; SpecError lists every
     problem, one per line."""
     path = Path(path)
-    document = read_document(path)
-    for setting in sets:
-        _apply_set(document, setting)
+    document = read_job(path, sets)
     beside = path.absolute().parent
     job = document.build(JobSpec)
 
@@ -51,14 +49,20 @@ def load_job(path: Path, sets: Sequence[str] = ()) -> JobSpec:
     return with_absolute_paths(job, base)
 
 
+def read_job(path: Path, sets: Sequence[str] = ()) -> Document:
+    """The fields of a job file with `--set` values in their places: where each one was written."""
+    document = read_document(path)
+    for setting in sets:
+        _apply_set(document, setting)
+    return document
+
+
 def job_text(path: Path, sets: Sequence[str] = ()) -> str:
     """The job file as it is or, with overrides, as YAML that holds them: what another machine can
     be given. Paths stay as they were written."""
-    document = read_document(path)
+    document = read_job(path, sets)
     if not sets:
         return path.read_text(encoding="utf-8-sig")
-    for setting in sets:
-        _apply_set(document, setting)
     return dump_yaml(document.data)
 
 

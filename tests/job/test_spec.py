@@ -148,6 +148,8 @@ API_TEACHER_FIELDS = ANY_TEACHER | {
     "requests_per_minute": (P, None, 60),
     "tokens_per_minute": (P, None, 1000),
     "prices": (P, None, {"input": 1, "output": 2}),
+    "batch": (P, False, True),
+    "batch_rows": (P, None, GIVEN),
 }
 DISTRIBUTION = {
     "sft_weight": (I, 0.0, 0.5),
@@ -217,7 +219,11 @@ FIELDS = {
         "concurrency": (P, 16, 2),
         "prices": (P, None, {"input": 1, "output": 2}),
     },
-    PriceSpec: {"input": (P, GIVEN, 2), "output": (P, GIVEN, 3)},
+    PriceSpec: {
+        "input": (P, GIVEN, 2),
+        "output": (P, GIVEN, 3),
+        "batch_discount": (P, 0.5, 0.25),
+    },
     SamplingSpec: {
         "temperature": (I, 0.7, 0),
         "top_p": (I, 1.0, 0.9),
@@ -567,6 +573,9 @@ BAD = {
         {"base_url": "https://me:word@host/v1"},
         {"api_key_env": "sk-123"},
         {"api_key_env": None},
+        {"batch_rows": 100},
+        {"batch": True, "batch_rows": 100_001},
+        {"batch": True, "requests_per_minute": 60},
     ],
     AnthropicTeacherSpec: [{"api_version": "2025-01-01"}],
     FakeTeacherSpec: [{"prices": {"input": 1, "output": 2}, "replicas": 2}],

@@ -48,6 +48,8 @@ from engine.job.spec.report import ReportSpec
 from engine.job.spec.serve import ServeSpec
 from engine.job.spec.teachers import (
     API_KINDS,
+    BATCH_WINDOW_H,
+    BATCHED_ROWS,
     AnthropicTeacherSpec,
     ApiTeacher,
     FakeTeacherSpec,
@@ -69,6 +71,8 @@ from engine.job.spec.verify import VerifySpec
 
 __all__ = [
     "API_KINDS",
+    "BATCHED_ROWS",
+    "BATCH_WINDOW_H",
     "AdaptiveKlLoss",
     "AnthropicTeacherSpec",
     "AnyLoss",
