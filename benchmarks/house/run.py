@@ -22,7 +22,7 @@ BOUNDS = {
     "function_lines_p90": 30,
     "function_lines_max": 80,
     "file_lines_max": 450,
-    "tokens_per_code_line": 8.0,
+    "tokens_per_code_line": 8.2,
     "comprehensions_per_100_lines": 3.0,
     "conditional_expressions_per_100_lines": 2.0,
     "percent_of_lines_with_30_tokens": 1.0,

@@ -3,11 +3,13 @@
 from dataclasses import replace
 
 import pytest
-from doubles.curated import ask, key, reply, run, verdicts_in
+from doubles.curated import CTX, ask, key, reply, run, verdicts_in
 
 from engine.backends import fake
 from engine.errors import StageError
 from engine.job.spec import CurateSpec
+from engine.run.manifests import finished
+from engine.stages import curate
 
 HONEST = {
     r"answer A\n[^-]*GOOD.*answer B\n[^-]*GOOD": '{"verdict": "tie"}',
@@ -87,6 +89,13 @@ def test_a_budget_that_is_used_up_stops_and_the_same_command_goes_on(judge, tmp_
     with pytest.raises(StageError, match=r"curate.judge.max_cost_usd=0.15 is used up"):
         run(*where, judge=block, stream=fake.stream)
     assert (tmp_path / "run/curate/work/judged/00000.parquet").exists()
+    paid = asked(tmp_path)
+    assert 0 < paid < 6
+    spec = CurateSpec(judge=block | {"max_cost_usd": 10.0})
+    inputs = {name: finished(tmp_path / "run" / name) for name in ("prompts", "generate")}
+    counts = curate.run(spec, inputs, tmp_path / "run/curate", CTX, stream=fake.stream)
+    assert counts.rows_out == 6
+    assert asked(tmp_path) == 6, "what is paid is not asked again"
 
 
 @pytest.mark.parametrize(
