@@ -96,13 +96,13 @@ def machine_of(result: dict[str, Any]) -> str:
 def table_lines(root: Path = HERE, rows: Sequence[Row] = ROWS) -> list[str]:
     """The table in Markdown, and below it the machines that its letters stand for."""
     machines: dict[str, str] = {}
-    lines = [_line(HEADER), _line(("---", "---", "---:", "---:", "---", "---", "---"))]
+    lines = [table_line(HEADER), table_line(("---", "---", "---:", "---:", "---", "---", "---"))]
     for row in rows:
         result, ratio = newest(root / row.folder, row.ratio)
         letter = string.ascii_uppercase[len(machines)]
         on = machines.setdefault(result.machine, letter)
         against = row.against.format_map(result.words)
-        lines.append(_line((row.what, against, *_figures(ratio), row.folder, result.date, on)))
+        lines.append(table_line((row.what, against, *_figures(ratio), row.folder, result.date, on)))
     named = [f"{letter}: {machine}." for machine, letter in machines.items()]
     return [*lines, "", *named]
 
@@ -125,17 +125,18 @@ def _figures(ratio: dict[str, Any]) -> tuple[str, str]:
     return value, "–" if shown_only else bound
 
 
-def _line(cells: Sequence[str]) -> str:
+def table_line(cells: Sequence[str]) -> str:
+    """A row of a table in Markdown."""
     return "| " + " | ".join(cells) + " |"
 
 
-def with_table(text: str, lines: Sequence[str]) -> str:
+def with_table(text: str, lines: Sequence[str], first: str = BEGIN, last: str = END) -> str:
     """`text` with these lines between the two marks."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    assert begin, f"no {BEGIN}"
-    assert end, f"no {END}"
-    return before + "\n".join([BEGIN, *lines, END]) + after
+    before, begin, rest = text.partition(first)
+    _, end, after = rest.partition(last)
+    assert begin, f"no {first}"
+    assert end, f"no {last}"
+    return before + "\n".join([first, *lines, last]) + after
 
 
 def main() -> None:

@@ -27,13 +27,12 @@ mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 read -r ip _ < <(srun --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" hostname --ip-address)
 address=$ip:$((20000 + SLURM_JOB_ID % 20000))    # two jobs of one node do not meet
 mkdir -p "$runs"
-distill fetch "$job"    # once, before all replicas would
 # Ray's own command ends with 0 where Ray does not start on the head: what counts is the code that distill left behind.
 export CODE="$runs/.slurm-$SLURM_JOB_ID"
 echo 1 > "$CODE"
 srun --kill-on-bad-exit=1 ray symmetric-run --address "$address" --min-nodes "$SLURM_JOB_NUM_NODES" --disable-usage-stats -- \
   bash -c '"$@" && echo 0 > "$CODE" || echo $? > "$CODE"' _ \
-  distill run "$job" --runs "$runs" --cluster "$root/clusters/local.yaml" "$@" || true
+  distill run "$job" --runs "$runs" --cluster "$root/clusters/local.yaml" --fetch "$@" || true
 code=$(< "$CODE")
 rm -f "$CODE"
 exit "$code"

@@ -67,8 +67,8 @@ def _data_files_of(sources: Iterable[str]) -> list[str]:
     """The same, with a folder's files of data in place of the folder."""
     files: list[str] = []
     for source in sources:
-        folder = Path(source)
-        files += map(str, _prompt_files(folder)) if folder.is_dir() else [source]
+        found = _prompt_files(Path(source)) if Path(source).is_dir() else []
+        files += map(str, found or [source])  # none: a model's folder
     return files
 
 
@@ -124,6 +124,7 @@ STAGES = (
         "curate",
         needs=("prompts", "generate"),
         reads=lambda job: _data_files_of(job.curate.sources()),
+        cluster=lambda job: job.curate.judge is not None,
         spreads=True,
         store=True,
     ),

@@ -6,10 +6,8 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from ipaddress import ip_address
 from pathlib import Path
@@ -71,65 +69,59 @@ def pytest_terminal_summary(terminalreporter, config):
         target.write_text(json.dumps(result, indent=1) + "\n")
 
 
-_LAYOUTS = pytest.StashKey[dict[int, tuple[subprocess.Popen, Path]]]()
-
-
-def pytest_collection_finish(session):
-    """Start the layouts of tests/backends/test_ray_placement.py: they wait for timers half of their
-    time, and may do so beside the first tests."""
-    session.config.stash[_LAYOUTS] = {}
-    of_layouts = [item for item in session.items if item.path.name == "test_ray_placement.py"]
-    if of_layouts and not session.config.option.collectonly:
-        _start_layouts(session.config, min(item.callspec.params["facts"] for item in of_layouts))
-
-
-def _start_layouts(config, nodes):
-    folder = Path(tempfile.mkdtemp(prefix="layouts-"))
-    tests = REPOSITORY / "tests"
-    environment = os.environ | {
-        "PYTHONPATH": f"{REPOSITORY}:{tests}",
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
-    environment.pop("RAY_ADDRESS", None)
-    command = [sys.executable, str(tests / "drivers/layout_scenarios.py"), str(folder), str(nodes)]
-    with (folder / "log").open("wb") as log:
-        scenarios = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-    config.stash[_LAYOUTS][nodes] = (scenarios, folder)
-
-
-def pytest_sessionfinish(session):
-    """End the layouts if nobody waited for them, and take their folder away."""
-    for scenarios, folder in session.config.stash.get(_LAYOUTS, {}).values():
-        if scenarios.poll() is None:
-            for process in psutil.Process(scenarios.pid).children(recursive=True):
-                process.kill()
-        scenarios.kill()
-        scenarios.wait()
-        shutil.rmtree(folder, ignore_errors=True)
+def pytest_collection_modifyitems(items):
+    """Under pytest-xdist a file stays on one worker, and so do all that share this session's Ray
+    cluster: Ray and engines leave the other core idle for nearly half of their time."""
+    once = {"ray_cluster", "vllm_server"}
+    shared = {item.path for item in items if once & set(item.fixturenames)}
+    for item in items:
+        group = "cluster" if item.path in shared else str(item.path.relative_to(REPOSITORY))
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
-def layout_scenarios(request):
-    """Wait for tests/drivers/layout_scenarios.py on so many nodes; returns what it saw."""
+def layout_scenarios(tmp_path_factory):
+    """Run tests/drivers/layout_scenarios.py on so many nodes; returns what it saw."""
 
     def facts(nodes):
-        if nodes not in request.config.stash[_LAYOUTS]:
-            _start_layouts(request.config, nodes)
-        scenarios, folder = request.config.stash[_LAYOUTS][nodes]
-        status = scenarios.wait(600)
+        folder = tmp_path_factory.mktemp("layouts")
+        tests = REPOSITORY / "tests"
+        environment = os.environ | {
+            "PYTHONPATH": f"{REPOSITORY}:{tests}",
+            "RAY_USAGE_STATS_ENABLED": "0",
+        }
+        environment.pop("RAY_ADDRESS", None)
+        driver = str(tests / "drivers/layout_scenarios.py")
+        command = [sys.executable, driver, str(folder), str(nodes)]
+        with (folder / "log").open("wb") as log:
+            scenarios = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        try:
+            status = scenarios.wait(600)
+        finally:
+            _kill_with_children(scenarios)
         assert status == 0, (folder / "log").read_text()[-4000:]
         return json.loads((folder / "facts.json").read_text())
 
     return facts
 
 
+def _kill_with_children(process):
+    if process.poll() is None:
+        for child in psutil.Process(process.pid).children(recursive=True):
+            child.kill()
+        process.kill()
+        process.wait()
+
+
 @pytest.fixture(scope="session")
 def ray_cluster(tmp_path_factory):
     """One local Ray cluster for the whole session."""
     from engine.backends import proxy_guard, ray_cluster
+    from engine.rehearsal import api_server, ground
 
     environment = {
         SERVER_KEY_ENV: "any",
+        ground.KEY_VARIABLE: api_server.KEY,
         "RAY_metrics_report_interval_ms": "1000",  # Ray's own: each ten seconds
     }
     environment |= proxy_guard.HOOK  # for test_ray_serve_config.py

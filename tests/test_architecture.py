@@ -17,8 +17,8 @@ OWN_FILES = {"ray", "vllm", "deepspeed", "lm_eval"}
 # Each room imports only what stands to the right of it; rooms between bars know nothing of each
 # other.
 ORDER = (
-    "cli -> live -> submission | pipeline | server_test -> check -> stages -> backends ->"
-    " asking | training | serving | loadgen | curation ->"
+    "cli -> live | rehearsal -> submission | pipeline | server_test -> check -> stages ->"
+    " backends -> asking | training | serving | loadgen | curation ->"
     " run | machines -> rows | job -> store -> errors"
 )
 FLOORS = [[room.strip() for room in floor.split("|")] for floor in ORDER.split("->")]

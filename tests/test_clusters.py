@@ -354,7 +354,7 @@ def slurm(tmp_path, monkeypatch):
         'echo "token of ${#RAY_AUTH_TOKEN}" >> "$HERE/calls"\n[ -n "${RAY_DEAD:-}" ] && exit 0\n'
         'while [ "$1" != -- ]; do shift; done\nshift\n"$@"',
     )
-    tools.put("distill", '[ "$1" = fetch ] && exit "${FETCH_CODE:-0}"\nexit "${CODE_OF_RUN:-0}"')
+    tools.put("distill", 'exit "${CODE_OF_RUN:-0}"')
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
     own = {
         "SLURM_SUBMIT_DIR": str(tmp_path),
@@ -376,12 +376,11 @@ def test_the_slurm_script_ends_with_the_jobs_code(slurm):
     assert run("jobs/a b.yaml", "--set", "train.epochs=1") == 0
     assert run("x.yaml", CODE_OF_RUN="7") == 7
     assert run("x.yaml", CODE_OF_RUN="2") == 2
-    assert run("x.yaml", FETCH_CODE="1") == 1
     assert os.listdir(tools.folder / "runs") == []
     ran = [call for call in tools.calls if call.startswith("distill run")]
     assert ran[0] == (
         f"distill run jobs/a b.yaml --runs {tools.folder}/runs --cluster"
-        f" {tools.folder}/clusters/local.yaml --set train.epochs=1"
+        f" {tools.folder}/clusters/local.yaml --fetch --set train.epochs=1"
     )
     started = next(call for call in tools.calls if call.startswith("ray"))
     assert "symmetric-run --address 10.0.0.5:23456 --min-nodes 2" in started

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 
 SEED = 20
 ROWS_PER_FILE = 10_000
-COPIES = 0.2  # of all rows
+ORIGINALS = 6  # every so many rows a text is as it was, while they last
+COPIES = 0.2  # of the other rows
 EDITED = (0.0, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3)  # share of a copy's words
 _SENTENCE = re.compile(r"(?<=[.!?\n])\s+")
 
@@ -53,9 +54,13 @@ class Corpus:
     def rows(self, file: int, count: int) -> list[str]:
         """The texts of a file."""
         draw = random.Random(f"{SEED}/{file}")
-        return [self._row(draw) for _ in range(count)]
+        first = file * ROWS_PER_FILE
+        return [self._row(row, draw) for row in range(first, first + count)]
 
-    def _row(self, draw: random.Random) -> str:
+    def _row(self, row: int, draw: random.Random) -> str:
+        number, is_other = divmod(row, ORIGINALS)
+        if not is_other and number < len(self._texts):
+            return self._texts[number]
         text = draw.choice(self._texts)
         if draw.random() < COPIES:
             return self._edited(text, draw.choice(EDITED), draw)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -83,8 +84,8 @@ def accuracy(texts: list[str]) -> Found:
 def _rows(texts: list[str], count: int) -> list[str]:
     corpus = Corpus(texts)
     rows: list[str] = []
-    for file in range(count // ROWS_PER_FILE):
-        rows += corpus.rows(file, ROWS_PER_FILE)
+    for file, first in enumerate(range(0, count, ROWS_PER_FILE)):
+        rows += corpus.rows(file, min(ROWS_PER_FILE, count - first))
     return rows
 
 
@@ -126,11 +127,11 @@ def signatures(texts: list[str], environments: Path | None) -> Found:
 def whole_pass(texts: list[str], full: bool) -> Found:
     """A million rows by one and by two workers; `full`: ten million by two as well."""
     with _folder(None) as work:
-        one = _pass(texts, work / "one", PASSED, workers=1)
-        two = _pass(texts, work / "two", PASSED, workers=2)
+        one = _pass(texts, work, PASSED, workers=1)
+        two = _pass(texts, work, PASSED, workers=2)
         runs = [one, two]
         if full:
-            runs.append(_pass(texts, work / "full", WHOLE, workers=2))
+            runs.append(_pass(texts, work, WHOLE, workers=2))
     assert one["twins"] == two["twins"]
     ratios = {
         "whole_pass_rows_per_core_second": bounded(one["rows"] / one["cpu_s"], ">=", 15_000),
@@ -142,7 +143,9 @@ def whole_pass(texts: list[str], full: bool) -> Found:
 
 def _pass(texts: list[str], work: Path, rows: int, workers: int) -> dict[str, Any]:
     write_corpus(Corpus(texts), rows, work / "texts")
-    return _run(work, [sys.executable, "-m", _module("passes"), str(work), str(workers)])
+    for made in ("keys", "shingles"):
+        shutil.rmtree(work / made, ignore_errors=True)
+    return _run(work, [sys.executable, "-m", _module("whole_pass"), str(work), str(workers)])
 
 
 def driver_memory() -> Found:

@@ -1,16 +1,9 @@
 """The near-duplicate pass over files of texts, as a stage makes it of engine/curation: keys of each
-file, pairs of each band, shingles of candidates, Jaccards, and who goes. As a program it is the
-driver of one pass, which says what it cost:
-
-    python -m benchmarks.curation.passes FOLDER WORKERS
-"""
+file, pairs of each band, shingles of candidates, Jaccards, and who goes."""
 
 from __future__ import annotations
 
-import json
 import resource
-import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -19,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
-from engine.backends.spread import spread_for
 
+from engine.backends.spread import spread_for
 from engine.curation.minhash import BANDS, band_keys
 from engine.curation.near_duplicates import candidate_pairs, clusters, jaccards, twins, united
 from engine.curation.shingles import Hashes, shingles_of
@@ -135,50 +128,6 @@ def decide(pairs_P2: np.ndarray, jaccards_P: np.ndarray) -> Outcome:
     return Outcome(len(gone.rows), len(rows) - len(np.unique(component)))
 
 
-def main() -> None:
-    """One pass; its figures go to `figures.json` in the folder."""
-    over = Pass(Path(sys.argv[1]), int(sys.argv[2]))
-    started = time.monotonic()
-    seconds = {}
-
-    def lap(step: str) -> None:
-        seconds[step] = round(time.monotonic() - started - sum(seconds.values()), 2)
-
-    counts = sign_all(over)
-    lap("sign")
-    pairs = candidates(over)
-    lap("bands")
-    similar = verified(over, pairs, counts)
-    lap("verify")
-    outcome = decide(pairs, similar)
-    lap("decide")
-    figures = {
-        "rows": sum(counts),
-        "workers": over.workers,
-        "candidates": len(pairs),
-        "twins": outcome.twins,
-        "rows_beside_components": outcome.beside_components,
-        "wall_s": round(time.monotonic() - started, 2),
-        "wall_by_step_s": seconds,
-        "cpu_s": round(cpu_s(), 2),
-        "driver_mib": driver_mib(),
-    }
-    (over.folder / "figures.json").write_text(json.dumps(figures))
-
-
-def cpu_s() -> float:
-    """Seconds of processor of this process and of those that it started and that ended."""
-    used = 0.0
-    for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
-        usage = resource.getrusage(who)
-        used += usage.ru_utime + usage.ru_stime
-    return used
-
-
 def driver_mib() -> float:
     """Greatest resident memory of this process so far."""
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
-
-
-if __name__ == "__main__":
-    main()

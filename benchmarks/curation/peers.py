@@ -9,7 +9,7 @@ from pathlib import Path
 
 # numpy in the version of our lock, so that the same one works on both sides
 PEERS = {
-    "datatrove": ("datatrove==0.10.1", "xxhash"),
+    "datatrove": ("datatrove==0.10.1", "regex", "tokenizers", "xxhash<4"),
     "datasketch": ("datasketch==2.0.0",),
 }
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from benchmarks.curation import helps, near_duplicates
+from benchmarks.curation import helps, near_duplicates, splits
 from benchmarks.curation.contamination import contamination
 from benchmarks.curation.pii import pii
 from benchmarks.result import Found, run_parts
@@ -48,6 +48,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Found]] = {
     "driver_memory": _driver_memory,
     "contamination": _contamination,
     "pii": _pii,
+    "splits": splits.run,
     "help": helps.run,
 }
 LONG = ("help",)  # about an hour: with --full, or by its name

@@ -36,11 +36,11 @@ def datatrove() -> Sign:
             return text.split()
 
     minhash.load_word_tokenizer = lambda language: Spaces()
-    minhash.MinhashDedupSignature._requires_dependencies = []
     step = minhash.MinhashDedupSignature("memory://signatures")
 
     def sign(texts: list[str]) -> list:
-        return [step.get_signature(step.get_shingles(text)) for text in texts]
+        found = map(step.get_shingles, texts)
+        return [step.get_signature(shingles) for shingles in found if shingles.size]
 
     return sign
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple
 
 from engine.job.spec import PriceSpec
 from engine.rows.tools import Conversation
 
 _OVERHEAD_TOKENS = 16  # of a chat template, per message
+EXPECT_S = 60.0  # without a row that an earlier process asked, after which none is expected
 _TOOLS_TOKENS = 1024  # what a vendor tells its model of tools, besides the tools
 
 GiveBack = Callable[[], Awaitable[None]]  # one row's place
@@ -90,7 +92,28 @@ class Budget:
         self._prices, self._limit_usd = prices, limit_usd
         self.spent_usd, self._reserved_usd, self._open = spent_usd, 0.0, 0
         self.is_spent = False
+        # Of rows that an earlier process asked, until they are asked here.
+        self._held_usd = 0.0
+        self._expect_until = 0.0  # time.monotonic
         self._changed = asyncio.Condition()
+        self._line = asyncio.Lock()  # one waits for dollars; thousands wait for their turn
+
+    def hold(self, usd: float) -> None:
+        """Set aside what rows may cost that are under way already."""
+        if self._prices is not None and usd:
+            self._held_usd += usd
+            self._expect_until = time.monotonic() + EXPECT_S
+
+    async def take_over(self, usd: float) -> Reservation:
+        """What was held for one of them is its reservation now."""
+        if self._prices is None:
+            return Reservation(0.0, 1)
+        async with self._changed:
+            self._held_usd = max(0.0, self._held_usd - usd)
+            self._expect_until = time.monotonic() + EXPECT_S
+            self._reserved_usd += usd
+            self._open += 1
+        return Reservation(usd, 1)
 
     async def reserve(self, prompt: Any, max_tokens: int, tries: int = 1) -> Reservation | None:
         """Dollars set aside for one request, each of whose tries may be charged; None where the
@@ -99,23 +122,33 @@ class Budget:
         if self._prices is None:
             return Reservation(0.0, tries)
         most = cost_usd(self._prices, _most_tokens(prompt), max_tokens)
-        async with self._changed:
-            if self._limit_usd is not None:
-                limit = self._limit_usd
-                await self._changed.wait_for(
-                    lambda: (
-                        self.spent_usd + self._reserved_usd + most * tries <= limit
-                        or not self._open
-                    )
-                )
-                while tries and self.spent_usd + most * tries > limit:
-                    tries -= 1
-                if not tries:
-                    self.is_spent = True
-                    return None
+        async with self._line, self._changed:
+            await self._wait_for(most * tries)
+            while tries and not self._allows(most * tries):
+                tries -= 1
+            if not tries:
+                self.is_spent = True
+                return None
             self._reserved_usd += most * tries
             self._open += 1
         return Reservation(most, tries)
+
+    def _allows(self, usd: float) -> bool:
+        if self._limit_usd is None:
+            return True
+        return self.spent_usd + self._reserved_usd + self._held_usd + usd <= self._limit_usd
+
+    async def _wait_for(self, usd: float) -> None:
+        """Until the budget holds it, or nobody is left to give some back. Rows that are under way
+        are expected to be asked; but perhaps nobody wants them now."""
+        while not self._allows(usd):
+            if self._open:
+                await self._changed.wait()
+            elif self._held_usd and time.monotonic() < self._expect_until:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._changed.wait(), 1.0)
+            else:
+                return
 
     async def settle(
         self, reserved: Reservation, tokens_in: int, tokens_out: int, lost_usd: float = 0.0

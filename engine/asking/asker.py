@@ -4,15 +4,16 @@ of it."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from engine.asking.admission import Budget, cost_usd
+from engine.asking.admission import Budget, Reservation, cost_usd
 from engine.asking.engine import AnswerEngine, Generation, PromptTooLong, Sampling, end_process
 from engine.asking.requests import Request, room_for_answer
 from engine.asking.respondents import Respondent
 from engine.errors import EngineError
 from engine.job.spec import AskingSpec
+from engine.run import parts
 
 TOLD = 500  # characters of an error that a row keeps
 
@@ -38,6 +39,7 @@ class Asker:
         self._open = asyncio.Semaphore(requests_in_flight)
         # A server's client keeps its own deadlines, one per try.
         self.deadline_s = None if engine.keeps_deadlines else spec.request_timeout_s
+        self._under_way: dict[parts.Key, float] = {}
         self.asking = 0  # requests that the engine has
         self.ending: EngineError | None = None  # the error for which nothing more is asked
 
@@ -58,23 +60,42 @@ class Asker:
             if self.ending:
                 return request
             # Last, when nothing else can keep it waiting: what is set aside is kept from others.
-            tries = sampling.tries or 1
-            reserved = await self._budget.reserve(request.prompt, most_tokens, tries)
+            reserved = await self._reserved(request, most_tokens, sampling.tries or 1)
             if reserved is None:
                 return request
-            if reserved.tries < tries:
-                sampling = replace(sampling, tries=reserved.tries)
+            sampling = replace(
+                sampling,
+                tries=reserved.tries,
+                most_usd=reserved.most_usd,
+            )
             self.asking += 1
             try:
                 finished = await self._ask_engine(request, sampling, reserved.most_usd)
             except EngineError as error:
-                self.ending = error
+                self.end(error)
                 finished = request
             finally:
                 self.asking -= 1
             tokens_in, tokens_out = self.known_tokens(finished)
             await self._budget.settle(reserved, tokens_in, tokens_out, finished.lost_usd)
             return finished
+
+    def expect(self, under_way: Mapping[parts.Key, float]) -> None:
+        """Rows that an earlier process asked, and the most that each can cost in USD: the budget
+        holds it, and they are asked whatever else it allows."""
+        self._under_way = dict(under_way)
+        self._budget.hold(sum(under_way.values()))
+
+    async def _reserved(
+        self,
+        request: Request,
+        most_tokens: int,
+        tries: int,
+    ) -> Reservation | None:
+        held_usd = self._under_way.pop(request.key, None)
+        if held_usd is not None:
+            return await self._budget.take_over(held_usd)
+        return await self._budget.reserve(request.prompt, most_tokens, tries)
 
     def known_tokens(self, request: Request) -> tuple[int, int]:
         """Tokens in and out for sums; of an answer that lacks a count nothing is known, and its
@@ -86,10 +107,19 @@ class Asker:
 
     def _sampling(self, request: Request, room: int) -> Sampling:
         settings = self._respondent.sampling
-        tries = self._spec.max_attempts if self._engine.keeps_deadlines else 1
+        tries = 1
+        # A batch's rows that came to nothing are not charged.
+        if self._engine.keeps_deadlines and not self._respondent.in_batches:
+            tries = self._spec.max_attempts
         max_tokens = min(settings.max_tokens, room)
         if request.split == "validation" or settings.temperature == 0:
-            return Sampling(0.0, max_tokens, stop_loops=settings.stop_loops, tries=tries)
+            return Sampling(
+                0.0,
+                max_tokens,
+                stop_loops=settings.stop_loops,
+                tries=tries,
+                row=request.key,
+            )
         seed = request.seed if settings.reproducible else None
         return Sampling(
             temperature=settings.temperature,
@@ -98,6 +128,7 @@ class Asker:
             seed=seed,
             stop_loops=settings.stop_loops,
             tries=tries,
+            row=request.key,
         )
 
     async def _ask_engine(self, request: Request, sampling: Sampling, most_usd: float) -> Request:
@@ -135,7 +166,7 @@ class Asker:
         that they can."""
         tries = getattr(outcome, "lost_tries", 0)  # an error of a client carries them too
         tokens = getattr(outcome, "lost_tokens", (0, 0))
-        told_usd = cost_usd(self._respondent.prices, *tokens)
+        told_usd = cost_usd(self._respondent.charged, *tokens)
         return most_usd * tries + told_usd
 
     def _leave_if_stuck(self) -> None:

@@ -22,7 +22,7 @@ from engine.asking.routing import Wanted, count_prompts
 from engine.asking.shards import OPENING, Figures, Range, Receipt, Shard
 from engine.errors import EngineError, StageError, Stopped
 from engine.job.spec import AskingSpec
-from engine.run import parts
+from engine.run import batches, parts
 from engine.run.context import Context
 from engine.run.interrupts import asked_once
 from engine.store.paths import Folder
@@ -196,11 +196,13 @@ def answer_prompts(
             wanted[one.name],
             one.name,
             rows.answered(one.name),
-            shard_rows=spec.shard_rows,
+            shard_rows=job.shard_rows,
             rows_in_flight=job.rows_in_flight,
             replicas=most_replicas,
         )
         if shards:
+            if not one.in_batches:
+                _refuse_batches(folder, one.name, rows)
             jobs[one.name] = job
             shards_of[one.name] = shards
     tally = Tally(
@@ -226,6 +228,17 @@ def answer_prompts(
         raise type(first)(told) from first
     _require_answers(tally, spec, block)
     return tally
+
+
+def _refuse_batches(folder: Folder, teacher: str, rows: parts.Rows) -> None:
+    """Answers in a vendor's batches, which asking live would pay for again."""
+    left = batches.uncollected(folder, teacher, rows)
+    if left:
+        raise StageError(
+            f"teacher '{teacher}' has answers in {batches.told(left)}, which are paid for and not"
+            " here yet; run it with `batch: true` until they are, or delete"
+            f" {folder / 'batches'} to pay again"
+        )
 
 
 def _all_of(by_name: Mapping[str, Sequence[Any]]) -> Iterator[Any]:
@@ -308,10 +321,12 @@ class _Live:
         self._first = time.time()
 
     def __call__(self, figures: Figures) -> None:
-        if not figures.rows:
+        if not figures.rows and not figures.notes:
             return
         seconds = time.time() - self._first
         shown: dict[str, Any] = dict(figures.statuses)
+        if self._job.respondent.in_batches:
+            shown["batches"] = "; ".join(figures.notes) or "none"
         shown.pop("ok", None)
         shown |= self._cost(figures)
         shown["tok/s"] = figures.tokens_out / seconds
@@ -320,7 +335,7 @@ class _Live:
         self._ctx.progress.update(done=done, open=figures.open, **shown)
 
     def _cost(self, figures: Figures) -> dict[str, float]:
-        if not self._job.respondent.prices:
+        if not self._job.respondent.prices or not figures.rows:
             return {}
         before_usd = self._job.spent_usd
         row_usd = figures.cost_usd / figures.rows
@@ -338,7 +353,13 @@ def _stop_asking(job: AnswerJob, ctx: Context) -> None:
         # Engines still start: nothing is open that could be kept.
         raise KeyboardInterrupt
     parts.ask_to_stop(job.folder, job.epoch)
+    waits = f"what is open is waited for, at most {job.spec.request_timeout_s:g} s"
+    if job.respondent.in_batches:
+        left = batches.told(batches.under_way(job.folder))
+        waits = (
+            f"what came is kept. Under way at the vendor, and not cancelled: {left}. The same"
+            " command goes on with them; `distill batches RUN --cancel` cancels them"
+        )
     ctx.progress.say(
-        f"{ctx.progress.name}: stopping: nothing more is asked, and what is open is waited for, at"
-        f" most {job.spec.request_timeout_s:g} s; once more ends at once"
+        f"{ctx.progress.name}: stopping: nothing more is asked, and {waits}; once more ends at once"
     )

@@ -12,7 +12,7 @@ import os
 import sys
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple, NoReturn
 
@@ -22,12 +22,16 @@ import pyarrow as pa
 from engine.asking.respondents import Asked
 from engine.job.spec import AskingSpec
 from engine.rows.tools import Call, Conversation, Tool
+from engine.run.batches import BatchLedger
+from engine.run.parts import Key
 from engine.store.paths import Folder
 
 ENGINES = {
     "vllm": "engine.backends.vllm_engine:VllmEngine",
     "openai": "engine.backends.api_teacher:OpenAITeacher",
     "anthropic": "engine.backends.api_teacher:AnthropicTeacher",
+    "openai batch": "engine.backends.api_batch:BatchTeacher",
+    "anthropic batch": "engine.backends.api_batch:BatchTeacher",
     "fake": "engine.backends.fake:FakeTeacher",
 }
 # Ours, and what vLLM takes on a large GPU; before an engine says what it has.
@@ -45,6 +49,9 @@ class Sampling:
     stop_loops: bool = False
     # Those that a budget holds, of an API which may charge each; None: as many as the job allows.
     tries: int | None = None
+    # Who asks, and the most that it may cost: what a batch's results are known by after a restart.
+    row: Key | None = None
+    most_usd: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -137,6 +144,18 @@ class AnswerEngine(ABC):
         """What a client says of itself in the live view."""
         return {}
 
+    def notes(self) -> list[str]:
+        """What people may want to know of what it waits for."""
+        return []
+
+    def under_way(self) -> Mapping[Key, float]:
+        """After `open`: rows that an earlier process asked and may have paid for, and the most that
+        each can cost in USD."""
+        return {}
+
+    async def let_go(self) -> None:  # noqa: B027
+        """Nothing more is asked, and what takes hours is not waited for: it raises Stopped."""
+
     def silent_s(self) -> float:
         """Seconds since the engine last took a step, while it has something to do."""
         return 0.0
@@ -145,9 +164,17 @@ class AnswerEngine(ABC):
         """Told where in a commit the writer of its answers is, for fault tests."""
 
 
-def build_engine(model: Asked, spec: AskingSpec, device: str) -> AnswerEngine:
-    """The engine of a kind of teacher, in this process; its library is imported here."""
-    module_name, name = ENGINES[model.kind].split(":")
+def build_engine(
+    model: Asked, spec: AskingSpec, device: str, ledger: BatchLedger | None = None
+) -> AnswerEngine:
+    """The engine of a kind of teacher, in this process; its library is imported here. One that asks
+    in batches remembers them in `ledger`."""
+    called = model.kind
+    more: dict[str, Any] = {}
+    if ledger is not None:
+        called += " batch"
+        more["ledger"] = ledger
+    module_name, name = ENGINES[called].split(":")
     kind = getattr(importlib.import_module(module_name), name)
     return kind(
         model,
@@ -155,6 +182,7 @@ def build_engine(model: Asked, spec: AskingSpec, device: str) -> AnswerEngine:
         device=device,
         timeout_s=spec.request_timeout_s,
         attempts=spec.max_attempts,
+        **more,
     )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from engine.asking.admission import cost_usd
 from engine.asking.dispatch import Stream, answer_prompts
@@ -17,12 +16,13 @@ from engine.asking.replica import spent_usd
 from engine.asking.respondents import Respondent, respondent_of
 from engine.asking.routing import all_rows
 from engine.errors import StageError
-from engine.job.spec import JudgeSpec, PriceSpec
+from engine.job.spec import AskedJudgeSpec, PriceSpec
 from engine.rows.judging.questions import Question
 from engine.rows.records import PROMPT, Completion, Prompt
 from engine.rows.tables import read_tables, to_rows, to_table, write_parquet
 from engine.run import parts
 from engine.run.context import Context
+from engine.store.paths import Folder
 
 QUESTIONS = "questions.parquet"
 _KEY = ("prompt_id", "teacher", "sample_index", "split", "seed")
@@ -55,9 +55,9 @@ class Replies:
 
 
 def ask_judge(
-    spec: JudgeSpec,
+    spec: AskedJudgeSpec,
     questions: Iterable[Question],
-    folder: Path,
+    folder: Folder,
     ctx: Context,
     *,
     block: str,
@@ -86,7 +86,7 @@ def ask_judge(
     _require_replies(spec, rows.values(), block)
     replies = {}
     for number, row in rows.items():
-        replies[number] = Reply(row.status, row.text, _cost(row, judge.prices))
+        replies[number] = Reply(row.status, row.text, _cost(row, judge.charged))
     return Replies(
         replies,
         settled.total("tokens_in"),
@@ -108,13 +108,13 @@ def _cost(row: Completion, prices: PriceSpec | None) -> float | None:
     return cost_usd(prices, row.prompt_tokens, row.completion_tokens)
 
 
-def _spent(judge: Respondent, folder: Path) -> float | None:
+def _spent(judge: Respondent, folder: Folder) -> float | None:
     if judge.prices is None:
         return None
     return round(spent_usd({judge.name: judge.prices}, folder), 6)
 
 
-def _require_replies(spec: JudgeSpec, rows: Collection[Completion], block: str) -> None:
+def _require_replies(spec: AskedJudgeSpec, rows: Collection[Completion], block: str) -> None:
     failed = [row for row in rows if row.status == "error"]
     if len(failed) > spec.max_failed_fraction * len(rows):
         raise StageError(

@@ -28,16 +28,18 @@ from engine.asking.requests import Request, set_apart
 from engine.asking.respondents import Respondent
 from engine.asking.shards import Figures, Receipt, Shard
 from engine.errors import StageError, Stopped
-from engine.job.spec import AskingSpec, Model, PriceSpec
+from engine.job.spec import BATCHED_ROWS, AskingSpec, Model, PriceSpec
 from engine.rows.ids import derive_seed
 from engine.rows.tables import read_tables
 from engine.rows.tools import Conversation, conversations_of
 from engine.run import parts
+from engine.run.batches import BatchLedger
 from engine.run.part_writer import PartWriter
 from engine.store.paths import Folder
 
 FENCE_S = 10.0  # between looks at whether another driver has taken over
 LEAST_IN_FLIGHT = 64  # rows; fewer leave a replica without work between two shards
+BATCHED_SHARDS = 32  # that hold all rows in batches: a replica works on 64 at a time
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class AnswerJob:
         """Requests that one replica has open; twice the batch of a local engine, so that it never
         drains."""
         model = self.respondent.model
+        if self.respondent.in_batches:
+            return self.spec.rows_in_flight or BATCHED_ROWS
         if not isinstance(model, Model):
             return model.concurrency
         wanted = model.engine.max_num_seqs or MAX_NUM_SEQS[self.device]
@@ -73,6 +77,13 @@ class AnswerJob:
             return self.spec.rows_in_flight
         return max(self.requests_in_flight, LEAST_IN_FLIGHT)
 
+    @property
+    def shard_rows(self) -> int:
+        """Most rows of a shard: in batches, so many that a replica's shards hold all in flight."""
+        if self.respondent.in_batches:
+            return max(self.spec.shard_rows, self.rows_in_flight // BATCHED_SHARDS)
+        return self.spec.shard_rows
+
 
 def spent_usd(prices: Mapping[str, PriceSpec], folder: Folder) -> float:
     """What the committed answers of all with prices have cost, tries that came to nothing at the
@@ -82,14 +93,20 @@ def spent_usd(prices: Mapping[str, PriceSpec], folder: Folder) -> float:
     spent = 0.0
     for record in parts.accepted_records(folder):
         tokens_in, tokens_out = record.tokens()
-        answers_usd = cost_usd(prices.get(record.teacher), tokens_in, tokens_out)
+        charged = prices.get(record.teacher)
+        if charged and record.batch:
+            charged = charged.of_batch()
+        answers_usd = cost_usd(charged, tokens_in, tokens_out)
         spent += record.lost_usd + answers_usd
     return spent
 
 
 def build_answerer(job: AnswerJob) -> Answerer:
     """Build the engine of the job's respondent in this process and an Answerer around it."""
-    return Answerer(build_engine(job.respondent.model, job.spec, job.device), job)
+    ledger = None
+    if job.respondent.in_batches:
+        ledger = BatchLedger(job.folder, job.epoch, job.respondent.name)
+    return Answerer(build_engine(job.respondent.model, job.spec, job.device, ledger), job)
 
 
 class Answerer:
@@ -113,6 +130,7 @@ class Answerer:
             self._tables.table,
             max_rows=job.spec.part_rows,
             max_seconds=job.spec.part_seconds,
+            batch=job.respondent.in_batches,
             lost_usd=lambda items: sum(item.lost_usd for item in items),
             on_step=engine.on_step,
         )
@@ -124,7 +142,7 @@ class Answerer:
         self._prompts = functools.lru_cache(maxsize=2)(_prompt_table)
         # Read here and not taken from the job: a replica before this one may have spent some since.
         already_usd = spent_usd(job.prices, job.folder)
-        self._budget = Budget(job.respondent.prices, job.spec.max_cost_usd, already_usd)
+        self._budget = Budget(job.respondent.charged, job.spec.max_cost_usd, already_usd)
         self._asker = Asker(
             engine,
             job.respondent,
@@ -152,6 +170,7 @@ class Answerer:
             cost_usd=cost_usd,
             statuses=dict(self._writer.committed),
             client=self._engine.figures(),
+            notes=tuple(self._engine.notes()),
         )
 
     async def __call__(self, shard: Shard) -> Receipt:
@@ -202,6 +221,7 @@ class Answerer:
             await asyncio.wait_for(self._engine.open(), deadline_s)
         except TimeoutError:
             end_process(f"the engine's first token did not come within {deadline_s:g} s")
+        self._asker.expect(self._engine.under_way())
 
     async def _answer_group(
         self,
@@ -248,12 +268,14 @@ class Answerer:
             if may_look and await asyncio.to_thread(parts.is_asked_to_stop, job.folder, job.epoch):
                 said = "interrupted; what was answered is kept, and the same command resumes"
                 self._asker.end(Stopped(said))
+                await self._engine.let_go()
             if is_due:
                 looked = time.monotonic()
                 newest = await asyncio.to_thread(parts.newest_epoch, job.folder)
                 if newest > job.epoch:
                     said = f"another driver has opened {job.folder} (epoch {newest}) and goes on;"
                     self._asker.end(StageError(f"{said} this one asks nothing more"))
+                    await self._engine.let_go()
 
     def _requests(self, shard: Shard) -> tuple[list[Request], list[list[Request]]]:
         """The shard's requests, and apart from them groups of rows that were in an engine when it
@@ -285,6 +307,8 @@ class Answerer:
                     tools=conversations[row].tools,
                 )
                 requests.append(request)
+        if job.respondent.in_batches:  # nothing that a vendor answers ends this process
+            return requests, []
         return set_apart(requests)
 
     def _encoded(self, conversations: list[Conversation]) -> list[tuple[Any, str | None]]:

@@ -46,9 +46,19 @@ class Respondent:
         return self.model.revision if isinstance(self.model, Model) else None
 
     @property
+    def in_batches(self) -> bool:
+        """Whether its answers come hours later, many at a time, from a vendor's batch API."""
+        return isinstance(self.model, ApiTeacher) and self.model.batch
+
+    @property
     def prices(self) -> PriceSpec | None:
-        """What its answers cost, where they do."""
+        """What its answers cost by the list, where they do."""
         return None if isinstance(self.model, Model) else self.model.prices
+
+    @property
+    def charged(self) -> PriceSpec | None:
+        """What they cost the way that it is asked."""
+        return self.model.charged if isinstance(self.model, ApiTeacher) else self.prices
 
     def engine_on(self, device: str) -> EngineSpec | None:
         """What its replicas take of a cluster: nothing for an API's client, and the fake teacher

@@ -63,6 +63,7 @@ class Figures:
     cost_usd: float = 0.0
     statuses: Mapping[str, int] = field(default_factory=dict)  # of committed rows
     client: Mapping[str, float] = field(default_factory=dict)  # what an API's client says of itself
+    notes: tuple[str, ...] = ()  # what is waited for, for people
 
     def by_name(self) -> dict[str, float]:
         """All of them under one name each, for metrics; those of an API only where there is one."""
@@ -88,9 +89,11 @@ def sum_of(figures: Iterable[Figures]) -> Figures:
     sums: Counter[str] = Counter()
     statuses: Counter[str] = Counter()
     client: Counter[Any] = Counter()
+    notes: list[str] = []
     for one in figures:
         for name in ("rows", "committed", "open", "tokens_in", "tokens_out", "cost_usd"):
             sums[name] += getattr(one, name)
         statuses.update(one.statuses)
         client.update(one.client)
-    return Figures(**sums, statuses=statuses, client=client)
+        notes += one.notes
+    return Figures(**sums, statuses=statuses, client=client, notes=tuple(notes))

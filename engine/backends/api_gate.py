@@ -203,7 +203,7 @@ class Gate(httpx2.AsyncClient):
             body = response.json()
             usage = usage_of(body)
             if not _is_error(body):
-                _note_reply(body, usage)
+                note_reply(body, usage)
                 return response, sum(usage or (0, 0))
             problem = f"an error in place of an answer: {words_of(body)}"
         except TimeoutError:
@@ -263,7 +263,9 @@ def _is_error(body: Any) -> bool:
     return isinstance(body, dict) and bool(body.get("error")) and not _has_answer(body)
 
 
-def _note_reply(body: Any, usage: tuple[int, int] | None) -> None:
+def note_reply(body: Any, usage: tuple[int, int] | None) -> None:
+    """A reply goes on to the vendor's client: what it cost, and its words where it holds no
+    answer."""
     replied.set(True)
     last_usage.set(usage)
     words = "" if _has_answer(body) else words_of(body)

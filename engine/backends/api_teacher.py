@@ -15,6 +15,8 @@ import time
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
+import httpx2
+
 from engine.asking.engine import AnswerEngine, Generation, PromptTooLong, Sampling
 from engine.backends.api_gate import (
     REFUSALS,
@@ -27,6 +29,8 @@ from engine.backends.api_gate import (
     lost_tries,
     never_fits,
     new_request,
+    note_reply,
+    usage_of,
 )
 from engine.backends.api_signal import signal_of_positions
 from engine.backends.api_tools import (
@@ -60,7 +64,7 @@ class ApiPromptTooLong(ApiError, PromptTooLong):
     """The server's word that a prompt does not fit its model."""
 
 
-class _ApiTeacher(AnswerEngine):
+class ApiEngine(AnswerEngine):
     """What both protocols share: conversations as they are, lengths that the server checks, and
     what its errors mean."""
 
@@ -100,7 +104,19 @@ class _ApiTeacher(AnswerEngine):
     def _connect(self, **arguments: Any) -> tuple[Any, type[Exception]]:
         raise NotImplementedError
 
-    async def _ask(self, prompt: Conversation, sampling: Sampling) -> Generation:
+    def body(self, prompt: Conversation, sampling: Sampling) -> dict[str, Any]:
+        """A request in the protocol's form."""
+        raise NotImplementedError
+
+    async def _ask(self, body: dict[str, Any]) -> Any:
+        """The reply, as the vendor's client has it."""
+        raise NotImplementedError
+
+    def _reply(self, body: Any) -> Any:
+        """The same of a reply's body that came otherwise."""
+        raise NotImplementedError
+
+    def _read(self, reply: Any) -> Generation:
         raise NotImplementedError
 
     def encode(self, conversations: list[Conversation]) -> list[Conversation]:
@@ -144,9 +160,9 @@ class _ApiTeacher(AnswerEngine):
         can succeed either."""
         new_request(sampling.tries)
         try:
-            answer = await self._ask(prompt, sampling)
+            answer = self._read(await self._ask(self.body(prompt, sampling)))
         except self._vendors_error as error:
-            if _is_filtered(error):
+            if _is_filtered(getattr(error, "status_code", None), _body_of(error)):
                 return Generation("content_filter", text="")
             raise self._meaning_of(error, prompt) from None
         except Exception as error:  # noqa: BLE001 - a reply that came is paid for, whatever it holds
@@ -154,6 +170,47 @@ class _ApiTeacher(AnswerEngine):
             raise _charged(ApiError(self._unread(error, prompt))) from None
         self._has_answered = True
         return _counted(answer)
+
+    # In batches (api_batch.py)
+
+    def batch_client(self, timeout_s: float) -> tuple[Any, type[Exception]]:
+        """The vendor's client without the gate (batches are few, and ask for files, not answers),
+        and its error. It tries nothing again: a batch that was asked for twice may be made
+        twice."""
+        client = httpx2.AsyncClient(timeout=timeout_s, follow_redirects=True)
+        own = self._client.with_options(http_client=client, max_retries=0)
+        return own, self._vendors_error
+
+    def answer_in(self, body: Any, prompt: Conversation) -> Generation:
+        """The answer that a reply's body holds, as if it had come by itself. ApiError where it
+        holds none."""
+        new_request()
+        note_reply(body, usage_of(body))
+        try:
+            return _counted(self._read(self._reply(body)))
+        except Exception as error:  # noqa: BLE001 - it is paid for, whatever it holds
+            lose_reply()
+            raise _charged(ApiError(self._unread(error, prompt))) from None
+
+    def refusal_in(self, status: int | None, said: str, prompt: Conversation) -> Exception | None:
+        """What an error in place of an answer means for its row; None where the server's filter
+        refused the prompt."""
+        if _is_filtered(status, said):
+            return None
+        text = f"{status or ''}: {self.shown(words_of(said), prompt)}".removeprefix(": ")
+        if status is not None and never_fits(status, said):
+            return ApiPromptTooLong(text)
+        return ApiError(text)
+
+    def unasked(self, error: Exception) -> StageError:
+        """Nothing can be asked, by the vendor's error."""
+        return self._stage_error(self.described(error))
+
+    def described(self, error: Exception) -> str:
+        """The vendor's error in words."""
+        return self._describe(error, Conversation([]))
+
+    # What servers say
 
     def _meaning_of(self, error: Exception, prompt: Conversation) -> StageError | ApiError:
         """What the vendor's error is to the job: the end of the stage, or of this request alone."""
@@ -178,6 +235,11 @@ class _ApiTeacher(AnswerEngine):
         words = without_key(last_words.get(), self._key)[:SHOWN]
         return f"{said}: {words}" if words and not echoes(words, prompt) else said
 
+    def shown(self, words: str, prompt: Conversation) -> str:
+        """A server's words without the key, and without the prompt."""
+        message = without_key(words, self._key)[:SHOWN]
+        return "(the message repeats the prompt)" if echoes(message, prompt) else message
+
     def _fields(self, **fields: Any) -> dict[str, Any]:
         """Fields of a request; `extra_body` wins, and a null there takes a field out for servers
         that do not know it."""
@@ -197,9 +259,7 @@ class _ApiTeacher(AnswerEngine):
         # The whole body first: the clients hand on what stands under `error` alone.
         words = words_of(response.text) if response is not None else ""
         words = words or words_of(getattr(error, "body", None))
-        message = without_key(words, self._key)[:SHOWN]
-        if echoes(message, prompt):
-            message = "(the message repeats the prompt)"
+        message = self.shown(words, prompt)
         return f"{type(error).__name__} {getattr(error, 'status_code', '')}: {message}"
 
 
@@ -207,9 +267,9 @@ def _body_of(error: Exception) -> str:
     return str(getattr(error, "body", None))
 
 
-def _is_filtered(error: Exception) -> bool:
+def _is_filtered(status: int | None, said: str) -> bool:
     """Azure refuses a prompt with an error."""
-    return getattr(error, "status_code", None) == 400 and "content_filter" in _body_of(error)
+    return status == 400 and "content_filter" in said
 
 
 def _charged(error: ApiError) -> ApiError:
@@ -234,7 +294,7 @@ def _counted(answer: Generation) -> Generation:
     )
 
 
-class OpenAITeacher(_ApiTeacher):
+class OpenAITeacher(ApiEngine):
     """Any server of the OpenAI chat completions protocol; Azure OpenAI if the teacher has an
     `api_version`."""
 
@@ -248,29 +308,38 @@ class OpenAITeacher(_ApiTeacher):
             return openai.AsyncAzureOpenAI(**arguments), openai.APIError
         return openai.AsyncOpenAI(base_url=url, **arguments), openai.APIError
 
-    async def _ask(self, prompt: Conversation, sampling: Sampling) -> Generation:
+    def body(self, prompt: Conversation, sampling: Sampling) -> dict[str, Any]:
+        """A chat completion; `extra_body` wins."""
         # One more than k: a vLLM server lists the sampled token in place of the last one. At
         # k = 20 a sampled token outside the 20 most likely stands for the twentieth.
         top = min(self._top_k + 1, MOST_TOP) if self._top_k else None
-        reply = await self._client.chat.completions.create(
-            model=self._teacher.model,
-            messages=openai_messages(prompt),
-            extra_body=self._fields(
-                tools=prompt.tools or None,
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                max_completion_tokens=sampling.max_tokens,
-                seed=sampling.seed,
-                logprobs=top and True,
-                top_logprobs=top,
-            ),
+        return {
+            "model": self._teacher.model,
+            "messages": openai_messages(prompt),
+        } | self._fields(
+            tools=prompt.tools or None,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_completion_tokens=sampling.max_tokens,
+            seed=sampling.seed,
+            logprobs=top and True,
+            top_logprobs=top,
         )
+
+    async def _ask(self, body: dict[str, Any]) -> Any:
+        create = self._client.chat.completions.create
+        return await create(model=body["model"], messages=body["messages"], extra_body=body)
+
+    def _reply(self, body: Any) -> Any:
+        from openai.types.chat import ChatCompletion
+
+        return ChatCompletion.construct(**body)
+
+    def _read(self, reply: Any) -> Generation:
         choices = getattr(reply, "choices", None)
         if not isinstance(choices, list) or not choices:
             raise ApiError("the answer holds no choices")
-        return self._read(choices[0])
-
-    def _read(self, choice: Any) -> Generation:
+        choice = choices[0]
         message = getattr(choice, "message", None)
         # `text` is the older protocol's place.
         content = message.content if message else getattr(choice, "text", None)
@@ -291,7 +360,7 @@ class OpenAITeacher(_ApiTeacher):
         )
 
 
-class AnthropicTeacher(_ApiTeacher):
+class AnthropicTeacher(ApiEngine):
     """Claude, or a server of the Anthropic messages protocol."""
 
     def _connect(self, **arguments: Any) -> tuple[Any, type[Exception]]:
@@ -301,7 +370,7 @@ class AnthropicTeacher(_ApiTeacher):
         client = anthropic.AsyncAnthropic(base_url=self._teacher.base_url, **arguments)
         return client, anthropic.APIError
 
-    async def _ask(self, prompt: Conversation, sampling: Sampling) -> Generation:
+    def body(self, prompt: Conversation, sampling: Sampling) -> dict[str, Any]:
         """One message; system messages and tools go where this protocol wants them."""
         system = [turn["content"] for turn in prompt.messages if turn["role"] == "system"]
         # The client has no arguments for these two any more; the protocol still takes them, newer
@@ -309,16 +378,30 @@ class AnthropicTeacher(_ApiTeacher):
         fields = {"temperature": sampling.temperature, "top_p": sampling.top_p}
         if sampling.top_p >= 1:
             del fields["top_p"]
-        reply = await self._client.messages.create(
-            model=self._teacher.model,
-            messages=anthropic_messages(prompt),
-            max_tokens=sampling.max_tokens,
-            extra_body=self._fields(
-                **fields,
-                system="\n\n".join(system) or None,
-                tools=anthropic_tools(prompt.tools) or None,
-            ),
+        return {
+            "model": self._teacher.model,
+            "messages": anthropic_messages(prompt),
+            "max_tokens": sampling.max_tokens,
+        } | self._fields(
+            **fields,
+            system="\n\n".join(system) or None,
+            tools=anthropic_tools(prompt.tools) or None,
         )
+
+    async def _ask(self, body: dict[str, Any]) -> Any:
+        return await self._client.messages.create(
+            model=body["model"],
+            messages=body["messages"],
+            max_tokens=body["max_tokens"],
+            extra_body=body,
+        )
+
+    def _reply(self, body: Any) -> Any:
+        from anthropic.types import Message
+
+        return Message.construct(**body)
+
+    def _read(self, reply: Any) -> Generation:
         reason = reason_of(reply.stop_reason)
         if isinstance(reply.content, str):
             return Generation(reason, text=storable(reply.content))

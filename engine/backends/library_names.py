@@ -75,6 +75,21 @@ def argument_strings(file: Path, function: str) -> tuple[str, ...]:
 
 
 @functools.cache
+def attributes_made_by(file: Path, classes: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of `self.NAME = nn.Linear(...)` and the like in a source file, for these classes."""
+    names = []
+    for node in ast.walk(syntax_tree(file)):
+        if not isinstance(node, ast.Assign) or not isinstance(node.value, ast.Call):
+            continue
+        target, made = node.targets[0], node.value.func
+        if not isinstance(target, ast.Attribute) or not isinstance(made, ast.Attribute):
+            continue
+        if made.attr in classes:
+            names.append(target.attr)
+    return tuple(names)
+
+
+@functools.cache
 def syntax_tree(file: Path) -> ast.Module:
     return ast.parse(file.read_text(encoding="utf-8"))
 

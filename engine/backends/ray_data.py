@@ -167,7 +167,7 @@ class _Metrics:
     """A replica's figures as Prometheus metrics of Ray: counters of what only grows, gauges of the
     rest."""
 
-    GAUGES = ("open", "concurrency", "pause_s")
+    GAUGES = ("open", "concurrency", "pause_s", "batches")
 
     def __init__(self, tags: dict[str, str]) -> None:
         self._tags = tags
@@ -296,6 +296,8 @@ def _outcomes(
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False
     context.max_errored_blocks = -1  # our own errors come as outcomes
+    # The board knows who fell silent; answers of a vendor's batch may take a day.
+    context.execution_no_progress_timeout_s = -1
     # one of them asks for an actor's arguments, and so for a group, from time to time
     context.issue_detectors_config.detectors = []
     # One block per shard in, one small block out: nothing is split, merged or retried as a larger

@@ -54,7 +54,7 @@ def start_driver(
     """
     _require_no_keys_shown(cluster, secrets)
     client = _job_client(cluster)
-    earlier = _earlier(client, name)
+    earlier = _earlier(client, name, cluster)
     if earlier and not earlier[-1].status.is_terminal():
         job_id = str(earlier[-1].submission_id)
         on_log(f"joined {job_id}, which runs already\n")
@@ -84,17 +84,16 @@ def follow_driver(cluster: Cluster, job_id: str, on_log: Callable[[str], None]) 
     FOLLOW_PATIENCE_S is asked again. What the driver ended with is raised: SpecError for its exit
     code 2, else StageError; CapacityError where nobody answers."""
     client = _job_client(cluster)
-    status = _follow(client, job_id, cluster, on_log)
-    if status == JobStatus.SUCCEEDED:
+    ended = _follow(client, job_id, cluster, on_log)
+    if ended.status == JobStatus.SUCCEEDED:
         return
-    details = client.get_job_info(job_id)
-    message = (details and details.message) or ""
+    message = ended.message or ""
     kind: type[EngineError] = StageError
-    if details and details.driver_exit_code == SpecError.exit_code:
+    if ended.driver_exit_code == SpecError.exit_code:
         kind = SpecError
     raise kind(
-        f"job {job_id} {status.value.lower()}: {message.strip()[-2000:]}; its log: ray job logs"
-        f" {job_id}"
+        f"job {job_id} {ended.status.value.lower()}: {message.strip()[-2000:]}; its log: ray job"
+        f" logs {job_id}"
     )
 
 
@@ -107,10 +106,16 @@ def stop_driver(cluster: Cluster, job_id: str) -> None:
         raise CapacityError(f"cluster '{cluster.name}' does not stop {job_id}: {error}") from error
 
 
-def _earlier(client: JobSubmissionClient, name: str) -> list[Any]:
+def _earlier(client: JobSubmissionClient, name: str, cluster: Cluster) -> list[Any]:
     """The jobs of that name as Ray's JobDetails, the newest last."""
     numbered = []
-    every: list[Any] = client.list_jobs()
+    try:
+        every: list[Any] = client.list_jobs()
+    except _AWAY as error:
+        raise CapacityError(
+            f"cluster '{cluster.name}' at {cluster.address} does not say which jobs it has:"
+            f" {error}; submit again when its dashboard answers"
+        ) from error
     for job in every:
         head, _, tail = str(job.submission_id).partition(name)
         number = tail.removeprefix("-")
@@ -176,17 +181,18 @@ class _Tail:
 
 def _follow(
     client: JobSubmissionClient, job_id: str, cluster: Cluster, on_log: Callable[[str], None]
-) -> JobStatus:
+) -> Any:
+    """Ray's JobDetails of the job when it is over."""
     tail = _Tail(client, job_id, on_log)
     is_away = False
     while True:
         try:
             asyncio.run(tail.read())
-            status = client.get_job_status(job_id)
+            job: Any = client.get_job_info(job_id)
             tail.heard = time.monotonic()
             is_away = False
-            if status.is_terminal():
-                return status
+            if job.status.is_terminal():
+                return job
         except _AWAY as error:
             if time.monotonic() - tail.heard > FOLLOW_PATIENCE_S:
                 raise CapacityError(

@@ -10,7 +10,7 @@ from typing import Any
 import ray
 
 from engine.backends import ray_cluster
-from engine.backends.spread import AHEAD, a_few_ahead
+from engine.backends.processes import AHEAD, a_few_ahead
 from engine.errors import EngineError, StageError
 
 _RETRIES = 3

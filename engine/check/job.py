@@ -20,17 +20,24 @@ from engine.check.models import (
     has_chat_template,
     has_tokenizer,
     layout_problems,
+    limit_problems,
     model_problems,
     name_problems,
+    quantized_problems,
     rope_problems,
     split_problems,
     tokenizer_of,
     tokenizer_problems,
 )
 from engine.check.tools import tool_problems
-from engine.check.training import signal_problems, training_problems, white_box_problems
+from engine.check.training import (
+    lora_problems,
+    signal_problems,
+    training_problems,
+    white_box_problems,
+)
 from engine.errors import SpecError
-from engine.job.spec import API_KINDS, JobSpec, PromptsSpec, VllmTeacherSpec
+from engine.job.spec import API_KINDS, AskedJudgeSpec, JobSpec, PromptsSpec, VllmTeacherSpec
 from engine.machines.architectures import facts
 from engine.rows.final_answer import rules_for
 from engine.rows.judging.rubric import load_rubric
@@ -68,7 +75,10 @@ def problems_of(job: JobSpec) -> list[str]:
         white_box_problems,
         signal_problems,
         training_problems,
+        lora_problems,
         deepspeed_problems,
+        _metric_problems,
+        _load_problems,
     )
     problems = [*_source_problems(job.prompts), *_teacher_problems(job)]
     for part in parts:
@@ -121,6 +131,7 @@ def _weights_problems(field: str, teacher: VllmTeacherSpec, device: str) -> Iter
     """Of a teacher, or of a judge, whose model runs here."""
     shape = facts(teacher.model)
     yield from model_problems(f"{field}.model", teacher.model, trust=teacher.trust_remote_code)
+    yield from limit_problems(f"{field}.model", teacher.model, "answer", device)
     yield from tokenizer_problems(f"{field}.model", teacher.model)
     yield from layout_problems(field, shape, teacher.tensor_parallel, teacher.max_model_len)
     yield from split_problems(field, shape, teacher, device)
@@ -129,10 +140,15 @@ def _weights_problems(field: str, teacher: VllmTeacherSpec, device: str) -> Iter
 
 
 def _judge_problems(job: JobSpec) -> Iterator[str]:
-    judge = job.evaluate.judge
-    if judge is None:
-        return
-    field = "evaluate.judge"
+    for field, judge in (
+        ("curate.judge", job.curate.judge),
+        ("evaluate.judge", job.evaluate.judge),
+    ):
+        if judge is not None:
+            yield from _problems_of_judge(field, judge, job)
+
+
+def _problems_of_judge(field: str, judge: AskedJudgeSpec, job: JobSpec) -> Iterator[str]:
     try:
         load_rubric(f"{field}.rubric", judge.rubric)
     except SpecError as error:
@@ -149,7 +165,12 @@ def _judge_problems(job: JobSpec) -> Iterator[str]:
 def _student_problems(job: JobSpec) -> Iterator[str]:
     student = job.train.student
     shape = facts(student)
-    yield from model_problems("train.student", student, weights=job.train.init == "pretrained")
+    is_pretrained = job.train.init == "pretrained"
+    yield from model_problems("train.student", student, weights=is_pretrained)
+    if is_pretrained:
+        yield from quantized_problems(student)
+    for step in ("train", "answer"):
+        yield from limit_problems("train.student", student, step, job.device)
     if job.train.tokenizer:
         yield from name_problems("train.tokenizer", job.train.tokenizer)
     yield from tokenizer_problems(*tokenizer_of(job))
@@ -166,6 +187,33 @@ def _student_problems(job: JobSpec) -> Iterator[str]:
         yield from memory_problems(name, shape, block, job.device)
         if shape and shape.short_context and (name == "evaluate" or job.loadtest.models):
             yield from rope_problems(name, shape, job.train.block_tokens, block.max_model_len)
+
+
+def _metric_problems(job: JobSpec) -> Iterator[str]:
+    # Here: its imports take a while, and `auto` needs none.
+    from engine.rows.metrics import resolve_metrics
+
+    if job.evaluate.metrics == "auto":
+        return
+    try:
+        resolve_metrics(job.task, job.evaluate.metrics)
+    except SpecError as error:
+        yield str(error)
+
+
+def _load_problems(job: JobSpec) -> Iterator[str]:
+    """A server refuses a request that asks for more tokens than it holds."""
+    load = job.loadtest
+    student = facts(job.train.student)
+    longest = job.serve.max_model_len or (student.max_context if student else 0)
+    wanted = load.max_tokens
+    if load.output_tokens and load.output_tokens.high:
+        wanted = int(load.output_tokens.high)
+    if load.models and 0 < longest <= wanted:
+        yield (
+            f"serve.max_model_len={longest} holds prompt and answer, but loadtest asks for answers"
+            f" of {wanted} tokens; raise it, or lower loadtest.max_tokens"
+        )
 
 
 def _missing_keys(job: JobSpec, running: Collection[str]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from typing import Any
 from engine.backends.library_names import package_folder
 from engine.job.spec import EngineSpec, JobSpec
 from engine.machines.architectures import Architecture, load_config
+from engine.machines.limits import Step, limits_of, quantization_of
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _PICKLED = (".bin", ".pt", ".pth")
@@ -73,6 +74,22 @@ def model_problems(
         )
     if weights and not any(folder.glob("*.safetensors")):
         yield _without_weights(field, folder)
+
+
+def limit_problems(field: str, model: str, step: Step, device: str) -> Iterator[str]:
+    """What its architecture is known not to do."""
+    for reason in limits_of(model, step, device):
+        yield f"{field}={model}: {reason}"
+
+
+def quantized_problems(student: str) -> Iterator[str]:
+    """Weights of a few bits take no gradient."""
+    kind = quantization_of(student)
+    if kind:
+        yield (
+            f"train.student={student} has weights quantised as {kind}, which transformers cannot"
+            " train; name a copy of it in bfloat16"
+        )
 
 
 def _without_weights(field: str, folder: Path) -> str:

@@ -9,9 +9,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from engine.backends.library_names import (
+    attributes_made_by,
+    nearest_names,
+    package_folder,
+)
 from engine.check.models import model_problems, tokenizer_of
 from engine.job.spec import JobSpec, SftLoss, TrainSpec
 from engine.machines.architectures import Architecture, facts
+from engine.machines.limits import SINKS, model_type_of
+
+_ALIKE = 0.02  # share by which embeddings of one tokenizer may differ: some are padded
+_ADAPTED = ("Linear", "Embedding", "Conv1D")
 
 
 def white_box_problems(job: JobSpec) -> Iterator[str]:
@@ -70,19 +79,64 @@ def signal_problems(job: JobSpec) -> Iterator[str]:
     if train.loss.kind in ("sft", "uld") or train.teacher:
         return
     whose, model = tokenizer_of(job)
-    ours = _vocabulary(model)
-    if ours is None:
-        return
     for number, teacher in enumerate(job.generate.teachers):
-        theirs = _vocabulary(teacher.model) if teacher.kind == "vllm" else None
-        if theirs is not None and theirs != ours:
+        if teacher.kind != "vllm":
+            continue
+        if counts := _other_tokens(teacher.model, model):
             yield (
                 f"train.loss={train.loss.kind} compares distributions over the same tokens, but"
                 f" generate.teachers.{number}.model"
-                f" ({len(theirs):,} tokens) has another tokenizer than {whose} ({len(ours):,}); set"
+                f" ({counts[0]:,} tokens) has another tokenizer than {whose} ({counts[1]:,}); set"
                 " train.loss: uld, which aligns"
                 " tokenizers, or sft, or take a student with the teacher's"
             )
+
+
+def _other_tokens(teacher: str, student: str) -> tuple[int, int] | None:
+    """How many tokens each has, where their tokenizers are known to differ: by what lies in their
+    folders, or by the sizes of known models."""
+    theirs = _vocabulary(teacher)
+    ours = _vocabulary(student)
+    if theirs is not None and ours is not None:
+        return None if theirs == ours else (len(theirs), len(ours))
+    shapes = facts(teacher), facts(student)
+    if shapes[0] is None or shapes[1] is None:
+        return None
+    counts = shapes[0].vocab, shapes[1].vocab
+    if abs(counts[0] - counts[1]) <= _ALIKE * max(counts):
+        return None
+    return counts
+
+
+def lora_problems(job: JobSpec) -> Iterator[str]:
+    """Targets that name no layer of the student's architecture, as transformers' source has it."""
+    train = job.train
+    kind = model_type_of(train.student)
+    if train.lora is None or train.lora.targets == "all-linear" or kind is None:
+        return
+    known = _layers_of(kind)
+    for target in train.lora.targets:
+        last = target.rpartition(".")[2]
+        if known and not last.isdigit() and last not in known:
+            yield (
+                f"train.lora.targets: {train.student} ({kind}) has no {target};"
+                f" {nearest_names(last, known)}"
+            )
+
+
+def _layers_of(model_type: str) -> list[str]:
+    """Names of the layers that can have adapters; none where the architecture's source is not
+    here."""
+    transformers = package_folder("transformers")
+    if transformers is None:
+        return []
+    name = model_type.replace("-", "_")
+    for folder in (name, name.removesuffix("_text")):
+        files = sorted((transformers / "models" / folder).glob("modeling_*.py"))
+        if files:
+            names = [name for file in files for name in attributes_made_by(file, _ADAPTED)]
+            return sorted(set(names) - {"lm_head"})
+    return []
 
 
 def _vocabulary(model: str) -> Any:
@@ -108,6 +162,8 @@ def training_problems(job: JobSpec) -> Iterator[str]:
         )
     if train.attention in ("flash_attention_2", "flex_attention") and job.device == "cpu":
         yield f"train.attention={train.attention} wants GPUs; set attention: sdpa, or device: gpu"
+    if model_type_of(train.student) in SINKS:
+        yield from _sink_problems(train)
     yield from _package_problems(train, job.device)
     for name in ("cache_dir", "nvme_path"):
         path = getattr(train, name)
@@ -122,6 +178,20 @@ def training_problems(job: JobSpec) -> Iterator[str]:
         yield (
             f"train.{' and '.join(watched)} goes by the validation loss, but there are no"
             " validation prompts; set prompts.validation"
+        )
+
+
+def _sink_problems(train: TrainSpec) -> Iterator[str]:
+    """Attention sinks are computed by our own attention, which makes no maps."""
+    if train.attention != "auto":
+        yield (
+            f"train.attention={train.attention} leaves out the attention sinks of train.student, or"
+            " sees across the examples of a block; set attention: auto"
+        )
+    if train.attention_transfer:
+        yield (
+            "train.attention_transfer wants attention maps, and those of train.student, which has"
+            " attention sinks, see across the examples of a block; leave it out"
         )
 
 

@@ -9,8 +9,9 @@ import click
 from engine.cli.endpoint import serve
 from engine.cli.loadtest import loadtest
 from engine.cli.plan import plan
+from engine.cli.rehearsing import rehearse
 from engine.cli.running import check, run
-from engine.cli.runs import gc, status, verify
+from engine.cli.runs import batches, gc, status, verify
 from engine.cli.submitting import fetch, logs, stop, submit
 
 
@@ -34,10 +35,12 @@ def completion(shell: str) -> None:
 for command in (
     check,
     plan,
+    rehearse,
     run,
     status,
     verify,
     gc,
+    batches,
     serve,
     loadtest,
     submit,

@@ -114,3 +114,28 @@ def gc(run: str, dry_run: bool, superseded: bool) -> None:
             )
             for path, size in old:
                 click.echo(f"{size:>14,}  {path}")
+
+
+@click.command()
+@RUN
+@click.option("--cancel", is_flag=True, help="Ask the vendors to stop them.")
+def batches(run: str, cancel: bool) -> None:
+    """The batches of a run folder that its vendors work on, or whose answers wait there."""
+    with errors():
+        import asyncio
+
+        from engine.backends.api_batch_view import seen_batches
+        from engine.store.paths import run_folder
+
+        seen = asyncio.run(seen_batches(run_folder(run), cancel=cancel))
+        table = Table("teacher", "batch", "requests", "the vendor says")
+        for one in seen:
+            batch = one.batch
+            name = batch.vendor_id or batch.name
+            table.add_row(batch.teacher, name, f"{len(batch.rows):,}", one.says)
+        Console().print(table if seen else "no batch is under way")
+        if seen and cancel:
+            click.echo(
+                "what a vendor had answered by then it charges, and the job's next run takes; the"
+                " run after that asks the rest again"
+            )

@@ -54,26 +54,32 @@ def balance(
     value: `before` is empty, and no row is dropped.
     """
     left = np.flatnonzero(is_left_in(answers))
-    names, codes = coded(values_of(answers, by).take(pa.array(left)))
-    rows = left[codes >= 0]
-    codes = codes[codes >= 0]
-    before = dict(zip(names, np.bincount(codes, minlength=len(names)).tolist(), strict=True))
-    without_value = len(left) - len(rows)
-    capped = before
+    values = values_of(answers, by).take(pa.array(left))
+    before = _counted(values)
+    without_value = values.null_count
+    capped = dict(before)
     if most is not None:
-        caps = caps_for(before, most)
-        capped = {name: min(count, int(caps.get(name, count))) for name, count in before.items()}
+        for name, cap in caps_for(before, most).items():
+            if name in capped:
+                capped[name] = min(capped[name], int(cap))
     after = capped
     if share is not None:
-        after = limits_of(capped, without_value, caps_for(before, share))
+        shares = caps_for(before, share)
+        after = limits_of(capped, without_value, shares)
     is_met = any(after.values()) or not any(capped.values())
     if not is_met:
         after = capped
-    lots = answer_priorities(answers.select(KEY).take(rows), seed, "balance")
-    stays = first_of_each(codes, [lots], np.array(list(after.values()), np.int64))
+    names, codes = coded(values)
+    is_counted = codes >= 0
+    rows = left[is_counted]
+    keys = answers.select(KEY).take(rows)
+    lots = answer_priorities(keys, seed, "balance")
+    limits = np.array([after[name] for name in names], np.int64)
+    stays = first_of_each(codes[is_counted], [lots], limits)
+    dropped = rows[~stays]
     return Balanced(
-        reasons=reasons_of(len(answers), {OVER_CAP: rows[~stays]}),
-        before=_most_first(before),
+        reasons=reasons_of(len(answers), {OVER_CAP: dropped}),
+        before=before,
         after=_most_first(after),
         without_value=without_value,
         unknown=_unknown(before, most) + _unknown(before, share),
@@ -83,9 +89,7 @@ def balance(
 
 def counts_of(answers: pa.Table, by: str) -> dict[str, int]:
     """Rows of each value, most first; rows without one are left out."""
-    values = values_of(answers, by).drop_null().value_counts()
-    names, counts = values.flatten()
-    return _most_first(dict(zip(names.to_pylist(), counts.to_pylist(), strict=True)))
+    return _counted(values_of(answers, by))
 
 
 def values_of(answers: pa.Table, by: str) -> pa.Array:
@@ -116,7 +120,8 @@ def limits_of(counts: Mapping[str, int], others: int, shares: Caps) -> dict[str,
     share = np.array([shares.get(name, 1.0) for name in counts])
     total = others + rows.sum()
     while True:
-        limits = np.minimum(rows, np.floor(share * total + _ALMOST)).astype(np.int64)
+        allowed = np.floor(share * total + _ALMOST)
+        limits = np.minimum(rows, allowed).astype(np.int64)
         smaller = others + limits.sum()
         if smaller == total:
             return dict(zip(counts, limits.tolist(), strict=True))
@@ -125,27 +130,44 @@ def limits_of(counts: Mapping[str, int], others: int, shares: Caps) -> dict[str,
 
 def _length_bands(answers: pa.Table) -> pa.Array:
     tokens = answers["completion_tokens"].combine_chunks()
-    _, bits = np.frexp(tokens.fill_null(0).to_numpy().astype(np.float64))
+    known = tokens.fill_null(0).to_numpy()
+    _, bits = np.frexp(known.astype(np.float64))
     names = ["0", "1"]
-    for bit in range(1, int(bits.max(initial=1))):
-        names.append(f"{2**bit}-{2 ** (bit + 1) - 1}")
+    longest = int(bits.max(initial=1))
+    for bit in range(1, longest):
+        first = 2**bit
+        names.append(f"{first}-{2 * first - 1}")
     unknown = tokens.is_null().to_numpy(zero_copy_only=False)
-    return pa.array(names).take(pa.array(bits, mask=unknown))
+    numbers = pa.array(bits, mask=unknown)
+    return pa.array(names).take(numbers)
 
 
 def _pass_rate_tenths(answers: pa.Table) -> pa.Array:
     rates = pass_rates(answers, across="teachers")
-    tenths = np.floor(np.nan_to_num(rates) * _TENTHS + _ALMOST).astype(np.int64)
+    known = np.nan_to_num(rates)
+    tenths = np.floor(known * _TENTHS + _ALMOST)
+    numbers = pa.array(tenths.astype(np.int64), mask=np.isnan(rates))
     names = [str(tenth / _TENTHS) for tenth in range(_TENTHS + 1)]
-    return pa.array(names).take(pa.array(tenths, mask=np.isnan(rates)))
+    return pa.array(names).take(numbers)
+
+
+def _counted(values: pa.Array) -> dict[str, int]:
+    counts = {}
+    for one in values.drop_null().value_counts().to_pylist():
+        counts[one["values"]] = one["counts"]
+    return _most_first(counts)
 
 
 def _most_first(counts: Mapping[str, int]) -> dict[str, int]:
-    return dict(sorted(counts.items(), key=lambda one: (-one[1], one[0])))
+    names = sorted(counts)
+    names.sort(key=lambda name: counts[name], reverse=True)
+    return {name: counts[name] for name in names}
 
 
 def _unknown(counts: Mapping[str, int], caps: object) -> list[str]:
-    return sorted(set(caps) - set(counts)) if isinstance(caps, Mapping) else []
+    if not isinstance(caps, Mapping):
+        return []
+    return sorted(set(caps) - set(counts))
 
 
 _VALUES: dict[str, Callable[[pa.Table], pa.Array]] = {

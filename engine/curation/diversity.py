@@ -40,7 +40,8 @@ def sampled(answers: pa.Table, size: int, seed: int) -> np.ndarray:
     """Numbers (at most `size`,) of rows still there, by lot; a smaller sample is the beginning of a
     larger one."""
     left = np.flatnonzero(is_left_in(answers))
-    lots = answer_priorities(answers.select(KEY).take(left), seed, "diversity")
+    keys = answers.select(KEY).take(left)
+    lots = answer_priorities(keys, seed, "diversity")
     return left[np.argsort(lots)[:size]]
 
 
@@ -48,7 +49,9 @@ def distinct(texts: pa.Array | pa.ChunkedArray, n: int) -> float:
     """Different n-grams of words divided by all of them (distinct-n of Li et al. 2016, over all
     texts together); NaN without any. The more texts, the lower."""
     grams = runs_of(words_of(texts), n).values
-    return len(np.unique(grams)) / len(grams) if len(grams) else np.nan
+    if not len(grams):
+        return np.nan
+    return len(np.unique(grams)) / len(grams)
 
 
 def commonest_opening(texts: pa.Array | pa.ChunkedArray, count: int = OPENING_WORDS) -> Opening:
@@ -58,12 +61,17 @@ def commonest_opening(texts: pa.Array | pa.ChunkedArray, count: int = OPENING_WO
     opened = np.flatnonzero(np.diff(runs.starts))
     if not len(opened):
         return Opening("", 0.0)
+    openings = runs.values[runs.starts[opened]]
     _, first, counts = np.unique(
-        runs.values[runs.starts[opened]], return_index=True, return_counts=True
+        openings,
+        return_index=True,
+        return_counts=True,
     )
     commonest = np.argmax(counts)
-    text = texts[int(opened[first[commonest]])].as_py()
-    return Opening(" ".join(words(text)[:count]), counts[commonest] / len(texts))
+    row = opened[first[commonest]]
+    said = words(texts[int(row)].as_py())
+    share = counts[commonest] / len(texts)
+    return Opening(" ".join(said[:count]), float(share))
 
 
 def cluster_entropy(clusters_N: np.ndarray) -> Entropy:
@@ -71,9 +79,10 @@ def cluster_entropy(clusters_N: np.ndarray) -> Entropy:
     row."""
     _, sizes = np.unique(clusters_N, return_counts=True)
     shares = sizes / sizes.sum()
-    bits = float((shares * np.log2(1 / shares)).sum())
-    most = np.log2(len(clusters_N)) if len(clusters_N) > 1 else 0.0
-    return Entropy(bits, bits / most if most else 1.0)
+    bits = float(shares @ np.log2(1 / shares))
+    if len(clusters_N) < 2:
+        return Entropy(bits, 1.0)
+    return Entropy(bits, bits / float(np.log2(len(clusters_N))))
 
 
 def vendi(texts: pa.Array | pa.ChunkedArray) -> float:
@@ -82,16 +91,17 @@ def vendi(texts: pa.Array | pa.ChunkedArray) -> float:
     without any other.
 
     It sees words and no meaning: a paraphrase counts as new, and one sentence with 1,000 different
-    numbers scores hundreds. Read it beside the commonest opening and the clusters, and gate nothing
+    numbers scores 386. Read it beside the commonest opening and the clusters, and gate nothing
     on it. It takes n² memory and n³ time, and it rises with n: give it VENDI_SAMPLE texts.
     """
-    likeness_NN = _likeness(words_of(texts))
-    count = len(likeness_NN)
-    if not count:
+    said = words_of(texts)
+    if not len(said.values):
         return np.nan
-    parts = np.linalg.eigvalsh(likeness_NN / count)
+    likeness_NN = _likeness(said)
+    parts = np.linalg.eigvalsh(likeness_NN / len(likeness_NN))
     parts = parts[parts > 0]
-    return float(np.exp(-(parts * np.log(parts)).sum()))
+    entropy = parts @ np.log(1 / parts)
+    return float(np.exp(entropy))
 
 
 def _likeness(said: Hashes) -> np.ndarray:
@@ -100,14 +110,16 @@ def _likeness(said: Hashes) -> np.ndarray:
     from scipy import sparse  # stages that never ask start without it
 
     lengths = np.diff(said.starts)
-    rows = np.repeat(np.arange(np.count_nonzero(lengths)), lengths[lengths > 0])
-    vocabulary, columns = np.unique(said.values, return_inverse=True)
-    shape = (np.count_nonzero(lengths), len(vocabulary))
-    vectors = sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=shape)
-    having = np.bincount(vectors.indices, minlength=len(vocabulary))
-    rarity = np.log((1 + shape[0]) / (1 + having)) + 1
+    lengths = lengths[lengths > 0]
+    count = len(lengths)
+    rows = np.repeat(np.arange(count), lengths)
+    _, columns = np.unique(said.values, return_inverse=True)
+    ones = np.ones(len(rows))
+    vectors = sparse.csr_array((ones, (rows, columns)))
+    having = np.bincount(vectors.indices)
+    rarity = np.log((1 + count) / (1 + having)) + 1
     weights = vectors.data * rarity[vectors.indices]
-    row_of = np.repeat(np.arange(shape[0]), np.diff(vectors.indptr))
-    norms = np.sqrt(np.bincount(row_of, weights**2, shape[0]))
-    vectors.data = weights / norms[row_of]
+    row_of = np.repeat(np.arange(count), np.diff(vectors.indptr))
+    squares = np.bincount(row_of, weights**2)
+    vectors.data = weights / np.sqrt(squares)[row_of]
     return (vectors @ vectors.T).toarray()

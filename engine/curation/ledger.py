@@ -53,12 +53,14 @@ class PromptCounts(NamedTuple):
 
 def groups_in(answers: pa.Table, across: Across) -> Groups:
     """Of which group each answer is."""
-    prompts, of_row_N = np.unique(answers["prompt_id"].to_numpy(), return_inverse=True)
+    ids = answers["prompt_id"].to_numpy()
+    prompts, of_row_N = np.unique(ids, return_inverse=True)
     if across == "teachers":
         return Groups(of_row_N, len(prompts))
     teachers = coded(answers["teacher"])
-    count = len(teachers.values)
-    return Groups(of_row_N * count + teachers.codes_N, len(prompts) * count)
+    each = len(teachers.values)
+    of_row_N = of_row_N * each + teachers.codes_N
+    return Groups(of_row_N, len(prompts) * each)
 
 
 def coded(column: pa.Array | pa.ChunkedArray) -> Coded:
@@ -66,8 +68,9 @@ def coded(column: pa.Array | pa.ChunkedArray) -> Coded:
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     encoded = column.dictionary_encode()
+    values = encoded.dictionary.to_pylist()
     codes = encoded.indices.fill_null(-1).to_numpy()
-    return Coded(encoded.dictionary.to_pylist(), codes.astype(np.int64))
+    return Coded(values, codes.astype(np.int64))
 
 
 def is_left_in(answers: pa.Table) -> np.ndarray:
@@ -92,5 +95,6 @@ def reasons_of(count: int, rows_by_reason: dict[str, np.ndarray]) -> pa.Array:
 def count_prompts(answers: pa.Table) -> PromptCounts:
     """Of the table with the reasons that it has now."""
     groups = groups_in(answers, "teachers")
-    left = np.unique(groups.of_row_N[is_left_in(answers)])
-    return PromptCounts(groups.count, groups.count - len(left))
+    left = groups.of_row_N[is_left_in(answers)]
+    without = groups.count - len(np.unique(left))
+    return PromptCounts(groups.count, without)

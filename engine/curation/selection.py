@@ -39,7 +39,8 @@ def minority(answers: pa.Table, *, min_agreement: float, across: Across = None) 
     groups_B = ballot.groups_B
     most = np.zeros(len(ballot.sizes), np.int64)
     np.maximum.at(most, groups_B, ballot.votes_B)
-    leads_B = (ballot.votes_B > 0) & (ballot.votes_B == most[groups_B])
+    leads_B = ballot.votes_B == most[groups_B]
+    leads_B &= ballot.votes_B > 0
     # the voters of one leading answer are as many as its votes, those of two are twice as many
     leaders = np.bincount(groups_B[leads_B], minlength=len(most))
     is_decided = (most > 0) & (leaders == most)
@@ -58,12 +59,14 @@ def pass_rates(answers: pa.Table, *, across: Across = None) -> np.ndarray:
     """(N,) float64: share of right answers in the row's group, of all whose `correct` is not null,
     dropped ones too; NaN where there is none."""
     groups = groups_in(answers, across)
-    known = np.bincount(groups.of_row_N[is_known(answers, "correct")], minlength=groups.count)
+    of_row_N, count = groups
     is_right = answers["correct"].fill_null(False).to_numpy()
-    right = np.bincount(groups.of_row_N[is_right], minlength=groups.count)
-    rates = np.full(groups.count, np.nan)
-    np.divide(right, known, out=rates, where=known > 0)
-    return rates[groups.of_row_N]
+    known = of_row_N[is_known(answers, "correct")]
+    all_known = np.bincount(known, minlength=count)
+    right = np.bincount(of_row_N[is_right], minlength=count)
+    rates = np.full(count, np.nan)
+    np.divide(right, all_known, out=rates, where=all_known > 0)
+    return rates[of_row_N]
 
 
 def off_difficulty(
@@ -76,7 +79,8 @@ def off_difficulty(
     is_left = is_left_in(answers)
     too_easy = is_left & (rates > most + _ALMOST)
     too_hard = is_left & (rates < least - _ALMOST)
-    return reasons_of(len(answers), {TOO_EASY: too_easy, TOO_HARD: too_hard})
+    dropped = {TOO_EASY: too_easy, TOO_HARD: too_hard}
+    return reasons_of(len(answers), dropped)
 
 
 def not_best(
@@ -95,16 +99,18 @@ def not_best(
     """
     left = np.flatnonzero(is_left_in(answers))
     groups = groups_in(answers, across)
-    ranked = answers.select([*KEY, *(_COLUMNS[name] for name in by)]).take(left)
+    columns = [_COLUMNS[name] for name in by]
+    ranked = answers.select([*KEY, *columns]).take(left)
     keys = [_RANKS[name](ranked) for name in by]
     keys.append(answer_priorities(ranked, seed, "best"))
-    stays = first_of_each(groups.of_row_N[left], keys, np.full(groups.count, per_prompt))
+    most = np.full(groups.count, per_prompt)
+    stays = first_of_each(groups.of_row_N[left], keys, most)
     return reasons_of(len(answers), {LOWER_SCORE: left[~stays]})
 
 
 def _right_first(answers: pa.Table) -> np.ndarray:
-    rightness = answers["correct"].cast(pa.int8()).cast(pa.float64())
-    return -rightness.fill_null(0.5).to_numpy()
+    rightness = _numbers(answers["correct"].cast(pa.int8()))
+    return -np.nan_to_num(rightness, nan=0.5)
 
 
 def _high_score_first(answers: pa.Table) -> np.ndarray:
@@ -117,7 +123,8 @@ def _few_tokens_first(answers: pa.Table) -> np.ndarray:
 
 def _numbers(column: pa.ChunkedArray) -> np.ndarray:
     """As float64; null is NaN, which comes last in every order."""
-    return column.cast(pa.float64()).fill_null(np.nan).to_numpy()
+    floats = column.cast(pa.float64())
+    return floats.fill_null(np.nan).to_numpy()
 
 
 _COLUMNS = {"correct": "correct", "score": "score", "shorter": "completion_tokens"}

@@ -153,44 +153,62 @@ def _words(texts: Sequence[str | None]) -> Hashes:
 
 def _borders(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where words of UTF-8 bytes start and end."""
-    kinds = _byte_kinds()[raw]
+    kinds = np.frombuffer(bytearray(raw.tobytes().translate(_byte_kinds())), np.uint8)
     letters = np.flatnonzero(raw >= 0xC0)  # the first byte of each that is not ASCII
-    if not len(letters):
-        borders = np.flatnonzero(kinds[1:] != kinds[:-1]) + 1
-        return borders[::2], borders[1::2]
-    codes = np.frombuffer(raw.tobytes().decode().encode("utf-32-le"), np.uint32)
-    kinds[letters] = _kinds_of(codes[codes > 127])
-    is_joined = kinds == _JOINED
-    kinds = _as_what_they_join(kinds, np.flatnonzero(is_joined))
+    if len(letters):
+        kinds[letters] = _kinds_of(_codes(raw, letters))
+        joined = np.flatnonzero(kinds == _JOINED)
+        kinds[joined] = kinds[_before_run(joined)]
+        if (kinds == _ALONE).any():
+            return _borders_beside_letters_alone(kinds, joined)
+    borders = np.flatnonzero(kinds[1:] != kinds[:-1]) + 1
+    return borders[::2], borders[1::2]
+
+
+def _before_run(places: np.ndarray) -> np.ndarray:
+    """For each of these places, ascending, the one before the run of places that it is in. The
+    first byte of a batch, a line's end, is none."""
+    is_first = np.diff(places, prepend=-1) != 1
+    return np.maximum.accumulate(np.where(is_first, places, 0)) - 1
+
+
+def _borders_beside_letters_alone(
+    kinds: np.ndarray, joined: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same where some letters are words: each of them is a border, but not what it is joined
+    by."""
     before = np.zeros_like(kinds)
     before[1:] = kinds[:-1]
-    starts_word = (kinds == _ALONE) | ((kinds == _TOGETHER) & (before != _TOGETHER))
-    ends_word = (kinds == _OUTSIDE) & (before != _OUTSIDE)
-    borders = np.flatnonzero((starts_word | ends_word) & ~is_joined)
-    is_start = starts_word[borders]
-    return borders[is_start], borders[np.flatnonzero(is_start) + 1]
+    is_start = (kinds == _ALONE) | ((kinds == _TOGETHER) & (before != _TOGETHER))
+    is_end = (kinds == _OUTSIDE) & (before != _OUTSIDE)
+    is_start[joined] = False
+    is_end[joined] = False
+    borders = np.flatnonzero(is_start | is_end)
+    starts = np.flatnonzero(is_start[borders])
+    return borders[starts], borders[starts + 1]
 
 
-def _as_what_they_join(kinds: np.ndarray, joined: np.ndarray) -> np.ndarray:
-    """The kinds with those at the places `joined` replaced by that of the byte before each run of
-    them. The first byte of a batch, a line's end, is none."""
-    is_first = np.diff(joined, prepend=-1) != 1
-    first = np.maximum.accumulate(np.where(is_first, joined, 0))
-    replaced = kinds.copy()
-    replaced[joined] = kinds[first - 1]
-    return replaced
+def _codes(raw: np.ndarray, letters: np.ndarray) -> np.ndarray:
+    """The code points of the letters of two to four bytes that begin at these places (RFC 3629)."""
+    first = raw[letters].astype(np.int32)
+    second, third, fourth = (raw[letters + place].astype(np.int32) & 0x3F for place in (1, 2, 3))
+    of_two = (first & 0x1F) << 6 | second
+    of_three = (first & 0x0F) << 12 | second << 6 | third
+    of_four = (first & 0x07) << 18 | second << 12 | third << 6 | fourth
+    return np.where(first < 0xE0, of_two, np.where(first < 0xF0, of_three, of_four))
 
 
 def _hashed(raw: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """A hash (W,) uint64 of the bytes of each word, eight at a time."""
-    windows = np.lib.stride_tricks.sliding_window_view(raw, _PIECE)
+    places = len(raw) - _PIECE + 1
+    windows = np.ndarray(places, "<u8", raw.data, strides=(1,))  # of eight bytes from each place
     masks = _masks()
     lengths = ends - starts
     values = np.zeros(len(starts), np.uint64)
     some = np.arange(len(starts))
     for done in range(0, _LONGEST, _PIECE):
         left = lengths[some] - done
-        pieces = windows[starts[some] + done].view("<u8")[:, 0] & masks[np.minimum(left, _PIECE)]
+        pieces = windows[starts[some] + done] & masks[np.minimum(left, _PIECE)]
         values[some] = splitmix64(values[some] * _MULTIPLIER + pieces)
         some = some[left > _PIECE]
         if not len(some):
@@ -209,10 +227,10 @@ def _masks() -> np.ndarray:
 
 
 @functools.cache
-def _byte_kinds() -> np.ndarray:
+def _byte_kinds() -> bytes:
     kinds = np.full(256, _JOINED, np.uint8)
     kinds[:128] = _kinds_of(np.arange(128))
-    return kinds
+    return kinds.tobytes()
 
 
 def _kinds_of(codes: np.ndarray) -> np.ndarray:

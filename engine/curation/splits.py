@@ -23,7 +23,8 @@ def groups_of(values: pa.Array | pa.ChunkedArray, twins_P2: np.ndarray | None = 
     numbers[alone] = len(known) + np.arange(len(alone))
     if twins_P2 is None:
         return numbers
-    return clusters(np.concatenate([_chains(numbers), twins_P2]), len(values))
+    links_P2 = np.concatenate([_chains(numbers), twins_P2])
+    return clusters(links_P2, len(values))
 
 
 def is_validation(
@@ -42,7 +43,8 @@ def is_validation(
     least_ids = np.full(len(sizes), np.iinfo(np.int64).max)
     np.minimum.at(least_ids, numbers_N, ids_N)
     order = np.argsort(priorities(seed, "validation", least_ids))
-    chosen = _chosen(sizes[order].tolist(), round(fraction * len(ids_N)))
+    wanted = round(fraction * len(ids_N))
+    chosen = _chosen(sizes[order].tolist(), wanted)
     is_chosen = np.zeros(len(sizes), bool)
     is_chosen[order[chosen]] = True
     return is_chosen[numbers_N]
@@ -55,15 +57,18 @@ def leaves_validation(validation_N: np.ndarray, twins_P2: np.ndarray) -> np.ndar
     leaves = np.zeros(len(validation_N), bool)
     for pairs_P2 in (twins_P2, twins_P2[:, ::-1]):
         here, there = pairs_P2.T
-        leaves[here[validation_N[here] & ~validation_N[there]]] = True
+        is_across = validation_N[here] & ~validation_N[there]
+        leaves[here[is_across]] = True
     return leaves
 
 
 def _chains(numbers_N: np.ndarray) -> np.ndarray:
     """Pairs (P, 2) of rows that hold each group together."""
     order = np.argsort(numbers_N, kind="stable")
-    links = np.stack([order[:-1], order[1:]], axis=1)
-    return links[numbers_N[links[:, 0]] == numbers_N[links[:, 1]]]
+    is_same = np.diff(numbers_N[order]) == 0
+    before = order[:-1][is_same]
+    after = order[1:][is_same]
+    return np.stack([before, after], axis=1)
 
 
 def _chosen(sizes: list[int], wanted: int) -> list[int]:

@@ -63,38 +63,42 @@ def ballot_of(answers: pa.Table, across: Across) -> Ballot:
 
 def _is_unchecked(answers: pa.Table) -> np.ndarray:
     tasks = coded(answers["task"])
-    compared = np.array(list(map(is_compared, tasks.values)), bool)
+    compared = [is_compared(task) for task in tasks.values]
+    is_voted_on = np.array(compared, bool)[tasks.codes_N]
     prompts = groups_in(answers, "teachers")
+    known = prompts.of_row_N[is_known(answers, "correct")]
     checked = np.zeros(prompts.count, bool)
-    checked[prompts.of_row_N[is_known(answers, "correct")]] = True
-    return compared[tasks.codes_N] & ~checked[prompts.of_row_N]
+    checked[known] = True
+    return is_voted_on & ~checked[prompts.of_row_N]
 
 
 def _votes_for_each(voters: pa.Table, groups_V: np.ndarray) -> np.ndarray:
     """Votes (V,) for the answer of each voter."""
+    tasks = coded(voters["task"])
     spelt = coded(voters["answer"])
     keys = groups_V * len(spelt.values) + spelt.codes_N
     _, first_E, entry_V = np.unique(keys, return_index=True, return_inverse=True)
     answer_E = np.arange(len(first_E))
-    entries = voters.take(first_E)
-    for start, end in _stretches_to_compare(groups_V[first_E], entries["answer"]):
-        mine = entries.slice(start, end - start)
-        answer_E[start:end] = start + _answers_in(
-            mine["task"][0].as_py(), mine["answer"].to_pylist()
-        )
+    code_E = spelt.codes_N[first_E]
+    odd = [not is_plain(answer) for answer in spelt.values]
+    is_odd_E = np.array(odd, bool)[code_E]
+    stretches = _stretches_to_compare(groups_V[first_E], is_odd_E)
+    for start, end in stretches:
+        task = tasks.values[tasks.codes_N[first_E[start]]]
+        spellings = [spelt.values[code] for code in code_E[start:end]]
+        answer_E[start:end] = start + _answers_in(task, spellings)
     answer_V = answer_E[entry_V]
     return np.bincount(answer_V, minlength=len(first_E))[answer_V]
 
 
-def _stretches_to_compare(groups_E: np.ndarray, answers_E: pa.ChunkedArray) -> list[list[int]]:
+def _stretches_to_compare(groups_E: np.ndarray, is_odd_E: np.ndarray) -> list[list[int]]:
     """From where to where the entries are that spelling alone does not tell apart: those of a group
-    with several, of which one is no plain number."""
-    spelt = coded(answers_E)
-    is_odd = ~np.array(list(map(is_plain, spelt.values)), bool)
+    with several, of which one is odd, that is, no plain number."""
     starts = np.flatnonzero(np.diff(groups_E, prepend=-1))
     ends = np.append(starts, len(groups_E))[1:]
-    odd_before = np.concatenate([[0], np.cumsum(is_odd[spelt.codes_N])])
-    wanted = (ends - starts > 1) & (odd_before[ends] > odd_before[starts])
+    odd_before = np.concatenate([[0], np.cumsum(is_odd_E)])
+    wanted = odd_before[ends] > odd_before[starts]
+    wanted &= ends - starts > 1
     return np.stack([starts[wanted], ends[wanted]], axis=1).tolist()
 
 

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar
 from engine.errors import SpecError
 from engine.job.spec import (
     Block,
+    CurateJudgeSpec,
     JobSpec,
     JudgeSpec,
     LiveTeacherSpec,
@@ -30,15 +31,14 @@ from engine.store.hub import hub_data
 from engine.store.paths import Folder
 
 _LocalTeacher = TypeVar("_LocalTeacher", VllmTeacherSpec, LiveTeacherSpec)
+_Judge = TypeVar("_Judge", JudgeSpec, CurateJudgeSpec)
 
 
 def load_job(path: Path, sets: Sequence[str] = ()) -> JobSpec:
     """The job of a YAML file, with `--set` values such as `train.epochs=1`; SpecError lists every
     problem, one per line."""
     path = Path(path)
-    document = read_document(path)
-    for setting in sets:
-        _apply_set(document, setting)
+    document = read_job(path, sets)
     beside = path.absolute().parent
     job = document.build(JobSpec)
 
@@ -49,14 +49,20 @@ def load_job(path: Path, sets: Sequence[str] = ()) -> JobSpec:
     return with_absolute_paths(job, base)
 
 
+def read_job(path: Path, sets: Sequence[str] = ()) -> Document:
+    """The fields of a job file with `--set` values in their places: where each one was written."""
+    document = read_document(path)
+    for setting in sets:
+        _apply_set(document, setting)
+    return document
+
+
 def job_text(path: Path, sets: Sequence[str] = ()) -> str:
     """The job file as it is or, with overrides, as YAML that holds them: what another machine can
     be given. Paths stay as they were written."""
-    document = read_document(path)
+    document = read_job(path, sets)
     if not sets:
         return path.read_text(encoding="utf-8-sig")
-    for setting in sets:
-        _apply_set(document, setting)
     return dump_yaml(document.data)
 
 
@@ -208,6 +214,8 @@ def with_absolute_paths(
     if leaks := job.curate.decontaminate:
         against = _files(leaks.against, ("curate", "decontaminate", "against"), base)
         curate["decontaminate"] = leaks.model_copy(update={"against": against})
+    if grader := job.curate.judge:
+        curate["judge"] = _with_absolute_rubric(grader, ("curate", "judge"), base)
     evaluate: dict[str, Any] = {}
     evaluate["lm_eval"] = _files(job.evaluate.lm_eval, ("evaluate", "lm_eval"), base)
     if job.evaluate.judge:
@@ -238,8 +246,8 @@ def _with_absolute_model(
 
 
 def _with_absolute_rubric(
-    judge: JudgeSpec, path: FieldPath, base: Callable[[FieldPath], Path]
-) -> JudgeSpec:
+    judge: _Judge, path: FieldPath, base: Callable[[FieldPath], Path]
+) -> _Judge:
     """Likewise of a block `judge`: its rubric, and its weights where they are here."""
     changes: dict[str, Any] = {"rubric": _absolute(judge.rubric, base((*path, "rubric")))}
     if isinstance(judge.teacher, VllmTeacherSpec):

@@ -3,10 +3,19 @@ better."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from engine.job.spec import ApiTeacher, FakeTeacherSpec, JobSpec, TeacherSpec, VllmTeacherSpec
+from engine.job.spec import (
+    BATCH_WINDOW_H,
+    BATCHED_ROWS,
+    ApiTeacher,
+    FakeTeacherSpec,
+    JobSpec,
+    TeacherSpec,
+    VllmTeacherSpec,
+)
 from engine.machines.advice import changes, fields_of, warnings
 from engine.machines.architectures import facts
 from engine.machines.better import Option, laid_out, nearest_fit
@@ -78,12 +87,20 @@ def _asked(job: JobSpec, teacher: ApiTeacher, work: Work, rows: float) -> StageE
         tokens = work.prompt_tokens + work.answer_tokens
         limits["tokens_per_minute"] = teacher.tokens_per_minute / 60 / tokens
     bound = min(limits, key=limits.__getitem__)
+    hours = rows / limits[bound] / 3600
+    note = f"{teacher.name}: {limits[bound]:,.1f} answers/s assumed"
+    if teacher.batch:
+        bound = f"{BATCH_WINDOW_H} hours that the vendor gives itself for a batch"
+        rounds = math.ceil(rows / (job.generate.rows_in_flight or BATCHED_ROWS))
+        hours = (
+            rounds * BATCH_WINDOW_H / UNSURE
+        )  # often much less; what is not done in time expires
+        note = f"{teacher.name}: in batches, {rounds} after another"
     usd = None
     warnings = []
-    if teacher.prices:
-        paid = (
-            work.prompt_tokens * teacher.prices.input + work.answer_tokens * teacher.prices.output
-        )
+    charged = teacher.charged
+    if charged:
+        paid = work.prompt_tokens * charged.input + work.answer_tokens * charged.output
         usd = rows * paid / 1e6
         most = job.generate.max_cost_usd
         if most and usd > most:
@@ -98,12 +115,12 @@ def _asked(job: JobSpec, teacher: ApiTeacher, work: Work, rows: float) -> StageE
         "generate",
         0,
         None,
-        rows / limits[bound] / 3600,
+        hours,
         UNSURE,
         usd,
         _size_gb(job, work, rows),
         bound,
-        (f"{teacher.name}: {limits[bound]:,.1f} answers/s assumed",),
+        (note,),
         warnings=tuple(warnings),
     )
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from engine.job.spec import (
+    BATCH_WINDOW_H,
     ApiTeacher,
     CaptureSpec,
     FakeTeacherSpec,
@@ -65,6 +66,8 @@ def plan_devices(job: JobSpec) -> Plan:
     needs = []
     for teacher in job.generate.teachers:
         needs.append(_asking("generate", teacher, job.device, capture))
+    if grader := job.curate.judge:
+        needs.append(_asking("curate", grader.teacher, job.device, CaptureSpec(), "judge "))
     needs.append(_train(job.train))
     student = Layout.of(job.evaluate, job.device)
     needs.append(_engines("evaluate", "", student, job.train.student))
@@ -96,11 +99,12 @@ def _asking(
 
 def _asked(teacher: ApiTeacher | FakeTeacherSpec) -> str:
     """What a teacher that takes no devices is asked, and at what price."""
-    text = (
-        f"{teacher.name}: {teacher.kind}, {teacher.model}, at most {teacher.concurrency} requests"
-        " at a time"
-    )
+    how = f"at most {teacher.concurrency} requests at a time"
     prices = teacher.prices
+    if isinstance(teacher, ApiTeacher) and teacher.batch:
+        how = f"in batches, each within {BATCH_WINDOW_H} hours"
+        prices = teacher.charged
+    text = f"{teacher.name}: {teacher.kind}, {teacher.model}, {how}"
     if prices:
         text += f"; ${prices.input:g} in and ${prices.output:g} out per million tokens"
     return text

@@ -90,8 +90,9 @@ def _garbage_of_stage(folder: Folder, *, shut_out: bool) -> Iterator[Sized]:
         if manifests:
             newest = manifest_paths(folder)[-1]
             yield from _ended_attempts(place, newest.stat().st_mtime)
-        for below in (place, place / "data", place / "commits", place / "attempts"):
-            yield from _temporary(below)
+        yield from _temporary(place)
+        for name in ("data", "commits", "attempts", "batches"):
+            yield from _temporary(place / name)
 
 
 def _removable_data(place: Folder, manifests: list[Manifest], *, shut_out: bool) -> list[Folder]:
@@ -115,9 +116,9 @@ def _is_part_of_older_epoch(path: Folder, newest: int) -> bool:
 
 
 def _ended_attempts(place: Folder, finished_at: float) -> Iterator[Sized]:
-    """Attempts and receipts from before the newest manifest. Younger ones are of a run that tries
-    failed rows again, and not finished yet."""
-    for below in (place / "attempts", place / "receipts"):
+    """Attempts, receipts and notes of batches from before the newest manifest. Younger ones are of
+    a run that tries failed rows again, and not finished yet."""
+    for below in (place / "attempts", place / "receipts", place / "batches"):
         for name, stat in files_in(below).items():
             if stat.st_mtime <= finished_at:
                 yield below / name, stat.st_size

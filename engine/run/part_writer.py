@@ -24,8 +24,8 @@ class PartWriter:
     `max_seconds`, or when asked to.
 
     `finish` turns collected items into a table of Completions in bulk (decoding is cheaper that
-    way), `lost_usd` sums what their lost tries may have cost; `on_step` is told where in a commit
-    the writer is, for fault tests.
+    way), `lost_usd` sums what their lost tries may have cost; `batch` says that a batch API
+    answers, at its price; `on_step` is told where in a commit the writer is, for fault tests.
     """
 
     def __init__(
@@ -38,12 +38,14 @@ class PartWriter:
         max_rows: int,
         max_seconds: float,
         max_bytes: int = 128_000_000,
+        batch: bool = False,
         lost_usd: Callable[[Sequence[Any]], float] = lambda items: 0.0,
         on_step: Callable[[str, Folder, pa.Buffer], None] = lambda step, path, data: None,
     ) -> None:
         self._folder, self._epoch, self._teacher = folder, epoch, teacher
         self._finish, self._lost_usd, self._on_step = finish, lost_usd, on_step
         self._max_rows, self._max_seconds, self._max_bytes = max_rows, max_seconds, max_bytes
+        self._batch = batch
         self._items: list[Any] = []
         self._size_bytes = 0
         self._oldest = 0.0
@@ -113,6 +115,8 @@ class PartWriter:
             record[name] = table[column].to_pylist()
         if lost_usd := self._lost_usd(items):
             record["lost_usd"] = lost_usd
+        if self._batch:
+            record["batch"] = True
         path = self._folder / file
         for step in ("before_part", "mid_part"):
             self._on_step(step, path, data)

@@ -58,6 +58,7 @@ class Record:
     sha256: str
     # What tries without an answer may have cost, of the requests answered here.
     lost_usd: float = 0.0
+    batch: bool = False  # whether a batch API answered, at its price
 
     def tokens(self) -> tuple[int, int]:
         """Tokens in and out of all rows, as far as they are known."""
@@ -176,15 +177,22 @@ class Rows:
 
     def answered(self, teacher: str) -> tuple[np.ndarray, np.ndarray]:
         """prompt_id and sample_index of the teacher's rows that need no further try."""
+        return self._keys(teacher, self.status != _ERROR)
+
+    def ended(self, teacher: str, *, in_error: bool) -> set[Key]:
+        """The teacher's rows that ended in `error`, or the others."""
+        is_error = self.status == _ERROR
+        prompt_ids, samples = self._keys(teacher, is_error == in_error)
+        pairs = zip(prompt_ids.tolist(), samples.tolist(), strict=True)
+        return set(pairs)
+
+    def _keys(self, teacher: str, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         number = -1
         if teacher in self.teachers:
             number = self.teachers.index(teacher)
-        is_answer = self.status != _ERROR
         is_mine = self.teacher == number
-        answered = is_answer & is_mine
-        prompt_ids = self.prompt_id[answered]
-        samples = self.sample_index[answered]
-        return prompt_ids, samples
+        chosen = wanted & is_mine
+        return self.prompt_id[chosen], self.sample_index[chosen]
 
     def failed(self) -> int:
         """Rows that ended in `error`."""

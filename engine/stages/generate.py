@@ -252,10 +252,10 @@ def _teachers(
         for name in ("tokenizer_fingerprint", "vocab_size"):
             if name in metadata:
                 more[name] = metadata[name]
-        prices = spec.prices().get(teacher.name)
+        charged = respondent_of(teacher, spec.sampling).charged
         counted = sums.rows - sums.untold
-        if prices and counted:
-            usd = cost_usd(prices, sums.tokens_in, sums.tokens_out)
+        if charged and counted:
+            usd = cost_usd(charged, sums.tokens_in, sums.tokens_out)
             more["usd_per_answer"] = usd / counted
         teachers.append(
             TeacherInfo(

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AttentionInterface, PretrainedConfig
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AttentionInterface, PretrainedConfig
 from transformers.utils import is_flash_attn_2_available
 
 from engine.job.spec import TrainSpec
 
 # transformers' names of the two functions below
-PER_EXAMPLE = "sdpa_per_example"
+PER_EXAMPLE = "torch_per_example"
 VARLEN = "torch_varlen"
 
 
@@ -31,7 +31,7 @@ def attention_of(spec: TrainSpec, device: str, config: PretrainedConfig) -> str:
     text = config.get_text_config()
     if getattr(text, "attn_logit_softcapping", None):
         return "eager"  # the others leave the cap out
-    if device == "cpu":
+    if device == "cpu" or _has_sinks(config):
         return PER_EXAMPLE
     if is_flash_attn_2_available():
         return "flash_attention_2"
@@ -47,6 +47,13 @@ def attention_of(spec: TrainSpec, device: str, config: PretrainedConfig) -> str:
     return "sdpa"
 
 
+def _has_sinks(config: PretrainedConfig) -> bool:
+    """Whether transformers keeps torch's attention from this architecture: gpt-oss, where each head
+    has a logit that takes probability and no value. Its eager attention sees across examples."""
+    architecture: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    return architecture is not None and not architecture._supports_sdpa
+
+
 def attention_per_example(
     module: nn.Module,
     query: Tensor,
@@ -58,13 +65,12 @@ def attention_per_example(
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
-    s_aux: None = None,
+    s_aux: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention of packed rows, (B, heads, L, D) -> (B, L, heads, D), one call of torch per
-    example."""
+    example. `s_aux` are the logits of the heads' sinks, (heads,)."""
     assert attention_mask is None, "packed rows carry no mask"
-    assert s_aux is None, "attention sinks; set train.attention: eager"
     rows, heads, length = query.shape[:3]
     starts = _starts(position_ids, rows, length).tolist()
     ends = [*starts[1:], rows * length]
@@ -77,6 +83,10 @@ def attention_per_example(
         mask = None
         if sliding_window and len(q) > sliding_window:
             mask = _band(len(q), sliding_window, q)
+        if s_aux is not None:
+            mask = _with_sinks(_band(len(q), sliding_window or len(q), q), s_aux, q)
+            k = F.pad(k, (0, 0, 0, 0, 0, 1))
+            v = F.pad(v, (0, 0, 0, 0, 0, 1))
         output = F.scaled_dot_product_attention(
             _as_a_batch(q),
             _as_a_batch(k),
@@ -110,7 +120,7 @@ def attention_varlen(
     from torch.nn.attention.varlen import varlen_attn
 
     assert attention_mask is None, "packed rows carry no mask"
-    assert s_aux is None, "attention sinks; set train.attention: eager"
+    assert s_aux is None, "attention sinks; set train.attention: auto"
     assert not dropout, f"dropout {dropout}; set train.attention: sdpa"
     rows, heads, length = query.shape[:3]
     starts = _starts(position_ids, rows, length)
@@ -163,6 +173,16 @@ def _band(length: int, window: int, like: Tensor) -> Tensor:
     """Positions that see themselves and the window - 1 before them."""
     seen = torch.ones(length, length, dtype=torch.bool, device=like.device)
     return seen.tril().triu(1 - window)
+
+
+def _with_sinks(seen: Tensor, s_aux: Tensor, like: Tensor) -> Tensor:
+    """What is added to the scores, (heads, length, length + 1): the last key, of zeros, has the
+    sink's logit as its score, and no value."""
+    length = len(seen)
+    hidden = torch.zeros(length, length, dtype=like.dtype, device=like.device)
+    hidden = hidden.masked_fill(~seen, float("-inf"))
+    sinks = s_aux.to(like.dtype).view(-1, 1, 1).expand(-1, length, 1)
+    return torch.cat([hidden.expand(len(s_aux), -1, -1), sinks], dim=-1)
 
 
 AttentionInterface.register(PER_EXAMPLE, attention_per_example)

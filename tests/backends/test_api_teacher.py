@@ -693,6 +693,46 @@ def openai_calls(arguments, **choice):
     )
 
 
+THOUGHT = [
+    {"type": "thinking", "thinking": "2 and 3 are 5", "signature": "s"},
+    {"type": "text", "text": "5"},
+    {"type": "tool_use", "id": "t", "name": "weather", "input": {"city": "Ely"}},
+]
+SURE = position("token_id:7", -0.5, ("token_id:7", -0.5), ("token_id:3", -1.5))
+
+
+@pytest.mark.parametrize(
+    ("kind", "reply"),
+    [
+        ("openai", openai_reply({"reasoning_content": "2 and 3 are 5"})),
+        ("openai", openai_calls('{"city": "Cambridge"}')),
+        ("openai", openai_reply({"content": None, "refusal": "no"})),
+        ("openai", openai_reply(logprobs={"content": [SURE]})),
+        ("openai", openai_reply() | {"usage": None}),
+        ("openai", {"choices": [], "usage": {}, "detail": "the model went away"}),
+        ("anthropic", {"content": THOUGHT, "stop_reason": "max_tokens", "usage": {}}),
+        ("anthropic", {"content": [], "usage": {"input_tokens": 9, "output_tokens": 4}}),
+    ],
+)
+def test_a_reply_out_of_a_batch_is_read_as_the_one_that_comes_by_itself(teacher, kind, reply):
+    """Text, reasoning, calls, signal and counts; what cannot be read, in the same words."""
+    settings = {"top_k": 2 if "logprobs" in str(reply) else 0, "attempts": 1}
+    prompt = Conversation(CONVERSATION)
+    with misbehaving_api.serve(answer=replying(200, reply)) as api:
+        engine = teacher(kind, api.url, **settings)
+        try:
+            live = ask(engine)
+        except ApiError as error:
+            with pytest.raises(ApiError, match=re.escape(str(error))):
+                engine.answer_in(reply, prompt)
+            return
+    batched = engine.answer_in(reply, prompt)
+    for name in ("text", "reasoning", "finish_reason", "calls", "prompt_tokens", "tokens"):
+        assert getattr(batched, name) == getattr(live, name)
+    for name in ("token_ids", "token_logprobs", "topk_ids", "topk_logprobs", "tail"):
+        assert getattr(batched, name).tolist() == getattr(live, name).tolist()
+
+
 def test_the_openai_protocol_is_told_of_tools_and_says_what_it_calls(teacher):
     reply = openai_calls('{"city": "Cambridge"}')
     with misbehaving_api.serve(answer=replying(200, reply)) as api:

@@ -75,13 +75,16 @@ class Dashboard:
         return self.ended
 
     def list_jobs(self):
+        if self.jobs is None:
+            raise RuntimeError("502 from a proxy")
         return self.jobs
 
     def submit_job(self, **given):
         self.sent.append(given)
 
     def get_job_info(self, job_id):
-        return SimpleNamespace(message="it failed", driver_exit_code=self.code)
+        status = self.get_job_status(job_id)
+        return SimpleNamespace(status=status, message="it failed", driver_exit_code=self.code)
 
 
 @pytest.fixture
@@ -151,6 +154,14 @@ def test_a_job_that_runs_already_is_joined_and_one_that_ended_keeps_its_name(das
     assert backend.start_driver(HERE, "true", name="j", secrets={}, on_log=print) == "j-3"
     assert there.sent[0]["submission_id"] == "j-3"
     assert backend.start_driver(HERE, "true", name="other", secrets={}, on_log=print) == "other-3"
+
+
+def test_a_dashboard_that_does_not_say_what_runs_gets_no_second_job(dashboard):
+    there = dashboard(("", JobStatus.RUNNING))
+    there.jobs = None
+    with pytest.raises(CapacityError, match="502 from a proxy; submit again"):
+        backend.start_driver(HERE, "true", name="j", secrets={}, on_log=print)
+    assert there.sent == []
 
 
 def test_files_travel_as_the_jobs_folder(dashboard, monkeypatch):

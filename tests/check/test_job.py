@@ -730,3 +730,22 @@ def test_lm_evals_endpoint_wants_the_keys_of_serve(place, monkeypatch):
     check_job(a_job(place, **keyed), running=("evaluate",))
     with pytest.raises(SpecError, match=r"^serve\.api_key_env: .*MY_KEY is not set"):
         check_job(a_job(place, evaluate={"lm_eval": files}, **keyed), running=("evaluate",))
+
+
+def test_a_student_of_quantised_weights_is_refused_by_folder_and_by_hub_name(place):
+    (place / "student" / "config.json").write_text(
+        json.dumps(CONFIG | {"quantization_config": {"quant_method": "fp8"}})
+    )
+    assert "quantised as fp8, which transformers cannot train" in the_problem(a_job(place))
+    assert problems_of(a_job(place, train={"init": "random"})) == []
+    of_the_hub = a_job(place, train={"student": "openai/gpt-oss-20b"})
+    assert "quantised as mxfp4" in the_problem(of_the_hub)
+    assert problems_of(a_job(place, train={"student": "unsloth/gpt-oss-20b-BF16"})) == []
+
+
+def test_an_attention_that_leaves_sinks_out_or_sees_across_examples_is_refused(place):
+    student = {"student": "unsloth/gpt-oss-20b-BF16"}
+    for attention in ("sdpa", "eager"):
+        job = a_job(place, train=student | {"attention": attention})
+        assert "set attention: auto" in the_problem(job)
+    assert problems_of(a_job(place, train=student)) == []

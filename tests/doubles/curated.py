@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pyarrow.parquet as pq
 
-from engine.backends.spread import here
+from engine.backends.processes import here
 from engine.job.spec import CurateSpec
 from engine.rows.records import PROMPT, Completion, Prompt, completion_schema
 from engine.rows.tables import to_table, write_parquet
@@ -88,10 +88,10 @@ def finish(tmp_path, prompts, parts, metadata=None):
     }
 
 
-SIZES = {"bucket_bytes": curate.BUCKET_BYTES, "group_rows": 16_384, "spread": here}
+SIZES = {"bucket_bytes": curate.BUCKET_BYTES, "group_rows": 16_384, "spread": here, "stream": None}
 
 
-def run(tmp_path, prompts, parts, metadata=None, **options):
+def run(tmp_path, prompts, parts, metadata=None, keeps=(), **options):
     """Curate `parts`; gives counts and the examples by split."""
     inputs = finish(tmp_path, prompts, parts, metadata)
     out = tmp_path / "curate"
@@ -110,7 +110,8 @@ def run(tmp_path, prompts, parts, metadata=None, **options):
         for split in ("train", "validation")
     }
     assert len(examples["train"]) == counts.rows_out
-    assert sorted(path.name for path in out.iterdir()) == ["data", "manifest.json", "verdicts"]
+    left = sorted(path.name for path in out.iterdir() if path.name not in keeps)
+    assert left == ["data", "manifest.json", "verdicts"]
     return counts, examples, out
 
 

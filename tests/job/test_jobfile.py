@@ -362,3 +362,18 @@ def test_a_wrong_set_without_a_job_is_named(setting, message):
     with pytest.raises(SpecError) as caught:
         load_serve([setting])
     assert message in str(caught.value)
+
+
+def test_files_of_test_data_lie_beside_the_job_and_a_pattern_stands_for_what_is_there(tmp_path):
+    (tmp_path / "bench").mkdir()
+    for name in ("b.jsonl", "a.jsonl", "c.txt"):
+        (tmp_path / "bench" / name).touch()
+    path = tmp_path / "job.yaml"
+    prompts = "{train: a.jsonl, decontaminate: {against: [t.jsonl, bench/*.jsonl, none/*.csv]}}"
+    path.write_text(
+        f"version: 1\nname: j\ntask: qa\nprompts: {prompts}\n"
+        "generate: {teachers: [{name: t, model: m}]}\ntrain: {student: s}\n"
+    )
+    assert load_job(path).prompts.decontaminate.against == [
+        str(tmp_path / name) for name in ("t.jsonl", "bench/a.jsonl", "bench/b.jsonl", "none/*.csv")
+    ]

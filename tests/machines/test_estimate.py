@@ -240,3 +240,16 @@ def test_what_nobody_says_is_assumed_by_task_and_said_to_be():
     assert work.told == "500 prompts, 150 tokens each (assumed), answers of 400 (assumed)"
     said = work_of(a_job(), SEEN)
     assert said.told == "50,000 prompts, 300 tokens each, answers of 1,000"
+
+
+def test_batches_of_an_api_take_up_to_a_day_each_round_at_their_price():
+    prices = {"input": 30.0, "output": 60.0}
+    live = generated(GPT | {"prices": prices})
+    batched = generated(GPT | {"prices": prices, "batch": True})
+    assert batched.usd == pytest.approx(live.usd / 2)
+    assert batched.interval == (6.0, 24.0)
+    assert "24 hours" in batched.bound
+    cheap = generated(GPT | {"prices": prices | {"batch_discount": 0.75}, "batch": True})
+    assert cheap.usd == pytest.approx(live.usd / 4)
+    many = Seen(rows=250_000, validation=0, prompt_tokens=300, answer_tokens=1000)
+    assert generated(GPT | {"batch": True}, seen=many).interval == (18.0, 72.0)

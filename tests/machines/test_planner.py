@@ -213,6 +213,15 @@ def test_an_api_teacher_wants_no_device_and_no_load_test_no_line():
     )
 
 
+def test_an_api_teacher_in_batches_is_planned_at_their_price_and_their_hours():
+    batched = GPT_4 | {"batch": True}
+    found = plan_devices(a_job(generate={"teachers": [batched]}, loadtest={"models": []}))
+    assert found.lines()[0].endswith(
+        "gpt: openai, gpt-4, in batches, each within 24 hours; $15 in and $30 out per million"
+        " tokens"
+    )
+
+
 def test_a_judge_has_a_line_with_its_price_or_its_devices():
     local = {"name": "v3", "model": "deepseek-ai/DeepSeek-V3", "tensor_parallel": 8}
     lines = []

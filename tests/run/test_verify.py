@@ -3,6 +3,7 @@ know."""
 
 import hashlib
 import json
+import os
 import random
 import re
 import subprocess
@@ -267,7 +268,12 @@ def test_gc_removes_what_nothing_names_and_nothing_else(finished, tmp_path):
     )  # a late writer of an older epoch: it does not count, yet a record names it
     receipts = set((folder / "receipts").iterdir())
     assert receipts
-    left = {*litter(folder), *(folder / "attempts").iterdir(), *receipts}
+    batch = folder / "batches/1.json"  # of before the manifest: all its rows are in parts
+    batch.parent.mkdir()
+    batch.touch()
+    os.utime(batch, (0, 0))
+    (folder / "batches/2.json").touch()  # of a run that tries failed rows again
+    left = {*litter(folder), *(folder / "attempts").iterdir(), *receipts, batch}
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "precious.parquet").write_bytes(b"1")

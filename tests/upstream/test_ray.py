@@ -182,7 +182,7 @@ def test_ray_data_asks_for_an_actors_arguments_before_it_starts_one():
 
 def test_ray_datas_context_has_the_switches_that_are_set():
     switches = {"enable_progress_bars", "execution_options", "max_errored_blocks"}
-    switches |= {"issue_detectors_config"}
+    switches |= {"issue_detectors_config", "execution_no_progress_timeout_s"}
     assert switches <= set(fields("ray/data/context.py", "DataContext"))
     detectors = "ray/data/_internal/issue_detection/issue_detector_configuration.py"
     assert "detectors" in fields(detectors, "IssueDetectorsConfiguration")

@@ -8,7 +8,9 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AttentionInterface,
+    GptOssConfig,
     LlamaConfig,
     LlamaForCausalLM,
     Phi3Config,
@@ -105,6 +107,11 @@ def test_position_ids_that_start_again_are_the_border_of_an_example(attention):
     packed = model(input_ids=ids, position_ids=torch.tensor([[0, 1, 0, 1]]), use_cache=False)
     alone = model(input_ids=ids[:, 2:], use_cache=False)
     torch.testing.assert_close(packed.logits[:, 2:], alone.logits)
+
+
+def test_a_model_with_attention_sinks_says_that_sdpa_cannot():
+    assert not MODEL_FOR_CAUSAL_LM_MAPPING[GptOssConfig]._supports_sdpa
+    assert MODEL_FOR_CAUSAL_LM_MAPPING[LlamaConfig]._supports_sdpa
 
 
 # Files (training/export.py, check/models.py)

@@ -21,7 +21,7 @@ from engine.job.spec.engines import EngineSpec, Model
 from engine.job.spec.evaluate import EvaluateSpec
 from engine.job.spec.generate import AskingSpec, CaptureSpec, GenerateSpec
 from engine.job.spec.job import JobSpec
-from engine.job.spec.judge import JudgeSpec
+from engine.job.spec.judge import AskedJudgeSpec, CurateJudgeSpec, JudgeSpec
 from engine.job.spec.loadtest import (
     DistributionSpec,
     LoadtestSpec,
@@ -43,11 +43,13 @@ from engine.job.spec.losses import (
     TvdLoss,
     UldLoss,
 )
-from engine.job.spec.prompts import FieldMap, PromptsSpec
+from engine.job.spec.prompts import FieldMap, PromptLeaksSpec, PromptsSpec
 from engine.job.spec.report import ReportSpec
 from engine.job.spec.serve import ServeSpec
 from engine.job.spec.teachers import (
     API_KINDS,
+    BATCH_WINDOW_H,
+    BATCHED_ROWS,
     AnthropicTeacherSpec,
     ApiTeacher,
     FakeTeacherSpec,
@@ -69,15 +71,19 @@ from engine.job.spec.verify import VerifySpec
 
 __all__ = [
     "API_KINDS",
+    "BATCHED_ROWS",
+    "BATCH_WINDOW_H",
     "AdaptiveKlLoss",
     "AnthropicTeacherSpec",
     "AnyLoss",
     "ApiTeacher",
+    "AskedJudgeSpec",
     "AskingSpec",
     "AttentionTransferSpec",
     "BalanceSpec",
     "Block",
     "CaptureSpec",
+    "CurateJudgeSpec",
     "CurateSpec",
     "DecontaminateSpec",
     "DifficultySpec",
@@ -106,6 +112,7 @@ __all__ = [
     "OpenAITeacherSpec",
     "PiiSpec",
     "PriceSpec",
+    "PromptLeaksSpec",
     "PromptsSpec",
     "ReportSpec",
     "ReverseKlLoss",

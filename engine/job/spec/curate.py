@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
 from engine.job.spec.base import Block, identity, placement
 from engine.job.spec.curation import (
@@ -16,9 +17,10 @@ from engine.job.spec.curation import (
     PiiSpec,
     SelectSpec,
 )
+from engine.job.spec.judge import CurateJudgeSpec
 from engine.job.spec.verify import VerifySpec
 
-Language = Annotated[str, Field(pattern=r"^[a-z]{2}$")]
+_LANGUAGE = re.compile(r"[a-z]{2}")
 
 
 class CurateSpec(Block):
@@ -37,7 +39,7 @@ class CurateSpec(Block):
     compare."""
     verify: VerifySpec = identity(VerifySpec())
     """How they are compared."""
-    languages: list[Language] | None = identity(None, min_length=1)
+    languages: list[str] | None = identity(None, min_length=1)
     """Drop answers in other languages (ISO 639-1, such as en); those too short to tell stay."""
     repetition: float | None = identity(None, ge=0, lt=1)
     """Drop answers of whose words more than this share stands in a run of five that the answer has
@@ -52,6 +54,8 @@ class CurateSpec(Block):
     """Keep what most samples agree on, of prompts without a reference."""
     difficulty: DifficultySpec | None = identity(None)
     """Keep prompts that are neither too hard nor too easy."""
+    judge: CurateJudgeSpec | None = identity(None)
+    """A model that grades what the rules above left; none: nobody is asked."""
     select: SelectSpec | None = identity(None)
     """Keep the best answers of a prompt; none: all of them."""
     near_duplicates: NearDuplicatesSpec | None = identity(None)
@@ -64,14 +68,21 @@ class CurateSpec(Block):
 
     @field_validator("languages")
     @classmethod
-    def _each_language_once(cls, languages: list[str] | None) -> list[str] | None:
-        return None if languages is None else sorted(set(languages))
+    def _languages_are_codes(cls, languages: list[str] | None) -> list[str] | None:
+        if languages is None:
+            return None
+        for code in languages:
+            if not _LANGUAGE.fullmatch(code):
+                raise ValueError(
+                    f"curate.languages={code!r}; give codes of two letters (ISO 639-1), such as en"
+                )
+        return sorted(set(languages))
 
     @model_validator(mode="after")
     def _the_best_are_known_by_something(self) -> CurateSpec:
         by = self.select.by if self.select else []
         graded = [name for name in by if name in ("score", "judge")]
-        if graded:
+        if graded and self.judge is None:
             raise ValueError(
                 f"curate.select.by={graded[0]} goes by a judge, and curate.judge names none; name"
                 " one, or choose correct and shorter"
@@ -85,5 +96,8 @@ class CurateSpec(Block):
         return self.check_reference or self.difficulty is not None or "correct" in by
 
     def sources(self) -> list[str]:
-        """Files whose content decides the result."""
-        return list(self.decontaminate.against) if self.decontaminate else []
+        """Files and models whose content decides the result."""
+        sources = list(self.decontaminate.against) if self.decontaminate else []
+        if self.judge is not None:
+            sources += [self.judge.rubric, self.judge.teacher.model]
+        return sources

@@ -52,6 +52,8 @@ class JobSpec(Block):
     def asked(self) -> dict[str, TeacherSpec]:
         """{field: who is asked} of the teachers and the judge."""
         named = {f"generate.teachers.{n}": each for n, each in enumerate(self.generate.teachers)}
+        if self.curate.judge:
+            named["curate.judge.teacher"] = self.curate.judge.teacher
         if self.evaluate.judge:
             named["evaluate.judge.teacher"] = self.evaluate.judge.teacher
         return named

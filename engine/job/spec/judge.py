@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
@@ -10,10 +11,11 @@ from engine.job.spec.base import Block, identity, placement
 from engine.job.spec.generate import AskingSpec
 from engine.job.spec.teachers import PriceSpec, SamplingSpec, TeacherSpec, VllmTeacherSpec
 
+_THRESHOLD = re.compile(r">=\s*(\d+(?:\.\d+)?)")
 
-class JudgeSpec(Block):
-    """A model that compares answers by a rubric: two of them in both orders, and each by itself on
-    a scale where there is one."""
+
+class AskedJudgeSpec(Block):
+    """A model that judges answers by a rubric, and how it is asked."""
 
     teacher: TeacherSpec = identity()
     """Who judges: any kind of teacher, other than the student and better not the teacher itself. It
@@ -21,10 +23,6 @@ class JudgeSpec(Block):
     rubric: str = placement()
     """Text file that says what a good answer is. Its content is part of the identity; how verdicts
     are written is added to it."""
-    against: list[Literal["teacher", "baseline"]] = identity(["teacher", "baseline"])
-    """Whose answers the student's are compared with, the baseline only where it answers."""
-    scale: list[int] | None = identity(None, min_length=2, max_length=2)
-    """[worst, best] grade of a single answer; none: answers get no grades."""
     references: bool = identity(True)
     """Show the right answers of a prompt that has some."""
     max_tokens: int = identity(1024, ge=1)
@@ -45,24 +43,8 @@ class JudgeSpec(Block):
     def _a_teacher_without_kind_is_vllms(cls, teacher: Any) -> Any:
         return {"kind": "vllm"} | teacher if isinstance(teacher, dict) else teacher
 
-    @field_validator("scale")
-    @classmethod
-    def _the_scale_rises(cls, scale: list[int] | None) -> list[int] | None:
-        if scale is not None and scale[0] >= scale[1]:
-            raise ValueError(f"scale={scale}; give [worst, best], such as [1, 5]")
-        return scale
-
     @model_validator(mode="after")
-    def _something_is_judged(self) -> JudgeSpec:
-        if not self.against and self.scale is None:
-            raise ValueError(
-                "against=[] and no scale: nothing would be judged; name teacher or baseline, or"
-                " give a scale such as [1, 5]"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _nothing_is_given_in_vain(self) -> JudgeSpec:
+    def _nothing_is_given_in_vain(self) -> AskedJudgeSpec:
         teacher = self.teacher
         vain = {
             "sampling": teacher.sampling is not None,
@@ -78,7 +60,7 @@ class JudgeSpec(Block):
         return self
 
     @model_validator(mode="after")
-    def _a_limit_of_cost_knows_the_prices(self) -> JudgeSpec:
+    def _a_limit_of_cost_knows_the_prices(self) -> AskedJudgeSpec:
         if self.max_cost_usd and self.prices is None:
             raise ValueError(
                 f"max_cost_usd={self.max_cost_usd:g}, but {self.teacher.name} has no prices; give"
@@ -103,3 +85,67 @@ class JudgeSpec(Block):
             max_attempts=self.max_attempts,
             part_seconds=self.part_seconds,
         )
+
+
+class JudgeSpec(AskedJudgeSpec):
+    """A model that compares answers by a rubric: two of them in both orders, and each by itself on
+    a scale where there is one."""
+
+    against: list[Literal["teacher", "baseline"]] = identity(["teacher", "baseline"])
+    """Whose answers the student's are compared with, the baseline only where it answers."""
+    scale: list[int] | None = identity(None, min_length=2, max_length=2)
+    """[worst, best] grade of a single answer; none: answers get no grades."""
+
+    @field_validator("scale")
+    @classmethod
+    def _the_scale_rises(cls, scale: list[int] | None) -> list[int] | None:
+        return None if scale is None else _rising(scale)
+
+    @model_validator(mode="after")
+    def _something_is_judged(self) -> JudgeSpec:
+        if not self.against and self.scale is None:
+            raise ValueError(
+                "against=[] and no scale: nothing would be judged; name teacher or baseline, or"
+                " give a scale such as [1, 5]"
+            )
+        return self
+
+
+class CurateJudgeSpec(AskedJudgeSpec):
+    """A model that grades a teacher's answers, after all cheaper rules; where `select.by` has
+    judge, it also compares those to one prompt in both orders."""
+
+    keep: str | None = identity(None)
+    """Grades that stay, such as ">= 4"; answers without a readable grade go too. None: grades only
+    order what `select` keeps."""
+    scale: list[int] = identity([1, 5], min_length=2, max_length=2)
+    """[worst, best] grade."""
+
+    @field_validator("scale")
+    @classmethod
+    def _the_scale_rises(cls, scale: list[int]) -> list[int]:
+        return _rising(scale)
+
+    @model_validator(mode="after")
+    def _the_threshold_is_on_the_scale(self) -> CurateJudgeSpec:
+        if self.keep is None:
+            return self
+        match = _THRESHOLD.fullmatch(self.keep)
+        if match is None or not self.scale[0] <= float(match[1]) <= self.scale[1]:
+            raise ValueError(
+                f"curate.judge.keep={self.keep!r}; give >= and a grade of the scale"
+                f" {self.scale}, such as '>= {self.scale[1] - 1}'"
+            )
+        return self
+
+    @property
+    def at_least(self) -> float | None:
+        """The lowest grade that stays."""
+        match = _THRESHOLD.fullmatch(self.keep or "")
+        return None if match is None else float(match[1])
+
+
+def _rising(scale: list[int]) -> list[int]:
+    if scale[0] >= scale[1]:
+        raise ValueError(f"scale={scale}; give [worst, best], such as [1, 5]")
+    return scale

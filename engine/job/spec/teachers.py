@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
@@ -11,6 +11,8 @@ from engine.job.spec.base import Block, EnvironmentVariable, Name, identity, pla
 from engine.job.spec.engines import EngineSpec, Model
 
 API_KINDS = ("openai", "anthropic")
+BATCH_WINDOW_H = 24  # hours within which both vendors end a batch
+BATCHED_ROWS = 100_000  # requests that wait in batches at a time, and so in memory
 # What bounds an answer, in servers' words.
 _LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 _SEVERAL = ("n", "best_of")  # answers to one request, all charged
@@ -42,6 +44,13 @@ class PriceSpec(Block):
     """Prompt tokens."""
     output: float = placement(ge=0)
     """Generated tokens, reasoning included."""
+    batch_discount: float = placement(0.5, ge=0, lt=1)
+    """Share of both prices that an answer through `batch: true` costs less."""
+
+    def of_batch(self) -> PriceSpec:
+        """What answers in batches cost."""
+        share = 1 - self.batch_discount
+        return PriceSpec(input=self.input * share, output=self.output * share)
 
 
 class AnyTeacher(Block):
@@ -115,6 +124,34 @@ class ApiTeacher(AnyTeacher):
     prices: PriceSpec | None = placement(None)
     """What the API charges; with it, cost is shown, kept in the manifest and bounded by
     generate.max_cost_usd."""
+    batch: bool = placement(False)
+    """Ask through the vendor's batch API: files of requests, answered within 24 hours at
+    prices.batch_discount. A run that was ended goes on with the batches that it has made."""
+    batch_rows: int | None = placement(None, ge=1, le=100_000)
+    """Most requests in one batch; none: as many as the vendor takes (50,000 or 100,000)."""
+
+    @property
+    def charged(self) -> PriceSpec | None:
+        """What its answers cost the way that it is asked."""
+        return self.prices.of_batch() if self.prices and self.batch else self.prices
+
+    def asked_live(self) -> Self:
+        """The same teacher, each request by itself."""
+        return self.model_copy(update={"batch": False, "batch_rows": None})
+
+    @model_validator(mode="after")
+    def _batches_have_fields_of_their_own(self) -> ApiTeacher:
+        if self.batch_rows and not self.batch:
+            raise ValueError(
+                f"batch_rows={self.batch_rows} is not read without batch: true; leave it out, or"
+                " set batch: true"
+            )
+        for name in ("requests_per_minute", "tokens_per_minute"):
+            if self.batch and getattr(self, name):
+                raise ValueError(
+                    f"{name}={getattr(self, name)} is not read with batch: true; leave it out"
+                )
+        return self
 
     @model_validator(mode="after")
     def _limits_of_answers_are_numbers(self) -> ApiTeacher:

@@ -163,7 +163,8 @@ class TrainSpec(Block):
         "auto"
     )
     """transformers' attention; auto: example by example on a CPU, variable-length flash attention
-    on a GPU (the flash_attn package's, else torch's), sdpa where neither can."""
+    on a GPU (the flash_attn package's, else torch's), sdpa where neither can; example by
+    example for gpt-oss's attention sinks, eager for capped attention."""
     logits_mib: int = placement(32, ge=1)
     """Size of the piece of logits that exists at a time, in MiB of fp32."""
     cache_dir: str | None = placement(None)

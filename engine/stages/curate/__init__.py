@@ -22,8 +22,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from engine.asking.dispatch import Stream
 from engine.backends import math_verifier
-from engine.backends.spread import Spread, here, spread_for
+from engine.backends.processes import Spread, here
+from engine.backends.spread import spread_for
 from engine.job.spec import CurateSpec, NearDuplicatesSpec
 from engine.run.context import Context
 from engine.run.facts import PromptsInfo
@@ -38,6 +40,7 @@ from engine.stages.curate.examples import (
     settle_group,
     write_pile,
 )
+from engine.stages.curate.grading import grader_for
 from engine.stages.curate.groups import GROUP_ROWS, Group, groups_of
 from engine.stages.curate.held_out import index_of
 from engine.stages.curate.judging import Judging, Source, filters_of, judge_group
@@ -90,14 +93,16 @@ def run(
     group_rows: int = GROUP_ROWS,
     open_algebra: math_verifier.OpenAlgebra = math_verifier.opened,
     spread: Spread | None = None,
+    stream: Stream | None = None,
 ) -> Counts:
-    """Judge every training completion. StageError if a completion belongs to no prompt."""
+    """Judge every training completion; `stream` reaches the judge's replicas. StageError if a
+    completion belongs to no prompt, or where the judge's budget is used up."""
     (out / "data").mkdir(parents=True, exist_ok=True)
     groups = groups_of(inputs["generate"], group_rows)
     spread = spread or spread_for(spec.workers, len(groups))
     desk = _Desk(spec, inputs, out, ctx, groups, spread)
     filters, judged = _judge(desk, open_algebra)
-    rules, decided = _decide(desk, judged)
+    rules, decided = _decide(desk, judged, stream)
     files, answers = _write(desk, decided, judged, bucket_bytes)
     counts = counts_of(decided, [*filters, *rules], files, answers)
     if (out / WORK).exists():
@@ -124,7 +129,9 @@ def _judge(desk: _Desk, open_algebra: math_verifier.OpenAlgebra) -> tuple[list[s
     return filters_of(desk.spec), made
 
 
-def _decide(desk: _Desk, judged: Sequence[Made]) -> tuple[list[str], Decided]:
+def _decide(
+    desk: _Desk, judged: Sequence[Made], stream: Stream | None
+) -> tuple[list[str], Decided]:
     """The second pass: names of the rules, and what every answer comes to."""
     finding = Finding(
         desk.spec.near_duplicates or NearDuplicatesSpec(),
@@ -134,7 +141,16 @@ def _decide(desk: _Desk, judged: Sequence[Made]) -> tuple[list[str], Decided]:
         desk.out,
         desk.spread,
     )
-    rules = rules_for(desk.spec, Panel(desk.ctx.seed, partial(find_twins, finding)))
+    grader = grader_for(
+        desk.spec.judge,
+        stream,
+        files=desk.inputs["generate"].files(),
+        prompts=finding.prompts,
+        out=desk.out,
+        ctx=desk.ctx,
+    )
+    panel = Panel(desk.ctx.seed, partial(find_twins, finding), grader)
+    rules = rules_for(desk.spec, panel)
     files = [desk.out / WORK / f"judged/{group.name}.parquet" for group in desk.groups]
     more = ["pii"] if _redacts(desk.spec) else []
     return list(rules), decide(rules, files, more, desk.ctx.progress)

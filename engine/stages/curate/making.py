@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 from pydantic import BaseModel
 
-from engine.backends.spread import Spread
+from engine.backends.processes import Spread
 from engine.rows.tables import parquet_bytes
 from engine.run.manifests import FileEntry
 from engine.store.files import publish_durable, write_atomic

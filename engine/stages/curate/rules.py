@@ -16,11 +16,12 @@ import numpy as np
 import pyarrow as pa
 
 from engine.curation.balance import Balanced, balance
-from engine.curation.ledger import Across, is_left_in
+from engine.curation.ledger import Across, groups_in, is_left_in, reasons_of
 from engine.curation.priority import answer_priorities
 from engine.curation.selection import Quality, minority, not_best, off_difficulty, pass_rates
 from engine.curation.votes import votes_of
 from engine.job.spec import BalanceSpec, CurateSpec
+from engine.stages.curate.grading import Grader
 from engine.stages.curate.twins import Alike
 
 DUPLICATE = "duplicate_answer"
@@ -44,6 +45,7 @@ class Panel:
 
     seed: int
     find_twins: Callable[[pa.Table, np.ndarray], Alike]
+    grader: Grader | None = None
 
 
 Settings = dict[str, Any]
@@ -77,6 +79,26 @@ def is_new(table: pa.Table) -> Ruled:
     same_words = said[order][1:] == said[order][:-1]
     is_copy[order[1:]] = same_prompt & same_words
     return Ruled(_reason_for(table, rows[is_copy], DUPLICATE))
+
+
+def is_good_enough(table: pa.Table, *, grader: Grader, pairs: bool, across: Across) -> Ruled:
+    """Drop answers that the judge grades too low, or not readably; and find the score by which the
+    best are chosen, of votes on `pairs` or of grades."""
+    rows = still_there(table)
+    scores = np.full(len(table), np.nan)
+    reasons = {}
+    at_least = grader.spec.at_least
+    if at_least is not None or not pairs:
+        scores[rows] = grader.grades(table.take(rows))
+    if at_least is not None:
+        is_graded = ~np.isnan(scores[rows])
+        is_low = scores[rows] < at_least
+        reasons = {"low_grade": rows[is_low], "ungraded": rows[~is_graded]}
+        rows = rows[is_graded & ~is_low]
+    if pairs:
+        groups = groups_in(table, across).of_row_N[rows]
+        scores[rows] = grader.points(table.take(rows), groups)
+    return Ruled(reasons_of(len(table), reasons), {"score": _known(scores)})
 
 
 def is_among_the_best(
@@ -194,6 +216,13 @@ def _exact(spec: CurateSpec, panel: Panel) -> Settings | None:
     return {} if spec.dedup == "exact" else None
 
 
+def _judge(spec: CurateSpec, panel: Panel) -> Settings | None:
+    if panel.grader is None:
+        return None
+    pairs = spec.select is not None and "judge" in spec.select.by
+    return {"grader": panel.grader, "pairs": pairs, "across": _across(spec)}
+
+
 def _select(spec: CurateSpec, panel: Panel) -> Settings | None:
     if spec.select is None:
         return None
@@ -220,6 +249,7 @@ RULES: dict[str, tuple[Callable[..., Ruled], SettingsOf, tuple[str, ...]]] = {
     "majority": (agrees_with_most, _majority, ("task", "answer", "correct")),
     "difficulty": (has_difficulty, _difficulty, ("correct",)),
     "duplicate": (is_new, _exact, ("said",)),
+    "judge": (is_good_enough, _judge, ()),
     "select": (is_among_the_best, _select, _QUALITY),
     "near_duplicates": (is_no_twin, _near_duplicates, _QUALITY),
     "balance": (

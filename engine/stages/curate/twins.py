@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from engine.backends.spread import Spread
+from engine.backends.processes import Spread
 from engine.curation.minhash import BANDS, band_keys
 from engine.curation.near_duplicates import (
     Twins,

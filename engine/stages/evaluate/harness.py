@@ -106,7 +106,7 @@ def _ways(
     teacher = generate.teachers[0]
     if _why_unasked(generate) is None:
         if isinstance(teacher, OpenAITeacherSpec | AnthropicTeacherSpec):
-            ways["teacher"] = partial(nullcontext, Api(teacher, left_usd, **shared))
+            ways["teacher"] = partial(nullcontext, Api(teacher.asked_live(), left_usd, **shared))
         elif isinstance(teacher, VllmTeacherSpec):
             model = replace(teacher.to_model(), name="teacher")
             ways["teacher"] = partial(_served, model, endpoint, shared)

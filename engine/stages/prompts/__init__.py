@@ -113,7 +113,9 @@ def _write(shards: Shards, table: pa.Table, is_validation_N: np.ndarray) -> None
         part = table.filter(pa.array(wanted)).select(PROMPT.names)
         if len(part):
             column = pa.array([split] * len(part))
-            shards.add(f"data/{split}", part.set_column(place, PROMPT.field(place), column))
+            part = part.set_column(place, PROMPT.field(place), column)
+            # Parquet has other names inside a list's type, which would be written too
+            shards.add(f"data/{split}", part.cast(PROMPT))
 
 
 def _counts(

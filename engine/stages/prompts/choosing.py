@@ -18,23 +18,17 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from engine.backends.spread import Spread
+from engine.backends.processes import Spread
 from engine.curation.contamination import AT_LEAST
 from engine.curation.near_duplicates import twins
 from engine.curation.splits import groups_of, is_validation, leaves_validation
 from engine.errors import InputError
 from engine.job.spec import PromptsSpec
 from engine.stages.prompts.drawing import is_drawn
-from engine.stages.prompts.leaks import (
-    Leaks,
-    Validation,
-    leaks_of_files,
-    leaks_of_validation,
-    twins_left,
-)
+from engine.stages.prompts.leaks import Leaks, Training, Validation
 from engine.stages.prompts.reading import lacking, split_problem
 from engine.stages.prompts.staged import Staged
-from engine.stages.prompts.twins import Pairs, pairs_of
+from engine.stages.prompts.twins import NO_PAIRS, Pairs, pairs_of
 
 CLUSTER_JACCARD = 0.8  # from which prompts are nearly the same where the job does not say
 TWINS = pa.schema(
@@ -95,7 +89,7 @@ class _Choice:
         if spec.turns == "each":
             self._dialogues_N = groups_of(self._narrow["dialogue"])
         self._groups_N = self._dialogues_N  # what repeats itself by nature
-        self._pairs = Pairs(np.zeros((0, 2), np.int64), np.zeros(0))
+        self._pairs = NO_PAIRS
         self._is_validation_N = np.zeros(len(staged), bool)
         self._is_kept_N = np.ones(len(staged), bool)
         self._dropped: Counter[str] = Counter()
@@ -164,29 +158,30 @@ class _Choice:
     def drop_leaks(self) -> None:
         """Training prompts that hold what stands in the files of test data leave, or are named."""
         if self._spec.decontaminate is not None and self._spec.decontaminate.against:
-            self._take(leaks_of_files(self._staged, self._spec, self._is_training(), self._spread))
+            leaks = self._training().with_files(self._spec)
+            self._take(leaks)
 
     def drop_validation_leaks(self) -> None:
         """The same of validation prompts."""
-        training_N = self._is_training()
-        at_least = self._coverage()
-        self._take(
-            leaks_of_validation(
-                self._staged, self._validation(), training_N, at_least, self._spread
-            )
+        leaks = self._training().with_prompts(self._validation())
+        self._take(leaks)
+
+    def _training(self) -> Training:
+        at_least = AT_LEAST
+        if self._spec.decontaminate is not None:
+            at_least = self._spec.decontaminate.coverage
+        return Training(
+            self._staged,
+            self._is_training(),
+            at_least,
+            self._spread,
         )
 
     def _validation(self) -> Validation:
         rows = np.flatnonzero(self._is_validation_N & self._is_kept_N)
-        groups_N = self._groups_N
-        if groups_N is None:
-            groups_N = np.arange(len(self._staged))
-        return Validation(rows, groups_N[rows])
-
-    def _coverage(self) -> float:
-        if self._spec.decontaminate is None:
-            return AT_LEAST
-        return self._spec.decontaminate.coverage
+        if self._groups_N is None:  # each is its own
+            return Validation(rows, rows)
+        return Validation(rows, self._groups_N[rows])
 
     def _is_training(self) -> np.ndarray:
         return self._is_kept_N & ~self._is_validation_N
@@ -240,13 +235,7 @@ class _Choice:
         validation = int((self._is_validation_N & self._is_kept_N).sum())
         partner, jaccard = _best_partner(pairs, similar)
         self._note(similar, "twin_in_training", twin_rows=partner, jaccard=jaccard)
-        covered = twins_left(
-            self._staged,
-            self._validation(),
-            self._is_training(),
-            self._coverage(),
-            self._spread,
-        )
+        covered = self._training().twins_of(self._validation())
         self._note(
             covered.rows,
             "twin_in_training",

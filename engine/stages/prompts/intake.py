@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,7 +13,15 @@ from engine.stages.prompts.ledger import Entry, Ledger
 from engine.stages.prompts.reading import Batch
 from engine.stages.prompts.rows import UNLEARNT
 
-_COMPARED = ("prompt_id", "prompt_sha256", "answers", "split", "source_id", "line")  # an Entry
+# an Entry
+_COMPARED = (
+    "prompt_id",
+    "prompt_sha256",
+    "answers",
+    "split",
+    "source_id",
+    "line",
+)
 
 
 class Intake:
@@ -30,19 +39,33 @@ class Intake:
         """The prompts of the batch that are new."""
         self.rows_in += len(batch.table) + len(batch.bad)
         for line, reason in batch.bad:
-            self.quarantine.append({"file": str(batch.path), "line": line, "reason": reason})
-        columns = [batch.table[name].to_pylist() for name in _COMPARED]
-        is_new = []
-        for values in zip(*columns, strict=True):
-            reason = self._ledger.reason_to_drop(Entry(*values), batch.path)
-            is_new.append(reason is None)
-            if reason is not None:
-                self.dropped[reason] += 1
+            place: dict[str, str | int] = {"file": str(batch.path), "line": line}
+            self.quarantine.append(place | {"reason": reason})
+        is_new = list(self._is_new(batch))
         table = batch.table
         if not all(is_new):
-            table = table.filter(pa.array(is_new, pa.bool_()))
-        answers = pc.call_function("list_value_length", [table["references"]]).to_numpy()
-        self.several += int((answers > 1).sum())
+            mask = pa.array(is_new, pa.bool_())
+            table = table.filter(mask)
+        self._count(table)
+        return table
+
+    def _is_new(self, batch: Batch) -> Iterator[bool]:
+        columns = []
+        for name in _COMPARED:
+            column = batch.table[name]
+            columns.append(column.to_pylist())
+        for values in zip(*columns, strict=True):
+            entry = Entry(*values)
+            reason = self._ledger.reason_to_drop(entry, batch.path)
+            yield reason is None
+            if reason is not None:
+                self.dropped[reason] += 1
+
+    def _count(self, table: pa.Table) -> None:
+        """What is usable, but may not be meant."""
+        references = table["references"]
+        answers = pc.call_function("list_value_length", [references])
+        several = answers.to_numpy() > 1
+        self.several += int(several.sum())
         for meta in table["meta"].to_pylist():
             self.unlearnt += UNLEARNT in meta
-        return table

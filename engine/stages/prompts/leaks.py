@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from engine.backends.spread import Spread
+from engine.backends.processes import Spread
 from engine.curation.contamination import Covered, Found, Index, is_contaminated
 from engine.job.spec import PromptsSpec
 from engine.rows.sources.held_out import held_out_texts
@@ -28,6 +29,10 @@ class Validation(NamedTuple):
     rows: np.ndarray
     groups: np.ndarray
 
+    def where(self, is_wanted: np.ndarray) -> Validation:
+        """Some of them."""
+        return Validation(self.rows[is_wanted], self.groups[is_wanted])
+
 
 class Leaks(NamedTuple):
     """L rows that hold test data: row numbers, the names of the sets, the places of the items
@@ -45,131 +50,122 @@ def texts_of_files(spec: PromptsSpec, most_rows: int | None = None) -> dict[str,
     """The job's files of test data, a text per line. InputError for one without readable text."""
     if spec.decontaminate is None:
         return {}
-    against = spec.decontaminate.against
-    return held_out_texts(FIELD, against, columns_of_text(spec), most_rows=most_rows)
+    return held_out_texts(
+        FIELD,
+        spec.decontaminate.against,
+        columns_of_text(spec),
+        most_rows=most_rows,
+    )
 
 
-def leaks_of_files(
-    staged: Staged, spec: PromptsSpec, is_training_N: np.ndarray, spread: Spread
-) -> Leaks:
-    """Training prompts that hold an item of the job's files."""
-    assert spec.decontaminate is not None
-    index = Index.of(texts_of_files(spec))
-    found = _look_up(staged, index, spread)
-    is_leak = is_contaminated(found, spec.decontaminate.coverage) & is_training_N
-    rows = np.flatnonzero(is_leak)
-    names = []
-    places = []
-    for item in found.item_N[rows].tolist():
-        name, number = index.place(item)
-        names.append(name)
-        places.append(f"{name}:{number + 1}")
-    return Leaks(rows, names, places, found.coverage_N[rows])
+@dataclass(frozen=True)
+class Training:
+    """Training prompts, and how much of an item makes a leak."""
 
+    staged: Staged
+    is_training_N: np.ndarray
+    at_least: float
+    spread: Spread
 
-def leaks_of_validation(
-    staged: Staged,
-    validation: Validation,
-    is_training_N: np.ndarray,
-    at_least: float,
-    spread: Spread,
-) -> Leaks:
-    """Training prompts that hold a validation prompt."""
-    index = _index_of_prompts(staged, validation)
-    if index is None:
-        return _none()
-    found = _look_up(staged, index, spread)
-    rows = np.flatnonzero(is_contaminated(found, at_least) & is_training_N)
-    twin_rows = validation.rows[found.item_N[rows]]
-    return _by_prompts(rows, found.coverage_N[rows], twin_rows)
+    def with_files(self, spec: PromptsSpec) -> Leaks:
+        """Those that hold an item of the job's files."""
+        texts = texts_of_files(spec)
+        index = Index.of(texts)
+        rows, items, coverage = self._look_up(index)
+        names = []
+        places = []
+        for item in items.tolist():
+            name, number = index.place(item)
+            names.append(name)
+            places.append(f"{name}:{number + 1}")
+        return Leaks(rows, names, places, coverage)
 
-
-def twins_left(
-    staged: Staged,
-    validation: Validation,
-    is_training_N: np.ndarray,
-    at_least: float,
-    spread: Spread,
-) -> Leaks:
-    """Validation prompts that a training prompt holds, each with the one that has most of it.
-
-    What is rare depends on what is left, so it is asked again until nothing is found.
-    """
-    parts = [_none()]
-    while True:
-        index = _index_of_prompts(staged, validation)
+    def with_prompts(self, validation: Validation) -> Leaks:
+        """Those that hold a validation prompt."""
+        index = _index_of_prompts(self.staged, validation)
         if index is None:
-            break
-        items = len(validation.rows)
-        covered = _cover(staged, index, items, is_training_N, at_least, spread)
-        is_held = covered.text_I >= 0
-        if not is_held.any():
-            break
-        coverage = covered.coverage_I[is_held]
-        parts.append(_by_prompts(validation.rows[is_held], coverage, covered.text_I[is_held]))
-        validation = Validation(validation.rows[~is_held], validation.groups[~is_held])
-    rows = np.concatenate([part.rows for part in parts])
-    coverage = np.concatenate([part.coverage for part in parts])
-    twin_rows = np.concatenate([part.twin_rows for part in parts])
-    return _by_prompts(rows, coverage, twin_rows)
+            return _leaks([])
+        rows, items, coverage = self._look_up(index)
+        return _leaks([(rows, coverage, validation.rows[items])])
+
+    def twins_of(self, validation: Validation) -> Leaks:
+        """Validation prompts that a training prompt holds, each with the one that has most of it.
+
+        What is rare depends on what is left, so it is asked again until nothing is found.
+        """
+        found = []
+        while index := _index_of_prompts(self.staged, validation):
+            covered = self._cover(index, len(validation.rows))
+            is_held = covered.text_I >= 0
+            if not is_held.any():
+                break
+            held = validation.where(is_held)
+            coverage = covered.coverage_I[is_held]
+            texts = covered.text_I[is_held]
+            found.append((held.rows, coverage, texts))
+            validation = validation.where(~is_held)
+        return _leaks(found)
+
+    def _look_up(self, index: Index) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows that hold an item, the item and its coverage."""
+        work = partial(look_up_file, index)
+        parts = list(self.spread(work, self.staged.paths))
+        columns = []
+        for column in zip(*parts, strict=True):
+            columns.append(np.concatenate(column))
+        found = Found(*columns)
+        is_leak_N = is_contaminated(found, self.at_least)
+        rows = np.flatnonzero(is_leak_N & self.is_training_N)
+        return rows, found.item_N[rows], found.coverage_N[rows]
+
+    def _cover(self, index: Index, items: int) -> Covered:
+        """Which training prompt has most of each item."""
+        coverage_I = np.zeros(items, np.float32)
+        text_I = np.full(items, -1)
+        work = partial(cover_in_file, index, self.at_least)
+        orders = self.staged.orders(self.is_training_N)
+        files = self.spread(work, orders)
+        for start, found in zip(self.staged.starts, files, strict=False):
+            is_more = found.coverage_I > coverage_I
+            coverage_I[is_more] = found.coverage_I[is_more]
+            text_I[is_more] = found.text_I[is_more] + start
+        return Covered(coverage_I, text_I)
 
 
-def _by_prompts(rows: np.ndarray, coverage: np.ndarray, twin_rows: np.ndarray) -> Leaks:
+def look_up_file(index: Index, path: Folder) -> Found:
+    """What an index says of the prompts of one file."""
+    texts = texts_in(path)
+    return index.look_up(texts)
+
+
+def cover_in_file(index: Index, at_least: float, order: tuple[Folder, np.ndarray]) -> Covered:
+    """Which prompts of one file have most of each item, of those that are asked."""
+    path, is_asked = order
+    nothing = pa.scalar(None, pa.string())
+    asked = pa.array(is_asked)
+    texts = pc.call_function("if_else", [asked, texts_in(path), nothing])
+    return index.covered(texts, at_least)
+
+
+def _leaks(parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Leaks:
+    """Of rows, coverage and rows of their twins."""
+    none = np.zeros(0, np.int64)
+    columns = []
+    for column in zip((none, none, none), *parts, strict=True):
+        columns.append(np.concatenate(column))
+    rows, coverage, twin_rows = columns
     names = [VALIDATION] * len(rows)
     return Leaks(rows, names, names, coverage, twin_rows)
-
-
-def _none() -> Leaks:
-    nothing = np.zeros(0, np.int64)
-    return _by_prompts(nothing, np.zeros(0, np.float32), nothing)
 
 
 def _index_of_prompts(staged: Staged, items: Validation) -> Index | None:
     """Of these prompts; None where none has a word."""
     is_item_N = np.zeros(len(staged), bool)
     is_item_N[items.rows] = True
-    texts: list[str | None] = []
+    texts: list[str] = []
     for found in staged.texts_of(is_item_N):
         texts += found.to_pylist()
-    if not any(any(map(str.isalnum, text or "")) for text in texts):
+    if not any(any(map(str.isalnum, text)) for text in texts):
         return None
-    return Index.of({VALIDATION: texts}, {VALIDATION: items.groups.tolist()})
-
-
-def _look_up(staged: Staged, index: Index, spread: Spread) -> Found:
-    """What the index says of all prompts."""
-    parts = list(spread(partial(look_up_file, index), staged.paths))
-    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    return Found(*columns)
-
-
-def _cover(
-    staged: Staged,
-    index: Index,
-    items: int,
-    is_asked_N: np.ndarray,
-    at_least: float,
-    spread: Spread,
-) -> Covered:
-    """Which of the rows that are asked has most of each item."""
-    coverage_I = np.zeros(items, np.float32)
-    text_I = np.full(items, -1)
-    files = spread(partial(cover_in_file, index, at_least), staged.orders(is_asked_N))
-    for start, found in zip(staged.starts[:-1], files, strict=True):
-        is_more = found.coverage_I > coverage_I
-        coverage_I[is_more] = found.coverage_I[is_more]
-        text_I[is_more] = found.text_I[is_more] + start
-    return Covered(coverage_I, text_I)
-
-
-def cover_in_file(index: Index, at_least: float, order: tuple[Folder, np.ndarray]) -> Covered:
-    """The same of the prompts of one file."""
-    path, is_asked = order
-    nothing = pa.scalar(None, pa.string())
-    texts = pc.call_function("if_else", [pa.array(is_asked), texts_in(path), nothing])
-    return index.covered(texts, at_least)
-
-
-def look_up_file(index: Index, path: Folder) -> Found:
-    """What an index says of the prompts of one file."""
-    return index.look_up(texts_in(path))
+    groups = items.groups.tolist()
+    return Index.of({VALIDATION: texts}, {VALIDATION: groups})

@@ -31,14 +31,15 @@ SPLITS = ("validation", "train")
 BATCH_ROWS = 2048
 # A prompt, and what is asked of it before it is written: its line, the hash of its right answers,
 # the dialogue that it is a turn of, and its value of `prompts.split_by`.
-READ = PROMPT
-for name, kind in (
-    ("line", pa.int64()),
-    ("answers", pa.int64()),
-    ("dialogue", pa.string()),
-    ("group", pa.string()),
-):
-    READ = READ.append(pa.field(name, kind))
+MORE = pa.schema(
+    [
+        ("line", pa.int64()),
+        ("answers", pa.int64()),
+        ("dialogue", pa.string()),
+        ("group", pa.string()),
+    ]
+)
+READ = pa.unify_schemas([PROMPT, MORE])
 
 
 class Batch(NamedTuple):
@@ -56,40 +57,37 @@ def files_of(spec: PromptsSpec, split: str, skipped: list[Path]) -> list[Path]:
 
 def batches_of(part: Part, split: str, spec: PromptsSpec, task: str) -> Iterator[Batch]:
     """All of a part, some thousand rows at a time."""
-    prompts: list[Prompt] = []
-    lines: list[int] = []
-    bad: list[tuple[int, str]] = []
     rows = islice(read_part(part), spec.limit)
-    for line, prompt in _prompts(rows, part.path, spec, task, split):
-        if isinstance(prompt, BadRow):
-            bad.append((line, str(prompt)))
-        else:
-            prompts.append(prompt)
-            lines.append(line)
-        if len(prompts) + len(bad) >= BATCH_ROWS:
-            yield Batch(part.path, _table(prompts, lines, spec), bad)
-            prompts, lines, bad = [], [], []
-    if prompts or bad:
-        yield Batch(part.path, _table(prompts, lines, spec), bad)
+    found = _prompts(rows, part.path, spec, task, split)
+    while some := list(islice(found, BATCH_ROWS)):
+        good: list[tuple[int, Prompt]] = []
+        bad: list[tuple[int, str]] = []
+        for line, prompt in some:
+            if isinstance(prompt, BadRow):
+                bad.append((line, str(prompt)))
+            else:
+                good.append((line, prompt))
+        yield Batch(part.path, _table(good, spec), bad)
 
 
-def _table(prompts: list[Prompt], lines: list[int], spec: PromptsSpec) -> pa.Table:
+def _table(good: list[tuple[int, Prompt]], spec: PromptsSpec) -> pa.Table:
+    """READ of prompts behind their lines."""
+    prompts = [prompt for _, prompt in good]
+    more = []
+    for line, prompt in good:
+        columns: dict[str, int | str | None] = {"line": line}
+        columns["answers"] = entry_of(prompt, line).answers
+        if spec.turns == "each":
+            columns["dialogue"] = value_of(prompt, DIALOGUE)
+        if spec.split_column is not None:
+            columns["group"] = value_of(prompt, spec.split_column)
+        more.append(columns)
     table = to_table(prompts, PROMPT)
-    answers = []
-    for prompt, line in zip(prompts, lines, strict=True):
-        answers.append(entry_of(prompt, line).answers)
-    dialogues = pa.nulls(len(prompts), pa.string())
-    groups = dialogues
-    if spec.turns == "each":
-        dialogues = _values(prompts, DIALOGUE)
-    if spec.split_column is not None:
-        groups = _values(prompts, spec.split_column)
-    more = [pa.array(lines, pa.int64()), pa.array(answers, pa.int64()), dialogues, groups]
-    return pa.Table.from_arrays([*table.columns, *more], schema=READ)
-
-
-def _values(prompts: list[Prompt], column: str) -> pa.Array:
-    return pa.array([value_of(prompt, column) for prompt in prompts], pa.string())
+    beside = pa.Table.from_pylist(more, MORE)
+    return pa.Table.from_arrays(
+        [*table.columns, *beside.columns],
+        schema=READ,
+    )
 
 
 def value_of(prompt: Prompt, column: str) -> str | None:

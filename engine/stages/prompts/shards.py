@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 
 import pyarrow as pa
 
@@ -16,18 +16,23 @@ class Shards:
     def __init__(self, folder: Folder, rows: int) -> None:
         self._folder = folder
         self._rows = rows
-        self._waiting: dict[str, list[pa.Table]] = defaultdict(list)
-        self._number: dict[str, int] = defaultdict(int)
+        self._waiting: dict[str, list[pa.Table]] = {}
+        self._written: Counter[str] = Counter()
         self.files: dict[str, int] = {}  # rows of each
 
     def add(self, name: str, table: pa.Table) -> None:
         """Rows behind those of the same name."""
-        waiting = self._waiting[name]
+        waiting = self._waiting.setdefault(name, [])
         waiting.append(table)
-        while sum(map(len, waiting)) >= self._rows:
-            every = pa.concat_tables(waiting)
-            self._write(name, every.slice(0, self._rows))
-            waiting[:] = [every.slice(self._rows)]
+        rows = sum(map(len, waiting))
+        if rows < self._rows:
+            return
+        every = pa.concat_tables(waiting)
+        full = rows - rows % self._rows
+        for start in range(0, full, self._rows):
+            shard = every.slice(start, self._rows)
+            self._write(name, shard)
+        self._waiting[name] = [every.slice(full)]
 
     def finish(self) -> None:
         """Write the files that are not full."""
@@ -38,7 +43,9 @@ class Shards:
         self._waiting.clear()
 
     def _write(self, name: str, table: pa.Table) -> None:
-        path = f"{name}-{self._number[name]:05d}.parquet"
-        self._number[name] += 1
-        write_parquet(table.combine_chunks(), self._folder / path)
+        number = self._written[name]
+        self._written[name] += 1
+        path = f"{name}-{number:05d}.parquet"
+        whole = table.combine_chunks()
+        write_parquet(whole, self._folder / path)
         self.files[path] = len(table)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from engine.backends.spread import Spread, here, spread_over_processes
+from engine.backends.processes import Spread, here, spread_over_processes
 from engine.job.spec import PromptsSpec
 from engine.rows.sources.parts import Part, parts_of
 from engine.rows.tables import read_tables, write_parquet

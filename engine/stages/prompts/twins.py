@@ -6,13 +6,12 @@ that neither texts nor keys of all prompts are in memory at once.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from engine.backends.spread import Spread
+from engine.backends.processes import Spread
 from engine.curation.minhash import BANDS, band_keys
 from engine.curation.near_duplicates import candidate_pairs, jaccards, united
 from engine.curation.shingles import Hashes, shingles_of
@@ -28,41 +27,61 @@ class Pairs(NamedTuple):
     jaccard_P: np.ndarray
 
     def where(self, is_wanted_P: np.ndarray) -> Pairs:
-        return Pairs(self.rows_P2[is_wanted_P], self.jaccard_P[is_wanted_P])
+        """Some of them."""
+        rows = self.rows_P2[is_wanted_P]
+        jaccard = self.jaccard_P[is_wanted_P]
+        return Pairs(rows, jaccard)
+
+
+NO_PAIRS = Pairs(np.zeros((0, 2), np.int64), np.zeros(0))
 
 
 def pairs_of(
-    staged: Staged, dialogues_N: np.ndarray | None, at_least: float, spread: Spread
+    staged: Staged,
+    dialogues_N: np.ndarray | None,
+    at_least: float,
+    spread: Spread,
 ) -> Pairs:
     """All pairs of a Jaccard of `at_least`; rows of one dialogue are none, since the history of one
     turn is that of the next."""
     keys = list(spread(write_keys, staged.paths))
-    in_bands = spread(partial(_pairs_in_band, keys), range(BANDS))
-    pairs = united(list(in_bands))
+    by_band = []
+    for band in range(BANDS):
+        found = _pairs_in_band(keys, band)
+        by_band.append(found)
+    candidates = united(by_band)
     if dialogues_N is not None:
-        is_foreign = dialogues_N[pairs[:, 0]] != dialogues_N[pairs[:, 1]]
-        pairs = pairs[is_foreign]
-    similar = _verified(staged, pairs)
-    return Pairs(pairs, similar).where(similar >= at_least)
+        dialogues = dialogues_N[candidates]
+        is_foreign = dialogues[:, 0] != dialogues[:, 1]
+        candidates = candidates[is_foreign]
+    jaccard = _verified(staged, candidates)
+    pairs = Pairs(candidates, jaccard)
+    return pairs.where(jaccard >= at_least)
 
 
 def write_keys(path: Folder) -> Folder:
     """The band keys of a file's prompts, in a file beside it."""
-    keys = band_keys(shingles_of(texts_in(path)))
-    columns = {_band(number): keys[:, number] for number in range(BANDS)}
+    texts = texts_in(path)
+    shingles = shingles_of(texts)
+    keys = band_keys(shingles)
+    columns = {}
+    for band in range(BANDS):
+        columns[_name(band)] = keys[:, band]
     target = path.with_name(f"keys-{path.name}")
     write_parquet(pa.table(columns), target)
     return target
 
 
-def _band(number: int) -> str:
-    return f"band{number}"
+def _name(band: int) -> str:
+    return f"band{band}"
 
 
 def _pairs_in_band(paths: list[Folder], band: int) -> np.ndarray:
+    """Candidates by the keys of one band."""
     columns = []
-    for table in read_tables(paths, [_band(band)]):
-        columns.append(table.column(0).to_numpy())
+    for table in read_tables(paths, [_name(band)]):
+        column = table.column(0)
+        columns.append(column.to_numpy())
     keys_N = np.concatenate(columns)
     rank_N = np.arange(len(keys_N))
     return candidate_pairs(keys_N, rank_N)
@@ -73,13 +92,19 @@ def _verified(staged: Staged, pairs_P2: np.ndarray) -> np.ndarray:
     rows = np.unique(pairs_P2)
     is_candidate = np.zeros(len(staged), bool)
     is_candidate[rows] = True
-    shingles = _joined([shingles_of(texts) for texts in staged.texts_of(is_candidate)])
-    return jaccards(np.searchsorted(rows, pairs_P2), shingles)
+    parts = []
+    for texts in staged.texts_of(is_candidate):
+        parts.append(shingles_of(texts))
+    among_candidates = np.searchsorted(rows, pairs_P2)
+    return jaccards(among_candidates, _joined(parts))
 
 
 def _joined(parts: list[Hashes]) -> Hashes:
     """Those of all parts, in order."""
-    counts = [np.diff(part.starts) for part in parts]
-    starts = np.cumsum(np.concatenate([[0], *counts]), dtype=np.int64)
-    values = np.concatenate([np.zeros(0, np.uint64), *[part.values for part in parts]])
-    return Hashes(starts, values)
+    counts = [np.zeros(1, np.int64)]
+    values = [np.zeros(0, np.uint64)]
+    for part in parts:
+        counts.append(np.diff(part.starts))
+        values.append(part.values)
+    starts = np.cumsum(np.concatenate(counts))
+    return Hashes(starts, np.concatenate(values))

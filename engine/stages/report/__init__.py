@@ -23,6 +23,7 @@ from engine.run.identity import git_commit, versions
 from engine.run.manifests import Counts, Finished
 from engine.stages.report import tables
 from engine.stages.report.contract import Report
+from engine.stages.report.curation_tables import judged_examples
 from engine.stages.report.examples import examples_of, side_by_side
 from engine.stages.report.judge_table import judge_tables
 from engine.stages.report.level_tables import in_one
@@ -39,6 +40,7 @@ def run(spec: ReportSpec, inputs: Mapping[str, Finished], out: Path, ctx: Contex
     """Write the reports of a finished run, and its model card; one row per stage read."""
     report = build_report(ctx.job, inputs)
     examples = _side_by_side(report["quality"]["metric"], inputs)
+    examples += judged_examples(inputs["curate"], inputs["generate"], inputs["prompts"])
     pages = {
         "report.json": json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
         "report.md": tables.markdown(report, examples),

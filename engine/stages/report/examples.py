@@ -89,9 +89,9 @@ def _table(
 ) -> Table:
     rows = []
     for example in chosen:
-        row = [_clipped(example.prompt), _clipped(example.reference)]
+        row = [clipped(example.prompt), clipped(example.reference)]
         for model in models:
-            text = _clipped(example.texts.get(model, ""))
+            text = clipped(example.texts.get(model, ""))
             row.append(f"[{figure(example.scores.get(model))}] {text}")
         rows.append(row)
     note = f"In brackets: {words(metric)} of the answer."
@@ -104,7 +104,8 @@ def _table(
     )
 
 
-def _clipped(text: str) -> str:
+def clipped(text: str) -> str:
+    """A text that may stand in a table."""
     if len(text) <= MOST_CHARACTERS:
         return text
     more = len(text) - MOST_CHARACTERS

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from engine.stages.report.curation_tables import curation
 from engine.stages.report.equal_slo_table import equal_slo
 from engine.stages.report.harness_table import harness_tables
 from engine.stages.report.judge_table import judge_sentences, judge_tables
@@ -90,7 +91,7 @@ def tables(report: Block) -> list[Table]:
         *harness_tables(report),
         gains(report),
         *serving(report),
-        curation(report),
+        *curation(report),
         stages(report),
         training(report),
         lineage(report),
@@ -143,32 +144,6 @@ def serving(report: Block) -> list[Table]:
     if report.get("equal_slo"):
         built.append(equal_slo(report["equal_slo"]))
     return built
-
-
-def curation(report: Block) -> Table:
-    """What each filter left."""
-    curate = report["curate"]
-    rows = []
-    for name, left in curate["funnel"]:
-        share = left / max(1, curate["rows_in"])
-        rows.append(
-            [
-                words(name),
-                f"{left:,}",
-                f"{share:.1%}",
-            ]
-        )
-    most_first = sorted(curate["dropped"].items(), key=lambda item: -item[1])
-    reasons = ", ".join(f"{words(reason)} {count:,}" for reason, count in most_first)
-    note = (
-        f"{curate['rows_kept']:,} of {curate['rows_in']:,} kept. Dropped: {reasons or 'nothing'}."
-    )
-    return Table(
-        "Curation",
-        ["after", "rows", "of all"],
-        rows,
-        note,
-    )
 
 
 def stages(report: Block) -> Table:

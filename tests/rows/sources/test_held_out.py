@@ -56,7 +56,7 @@ def test_a_folder_and_other_formats_are_read_as_prompts_are(tmp_path):
     pq.write_table(pa.table({"question": ["one", "two"]}), tmp_path / "d/b.parquet")
     (tmp_path / "d/a.csv").write_text("query,n\nthree,1\n")
     found = held_out_texts(FIELD, [str(tmp_path / "d")])
-    assert list(found.values()) == [["three"], ["one", "two"]]
+    assert list(found.values()) == [[None, "three"], ["one", "two"]]  # a header is a line
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from functools import partial
 import pytest
 from doubles.curated import CTX, ask, files_of, finish, many, reply, run, verdicts_in
 
+from engine.backends.processes import here, spread_over_processes
 from engine.backends.ray_tasks import spread_over_cluster
-from engine.backends.spread import here, spread_over_processes
 from engine.errors import StageError
 from engine.job.spec import CurateSpec
 from engine.run.manifests import finished, publish

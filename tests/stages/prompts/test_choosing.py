@@ -115,7 +115,7 @@ def test_groups_that_are_too_large_for_the_fraction_are_told(tmp_path):
 
 
 def test_what_decides_the_split_is_not_named_twice():
-    with pytest.raises(ValidationError, match="prompts.validation names its files"):
+    with pytest.raises(ValidationError, match=r"prompts\.validation names its files"):
         PromptsSpec(train="a.jsonl", validation="b.jsonl", split_by="document")
 
 

@@ -6,12 +6,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from engine.backends.spread import here
-from engine.errors import InputError
+from engine.backends.processes import here
 from engine.job.spec import PromptsSpec
 from engine.run.context import Context
 from engine.stages import prompts
 from engine.stages.prompts import side_by_side
+from tests.doubles.made_up_texts import sentence
 
 CTX = Context(job="t", task="qa", seed=0)
 
@@ -31,6 +31,7 @@ def sources(tmp_path):
     lines[77] = ""
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     rows = [f"Who was number {number}?" for number in range(90)]
+    rows[50:52] = [f"{sentence('a long question')} {end}" for end in ("yes", "no")]
     pq.write_table(pa.table({"prompt": rows}), tmp_path / "b.parquet", row_group_size=20)
     (tmp_path / "c.csv").write_text("prompt\n" + "".join(f"Where is {n}?\n" for n in range(40)))
     return [str(tmp_path / name) for name in ("a.jsonl", "b.parquet", "c.csv")]
@@ -46,25 +47,26 @@ def files_of(tmp_path, name, **spec):
 
 
 @pytest.mark.parametrize(
-    "more", [{}, {"near_duplicates": 0.9, "split_by": "near_duplicates"}], ids=["one pass", "two"]
+    "more",
+    [
+        pytest.param({}, id="one pass"),
+        pytest.param(
+            {"near_duplicates": 0.8, "split_by": "near_duplicates", "decontaminate": {}},
+            id="compared",
+            marks=pytest.mark.slow,
+        ),
+    ],
 )
 def test_two_processes_write_the_bytes_of_one(tmp_path, small_is_large, more):
     spec = {"train": sources(tmp_path), "validation_fraction": 0.2, **more}
     counts, alone = files_of(tmp_path, "one", workers=1, **spec)
     other, together = files_of(tmp_path, "two", workers=2, **spec)
     assert counts.rows_in == 249
-    assert counts.dropped["broken_json"] == 1
     assert counts.dropped["duplicate"] == 19
+    assert counts.dropped["broken_json"] == 1
+    assert counts.dropped["near_duplicate"] == bool(more)
     assert alone == together
     assert other.dropped == counts.dropped
-
-
-def test_what_a_process_cannot_read_is_told_as_here(tmp_path, small_is_large):
-    (tmp_path / "a.jsonl").write_text("[1,\n2]\n")
-    (tmp_path / "b.jsonl").write_text('{"prompt": "x"}\n')
-    files = [str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")]
-    with pytest.raises(InputError, match="one JSON array"):
-        files_of(tmp_path, "out", train=files, workers=2)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A process of spread.py: reads a function, then orders, and answers each with what came of it."""
+"""A process of processes.py: reads a function, then orders, and answers each with its result."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import traceback
 from typing import Any
 
-from engine.backends.spread import received, send
+from engine.backends.processes import received, send
 
 
 def main() -> None:

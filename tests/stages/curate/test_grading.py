@@ -1,0 +1,103 @@
+"""A judge as a filter, and as what the best answers are chosen by."""
+
+from dataclasses import replace
+
+import pytest
+from doubles.curated import ask, key, reply, run, verdicts_in
+
+from engine.backends import fake
+from engine.errors import StageError
+from engine.job.spec import CurateSpec
+
+HONEST = {
+    r"answer A\n[^-]*GOOD.*answer B\n[^-]*GOOD": '{"verdict": "tie"}',
+    r"answer A\n[^-]*GOOD": '{"verdict": "A"}',
+    r"answer B\n[^-]*GOOD": '{"verdict": "B"}',
+    r"answer\n[^-]*GOOD": '{"score": 5}',
+    r"answer\n[^-]*silent": "I would rather not say.",
+    r"How good": '{"score": 2}',
+    "": '{"verdict": "A"}',
+}
+
+
+@pytest.fixture
+def judge(tmp_path):
+    rubric = tmp_path / "rubric.txt"
+    rubric.write_text("The better answer is better.")
+
+    def block(**fields):
+        prices = fields.pop("prices", None)
+        knobs = {"replies": HONEST, "calls": str(tmp_path / "calls")}
+        teacher = {"kind": "fake", "name": "j", "model": "j", "fake": knobs, "prices": prices}
+        return {"teacher": teacher, "rubric": str(rubric)} | fields
+
+    return block
+
+
+def asked(tmp_path):
+    lines = (tmp_path / "calls").read_text().splitlines()
+    return sum(line.endswith("start") for line in lines)
+
+
+def prompts(count):
+    return [replace(ask(number), reference=None) for number in range(count)]
+
+
+def test_answers_that_are_graded_too_low_or_not_at_all_go(judge, tmp_path):
+    answers = [reply(0, text="GOOD one"), reply(1, text="poor one"), reply(2, text="silent")]
+    answers.append(reply(3, text="poor, and cut", status="truncated"))
+    counts, examples, out = run(
+        tmp_path / "run",
+        prompts(4),
+        [answers],
+        judge=judge(keep=">= 4"),
+        stream=fake.stream,
+        keeps=("judge",),
+    )
+    assert counts.dropped == {"truncated": 1, "low_grade": 1, "ungraded": 1}
+    assert [row["prompt_id"] for row in examples["train"]] == [0]
+    assert [row["score"] for row in verdicts_in(out)] == [5.0, 2.0, None, None]
+    assert asked(tmp_path) == 3, "nobody is asked about what cheaper filters dropped"
+
+
+def test_the_best_of_a_prompt_wins_its_pairs_in_both_orders(judge, tmp_path):
+    texts = ["first", "GOOD", "third", "fourth"]
+    answers = [reply(1, text=text, sample=sample) for sample, text in enumerate(texts)]
+    _, examples, out = run(
+        tmp_path / "run",
+        prompts(2),
+        [answers],
+        judge=judge(),
+        select={"by": ["judge"]},
+        stream=fake.stream,
+        keeps=("judge",),
+    )
+    assert [key(row) for row in examples["train"]] == [(1, "t", 1)]
+    # the others flip with the order, which is a tie: half a win in two of three pairs
+    scores = [row["score"] for row in verdicts_in(out)]
+    assert scores == pytest.approx([1 / 3, 1, 1 / 3, 1 / 3])
+    assert asked(tmp_path) == 12
+
+
+def test_a_budget_that_is_used_up_stops_and_the_same_command_goes_on(judge, tmp_path):
+    prices = {"input": 100.0, "output": 100.0}
+    answers = [reply(number, text=f"GOOD {number}") for number in range(6)]
+    where = (tmp_path / "run", prompts(6), [answers])
+    block = judge(keep=">= 4", prices=prices, max_cost_usd=0.15, max_tokens=100)
+    with pytest.raises(StageError, match=r"curate.judge.max_cost_usd=0.15 is used up"):
+        run(*where, judge=block, stream=fake.stream)
+    assert (tmp_path / "run/curate/work/judged/00000.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"keep": "good"}, "give >= and a grade of the scale"),
+        ({"keep": ">= 9"}, "give >= and a grade of the scale"),
+        ({"scale": [5, 1]}, r"give \[worst, best\]"),
+        ({"max_cost_usd": 1.0}, "j has no prices"),
+    ],
+)
+def test_a_block_that_cannot_work_says_what_to_give(judge, fields, said):
+    with pytest.raises(ValueError, match=said):
+        CurateSpec(judge=judge(**fields))
