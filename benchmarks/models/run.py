@@ -128,6 +128,11 @@ def is_equal(steps: dict[str, Any]) -> bool:
     return bool(served["equal"] + served["ties"] == served["prompts"])
 
 
+def is_tried(steps: dict[str, Any]) -> bool:
+    """Whether it went as far as it can."""
+    return "serve" in steps or any("failed" in step for step in steps.values())
+
+
 def main() -> int:
     """Do what is missing; with --json, write what is there as a result."""
     options = argparse.ArgumentParser(description=__doc__)
@@ -144,8 +149,8 @@ def main() -> int:
     if given.json is None:
         return 0
     models = collected(given.work)
-    tried = {name: steps for name, steps in models.items() if "generate" in steps}
-    whole = sum(is_equal(steps) for steps in tried.values())
+    tried = [steps for steps in models.values() if is_tried(steps)]
+    whole = sum(is_equal(steps) for steps in tried)
     ratios = {
         "all the way, of those that were tried": bounded(whole / max(1, len(tried)), ">=", 1.0)
     }
