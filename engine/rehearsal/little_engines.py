@@ -3,10 +3,11 @@ APIs."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from engine.job.spec import (
     ApiTeacher,
+    CurateJudgeSpec,
     EngineSpec,
     JudgeSpec,
     OpenAITeacherSpec,
@@ -16,6 +17,7 @@ from engine.job.spec import (
 )
 from engine.rehearsal.ground import ANSWER, KEY_VARIABLE, Ground, changed
 
+_Judge = TypeVar("_Judge", JudgeSpec, CurateJudgeSpec)
 # One engine on one CPU, as small as it goes.
 _ENGINE: dict[str, Any] = {
     "tensor_parallel": 1,
@@ -53,6 +55,7 @@ def little_teacher(teacher: TeacherSpec, ground: Ground) -> TeacherSpec:
         model = ground.models.model(teacher.model, teacher.revision, answers=True)
         changes |= little_engine(teacher, ground) | {"model": model, "revision": None}
     elif isinstance(teacher, ApiTeacher):
+        teacher = teacher.asked_live()
         suffix = ""
         if isinstance(teacher, OpenAITeacherSpec) and not teacher.api_version:
             suffix = "/v1"
@@ -82,7 +85,7 @@ def little_engine(engine: EngineSpec, ground: Ground) -> dict[str, Any]:
     return _ENGINE | {"engine_args": kept, "dtype": dtype, "max_model_len": length}
 
 
-def little_judge(judge: JudgeSpec, ground: Ground) -> JudgeSpec:
+def little_judge(judge: _Judge, ground: Ground) -> _Judge:
     """One of an API replies as it likes: the local server gives verdicts."""
     changes: dict[str, Any] = {"teacher": little_teacher(judge.teacher, ground)}
     if isinstance(judge.teacher, VllmTeacherSpec):

@@ -29,6 +29,18 @@ from engine.rehearsal.little_engines import (
 )
 from engine.rehearsal.little_training import little_training
 
+# Of `curate`: what would leave nothing of random answers, or of a few made-up rows.
+OFF = (
+    "max_tokens",
+    "languages",
+    "repetition",
+    "majority",
+    "difficulty",
+    "near_duplicates",
+    "decontaminate",
+    "balance",
+)
+
 
 def little_job(job: JobSpec, ground: Ground) -> JobSpec:
     """The job for this machine's CPU. SpecError for a model whose architecture is not known."""
@@ -36,7 +48,7 @@ def little_job(job: JobSpec, ground: Ground) -> JobSpec:
         "device": "cpu",
         "prompts": _prompts(job, ground),
         "generate": _generate(job, ground),
-        "curate": _curate(job),
+        "curate": _curate(job, ground),
         "train": little_training(job, ground),
         "evaluate": _evaluate(job, ground),
         "serve": _serve(job.serve, ground),
@@ -70,6 +82,9 @@ def _prompts(job: JobSpec, ground: Ground) -> Block:
     if ground.validation is None and job.prompts.validation_fraction:
         fraction = max(0.25, job.prompts.validation_fraction)  # of a few rows, some
         changes["validation_fraction"] = fraction
+    changes |= {"decontaminate": None, "near_duplicates": None}
+    if job.prompts.split_by == "near_duplicates":
+        changes["split_by"] = None
     return changed(job.prompts, changes)
 
 
@@ -84,11 +99,17 @@ def _generate(job: JobSpec, ground: Ground) -> Block:
     return changed(spec, changes)
 
 
-def _curate(job: JobSpec) -> Block:
-    """Random answers are wrong, and run into their limit."""
+def _curate(job: JobSpec, ground: Ground) -> Block:
+    """Random answers are wrong, in no language, and run into their limit; few rows are no measure
+    of how much there is of what. A judge's grades order them, and drop none."""
     curate = job.curate
-    few = {"check_reference": False, "keep_truncated": True, "max_tokens": None}
-    return changed(curate, few | {"min_tokens": min(1, curate.min_tokens)})
+    changes: dict[str, Any] = dict.fromkeys(OFF)
+    changes |= {"check_reference": False, "keep_truncated": True}
+    changes["min_tokens"] = min(1, curate.min_tokens)
+    if curate.judge:
+        judge = little_judge(curate.judge, ground)
+        changes["judge"] = changed(judge, {"keep": None})
+    return changed(curate, changes)
 
 
 def _evaluate(job: JobSpec, ground: Ground) -> Block:

@@ -81,8 +81,9 @@ def _row(job: JobSpec, number: int) -> dict[str, Any]:
         row[fields.id] = f"row-{number}"
     if fields.system:
         row[fields.system] = "Answer briefly."
-    for column in (job.generate.route_by, job.evaluate.cluster_by):
-        if column and column not in ("task", "source"):
+    columns = (job.generate.route_by, job.evaluate.cluster_by, job.prompts.split_by)
+    for column in columns:
+        if column and column not in ("task", "source", "near_duplicates"):
             row[column] = _value(job, number)
     if job.prompts.template:
         formatter = string.Formatter()

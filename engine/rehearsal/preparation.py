@@ -9,7 +9,7 @@ from pathlib import Path
 
 from engine.job.spec import ApiTeacher, JobSpec
 from engine.rehearsal.ground import Ground
-from engine.rehearsal.little_job import lengths
+from engine.rehearsal.little_job import OFF, lengths
 from engine.rehearsal.made_rows import made_rows
 from engine.rehearsal.own_rows import Own, length_of, own_rows
 
@@ -81,6 +81,12 @@ def not_tried(job: JobSpec) -> Iterator[str]:
             yield f"{name}: {variable} is not set here; the run will want it"
     if job.evaluate.lm_eval:
         yield "evaluate.lm_eval: its task files were checked, their tasks are not run"
+    off = [f"curate.{name}" for name in OFF if getattr(job.curate, name) is not None]
+    for name in ("decontaminate", "near_duplicates"):
+        if getattr(job.prompts, name) is not None:
+            off.append(f"prompts.{name}")
+    if off:
+        yield f"{', '.join(off)}: off, for they would leave nothing of random answers or a few rows"
     if job.serve.adapters:
         yield "serve.adapters: they fit the real base alone"
     if job.loadtest.trace or job.loadtest.search:

@@ -11,6 +11,7 @@ from engine.rehearsal.api_server import KEY
 from engine.rehearsal.differences import differences
 from engine.rehearsal.ground import KEY_VARIABLE, Ground
 from engine.rehearsal.little_job import little_job
+from engine.rehearsal.preparation import not_tried
 
 JOBS = sorted((REPOSITORY / "jobs").glob("*.yaml"))
 # Everything that changes a result and is not the job's own: lengths, numbers of rows and requests,
@@ -22,6 +23,7 @@ REPLACED = re.compile(
     r"\.(max_model_len|quantization|kv_cache_dtype|engine_args.*|revision)"
     r"|evaluate(\.judge)?\.max_tokens"
     r"|curate\.(check_reference|keep_truncated|min_tokens|max_tokens)"
+    # and what would leave nothing of random answers, or of a few made-up rows: OFF
     r"|train\.(epochs|block_tokens|global_batch|revision|lora\.quantize|teacher\.revision)"
     r"|loadtest\..*"
 )
@@ -93,6 +95,28 @@ def test_what_random_answers_cannot_pass_is_off():
     assert little.generate.min_teacher_score is None
     assert little.train.gates.min_captured_mass == 0
     assert little.curate.dedup == job.curate.dedup
+
+
+def test_rules_that_would_leave_nothing_are_off_and_said_to_be():
+    judge = "{teacher: {kind: openai, name: j, model: m, api_key_env: K}, rubric: r, keep: '>= 4'}"
+    sets = ["curate.languages=[en]", "curate.majority={min_agreement: 0.9}"]
+    sets += ["curate.select={per_prompt: 1, by: [judge]}", f"curate.judge={judge}"]
+    job = load_job(LORA, [*sets, "prompts.near_duplicates=0.8"])
+    little = small(job, api="http://127.0.0.1:1")
+    assert (little.curate.languages, little.curate.majority) == (None, None)
+    assert little.prompts.near_duplicates is None
+    assert little.curate.select == job.curate.select
+    assert (little.curate.judge.keep, little.curate.judge.scale) == (None, [1, 5])
+    assert little.curate.judge.teacher.base_url == "http://127.0.0.1:1/v1"
+    (said,) = [doubt for doubt in not_tried(job) if "off" in doubt]
+    assert "curate.languages, curate.majority, prompts.near_duplicates: off" in said
+
+
+def test_a_batch_is_asked_live():
+    path = REPOSITORY / "jobs/gpt-4-to-phi-3.5-mini.yaml"
+    sets = ["generate.teachers.0.batch=true", "generate.teachers.0.batch_rows=100"]
+    job = load_job(path, [*sets, "generate.teachers.0.concurrency=16"])
+    assert not small(job, api="http://127.0.0.1:1").generate.teachers[0].batch
 
 
 def test_an_api_is_asked_here_with_a_key_of_its_own():
