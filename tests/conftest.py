@@ -69,6 +69,7 @@ def pytest_terminal_summary(terminalreporter, config):
         target.write_text(json.dumps(result, indent=1) + "\n")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items):
     """Under pytest-xdist a file stays on one worker, and so do all that share this session's Ray
     cluster: Ray and engines leave the other core idle for nearly half of their time."""
