@@ -19,7 +19,7 @@ quickstart: env
 	$(VENV)/bin/distill run jobs/quickstart.yaml
 
 test: env
-	$(VENV)/bin/pytest -n 2 --dist loadgroup -m "not proof and not gpu"
+	$(VENV)/bin/pytest -n 2 -m "not proof and not gpu"
 
 proof: env
 	$(VENV)/bin/pytest -m proof --timeout 7200 --proof-json benchmarks/proofs/results/latest.json

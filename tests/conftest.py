@@ -69,15 +69,26 @@ def pytest_terminal_summary(terminalreporter, config):
         target.write_text(json.dumps(result, indent=1) + "\n")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
-def pytest_collection_modifyitems(items):
+ON_THE_CLUSTER = {"ray_cluster", "session_cluster", "quickstart_run", "vllm_server"}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
     """Under pytest-xdist a file stays on one worker, and so do all that share this session's Ray
-    cluster: Ray and engines leave the other core idle for nearly half of their time."""
-    once = {"ray_cluster", "vllm_server"}
-    shared = {item.path for item in items if once & set(item.fixturenames)}
-    for item in items:
-        group = "cluster" if item.path in shared else str(item.path.relative_to(REPOSITORY))
-        item.add_marker(pytest.mark.xdist_group(group))
+    cluster or server: Ray and engines leave the other core idle for nearly half of their time."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    shared = set()
+    for path in (REPOSITORY / "tests").rglob("test_*.py"):
+        if ON_THE_CLUSTER & set(re.findall(r"\w+", path.read_text())):
+            shared.add(str(path.relative_to(REPOSITORY)))
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.partition("::")[0]
+            return "cluster" if file in shared else file
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")
