@@ -17,7 +17,7 @@ PRIVATE = re.compile(r"_[a-z]\w*")
 VARIABLE = re.compile(r"(RAY|RAYLLM|VLLM|DS)_\w+")
 OURS = {"engine", "__future__", "_typeshed"}  # the last is of type checkers alone
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-PUBLIC = {"_exit", "RAY_ADDRESS"}  # os._exit is documented
+PUBLIC = {"_exit", "_replace", "RAY_ADDRESS"}  # of os and of named tuples: documented
 
 
 def private_names(tree: ast.Module) -> set[str]:
