@@ -117,7 +117,7 @@ EVERYTHING = {
     "majority": {"min_agreement": 0.3},
     "difficulty": {"keep": [0.0, 1.0]},
     "select": {"per_prompt": 2, "across": "teachers"},
-    "near_duplicates": {"jaccard": 0.9},
+    "near_duplicates": {"of": "answer", "jaccard": 0.8},
     "pii": {"action": "redact"},
     "decontaminate": {},
     "languages": ["en"],
@@ -127,9 +127,27 @@ EVERYTHING = {
 }
 
 
+LONG = (
+    "The shop opens at nine, sells lamps and chairs until noon, closes for an hour, and then goes on"
+    " until the last guest has paid, so all in all we count"
+)
+SAID = {
+    3: "I'm sorry, but I can't help with that.",
+    4: "one two three four five six seven " * 8,
+    5: "La tienda abre a las nueve de la mañana y vende sillas hasta que se va el último cliente.",
+    6: f"Write to ann@example.com. {LONG}",
+}
+
+
+def in_many_words(answer):
+    """An answer that says the same as others of other prompts, or what some filter is for."""
+    return replace(answer, text=f"{SAID.get(answer.sample_index, LONG)} {answer.text}")
+
+
 @pytest.mark.slow
 def test_one_two_and_four_workers_here_and_on_a_cluster_give_the_same_files(tmp_path, ray_cluster):
     prompts, parts = eight_samples_of_two_teachers()
+    parts = [list(map(in_many_words, part)) for part in parts]
     spec = CurateSpec(**EVERYTHING).model_dump()
     wanted = None
     for number, spread in enumerate(
@@ -147,7 +165,7 @@ def test_one_two_and_four_workers_here_and_on_a_cluster_give_the_same_files(tmp_
         made = (files_of(out), counts.dropped, counts.info)
         wanted = wanted or made
         assert made == wanted
-    assert "near_duplicate" in wanted[1]
+    assert {"near_duplicate", "refusal", "repetition", "language"} <= wanted[1].keys()
 
 
 def test_the_funnel_adds_up_in_answers_and_in_prompts(tmp_path):
