@@ -128,8 +128,8 @@ EVERYTHING = {
 
 
 LONG = (
-    "The shop opens at nine, sells lamps and chairs until noon, closes for an hour, and then goes on"
-    " until the last guest has paid, so all in all we count"
+    "The shop opens at nine, sells lamps and chairs until noon, closes for an hour, and then goes"
+    " on until the last guest has paid, so all in all we count"
 )
 SAID = {
     3: "I'm sorry, but I can't help with that.",
