@@ -56,7 +56,8 @@ def test_a_student_learns_to_call_a_tool_from_an_api_and_is_scored_on_its_calls(
             "tools",
             rows,
             prompts={"turns": "each"},
-            generate={"teachers": [api_teacher(api)], "sampling": {"max_tokens": 64}},
+            # a call has about 70 tokens: the tokenizer knows sums, and spells the rest
+            generate={"teachers": [api_teacher(api)], "sampling": {"max_tokens": 128}},
             train={"tokenizer": str(with_tools(tmp_path / "tokenizer")), "epochs": 25},
             evaluate={"tool_parser": "hermes"},
         )
@@ -77,7 +78,7 @@ def test_a_student_learns_to_call_a_tool_from_an_api_and_is_scored_on_its_calls(
 
 
 def schema_guided(number: int, draw: random.Random) -> dict:
-    name, city = draw.choice(NAMES), draw.choice(CITIES)
+    name, city = f"{draw.choice(NAMES)} {number}", draw.choice(CITIES)
     turns = [("USER", f"I am {name}. A taxi?", [])]
     turns += [("SYSTEM", "Where do you want to go?", [])]
     turns += [
