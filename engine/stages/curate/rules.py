@@ -19,7 +19,7 @@ from engine.curation.balance import Balanced, balance
 from engine.curation.ledger import Across, groups_in, is_left_in, reasons_of
 from engine.curation.priority import answer_priorities
 from engine.curation.selection import Quality, minority, not_best, off_difficulty, pass_rates
-from engine.curation.votes import votes_of
+from engine.curation.votes import ballot_of, votes_of
 from engine.job.spec import BalanceSpec, CurateSpec
 from engine.stages.curate.grading import Grader
 from engine.stages.curate.twins import Alike
@@ -54,18 +54,19 @@ SettingsOf = Callable[[CurateSpec, Panel], Settings | None]
 
 def agrees_with_most(table: pa.Table, *, min_agreement: float, across: Across) -> Ruled:
     """Drop what is not the answer of most samples, of prompts without a reference."""
-    votes, agreement = votes_of(table, across=across)
+    ballot = ballot_of(table, across=across)
+    votes, agreement = votes_of(ballot)
     votes_there = pa.array(votes, pa.int32(), mask=votes == 0)
     found = {"votes": votes_there, "agreement": _known(agreement)}
-    reasons = minority(table, min_agreement=min_agreement, across=across)
-    return Ruled(reasons, found)
+    return Ruled(minority(ballot, min_agreement=min_agreement), found)
 
 
 def has_difficulty(table: pa.Table, *, keep: Sequence[float], across: Across) -> Ruled:
     """Drop prompts that nearly all or hardly any of their answers get right."""
     lowest, highest = keep
-    reasons = off_difficulty(table, keep=(lowest, highest), across=across)
-    return Ruled(reasons, {"difficulty": _known(pass_rates(table, across=across))})
+    rates = pass_rates(table, across=across)
+    reasons = off_difficulty(table, rates, keep=(lowest, highest))
+    return Ruled(reasons, {"difficulty": _known(rates)})
 
 
 def is_new(table: pa.Table) -> Ruled:
