@@ -89,21 +89,25 @@ def not_best(
     seed: int,
     across: Across = None,
 ) -> pa.Array:
-    """`lower_score` for all but the `per_prompt` best rows of each group.
-
-    Rows compare by the first of `by` in which they differ: `correct` (right, then unknown, then
-    wrong), `score` (higher, then none), `shorter` (fewer tokens, then unknown); what is equal in
-    all is drawn by lot.
-    """
+    """`lower_score` for all but the `per_prompt` best rows of each group, as `best_first` ranks
+    them."""
     left = np.flatnonzero(is_left_in(answers))
     groups = groups_in(answers, across)
     columns = [_COLUMNS[name] for name in by]
     ranked = answers.select([*KEY, *columns]).take(left)
-    keys = [_RANKS[name](ranked) for name in by]
-    keys.append(answer_priorities(ranked, seed, "best"))
+    keys = best_first(ranked, by, seed, "best")
     most = np.full(groups.count, per_prompt)
     stays = first_of_each(groups.of_row_N[left], keys, most)
     return reasons_of(len(answers), {LOWER_SCORE: left[~stays]})
+
+
+def best_first(answers: pa.Table, by: Sequence[Quality], seed: int, salt: str) -> list[np.ndarray]:
+    """What rows compare by, the most important first, each (N,) and lower for a better row: the
+    first of `by` in which they differ counts, `correct` (right, then unknown, then wrong), `score`
+    (higher, then none), `shorter` (fewer tokens, then unknown); what is equal in all is drawn by
+    lot (`salt` says for what)."""
+    keys = [_RANKS[name](answers) for name in by]
+    return [*keys, answer_priorities(answers, seed, salt)]
 
 
 def _right_first(answers: pa.Table) -> np.ndarray:

@@ -17,8 +17,14 @@ import pyarrow as pa
 
 from engine.curation.balance import Balanced, balance
 from engine.curation.ledger import Across, groups_in, is_left_in, reasons_of
-from engine.curation.priority import answer_priorities
-from engine.curation.selection import Quality, minority, not_best, off_difficulty, pass_rates
+from engine.curation.selection import (
+    Quality,
+    best_first,
+    minority,
+    not_best,
+    off_difficulty,
+    pass_rates,
+)
 from engine.curation.votes import ballot_of, votes_of
 from engine.job.spec import BalanceSpec, CurateSpec
 from engine.stages.curate.grading import Grader
@@ -26,7 +32,6 @@ from engine.stages.curate.twins import Alike
 
 DUPLICATE = "duplicate_answer"
 NEAR_DUPLICATE = "near_duplicate"
-_UNTOLD = 2**31 - 1  # tokens of an answer whose length nobody told
 
 
 @dataclass(frozen=True)
@@ -145,16 +150,12 @@ def still_there(table: pa.Table) -> np.ndarray:
 
 def _rank(table: pa.Table, seed: int) -> np.ndarray:
     """(N,) the place of each row where the best are first."""
-    is_right = table["correct"].fill_null(False).to_numpy()
-    is_wrong = ~table["correct"].fill_null(True).to_numpy()
-    tokens = table["completion_tokens"].fill_null(_UNTOLD).to_numpy()
-    lot = answer_priorities(table, seed, "near_duplicates")
-    keys = [lot, tokens, is_wrong.astype(np.int8) - is_right]
-    if "score" in table.column_names:
-        score = table["score"].fill_null(-np.inf).to_numpy()
-        keys.insert(2, -score)
+    by: list[Quality] = ["correct", "score", "shorter"]
+    if "score" not in table.column_names:
+        by.remove("score")
+    keys = best_first(table, by, seed, "near_duplicates")
     rank = np.empty(len(table), np.int64)
-    rank[np.lexsort(keys)] = np.arange(len(table))
+    rank[np.lexsort(keys[::-1])] = np.arange(len(table))
     return rank
 
 
