@@ -84,7 +84,7 @@ def is_new(table: pa.Table) -> Ruled:
     same_prompt = np.diff(prompt_ids[order]) == 0
     same_words = said[order][1:] == said[order][:-1]
     is_copy[order[1:]] = same_prompt & same_words
-    return Ruled(_reason_for(table, rows[is_copy], DUPLICATE))
+    return Ruled(reasons_of(len(table), {DUPLICATE: rows[is_copy]}))
 
 
 def is_good_enough(table: pa.Table, *, grader: Grader, pairs: bool, across: Across) -> Ruled:
@@ -131,7 +131,7 @@ def is_no_twin(
     for name in ("prompt_id", "teacher", "sample_index"):
         found[f"twin_{name}"] = _scattered(table, gone, table[name].take(stays))
     found["jaccard"] = _scattered(table, gone, pa.array(alike.twins.jaccard))
-    return Ruled(_reason_for(table, gone, NEAR_DUPLICATE), found)
+    return Ruled(reasons_of(len(table), {NEAR_DUPLICATE: gone}), found)
 
 
 def is_within_caps(table: pa.Table, *, spec: BalanceSpec, seed: int) -> Ruled:
@@ -157,10 +157,6 @@ def _rank(table: pa.Table, seed: int) -> np.ndarray:
     rank = np.empty(len(table), np.int64)
     rank[np.lexsort(keys[::-1])] = np.arange(len(table))
     return rank
-
-
-def _reason_for(table: pa.Table, rows: np.ndarray, reason: str) -> pa.Array:
-    return _scattered(table, rows, pa.array([reason] * len(rows), pa.string()))
 
 
 def _scattered(table: pa.Table, rows: np.ndarray, values: pa.Array | pa.ChunkedArray) -> pa.Array:
@@ -247,7 +243,7 @@ _QUALITY = ("correct", "completion_tokens")
 # In the order in which they judge, after all filters. The second entry gives a rule's settings from
 # the spec (None leaves it out), the third names the narrow columns that it reads besides key, split
 # and reason.
-RULES: dict[str, tuple[Callable[..., Ruled], SettingsOf, tuple[str, ...]]] = {
+RULES: dict[str, tuple[Callable[..., Ruled | pa.Array], SettingsOf, tuple[str, ...]]] = {
     "majority": (agrees_with_most, _majority, ("task", "answer", "correct")),
     "difficulty": (has_difficulty, _difficulty, ("correct",)),
     "duplicate": (is_new, _exact, ("said",)),
