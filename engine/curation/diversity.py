@@ -17,7 +17,7 @@ from engine.curation.shingles import Hashes, runs_of, words_of
 from engine.rows.words import words
 
 SAMPLE = 10_000  # texts, for n-grams and openings
-VENDI_SAMPLE = 1_000  # its time grows with the third power
+VENDI_SAMPLE = 256  # its time grows with the third power, and all jobs wait for it
 OPENING_WORDS = 4
 
 

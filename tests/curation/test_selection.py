@@ -2,7 +2,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from engine.curation.ledger import count_prompts, reasons_of
+from engine.curation.ledger import reasons_of
 from engine.curation.selection import minority, not_best, off_difficulty, pass_rates
 from engine.curation.votes import ballot_of, votes_of
 from tests.doubles.ledger import is_independent_of_order, ledger
@@ -208,23 +208,11 @@ def test_what_is_out_already_is_not_the_best():
     assert reasons.to_pylist() == [None, None, "lower_score"]
 
 
-def test_prompts_without_an_answer_left_are_counted():
-    table = ledger(
-        {"p": 1, "t": "a"},
-        {"p": 1, "t": "b", "reason": "loop"},
-        {"p": 2, "reason": "loop"},
-        {"p": 3, "reason": "wrong_answer"},
-        {"p": 3, "reason": "wrong_answer"},
-    )
-    assert count_prompts(table) == (3, 2)
-
-
 def test_rules_take_a_table_without_rows():
     empty = ledger({}).slice(0, 0)
     assert minority(ballot_of(empty), min_agreement=0.5).to_pylist() == []
     assert off_difficulty(empty, pass_rates(empty), keep=(0, 1)).to_pylist() == []
     assert not_best(empty, per_prompt=1, by=["correct"], seed=0).to_pylist() == []
-    assert count_prompts(empty) == (0, 0)
 
 
 def test_reasons_are_strings_and_nulls():
