@@ -7,9 +7,8 @@ Questions, with the texts that they are about, are in the driver's memory while 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -153,7 +152,13 @@ def _result(replies: Replies, pair: Sequence[Question]) -> str | None:
 
 
 def grader_for(
-    spec: CurateJudgeSpec | None, stream: Stream | None, **where: object
+    spec: CurateJudgeSpec | None,
+    stream: Stream | None,
+    *,
+    files: Sequence[Folder],
+    prompts: Prompts,
+    out: Folder,
+    ctx: Context,
 ) -> Grader | None:
     """None where the job names no judge. `stream` is what replicas are reached by."""
     if spec is None:
@@ -162,5 +167,4 @@ def grader_for(
         from engine.backends import ray_data  # Ray takes a second, which few jobs need here
 
         stream = ray_data.stream
-    build: Callable[..., Grader] = partial(Grader, spec, stream=stream)
-    return build(**where)
+    return Grader(spec, files, prompts, out, ctx, stream)
