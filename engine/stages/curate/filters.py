@@ -18,7 +18,7 @@ from engine.curation.privacy import pii_in
 from engine.curation.refusals import is_refusal
 from engine.curation.repetition import repetition
 from engine.job.spec import CurateSpec
-from engine.rows.final_answer import USUAL, Rules
+from engine.rows.final_answer import Rules
 from engine.rows.final_answer import Verdict as Answered
 from engine.rows.ids import bare_prompt
 from engine.rows.records import Completion, Prompt
@@ -51,7 +51,6 @@ class Experts:
 
     referee: Referee
     leaks: Leaks | None = None
-    rules: Rules = USUAL  # by which final answers are read
 
 
 Verdict = Keep | Drop
@@ -215,7 +214,7 @@ def _pii(spec: CurateSpec, experts: Experts) -> Settings | None:
 
 
 def _leaks(spec: CurateSpec, experts: Experts) -> Settings | None:
-    return None if experts.leaks is None else {"leaks": experts.leaks}
+    return None if spec.decontaminate is None else {"leaks": experts.leaks}
 
 
 def _reference(spec: CurateSpec, experts: Experts) -> Settings | None:
@@ -226,7 +225,7 @@ def _reference(spec: CurateSpec, experts: Experts) -> Settings | None:
 
 def _stated(spec: CurateSpec, experts: Experts) -> Settings | None:
     is_counted = spec.balance is not None and spec.balance.by == "label"
-    return {"rules": experts.rules} if is_counted or spec.majority else None
+    return {"rules": experts.referee.rules} if is_counted or spec.majority else None
 
 
 # In the order in which they judge. The second entry gives a filter's settings from the spec; None

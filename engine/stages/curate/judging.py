@@ -23,7 +23,7 @@ from engine.curation.contamination import Index
 from engine.errors import EngineError
 from engine.job.spec import CurateSpec
 from engine.rows import codec
-from engine.rows.final_answer import USUAL, rules_for
+from engine.rows.final_answer import USUAL
 from engine.rows.records import Completion, Prompt, completion_schema
 from engine.rows.tables import completed, read_tables, to_rows
 from engine.stages.curate.filters import FILTERS, Drop, Experts, Verdict
@@ -132,8 +132,7 @@ def filters_for(spec: CurateSpec, experts: Experts) -> dict[str, Rule]:
 
 def filters_of(spec: CurateSpec) -> list[str]:
     """Their names."""
-    leaks = Leaks(Index.of({})) if spec.decontaminate else None
-    return list(filters_for(spec, Experts(Referee(USUAL), leaks)))
+    return list(filters_for(spec, Experts(Referee(USUAL))))
 
 
 def build_judge(spec: CurateSpec, experts: Experts) -> Judge:
@@ -153,8 +152,7 @@ def judge_group(plan: Judging, group: Group) -> Made:
     judged = [JUDGED.empty_table()]
     keys = KeysOf(plan.spec.near_duplicates)
     with referee_for(plan.spec.verify, plan.labels, plan.open_algebra) as referee:
-        rules = rules_for(plan.spec.verify.qa, plan.labels)
-        judge = build_judge(plan.spec, Experts(referee, leaks, rules))
+        judge = build_judge(plan.spec, Experts(referee, leaks))
         tables = read_tables(group.files, _LIGHT.names, optional=_NEWER)
         for number, stored in enumerate(tables, group.first):
             source = _source_of(stored)
