@@ -31,7 +31,7 @@ from engine.stages.curate.groups import Group
 from engine.stages.curate.leaks import Leaks
 from engine.stages.curate.making import Made, publish_table
 from engine.stages.curate.narrow import JUDGED, META
-from engine.stages.curate.prompts_by_id import Prompts, text_bytes
+from engine.stages.curate.prompts_by_id import Prompts, message_bytes, text_bytes
 from engine.stages.curate.referee import Referee, referee_for
 from engine.stages.curate.twins import KeysOf
 from engine.store.paths import Folder
@@ -186,11 +186,12 @@ def _judged_slice(
 ) -> pa.Table:
     """The narrow rows of some answers of file `number`."""
     rows = to_rows(answers, Completion)
-    asked = plan.prompts.of(answers)
-    judge.study(rows, asked)
+    asked = plan.prompts.asked(answers)
+    prompts = to_rows(asked, Prompt)
+    judge.study(rows, prompts)
     found: dict[str, list[Any]] = defaultdict(list)
     dropped = []
-    for answer, prompt in zip(rows, asked, strict=True):
+    for answer, prompt in zip(rows, prompts, strict=True):
         gone = judge.verdict(answer, prompt)
         dropped.append(gone is not None)
         told = dict(judge.found)
@@ -200,13 +201,12 @@ def _judged_slice(
             told["filter"], told["reason"] = gone
         for column in JUDGED.names:
             found[column].append(told.get(column))
-    keys.add(rows, asked, dropped)
-    message_bytes = plan.prompts.message_bytes(answers)
+    keys.add(rows, prompts, dropped)
     columns: dict[str, Any] = {
         **found,
         "file": np.full(len(answers), number),
         "row": answers["row"],
-        "bytes": _example_bytes(answers, message_bytes, source),
+        "bytes": _example_bytes(answers, message_bytes(asked), source),
     }
     for name in ("prompt_id", "teacher", "sample_index", "split", "completion_tokens"):
         columns[name] = answers[name]
@@ -238,13 +238,13 @@ def _hash_of(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
-def _example_bytes(answers: pa.Table, message_bytes: np.ndarray, source: Source) -> np.ndarray:
+def _example_bytes(answers: pa.Table, asked_bytes: np.ndarray, source: Source) -> np.ndarray:
     """About what the example of each answer takes in memory. An API that counts no tokens gives no
     ids and no signal either."""
     tokens_in = _counts(answers["prompt_tokens"])
     tokens_out = _counts(answers["completion_tokens"])
     said_bytes = text_bytes(answers["text"]) + text_bytes(answers["tool_calls"])
-    conversation_bytes = message_bytes + said_bytes
+    conversation_bytes = asked_bytes + said_bytes
     id_bytes = _ID_BYTES * (tokens_in + tokens_out)
     signal_bytes = _signal_bytes(source) * tokens_out
     return _FIXED_BYTES + conversation_bytes + id_bytes + signal_bytes
