@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 
 from engine.curation.ledger import Across, groups_in, is_known, is_left_in, reasons_of
-from engine.curation.priority import KEY, answer_priorities, first_of_each
+from engine.curation.priority import answer_priorities, first_of_each
 from engine.curation.votes import Ballot
+from engine.rows.records import COMPLETION_KEY
 
 Quality = Literal["correct", "score", "shorter"]
 MINORITY = "minority_answer"
@@ -94,7 +95,7 @@ def not_best(
     left = np.flatnonzero(is_left_in(answers))
     groups = groups_in(answers, across)
     columns = [_COLUMNS[name] for name in by]
-    ranked = answers.select([*KEY, *columns]).take(left)
+    ranked = answers.select([*COMPLETION_KEY, *columns]).take(left)
     keys = best_first(ranked, by, seed, "best")
     most = np.full(groups.count, per_prompt)
     stays = first_of_each(groups.of_row_N[left], keys, most)

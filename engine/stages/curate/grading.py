@@ -23,7 +23,7 @@ from engine.rows.judging.duels import Duel
 from engine.rows.judging.grades import read_grade
 from engine.rows.judging.questions import Question
 from engine.rows.judging.rubric import load_rubric
-from engine.rows.records import Completion, Prompt
+from engine.rows.records import COMPLETION_KEY, Completion, Prompt
 from engine.rows.tables import read_tables, to_rows
 from engine.run.context import Context
 from engine.stages.curate.prompts_by_id import Prompts, in_slices
@@ -31,7 +31,7 @@ from engine.store.paths import Folder
 
 BLOCK = "curate.judge"
 FOLDER = "judge"
-_COLUMNS = ("prompt_id", "teacher", "sample_index", "split", "seed", "status", "text", "tool_calls")
+_COLUMNS = (*COMPLETION_KEY, "split", "seed", "status", "text", "tool_calls")
 _POINTS = {"win": 1.0, "tie": 0.5, "loss": 0.0}
 
 

@@ -24,7 +24,7 @@ from engine.errors import EngineError
 from engine.job.spec import CurateSpec
 from engine.rows import codec
 from engine.rows.final_answer import USUAL
-from engine.rows.records import Completion, Prompt, completion_schema
+from engine.rows.records import COMPLETION_KEY, Completion, Prompt, completion_schema
 from engine.rows.tables import completed, read_tables, to_rows
 from engine.stages.curate.filters import FILTERS, Drop, Experts, Verdict
 from engine.stages.curate.groups import Group
@@ -208,7 +208,7 @@ def _judged_slice(
         "row": answers["row"],
         "bytes": _example_bytes(answers, message_bytes(asked), source),
     }
-    for name in ("prompt_id", "teacher", "sample_index", "split", "completion_tokens"):
+    for name in (*COMPLETION_KEY, "split", "completion_tokens"):
         columns[name] = answers[name]
     arrays = []
     for column in JUDGED:

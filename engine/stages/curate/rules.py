@@ -27,6 +27,7 @@ from engine.curation.selection import (
 )
 from engine.curation.votes import ballot_of, votes_of
 from engine.job.spec import BalanceSpec, CurateSpec
+from engine.rows.records import COMPLETION_KEY
 from engine.stages.curate.grading import Grader
 from engine.stages.curate.twins import Alike
 
@@ -128,7 +129,7 @@ def is_no_twin(
     stays = rows[alike.twins.twin_of]
     cluster = _scattered(table, rows, pa.array(rows[alike.clusters]))
     found = {"cluster": cluster}
-    for name in ("prompt_id", "teacher", "sample_index"):
+    for name in COMPLETION_KEY:
         found[f"twin_{name}"] = _scattered(table, gone, table[name].take(stays))
     found["jaccard"] = _scattered(table, gone, pa.array(alike.twins.jaccard))
     return Ruled(reasons_of(len(table), {NEAR_DUPLICATE: gone}), found)
