@@ -8,6 +8,7 @@ a table (rules.py).
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -54,6 +55,7 @@ class Experts:
 
 
 Verdict = Keep | Drop
+_REMEMBERED = 1024  # messages of prompts, of which it is known what personal data they hold
 _REASONS = {
     Answered.WRONG: "wrong_answer",
     Answered.NO_ANSWER: "no_answer",
@@ -130,15 +132,21 @@ def answers_at_all(answer: Completion, prompt: Prompt, *, drops: bool) -> Verdic
 
 
 def holds_no_pii(
-    answer: Completion, prompt: Prompt, *, kinds: list[str] | None, drops: bool
+    answer: Completion, prompt: Prompt, *, kinds: tuple[str, ...] | None, drops: bool
 ) -> Verdict:
     """Drop, or only mark, examples with personal data in the answer or in what it answers."""
-    texts = [message["content"] for message in prompt.messages]
-    kinds_found: set[str] = set()
-    for text in (*texts, answer.said):
-        kinds_found.update(one.kind for one in pii_in(text, kinds))
+    kinds_found = {one.kind for one in pii_in(answer.said, kinds)}
+    for message in prompt.messages:
+        kinds_found |= _kinds_asked(message["content"], kinds)
     found = {"pii": sorted(kinds_found)}
     return Drop("pii", found) if kinds_found and drops else Keep(found)
+
+
+@functools.lru_cache(maxsize=_REMEMBERED)
+def _kinds_asked(text: str, kinds: tuple[str, ...] | None) -> frozenset[str]:
+    """Of a prompt's message. Remembered, because the samples of a prompt are to the same text, and
+    a system's message may stand in all prompts."""
+    return frozenset(one.kind for one in pii_in(text, kinds))
 
 
 def is_unseen(answer: Completion, prompt: Prompt, *, leaks: Leaks) -> Verdict:
@@ -210,7 +218,7 @@ def _refusals(spec: CurateSpec, experts: Experts) -> Settings | None:
 def _pii(spec: CurateSpec, experts: Experts) -> Settings | None:
     if spec.pii is None:
         return None
-    return {"kinds": spec.pii.kinds or None, "drops": spec.pii.action == "drop"}
+    return {"kinds": tuple(spec.pii.kinds) or None, "drops": spec.pii.action == "drop"}
 
 
 def _leaks(spec: CurateSpec, experts: Experts) -> Settings | None:
