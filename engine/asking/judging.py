@@ -18,14 +18,14 @@ from engine.asking.routing import all_rows
 from engine.errors import StageError
 from engine.job.spec import AskedJudgeSpec, PriceSpec
 from engine.rows.judging.questions import Question
-from engine.rows.records import PROMPT, Completion, Prompt
+from engine.rows.records import COMPLETION_KEY, PROMPT, Completion, Prompt
 from engine.rows.tables import read_tables, to_rows, to_table, write_parquet
 from engine.run import parts
 from engine.run.context import Context
 from engine.store.paths import Folder
 
 QUESTIONS = "questions.parquet"
-_KEY = ("prompt_id", "teacher", "sample_index", "split", "seed")
+_KEY = (*COMPLETION_KEY, "split", "seed")
 _COLUMNS = (*_KEY, "status", "text", "error", "prompt_tokens", "completion_tokens")
 
 

@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 
 from engine.curation.ledger import coded, is_left_in, reasons_of
-from engine.curation.priority import KEY, answer_priorities, first_of_each
+from engine.curation.priority import answer_priorities, first_of_each
 from engine.curation.selection import pass_rates
+from engine.rows.records import COMPLETION_KEY
 
 OVER_CAP = "over_cap"
 _ALMOST = 1e-9  # 0.3 of 10 are 3 rows, whatever the last bit says
@@ -72,7 +73,7 @@ def balance(
     names, codes = coded(values)
     is_counted = codes >= 0
     rows = left[is_counted]
-    keys = answers.select(KEY).take(rows)
+    keys = answers.select(COMPLETION_KEY).take(rows)
     lots = answer_priorities(keys, seed, "balance")
     limits = np.array([after[name] for name in names], np.int64)
     stays = first_of_each(codes[is_counted], [lots], limits)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from engine.curation.shingles import Hashes, runs_of, words_of
+from engine.curation.shingles import Hashes, is_new, runs_of, words_of
 from engine.errors import InputError
 
 AT_LEAST = 0.3  # share of an item's rare runs
@@ -76,11 +76,11 @@ class Postings(NamedTuple):
         order = np.lexsort((items, runs.values))
         hashes = runs.values[order]
         items = items[order]
-        is_new_hash = _differs(hashes)
+        is_new_hash = is_new(hashes)
         number = np.cumsum(is_new_hash) - 1
         groups = np.unique(number * len(group_I) + group_I[items]) // len(group_I)
         is_rare = np.bincount(groups, minlength=number[-1] + 1 if len(number) else 0) <= most
-        stays = (is_new_hash | _differs(items)) & is_rare[number]
+        stays = (is_new_hash | is_new(items)) & is_rare[number]
         hash_R, starts = np.unique(hashes[stays], return_index=True)
         ends = np.append(starts, np.count_nonzero(stays))
         return cls(hash_R, ends, items[stays], _marks(hash_R))
@@ -229,7 +229,7 @@ def _is_leak(coverage: np.ndarray, has_run: np.ndarray, at_least: float) -> np.n
 def _best(of_P: np.ndarray, pairs: Pairs) -> np.ndarray:
     """The pair to name for each of `of_P`: with a run, then covered most, then the first."""
     order = np.lexsort((pairs.item_P, pairs.text_P, -pairs.coverage_P, ~pairs.has_run_P, of_P))
-    return order[_differs(of_P[order])]
+    return order[is_new(of_P[order])]
 
 
 def _check_words(
@@ -284,13 +284,6 @@ def _spread(starts: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.nda
     owners = np.repeat(np.arange(len(numbers)), lengths)
     before = np.cumsum(lengths) - lengths
     return owners, np.arange(len(owners)) - before[owners] + starts[numbers][owners]
-
-
-def _differs(values: np.ndarray) -> np.ndarray:
-    """Which values are not equal to the one before."""
-    is_new = np.ones(len(values), bool)
-    is_new[1:] = values[1:] != values[:-1]
-    return is_new
 
 
 def _marks(hashes: np.ndarray) -> np.ndarray:

@@ -12,12 +12,13 @@ import numpy as np
 import pyarrow as pa
 
 from engine.curation.ledger import is_left_in
-from engine.curation.priority import KEY, answer_priorities
+from engine.curation.priority import answer_priorities
 from engine.curation.shingles import Hashes, runs_of, words_of
+from engine.rows.records import COMPLETION_KEY
 from engine.rows.words import words
 
 SAMPLE = 10_000  # texts, for n-grams and openings
-VENDI_SAMPLE = 1_000  # its time grows with the third power
+VENDI_SAMPLE = 256  # its time grows with the third power, and all jobs wait for it
 OPENING_WORDS = 4
 
 
@@ -40,7 +41,7 @@ def sampled(answers: pa.Table, size: int, seed: int) -> np.ndarray:
     """Numbers (at most `size`,) of rows still there, by lot; a smaller sample is the beginning of a
     larger one."""
     left = np.flatnonzero(is_left_in(answers))
-    keys = answers.select(KEY).take(left)
+    keys = answers.select(COMPLETION_KEY).take(left)
     lots = answer_priorities(keys, seed, "diversity")
     return left[np.argsort(lots)[:size]]
 

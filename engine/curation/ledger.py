@@ -44,13 +44,6 @@ class Coded(NamedTuple):
     codes_N: np.ndarray  # int64
 
 
-class PromptCounts(NamedTuple):
-    """Prompts with an answer in the table, and those of them without one that is still there."""
-
-    prompts: int
-    with_no_answer_left: int
-
-
 def groups_in(answers: pa.Table, across: Across) -> Groups:
     """Of which group each answer is."""
     ids = answers["prompt_id"].to_numpy()
@@ -90,11 +83,3 @@ def reasons_of(count: int, rows_by_reason: dict[str, np.ndarray]) -> pa.Array:
         places[rows] = place
     reasons = pa.array([None, *rows_by_reason], pa.string())
     return reasons.take(pa.array(places))
-
-
-def count_prompts(answers: pa.Table) -> PromptCounts:
-    """Of the table with the reasons that it has now."""
-    groups = groups_in(answers, "teachers")
-    left = groups.of_row_N[is_left_in(answers)]
-    without = groups.count - len(np.unique(left))
-    return PromptCounts(groups.count, without)

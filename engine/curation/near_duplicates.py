@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from engine.curation.minhash import NO_KEY
-from engine.curation.shingles import HASH_BITS, Hashes
+from engine.curation.shingles import HASH_BITS, Hashes, is_new
 
 ALL_PAIRS_UP_TO = 32  # rows that share a key
 OTHERS = 8  # of more rows: how many of the best, and of those just before it, each is paired with
@@ -53,8 +53,7 @@ def candidate_pairs(keys_N: np.ndarray, rank_N: np.ndarray) -> np.ndarray:
 
 def _pairs_of_buckets(rows: np.ndarray, keys: np.ndarray) -> np.ndarray:
     """Of rows sorted by key and rank; a bucket is the rows of one key."""
-    is_first = np.ones(len(keys), bool)
-    is_first[1:] = keys[1:] != keys[:-1]
+    is_first = is_new(keys)
     bucket = np.cumsum(is_first) - 1
     first = np.flatnonzero(is_first)[bucket]
     place = np.arange(len(rows)) - first

@@ -14,7 +14,6 @@ import pyarrow as pa
 from engine.curation.ledger import coded
 from engine.rows.ids import derive_seed
 
-KEY = ("prompt_id", "teacher", "sample_index")  # of an answer
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 _FIRST = np.uint64(0xBF58476D1CE4E5B9)
 _SECOND = np.uint64(0x94D049BB133111EB)
@@ -39,7 +38,7 @@ def priorities(seed: int, salt: str, *ids_N: np.ndarray) -> np.ndarray:
 
 
 def answer_priorities(answers: pa.Table, seed: int, salt: str) -> np.ndarray:
-    """The lot (N,) uint64 of each answer, which KEY names."""
+    """The lot (N,) uint64 of each answer, which COMPLETION_KEY names."""
     teachers = coded(answers["teacher"])
     names = [derive_seed(name) for name in teachers.values]
     teacher_N = np.array(names, np.uint64)[teachers.codes_N]

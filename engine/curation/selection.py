@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 
 from engine.curation.ledger import Across, groups_in, is_known, is_left_in, reasons_of
-from engine.curation.priority import KEY, answer_priorities, first_of_each
-from engine.curation.votes import ballot_of
+from engine.curation.priority import answer_priorities, first_of_each
+from engine.curation.votes import Ballot
+from engine.rows.records import COMPLETION_KEY
 
 Quality = Literal["correct", "score", "shorter"]
 MINORITY = "minority_answer"
@@ -25,7 +26,7 @@ TOO_HARD = "too_hard"
 _ALMOST = 1e-9  # 2 of 3 are at least 2/3, whatever the last bit says
 
 
-def minority(answers: pa.Table, *, min_agreement: float, across: Across = None) -> pa.Array:
+def minority(ballot: Ballot, *, min_agreement: float) -> pa.Array:
     """Where there is no reference: `minority_answer` for what is not the answer of most,
     `no_majority` for all of a group where two answers lead together or the leading one has less
     than `min_agreement` of the group.
@@ -35,7 +36,6 @@ def minority(answers: pa.Table, *, min_agreement: float, across: Across = None) 
     still there vote; one that states no final answer counts in the group and agrees with nobody.
     A single answer agrees with itself.
     """
-    ballot = ballot_of(answers, across)
     groups_B = ballot.groups_B
     most = np.zeros(len(ballot.sizes), np.int64)
     np.maximum.at(most, groups_B, ballot.votes_B)
@@ -47,7 +47,7 @@ def minority(answers: pa.Table, *, min_agreement: float, across: Across = None) 
     is_decided &= most >= (min_agreement - _ALMOST) * ballot.sizes
     decided_B = is_decided[groups_B]
     return reasons_of(
-        len(answers),
+        ballot.count,
         {
             NO_MAJORITY: ballot.rows_B[~decided_B],
             MINORITY: ballot.rows_B[decided_B & ~leads_B],
@@ -70,15 +70,14 @@ def pass_rates(answers: pa.Table, *, across: Across = None) -> np.ndarray:
 
 
 def off_difficulty(
-    answers: pa.Table, *, keep: tuple[float, float], across: Across = None
+    answers: pa.Table, rates_N: np.ndarray, *, keep: tuple[float, float]
 ) -> pa.Array:
     """`too_easy` above and `too_hard` below the bounds on the pass rate, both inclusive; a group
-    without a pass rate stays."""
+    without a pass rate (`pass_rates`) stays."""
     least, most = keep
-    rates = pass_rates(answers, across=across)
     is_left = is_left_in(answers)
-    too_easy = is_left & (rates > most + _ALMOST)
-    too_hard = is_left & (rates < least - _ALMOST)
+    too_easy = is_left & (rates_N > most + _ALMOST)
+    too_hard = is_left & (rates_N < least - _ALMOST)
     dropped = {TOO_EASY: too_easy, TOO_HARD: too_hard}
     return reasons_of(len(answers), dropped)
 
@@ -91,21 +90,25 @@ def not_best(
     seed: int,
     across: Across = None,
 ) -> pa.Array:
-    """`lower_score` for all but the `per_prompt` best rows of each group.
-
-    Rows compare by the first of `by` in which they differ: `correct` (right, then unknown, then
-    wrong), `score` (higher, then none), `shorter` (fewer tokens, then unknown); what is equal in
-    all is drawn by lot.
-    """
+    """`lower_score` for all but the `per_prompt` best rows of each group, as `best_first` ranks
+    them."""
     left = np.flatnonzero(is_left_in(answers))
     groups = groups_in(answers, across)
     columns = [_COLUMNS[name] for name in by]
-    ranked = answers.select([*KEY, *columns]).take(left)
-    keys = [_RANKS[name](ranked) for name in by]
-    keys.append(answer_priorities(ranked, seed, "best"))
+    ranked = answers.select([*COMPLETION_KEY, *columns]).take(left)
+    keys = best_first(ranked, by, seed, "best")
     most = np.full(groups.count, per_prompt)
     stays = first_of_each(groups.of_row_N[left], keys, most)
     return reasons_of(len(answers), {LOWER_SCORE: left[~stays]})
+
+
+def best_first(answers: pa.Table, by: Sequence[Quality], seed: int, salt: str) -> list[np.ndarray]:
+    """What rows compare by, the most important first, each (N,) and lower for a better row: the
+    first of `by` in which they differ counts, `correct` (right, then unknown, then wrong), `score`
+    (higher, then none), `shorter` (fewer tokens, then unknown); what is equal in all is drawn by
+    lot (`salt` says for what)."""
+    keys = [_RANKS[name](answers) for name in by]
+    return [*keys, answer_priorities(answers, seed, salt)]
 
 
 def _right_first(answers: pa.Table) -> np.ndarray:

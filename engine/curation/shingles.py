@@ -92,11 +92,16 @@ def _shingles(words: Hashes) -> Hashes:
         parts.append(_with_text(short, _sequence(pieces)))
     found = np.concatenate(parts)
     found.sort()
-    is_new = np.ones(len(found), bool)
-    is_new[1:] = found[1:] != found[:-1]
-    found = found[is_new]
+    found = found[is_new(found)]
     starts = np.searchsorted(found, _with_text(np.arange(len(counts) + 1), np.uint64(0)))
     return Hashes(starts, found & np.uint64((1 << HASH_BITS) - 1))
+
+
+def is_new(values: np.ndarray) -> np.ndarray:
+    """(N,) bool: which values are not equal to the one before."""
+    differs = np.ones(len(values), bool)
+    differs[1:] = values[1:] != values[:-1]
+    return differs
 
 
 def _with_text(text: np.ndarray, values: np.ndarray | np.uint64) -> np.ndarray:

@@ -27,19 +27,19 @@ class Votes(NamedTuple):
 
 class Ballot(NamedTuple):
     """Rows that are asked what most say, the votes for each one's answer (0: it states none), their
-    groups, and the rows on the ballot of each group."""
+    groups, the rows on the ballot of each group, and the rows of the table."""
 
     rows_B: np.ndarray
     votes_B: np.ndarray
     groups_B: np.ndarray
     sizes: np.ndarray  # (groups,)
+    count: int
 
 
-def votes_of(answers: pa.Table, *, across: Across = None) -> Votes:
+def votes_of(ballot: Ballot) -> Votes:
     """How the rows vote that selection.minority looks at."""
-    ballot = ballot_of(answers, across)
-    votes = np.zeros(len(answers), np.int16)
-    agreement = np.full(len(answers), np.nan)
+    votes = np.zeros(ballot.count, np.int16)
+    agreement = np.full(ballot.count, np.nan)
     votes[ballot.rows_B] = ballot.votes_B
     voters = votes > 0
     agreement[ballot.rows_B] = ballot.votes_B / ballot.sizes[ballot.groups_B]
@@ -47,7 +47,7 @@ def votes_of(answers: pa.Table, *, across: Across = None) -> Votes:
     return Votes(votes, agreement)
 
 
-def ballot_of(answers: pa.Table, across: Across) -> Ballot:
+def ballot_of(answers: pa.Table, *, across: Across = None) -> Ballot:
     """Rows that are still there, of tasks whose answers are compared and of prompts of which no
     answer, dropped ones too, could be compared with a reference."""
     groups = groups_in(answers, across)
@@ -58,7 +58,7 @@ def ballot_of(answers: pa.Table, across: Across) -> Ballot:
     votes_B = np.zeros(len(rows_B), np.int64)
     voters = answers.select(["task", "answer"]).take(rows_B[states])
     votes_B[states] = _votes_for_each(voters, groups_B[states])
-    return Ballot(rows_B, votes_B, groups_B, sizes)
+    return Ballot(rows_B, votes_B, groups_B, sizes, len(answers))
 
 
 def _is_unchecked(answers: pa.Table) -> np.ndarray:

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 SCHEMA_VERSION = 1  # of the tables above
+COMPLETION_KEY = ("prompt_id", "teacher", "sample_index")  # Completion.key, as columns
 Messages = list[dict[str, str]]
 # Final states of a completion. `error` alone is transient: a later run may try it again.
 STATUSES = ("ok", "truncated", "empty", "loop", "too_long", "refused", "error")

@@ -13,12 +13,11 @@ import pyarrow.compute as pc
 
 from engine.errors import InputError
 from engine.rows import codec
-from engine.rows.records import SCHEMA_VERSION
+from engine.rows.records import COMPLETION_KEY, SCHEMA_VERSION
 from engine.rows.tables import file_metadata, read_tables
 from engine.store.paths import Folder
 
-_KEY = ["prompt_id", "teacher", "sample_index"]
-_ANSWER = [*_KEY, "token_ids", "token_logprobs"]
+_ANSWER = [*COMPLETION_KEY, "token_ids", "token_logprobs"]
 _PLAIN = (
     "topk_ids",
     "topk_logprobs",
@@ -74,7 +73,7 @@ def read_signal(path: Folder) -> Iterator[AnswerSignal]:
             " `distill verify` tells whether the file is damaged"
         )
     answers = zip(
-        table.select(_KEY).to_pylist(),
+        table.select(COMPLETION_KEY).to_pylist(),
         arrays(table, "token_ids"),
         arrays(table, "token_logprobs"),
         signals(table, metadata),

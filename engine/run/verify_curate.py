@@ -9,14 +9,14 @@ from collections.abc import Iterator, Mapping
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from engine.rows.records import COMPLETION_KEY
 from engine.rows.tables import read_tables
 from engine.run.facts import CurateInfo
 from engine.run.manifests import Manifest
 from engine.store.paths import Folder
 
 VERDICTS = "verdicts/"  # how names of their files begin
-_KEY = ("prompt_id", "teacher", "sample_index")
-_DECIDED = (*_KEY, "split", "filter", "reason")
+_DECIDED = (*COMPLETION_KEY, "split", "filter", "reason")
 
 
 def curate_problems(folder: Folder, manifest: Manifest) -> Iterator[str]:
@@ -25,7 +25,7 @@ def curate_problems(folder: Folder, manifest: Manifest) -> Iterator[str]:
         return  # of a version that wrote none
     remedy = "make the stage again with --only curate --force"
     verdicts = _rows_of(folder, manifest, VERDICTS, _DECIDED)
-    examples = _rows_of(folder, manifest, "data/", _KEY)
+    examples = _rows_of(folder, manifest, "data/", COMPLETION_KEY)
     for wrong in (*_wrong_counts(manifest, verdicts), *_wrong_keys(verdicts, examples)):
         yield f"{folder}: {wrong}; {remedy}"
 
@@ -77,7 +77,7 @@ def _funnel(info: CurateInfo, rows_in: int, lost: Mapping[str, int]) -> list[int
 
 
 def _wrong_keys(verdicts: pa.Table, examples: pa.Table) -> Iterator[str]:
-    keys = list(_KEY)
+    keys = list(COMPLETION_KEY)
     doubled = len(verdicts) - len(verdicts.group_by(keys).aggregate([]))
     if doubled:
         yield f"{doubled} verdicts are of a completion that has one already"

@@ -2,9 +2,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from engine.curation.ledger import count_prompts, reasons_of
+from engine.curation.ledger import reasons_of
 from engine.curation.selection import minority, not_best, off_difficulty, pass_rates
-from engine.curation.votes import votes_of
+from engine.curation.votes import ballot_of, votes_of
 from tests.doubles.ledger import is_independent_of_order, ledger
 
 
@@ -13,7 +13,12 @@ def said(*answers, **same):
 
 
 def reasons_by_majority(table, min_agreement=0.5, **more):
-    return minority(table, min_agreement=min_agreement, **more).to_pylist()
+    ballot = ballot_of(table, **more)
+    return minority(ballot, min_agreement=min_agreement).to_pylist()
+
+
+def counted(table):
+    return votes_of(ballot_of(table))
 
 
 def test_what_most_samples_say_stays():
@@ -47,21 +52,25 @@ def test_two_of_three_are_two_thirds(least):
 
 def test_spellings_of_one_value_are_one_vote_whatever_their_order():
     table = said("1/3", "0.333333", "x+1", "1+x", "0.25", "0.25", "1/3")
-    votes = votes_of(table)
+    votes = counted(table)
     assert votes.votes.tolist() == [3, 3, 2, 2, 2, 2, 3]
     assert votes.agreement.tolist() == [3 / 7, 3 / 7, 2 / 7, 2 / 7, 2 / 7, 2 / 7, 3 / 7]
-    assert is_independent_of_order(lambda table: minority(table, min_agreement=0.4), table)
+
+    def rule(table):
+        return minority(ballot_of(table), min_agreement=0.4)
+
+    assert is_independent_of_order(rule, table)
     assert reasons_by_majority(table, 0.4)[:3] == [None, None, "minority_answer"]
 
 
 def test_what_is_the_same_as_the_same_is_the_same():
     """50 % may answer for 0.5 and for 50, so the three are one vote."""
-    assert votes_of(said("0.5", "50", "50%", "7")).votes.tolist() == [3, 3, 3, 1]
+    assert counted(said("0.5", "50", "50%", "7")).votes.tolist() == [3, 3, 3, 1]
 
 
 def test_labels_and_phrases_agree_by_spelling():
-    assert votes_of(said("1/3", "0.333333", task="qa")).votes.tolist() == [1, 1]
-    assert votes_of(said("neutral", "neutral", task="nli")).votes.tolist() == [2, 2]
+    assert counted(said("1/3", "0.333333", task="qa")).votes.tolist() == [1, 1]
+    assert counted(said("neutral", "neutral", task="nli")).votes.tolist() == [2, 2]
 
 
 def test_a_prompt_with_a_reference_does_not_vote():
@@ -74,8 +83,8 @@ def test_a_prompt_with_a_reference_does_not_vote():
         {"p": 3, "answer": "2"},
     )
     assert reasons_by_majority(table) == [None] * 4 + ["no_majority"] * 2
-    assert votes_of(table).votes.tolist() == [0, 0, 0, 0, 1, 1]
-    assert np.isnan(votes_of(table).agreement).tolist() == [True] * 4 + [False] * 2
+    assert counted(table).votes.tolist() == [0, 0, 0, 0, 1, 1]
+    assert np.isnan(counted(table).agreement).tolist() == [True] * 4 + [False] * 2
 
 
 def test_what_is_out_already_neither_votes_nor_counts():
@@ -127,7 +136,7 @@ def rates_table():
 def test_prompts_that_are_too_easy_or_too_hard_go():
 
     def rule(table):
-        return off_difficulty(table, keep=(0.2, 0.9))
+        return off_difficulty(table, pass_rates(table), keep=(0.2, 0.9))
 
     table = rates_table()
     reasons = rule(table).to_pylist()
@@ -139,7 +148,11 @@ def test_prompts_that_are_too_easy_or_too_hard_go():
 
 def test_bounds_are_inclusive_and_without_references_nothing_goes():
     table = ledger({"correct": True}, {"correct": False}, {"p": 2})
-    assert off_difficulty(table, keep=(0.5, 0.5)).to_pylist() == [None, None, None]
+    assert off_difficulty(table, pass_rates(table), keep=(0.5, 0.5)).to_pylist() == [
+        None,
+        None,
+        None,
+    ]
 
 
 def best(table, per_prompt=1, by=("correct", "score", "shorter"), seed=7, **more):
@@ -195,23 +208,11 @@ def test_what_is_out_already_is_not_the_best():
     assert reasons.to_pylist() == [None, None, "lower_score"]
 
 
-def test_prompts_without_an_answer_left_are_counted():
-    table = ledger(
-        {"p": 1, "t": "a"},
-        {"p": 1, "t": "b", "reason": "loop"},
-        {"p": 2, "reason": "loop"},
-        {"p": 3, "reason": "wrong_answer"},
-        {"p": 3, "reason": "wrong_answer"},
-    )
-    assert count_prompts(table) == (3, 2)
-
-
 def test_rules_take_a_table_without_rows():
     empty = ledger({}).slice(0, 0)
-    assert minority(empty, min_agreement=0.5).to_pylist() == []
-    assert off_difficulty(empty, keep=(0, 1)).to_pylist() == []
+    assert minority(ballot_of(empty), min_agreement=0.5).to_pylist() == []
+    assert off_difficulty(empty, pass_rates(empty), keep=(0, 1)).to_pylist() == []
     assert not_best(empty, per_prompt=1, by=["correct"], seed=0).to_pylist() == []
-    assert count_prompts(empty) == (0, 0)
 
 
 def test_reasons_are_strings_and_nulls():

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import sys
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from engine.curation.privacy.contacts import emails, ip_addresses, mac_addresses, phones
@@ -26,10 +26,9 @@ from engine.curation.privacy.identifiers import (
     ssns,
     wallets,
 )
+from engine.curation.privacy.spans import Spans
 from engine.errors import SpecError
 from engine.rows.words import plain_digits
-
-Spans = Iterator[tuple[int, int]]
 
 # A function gives the spans of its kind in a text of plain characters. Where two kinds overlap, the
 # one that stands first here names the find.

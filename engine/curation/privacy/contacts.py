@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterator
 
-Spans = Iterator[tuple[int, int]]
+from engine.curation.privacy.spans import Spans, says
 
 _EMAIL = re.compile(
     r"(?<![\w.+-])\w[\w.%&'+-]{0,63}@(?:[\w-]{1,63}\.)+(?:[^\W\d_]{2,24}|xn--[\w-]{2,59})"
@@ -34,11 +33,11 @@ _SAYS_PHONE = re.compile(
     r"[\s\"'#.:：=(]*(?:\b(?:is|us|me|at|on|es|est|ist|é|au|al|number)\b[\s\"':]*|是|है)*$",
     re.IGNORECASE,
 )
-_LOOK_BACK = 40
 _DATE = re.compile(r"(?:\d{4}([./-])\d{1,2}\1\d{1,2}|\d{1,2}([./-])\d{1,2}\2\d{2,4})(?!\d)")
 _IPV4 = re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?!\w|\.\d)", re.ASCII)
 _IPV6 = re.compile(r"(?<![\w:.])[23][0-9a-f]{3}:[0-9a-f:]{2,35}(?![\w:])", re.I | re.A)
 _SAYS_VERSION = re.compile(r"(?:\b(?:v|ver|version|release|build|section|chapter)|§)[\s.:]*$", re.I)
+_LOOK_BACK_FOR_VERSION = 12  # characters
 _MAC = re.compile(
     r"(?<![\w:.-])"
     r"(?:[0-9a-f]{2}([:-])(?:[0-9a-f]{2}\1){4}[0-9a-f]{2}|[0-9a-f]{4}(?:\.[0-9a-f]{4}){2})"
@@ -63,7 +62,7 @@ def phones(text: str) -> Spans:
     for match in _NUMBER.finditer(text):
         if not 7 <= _digits(match[0]) <= 15 or _DATE.match(match[0]):
             continue
-        if _SAYS_PHONE.search(text, max(0, match.start() - _LOOK_BACK), match.start()):
+        if says(_SAYS_PHONE, text, match.start()):
             yield match.span()
 
 
@@ -71,8 +70,8 @@ def ip_addresses(text: str) -> Spans:
     """Public ones of version 4, and of version 6 within 2000::/3, the part that is given out. Four
     numbers after "version" or "section" are none."""
     for match in _IPV4.finditer(text):
-        start = match.start()
-        if _is_public(match[0]) and not _SAYS_VERSION.search(text, max(0, start - 12), start):
+        is_version = says(_SAYS_VERSION, text, match.start(), _LOOK_BACK_FOR_VERSION)
+        if _is_public(match[0]) and not is_version:
             yield match.span()
     if "::" in text or text.count(":") >= 7:
         for match in _IPV6.finditer(text):

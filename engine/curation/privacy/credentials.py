@@ -6,9 +6,8 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Iterator
 
-Spans = Iterator[tuple[int, int]]
+from engine.curation.privacy.spans import Spans
 
 _KEY_BEGIN = r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
 _KEY_END = r"-----END [A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----"

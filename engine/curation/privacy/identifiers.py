@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from engine.curation.privacy.checksums import (
     is_base58check,
@@ -17,8 +17,7 @@ from engine.curation.privacy.checksums import (
     is_resident_id,
     is_verhoeff,
 )
-
-Spans = Iterator[tuple[int, int]]
+from engine.curation.privacy.spans import Spans, says
 
 
 def _form(pattern: str, flags: int = 0) -> re.Pattern[str]:
@@ -86,7 +85,6 @@ _RESIDENT_ID = _form(
 _BASE58 = _form(r"(?<!\w)[13][1-9A-HJ-NP-Za-km-z]{25,34}(?!\w)")
 _BECH32 = _form(r"(?<!\w)(?:bc1[02-9ac-hj-np-z]{11,71}|BC1[02-9AC-HJ-NP-Z]{11,71})(?!\w)")
 _ETHEREUM = _form(r"(?<!\w)0x[0-9a-fA-F]{40}(?!\w)")
-_LOOK_BACK = 40
 _SEPARATORS = str.maketrans("", "", " .-")
 
 
@@ -121,14 +119,14 @@ def wallets(text: str) -> Spans:
 def ssns(text: str) -> Spans:
     """US social security numbers that can have been issued, with hyphens, or after their name."""
     for match in _SSN.finditer(text):
-        if match[1] == "-" or _says(_SAYS_SSN, text, match.start()):
+        if match[1] == "-" or says(_SAYS_SSN, text, match.start()):
             yield match.span()
 
 
 def aadhaars(text: str) -> Spans:
     """India's Aadhaar, with Verhoeff's check: in three groups of four, or after its name."""
     for match in _AADHAAR.finditer(text):
-        is_meant = match[1] or _says(_SAYS_AADHAAR, text, match.start())
+        is_meant = match[1] or says(_SAYS_AADHAAR, text, match.start())
         if is_meant and is_verhoeff(match[0].translate(_SEPARATORS)):
             yield match.span()
 
@@ -138,14 +136,14 @@ def pans(text: str) -> Spans:
     its fourth letter is one of ten."""
     yield from (match.span() for match in _PAN.finditer(text))
     for match in _PAN_SMALL.finditer(text):
-        if _says(_SAYS_PAN, text, match.start()):
+        if says(_SAYS_PAN, text, match.start()):
             yield match.span()
 
 
 def cpfs(text: str) -> Spans:
     """Brazil's CPF with its points or hyphen, or after its name."""
     for match in _CPF.finditer(text):
-        is_meant = match[1] == "." or match[2] == "-" or _says(_SAYS_CPF, text, match.start())
+        is_meant = match[1] == "." or match[2] == "-" or says(_SAYS_CPF, text, match.start())
         if is_meant and is_cpf(match[0].translate(_SEPARATORS)):
             yield match.span()
 
@@ -155,7 +153,7 @@ def dnis(text: str) -> Spans:
     for match in _DNI.finditer(text):
         letters = match[0].translate(_SEPARATORS)
         is_plain = letters.isupper() and " " not in match[0]
-        is_meant = is_plain or _says(_SAYS_DNI, text, match.start())
+        is_meant = is_plain or says(_SAYS_DNI, text, match.start())
         if is_meant and is_dni(letters.upper()):
             yield match.span()
 
@@ -171,11 +169,6 @@ def _checked(pattern: re.Pattern[str], text: str, is_right: Callable[[str], bool
     for match in pattern.finditer(text):
         if is_right(match[0]):
             yield match.span()
-
-
-def _says(name: re.Pattern[str], text: str, start: int) -> bool:
-    """Whether the words before `start` name what stands there."""
-    return name.search(text, max(0, start - _LOOK_BACK), start) is not None
 
 
 def _is_date(digits: str) -> bool:

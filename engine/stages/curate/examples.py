@@ -21,13 +21,13 @@ import numpy as np
 import pyarrow as pa
 
 from engine.curation.ledger import is_left_in
-from engine.rows.records import COMPLETION_VERDICT, EXAMPLE
+from engine.rows.records import COMPLETION_KEY, COMPLETION_VERDICT, EXAMPLE
 from engine.rows.tables import completed, read_tables
 from engine.rows.tools import with_answer
 from engine.stages.curate.groups import Group
 from engine.stages.curate.judging import Source
 from engine.stages.curate.making import Made, publish_bytes, publish_table
-from engine.stages.curate.narrow import CANONICAL, KEY
+from engine.stages.curate.narrow import CANONICAL
 from engine.stages.curate.prompts_by_id import Prompts, in_slices
 from engine.stages.curate.redaction import UNSIGNED, Kinds, without_pii
 from engine.store.paths import Folder
@@ -132,7 +132,7 @@ def list_piles(
         name = f"{split}-{written[split]:05d}"
         written[split] += 1
         mine = sampled[piles[sampled] == pile]
-        keys = decided.select(KEY).take(mine)
+        keys = decided.select(COMPLETION_KEY).take(mine)
         told = sources[source[row]]
         listed.append(Pile(name, split, tuple(batches[pile]), told, out, keys))
     return listed
@@ -240,8 +240,8 @@ def write_pile(order: Pile) -> Made:
 
 def _answers_of(keys: pa.Table, examples: pa.Table) -> list[str]:
     """What these examples answer."""
-    rows = examples.select(KEY).append_column("row", pa.array(np.arange(len(examples))))
-    found = keys.join(rows, list(KEY))["row"]
+    rows = examples.select(COMPLETION_KEY).append_column("row", pa.array(np.arange(len(examples))))
+    found = keys.join(rows, list(COMPLETION_KEY))["row"]
     wanted = examples["messages"].take(found.sort())
     return [messages[-1]["content"] for messages in wanted.to_pylist()]
 

@@ -8,6 +8,7 @@ a table (rules.py).
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from engine.curation.privacy import pii_in
 from engine.curation.refusals import is_refusal
 from engine.curation.repetition import repetition
 from engine.job.spec import CurateSpec
-from engine.rows.final_answer import USUAL, Rules
+from engine.rows.final_answer import Rules
 from engine.rows.final_answer import Verdict as Answered
 from engine.rows.ids import bare_prompt
 from engine.rows.records import Completion, Prompt
@@ -51,10 +52,10 @@ class Experts:
 
     referee: Referee
     leaks: Leaks | None = None
-    rules: Rules = USUAL  # by which final answers are read
 
 
 Verdict = Keep | Drop
+_REMEMBERED = 1024  # messages of prompts, of which it is known what personal data they hold
 _REASONS = {
     Answered.WRONG: "wrong_answer",
     Answered.NO_ANSWER: "no_answer",
@@ -131,15 +132,21 @@ def answers_at_all(answer: Completion, prompt: Prompt, *, drops: bool) -> Verdic
 
 
 def holds_no_pii(
-    answer: Completion, prompt: Prompt, *, kinds: list[str] | None, drops: bool
+    answer: Completion, prompt: Prompt, *, kinds: tuple[str, ...] | None, drops: bool
 ) -> Verdict:
     """Drop, or only mark, examples with personal data in the answer or in what it answers."""
-    texts = [message["content"] for message in prompt.messages]
-    kinds_found: set[str] = set()
-    for text in (*texts, answer.said):
-        kinds_found.update(one.kind for one in pii_in(text, kinds))
+    kinds_found = {one.kind for one in pii_in(answer.said, kinds)}
+    for message in prompt.messages:
+        kinds_found |= _kinds_asked(message["content"], kinds)
     found = {"pii": sorted(kinds_found)}
     return Drop("pii", found) if kinds_found and drops else Keep(found)
+
+
+@functools.lru_cache(maxsize=_REMEMBERED)
+def _kinds_asked(text: str, kinds: tuple[str, ...] | None) -> frozenset[str]:
+    """Of a prompt's message. Remembered, because the samples of a prompt are to the same text, and
+    a system's message may stand in all prompts."""
+    return frozenset(one.kind for one in pii_in(text, kinds))
 
 
 def is_unseen(answer: Completion, prompt: Prompt, *, leaks: Leaks) -> Verdict:
@@ -211,11 +218,11 @@ def _refusals(spec: CurateSpec, experts: Experts) -> Settings | None:
 def _pii(spec: CurateSpec, experts: Experts) -> Settings | None:
     if spec.pii is None:
         return None
-    return {"kinds": spec.pii.kinds or None, "drops": spec.pii.action == "drop"}
+    return {"kinds": tuple(spec.pii.kinds) or None, "drops": spec.pii.action == "drop"}
 
 
 def _leaks(spec: CurateSpec, experts: Experts) -> Settings | None:
-    return None if experts.leaks is None else {"leaks": experts.leaks}
+    return None if spec.decontaminate is None else {"leaks": experts.leaks}
 
 
 def _reference(spec: CurateSpec, experts: Experts) -> Settings | None:
@@ -226,7 +233,7 @@ def _reference(spec: CurateSpec, experts: Experts) -> Settings | None:
 
 def _stated(spec: CurateSpec, experts: Experts) -> Settings | None:
     is_counted = spec.balance is not None and spec.balance.by == "label"
-    return {"rules": experts.rules} if is_counted or spec.majority else None
+    return {"rules": experts.referee.rules} if is_counted or spec.majority else None
 
 
 # In the order in which they judge. The second entry gives a filter's settings from the spec; None

@@ -7,9 +7,8 @@ Questions, with the texts that they are about, are in the driver's memory while 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -24,7 +23,7 @@ from engine.rows.judging.duels import Duel
 from engine.rows.judging.grades import read_grade
 from engine.rows.judging.questions import Question
 from engine.rows.judging.rubric import load_rubric
-from engine.rows.records import Completion, Prompt
+from engine.rows.records import COMPLETION_KEY, Completion, Prompt
 from engine.rows.tables import read_tables, to_rows
 from engine.run.context import Context
 from engine.stages.curate.prompts_by_id import Prompts, in_slices
@@ -32,7 +31,7 @@ from engine.store.paths import Folder
 
 BLOCK = "curate.judge"
 FOLDER = "judge"
-_COLUMNS = ("prompt_id", "teacher", "sample_index", "split", "seed", "status", "text", "tool_calls")
+_COLUMNS = (*COMPLETION_KEY, "split", "seed", "status", "text", "tool_calls")
 _POINTS = {"win": 1.0, "tie": 0.5, "loss": 0.0}
 
 
@@ -153,7 +152,13 @@ def _result(replies: Replies, pair: Sequence[Question]) -> str | None:
 
 
 def grader_for(
-    spec: CurateJudgeSpec | None, stream: Stream | None, **where: object
+    spec: CurateJudgeSpec | None,
+    stream: Stream | None,
+    *,
+    files: Sequence[Folder],
+    prompts: Prompts,
+    out: Folder,
+    ctx: Context,
 ) -> Grader | None:
     """None where the job names no judge. `stream` is what replicas are reached by."""
     if spec is None:
@@ -162,5 +167,4 @@ def grader_for(
         from engine.backends import ray_data  # Ray takes a second, which few jobs need here
 
         stream = ray_data.stream
-    build: Callable[..., Grader] = partial(Grader, spec, stream=stream)
-    return build(**where)
+    return Grader(spec, files, prompts, out, ctx, stream)

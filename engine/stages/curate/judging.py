@@ -23,15 +23,15 @@ from engine.curation.contamination import Index
 from engine.errors import EngineError
 from engine.job.spec import CurateSpec
 from engine.rows import codec
-from engine.rows.final_answer import USUAL, rules_for
-from engine.rows.records import Completion, Prompt, completion_schema
+from engine.rows.final_answer import USUAL
+from engine.rows.records import COMPLETION_KEY, Completion, Prompt, completion_schema
 from engine.rows.tables import completed, read_tables, to_rows
 from engine.stages.curate.filters import FILTERS, Drop, Experts, Verdict
 from engine.stages.curate.groups import Group
 from engine.stages.curate.leaks import Leaks
 from engine.stages.curate.making import Made, publish_table
 from engine.stages.curate.narrow import JUDGED, META
-from engine.stages.curate.prompts_by_id import Prompts, text_bytes
+from engine.stages.curate.prompts_by_id import Prompts, message_bytes, text_bytes
 from engine.stages.curate.referee import Referee, referee_for
 from engine.stages.curate.twins import KeysOf
 from engine.store.paths import Folder
@@ -132,8 +132,7 @@ def filters_for(spec: CurateSpec, experts: Experts) -> dict[str, Rule]:
 
 def filters_of(spec: CurateSpec) -> list[str]:
     """Their names."""
-    leaks = Leaks(Index.of({})) if spec.decontaminate else None
-    return list(filters_for(spec, Experts(Referee(USUAL), leaks)))
+    return list(filters_for(spec, Experts(Referee(USUAL))))
 
 
 def build_judge(spec: CurateSpec, experts: Experts) -> Judge:
@@ -153,8 +152,7 @@ def judge_group(plan: Judging, group: Group) -> Made:
     judged = [JUDGED.empty_table()]
     keys = KeysOf(plan.spec.near_duplicates)
     with referee_for(plan.spec.verify, plan.labels, plan.open_algebra) as referee:
-        rules = rules_for(plan.spec.verify.qa, plan.labels)
-        judge = build_judge(plan.spec, Experts(referee, leaks, rules))
+        judge = build_judge(plan.spec, Experts(referee, leaks))
         tables = read_tables(group.files, _LIGHT.names, optional=_NEWER)
         for number, stored in enumerate(tables, group.first):
             source = _source_of(stored)
@@ -188,11 +186,12 @@ def _judged_slice(
 ) -> pa.Table:
     """The narrow rows of some answers of file `number`."""
     rows = to_rows(answers, Completion)
-    asked = plan.prompts.of(answers)
-    judge.study(rows, asked)
+    asked = plan.prompts.asked(answers)
+    prompts = to_rows(asked, Prompt)
+    judge.study(rows, prompts)
     found: dict[str, list[Any]] = defaultdict(list)
     dropped = []
-    for answer, prompt in zip(rows, asked, strict=True):
+    for answer, prompt in zip(rows, prompts, strict=True):
         gone = judge.verdict(answer, prompt)
         dropped.append(gone is not None)
         told = dict(judge.found)
@@ -202,15 +201,14 @@ def _judged_slice(
             told["filter"], told["reason"] = gone
         for column in JUDGED.names:
             found[column].append(told.get(column))
-    keys.add(rows, asked, dropped)
-    message_bytes = plan.prompts.message_bytes(answers)
+    keys.add(rows, prompts, dropped)
     columns: dict[str, Any] = {
         **found,
         "file": np.full(len(answers), number),
         "row": answers["row"],
-        "bytes": _example_bytes(answers, message_bytes, source),
+        "bytes": _example_bytes(answers, message_bytes(asked), source),
     }
-    for name in ("prompt_id", "teacher", "sample_index", "split", "completion_tokens"):
+    for name in (*COMPLETION_KEY, "split", "completion_tokens"):
         columns[name] = answers[name]
     arrays = []
     for column in JUDGED:
@@ -240,13 +238,13 @@ def _hash_of(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
-def _example_bytes(answers: pa.Table, message_bytes: np.ndarray, source: Source) -> np.ndarray:
+def _example_bytes(answers: pa.Table, asked_bytes: np.ndarray, source: Source) -> np.ndarray:
     """About what the example of each answer takes in memory. An API that counts no tokens gives no
     ids and no signal either."""
     tokens_in = _counts(answers["prompt_tokens"])
     tokens_out = _counts(answers["completion_tokens"])
     said_bytes = text_bytes(answers["text"]) + text_bytes(answers["tool_calls"])
-    conversation_bytes = message_bytes + said_bytes
+    conversation_bytes = asked_bytes + said_bytes
     id_bytes = _ID_BYTES * (tokens_in + tokens_out)
     signal_bytes = _signal_bytes(source) * tokens_out
     return _FIXED_BYTES + conversation_bytes + id_bytes + signal_bytes

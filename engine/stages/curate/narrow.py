@@ -10,16 +10,12 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pyarrow as pa
 
+from engine.rows.records import COMPLETION_KEY
 from engine.rows.tables import read_tables
 from engine.store.paths import Folder
 
 META = "meta."
-CANONICAL = [
-    ("prompt_id", "ascending"),
-    ("teacher", "ascending"),
-    ("sample_index", "ascending"),
-]
-KEY = ("prompt_id", "teacher", "sample_index")
+CANONICAL = [(name, "ascending") for name in COMPLETION_KEY]
 # what a filter finds besides its reason: columns of CompletionVerdict, which also says what each is
 _FOUND = {
     "correct": pa.bool_(),
@@ -59,7 +55,7 @@ _ALWAYS = ("split", "filter", "reason", "file", "row", "bytes", "error")
 def load_narrow(files: Iterable[Folder], columns: Sequence[str]) -> pa.Table:
     """These columns of all judged answers, in canonical order, and `place`: which row each was in
     the order of the files."""
-    wanted = list(dict.fromkeys([*KEY, *_ALWAYS, *columns]))
+    wanted = list(dict.fromkeys([*COMPLETION_KEY, *_ALWAYS, *columns]))
     tables = [JUDGED.empty_table().select(wanted), *read_tables(files, wanted)]
     table = pa.concat_tables(tables)
     table = table.append_column("place", pa.array(np.arange(len(table))))

@@ -29,20 +29,16 @@ class Prompts:
 
     def of(self, answers: pa.Table) -> list[Prompt]:
         """The prompt of each answer. StageError for an answer without one."""
-        return to_rows(self._asked(answers), Prompt)
-
-    def message_bytes(self, answers: pa.Table) -> np.ndarray:
-        """Bytes (n,) of the conversation and the tools that each answer is the answer to."""
-        asked = self._asked(answers)
-        return _message_bytes(asked["messages"].combine_chunks()) + text_bytes(asked["tools"])
+        return to_rows(self.asked(answers), Prompt)
 
     def conversations(self, answers: pa.Table) -> tuple[list[Messages], list[str | None]]:
         """What each answer is the answer to: messages, and what tools add to them."""
-        asked = self._asked(answers)
+        asked = self.asked(answers)
         return asked["messages"].to_pylist(), asked["tools"].to_pylist()
 
-    def _asked(self, answers: pa.Table) -> pa.Table:
-        """The prompts of at most a few thousand answers, in their order."""
+    def asked(self, answers: pa.Table) -> pa.Table:
+        """The prompts of at most a few thousand answers, in their order. StageError for an answer
+        without one."""
         index = _index(self.files)
         places = index.places(answers["prompt_id"].to_numpy())
         file_of_row = index.file[places]
@@ -126,12 +122,14 @@ def _prompts_in(file: Folder) -> pa.Table:
     return completed(table, PROMPT).combine_chunks()
 
 
-def _message_bytes(messages: pa.ListArray) -> np.ndarray:
+def message_bytes(asked: pa.Table) -> np.ndarray:
+    """Bytes (n,) of the conversation and the tools of each prompt."""
+    messages = asked["messages"].combine_chunks()
     contents = messages.flatten().field("content")
     content_ends = np.cumsum(text_bytes(contents))
     borders = np.concatenate([[0], content_ends])
     offsets = messages.offsets.to_numpy()
-    return np.diff(borders[offsets - offsets[0]])
+    return np.diff(borders[offsets - offsets[0]]) + text_bytes(asked["tools"])
 
 
 def text_bytes(texts: pa.Array | pa.ChunkedArray) -> np.ndarray:

@@ -30,7 +30,7 @@ class Referee:
     """Judges answers, and remembers the verdicts of the slice that it studied last."""
 
     def __init__(self, rules: Rules, algebra: Algebra | None = None) -> None:
-        self._rules = rules
+        self.rules = rules
         self._algebra = algebra
         self._verdicts: dict[Key, Verdict | None] = {}
         self._by_algebra: set[Key] = set()
@@ -41,7 +41,7 @@ class Referee:
         for answer, prompt in zip(answers, prompts, strict=True):
             asked = bare_prompt(prompt.messages)
             gold = prompt.right_answers
-            judged.append(judge(prompt.task, answer.text, gold, self._rules, prompt=asked))
+            judged.append(judge(prompt.task, answer.text, gold, self.rules, prompt=asked))
         verdicts = settle(judged, self._algebra)
         keys = [answer.key for answer in answers]
         self._verdicts = dict(zip(keys, verdicts, strict=True))

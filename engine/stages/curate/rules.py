@@ -17,16 +17,22 @@ import pyarrow as pa
 
 from engine.curation.balance import Balanced, balance
 from engine.curation.ledger import Across, groups_in, is_left_in, reasons_of
-from engine.curation.priority import answer_priorities
-from engine.curation.selection import Quality, minority, not_best, off_difficulty, pass_rates
-from engine.curation.votes import votes_of
+from engine.curation.selection import (
+    Quality,
+    best_first,
+    minority,
+    not_best,
+    off_difficulty,
+    pass_rates,
+)
+from engine.curation.votes import ballot_of, votes_of
 from engine.job.spec import BalanceSpec, CurateSpec
+from engine.rows.records import COMPLETION_KEY
 from engine.stages.curate.grading import Grader
 from engine.stages.curate.twins import Alike
 
 DUPLICATE = "duplicate_answer"
 NEAR_DUPLICATE = "near_duplicate"
-_UNTOLD = 2**31 - 1  # tokens of an answer whose length nobody told
 
 
 @dataclass(frozen=True)
@@ -54,18 +60,19 @@ SettingsOf = Callable[[CurateSpec, Panel], Settings | None]
 
 def agrees_with_most(table: pa.Table, *, min_agreement: float, across: Across) -> Ruled:
     """Drop what is not the answer of most samples, of prompts without a reference."""
-    votes, agreement = votes_of(table, across=across)
+    ballot = ballot_of(table, across=across)
+    votes, agreement = votes_of(ballot)
     votes_there = pa.array(votes, pa.int32(), mask=votes == 0)
     found = {"votes": votes_there, "agreement": _known(agreement)}
-    reasons = minority(table, min_agreement=min_agreement, across=across)
-    return Ruled(reasons, found)
+    return Ruled(minority(ballot, min_agreement=min_agreement), found)
 
 
 def has_difficulty(table: pa.Table, *, keep: Sequence[float], across: Across) -> Ruled:
     """Drop prompts that nearly all or hardly any of their answers get right."""
     lowest, highest = keep
-    reasons = off_difficulty(table, keep=(lowest, highest), across=across)
-    return Ruled(reasons, {"difficulty": _known(pass_rates(table, across=across))})
+    rates = pass_rates(table, across=across)
+    reasons = off_difficulty(table, rates, keep=(lowest, highest))
+    return Ruled(reasons, {"difficulty": _known(rates)})
 
 
 def is_new(table: pa.Table) -> Ruled:
@@ -78,7 +85,7 @@ def is_new(table: pa.Table) -> Ruled:
     same_prompt = np.diff(prompt_ids[order]) == 0
     same_words = said[order][1:] == said[order][:-1]
     is_copy[order[1:]] = same_prompt & same_words
-    return Ruled(_reason_for(table, rows[is_copy], DUPLICATE))
+    return Ruled(reasons_of(len(table), {DUPLICATE: rows[is_copy]}))
 
 
 def is_good_enough(table: pa.Table, *, grader: Grader, pairs: bool, across: Across) -> Ruled:
@@ -122,10 +129,10 @@ def is_no_twin(
     stays = rows[alike.twins.twin_of]
     cluster = _scattered(table, rows, pa.array(rows[alike.clusters]))
     found = {"cluster": cluster}
-    for name in ("prompt_id", "teacher", "sample_index"):
+    for name in COMPLETION_KEY:
         found[f"twin_{name}"] = _scattered(table, gone, table[name].take(stays))
     found["jaccard"] = _scattered(table, gone, pa.array(alike.twins.jaccard))
-    return Ruled(_reason_for(table, gone, NEAR_DUPLICATE), found)
+    return Ruled(reasons_of(len(table), {NEAR_DUPLICATE: gone}), found)
 
 
 def is_within_caps(table: pa.Table, *, spec: BalanceSpec, seed: int) -> Ruled:
@@ -144,21 +151,13 @@ def still_there(table: pa.Table) -> np.ndarray:
 
 def _rank(table: pa.Table, seed: int) -> np.ndarray:
     """(N,) the place of each row where the best are first."""
-    is_right = table["correct"].fill_null(False).to_numpy()
-    is_wrong = ~table["correct"].fill_null(True).to_numpy()
-    tokens = table["completion_tokens"].fill_null(_UNTOLD).to_numpy()
-    lot = answer_priorities(table, seed, "near_duplicates")
-    keys = [lot, tokens, is_wrong.astype(np.int8) - is_right]
-    if "score" in table.column_names:
-        score = table["score"].fill_null(-np.inf).to_numpy()
-        keys.insert(2, -score)
+    by: list[Quality] = ["correct", "score", "shorter"]
+    if "score" not in table.column_names:
+        by.remove("score")
+    keys = best_first(table, by, seed, "near_duplicates")
     rank = np.empty(len(table), np.int64)
-    rank[np.lexsort(keys)] = np.arange(len(table))
+    rank[np.lexsort(keys[::-1])] = np.arange(len(table))
     return rank
-
-
-def _reason_for(table: pa.Table, rows: np.ndarray, reason: str) -> pa.Array:
-    return _scattered(table, rows, pa.array([reason] * len(rows), pa.string()))
 
 
 def _scattered(table: pa.Table, rows: np.ndarray, values: pa.Array | pa.ChunkedArray) -> pa.Array:
@@ -245,7 +244,7 @@ _QUALITY = ("correct", "completion_tokens")
 # In the order in which they judge, after all filters. The second entry gives a rule's settings from
 # the spec (None leaves it out), the third names the narrow columns that it reads besides key, split
 # and reason.
-RULES: dict[str, tuple[Callable[..., Ruled], SettingsOf, tuple[str, ...]]] = {
+RULES: dict[str, tuple[Callable[..., Ruled | pa.Array], SettingsOf, tuple[str, ...]]] = {
     "majority": (agrees_with_most, _majority, ("task", "answer", "correct")),
     "difficulty": (has_difficulty, _difficulty, ("correct",)),
     "duplicate": (is_new, _exact, ("said",)),

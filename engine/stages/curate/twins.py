@@ -133,26 +133,22 @@ def find_twins(finding: Finding, table: pa.Table, rank: np.ndarray) -> Alike:
 
 @dataclass(frozen=True)
 class _Band:
-    number: int
+    name: str
     out: Folder
     groups: tuple[str, ...]
     starts: np.ndarray
-
-    @property
-    def name(self) -> str:
-        return _band(self.number)
 
 
 def _candidates(finding: Finding) -> np.ndarray:
     """Pairs of rows (P, 2) that share a key of any band, each once."""
     names = tuple(group.name for group in finding.groups)
-    orders = [_Band(band, finding.out, names, finding.starts) for band in range(BANDS)]
-    made = _make(finding, _pairs_of_band, orders, "bands")
-    pairs = []
-    for file in made:
-        (table,) = read_tables([finding.out / file])
-        pairs.append(np.stack([table["one"].to_numpy(), table["other"].to_numpy()], 1))
-    return united(pairs)
+    orders = [_Band(_band(band), finding.out, names, finding.starts) for band in range(BANDS)]
+    files = [finding.out / name for name in _make(finding, _pairs_of_band, orders, "bands")]
+    return united(_pairs_in(table) for table in read_tables(files))
+
+
+def _pairs_in(table: pa.Table) -> np.ndarray:
+    return np.stack([table["one"].to_numpy(), table["other"].to_numpy()], 1)
 
 
 def _pairs_of_band(order: _Band) -> Made:
@@ -167,9 +163,8 @@ def _pairs_of_band(order: _Band) -> Made:
         rows.append(mine[mine >= 0])
         keys.append(table[order.name].to_numpy()[mine >= 0])
     row = np.concatenate(rows)
-    pairs = candidate_pairs(np.concatenate(keys), ranked["rank"].to_numpy()[row])
-    ends = np.sort(row[pairs], 1)
-    table = pa.table({"one": ends[:, 0], "other": ends[:, 1]})
+    pairs = row[candidate_pairs(np.concatenate(keys), ranked["rank"].to_numpy()[row])]
+    table = pa.table({"one": pairs[:, 0], "other": pairs[:, 1]})
     name = f"work/pairs/{order.name}.parquet"
     return Made(files={name: publish_table(table, order.out, name)})
 
@@ -191,14 +186,10 @@ class _Candidates:
 
 @dataclass(frozen=True)
 class _Pairs:
-    number: int
+    name: str
     out: Folder
     files: tuple[str, ...]
     pairs: np.ndarray
-
-    @property
-    def name(self) -> str:
-        return f"{self.number:05d}"
 
 
 def _verified(finding: Finding, table: pa.Table, pairs: np.ndarray) -> np.ndarray:
@@ -221,7 +212,7 @@ def _verified(finding: Finding, table: pa.Table, pairs: np.ndarray) -> np.ndarra
         some = pairs[start : start + PAIRS_AT_A_TIME]
         numbers = np.unique(group_of_place[np.unique(some)])
         read = tuple(files[finding.groups[number].name] for number in numbers)
-        chunks.append(_Pairs(len(chunks), finding.out, read, some))
+        chunks.append(_Pairs(f"{len(chunks):05d}", finding.out, read, some))
     similar = [np.zeros(0)]
     for file in _make(finding, _jaccards, chunks, "verified"):
         (told,) = read_tables([finding.out / file])

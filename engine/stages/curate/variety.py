@@ -11,6 +11,7 @@ import pyarrow as pa
 from engine.curation.balance import counts_of
 from engine.curation.diversity import (
     SAMPLE,
+    VENDI_SAMPLE,
     cluster_entropy,
     commonest_opening,
     distinct,
@@ -20,7 +21,6 @@ from engine.curation.diversity import (
 from engine.curation.ledger import is_left_in
 from engine.run.curate_facts import Diversity
 
-VENDI_SAMPLE = 256  # answers: its time grows with the third power, and all jobs wait for it
 _COUNTED = ("source", "label", "language")
 _DIGITS = 4
 

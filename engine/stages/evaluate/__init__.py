@@ -29,7 +29,7 @@ from engine.rows.answers.statement import holds_thoughts
 from engine.rows.final_answer import Rules, rules_for
 from engine.rows.ids import derive_seed
 from engine.rows.metrics import resolve_metrics, signature_of
-from engine.rows.records import ANSWER, Completion, Prompt
+from engine.rows.records import ANSWER, COMPLETION_KEY, Completion, Prompt
 from engine.rows.tables import read_tables, to_rows, to_table, write_parquet
 from engine.run import parts
 from engine.run.context import Context
@@ -217,7 +217,7 @@ def _models(spec: EvaluateSpec, train: Finished) -> list[Model]:
 def _stored_answers(stage: Finished, generate: GenerateSpec) -> list[Completion]:
     """The validation answers of the first teacher, or, where prompts were routed, those of
     whichever teacher each went to."""
-    columns = ["prompt_id", "teacher", "sample_index", "split", "seed", "status", "text"]
+    columns = [*COMPLETION_KEY, "split", "seed", "status", "text"]
     columns.append("tool_calls")
     wanted = pc.field("split") == "validation"
     if generate.route == "all":

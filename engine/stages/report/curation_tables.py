@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from engine.rows.records import Completion, Prompt
+from engine.rows.records import COMPLETION_KEY, Completion, Prompt
 from engine.rows.tables import read_tables, to_rows
 from engine.run.manifests import Finished
 from engine.stages.report.examples import clipped
@@ -17,8 +17,7 @@ from engine.stages.report.table import Block, Table, figure, share, words
 
 EACH = 3  # answers of a reason
 KEPT = "kept"
-_KEY = ("prompt_id", "teacher", "sample_index")
-_VERDICT = (*_KEY, "split", "filter", "reason")
+_VERDICT = (*COMPLETION_KEY, "split", "filter", "reason")
 _MOST_VALUES = 20  # of a column that examples are counted by
 
 Key = tuple[int, str, int]
@@ -117,7 +116,7 @@ def _choose(tables: Iterable[pa.Table], reasons: list[str]) -> dict[str, list[Ke
         train = train.append_column("told", told)
         for reason, keys in chosen.items():
             wanted = EACH - len(keys)
-            mine = train.filter(pc.field("told") == reason).slice(0, wanted).select(_KEY)
+            mine = train.filter(pc.field("told") == reason).slice(0, wanted).select(COMPLETION_KEY)
             keys += [tuple(row.values()) for row in mine.to_pylist()]
         if all(len(keys) == EACH for keys in chosen.values()):
             break
@@ -127,7 +126,7 @@ def _choose(tables: Iterable[pa.Table], reasons: list[str]) -> dict[str, list[Ke
 def _answers(generate: Finished, keys: list[Key]) -> Mapping[Key, Completion]:
     wanted = set(keys)
     ids = pa.array(sorted({key[0] for key in keys}), pa.int64())
-    columns = [*_KEY, "split", "seed", "status", "text", "tool_calls"]
+    columns = [*COMPLETION_KEY, "split", "seed", "status", "text", "tool_calls"]
     found: dict[Key, Completion] = {}
     for table in read_tables(generate.files(), columns, optional=["tool_calls"]):
         if len(found) == len(wanted):
