@@ -119,6 +119,15 @@ def test_what_decides_the_split_is_not_named_twice():
         PromptsSpec(train="a.jsonl", validation="b.jsonl", split_by="document")
 
 
+def test_an_empty_list_of_validation_files_names_none_whether_prompts_are_compared_or_not(tmp_path):
+    rows = [asked(number) for number in range(40)]
+    drawn = []
+    for more in ({}, {"decontaminate": {}}):
+        _, found, _ = run(tmp_path, rows, validation=[], validation_fraction=0.2, **more)
+        drawn.append(numbers(found["validation"]))
+    assert drawn[0] == drawn[1] != []
+
+
 def families(count=60):
     """Each sentence and two that differ from it in one word of twenty: J = 11/21 to 15/17."""
     rows = []
