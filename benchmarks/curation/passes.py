@@ -45,13 +45,6 @@ class Pass:
         return spread_for(self.workers, len(orders))(work, orders)
 
 
-def sign(texts: Path, keys: Path) -> int:
-    """Write the keys (BANDS, rows) of a file; returns its rows."""
-    table = pq.read_table(texts, columns=["text"])
-    np.save(keys, band_keys(shingles_of(table["text"])).T)
-    return len(table)
-
-
 def sign_all(over: Pass) -> list[int]:
     """Rows of each file, whose keys are there now."""
     (over.folder / "keys").mkdir()
@@ -60,7 +53,11 @@ def sign_all(over: Pass) -> list[int]:
 
 
 def _sign(order: tuple[Path, Path]) -> int:
-    return sign(*order)
+    """Write the keys (BANDS, rows) of a file; returns its rows."""
+    texts, keys = order
+    table = pq.read_table(texts, columns=["text"])
+    np.save(keys, band_keys(shingles_of(table["text"])).T)
+    return len(table)
 
 
 def candidates(over: Pass) -> np.ndarray:

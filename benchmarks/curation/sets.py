@@ -29,11 +29,11 @@ def rows(data: Path) -> Iterator[tuple[str, str]]:
             yield path.parent.name, "\n".join(_strings(row))
 
 
-def dialogues(data: Path) -> Iterator[list[dict[str, Any]]]:
-    """The turns of each dialogue of `sgd`: `speaker` and `utterance`."""
+def dialogues(data: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Name and turns of each dialogue of `sgd`: `speaker` and `utterance`."""
     for path in sorted((data / "sgd").glob("*.json")):
         for dialogue in _rows(path):
-            yield dialogue["turns"]
+            yield f"{path.stem} {dialogue['dialogue_id']}", dialogue["turns"]
 
 
 def _rows(path: Path) -> Iterator[Any]:
@@ -76,7 +76,7 @@ def _scitldr(path: Path) -> Iterator[str]:
 
 
 def _sgd(data: Path) -> Iterator[str]:
-    for turns in dialogues(data):
+    for _, turns in dialogues(data):
         yield "\n".join(turn["utterance"] for turn in turns)
 
 

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.curation import sets
 from benchmarks.result import Found, Ratios, bounded
 from engine.job.spec import PromptsSpec
 from engine.rows.records import Prompt
@@ -118,13 +119,12 @@ def _dialogues(data: Path | None, made_up: int) -> Iterator[dict[str, Any]]:
     if data is None:
         yield from _made_up_dialogues(made_up)
         return
-    for path in sorted((data / "sgd").glob("*.json")):
-        for row in json.loads(path.read_text()):
-            messages = []
-            for turn in row["turns"]:
-                role = {"USER": "user", "SYSTEM": "assistant"}[turn["speaker"]]
-                messages.append({"role": role, "content": turn["utterance"]})
-            yield {"dialogue_id": f"{path.stem} {row['dialogue_id']}", "messages": messages}
+    for name, turns in sets.dialogues(data):
+        messages = []
+        for turn in turns:
+            role = {"USER": "user", "SYSTEM": "assistant"}[turn["speaker"]]
+            messages.append({"role": role, "content": turn["utterance"]})
+        yield {"dialogue_id": name, "messages": messages}
 
 
 def _made_up_dialogues(count: int) -> Iterator[dict[str, Any]]:

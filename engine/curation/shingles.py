@@ -50,7 +50,7 @@ class Hashes(NamedTuple):
 
 def words_of(texts: pa.Array | pa.ChunkedArray) -> Hashes:
     """The words of each text, in order. A null has none."""
-    return _joined([_words(batch) for batch in _batches(texts)])
+    return concatenated([_words(batch) for batch in _batches(texts)])
 
 
 def runs_of(words: Hashes, length: int) -> Hashes:
@@ -76,7 +76,7 @@ def runs_of(words: Hashes, length: int) -> Hashes:
 def shingles_of(texts: pa.Array | pa.ChunkedArray) -> Hashes:
     """The set of runs of five words of each text, sorted, each once. A text of one to four words
     has one shingle, its words; a text without words, and a null, has none."""
-    return _joined([_shingles(_words(batch)) for batch in _batches(texts)])
+    return concatenated([_shingles(_words(batch)) for batch in _batches(texts)])
 
 
 def _shingles(words: Hashes) -> Hashes:
@@ -131,7 +131,8 @@ def _batches(texts: pa.Array | pa.ChunkedArray) -> Iterator[list[str | None]]:
             first = last
 
 
-def _joined(parts: Sequence[Hashes]) -> Hashes:
+def concatenated(parts: Sequence[Hashes]) -> Hashes:
+    """Those of all parts, in order."""
     counts = [np.diff(part.starts) for part in parts]
     values = [part.values for part in parts]
     starts = _ends(np.concatenate([np.zeros(0, np.int64), *counts]))

@@ -17,10 +17,12 @@ from engine.errors import SpecError
 from engine.job.spec import (
     Block,
     CurateJudgeSpec,
+    DecontaminateSpec,
     JobSpec,
     JudgeSpec,
     LiveTeacherSpec,
     LoadtestSpec,
+    PromptLeaksSpec,
     ServeSpec,
     VllmTeacherSpec,
     identity,
@@ -31,6 +33,7 @@ from engine.store.hub import hub_data
 from engine.store.paths import Folder
 
 _LocalTeacher = TypeVar("_LocalTeacher", VllmTeacherSpec, LiveTeacherSpec)
+_Leaks = TypeVar("_Leaks", DecontaminateSpec, PromptLeaksSpec)
 _Judge = TypeVar("_Judge", JudgeSpec, CurateJudgeSpec)
 
 
@@ -197,8 +200,7 @@ def with_absolute_paths(
         files = getattr(job.prompts, name)
         prompts[name] = _files(files, ("prompts", name), base)
     if leaks := job.prompts.decontaminate:
-        against = _files(leaks.against, ("prompts", "decontaminate", "against"), base)
-        prompts["decontaminate"] = leaks.model_copy(update={"against": against})
+        prompts["decontaminate"] = _with_absolute_tests(leaks, ("prompts", "decontaminate"), base)
     train: dict[str, Any] = {}
     for name in ("student", "tokenizer"):
         model = getattr(job.train, name)
@@ -212,8 +214,7 @@ def with_absolute_paths(
         teachers.append(teacher)
     curate: dict[str, Any] = {}
     if leaks := job.curate.decontaminate:
-        against = _files(leaks.against, ("curate", "decontaminate", "against"), base)
-        curate["decontaminate"] = leaks.model_copy(update={"against": against})
+        curate["decontaminate"] = _with_absolute_tests(leaks, ("curate", "decontaminate"), base)
     if grader := job.curate.judge:
         curate["judge"] = _with_absolute_rubric(grader, ("curate", "judge"), base)
     evaluate: dict[str, Any] = {}
@@ -243,6 +244,14 @@ def _with_absolute_model(
     """Likewise of a teacher whose weights are here."""
     model = _model(teacher.model, (*path, "model"), base)
     return teacher.model_copy(update={"model": model})
+
+
+def _with_absolute_tests(
+    leaks: _Leaks, path: FieldPath, base: Callable[[FieldPath], Path]
+) -> _Leaks:
+    """Likewise of a block `decontaminate`: its files of test data."""
+    against = _files(leaks.against, (*path, "against"), base)
+    return leaks.model_copy(update={"against": against})
 
 
 def _with_absolute_rubric(

@@ -7,7 +7,6 @@ import contextlib
 import json
 import re
 import socket
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,13 +14,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from doubles import misbehaving_api
+from doubles.live import served
 from doubles.misbehaving_api import KEY
 
 OK = "ok"
@@ -272,15 +271,5 @@ def serve(plan: Plan | None = None) -> Iterator[BatchApi]:
         return JSONResponse({"object": "list", "data": [], "has_more": False})
 
     routes = [Route("/v1/models", models), *_openai_routes(api), *_anthropic_routes(api)]
-    config = uvicorn.Config(
-        Starlette(routes=routes), log_level="critical", timeout_graceful_shutdown=1
-    )
-    live = uvicorn.Server(config)
-    thread = threading.Thread(target=live.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    while not live.started and thread.is_alive():
-        time.sleep(0.01)
-    try:
+    with served(Starlette(routes=routes), listener):
         yield api
-    finally:
-        live.should_exit = True  # the thread ends by itself

@@ -8,17 +8,17 @@ import contextlib
 import json
 import random
 import socket
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+
+from doubles.live import served
 
 KEY = "sk-canary-of-the-key"
 Answer = Callable[[str, dict[str, Any]], tuple[int, dict[str, Any]]]
@@ -185,20 +185,11 @@ def serve(faults: Faults = Faults(), answer: Answer = answer) -> Iterator[Api]:
     routes = [Route(path, ask, methods=["POST"]) for path in paths] + [
         Route(path, models) for path in ("/v1/models", "/openai/models")
     ]
-    live = uvicorn.Server(
-        uvicorn.Config(Starlette(routes=routes), log_level="critical", timeout_graceful_shutdown=1)
-    )
-    thread = threading.Thread(target=live.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    while not live.started and thread.is_alive():
-        time.sleep(0.01)
-    try:
-        yield api
-    finally:
-        closing.set()
-        live.should_exit = (
-            True  # the thread ends by itself in a moment; seventy tests need not wait for it
-        )
+    with served(Starlette(routes=routes), listener):
+        try:
+            yield api
+        finally:
+            closing.set()
 
 
 async def _dropped(whole: bytes) -> AsyncIterator[bytes]:

@@ -369,11 +369,15 @@ def test_files_of_test_data_lie_beside_the_job_and_a_pattern_stands_for_what_is_
     for name in ("b.jsonl", "a.jsonl", "c.txt"):
         (tmp_path / "bench" / name).touch()
     path = tmp_path / "job.yaml"
-    prompts = "{train: a.jsonl, decontaminate: {against: [t.jsonl, bench/*.jsonl, none/*.csv]}}"
+    leaks = "decontaminate: {against: [t.jsonl, bench/*.jsonl, none/*.csv]}"
     path.write_text(
-        f"version: 1\nname: j\ntask: qa\nprompts: {prompts}\n"
-        "generate: {teachers: [{name: t, model: m}]}\ntrain: {student: s}\n"
+        f"version: 1\nname: j\ntask: qa\nprompts: {{train: a.jsonl, {leaks}}}\n"
+        f"generate: {{teachers: [{{name: t, model: m}}]}}\ncurate: {{{leaks}}}\n"
+        "train: {student: s}\n"
     )
-    assert load_job(path).prompts.decontaminate.against == [
-        str(tmp_path / name) for name in ("t.jsonl", "bench/a.jsonl", "bench/b.jsonl", "none/*.csv")
-    ]
+    job = load_job(path)
+    for found in (job.prompts.decontaminate, job.curate.decontaminate):
+        assert found.against == [
+            str(tmp_path / name)
+            for name in ("t.jsonl", "bench/a.jsonl", "bench/b.jsonl", "none/*.csv")
+        ]

@@ -184,6 +184,17 @@ ASKING = {
     "start_timeout_s": (P, 7200, 60),
     "max_cost_usd": (P, None, 5),
 }
+JUDGING = {
+    "teacher": (I, GIVEN, PRICED | {"name": "other"}),
+    "rubric": (P, GIVEN, "other.txt"),
+    "references": (I, True, False),
+    "max_tokens": (I, 1024, 64),
+    "max_cost_usd": (P, None, 5),
+    "max_failed_fraction": (P, 0.0, 0.1),
+    "request_timeout_s": (P, 600, 5),
+    "max_attempts": (P, 5, 7),
+    "part_seconds": (P, 60, 5),
+}
 FIELDS = {
     FieldMap: {
         "id": (I, None, "key"),
@@ -301,18 +312,10 @@ FIELDS = {
         "most": (I, GIVEN, 5),
         "share": (I, None, 0.4),
     },
-    CurateJudgeSpec: {
-        "teacher": (I, GIVEN, PRICED | {"name": "other"}),
-        "rubric": (P, GIVEN, "other.txt"),
+    CurateJudgeSpec: JUDGING
+    | {
         "keep": (I, None, ">= 4"),
         "scale": (I, [1, 5], [1, 10]),
-        "references": (I, True, False),
-        "max_tokens": (I, 1024, 64),
-        "max_cost_usd": (P, None, 5),
-        "max_failed_fraction": (P, 0.0, 0.1),
-        "request_timeout_s": (P, 600, 5),
-        "max_attempts": (P, 5, 7),
-        "part_seconds": (P, 60, 5),
     },
     VerifySpec: {
         "math": (I, "rules+math_verify", "rules"),
@@ -408,18 +411,10 @@ FIELDS = {
         "bootstrap_samples": (I, 10_000, 200),
         "judge": (I, None, JUDGE),
     },
-    JudgeSpec: {
-        "teacher": (I, GIVEN, PRICED | {"name": "other"}),
-        "rubric": (P, GIVEN, "other.txt"),
+    JudgeSpec: JUDGING
+    | {
         "against": (I, ["teacher", "baseline"], ["teacher"]),
         "scale": (I, None, [1, 5]),
-        "references": (I, True, False),
-        "max_tokens": (I, 1024, 64),
-        "max_cost_usd": (P, None, 5),
-        "max_failed_fraction": (P, 0.0, 0.1),
-        "request_timeout_s": (P, 600, 5),
-        "max_attempts": (P, 5, 7),
-        "part_seconds": (P, 60, 5),
     },
     ServeSpec: ENGINE
     | {

@@ -24,7 +24,7 @@ from engine.run.context import Context
 from engine.run.facts import PromptsInfo
 from engine.run.manifests import QUARANTINE, Counts, Finished
 from engine.stages.prompts.choosing import Chosen, choose
-from engine.stages.prompts.drawing import is_drawn
+from engine.stages.prompts.drawing import is_for_validation
 from engine.stages.prompts.intake import Intake
 from engine.stages.prompts.reading import SPLITS, Batch, files_of, listed
 from engine.stages.prompts.rows import DIALOGUE
@@ -58,7 +58,7 @@ def run(spec: PromptsSpec, inputs: Mapping[str, Finished], out: Folder, ctx: Con
             _write_chosen(shards, staged, chosen)
         else:
             for table in tables:
-                _write(shards, table, _is_validation(table, spec, ctx.seed))
+                _write(shards, table, is_for_validation(table, spec, ctx.seed))
     shards.finish()
     return _counts(spec, out, ctx, intake, shards.files, chosen, skipped)
 
@@ -98,13 +98,6 @@ def _write_chosen(shards: Shards, staged: Staged, chosen: Chosen) -> None:
         is_kept = chosen.is_kept_N[rows]
         kept = table.filter(pa.array(is_kept))
         _write(shards, kept, chosen.is_validation_N[rows][is_kept])
-
-
-def _is_validation(table: pa.Table, spec: PromptsSpec, seed: int) -> np.ndarray:
-    """(N,) bool: by the files, or drawn."""
-    if spec.validation:
-        return table["split"].to_numpy() == "validation"
-    return is_drawn(table, spec, seed)
 
 
 def _write(shards: Shards, table: pa.Table, is_validation_N: np.ndarray) -> None:

@@ -24,7 +24,7 @@ from engine.curation.near_duplicates import twins
 from engine.curation.splits import groups_of, is_validation, leaves_validation
 from engine.errors import InputError
 from engine.job.spec import PromptsSpec
-from engine.stages.prompts.drawing import is_drawn
+from engine.stages.prompts.drawing import is_for_validation
 from engine.stages.prompts.leaks import Leaks, Training, Validation
 from engine.stages.prompts.reading import lacking, split_problem
 from engine.stages.prompts.staged import Staged
@@ -107,16 +107,14 @@ class _Choice:
     def split(self) -> None:
         """Say which prompts are for validation."""
         spec = self._spec
-        if spec.validation is not None:
-            self._is_validation_N = self._narrow["split"].to_numpy() == "validation"
-        elif spec.split_by is not None:
-            self._groups_N = self._groups()
-            self._is_validation_N = is_validation(
-                self._ids_N, self._groups_N, spec.validation_fraction, self._seed
-            )
-            self._warn_of_large_groups()
-        else:
-            self._is_validation_N = is_drawn(self._narrow, spec, self._seed)
+        if spec.split_by is None:
+            self._is_validation_N = is_for_validation(self._narrow, spec, self._seed)
+            return
+        self._groups_N = self._groups()
+        self._is_validation_N = is_validation(
+            self._ids_N, self._groups_N, spec.validation_fraction, self._seed
+        )
+        self._warn_of_large_groups()
 
     def _groups(self) -> np.ndarray:
         """What must not be torn apart (N,)."""

@@ -21,7 +21,7 @@ from engine.rows.records import PROMPT, Prompt
 from engine.rows.sources.columns import columns_of
 from engine.rows.sources.parts import Part, read_part
 from engine.rows.sources.readers import source_files
-from engine.rows.sources.source_row import BadRow, NumberedRows
+from engine.rows.sources.source_row import BadRow
 from engine.rows.tables import to_table
 from engine.stages.prompts.ledger import entry_of
 from engine.stages.prompts.rows import DIALOGUE, prompts_of
@@ -57,8 +57,7 @@ def files_of(spec: PromptsSpec, split: str, skipped: list[Path]) -> list[Path]:
 
 def batches_of(part: Part, split: str, spec: PromptsSpec, task: str) -> Iterator[Batch]:
     """All of a part, some thousand rows at a time."""
-    rows = islice(read_part(part), spec.limit)
-    found = _prompts(rows, part.path, spec, task, split)
+    found = _prompts(part, spec, task, split)
     while some := list(islice(found, BATCH_ROWS)):
         good: list[tuple[int, Prompt]] = []
         bad: list[tuple[int, str]] = []
@@ -119,17 +118,16 @@ def read_prompts(
 ) -> Iterator[tuple[int, Prompt | BadRow]]:
     """The prompts of one file with their lines (rows of Parquet count from 1), several of a
     dialogue under `turns: each`, and a BadRow for every line that gives none."""
-    rows = islice(read_part(Part(path)), spec.limit)
-    yield from _prompts(rows, path, spec, task, split)
+    return _prompts(Part(path), spec, task, split)
 
 
 def _prompts(
-    rows: NumberedRows, path: Path, spec: PromptsSpec, task: str, split: str
+    part: Part, spec: PromptsSpec, task: str, split: str
 ) -> Iterator[tuple[int, Prompt | BadRow]]:
-    for line, row in rows:
+    for line, row in islice(read_part(part), spec.limit):
         try:
             columns = columns_of(row, spec.fields.prompt)
-            prompts = prompts_of(columns, path, line, spec, task, split)
+            prompts = prompts_of(columns, part.path, line, spec, task, split)
         except BadRow as bad:
             yield line, bad
         except UnicodeError:

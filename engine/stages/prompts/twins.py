@@ -14,7 +14,7 @@ import pyarrow as pa
 from engine.backends.processes import Spread
 from engine.curation.minhash import BANDS, band_keys
 from engine.curation.near_duplicates import candidate_pairs, jaccards, united
-from engine.curation.shingles import Hashes, shingles_of
+from engine.curation.shingles import concatenated, shingles_of
 from engine.rows.tables import read_tables, write_parquet
 from engine.stages.prompts.staged import Staged, texts_in
 from engine.store.paths import Folder
@@ -96,15 +96,4 @@ def _verified(staged: Staged, pairs_P2: np.ndarray) -> np.ndarray:
     for texts in staged.texts_of(is_candidate):
         parts.append(shingles_of(texts))
     among_candidates = np.searchsorted(rows, pairs_P2)
-    return jaccards(among_candidates, _joined(parts))
-
-
-def _joined(parts: list[Hashes]) -> Hashes:
-    """Those of all parts, in order."""
-    counts = [np.zeros(1, np.int64)]
-    values = [np.zeros(0, np.uint64)]
-    for part in parts:
-        counts.append(np.diff(part.starts))
-        values.append(part.values)
-    starts = np.cumsum(np.concatenate(counts))
-    return Hashes(starts, np.concatenate(values))
+    return jaccards(among_candidates, concatenated(parts))

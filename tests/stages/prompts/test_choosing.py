@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from engine.curation.contamination import Index
 from engine.errors import InputError
 from engine.job.spec import PromptsSpec
-from engine.rows.records import Prompt
-from engine.rows.tables import read_tables, to_rows
+from engine.rows.records import PROMPT, Prompt
+from engine.rows.tables import read_tables, to_rows, to_table
 from engine.run.context import Context
 from engine.run.manifests import finished, publish
 from engine.stages import prompts
@@ -117,6 +117,15 @@ def test_groups_that_are_too_large_for_the_fraction_are_told(tmp_path):
 def test_what_decides_the_split_is_not_named_twice():
     with pytest.raises(ValidationError, match=r"prompts\.validation names its files"):
         PromptsSpec(train="a.jsonl", validation="b.jsonl", split_by="document")
+
+
+def test_an_empty_list_of_validation_files_names_none_whether_prompts_are_compared_or_not(tmp_path):
+    rows = [asked(number) for number in range(40)]
+    drawn = []
+    for more in ({}, {"decontaminate": {}}):
+        _, found, _ = run(tmp_path, rows, validation=[], validation_fraction=0.2, **more)
+        drawn.append(numbers(found["validation"]))
+    assert drawn[0] == drawn[1] != []
 
 
 def families(count=60):
@@ -297,23 +306,14 @@ def most_covered(found):
     one where it is told what is rare."""
     texts = {}
     for split, kept in found.items():
-        rows = [message for prompt in kept for message in [prompt]]
-        texts[split] = compared_texts(_table(rows))
+        texts[split] = compared_texts(to_table(kept, PROMPT))
     groups = [json.loads(prompt.meta)["dialogue_id"] for prompt in found["validation"]]
     index = Index.of({"v": texts["validation"].to_pylist()}, {"v": groups})
     return index.covered(texts["train"]).coverage_I
 
 
-def _table(rows):
-    from engine.rows.records import PROMPT
-    from engine.rows.tables import to_table
-
-    return to_table(rows, PROMPT)
-
-
-@pytest.mark.parametrize("turns", ["each"])
-def test_no_validation_prompt_of_a_dialogue_keeps_a_twin_in_training(tmp_path, turns):
-    spec = {"turns": turns, "validation_fraction": 0.2}
+def test_no_validation_prompt_of_a_dialogue_keeps_a_twin_in_training(tmp_path):
+    spec = {"turns": "each", "validation_fraction": 0.2}
     counts, found, twins = run(tmp_path, services(), split_by="dialogue_id", **spec)
     left = Counter(twin["reason"] for twin in twins)
     assert counts.dropped == left
