@@ -11,7 +11,7 @@ from engine.job.spec import ApiTeacher, JobSpec
 from engine.rehearsal.ground import Ground
 from engine.rehearsal.little_job import OFF, lengths
 from engine.rehearsal.made_rows import made_rows
-from engine.rehearsal.own_rows import Own, length_of, own_rows
+from engine.rehearsal.own_rows import Own, own_rows
 
 SHRINKS = (8, 4, 2, 1)  # by how much positions may be divided, the most first
 # Characters of a prompt that a position holds for certain, and what a chat template adds.
@@ -46,7 +46,8 @@ def prepare(job: JobSpec, root: Path, api: str) -> tuple[Ground, list[str]]:
     characters = 0
     for own in rows.values():
         texts += own.texts
-        characters = max(characters, *map(length_of, own.prompts))
+        for prompt in own.prompts:
+            characters = max(characters, prompt.characters)
     needed = characters / _CHARACTERS + _AROUND
     fitting = [each for each in shrinks if tokens // each >= needed]
     shrink = max(fitting, default=1)
