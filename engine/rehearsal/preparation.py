@@ -25,7 +25,7 @@ def prepare(job: JobSpec, root: Path, api: str) -> tuple[Ground, list[str]]:
     from engine.rehearsal.little_models import LittleModels, is_little
 
     shrinks: Sequence[int] = SHRINKS
-    if any(is_little(model) for model in models_of(job)):
+    if any(is_little(model) for model, _ in job.weights()):
         shrinks = (1,)
     tokens = min(lengths(job))
     longest = max(1, tokens // shrinks[0] - _AROUND) * _CHARACTERS
@@ -57,17 +57,6 @@ def prepare(job: JobSpec, root: Path, api: str) -> tuple[Ground, list[str]]:
         validation = rows["validation"].files
     ground = Ground(rows["train"].files, validation, models, shrink, api)
     return ground, said
-
-
-def models_of(job: JobSpec) -> list[str]:
-    """Every model of the job whose weights are run here."""
-    models = [job.train.student]
-    for teacher in job.asked().values():
-        if teacher.kind == "vllm":
-            models.append(teacher.model)
-    if job.train.teacher:
-        models.append(job.train.teacher.model)
-    return models
 
 
 def asks_apis(job: JobSpec) -> bool:
