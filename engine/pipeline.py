@@ -63,15 +63,6 @@ def _prompt_files(folder: Path) -> list[Path]:
     return data_files(folder)[0]
 
 
-def _data_files_of(sources: Iterable[str]) -> list[str]:
-    """The same, with a folder's files of data in place of the folder."""
-    files: list[str] = []
-    for source in sources:
-        found = _prompt_files(Path(source)) if Path(source).is_dir() else []
-        files += map(str, found or [source])  # none: a model's folder
-    return files
-
-
 def _errors_of(manifest: Manifest) -> int:
     assert isinstance(manifest.info, GenerateInfo)
     return manifest.info.status.get("error", 0)
@@ -123,7 +114,8 @@ STAGES = (
         3,
         "curate",
         needs=("prompts", "generate"),
-        reads=lambda job: _data_files_of(job.curate.sources()),
+        reads=lambda job: job.curate.sources(),
+        files_of=_prompt_files,
         cluster=lambda job: job.curate.judge is not None,
         spreads=True,
         store=True,

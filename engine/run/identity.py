@@ -27,8 +27,8 @@ def content_identity(
     """sha256 over a file's or folder's content; a name that is no path here stands for itself (a
     hub id).
 
-    `files_of` says which files of a folder count; none: those of a model. Hashes are cached in the
-    JSON file `cache` by path, size and modification time.
+    `files_of` says which files of a folder count; where it finds none, or there is none, those of a
+    model do. Hashes are cached in the JSON file `cache` by path, size and modification time.
     """
     path = local_source(source)
     if not path.exists():
@@ -37,7 +37,8 @@ def content_identity(
         # Without its name: the same file under another one is the same input.
         content = canonical_json(list(_cached_sha256([path], cache).values()))
     else:
-        files = (files_of or _model_files)(path)
+        files = files_of(path) if files_of else []
+        files = files or _model_files(path)
         hashes = _cached_sha256(files, cache)
         content = canonical_json({str(file.relative_to(path)): hashes[file] for file in hashes})
     return "sha256:" + hashlib.sha256(content.encode()).hexdigest()
