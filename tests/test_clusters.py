@@ -24,7 +24,7 @@ from doubles.tools import Tools
 from engine import submission
 from engine.errors import SpecError
 from engine.job.jobfile import load_job
-from engine.machines.cluster_file import machines_in
+from engine.machines.cluster_file import machines_of
 from engine.machines.holding import count_nodes, problems_on
 from engine.machines.native_file import RAY_KINDS, read_native_file
 from engine.machines.running_cluster import load_cluster
@@ -281,7 +281,7 @@ def test_what_was_wrong_with_a_rayjob_is_mended():
 
 
 def test_every_file_says_which_machines_it_starts():
-    told = {path.name: machines_in(path) for path in FILES}
+    told = {path.name: machines_of(read_native_file(path)) for path in FILES}
     assert told.pop("local.yaml") == ()
     for name, machines in told.items():
         gpus = [(kind.accelerator, kind.devices) for kind in machines if kind.devices]
@@ -297,7 +297,7 @@ def test_every_job_on_every_file_is_handed_over_or_says_why_not(path, job, tmp_p
     sets = [f"prompts.train={rows}", "prompts.validation=null"]
     request = build_request(job, load_job(job, sets), sets=sets, runs=str(tmp_path), options={})
     said = []
-    machines = machines_in(path)
+    machines = machines_of(read_native_file(path))
     why = "takes no job"
     if "rayservice" not in path.name:
         why = "the nearest that fits: set" if problems_on(request.spec, machines) else None
@@ -313,7 +313,7 @@ def test_every_job_on_every_file_is_handed_over_or_says_why_not(path, job, tmp_p
 
 def test_the_advice_fits():
     """What a job is told to set makes it fit."""
-    machines = machines_in(CLUSTERS / "slurm.sh")
+    machines = machines_of(read_native_file(CLUSTERS / "slurm.sh"))
     tried = 0
     for path in JOBS:
         job = load_job(path)

@@ -12,9 +12,10 @@ from engine import pipeline
 from engine.backends import fake, proxy_guard
 from engine.job.jobfile import dump_job, load_job
 from engine.machines.architectures import facts
-from engine.machines.cluster_file import machines_in
+from engine.machines.cluster_file import machines_of
 from engine.machines.estimate import estimate
 from engine.machines.ground import Ground
+from engine.machines.native_file import read_native_file
 from engine.machines.planner import plan_devices
 from engine.machines.running_cluster import load_cluster
 from engine.machines.work import Seen, work_of
@@ -229,7 +230,7 @@ def test_kubernetes_serves_what_a_job_serves(service, deployed, built):
     assert model.model.name in built["front"].init_args[1]
     most = built["support.1"]._deployment_config.autoscaling_config.max_replicas
     fronts, more = spec["rayClusterConfig"]["workerGroupSpecs"]
-    gpus = sum(kind.count[1] * kind.devices for kind in machines_in(SERVICE))
+    gpus = sum(kind.count[1] * kind.devices for kind in machines_of(read_native_file(SERVICE)))
     assert (most + 2) * model.model.engine.devices <= gpus, "an update starts beside it"
     assert built["front"].num_replicas == fronts["replicas"], "one front on each of these nodes"
     (application,) = [each for each in deployed.applications if each.name == "front"]

@@ -20,7 +20,6 @@ from engine.check.models import (
     has_chat_template,
     has_tokenizer,
     layout_problems,
-    limit_problems,
     model_problems,
     name_problems,
     quantized_problems,
@@ -131,7 +130,6 @@ def _weights_problems(field: str, teacher: VllmTeacherSpec, device: str) -> Iter
     """Of a teacher, or of a judge, whose model runs here."""
     shape = facts(teacher.model)
     yield from model_problems(f"{field}.model", teacher.model, trust=teacher.trust_remote_code)
-    yield from limit_problems(f"{field}.model", teacher.model, "answer", device)
     yield from tokenizer_problems(f"{field}.model", teacher.model)
     yield from layout_problems(field, shape, teacher.tensor_parallel, teacher.max_model_len)
     yield from split_problems(field, shape, teacher, device)
@@ -169,8 +167,6 @@ def _student_problems(job: JobSpec) -> Iterator[str]:
     yield from model_problems("train.student", student, weights=is_pretrained)
     if is_pretrained:
         yield from quantized_problems(student)
-    for step in ("train", "answer"):
-        yield from limit_problems("train.student", student, step, job.device)
     if job.train.tokenizer:
         yield from name_problems("train.tokenizer", job.train.tokenizer)
     yield from tokenizer_problems(*tokenizer_of(job))

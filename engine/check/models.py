@@ -13,7 +13,7 @@ from typing import Any
 from engine.backends.library_names import package_folder
 from engine.job.spec import EngineSpec, JobSpec
 from engine.machines.architectures import Architecture, load_config
-from engine.machines.limits import Step, limits_of, quantization_of
+from engine.machines.limits import quantization_of
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _PICKLED = (".bin", ".pt", ".pth")
@@ -74,12 +74,6 @@ def model_problems(
         )
     if weights and not any(folder.glob("*.safetensors")):
         yield _without_weights(field, folder)
-
-
-def limit_problems(field: str, model: str, step: Step, device: str) -> Iterator[str]:
-    """What its architecture is known not to do."""
-    for reason in limits_of(model, step, device):
-        yield f"{field}={model}: {reason}"
 
 
 def quantized_problems(student: str) -> Iterator[str]:

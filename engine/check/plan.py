@@ -17,11 +17,12 @@ from engine.check.seen_data import seen_data
 from engine.errors import SpecError
 from engine.job.spec import JobSpec
 from engine.machines.accelerators import accelerator_named
-from engine.machines.cluster_file import NodeKind, machines_in, prices_in
+from engine.machines.cluster_file import NodeKind, machines_of, prices_of
 from engine.machines.estimate import estimate
 from engine.machines.estimate_lines import estimate_lines
 from engine.machines.ground import Ground
 from engine.machines.holding import problems_on
+from engine.machines.native_file import NativeFile, read_native_file
 from engine.machines.work import Seen, work_of
 from engine.store.paths import run_folder
 
@@ -31,7 +32,7 @@ class Asked:
     """What the user says beside the job."""
 
     seen: Seen = field(default_factory=Seen)
-    cluster: Path | None = None
+    cluster: NativeFile | None = None
     gpu: str | None = None
     prices: Mapping[str, float] = field(default_factory=dict)
     from_run: str | None = None
@@ -42,9 +43,9 @@ def plan_lines(job: JobSpec, asked: Asked) -> Iterator[str]:
     cannot hold, and what `distill check` finds. SpecError where something that is named is not
     known."""
     yield from estimated_lines(job, asked)
-    machines = machines_in(asked.cluster) if asked.cluster else ()
+    machines = machines_of(asked.cluster) if asked.cluster else ()
     if asked.cluster and not machines:
-        yield f"{asked.cluster.name} is a running cluster: what it has, `distill run` asks it"
+        yield f"{asked.cluster.path.name} is a running cluster: what it has, `distill run` asks it"
     problems = problems_on(job, machines) + problems_of(job)
     if machines:  # this machine's disk is not theirs
         problems = [problem for problem in problems if not isinstance(problem, NotHere)]
@@ -58,8 +59,8 @@ def estimated_lines(job: JobSpec, asked: Asked) -> Iterator[str]:
     machines: Sequence[NodeKind] = ()
     prices: dict[str, float] = {}
     if asked.cluster:
-        machines = machines_in(asked.cluster)
-        prices = prices_in(asked.cluster)
+        machines = machines_of(asked.cluster)
+        prices = prices_of(asked.cluster)
     gpu = accelerator_named(asked.gpu) if asked.gpu else None
     measured = None
     seen = asked.seen
@@ -74,7 +75,8 @@ def tail_lines(job: JobSpec, cluster: Path | None = None) -> list[str]:
     """The plan with nothing said beside the job and its machines, as the end of `distill check`;
     where it cannot be made, why."""
     try:
-        return list(estimated_lines(job, Asked(cluster=cluster)))
+        file = read_native_file(cluster) if cluster else None
+        return list(estimated_lines(job, Asked(cluster=file)))
     except SpecError as error:
         return [f"no plan: {error}"]
 

@@ -51,12 +51,8 @@ def _of_split(job: JobSpec, split: str) -> tuple[int | None, float | None]:
         count = _rows_in(path, of_heads)
         rows += count if limit is None else min(count, limit)
     usable = len(prompts) / max(1, of_heads)
-    characters = sum(map(_characters, prompts)) / len(prompts)
+    characters = sum(prompt.characters for prompt in prompts) / len(prompts)
     return round(rows * usable), characters / CHARACTERS
-
-
-def _characters(prompt: Prompt) -> int:
-    return sum(len(str(message["content"])) for message in prompt.messages)
 
 
 def _rows_in(path: Path, of_heads: int) -> int:

@@ -51,10 +51,13 @@ def plan(
     """Tell what a job takes: GPUs, hours, dollars and bytes by stage, and what would be better."""
     with errors():
         from engine.check.plan import Asked, plan_lines
+        from engine.machines.native_file import read_native_file
         from engine.machines.prices import prices_given
         from engine.machines.work import Seen
 
         seen = Seen(rows=rows, prompt_tokens=prompt_tokens, answer_tokens=answer_tokens)
-        asked = Asked(seen, cluster, gpu, prices_given(prices), from_run)
-        for line in plan_lines(load(job, sets), asked):
+        given = prices_given(prices)
+        spec = load(job, sets)
+        file = read_native_file(cluster) if cluster else None
+        for line in plan_lines(spec, Asked(seen, file, gpu, given, from_run)):
             click.echo(line)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from engine.errors import SpecError
@@ -23,7 +22,7 @@ from engine.machines.machine_figures import (
     is_known,
     number,
 )
-from engine.machines.native_file import NativeFile, Platform, read_native_file
+from engine.machines.native_file import NativeFile, Platform
 
 _PRICES = re.compile(r"^#+ *usd per gpu-hour: *(.+)$", re.IGNORECASE | re.MULTILINE)
 _PRICE = re.compile(r"([\w-]+) *= *(\d+(?:\.\d+)?)")
@@ -49,24 +48,16 @@ class NodeKind:
     memory_gb: float | None
 
 
-def machines_in(path: Path) -> tuple[NodeKind, ...]:
-    """The machines that the cluster file may start, the head first; empty for a running cluster,
-    which only itself can tell.
-
-    SpecError where the file is of no platform, of two, or lacks what would say how many.
-    """
-    return machines_of(read_native_file(path))
-
-
 def machines_of(file: NativeFile) -> tuple[NodeKind, ...]:
-    """Likewise of a file that was read already."""
+    """The machines that the cluster file may start, the head first; empty for a running cluster,
+    which only itself can tell. SpecError where it lacks what would say how many."""
     return tuple(_MACHINES[file.platform](file))
 
 
-def prices_in(path: Path) -> dict[str, float]:
+def prices_of(file: NativeFile) -> dict[str, float]:
     """US dollars per GPU-hour by accelerator, of the file's price comments."""
     found = {}
-    for line in _PRICES.findall(read_native_file(path).text):
+    for line in _PRICES.findall(file.text):
         for name, price in _PRICE.findall(line):
             found[name] = float(price)
     return found

@@ -1,46 +1,20 @@
 """What an architecture cannot do, known before anything runs: seen by benchmarks/models, or read in
 the sources of vLLM 0.31 and transformers 5.17.
 
-A row that a newer library mends is deleted, and the matrix of models run again.
+What a newer library mends is deleted, and the matrix of models run again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from engine.machines.architectures import load_config
 from engine.machines.tiny_models import family_of
 
-Step = Literal["answer", "train"]
 # Heads with a logit that takes probability and no value: transformers' attentions leave it out,
 # refuse, or (eager, in 5.17) see across the examples of a block.
 SINKS = ("gpt_oss",)
 _UNQUANTIZED = ("bf16", "bfloat16", "fp16", "fp32")
-
-
-@dataclass(frozen=True)
-class Limit:
-    """`model_type` (transformers' name) cannot do this step on this device (None: on any); the
-    reason says why, and what to do."""
-
-    model_type: str
-    step: Step
-    device: Literal["cpu", "gpu"] | None
-    reason: str
-
-
-LIMITS: tuple[Limit, ...] = ()
-
-
-def limits_of(model: str, step: Step, device: str) -> Iterator[str]:
-    """Reasons why this model, a folder or a hub name, cannot do a step on a device."""
-    kind = model_type_of(model)
-    for limit in LIMITS:
-        if (limit.model_type, limit.step) == (kind, step) and limit.device in (None, device):
-            yield limit.reason
 
 
 def model_type_of(model: str) -> str | None:

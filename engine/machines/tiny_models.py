@@ -191,10 +191,8 @@ def family_of(model: str) -> Family | None:
     return None
 
 
-def tiny_config(model: str, shrink: int = SHRINK) -> dict[str, Any]:
-    """Fields of a config.json for the architecture of `model` (a hub name, a folder or the name of
-    a family), `model_type` among them and without vocabulary, with positions and windows divided by
-    `shrink`. SpecError where nothing is known of it."""
+def require_family(model: str) -> Family:
+    """Likewise, also by its own name; SpecError where no row fits."""
     by_name = {family.name: family for family in FAMILIES}
     family = by_name.get(model) or family_of(model)
     if family is None:
@@ -203,6 +201,14 @@ def tiny_config(model: str, shrink: int = SHRINK) -> dict[str, Any]:
             f"there is no tiny model of the architecture of {model}; known are {known}. Name a"
             " model of one of these, or add a row to engine/machines/tiny_models.py"
         )
+    return family
+
+
+def tiny_config(model: str, shrink: int = SHRINK) -> dict[str, Any]:
+    """Fields of a config.json for the architecture of `model` (a hub name, a folder or the name of
+    a family), `model_type` among them and without vocabulary, with positions and windows divided by
+    `shrink`. SpecError where nothing is known of it."""
+    family = require_family(model)
     return {"model_type": family.model_type, **_shrunk(_WIDTHS | family.facts, shrink)}
 
 

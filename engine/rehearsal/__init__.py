@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,7 +53,6 @@ class Rehearsed:
     folder: Path
     job: JobSpec  # in small
     stages: list[Stage]
-    models: Mapping[str, str]  # by model, what stood for it
     changes: list[str]  # of fields that decide a result
     doubts: list[str] = field(default_factory=list)  # what was not tried
 
@@ -114,7 +113,7 @@ def rehearse(
     if not keep:
         shutil.rmtree(root)
     changes = sorted(differences(job, little))
-    return Rehearsed(root, little, stages, ground.models.said, changes, doubts)
+    return Rehearsed(root, little, stages, changes, doubts)
 
 
 def _empty(root: Path) -> None:

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from engine.check.models import has_tokenizer
 from engine.errors import SpecError
 from engine.machines.architectures import facts
-from engine.machines.tiny_models import family_of, tiny_config
+from engine.machines.tiny_models import Family, family_of, require_family, tiny_config
 from engine.rehearsal.chats import CHATS, Chat
 from engine.rehearsal.tokenizers import train_tokenizer
 from engine.training.tiny_models import save_tiny
@@ -75,14 +75,14 @@ class LittleModels:
             self.said[model] = "itself"
             return model
         tokenizer = self._tokenizer(speaks or model, None if speaks else revision)
-        source = self._architecture(model, revision)
+        family = self._family(model, revision).name
         changes: dict[str, Any] = {"tie_word_embeddings": False} if answers else {}
-        config = tiny_config(source, self._shrink)
+        config = tiny_config(family, self._shrink)
         if layers > config["num_hidden_layers"] and "layer_types" not in config:
             changes["num_hidden_layers"] = layers
         folder = self._named(f"{model}-{layers}" + "-answers" * answers)
         if not folder.exists():
-            save_tiny(source, folder, tokenizer, shrink=self._shrink, **changes)
+            save_tiny(family, folder, tokenizer, shrink=self._shrink, **changes)
             if answers:
                 _keep_to_words(folder, tokenizer)
         self.said[model] = f"a random {config['model_type']} of {len(tokenizer):,} tokens"
@@ -103,7 +103,7 @@ class LittleModels:
     def _tokenizer(self, model: str, revision: str | None = None) -> PreTrainedTokenizerBase:
         source: Path | Chat | None = on_disk(model, revision)
         if source is None or not has_tokenizer(str(source)):
-            source = self._chat(model, revision)
+            source = CHATS[self._family(model, revision).name]
         if source not in self._tokenizers:
             self._tokenizers[source] = self._load(source)
         return self._tokenizers[source]
@@ -115,25 +115,19 @@ class LittleModels:
             return loaded
         return train_tokenizer(source, self._texts)
 
-    def _chat(self, model: str, revision: str | None) -> Chat:
-        family = family_of(self._architecture(model, revision))
-        assert family is not None, model
-        return CHATS[family.name]
-
-    def _architecture(self, model: str, revision: str | None) -> str:
-        """What tells the model's architecture: its name, or its folder."""
-        if family_of(model):
-            return model
-        here = on_disk(model, revision)
-        if here and family_of(str(here)):
-            return str(here)
+    def _family(self, model: str, revision: str | None) -> Family:
+        """By the model's name, else by its folder."""
+        found = family_of(model)
+        if found is None and (here := on_disk(model, revision)):
+            found = family_of(str(here))
+        if found:
+            return found
         try:
-            tiny_config(model)
+            return require_family(model)
         except SpecError as error:
             raise SpecError(
                 f"{error}; or rehearse with a model of a known one: --set FIELD=NAME"
             ) from None
-        return model
 
 
 def _keep_to_words(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -47,15 +47,6 @@ def texts_of(prompt: Prompt) -> list[str]:
     return turns + prompt.right_answers
 
 
-def length_of(prompt: Prompt) -> int:
-    """Characters that a model reads."""
-    length = 0
-    for message in prompt.messages:
-        content = str(message["content"])
-        length += len(content)
-    return length
-
-
 @dataclass(frozen=True)
 class _Line:
     """A line of a source, and the prompts that it becomes: several of a dialogue."""
@@ -67,7 +58,7 @@ class _Line:
     @property
     def length(self) -> int:
         """Characters of the longest."""
-        return max(map(length_of, self.prompts))
+        return max(prompt.characters for prompt in self.prompts)
 
 
 def own_rows(job: JobSpec, split: str, folder: Path, longest: int) -> Own | None:

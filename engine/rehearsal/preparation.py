@@ -11,7 +11,7 @@ from engine.job.spec import ApiTeacher, JobSpec
 from engine.rehearsal.ground import Ground
 from engine.rehearsal.little_job import OFF, lengths
 from engine.rehearsal.made_rows import made_rows
-from engine.rehearsal.own_rows import Own, length_of, own_rows
+from engine.rehearsal.own_rows import Own, own_rows
 
 SHRINKS = (8, 4, 2, 1)  # by how much positions may be divided, the most first
 # Characters of a prompt that a position holds for certain, and what a chat template adds.
@@ -25,7 +25,7 @@ def prepare(job: JobSpec, root: Path, api: str) -> tuple[Ground, list[str]]:
     from engine.rehearsal.little_models import LittleModels, is_little
 
     shrinks: Sequence[int] = SHRINKS
-    if any(is_little(model) for model in models_of(job)):
+    if any(is_little(model) for model, _ in job.weights()):
         shrinks = (1,)
     tokens = min(lengths(job))
     longest = max(1, tokens // shrinks[0] - _AROUND) * _CHARACTERS
@@ -46,7 +46,8 @@ def prepare(job: JobSpec, root: Path, api: str) -> tuple[Ground, list[str]]:
     characters = 0
     for own in rows.values():
         texts += own.texts
-        characters = max(characters, *map(length_of, own.prompts))
+        for prompt in own.prompts:
+            characters = max(characters, prompt.characters)
     needed = characters / _CHARACTERS + _AROUND
     fitting = [each for each in shrinks if tokens // each >= needed]
     shrink = max(fitting, default=1)
@@ -56,17 +57,6 @@ def prepare(job: JobSpec, root: Path, api: str) -> tuple[Ground, list[str]]:
         validation = rows["validation"].files
     ground = Ground(rows["train"].files, validation, models, shrink, api)
     return ground, said
-
-
-def models_of(job: JobSpec) -> list[str]:
-    """Every model of the job whose weights are run here."""
-    models = [job.train.student]
-    for teacher in job.asked().values():
-        if teacher.kind == "vllm":
-            models.append(teacher.model)
-    if job.train.teacher:
-        models.append(job.train.teacher.model)
-    return models
 
 
 def asks_apis(job: JobSpec) -> bool:

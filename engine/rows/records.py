@@ -91,6 +91,11 @@ class Prompt:
             return self.references
         return [] if self.reference is None else [self.reference]
 
+    @property
+    def characters(self) -> int:
+        """Of all its messages."""
+        return sum(len(str(message["content"])) for message in self.messages)
+
 
 @dataclass(frozen=True)
 class Completion:

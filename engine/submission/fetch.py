@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.job.spec import JobSpec, VllmTeacherSpec
+from engine.job.spec import JobSpec
 from engine.store.hub import fetch_data, fetch_model, hub_data
 from engine.submission.follow import Log
 
@@ -22,13 +22,7 @@ def fetch(job: JobSpec, on_log: Log) -> None:
 
 def hub_models(job: JobSpec) -> list[tuple[str, str | None]]:
     """(name, revision) of each model of the job that is no folder here."""
-    wanted: list[tuple[str, str | None]] = []
-    for teacher in job.asked().values():
-        if isinstance(teacher, VllmTeacherSpec):
-            wanted.append((teacher.model, teacher.revision))
-    wanted.append((job.train.student, job.train.revision))
-    if job.train.teacher:
-        wanted.append((job.train.teacher.model, job.train.teacher.revision))
+    wanted = job.weights()
     if job.train.tokenizer:
         wanted.append((job.train.tokenizer, None))
     return [pair for pair in dict.fromkeys(wanted) if not Path(pair[0]).is_dir()]

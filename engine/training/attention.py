@@ -81,12 +81,12 @@ def attention_per_example(
     outputs = []
     for q, k, v in zip(queries, keys, values, strict=True):
         mask = None
-        if sliding_window and len(q) > sliding_window:
-            mask = _band(len(q), sliding_window, q)
         if s_aux is not None:
             mask = _with_sinks(_band(len(q), sliding_window or len(q), q), s_aux, q)
             k = F.pad(k, (0, 0, 0, 0, 0, 1))
             v = F.pad(v, (0, 0, 0, 0, 0, 1))
+        elif sliding_window and len(q) > sliding_window:
+            mask = _band(len(q), sliding_window, q)
         output = F.scaled_dot_product_attention(
             _as_a_batch(q),
             _as_a_batch(k),

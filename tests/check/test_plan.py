@@ -14,6 +14,7 @@ from engine.check.plan import Asked, plan_lines, tail_lines
 from engine.check.seen_data import seen_data
 from engine.errors import SpecError
 from engine.job.jobfile import dump_job, load_job
+from engine.machines.native_file import read_native_file
 from engine.machines.replica import Split
 from engine.machines.work import Seen
 from engine.run.facts import CurateInfo, GenerateInfo, PromptsInfo, TrainInfo
@@ -70,16 +71,17 @@ def test_a_limit_bounds_the_rows_of_each_file(job, limit, rows):
 def test_machines_and_prices_come_from_the_cluster_file(tmp_path):
     cluster = tmp_path / "slurm.sh"
     cluster.write_text(NODES.format(kind="h200"))
-    lines = list(plan_lines(load_job(V3_JOB), Asked(cluster=cluster)))
+    file = read_native_file(cluster)
+    lines = list(plan_lines(load_job(V3_JOB), Asked(cluster=file)))
     assert lines[1] == "H200: $3.25 (given) a GPU-hour"
-    lines = list(plan_lines(load_job(V3_JOB), Asked(cluster=cluster, prices={"H200": 9.0})))
+    lines = list(plan_lines(load_job(V3_JOB), Asked(cluster=file, prices={"H200": 9.0})))
     assert lines[1] == "H200: $9 (given) a GPU-hour"
 
 
 def test_what_the_machines_cannot_hold_is_said_with_what_they_can(tmp_path):
     cluster = tmp_path / "slurm.sh"
     cluster.write_text(NODES.format(kind="h100"))
-    lines = list(plan_lines(load_job(V3_JOB), Asked(cluster=cluster)))
+    lines = list(plan_lines(load_job(V3_JOB), Asked(cluster=read_native_file(cluster))))
     problems = lines[lines.index("before it runs, mend:") + 1 :]
     assert len(problems) == 1, "what is not on this machine's disk may be on theirs"
     assert "generate.teachers.0" in problems[0]
@@ -87,7 +89,7 @@ def test_what_the_machines_cannot_hold_is_said_with_what_they_can(tmp_path):
 
 
 def test_a_running_cluster_is_not_asked():
-    asked = Asked(cluster=ROOT / "clusters/local.yaml")
+    asked = Asked(cluster=read_native_file(ROOT / "clusters/local.yaml"))
     assert any("is a running cluster" in line for line in plan_lines(load_job(V3_JOB), asked))
 
 

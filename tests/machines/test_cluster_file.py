@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import SpecError
-from engine.machines.cluster_file import NodeKind, machines_in, nodes_at_most, prices_in
+from engine.machines.cluster_file import NodeKind, machines_of, nodes_at_most, prices_of
 from engine.machines.layout import Layout, shortfall
 from engine.machines.native_file import read_native_file
 
@@ -71,14 +71,14 @@ def written(tmp_path: Path, text: str) -> Path:
 def test_a_files_own_fields_say_what_it_is_and_what_it_starts(tmp_path, text, platform, expected):
     path = written(tmp_path, text)
     assert read_native_file(path).platform == platform
-    assert list(machines_in(path)) == expected
+    assert list(machines_of(read_native_file(path))) == expected
 
 
 def test_groups_that_nothing_scales_have_their_replicas(tmp_path):
     fixed = RAY_CLUSTER.replace("enableInTreeAutoscaling: true", "rayVersion: 2.60.0")
     fixed = fixed.replace("maxReplicas: 3", "maxReplicas: 3\n      replicas: 2")
     path = written(tmp_path, f"apiVersion: ray.io/v1\nkind: RayCluster\nspec:{fixed}")
-    assert machines_in(path)[1].count == (2, 2)
+    assert machines_of(read_native_file(path))[1].count == (2, 2)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_a_node_selector_names_the_gpu_and_its_memory(tmp_path, selector, kind, 
     )
     text = RAY_CLUSTER.replace(POD, pod).replace("{'accelerator_type:H100': '1'}", "{}")
     path = written(tmp_path, f"apiVersion: ray.io/v1\nkind: RayCluster\nspec:{text}")
-    (worker,) = machines_in(path)[1:]
+    (worker,) = machines_of(read_native_file(path))[1:]
     assert (worker.accelerator, worker.device_memory_gb) == (kind, size_gb)
 
 
@@ -125,23 +125,24 @@ def test_a_node_selector_names_the_gpu_and_its_memory(tmp_path, selector, kind, 
 def test_a_file_that_says_too_little_or_two_things_is_refused(tmp_path, text, message):
     path = written(tmp_path, text)
     with pytest.raises(SpecError, match=message):
-        machines_in(path)
+        machines_of(read_native_file(path))
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(SpecError, match=r"nowhere\.yaml: cannot be read: No such file"):
-        machines_in(tmp_path / "nowhere.yaml")
+        machines_of(read_native_file(tmp_path / "nowhere.yaml"))
 
 
 def test_prices_stand_in_comments(tmp_path):
     comment = "# usd per GPU-hour: H200=3.50, H100=2\n"
-    assert prices_in(written(tmp_path, comment + LAUNCHER)) == {"H200": 3.5, "H100": 2}
-    assert prices_in(written(tmp_path, SLURM + comment)) == {"H200": 3.5, "H100": 2}
-    assert prices_in(written(tmp_path, SLURM)) == {}
+    for text in (comment + LAUNCHER, SLURM + comment):
+        file = read_native_file(written(tmp_path, text))
+        assert prices_of(file) == {"H200": 3.5, "H100": 2}
+    assert prices_of(read_native_file(written(tmp_path, SLURM))) == {}
 
 
 def test_machines_meet_layouts(tmp_path):
-    nodes = nodes_at_most(machines_in(written(tmp_path, SLURM)))
+    nodes = nodes_at_most(machines_of(read_native_file(written(tmp_path, SLURM))))
     assert [node.devices for node in nodes] == [8] * 4
     wide = Layout(8, 8, replicas=(5, 5), accelerator_type="H200")
     assert "Set replicas: 4" in str(shortfall([wide], nodes))
@@ -150,10 +151,11 @@ def test_machines_meet_layouts(tmp_path):
 
 
 def test_a_file_that_does_not_name_its_gpus_holds_any_kind(tmp_path):
-    machines = machines_in(written(tmp_path, SLURM.replace("h200:8", "8")))
+    machines = machines_of(read_native_file(written(tmp_path, SLURM.replace("h200:8", "8"))))
     layout = Layout(8, 8, accelerator_type="H100")
     assert shortfall([layout], nodes_at_most(machines, kinds=["H100"])) is None
-    assert nodes_at_most(machines_in(written(tmp_path, LAUNCHER)), "cpu")[-1].devices == 96
+    launched = machines_of(read_native_file(written(tmp_path, LAUNCHER)))
+    assert nodes_at_most(launched, "cpu")[-1].devices == 96
 
 
 @pytest.mark.parametrize(
@@ -164,4 +166,4 @@ def test_labels_that_are_about_no_gpu_say_nothing(tmp_path, selector, kind):
     pod = POD.replace("{spec: {", f"{{spec: {{nodeSelector: {{{selector}}}, ")
     text = RAY_CLUSTER.replace(POD, pod).replace("{'accelerator_type:H100': '1'}", "{}")
     path = written(tmp_path, f"apiVersion: ray.io/v1\nkind: RayCluster\nspec:{text}")
-    assert machines_in(path)[1].accelerator == kind
+    assert machines_of(read_native_file(path))[1].accelerator == kind

@@ -8,7 +8,7 @@ from conftest import REPOSITORY
 
 from engine.job.jobfile import load_job
 from engine.rehearsal.made_rows import TASKS, made_rows
-from engine.rehearsal.own_rows import length_of, own_rows
+from engine.rehearsal.own_rows import own_rows
 from engine.rows.final_answer import is_readable
 
 QA = REPOSITORY / "jobs/gpt-4-to-phi-3.5-mini.yaml"
@@ -42,7 +42,7 @@ def test_rows_that_are_none_or_too_long_are_left_out(rows, tmp_path):
     path.write_text("{broken\n" + long + "\n" + path.read_text())
     own = own_rows(job_with(path), "train", tmp_path, longest=200)
     assert len(own.prompts) == 24
-    assert max(map(length_of, own.prompts)) < 200
+    assert max(prompt.characters for prompt in own.prompts) < 200
     assert "broken" not in (tmp_path / own.files[0]).read_text()
 
 

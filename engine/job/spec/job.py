@@ -15,7 +15,7 @@ from engine.job.spec.losses import SftLoss
 from engine.job.spec.prompts import PromptsSpec
 from engine.job.spec.report import ReportSpec
 from engine.job.spec.serve import ServeSpec
-from engine.job.spec.teachers import ApiTeacher, TeacherSpec
+from engine.job.spec.teachers import ApiTeacher, TeacherSpec, VllmTeacherSpec
 from engine.job.spec.train import TrainSpec
 
 
@@ -57,6 +57,18 @@ class JobSpec(Block):
         if self.evaluate.judge:
             named["evaluate.judge.teacher"] = self.evaluate.judge.teacher
         return named
+
+    def weights(self) -> list[tuple[str, str | None]]:
+        """(model, revision) of everybody whose weights are run: teachers, judges, the student and
+        its live teacher."""
+        models: list[tuple[str, str | None]] = []
+        for teacher in self.asked().values():
+            if isinstance(teacher, VllmTeacherSpec):
+                models.append((teacher.model, teacher.revision))
+        models.append((self.train.student, self.train.revision))
+        if live := self.train.teacher:
+            models.append((live.model, live.revision))
+        return models
 
     def key_variables(self) -> dict[str, str]:
         """{field: environment variable} of each API key that the job names."""
