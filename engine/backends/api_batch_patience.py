@@ -107,10 +107,9 @@ class Patience:
                 return state
             await self.pause(next(pauses))
 
-    async def note(self, batch: Batch) -> Batch:
+    async def note(self, batch: Batch) -> None:
         """Remember what is known of it."""
         await asyncio.to_thread(self._ledger.write, batch)
-        return batch
 
     async def ask(
         self,

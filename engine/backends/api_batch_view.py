@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from engine.backends.api_batch import VENDORS
 from engine.backends.api_batch_patience import is_final
 from engine.backends.api_batch_vendors import BatchApi
 from engine.job.jobfile import load_run
-from engine.job.spec import ApiTeacher, CaptureSpec, JobSpec
+from engine.job.spec import ApiTeacher, CaptureSpec, TeacherSpec
 from engine.run.batches import Batch, under_way
 from engine.run.ledger import data_places, stage_folders
 from engine.store.paths import Folder
@@ -28,8 +27,8 @@ class Seen:
 async def seen_batches(run: Folder, *, cancel: bool) -> list[Seen]:
     """Every batch of a run that is under way, or has ended and waits to be read; `cancel` asks the
     vendors to stop them first. StageError for a missing or wrong key."""
-    job = load_run(run)
-    asked = {teacher.name: teacher for teacher in _teachers(job)}
+    everybody = load_run(run).asked().values()
+    asked = {teacher.name: teacher for teacher in everybody}
     seen = []
     for folder in stage_folders(run):
         for place in data_places(folder):
@@ -41,17 +40,8 @@ async def seen_batches(run: Folder, *, cancel: bool) -> list[Seen]:
     return seen
 
 
-def _teachers(job: JobSpec) -> Iterator[ApiTeacher]:
-    teachers = list(job.generate.teachers)
-    if job.evaluate.judge:
-        teachers.append(job.evaluate.judge.teacher)
-    for teacher in teachers:
-        if isinstance(teacher, ApiTeacher):
-            yield teacher
-
-
-async def _says(teacher: ApiTeacher | None, batch: Batch, cancel: bool) -> str:
-    if teacher is None:
+async def _says(teacher: TeacherSpec | None, batch: Batch, cancel: bool) -> str:
+    if not isinstance(teacher, ApiTeacher):
         return "the job has no such teacher any more"
     if batch.vendor_id is None:
         return "not confirmed: the job's next run looks for it"

@@ -19,7 +19,7 @@ from engine.backends import api_batch, api_batch_patience, api_batch_vendors
 from engine.errors import StageError, Stopped
 from engine.rows.records import Completion
 from engine.rows.tables import read_tables, to_rows
-from engine.run.batches import load_batches
+from engine.run.batches import BatchLedger, load_batches
 from engine.run.context import Context
 from engine.run.progress import Progress
 from engine.stages import generate
@@ -427,6 +427,19 @@ def test_the_command_batches_shows_what_is_under_way_and_cancels_it(answer, kind
         assert once(api)
         shown = CliRunner().invoke(cli.main, ["batches", run])
         assert shown.output == "no batch is under way\n"
+
+
+@pytest.mark.parametrize(("number", "block"), [(3, "curate"), (5, "evaluate")])
+def test_the_command_batches_knows_every_judge(job_file, tmp_path, number, block):
+    judge = {"name": "judge", "kind": "openai", "model": "m", "api_key_env": "K", "batch": True}
+    judged = {block: {"judge": {"teacher": judge, "rubric": "rubric.txt"}}}
+    run = tmp_path / "runs/fake"
+    run.mkdir(parents=True)
+    job_file(COUNT, **judged).rename(run / "job.yaml")
+    folder = run / f"{number}-{block}-00000000/judge"
+    BatchLedger(folder, 0, "judge").begin("noted", [(1, 0)], [0.0])
+    shown = CliRunner().invoke(cli.main, ["batches", str(run)])
+    assert "not confirmed" in shown.output
 
 
 def test_a_damaged_note_of_a_batch_stops_before_anything_is_paid(answer, tmp_path):
