@@ -338,11 +338,12 @@ class BatchTeacher(AnswerEngine):
             if state.word == FAILED:
                 await self._refused(course, waiting, state.problems)
             else:
+                # Before its answers leave: with the last of them this process may end.
+                await self._note(course, ended=state.word)
                 read = partial(self._read, course, waiting, state)
                 await self._patience.ask(read, course.batch)
                 for row in waiting.values():
                     self._again(row, f"batch {course.batch.vendor_id} holds no result of it")
-                await self._note(course, ended=state.word)
         course.is_followed = False
         self._followed.remove(course)
 

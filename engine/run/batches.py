@@ -31,7 +31,7 @@ class Batch:
     """One batch: its name is ours, and begins the custom id of each of its requests.
 
     `most_usd` is by row. `vendor_id` is None until the vendor told it: then it may be there all the
-    same. `ended` is the vendor's word, None until the results were read.
+    same. `ended` is the vendor's word, None until it has ended there.
     """
 
     name: str
@@ -141,7 +141,7 @@ def _load(path: Folder) -> Batch:
 
 
 def under_way(stage: Folder) -> list[Batch]:
-    """Batches whose results nobody has read yet."""
+    """Batches that have not ended at the vendor, as far as anybody has heard."""
     return [batch for batch in load_batches(stage) if batch.ended is None]
 
 

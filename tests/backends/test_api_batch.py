@@ -33,7 +33,7 @@ both = pytest.mark.parametrize("kind", ["openai", "anthropic"])
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr(api_batch, "GATHER_S", 0.1)
+    monkeypatch.setattr(api_batch, "GATHER_S", 0.3)  # of two busy cores
     for name, seconds in {"SETTLE_S": 0.3, "FIRST_LOOK_S": 0.02, "LONGEST_LOOK_S": 0.05}.items():
         monkeypatch.setattr(api_batch_patience, name, seconds)
 
