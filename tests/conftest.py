@@ -1,6 +1,7 @@
 """What several test modules share: one Ray cluster, one vLLM server, small prompt files, a job with
 the fake teacher."""
 
+import ast
 import asyncio
 import contextlib
 import json
@@ -69,18 +70,21 @@ def pytest_terminal_summary(terminalreporter, config):
         target.write_text(json.dumps(result, indent=1) + "\n")
 
 
-ON_THE_CLUSTER = {"ray_cluster", "session_cluster", "quickstart_run", "vllm_server"}
+SHARED = {"ray_cluster", "quickstart_run"}  # fixtures of a whole session
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Under pytest-xdist a file stays on one worker, and so do all that share this session's Ray
-    cluster or server: Ray and engines leave the other core idle for nearly half of their time."""
+    """Under pytest-xdist a file stays on one worker, and so do all whose tests ask for the one
+    Ray cluster: Ray and engines leave the other core idle for nearly half of their time."""
     from xdist.scheduler import LoadScopeScheduling
 
     shared = set()
     for path in (REPOSITORY / "tests").rglob("test_*.py"):
-        if ON_THE_CLUSTER & set(re.findall(r"\w+", path.read_text())):
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        asked = {node.arg for node in nodes if isinstance(node, ast.arg)}
+        asked |= {str(node.value) for node in nodes if isinstance(node, ast.Constant)}
+        if SHARED & asked:
             shared.add(str(path.relative_to(REPOSITORY)))
 
     class ByFile(LoadScopeScheduling):
