@@ -149,10 +149,12 @@ def ray_cluster(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def session_cluster(ray_cluster):
-    """Environment of a command that joins that cluster in place of starting its own."""
+    """Environment of a command that joins that cluster in place of starting its own: this
+    process's, as the cluster's start left it."""
     import ray
 
-    return {"RAY_ADDRESS": ray.get_runtime_context().gcs_address, "RAY_AUTH_MODE": "token"}
+    address = ray.get_runtime_context().gcs_address
+    return os.environ | {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "token"}
 
 
 @pytest.fixture(scope="session")

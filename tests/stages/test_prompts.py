@@ -977,7 +977,7 @@ def test_a_map_that_holds_no_known_reference_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("a.jsonl.gz", gzip.compress(b'{"prompt": "p"}\n' * 2000)[:40]),
+        ("a.jsonl.gz", gzip.compress(b'{"prompt": "p"}\n' * 2000, mtime=0)[:40]),
         ("a.jsonl.gz", b"no gzip at all"),
         ("a.jsonl.zst", b"no zstd at all"),
         ("a.jsonl", '{"prompt": "p"}'.encode("utf-16-le")),
