@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from engine.job.field_texts import field_texts
 from engine.job.spec import Block, EngineSpec, JobSpec, LossSpec, TeacherSpec
 from engine.job.spec.base import EnvironmentVariable, Name, role_of
 
@@ -46,7 +47,7 @@ def document() -> str:
 def _job() -> Iterator[str]:
     shown: dict[type[Block], str] = {}  # block -> where its table is
     yield "## The job\n"
-    yield _table(JobSpec.model_fields)
+    yield _table(JobSpec, JobSpec.model_fields)
     for name, field in JobSpec.model_fields.items():
         for block in _blocks_in(field.annotation):
             yield f"## `{name}`\n"
@@ -63,7 +64,7 @@ def _block(path: str, kind: type[Block], shown: dict[type[Block], str]) -> Itera
     shown[kind] = path
     fields = fields_of(kind)
     yield _sentence(kind)
-    yield _table(fields)
+    yield _table(kind, fields)
     if _has_engine(kind):
         yield "Also the fields of [engines](#engines).\n"
     for name, field in fields.items():
@@ -93,7 +94,7 @@ def _variants(path: str, union: str, shown: dict[type[Block], str]) -> Iterator[
         whose = "every kind" if len(named) == len(kinds) else ", ".join(named)
         yield f"#### Fields of {whose}\n"
         fields = _shared_fields(base)
-        yield _table(fields)
+        yield _table(base, fields)
         for name, field in fields.items():
             for inner in _blocks_in(field.annotation):
                 yield f"##### `{path}.{name}`\n"
@@ -109,9 +110,9 @@ def _kind(kind: type[Block], bases: Sequence[type[Block]]) -> Iterator[str]:
         elsewhere |= set(_declared_by(base))
     own = {name: field for name, field in fields.items() if name not in elsewhere}
     yield f"#### `kind: {_kind_name(kind)}`\n"
-    yield f"{_sentence(kind).strip()} {_text(fields['kind'])}\n"
+    yield f"{_sentence(kind).strip()} {_texts(kind)['kind']}\n"
     if own:
-        yield _table(own)
+        yield _table(kind, own)
     if _has_engine(kind):
         yield "Also the fields of [engines](#engines).\n"
 
@@ -166,10 +167,11 @@ def _kind_name(kind: type[Block]) -> str:
     return str(kind.model_fields["kind"].default)
 
 
-def _table(fields: dict[str, FieldInfo]) -> str:
+def _table(kind: type[Block], fields: dict[str, FieldInfo]) -> str:
+    texts = _texts(kind)
     lines = [HEADER]
     for name, field in fields.items():
-        cells = (f"`{name}`", in_words(field), _default(field), role_of(field), _text(field))
+        cells = (f"`{name}`", in_words(field), _default(field), role_of(field), texts[name])
         line = " | ".join(cell.replace("|", "\\|") for cell in cells)
         lines.append(f"| {line} |")
     return "\n".join(lines) + "\n"
@@ -179,8 +181,8 @@ def _sentence(kind: type[Block]) -> str:
     return " ".join((inspect.getdoc(kind) or "").split()) + "\n"
 
 
-def _text(field: FieldInfo) -> str:
-    return " ".join((field.description or "").split())
+def _texts(kind: type[Block]) -> dict[str, str]:
+    return {name: " ".join(text.split()) for name, text in field_texts(kind).items()}
 
 
 def _default(field: FieldInfo) -> str:

@@ -186,11 +186,10 @@ def _student_problems(job: JobSpec) -> Iterator[str]:
 
 
 def _metric_problems(job: JobSpec) -> Iterator[str]:
-    # Here: its imports take a while, and `auto` needs none.
-    from engine.rows.metrics import resolve_metrics
-
     if job.evaluate.metrics == "auto":
         return
+    from engine.rows.metrics import resolve_metrics  # sacrebleu takes a while
+
     try:
         resolve_metrics(job.task, job.evaluate.metrics)
     except SpecError as error:

@@ -11,6 +11,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from engine.job.field_texts import field_texts
+
 FieldPath = tuple[str | int, ...]
 _FOR_TESTS = ("fake",)  # kinds that no user is pointed to
 
@@ -101,7 +103,7 @@ def _text(item: Any, path: FieldPath, block: type[BaseModel], data: Any) -> str:
     if kind == "missing":
         here, *_ = _variants_at(block, around, data)
         name = str(path[-1])
-        return f"missing; give it: {here.model_fields[name].description}"
+        return f"missing; give it: {field_texts(here).get(name)}"
     if kind in ("model_type", "model_attributes_type"):
         here, *_ = _variants_at(block, path, data)
         fields = ", ".join(here.model_fields)

@@ -9,7 +9,7 @@ class Diversity(BaseModel):
     """Of the training examples; figures of texts are of a seeded sample of answers, and compare
     with those of samples of one size only. Nothing is dropped by them."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     sample: int
     """Answers whose words were counted."""

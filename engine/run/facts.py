@@ -20,7 +20,7 @@ from engine.store.paths import Folder
 class Facts(BaseModel):
     """Base of all: frozen, and nothing that no field names."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class Info(Facts):
@@ -217,7 +217,7 @@ class Percentiles(Facts):
 class Ends(RootModel[tuple[float | None, float | None]]):
     """Both ends of a 95 % interval; null: infinite, or nobody can say."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
 
 class PercentileEnds(Facts):

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 class JudgeFacts(BaseModel):
     """Base of all: frozen, and nothing that no field names."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class JudgedPairs(JudgeFacts):

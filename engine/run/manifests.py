@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import BaseModel, SerializeAsAny, model_validator
+from pydantic import BaseModel, ConfigDict, SerializeAsAny, model_validator
 
 from engine.errors import StageError
 from engine.run.facts import INFO, Info
@@ -60,6 +60,8 @@ class Counts:
 
 class Manifest(BaseModel):
     """What a finished stage publishes; `info` is of the stage's own type (facts.py)."""
+
+    model_config = ConfigDict(defer_build=True)
 
     schema_version: int = FORMAT
     stage: str

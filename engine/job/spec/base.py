@@ -31,9 +31,9 @@ class Block(BaseModel):
         extra="forbid",
         frozen=True,
         strict=True,
-        use_attribute_docstrings=True,
         allow_inf_nan=False,
         validate_default=True,
+        defer_build=True,  # of all blocks only those that are read, most of them inside the job
     )
 
     def identity_fields(self) -> dict[str, Any]:

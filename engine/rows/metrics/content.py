@@ -6,13 +6,12 @@ Numbers are those written with digits; number words of a language are not read.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from engine.rows.metrics.metric import Asked
+from engine.rows.slots import count_named
 from engine.rows.words import plain_digits, words
 
-SLOTS = ("slots", "slot_values")  # columns with the values that an answer should name
 _SPACES = " \u00a0\u2009\u202f"
 _NUMBER = re.compile(
     rf"(?<![\d.,])\d{{1,3}}(?:[{_SPACES}]\d{{3}})+(?![\d.,]*\d)|\d+(?:[.,'’٫٬]\d+)*", re.ASCII
@@ -44,26 +43,8 @@ def new_numbers(text: str, asked: Asked) -> list[float]:
 def slots_named(text: str, asked: Asked) -> list[float]:
     """Values in the prompt's columns SLOTS that the answer names, in any of their spellings, and
     how many there are."""
-    said = words(text)
-    values = list(_slot_values(asked.meta))
-    named = 0
-    for spellings in values:
-        named += any(_holds(said, words(spelling)) for spelling in spellings)
-    return [named, len(values)]
-
-
-def named_slots(text: str, given: Any) -> Any:
-    """Those values of a column SLOTS that the text names, in the column's own form."""
-    said = words(text)
-    if isinstance(given, Mapping):
-        return {slot: value for slot, value in given.items() if _is_named(said, value)}
-    if isinstance(given, list):
-        return [value for value in given if _is_named(said, value)]
-    return given
-
-
-def _is_named(said: tuple[str, ...], value: Any) -> bool:
-    return any(_holds(said, words(spelling)) for spelling in _spellings(value))
+    named, values = count_named(text, asked.meta)
+    return [named, values]
 
 
 def _numbers(text: str) -> Iterator[set[str]]:
@@ -98,30 +79,3 @@ def _plain(whole: str, fraction: str = "") -> str:
     if fraction:
         return f"{value}.{fraction}"
     return value
-
-
-def _slot_values(meta: Mapping[str, Any]) -> Iterator[list[str]]:
-    """The spellings of each value: {slot: value}, {slot: [spelling, …]} or [value, …]."""
-    for column in SLOTS:
-        given = meta.get(column)
-        values: list[Any] = []
-        if isinstance(given, Mapping):
-            values = list(given.values())
-        elif isinstance(given, list):
-            values = given
-        for value in values:
-            texts = _spellings(value)
-            if texts:
-                yield texts
-
-
-def _spellings(value: Any) -> list[str]:
-    spellings = value if isinstance(value, list) else [value]
-    return [str(spelling) for spelling in spellings if words(str(spelling))]
-
-
-def _holds(said: tuple[str, ...], wanted: tuple[str, ...]) -> bool:
-    """Whether these words stand in that order, nothing between."""
-    length = len(wanted)
-    starts = range(len(said) - length + 1)
-    return any(said[at : at + length] == wanted for at in starts)

@@ -14,8 +14,8 @@ from pathlib import Path
 from engine.errors import InputError
 from engine.job.spec import PromptsSpec
 from engine.rows.final_answer import USUAL, Rules, is_compared, is_readable
-from engine.rows.metrics.content import SLOTS
 from engine.rows.records import Prompt
+from engine.rows.slots import SLOTS
 from engine.rows.sources.columns import columns_of
 from engine.rows.sources.readers import read_rows, require_one_schema
 from engine.rows.sources.source_row import BadRow

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from engine.job.spec import PromptsSpec
 from engine.stages.prompts.ledger import Entry, Ledger
@@ -64,8 +63,8 @@ class Intake:
     def _count(self, table: pa.Table) -> None:
         """What is usable, but may not be meant."""
         references = table["references"]
-        answers = pc.call_function("list_value_length", [references])
-        several = answers.to_numpy() > 1
-        self.several += int(several.sum())
+        for chunk in references.chunks:
+            answers = chunk.value_lengths().to_numpy(zero_copy_only=False)
+            self.several += int((answers > 1).sum())
         for meta in table["meta"].to_pylist():
             self.unlearnt += UNLEARNT in meta

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from engine.job.spec import PromptsSpec
 from engine.rows.ids import prompt_hash, prompt_id_of
-from engine.rows.metrics.content import SLOTS, named_slots
 from engine.rows.records import Prompt
+from engine.rows.slots import SLOTS, named_slots
 from engine.rows.sources.columns import scalar
 from engine.rows.sources.source_row import BadRow, Columns
 from engine.rows.tools import Call, calls_column, spelled

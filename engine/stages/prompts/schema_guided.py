@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from engine.rows.metrics.content import named_slots
+from engine.rows.slots import named_slots
 
 _ROLES = {"USER": "user", "SYSTEM": "assistant"}
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from engine.rows.tables import read_tables
 from engine.store.paths import Folder
@@ -67,6 +66,8 @@ def texts_in(path: Folder) -> pa.Array:
 
 def compared_texts(table: pa.Table) -> pa.Array:
     """What is compared of prompts: all turns but the system's, which many prompts share."""
+    import pyarrow.compute as pc  # takes a while, and `check` and `plan` need none of it
+
     messages = table["messages"].combine_chunks()
     turns = messages.flatten()
     lengths = np.diff(messages.offsets)

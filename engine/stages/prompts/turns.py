@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.rows.metrics.content import SLOTS
+from engine.rows.slots import SLOTS
 from engine.rows.sources.source_row import BadRow
 from engine.rows.tools import Call, Message
 from engine.stages.prompts.tool_turns import GivenCall, Linker, given_calls, tool_text
