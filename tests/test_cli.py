@@ -1,6 +1,5 @@
 """The commands as a user types them."""
 
-import os
 import re
 import shutil
 import subprocess

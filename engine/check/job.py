@@ -38,7 +38,6 @@ from engine.check.training import (
 from engine.errors import SpecError
 from engine.job.spec import API_KINDS, AskedJudgeSpec, JobSpec, PromptsSpec, VllmTeacherSpec
 from engine.machines.architectures import facts
-from engine.rows.final_answer import rules_for
 from engine.rows.judging.rubric import load_rubric
 from engine.run.identity import is_same_model
 from engine.store.hub import local_source, missing_data
@@ -101,7 +100,8 @@ def _source_problems(spec: PromptsSpec) -> list[str]:
 
 def source_lines(job: JobSpec) -> list[str]:
     """What the job's prompt files hold, a sentence each."""
-    from engine.stages.prompts.heads import head_lines
+    from engine.rows.final_answer import rules_for
+    from engine.stages.prompts.head_lines import head_lines
 
     if missing := missing_data(job.prompts.sources()):
         return [f"{source}: not on this machine yet; distill fetch brings it" for source in missing]

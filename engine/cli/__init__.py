@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-
 import click
 
 from engine.cli.endpoint import serve
@@ -16,7 +14,7 @@ from engine.cli.submitting import fetch, logs, stop, submit
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(importlib.metadata.version("distill-engine"), prog_name="distill")
+@click.version_option(package_name="distill-engine", prog_name="distill")
 def main() -> None:
     """Distil a large teacher into a small student, and prove what was gained."""
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
 from engine.cli.options import (
     CLUSTER,
@@ -19,6 +18,9 @@ from engine.cli.options import (
 )
 from engine.errors import SpecError
 from engine.run.terminal import log_path, quiet
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @click.command()

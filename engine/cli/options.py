@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from engine.errors import EngineError, Preempted, SpecError, Stopped, remedy_of
 from engine.job.spec import JobSpec
@@ -87,8 +86,8 @@ def errors(*, second_start: bool = True) -> Generator[None]:
         click.echo(str(stopped), err=True)
         sys.exit(stopped.exit_code)
     except EngineError as error:
-        Console(stderr=True).print(f"[bold red]{type(error).__name__}[/]: ", end="")
-        click.echo(str(error), err=True)
+        name = click.style(type(error).__name__, fg="red", bold=True)
+        click.echo(f"{name}: {error}", err=True)
         if not second_start and not isinstance(error, Preempted):
             click.echo(f"{LAST_WORDS} {error.exit_code}", err=True)
             sys.exit(0)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from engine.cli.options import Sets, errors, load, of_a_job
 from engine.run.terminal import quiet
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @click.command()
@@ -51,6 +52,8 @@ def rehearse(
 
 
 def _print(console: Console, done: Any, keep: bool) -> None:
+    from rich.table import Table
+
     table = Table(title=f"rehearsal of {done.job.name}: all went through")
     for column in ("stage", "seconds", "rows in", "rows out"):
         table.add_column(column, justify="left" if column == "stage" else "right")

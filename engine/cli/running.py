@@ -6,10 +6,9 @@ import json
 import os
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
 from engine.cli.options import (
     CLUSTER,
@@ -22,6 +21,9 @@ from engine.cli.options import (
 )
 from engine.job.spec import JobSpec
 from engine.run.terminal import log_path, quiet
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @click.command()

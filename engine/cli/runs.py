@@ -7,8 +7,6 @@ import time
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from engine.cli.options import (
     RUN,
@@ -29,6 +27,9 @@ STATES = {"reuse": "done", "resume": "unfinished", "run": "not started"}  # as `
 def status(job: str, sets: Sets, runs: str) -> None:
     """How far a job is, from its files alone. JOB is a job file or a run folder."""
     with errors():
+        from rich.console import Console
+        from rich.table import Table
+
         from engine import pipeline
         from engine.job.jobfile import load_run
         from engine.run.lock import is_running
@@ -123,6 +124,9 @@ def batches(run: str, cancel: bool) -> None:
     """The batches of a run folder that its vendors work on, or whose answers wait there."""
     with errors():
         import asyncio
+
+        from rich.console import Console
+        from rich.table import Table
 
         from engine.backends.api_batch_view import seen_batches
         from engine.store.paths import run_folder

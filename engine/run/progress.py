@@ -11,23 +11,15 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    ProgressColumn,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as RichProgress
+from typing import TYPE_CHECKING, Any, Literal
 
 from engine.run.manifests import PROGRESS
 from engine.store.files import write_atomic
 from engine.store.paths import Folder, StorePath
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as RichProgress
 
 PLAIN_SECONDS = 10.0
 FILE_SECONDS, STORE_SECONDS = 1.0, 10.0  # each write to a store is a paid request
@@ -98,14 +90,7 @@ class Progress:
         self._last_line = time.monotonic()
         self._last_file = 0.0
         try:
-            with self._live(
-                name,
-                TextColumn("[bold]{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-            ):
+            with self._live(name, "stage"):
                 yield
         finally:
             self._write(force=True)
@@ -119,9 +104,7 @@ class Progress:
             self.say(what)
             yield
             return
-        with self._live(
-            what, SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
-        ):
+        with self._live(what, "waiting"):
             yield
 
     @property
@@ -129,7 +112,7 @@ class Progress:
         return bool(self.console and self.console.is_terminal)
 
     @contextmanager
-    def _live(self, name: str, *columns: ProgressColumn) -> Generator[None]:
+    def _live(self, name: str, kind: Literal["stage", "waiting"]) -> Generator[None]:
         """On a terminal, a bar that goes when the block ends (a line says what came of it).
 
         It leaves alone what libraries print meanwhile: that is the log's.
@@ -137,15 +120,10 @@ class Progress:
         if not self._is_on_terminal:
             yield
             return
-        figures = TextColumn("{task.fields[figures]}")
-        with RichProgress(
-            *columns,
-            figures,
-            console=self.console,
-            transient=True,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        ) as self._bar:
+        from engine.run.bars import stage_bar, waiting_bar
+
+        build = stage_bar if kind == "stage" else waiting_bar
+        with build(self.console) as self._bar:
             self._task = self._bar.add_task(name, total=None, figures="")
             try:
                 yield

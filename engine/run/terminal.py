@@ -12,11 +12,13 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-
-from rich.console import Console
+from typing import TYPE_CHECKING
 
 from engine.errors import EngineError
 from engine.store.paths import run_folder
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @contextmanager
@@ -27,6 +29,8 @@ def quiet(log: Path, name: str = "") -> Generator[Console]:
     `name` is whose output it is, and is said. The log begins with the command and ends with what
     stopped it, so that it can be read alone.
     """
+    from rich.console import Console
+
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -21,6 +21,7 @@ from engine.run.identity import content_identity
 from engine.run.manifests import finished, load_manifest, publish
 from engine.stages import prompts
 from engine.stages.prompts import heads
+from engine.stages.prompts.head_lines import head_lines
 
 CTX = Context(job="t", task="math", seed=0)
 
@@ -433,7 +434,7 @@ def test_the_head_says_what_becomes_of_the_rows_and_what_nothing_reads(
     tmp_path, rows, spec, task, said
 ):
     train = write(tmp_path / "a.jsonl", *rows)
-    (line,) = heads.head_lines(PromptsSpec(train=train, **spec), task, ["lang"])
+    (line,) = head_lines(PromptsSpec(train=train, **spec), task, ["lang"])
     assert line.startswith(f"{train}: ")
     assert line.endswith(said)
 
@@ -477,7 +478,7 @@ def test_labels_of_the_source_become_those_of_the_task(tmp_path):
 def test_the_head_names_a_reference_that_the_task_cannot_read_and_what_to_do(tmp_path):
     labels = [{"prompt": str(n), "reference": label} for n, label in enumerate([0, -1, "yes"])]
     train = write(tmp_path / "a.jsonl", *labels)
-    (line,) = heads.head_lines(PromptsSpec(train=train), "nli", [])
+    (line,) = head_lines(PromptsSpec(train=train), "nli", [])
     assert line.endswith(
         "3 have a reference, of which task nli can read 2 (not line 2: '-1'; name what the labels"
         " mean in prompts.fields.labels)"
@@ -485,10 +486,10 @@ def test_the_head_names_a_reference_that_the_task_cannot_read_and_what_to_do(tmp
     texts = ["Paris", "It stands in the capital of France, which is Paris."]
     long = [{"prompt": str(n), "reference": text} for n, text in enumerate(texts)]
     spec = PromptsSpec(train=write(tmp_path / "b.jsonl", *long))
-    (line,) = heads.head_lines(spec, "qa", [])
+    (line,) = head_lines(spec, "qa", [])
     assert "task qa can read 1 (not line 2: 'It stands in the capital of France, whic…'" in line
     assert line.endswith("set curate.verify.qa, or it is not checked)")
-    (line,) = heads.head_lines(spec, "qa", [], Rules(qa="f1>=0.5"))
+    (line,) = head_lines(spec, "qa", [], Rules(qa="f1>=0.5"))
     assert line.endswith("of which task qa can read 2")
 
 
@@ -853,7 +854,7 @@ def test_what_a_library_cached_is_not_read_and_all_that_is_not_read_is_listed(tm
     }
     (line,) = [
         line
-        for line in heads.head_lines(PromptsSpec(train=str(folder)), "math", [])
+        for line in head_lines(PromptsSpec(train=str(folder)), "math", [])
         if "are not read" in line
     ]
     assert line.startswith("5 other files")
@@ -894,7 +895,7 @@ def test_a_mapped_column_that_is_not_read_is_named(tmp_path):
     source = write(
         tmp_path / "a.jsonl", {"messages": [{"role": "user", "content": "Hi"}], "prompt": "unread"}
     )
-    (line,) = heads.head_lines(PromptsSpec(train=source), "math", [])
+    (line,) = head_lines(PromptsSpec(train=source), "math", [])
     assert "not used: prompt" in line
 
 

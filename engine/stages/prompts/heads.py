@@ -1,11 +1,10 @@
-"""What the first rows of the source files tell before anything runs: how many are usable, which
-references the task can read, which columns nothing reads, whether tools are offered."""
+"""What the first rows of the source files tell before anything runs: which are usable, which
+columns nothing reads, whether tools are offered. head_lines.py says it."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -13,7 +12,6 @@ from pathlib import Path
 
 from engine.errors import InputError
 from engine.job.spec import PromptsSpec
-from engine.rows.final_answer import USUAL, Rules, is_compared, is_readable
 from engine.rows.records import Prompt
 from engine.rows.slots import SLOTS
 from engine.rows.sources.columns import columns_of
@@ -26,23 +24,14 @@ from engine.stages.prompts.ledger import Ledger, entry_of
 from engine.stages.prompts.reading import (
     SPLITS,
     files_of,
-    listed,
     read_prompts,
     split_problem,
     value_of,
 )
 from engine.stages.prompts.rows import DIALOGUE, UNLEARNT
 
-_HEAD_FILES = 8  # per split: a folder may hold thousands
+HEAD_FILES = 8  # per split: a folder may hold thousands
 _HEAD_ROWS = 200
-_SHOWN_FILES = 5
-_SHOWN_CHARACTERS = 40
-# What to do about references that a task cannot read.
-_REMEDIES = {
-    "math": "give a number, an expression or a solution that ends in one",
-    "nli": "name what the labels mean in prompts.fields.labels",
-    "qa": "longer than six words; set curate.verify.qa, or it is not checked",
-}
 
 
 @dataclass(frozen=True)
@@ -55,43 +44,11 @@ class Head:
     bad: list[tuple[int, str]]  # reasons
     unread: list[str]
 
-    def line(self, task: str, rules: Rules = USUAL, *, used: Collection[str] = ()) -> str:
-        """What becomes of the rows in one sentence; columns that something else than the prompt
-        uses are `used`."""
-        good = len({line for line, _ in self.good})
-        made = f"{good} of its first {good + len(self.bad)} rows become prompts"
-        if len(self.good) > good:
-            made = f"{made}, {len(self.good):,} in all"
-        if self.bad:
-            reasons = Counter(reason for _, reason in self.bad)
-            made += f" ({listed(reasons)})"
-        told = [made, self._references(task, rules)]
-        unread = [name for name in self.unread if name not in used]
-        if unread:
-            told.append(f"not used: {', '.join(unread)}")
-        return f"{self.path}: {'; '.join(told)}"
-
-    def _references(self, task: str, rules: Rules) -> str:
-        """How many there are, and how many the task can compare; where it cannot, the first and
-        what to do."""
-        given = [(line, prompt.right_answers) for line, prompt in self.good if prompt.right_answers]
-        unreadable = []
-        for line, answers in given:
-            if is_compared(task) and not any(is_readable(task, one, rules) for one in answers):
-                unreadable.append((line, answers[0]))
-        readable = len(given) - len(unreadable)
-        sentence = f"{len(given)} have a reference, of which task {task} can read {readable}"
-        if unreadable:
-            line, first = unreadable[0]
-            shown = first if len(first) <= _SHOWN_CHARACTERS else f"{first[:_SHOWN_CHARACTERS]}…"
-            sentence += f" (not line {line}: {shown!r}; {_REMEDIES[task]})"
-        return sentence
-
 
 def heads(spec: PromptsSpec, split: str) -> list[Head]:
     """The head of each file of a split. InputError where the files of a source cannot be read
     together."""
-    files = files_of(spec, split, [])[:_HEAD_FILES]
+    files = files_of(spec, split, [])[:HEAD_FILES]
     require_one_schema(files)
     rows_read = min(_HEAD_ROWS, spec.limit or _HEAD_ROWS)
     of_head = spec.model_copy(update={"limit": rows_read})
@@ -190,29 +147,6 @@ def first_with_tools(spec: PromptsSpec) -> Conversation | None:
                     if prompt.tools is not None:
                         return prompt.conversation
     return None
-
-
-def head_lines(
-    spec: PromptsSpec, task: str, used: Collection[str], rules: Rules = USUAL
-) -> list[str]:
-    """A sentence per source file: what its first rows become, which references the task can read,
-    and which columns nothing reads."""
-    lines = []
-    skipped: list[Path] = []
-    more = 0
-    for split in SPLITS:
-        for head in heads(spec, split):
-            lines.append(head.line(task, rules, used=used))
-        files = files_of(spec, split, skipped)
-        more += max(0, len(files) - _HEAD_FILES)
-    if more:
-        lines.append(f"{more:,} more files were not looked at")
-    if skipped:
-        shown = ", ".join(map(str, skipped[:_SHOWN_FILES]))
-        if len(skipped) > _SHOWN_FILES:
-            shown += ", …"
-        lines.append(f"{len(skipped):,} other files in these folders are not read: {shown}")
-    return lines
 
 
 def _found_columns(path: Path, spec: PromptsSpec) -> str:

@@ -12,7 +12,7 @@ from engine.rows.tables import read_tables, to_rows
 from engine.run.context import Context
 from engine.run.manifests import finished, publish
 from engine.stages import prompts
-from engine.stages.prompts import heads
+from engine.stages.prompts.head_lines import head_lines
 from engine.stages.prompts.schema_guided import messages_of
 
 
@@ -211,7 +211,7 @@ def test_a_column_named_turns_that_is_no_dialogue_stays_a_column(tmp_path):
 def test_check_says_how_many_prompts_the_rows_become(tmp_path):
     source = tmp_path / "a.jsonl"
     source.write_text(json.dumps({"messages": CHAT}) + "\n" + json.dumps({"prompt": 3}) + "\n")
-    (line,) = heads.head_lines(PromptsSpec(train=str(source), turns="each"), "conversation", [])
+    (line,) = head_lines(PromptsSpec(train=str(source), turns="each"), "conversation", [])
     assert "1 of its first 2 rows become prompts, 3 in all (content_not_text 1)" in line
     assert "not used" not in line
 
