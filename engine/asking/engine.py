@@ -34,8 +34,6 @@ ENGINES = {
     "anthropic batch": "engine.backends.api_batch:BatchTeacher",
     "fake": "engine.backends.fake:FakeTeacher",
 }
-# Ours, and what vLLM takes on a large GPU; before an engine says what it has.
-MAX_NUM_SEQS = {"cpu": 128, "gpu": 1024}
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,9 @@ import pyarrow as pa
 from engine.asking.admission import Budget, Room, cost_usd
 from engine.asking.asker import Asker
 from engine.asking.completions import CompletionTables
-from engine.asking.engine import MAX_NUM_SEQS, AnswerEngine, build_engine, end_process
+from engine.asking.engine import AnswerEngine, build_engine, end_process
 from engine.asking.requests import Request, set_apart
-from engine.asking.respondents import Respondent
+from engine.asking.respondents import MAX_NUM_SEQS, Respondent
 from engine.asking.shards import Figures, Receipt, Shard
 from engine.errors import StageError, Stopped
 from engine.job.spec import BATCHED_ROWS, AskingSpec, Model, PriceSpec

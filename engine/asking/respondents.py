@@ -18,6 +18,9 @@ from engine.job.spec import (
 )
 from engine.machines.layout import Layout
 
+# Sequences of one engine, where the job says none: ours, and what vLLM takes on a large GPU; before
+# an engine says what it has.
+MAX_NUM_SEQS = {"cpu": 128, "gpu": 1024}
 Asked = Model | OpenAITeacherSpec | AnthropicTeacherSpec | FakeTeacherSpec
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from engine.asking.engine import MAX_NUM_SEQS
+from engine.asking.respondents import MAX_NUM_SEQS
 from engine.backends.library_names import (
     fields_of,
     literal_values,

@@ -18,7 +18,7 @@ def field_texts(block: type[BaseModel]) -> dict[str, str]:
     """By field, those of its bases too; nothing of a field without a text."""
     texts = {}
     for kind in reversed(block.__mro__):
-        if issubclass(kind, BaseModel):
+        if issubclass(kind, BaseModel) and kind.model_fields:
             texts |= _own_texts(kind)
     return texts
 

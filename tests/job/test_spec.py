@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from engine.errors import SpecError
 from engine.job import spec
+from engine.job.field_texts import field_texts
 from engine.job.jobfile import load_job
 from engine.job.spec import (
     AdaptiveKlLoss,
@@ -523,7 +524,7 @@ def test_the_table_above_knows_every_field_of_every_block():
 def test_field_has_its_role_its_default_and_a_description(block, name, role, default, other):
     field = block.model_fields[name]
     assert field.json_schema_extra == {"role": role}
-    assert len(field.description) > 5
+    assert len(field_texts(block)[name]) > 5
     if default is not GIVEN:
         assert getattr(block(**BASE[block]), name) == default
 
