@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +24,6 @@ from engine.rows.tables import write_parquet
 from engine.run.context import Context
 from engine.run.facts import PromptsInfo
 from engine.run.manifests import QUARANTINE, Counts, Finished
-from engine.stages.prompts.choosing import Chosen, choose
 from engine.stages.prompts.drawing import is_for_validation
 from engine.stages.prompts.intake import Intake
 from engine.stages.prompts.reading import SPLITS, Batch, files_of, listed
@@ -32,6 +32,9 @@ from engine.stages.prompts.shards import Shards
 from engine.stages.prompts.side_by_side import batches, spread_for
 from engine.stages.prompts.staged import Staged
 from engine.store.paths import Folder, remove_tree
+
+if TYPE_CHECKING:
+    from engine.stages.prompts.choosing import Chosen
 
 _TWINS = "twins.parquet"
 _STAGED_ROWS = 8192
@@ -53,6 +56,8 @@ def run(spec: PromptsSpec, inputs: Mapping[str, Finished], out: Folder, ctx: Con
         read = batches(sources, spec, ctx.task, scratch, spread)
         tables = _kept(intake, read, ctx)
         if spec.is_choosy:
+            from engine.stages.prompts.choosing import choose  # `check` and `plan` need none of it
+
             staged = _put_aside(tables, scratch)
             chosen = choose(staged, spec, ctx.seed, spread)
             _write_chosen(shards, staged, chosen)

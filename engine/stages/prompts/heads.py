@@ -19,13 +19,13 @@ from engine.rows.sources.readers import read_rows, require_one_schema
 from engine.rows.sources.source_row import BadRow
 from engine.rows.tools import Conversation
 from engine.stages.prompts.dialogue import USUAL_NAMES, columns_read
-from engine.stages.prompts.leaks import texts_of_files
 from engine.stages.prompts.ledger import Ledger, entry_of
 from engine.stages.prompts.reading import (
     SPLITS,
     files_of,
     read_prompts,
     split_problem,
+    texts_of_files,
     value_of,
 )
 from engine.stages.prompts.rows import DIALOGUE, UNLEARNT

@@ -12,12 +12,10 @@ import pyarrow as pa
 from engine.backends.processes import Spread
 from engine.curation.contamination import Covered, Found, Index, is_contaminated
 from engine.job.spec import PromptsSpec
-from engine.rows.sources.held_out import held_out_texts
-from engine.stages.prompts.dialogue import columns_of_text
+from engine.stages.prompts.reading import texts_of_files
 from engine.stages.prompts.staged import Staged, texts_in
 from engine.store.paths import Folder
 
-FIELD = "prompts.decontaminate.against"
 VALIDATION = "validation"
 
 
@@ -43,18 +41,6 @@ class Leaks(NamedTuple):
     places: list[str]
     coverage: np.ndarray
     twin_rows: np.ndarray | None = None
-
-
-def texts_of_files(spec: PromptsSpec, most_rows: int | None = None) -> dict[str, list[str | None]]:
-    """The job's files of test data, a text per line. InputError for one without readable text."""
-    if spec.decontaminate is None:
-        return {}
-    return held_out_texts(
-        FIELD,
-        spec.decontaminate.against,
-        columns_of_text(spec),
-        most_rows=most_rows,
-    )
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,12 @@ from engine.job.spec import PromptsSpec
 from engine.rows.ids import canonical_json
 from engine.rows.records import PROMPT, Prompt
 from engine.rows.sources.columns import columns_of
+from engine.rows.sources.held_out import held_out_texts
 from engine.rows.sources.parts import Part, read_part
 from engine.rows.sources.readers import source_files
 from engine.rows.sources.source_row import BadRow
 from engine.rows.tables import to_table
+from engine.stages.prompts.dialogue import columns_of_text
 from engine.stages.prompts.ledger import entry_of
 from engine.stages.prompts.rows import DIALOGUE, prompts_of
 
@@ -53,6 +55,18 @@ class Batch(NamedTuple):
 def files_of(spec: PromptsSpec, split: str, skipped: list[Path]) -> list[Path]:
     """The source files of a split (see `source_files`)."""
     return source_files(f"prompts.{split}", getattr(spec, split), skipped)
+
+
+def texts_of_files(spec: PromptsSpec, most_rows: int | None = None) -> dict[str, list[str | None]]:
+    """The job's files of test data, a text per line. InputError for one without readable text."""
+    if spec.decontaminate is None:
+        return {}
+    return held_out_texts(
+        "prompts.decontaminate.against",
+        spec.decontaminate.against,
+        columns_of_text(spec),
+        most_rows=most_rows,
+    )
 
 
 def batches_of(part: Part, split: str, spec: PromptsSpec, task: str) -> Iterator[Batch]:
