@@ -103,7 +103,7 @@ def _text(item: Any, path: FieldPath, block: type[BaseModel], data: Any) -> str:
     if kind == "missing":
         here, *_ = _variants_at(block, around, data)
         name = str(path[-1])
-        return f"missing; give it: {field_texts(here).get(name)}"
+        return f"missing; give it: {field_texts(here)[name]}"
     if kind in ("model_type", "model_attributes_type"):
         here, *_ = _variants_at(block, path, data)
         fields = ", ".join(here.model_fields)
