@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 
 import pytest
-from conftest import REPOSITORY, distill
+from conftest import REPOSITORY
 from doubles.curated import key, verdicts_in
 
 from engine import pipeline
@@ -18,7 +18,7 @@ from engine.job.jobfile import dump_job
 from engine.rows.records import COMPLETION_KEY
 from engine.rows.tables import file_metadata, read_tables
 from engine.run.gc import gc
-from engine.run.manifests import MANIFEST, finished
+from engine.run.manifests import MANIFEST
 from engine.run.verify import verify
 
 LONG = (
@@ -72,7 +72,8 @@ REASONS = {
     *("contaminated", "wrong_answer", "minority_answer", "no_majority", "too_easy", "too_hard"),
     *("duplicate_answer", "lower_score", "near_duplicate", "over_cap"),
 }
-# in the order in which they appear: of each pass a file that is whole before the death, and the
+OF_EACH = 10  # kinds of prompts
+# In the order in which they appear: of each pass a file that is whole before the death, and the
 # one that is not
 DEATHS = [
     ("work/judged/00000.parquet", "work/keys/00000.parquet"),
@@ -83,9 +84,9 @@ DEATHS = [
 ]
 
 
-def write_rows(path, of_each):
+def write_rows(path):
     rows = []
-    for number in range(100, 100 + of_each):
+    for number in range(100, 100 + OF_EACH):
         for kind, words in PROMPTS.items():
             said = words.format(n=number, m=number + 1, s=2 * number + 1)
             row = {"prompt": f"{kind} {said}"}
@@ -101,7 +102,7 @@ def write_rows(path, of_each):
 def answered(fake_job, answer_here, tmp_path):
     """A job of which both teachers have answered all prompts, some two thousand times; and its
     runs."""
-    write_rows(tmp_path / "asked.jsonl", 12)
+    write_rows(tmp_path / "asked.jsonl")
     (tmp_path / "test.jsonl").write_text(json.dumps({"text": ITEM}) + "\n")
     against = {"against": [str(tmp_path / "test.jsonl")]}
     a = {"name": "a", "kind": "fake", "model": "a", "fake": {"replies": REPLIES}}
@@ -120,78 +121,54 @@ def answered(fake_job, answer_here, tmp_path):
     return job, tmp_path / "runs"
 
 
-def curated_in(runs):
-    (folder,) = (runs / "fake").glob("3-curate-*")
-    return folder
-
-
-def killed_before(ending, arguments):
-    driver = [sys.executable, str(REPOSITORY / "tests/drivers/killed_command.py"), ending]
+def lived(tmp_path, job, runs):
+    """The lives of the command, as killed_command.py tells them."""
+    (tmp_path / "job.yaml").write_text(dump_job(job))
+    plan = {
+        "typed": ["run", str(tmp_path / "job.yaml"), "--runs", str(runs), "--only", "curate"],
+        "run": str(runs / "fake"),
+        "lives": [*(f"/{missing}" for _, missing in DEATHS), None, None],
+        "told": str(tmp_path / "told.json"),
+    }
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    driver = [sys.executable, str(REPOSITORY / "tests/drivers/killed_command.py")]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    return subprocess.run(
-        [*driver, *arguments], env=environment, capture_output=True, text=True, check=False
-    )
+    subprocess.run([*driver, str(tmp_path / "plan.json")], env=environment, check=True)
+    return json.loads((tmp_path / "told.json").read_text())
 
 
-def test_kills_in_each_pass_change_no_byte_and_neither_does_another_run(answered, tmp_path):
+def test_kills_in_each_pass_lose_no_row_and_change_no_byte(answered, tmp_path):
     job, runs = answered
     shutil.copytree(runs, tmp_path / "undisturbed")
-    pipeline.run(job, tmp_path / "undisturbed", only="curate")
-    (tmp_path / "job.yaml").write_text(dump_job(job))
-    command = ["run", str(tmp_path / "job.yaml"), "--runs", str(runs), "--only", "curate"]
-    for whole, missing in DEATHS:
-        killed = killed_before(f"/{missing}", command)
-        assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
-        assert (curated_in(runs) / whole).exists()
-        assert not (curated_in(runs) / missing).exists()
-    said = distill(*command)
-    assert said.returncode == 0, said.stderr
-    wanted = published_in(curated_in(tmp_path / "undisturbed"))
-    assert published_in(curated_in(runs)) == wanted
+    whole = pipeline.run(job, tmp_path / "undisturbed", only="curate").stages["curate"]
+    *killed, last, again = lived(tmp_path, job, runs)
+    for (there, missing), life in zip(DEATHS, killed, strict=True):
+        assert life["status"] == -signal.SIGKILL
+        assert f"{whole.folder.name}/{there}" in life["files"]
+        assert f"{whole.folder.name}/{missing}" not in life["files"]
+    assert last["status"] == again["status"] == 0
+    assert again["files"] == last["files"]
 
-    before = files_below(runs / "fake")
-    again = distill(*command)
-    assert "curate    reused" in again.stdout
-    assert files_below(runs / "fake") == before
-
-    assert verify(runs / "fake").problems == []
-    folder = curated_in(runs)
-    gc(runs / "fake")
-    left = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert left == {MANIFEST, "progress.json", *wanted[1]}, "what was half written is gone"
-
-
-def published_in(folder):
-    """What the manifest says but for the time, and the bytes of the files that it names."""
-    manifest = finished(folder).manifest
-    said = manifest.model_dump(exclude={"seconds", "finished_at"})
-    return said, {name: (folder / name).read_bytes() for name in manifest.files}
-
-
-def files_below(run):
-    """When each file of each stage was written, and what it holds."""
-    return {
-        path: (path.stat().st_mtime_ns, path.read_bytes())
-        for folder in run.glob("[0-9]-*")
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
-def test_the_funnel_adds_up_at_every_filter_and_verify_sees_each_byte(answered):
-    job, runs = answered
     done = pipeline.run(job, runs, only="curate")
-    folder = done.folders["curate"]
-    manifest = done.manifests["curate"]
-    assert manifest.dropped.keys() >= REASONS
+    assert done.reused == ("curate",)
+    curated = done.stages["curate"]
+    unlike = {"seconds", "finished_at"}
+    assert curated.manifest.model_dump(exclude=unlike) == whole.manifest.model_dump(exclude=unlike)
+    adds_up(curated, done.stages["generate"])
+    tells_a_changed_byte(runs / "fake", curated.folder)
+    gc(runs / "fake")
+    left = {str(path.relative_to(curated.folder)) for path in curated.folder.glob("*/*")}
+    assert left == curated.manifest.files.keys(), "what was half written is gone"
 
-    rows = verdicts_in(folder)
-    asked = []
-    for table in read_tables(done.stages["generate"].files(), COMPLETION_KEY):
-        asked += map(key, table.to_pylist())
-    assert sorted(map(key, rows)) == sorted(asked)
+
+def adds_up(curated, generated):
+    """One verdict of each answer, and at every filter rows in = rows out + each reason's."""
+    manifest = curated.manifest
+    assert manifest.dropped.keys() >= REASONS
+    rows = verdicts_in(curated.folder)
+    assert sorted(map(key, rows)) == keys_in(generated.files())
     train = [row for row in rows if row["split"] == "train"]
-    assert len(train) == manifest.rows_in == 12 * len(PROMPTS) * 8 * 2
+    assert len(train) == manifest.rows_in == OF_EACH * len(PROMPTS) * 8 * 2
     assert Counter(row["reason"] for row in train if row["reason"]) == manifest.dropped
     left = len(train)
     for name, kept in manifest.info.funnel[1:]:
@@ -199,21 +176,27 @@ def test_the_funnel_adds_up_at_every_filter_and_verify_sees_each_byte(answered):
         assert reasons == manifest.info.dropped_by.get(name, {}), name
         left -= reasons.total()
         assert kept == left, name
-    examples = read_tables(done.stages["curate"].files("train"), COMPLETION_KEY)
-    kept = [key(row) for table in examples for row in table.to_pylist()]
-    assert left == manifest.rows_out == len(kept) > 0
-    assert sorted(kept) == sorted(key(row) for row in train if row["reason"] is None)
-    fingerprints = set()
-    for path in done.stages["curate"].files("train"):
-        fingerprints.add(file_metadata(path)["tokenizer_fingerprint"] is None)
-    assert fingerprints == {True, False}, "redacted examples and others"
+    assert left == manifest.rows_out > 0
+    kept = [key(row) for row in train if row["reason"] is None]
+    assert sorted(kept) == keys_in(curated.files("train"))
+    tokenizers = {file_metadata(path)["tokenizer_fingerprint"] for path in curated.files("train")}
+    assert len(tokenizers - {None}) == len(tokenizers) - 1 > 0, "redacted examples name none"
 
-    assert verify(runs / "fake").problems == []
+
+def keys_in(files):
+    found = []
+    for table in read_tables(files, COMPLETION_KEY):
+        found += map(key, table.to_pylist())
+    return sorted(found)
+
+
+def tells_a_changed_byte(run, folder):
+    assert verify(run).problems == []
     for name in ("verdicts/00000.parquet", "data/train-00000.parquet"):
         whole = (folder / name).read_bytes()
         middle = len(whole) // 2
         changed = bytes([whole[middle] ^ 1])
         (folder / name).write_bytes(whole[:middle] + changed + whole[middle + 1 :])
-        (problem,) = verify(runs / "fake").problems
+        (problem,) = verify(run).problems
         assert problem.startswith(f"{folder / name}: has another sha256")
         (folder / name).write_bytes(whole)
