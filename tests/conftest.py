@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -73,19 +74,20 @@ def pytest_terminal_summary(terminalreporter, config):
 SHARED = {"ray_cluster", "quickstart_run"}  # fixtures of a whole session
 
 
+def pytest_configure(config):
+    """Ctrl-C is heard: a shell without job control starts what it puts into the background deaf to
+    it, pytest and its workers too."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """Under pytest-xdist a file stays on one worker, and so do all whose tests ask for the one
     Ray cluster: Ray and engines leave the other core idle for nearly half of their time."""
     from xdist.scheduler import LoadScopeScheduling
 
-    shared = set()
-    for path in (REPOSITORY / "tests").rglob("test_*.py"):
-        nodes = list(ast.walk(ast.parse(path.read_text())))
-        asked = {node.arg for node in nodes if isinstance(node, ast.arg)}
-        asked |= {str(node.value) for node in nodes if isinstance(node, ast.Constant)}
-        if SHARED & asked:
-            shared.add(str(path.relative_to(REPOSITORY)))
+    shared = _files_with_the_cluster()
+    config.option.loadscopereorder = False  # by numbers of tests: the slow files have few
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid):
@@ -93,6 +95,31 @@ def pytest_xdist_make_scheduler(config, log):
             return "cluster" if file in shared else file
 
     return ByFile(config, log)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    """What takes longest begins first, so that no worker ends long before the other."""
+    if hasattr(config, "workerinput"):
+        shared = _files_with_the_cluster()
+        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: (_file_of(item.path) not in shared, item.path not in slow))
+
+
+def _files_with_the_cluster():
+    """The test files that name a fixture of SHARED, by their names from the root on."""
+    found = set()
+    for path in (REPOSITORY / "tests").rglob("test_*.py"):
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        asked = {node.arg for node in nodes if isinstance(node, ast.arg)}
+        asked |= {str(node.value) for node in nodes if isinstance(node, ast.Constant)}
+        if SHARED & asked:
+            found.add(_file_of(path))
+    return found
+
+
+def _file_of(path):
+    return str(path.relative_to(REPOSITORY))
 
 
 @pytest.fixture(scope="session")
