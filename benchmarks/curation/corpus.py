@@ -16,7 +16,7 @@ ROWS_PER_FILE = 10_000
 ORIGINALS = 6  # every so many rows a text is as it was, while they last
 COPIES = 0.2  # of the other rows
 EDITED = (0.0, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3)  # share of a copy's words
-_SENTENCE = re.compile(r"(?<=[.!?\n])\s+")
+SENTENCE = re.compile(r"(?<=[.!?\n])\s+")
 
 
 def made_up_texts(count: int, seed: int) -> list[str]:
@@ -57,6 +57,13 @@ class Corpus:
         first = file * ROWS_PER_FILE
         return [self._row(row, draw) for row in range(first, first + count)]
 
+    def first(self, count: int) -> list[str]:
+        """The texts of as many files as have so many rows."""
+        texts: list[str] = []
+        for file, first in enumerate(range(0, count, ROWS_PER_FILE)):
+            texts += self.rows(file, min(ROWS_PER_FILE, count - first))
+        return texts
+
     def _row(self, row: int, draw: random.Random) -> str:
         number, is_other = divmod(row, ORIGINALS)
         if not is_other and number < len(self._texts):
@@ -64,7 +71,7 @@ class Corpus:
         text = draw.choice(self._texts)
         if draw.random() < COPIES:
             return self._edited(text, draw.choice(EDITED), draw)
-        sentences = _SENTENCE.split(text) + _SENTENCE.split(draw.choice(self._texts))
+        sentences = SENTENCE.split(text) + SENTENCE.split(draw.choice(self._texts))
         draw.shuffle(sentences)
         mixture = " ".join(sentences[: max(2, len(sentences) // 2)])
         return self._edited(mixture, 0.5, draw)

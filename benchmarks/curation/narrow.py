@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.curation.passes import Pass, candidates, decide, driver_mib
+from benchmarks.curation.passes import Pass, candidates, decide
+from benchmarks.curation.programs import FIGURES, driver_mib
 from engine.curation.minhash import BANDS
 
 PER_FILE = 100_000
@@ -45,7 +46,7 @@ def main() -> None:
         "twins": outcome.twins,
         "driver_mib": driver_mib(),
     }
-    (folder / "figures.json").write_text(json.dumps(figures))
+    (folder / FIGURES).write_text(json.dumps(figures))
 
 
 if __name__ == "__main__":

@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import statistics
-import subprocess
 import sys
-import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.curation.corpus import ROWS_PER_FILE, Corpus, write_corpus
+from benchmarks.curation.corpus import Corpus, write_corpus
 from benchmarks.curation.exact_join import join
 from benchmarks.curation.narrow import draw_keys
 from benchmarks.curation.passes import JACCARD
 from benchmarks.curation.peers import PEERS, python_of
+from benchmarks.curation.programs import figures_of, folder
 from benchmarks.curation.sets import TRAINED, prompts
 from benchmarks.result import Found, Ratios, bounded
 from engine.curation.minhash import band_keys
 from engine.curation.near_duplicates import candidate_pairs, clusters, jaccards, twins, united
 from engine.curation.shingles import shingles_of
 
-REPOSITORY = Path(__file__).parents[2]
 COMPARED = 100_000  # rows that are held to the exact join
 SIGNED = 10_000  # rows that each peer signs
 REPEATS = 3
@@ -47,7 +42,7 @@ def base_texts(data: Path | None) -> list[str]:
 
 def accuracy(texts: list[str]) -> Found:
     """Against an exact join of all pairs."""
-    rows = _rows(texts, COMPARED)
+    rows = Corpus(texts).first(COMPARED)
     exact = join(rows, JACCARD)
     shingles = shingles_of(pa.array(rows))
     rank = np.arange(len(rows))
@@ -81,14 +76,6 @@ def accuracy(texts: list[str]) -> Found:
     return ratios, {"accuracy": raw}
 
 
-def _rows(texts: list[str], count: int) -> list[str]:
-    corpus = Corpus(texts)
-    rows: list[str] = []
-    for file, first in enumerate(range(0, count, ROWS_PER_FILE)):
-        rows += corpus.rows(file, min(ROWS_PER_FILE, count - first))
-    return rows
-
-
 def _codes(pairs_P2: np.ndarray) -> np.ndarray:
     return pairs_P2[:, 0] << 32 | pairs_P2[:, 1]
 
@@ -105,15 +92,15 @@ def _mean_words(texts: list[str]) -> float:
 def signatures(texts: list[str], environments: Path | None) -> Found:
     """Beside the peers, in fresh processes that take turns."""
     speeds: dict[str, list[float]] = defaultdict(list)
-    with _folder(environments) as homes, _folder(None) as work:
-        rows = _rows(texts, SIGNED)
+    with folder(environments) as homes, folder() as work:
+        rows = Corpus(texts).first(SIGNED)
         (work / "texts.json").write_text(json.dumps(rows))
         pythons = {"ours": Path(sys.executable)}
         for peer in PEERS:
             pythons[peer] = python_of(peer, homes, np.__version__)
         for _ in range(REPEATS):
             for way, python in pythons.items():
-                figures = _run(work, [str(python), "-m", _module("signatures"), way, str(work)])
+                figures = figures_of(work, "signatures", way, python=python)
                 speeds[way].append(round(figures["rows_per_s"], 1))
     median = {way: statistics.median(seen) for way, seen in speeds.items()}
     ratios: Ratios = {}
@@ -126,7 +113,7 @@ def signatures(texts: list[str], environments: Path | None) -> Found:
 
 def whole_pass(texts: list[str], full: bool) -> Found:
     """A million rows by one and by two workers; `full`: ten million by two as well."""
-    with _folder(None) as work:
+    with folder() as work:
         one = _pass(texts, work, PASSED, workers=1)
         two = _pass(texts, work, PASSED, workers=2)
         runs = [one, two]
@@ -145,40 +132,18 @@ def _pass(texts: list[str], work: Path, rows: int, workers: int) -> dict[str, An
     write_corpus(Corpus(texts), rows, work / "texts")
     for made in ("keys", "shingles"):
         shutil.rmtree(work / made, ignore_errors=True)
-    return _run(work, [sys.executable, "-m", _module("whole_pass"), str(work), str(workers)])
+    return figures_of(work, "whole_pass", workers)
 
 
 def driver_memory() -> Found:
     """At a million rows and at ten million, of which only the narrow columns are made."""
     runs = []
-    with _folder(None) as work:
+    with folder() as work:
         for rows in (PASSED, WHOLE):
             home = work / str(rows)
             home.mkdir()
             draw_keys(home / "keys", rows)
-            command = [sys.executable, "-m", _module("narrow"), str(home), "2", str(rows)]
-            runs.append(_run(home, command))
+            runs.append(figures_of(home, "narrow", 2, rows))
     small, large = runs
     growth = large["driver_mib"] / small["driver_mib"]
     return {"driver_memory_10m_to_1m": bounded(growth, "<=", 2)}, {"driver_memory": runs}
-
-
-def _module(name: str) -> str:
-    return f"benchmarks.curation.{name}"
-
-
-def _run(work: Path, command: list[str]) -> dict[str, Any]:
-    """The figures that a program leaves in the folder; CalledProcessError if it fails."""
-    variables = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, env=variables, check=True)
-    return json.loads((work / "figures.json").read_text())
-
-
-@contextmanager
-def _folder(named: Path | None) -> Iterator[Path]:
-    """This folder, or one that is gone afterwards."""
-    if named is not None:
-        yield named.absolute()
-        return
-    with tempfile.TemporaryDirectory() as temporary:
-        yield Path(temporary)

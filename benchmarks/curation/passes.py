@@ -3,7 +3,6 @@ file, pairs of each band, shingles of candidates, Jaccards, and who goes."""
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -123,8 +122,3 @@ def decide(pairs_P2: np.ndarray, jaccards_P: np.ndarray) -> Outcome:
     gone = twins(numbered_P2, jaccards_P, rows, JACCARD)
     component = clusters(numbered_P2[jaccards_P >= JACCARD], len(rows))
     return Outcome(len(gone.rows), len(rows) - len(np.unique(component)))
-
-
-def driver_mib() -> float:
-    """Greatest resident memory of this process so far."""
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)

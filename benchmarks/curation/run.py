@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from benchmarks.curation import helps, near_duplicates, splits
+from benchmarks.curation import helps, near_duplicates, splits, stage
 from benchmarks.curation.contamination import contamination
 from benchmarks.curation.pii import pii
 from benchmarks.result import Found, run_parts
@@ -46,6 +46,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Found]] = {
     "signatures": _signatures,
     "whole_pass": _whole_pass,
     "driver_memory": _driver_memory,
+    "stage": stage.run,
     "contamination": _contamination,
     "pii": _pii,
     "splits": splits.run,

@@ -1,7 +1,7 @@
 """Seconds of one core that signatures of some texts take, one way after the other; it runs in the
 environment of whoever is measured, so it imports nothing of ours but where it is our turn.
 
-    python -m benchmarks.curation.signatures WAY FOLDER
+    python -m benchmarks.curation.signatures FOLDER WAY
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ WAYS = {"ours": ours, "datatrove": datatrove, "datasketch": datasketch}
 
 def main() -> None:
     """Rows per second of processor, after a hundred rows that are not counted."""
-    folder = Path(sys.argv[2])
+    folder = Path(sys.argv[1])
     texts = json.loads((folder / "texts.json").read_text())
-    sign = WAYS[sys.argv[1]]()
+    sign = WAYS[sys.argv[2]]()
     sign(texts[:100])
     started = time.process_time()
     sign(texts)

@@ -6,7 +6,6 @@ python -m benchmarks.curation.whole_pass FOLDER WORKERS
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from pathlib import Path
@@ -15,10 +14,10 @@ from benchmarks.curation.passes import (
     Pass,
     candidates,
     decide,
-    driver_mib,
     sign_all,
     verified,
 )
+from benchmarks.curation.programs import FIGURES, cpu_s, driver_mib
 
 
 def main() -> None:
@@ -49,16 +48,7 @@ def main() -> None:
         "cpu_s": round(cpu_s(), 2),
         "driver_mib": driver_mib(),
     }
-    (over.folder / "figures.json").write_text(json.dumps(figures))
-
-
-def cpu_s() -> float:
-    """Seconds of processor of this process and of those that it started and that ended."""
-    used = 0.0
-    for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
-        usage = resource.getrusage(who)
-        used += usage.ru_utime + usage.ru_stime
-    return used
+    (over.folder / FIGURES).write_text(json.dumps(figures))
 
 
 if __name__ == "__main__":

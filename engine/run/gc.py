@@ -91,7 +91,7 @@ def _garbage_of_stage(folder: Folder, *, shut_out: bool) -> Iterator[Sized]:
             newest = manifest_paths(folder)[-1]
             yield from _ended_attempts(place, newest.stat().st_mtime)
         yield from _temporary(place)
-        for name in ("data", "commits", "attempts", "batches"):
+        for name in ("data", "verdicts", "commits", "attempts", "batches"):
             yield from _temporary(place / name)
 
 

@@ -1,65 +1,24 @@
 """What a judge's votes come to: wins, losses and ties of one model against another, and how far the
-votes can be trusted.
-
-A pair of answers is judged in both orders. Equal votes are the result, any others a tie: where the
-winner changed with the order, that is a flip. A pair without a vote in both orders has no result:
-one order alone would count the place of an answer, and a silence is no tie.
+votes can be trusted. What one pair comes to is duel.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from scipy.stats import spearmanr
 
 from engine.rows.comparison import Comparison, compare_metric, mcnemar_mid_p
 from engine.rows.intervals import Clusters, Interval, interval_of
-from engine.rows.judging.choices import Choice
+from engine.rows.judging.duel import Duel, Result
 
-Result = Literal["win", "loss", "tie"]
 # The comparison of metrics asks a metric how its sums are scored: these two are shares and means.
 _SHARE = "accuracy"
 _MEAN = "f1"
 _FEWEST = 10  # pairs or answers that a correlation is made of
 _POINTS: dict[Result, int] = {"win": 1, "tie": 0, "loss": -1}
-_FLIPPED: dict[Choice, Choice] = {"first": "second", "second": "first", "tie": "tie"}
-
-
-@dataclass(frozen=True)
-class Duel:
-    """Our answer against theirs: the votes with ours first and with theirs first, None where the
-    reply names none; and the words of both."""
-
-    ours_first: Choice | None
-    theirs_first: Choice | None
-    our_words: int = 0
-    their_words: int = 0
-    is_same: bool = False  # the same text: nobody was asked
-
-    @property
-    def votes(self) -> list[Choice]:
-        """Those that could be read."""
-        return [vote for vote in (self.ours_first, self.theirs_first) if vote is not None]
-
-    @property
-    def result(self) -> Result | None:
-        """Of our answer; None without a vote in both orders."""
-        if self.ours_first is None or self.theirs_first is None:
-            return None
-        if self.ours_first != _FLIPPED[self.theirs_first]:
-            return "tie"
-        return {"first": "win", "second": "loss", "tie": "tie"}[self.ours_first]
-
-    @property
-    def is_flip(self) -> bool:
-        """Whether the place won, and not an answer."""
-        return self.ours_first == self.theirs_first and self.ours_first in ("first", "second")
-
-
-EQUAL = Duel("tie", "tie", is_same=True)
 
 
 @dataclass(frozen=True)

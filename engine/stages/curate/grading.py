@@ -19,7 +19,7 @@ from engine.asking.judging import Replies, ask_judge
 from engine.job.spec import CurateJudgeSpec
 from engine.rows.judging import questions
 from engine.rows.judging.choices import read_choice
-from engine.rows.judging.duels import Duel
+from engine.rows.judging.duel import Duel
 from engine.rows.judging.grades import read_grade
 from engine.rows.judging.questions import Question
 from engine.rows.judging.rubric import load_rubric

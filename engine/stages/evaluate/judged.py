@@ -11,9 +11,8 @@ from typing import Any, cast
 from engine.job.spec import JudgeSpec
 from engine.rows.comparison import Comparison
 from engine.rows.judging.choices import Choice
+from engine.rows.judging.duel import EQUAL, Duel
 from engine.rows.judging.duels import (
-    EQUAL,
-    Duel,
     compare_duels,
     compare_grades,
     flip_rate,

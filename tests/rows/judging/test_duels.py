@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
+from engine.rows.judging.duel import EQUAL, Duel
 from engine.rows.judging.duels import (
-    EQUAL,
-    Duel,
     compare_duels,
     compare_grades,
     length_correlation,
