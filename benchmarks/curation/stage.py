@@ -15,7 +15,7 @@ from benchmarks.curation.programs import figures_of, folder
 from benchmarks.result import Found, bounded
 
 PROMPTS = 102_000  # of a million answers
-COMPARED = 10_200
+COMPARED = 5_100
 SAMPLES = 10
 SHUFFLED_BY = 1
 IN_ORDER = "generate"

@@ -122,10 +122,9 @@ def find_twins(finding: Finding, table: pa.Table, rank: np.ndarray) -> Alike:
     row_of_place[place] = np.arange(len(table))
     alive = pa.table({"row": row_of_place})
     publish_table(alive, finding.out, "work/alive.parquet")
-    publish_table(pa.table({"rank": rank}), finding.out, "work/rank.parquet")
+    ranked = pa.table({"rank": rank, "prompt_id": table["prompt_id"]})
+    publish_table(ranked, finding.out, "work/rank.parquet")
     pairs = _candidates(finding)
-    prompt_id = table["prompt_id"].to_numpy()
-    pairs = pairs[prompt_id[pairs[:, 0]] != prompt_id[pairs[:, 1]]]
     similar = _verified(finding, table, pairs)
     found = twins(pairs, similar, rank, finding.spec.jaccard)
     return Alike(found, clusters(pairs[similar >= LIKE], len(table)))
@@ -140,7 +139,7 @@ class _Band:
 
 
 def _candidates(finding: Finding) -> np.ndarray:
-    """Pairs of rows (P, 2) that share a key of any band, each once."""
+    """Pairs of rows (P, 2) of different prompts that share a key of any band, each once."""
     names = tuple(group.name for group in finding.groups)
     orders = [_Band(_band(band), finding.out, names, finding.starts) for band in range(BANDS)]
     files = [finding.out / name for name in _make(finding, _pairs_of_band, orders, "bands")]
@@ -164,6 +163,9 @@ def _pairs_of_band(order: _Band) -> Made:
         keys.append(table[order.name].to_numpy()[mine >= 0])
     row = np.concatenate(rows)
     pairs = row[candidate_pairs(np.concatenate(keys), ranked["rank"].to_numpy()[row])]
+    # here, because samples of one prompt are alike: the driver would hold mostly their pairs
+    prompt_ids = ranked["prompt_id"].to_numpy()[pairs]
+    pairs = pairs[prompt_ids[:, 0] != prompt_ids[:, 1]]
     table = pa.table({"one": pairs[:, 0], "other": pairs[:, 1]})
     name = f"work/pairs/{order.name}.parquet"
     return Made(files={name: publish_table(table, order.out, name)})
@@ -253,7 +255,11 @@ def _texts(order: _Candidates, answers: pa.Table) -> list[str]:
 
 
 def _jaccards(order: _Pairs) -> Made:
-    tables = list(read_tables([order.out / name for name in order.files]))
+    rows = np.unique(order.pairs)
+    tables = []
+    for table in read_tables([order.out / name for name in order.files]):
+        is_wanted = np.isin(table["row"].to_numpy(), rows)  # of all rows: gigabytes
+        tables.append(table.filter(pa.array(is_wanted)))
     table = pa.concat_tables(tables).sort_by("row").combine_chunks()
     listed = table["shingles"].combine_chunks()
     hashes = Hashes(listed.offsets.to_numpy(), listed.values.to_numpy())
