@@ -86,7 +86,13 @@ def pytest_xdist_make_scheduler(config, log):
     Ray cluster: Ray and engines leave the other core idle for nearly half of their time."""
     from xdist.scheduler import LoadScopeScheduling
 
-    shared = _files_with_the_cluster()
+    shared = set()
+    for path in (REPOSITORY / "tests").rglob("test_*.py"):
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        asked = {node.arg for node in nodes if isinstance(node, ast.arg)}
+        asked |= {str(node.value) for node in nodes if isinstance(node, ast.Constant)}
+        if SHARED & asked:
+            shared.add(str(path.relative_to(REPOSITORY)))
     config.option.loadscopereorder = False  # by numbers of tests: the slow files have few
 
     class ByFile(LoadScopeScheduling):
@@ -101,25 +107,9 @@ def pytest_xdist_make_scheduler(config, log):
 def pytest_collection_modifyitems(config, items):
     """What takes longest begins first, so that no worker ends long before the other."""
     if hasattr(config, "workerinput"):
-        shared = _files_with_the_cluster()
+        shared = {item.path for item in items if SHARED & set(item.fixturenames)}
         slow = {item.path for item in items if item.get_closest_marker("slow")}
-        items.sort(key=lambda item: (_file_of(item.path) not in shared, item.path not in slow))
-
-
-def _files_with_the_cluster():
-    """The test files that name a fixture of SHARED, by their names from the root on."""
-    found = set()
-    for path in (REPOSITORY / "tests").rglob("test_*.py"):
-        nodes = list(ast.walk(ast.parse(path.read_text())))
-        asked = {node.arg for node in nodes if isinstance(node, ast.arg)}
-        asked |= {str(node.value) for node in nodes if isinstance(node, ast.Constant)}
-        if SHARED & asked:
-            found.add(_file_of(path))
-    return found
-
-
-def _file_of(path):
-    return str(path.relative_to(REPOSITORY))
+        items.sort(key=lambda item: (item.path not in shared, item.path not in slow))
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import regex
 
 from engine.curation.priority import splitmix64
@@ -116,8 +117,6 @@ def _sequence(pieces: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _batches(texts: pa.Array | pa.ChunkedArray) -> Iterator[list[str | None]]:
-    import pyarrow.compute as pc  # takes a while, and `check` and `plan` need none of it
-
     chunks = texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]
     for chunk in chunks:
         plain = chunk.cast(pa.large_string())

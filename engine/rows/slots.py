@@ -15,9 +15,9 @@ def named_slots(text: str, given: Any) -> Any:
     """Those values of a column SLOTS that the text names, in the column's own form."""
     said = words(text)
     if isinstance(given, Mapping):
-        return {slot: value for slot, value in given.items() if _is_named(said, value)}
+        return {slot: value for slot, value in given.items() if _is_named(said, _spellings(value))}
     if isinstance(given, list):
-        return [value for value in given if _is_named(said, value)]
+        return [value for value in given if _is_named(said, _spellings(value))]
     return given
 
 
@@ -26,12 +26,12 @@ def count_named(text: str, meta: Mapping[str, Any]) -> tuple[int, int]:
     there are."""
     said = words(text)
     values = list(_slot_values(meta))
-    named = sum(_is_named(said, value) for value in values)
+    named = sum(_is_named(said, spellings) for spellings in values)
     return named, len(values)
 
 
-def _is_named(said: tuple[str, ...], value: Any) -> bool:
-    return any(_holds(said, words(spelling)) for spelling in _spellings(value))
+def _is_named(said: tuple[str, ...], spellings: list[str]) -> bool:
+    return any(_holds(said, words(spelling)) for spelling in spellings)
 
 
 def _slot_values(meta: Mapping[str, Any]) -> Iterator[list[str]]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
+
+from engine.run.fact_settings import FACTS
 
 
 class Diversity(BaseModel):
     """Of the training examples; figures of texts are of a seeded sample of answers, and compare
     with those of samples of one size only. Nothing is dropped by them."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+    model_config = FACTS
 
     sample: int
     """Answers whose words were counted."""

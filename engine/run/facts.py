@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, RootModel
 
 from engine.run.curate_facts import Diversity
+from engine.run.fact_settings import FACTS
 from engine.run.harness_facts import HarnessInfo
 from engine.run.judge_facts import Judge
 from engine.store.paths import Folder
@@ -20,7 +21,7 @@ from engine.store.paths import Folder
 class Facts(BaseModel):
     """Base of all: frozen, and nothing that no field names."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+    model_config = FACTS
 
 
 class Info(Facts):

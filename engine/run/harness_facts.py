@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
+
+from engine.run.fact_settings import FACTS
 
 
 class HarnessFacts(BaseModel):
     """Base of all: frozen, and nothing that no field names."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+    model_config = FACTS
 
 
 class HarnessTask(HarnessFacts):

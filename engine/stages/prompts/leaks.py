@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from engine.backends.processes import Spread
 from engine.curation.contamination import Covered, Found, Index, is_contaminated
@@ -125,8 +126,6 @@ def look_up_file(index: Index, path: Folder) -> Found:
 
 def cover_in_file(index: Index, at_least: float, order: tuple[Folder, np.ndarray]) -> Covered:
     """Which prompts of one file have most of each item, of those that are asked."""
-    import pyarrow.compute as pc  # takes a while, and `check` and `plan` need none of it
-
     path, is_asked = order
     nothing = pa.scalar(None, pa.string())
     asked = pa.array(is_asked)
