@@ -16,7 +16,9 @@ KEY = {"Authorization": "Bearer right"}
 class Load:
     """`clients` ask one after the other until the block ends; each answer must carry its request's
     mark. Statuses are HTTP's, `cut` for a broken answer, `not let in` where none began; one that
-    failed is asked `retries` times more. `verify` is httpx's."""
+    failed is asked `retries` times more, after a breath as the openai client does: for some
+    milliseconds the kernel takes connections for a killed process whose socket it has not closed
+    yet. `verify` is httpx's."""
 
     def __init__(
         self,
@@ -46,7 +48,9 @@ class Load:
                 mark = f"mark-{number}-{turn}"
                 body = {"model": "m", "max_tokens": self._tokens, "stream": self._stream}
                 body["messages"] = [{"role": "user", "content": mark}]
-                for _ in range(1 + self._retries):
+                for attempt in range(1 + self._retries):
+                    if attempt:
+                        time.sleep(0.5)
                     status, text = self._answer(client, body)
                     if status == 200:
                         break
