@@ -7,6 +7,7 @@ model's facts are known. How fast it would be is the planner's business.
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from engine.job.spec import EngineSpec, FakeTeacherSpec, JobSpec, VllmTeacherSpe
 from engine.machines.accelerators import ACCELERATORS
 from engine.machines.architectures import Architecture, facts
 from engine.machines.cluster_file import NodeKind, machines_of, nodes_at_most
-from engine.machines.layout import Layout, Node, count_that_fits, fits
+from engine.machines.layout import SPLITS, Layout, Node, count_that_fits, fits
 from engine.machines.machine_figures import is_known
 from engine.machines.native_file import NativeFile
 from engine.machines.planner import state_gb
@@ -203,9 +204,9 @@ def _doubt(kind: NodeKind) -> str:
 
 
 def _nearest(ask: Ask, machines: Sequence[NodeKind], nodes: Sequence[Node]) -> list[str]:
-    """The fields to set so that the layout fits, with as few changes and as many replicas as may
-    be; empty where none does."""
-    best: tuple[tuple[int, int], list[str]] | None = None
+    """The fields to set so that the layout fits, with as few changes (a split is one), as many
+    replicas and as few pipeline stages as may be; empty where none does."""
+    best: tuple[tuple[int, ...], list[str]] | None = None
     for layout in _variants(ask, machines):
         changed = replace(ask, layout=layout)
         one = replace(layout, replicas=(1, 1))
@@ -214,42 +215,45 @@ def _nearest(ask: Ask, machines: Sequence[NodeKind], nodes: Sequence[Node]) -> l
         fewest = ask.layout.replicas[0]
         count = count_that_fits(one, fewest, nodes, whole=False)
         changes = _changes(ask.layout, replace(layout, replicas=(count, count)))
-        rank = (len(changes), fewest - count)
+        fields = [change.partition(":")[0] for change in changes]
+        splits = [field for field in fields if field in SPLITS]
+        others = len(fields) - len(splits)
+        rank = (others + bool(splits), fewest - count, layout.pipeline_parallel, len(splits))
         if best is None or rank < best[0]:
             best = (rank, changes)
     return best[1] if best else []
 
 
 def _variants(ask: Ask, machines: Sequence[NodeKind]) -> Iterator[Layout]:
-    """The layout on each kind of GPU there is, in other widths and numbers of pipeline stages."""
+    """The layout on each kind of GPU there is, in other widths and numbers of pipeline stages: those
+    may span nodes, copies of attention may not."""
     kinds: list[str | None] = [ask.layout.accelerator_type]
     if ask.layout.accelerator_type:
         there = {kind.accelerator or "" for kind in machines}
         kinds += sorted(filter(is_known, there))
     widths = [ask.layout.tensor_parallel]
-    stages = [ask.layout.pipeline_parallel]
+    stages = {ask.layout.data_parallel: [ask.layout.pipeline_parallel]}
     if ask.layout.counted == "replicas" and ask.layout.device == "gpu":
         widest = max((kind.devices for kind in machines), default=1)
         heads = ask.shape.heads if ask.shape else 0
         powers = [2**power for power in range(int(math.log2(max(1, widest))) + 1)]
         widths += [width for width in powers if heads % width == 0]
-        if ask.layout.data_parallel == 1:
-            stages += STAGES_OF_A_PIPELINE
-    for kind in kinds:
-        for count in stages:
-            for width in widths:
-                yield replace(
-                    ask.layout,
-                    accelerator_type=kind,
-                    tensor_parallel=width,
-                    pipeline_parallel=count,
-                    devices=width * count * ask.layout.data_parallel,
-                )
+        stages[1] = [*stages.get(1, ()), *STAGES_OF_A_PIPELINE]
+    for kind, copies, width in itertools.product(kinds, stages, widths):
+        for count in stages[copies]:
+            yield replace(
+                ask.layout,
+                accelerator_type=kind,
+                tensor_parallel=width,
+                pipeline_parallel=count,
+                data_parallel=copies,
+                devices=width * count * copies,
+            )
 
 
 def _changes(before: Layout, after: Layout) -> list[str]:
     changes = []
-    for name in ("accelerator_type", "tensor_parallel", "pipeline_parallel"):
+    for name in ("accelerator_type", *SPLITS):
         value = getattr(after, name)
         if value != getattr(before, name):
             changes.append(f"{name}: {value}")

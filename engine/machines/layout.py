@@ -16,6 +16,7 @@ from engine.job.spec import EngineSpec
 
 # set in the environment of an actor whose bundles lie on several nodes
 SPANNING = "DISTILL_REPLICA_SPANS_NODES"
+SPLITS = ("tensor_parallel", "pipeline_parallel", "data_parallel")
 KIND_SHARE = 0.001  # Ray's way to ask for a kind of accelerator: a crumb of its resource
 
 
@@ -91,13 +92,9 @@ class Layout:
         return [whole | {self.resource: float(self.tensor_parallel)}] * self.pipeline_parallel
 
     def __str__(self) -> str:
-        splits = {
-            "tensor_parallel": self.tensor_parallel,
-            "pipeline_parallel": self.pipeline_parallel,
-            "data_parallel": self.data_parallel,
-        }
         shown = [f"{self.counted}={self.replicas[0]}"]
-        for name, count in splits.items():
+        for name in SPLITS:
+            count = getattr(self, name)
             is_always_shown = name == "tensor_parallel" and self.counted == "replicas"
             if count > 1 or is_always_shown:
                 shown.append(f"{name}={count}")
@@ -274,7 +271,7 @@ def _at_most(count: int, layouts: Sequence[Layout]) -> list[Layout]:
 def _changes(layouts: Sequence[Layout], others: Sequence[Layout]) -> list[str]:
     changes = []
     for before, after in zip(layouts, others, strict=True):
-        for name in ("tensor_parallel", "pipeline_parallel"):
+        for name in SPLITS:
             count = getattr(after, name)
             if count != getattr(before, name):
                 changes.append(f"{name}: {count}")
@@ -283,13 +280,14 @@ def _changes(layouts: Sequence[Layout], others: Sequence[Layout]) -> list[str]:
 
 def _splits(layouts: Sequence[Layout]) -> Iterator[Sequence[Layout]]:
     """The layouts as they are, then (for a single one) ever narrower tensor-parallel groups in more
-    pipeline stages."""
+    pipeline stages: those may lie apart, copies of attention may not."""
     yield layouts
     layout = layouts[0]
-    if len(layouts) > 1 or layout.device != "gpu" or layout.data_parallel > 1:
+    if len(layouts) > 1 or layout.device != "gpu":
         return
-    width = layout.tensor_parallel
+    width = layout.tensor_parallel * layout.data_parallel
     for parts in range(2, width + 1):
         if width % parts == 0:
             stages = layout.pipeline_parallel * parts
-            yield [replace(layout, tensor_parallel=width // parts, pipeline_parallel=stages)]
+            narrower = {"tensor_parallel": width // parts, "pipeline_parallel": stages}
+            yield [replace(layout, **narrower, data_parallel=1)]

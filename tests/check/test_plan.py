@@ -151,7 +151,7 @@ def test_a_finished_run_tells_speeds_lengths_and_what_is_kept(job, tmp_path):
     assert job.generate.teachers[0].replicas == [1, 4]
     measured, seen = measured_run(finished_run(job, tmp_path / "runs"))
     (answered,) = measured.answered
-    assert (answered.accelerator, answered.split) == ("H200", Split(8, 1, 1))
+    assert (answered.accelerator, answered.split) == ("H200", Split(1, 1, 8))
     assert (answered.tokens_per_s, answered.start_s, answered.load.rows) == (1000.0, 20.0, 250)
     assert (seen.prompt_tokens, seen.answer_tokens, seen.kept) == (250, 400, 0.75)
     assert measured.trained.tokens_per_s == 600.0

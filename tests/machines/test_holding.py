@@ -9,6 +9,7 @@ from engine.machines.holding import asks_of, count_nodes, problems_on
 
 JOBS = REPOSITORY / "jobs"
 V3 = "deepseek-v3-to-phi-4-mini"
+BY_TENSORS = ("generate.teachers.0.tensor_parallel=8", "generate.teachers.0.data_parallel=1")
 
 
 def job_of(name, *sets):
@@ -49,20 +50,46 @@ def test_a_judge_with_weights_of_its_own_must_fit_too():
         (nodes(3), ["wants 32 H200 GPUs", "3 x 8 H200 of 141 GB", "set replicas: 3"]),
         (
             nodes(4, "H100", memory_gb=80.0),
-            ["set accelerator_type: H100, pipeline_parallel: 2, replicas: 2"],
+            [
+                "set accelerator_type: H100, tensor_parallel: 8, pipeline_parallel: 2,"
+                " data_parallel: 1, replicas: 2"
+            ],
         ),
         (nodes(4, "B200", memory_gb=180.0), ["set accelerator_type: B200"]),
         (nodes(1, "L4", 4, 24.0), ["no layout of it fits there; give a cluster file of more"]),
-        (nodes(8, devices=4), ["tensor_parallel: 4, pipeline_parallel: 2"]),
+        (nodes(8, devices=4), ["tensor_parallel: 4, pipeline_parallel: 2, data_parallel: 1"]),
     ],
     ids=["fits", "too few", "too small", "another kind", "hopeless", "narrow"],
 )
 def test_a_teacher_gets_the_nearest_layout_that_fits(machines, told):
-    job = job_of(V3, "generate.teachers.0.replicas=4")
-    problems = [each for each in problems_on(job, machines) if each.startswith("generate")]
+    problems = teacher_problems(machines)
     assert len(problems) == bool(told)
     for words in told:
         assert words in problems[0]
+
+
+@pytest.mark.parametrize(
+    ("machines", "told"),
+    [
+        (nodes(4), []),
+        (
+            nodes(4, "H100", memory_gb=80.0),
+            ["set accelerator_type: H100, pipeline_parallel: 2, replicas: 2"],
+        ),
+        (nodes(8, devices=4), ["set tensor_parallel: 4, pipeline_parallel: 2"]),
+    ],
+    ids=["fits", "too small", "narrow"],
+)
+def test_one_that_is_split_by_tensors_stays_so(machines, told):
+    problems = teacher_problems(machines, *BY_TENSORS)
+    assert len(problems) == bool(told)
+    for words in told:
+        assert words in problems[0]
+
+
+def teacher_problems(machines, *sets):
+    job = job_of(V3, "generate.teachers.0.replicas=4", *sets)
+    return [each for each in problems_on(job, machines) if each.startswith("generate")]
 
 
 def test_a_judge_of_ours_needs_machines_like_a_teacher():
@@ -80,7 +107,8 @@ def test_a_judge_of_ours_needs_machines_like_a_teacher():
 
 def test_weights_that_no_gpu_holds_are_told_in_gigabytes():
     """8 x 80 GB hold 640 GB, of which an engine takes 0.9."""
-    job = job_of(V3, "generate.teachers.0.accelerator_type=null", "generate.teachers.0.replicas=1")
+    anywhere = ("generate.teachers.0.accelerator_type=null", "generate.teachers.0.replicas=1")
+    job = job_of(V3, *anywhere, *BY_TENSORS)
     (problem,) = problems_on(job, nodes(4, "H100", memory_gb=80.0))
     assert "84 GB of weights on each" in problem
     assert problem.endswith("the nearest that fits: set pipeline_parallel: 2")

@@ -98,6 +98,13 @@ def test_a_replica_is_one_bundle_where_a_node_holds_it_and_single_gpus_where_non
             " Set tensor_parallel: 8, pipeline_parallel: 2 or use a larger --cluster.",
         ),
         (
+            [a_layout(1, data=8)],
+            nodes(4, 4, devices=4),
+            "wants 8 GPUs (replicas=1 x tensor_parallel=1 x data_parallel=8); the cluster has 8 (2"
+            " nodes of 4). Set tensor_parallel: 4, pipeline_parallel: 2, data_parallel: 1 or use a"
+            " larger --cluster.",
+        ),
+        (
             [a_layout(3, 16)],
             nodes(8, 8, 8, 8),
             "wants 48 GPUs (replicas=3 x tensor_parallel=16); the cluster has 32."
