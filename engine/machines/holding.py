@@ -225,8 +225,8 @@ def _nearest(ask: Ask, machines: Sequence[NodeKind], nodes: Sequence[Node]) -> l
 
 
 def _variants(ask: Ask, machines: Sequence[NodeKind]) -> Iterator[Layout]:
-    """The layout on each kind of GPU there is, in other widths and numbers of pipeline stages: those
-    may span nodes, copies of attention may not."""
+    """The layout on each kind of GPU there is, in other widths and stages: those may span nodes,
+    copies of attention may not."""
     kinds: list[str | None] = [ask.layout.accelerator_type]
     if ask.layout.accelerator_type:
         there = {kind.accelerator or "" for kind in machines}
