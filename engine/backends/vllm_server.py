@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from engine.backends.vllm_engine import last_words
+from engine.backends.vllm_prompts import render_at_once
 from engine.backends.vllm_settings import engine_arguments, engine_environment
 from engine.backends.vllm_stream import make_lean
 from engine.errors import SpecError
@@ -52,6 +53,7 @@ class VllmServer(ModelServer):
         chat = getattr(self.app.state, "openai_serving_chat", None)
         if chat:  # None for a model that does not generate
             make_lean(chat)
+        render_at_once(self._engine.renderer)
         config = self._engine.vllm_config
         scheduled = config.scheduler_config
         self.batch = scheduled.max_num_seqs * self._served.model.engine.data_parallel

@@ -22,6 +22,7 @@ LOGPROBS = "vllm/v1/engine/logprobs.py"
 SAMPLING = "vllm/sampling_params.py"
 PARSERS = "vllm/reasoning/abs_reasoning_parsers.py"
 TOOL_PARSERS = "vllm/tool_parsers/abstract_tool_parser.py"
+RENDERER = "vllm/renderers/base.py"
 LAUNCHERS = "vllm/entrypoints/launchers"
 SET_BY_THE_SERVER = {
     "served_model_name",
@@ -132,6 +133,20 @@ def test_handlers_stop_the_server_that_the_application_names():
     assert "server.should_exit = True" in stopped
     handlers = "vllm/entrypoints/serve/exception_handling/handlers/vllm_error.py"
     assert "terminate_if_errored(server=req.app.state.server" in text(handlers)
+
+
+def test_a_renderer_hands_the_template_and_the_tokenizer_to_a_thread():
+    assert "make_async(self._tokenize_prompt, executor" in text(RENDERER)
+    asked = "await self._tokenize_prompt_async(prompt, params)"
+    assert asked in text(RENDERER, "BaseRenderer._tokenize_singleton_prompt_async")
+    own = "vllm/renderers/hf.py"
+    assert "make_async(safe_apply_chat_template, executor" in text(own)
+    assert "await self._apply_chat_template_async(" in text(own, "HfRenderer.render_messages_async")
+    assert parameters(own, "safe_apply_chat_template")[:3] == [
+        "model_config",
+        "tokenizer",
+        "conversation",
+    ]
 
 
 def test_the_servers_arguments_have_the_names_that_are_set():
