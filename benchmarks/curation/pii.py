@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.curation.packed import packed
 from benchmarks.curation.planted import Planted, planted
 from benchmarks.curation.sets import TRAINED, prompts, rows
 from benchmarks.result import Found, Ratios, bounded
@@ -35,7 +36,8 @@ def pii(data: Path | None) -> Found:
     pii_in("1" * 10_000_000)
     seconds = time.process_time() - started
     more["pii_seconds_for_10_mb_of_digits"] = bounded(seconds, "<=", 30)
-    return ratios | more, {"pii": raw | figures}
+    in_blocks, left = packed(planted(SEED, EACH), prompts("gsm8k", data))
+    return ratios | more | in_blocks, {"pii": raw | figures | {"in_blocks": left}}
 
 
 def _recall(data: Path | None) -> tuple[Ratios, dict[str, Any]]:
