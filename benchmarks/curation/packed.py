@@ -34,7 +34,7 @@ SPLIT = "train"
 
 
 def packed(values: Sequence[Planted], texts: Sequence[str]) -> Found:
-    """`values` in prompts and answers by turns: redacted, none is in a block; marked only, they are,
+    """`values` in prompts and answers by turns. Redacted, none is in a block; marked only, all are:
     else the reading of blocks would show nothing."""
     tokenizer: Any = AutoTokenizer.from_pretrained(TOKENIZER)
     rows = list(_rows(values, texts, tokenizer))
