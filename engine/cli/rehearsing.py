@@ -54,7 +54,11 @@ def rehearse(
 def _print(console: Console, done: Any, keep: bool) -> None:
     from rich.table import Table
 
-    table = Table(title=f"rehearsal of {done.job.name}: all went through")
+    # No title of the table, which would be cut into lines of the table's width.
+    console.print(
+        f"rehearsal of {done.job.name}: all went through", highlight=False, soft_wrap=True
+    )
+    table = Table()
     for column in ("stage", "seconds", "rows in", "rows out"):
         table.add_column(column, justify="left" if column == "stage" else "right")
     for stage in done.stages:
