@@ -73,7 +73,7 @@ def a_job(folder: Path, task: str, name: str, rows: list[dict], **blocks: dict) 
             "precision": "fp32",
             "epochs": 3,
         },
-        "evaluate": {"dtype": "float32", "kv_cache_gib": 0.25, "bootstrap_samples": 200},
+        "evaluate": {"dtype": "float32", "kv_cache_gib": 0.25, "bootstrap_samples": 1000},
         "serve": {"dtype": "float32", "kv_cache_gib": 0.25, "port": free_port()},
         "loadtest": {"models": ["student"], "concurrency": [1], "seconds": 2, "warmup_seconds": 0},
     }

@@ -409,7 +409,7 @@ FIELDS = {
         "tool_parser": (I, None, "hermes"),
         "cluster_by": (I, None, "dialogue_id"),
         "lm_eval": (P, [], ["a.yaml"]),
-        "bootstrap_samples": (I, 10_000, 200),
+        "bootstrap_samples": (I, 10_000, 2_000),
         "judge": (I, None, JUDGE),
     },
     JudgeSpec: JUDGING

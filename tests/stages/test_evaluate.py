@@ -248,7 +248,7 @@ def test_without_gold_answers_the_teacher_is_the_reference(run):
     prompts = [ask(n, None) for n in range(4)]
     said = ["the cat sat on the mat", "dogs bark at night", "birds sing", "fish swim in water"]
     counts, _, _ = run(
-        prompts, said, [*said[:3], "no idea"], task="summarization", bootstrap_samples=100
+        prompts, said, [*said[:3], "no idea"], task="summarization", bootstrap_samples=1000
     )
     quality = counts.info.quality
     assert counts.info.reference == "teacher"
@@ -345,7 +345,7 @@ def test_the_student_is_compared_with_both_others_on_the_same_prompts(run):
         [*right[:36], *["x"] * 4],
         [*right[:30], *["x"] * 10],
         [*["x"] * 35, *right[35:]],
-        bootstrap_samples=200,
+        bootstrap_samples=1000,
     )
     compared = counts.info.comparisons
     assert list(compared) == ["baseline", "teacher"]
@@ -397,7 +397,7 @@ def test_bare_latex_references_are_read_as_what_they_say(run):
 def test_labels_that_are_numbers_are_those_of_the_usual_order(run):
     said = ["contradiction", "neutral", "contradiction", "neutral"]
     prompts = [ask(n, label) for n, label in enumerate("0120")]
-    counts, *_ = run(prompts, said, said, task="nli", bootstrap_samples=100)
+    counts, *_ = run(prompts, said, said, task="nli", bootstrap_samples=1000)
     assert (counts.info.quality.teacher, counts.info.quality.student) == (0.5, 0.5)
 
 
@@ -413,7 +413,7 @@ def test_labels_that_are_numbers_are_those_of_the_usual_order(run):
 @pytest.mark.parametrize("task", ["summarization", "conversation"])
 def test_answers_equal_to_their_references_score_1_in_any_language(run, texts, task):
     prompts = [ask(n, text) for n, text in enumerate(texts)]
-    counts, _, rows = run(prompts, texts, texts, task=task, bootstrap_samples=100)
+    counts, _, rows = run(prompts, texts, texts, task=task, bootstrap_samples=1000)
     assert counts.info.quality.student == pytest.approx(1)
     assert counts.info.quality.retention == pytest.approx(1)
     for name, scores in counts.info.metrics.items():
@@ -424,7 +424,7 @@ def test_answers_equal_to_their_references_score_1_in_any_language(run, texts, t
 def test_metrics_with_nothing_to_score_are_left_out_unless_they_were_named(run):
     prompts = [ask(1, "a table for two"), ask(2, "which city")]
     said = ["a table for two", "which city do you mean"]
-    counts, *_ = run(prompts, said, said, task="conversation", bootstrap_samples=100)
+    counts, *_ = run(prompts, said, said, task="conversation", bootstrap_samples=1000)
     assert "slots" not in counts.info.metrics
     counts, *_ = run(prompts, said, said, task="conversation", metrics=["bleu", "slots"])
     assert counts.info.metrics["slots"] == {"teacher": None, "student": None}
@@ -445,7 +445,7 @@ def test_slot_values_come_from_the_prompts_columns(run):
         ["Booked in San Jose at 7 pm."],
         ["Booked in San Jose."],
         task="conversation",
-        bootstrap_samples=100,
+        bootstrap_samples=1000,
     )
     assert counts.info.metrics["slots"] == {"teacher": 1, "student": 0.5}
     assert json.loads(rows[-1]["scores"])["slots"] == 0.5
@@ -462,7 +462,7 @@ def test_calls_of_tools_are_scored_and_read_behind_the_text(run):
     calls = {"teacher": (ely, None, None), "student": (ely, ely, None)}
     texts = ["", "It is 20 degrees.", "Hello there."]
     counts, _, rows = run(
-        prompts, texts, texts, task="conversation", calls=calls, bootstrap_samples=100
+        prompts, texts, texts, task="conversation", calls=calls, bootstrap_samples=1000
     )
     assert counts.info.metrics["tool_calls"] == {"teacher": 1, "student": 1}
     assert counts.info.metrics["needless_calls"] == {"teacher": 0, "student": 1}
@@ -474,7 +474,7 @@ def test_calls_of_tools_are_scored_and_read_behind_the_text(run):
 def test_numbers_are_looked_for_in_the_prompt(run):
     prompts = [ask(1, "Sales rose to 12.", content="Sales rose from 10 to 12 in 2021.")]
     counts, *_ = run(
-        prompts, ["Sales rose to 12."], ["13 in 2021"], task="summarization", bootstrap_samples=100
+        prompts, ["Sales rose to 12."], ["13 in 2021"], task="summarization", bootstrap_samples=1000
     )
     assert counts.info.metrics["new_numbers"] == {"teacher": 0, "student": 0.5}
 
@@ -508,7 +508,7 @@ def test_a_column_that_no_prompt_has_cannot_group_them(run):
 
 def test_how_text_metrics_were_computed_is_kept(run):
     said = ["the cat sat on the mat"]
-    counts, *_ = run([ask(1, said[0])], said, said, task="conversation", bootstrap_samples=100)
+    counts, *_ = run([ask(1, said[0])], said, said, task="conversation", bootstrap_samples=1000)
     assert counts.info.signatures["bleu"].startswith(
         "nrefs:1|case:mixed|eff:yes|tok:13a|smooth:exp"
     )
@@ -601,7 +601,9 @@ def test_the_teachers_own_answers_are_not_counted_as_right(run):
 
 def test_tasks_without_right_and_wrong_have_no_verdicts(run):
     said = ["the cat sat on the mat"]
-    counts, _, rows = run([ask(1, said[0])], said, said, task="conversation", bootstrap_samples=100)
+    counts, _, rows = run(
+        [ask(1, said[0])], said, said, task="conversation", bootstrap_samples=1000
+    )
     assert counts.info.verdicts == {}
     assert {row["verdict"] for row in rows} == {None}
 
@@ -627,7 +629,7 @@ def test_the_jobs_own_names_of_labels_count(run):
     prompts = [ask(1, "contradiction"), ask(2, "neutral")]
     said = ["REFUTES", "NOT ENOUGH INFO"]
     labels = {"REFUTES": "contradiction", "NOT ENOUGH INFO": "neutral"}
-    counts, *_ = run(prompts, said, said, task="nli", labels=labels, bootstrap_samples=100)
+    counts, *_ = run(prompts, said, said, task="nli", labels=labels, bootstrap_samples=1000)
     student = {name: scores["student"] for name, scores in counts.info.metrics.items()}
     assert student == {"accuracy": 1, "macro_f1": 1, "no_label": 0}
 
@@ -646,7 +648,7 @@ def test_a_student_that_learnt_to_think_is_scored_on_its_answer(run):
         thinking,
         task="summarization",
         reasoning_parser="deepseek_r1",
-        bootstrap_samples=100,
+        bootstrap_samples=1000,
     )
     assert [model.reasoning_parser for model in asked["models"]] == ["deepseek_r1"] * 2
     assert counts.info.metrics["rougeL"] == {"teacher": 1, "baseline": 1, "student": 1}
@@ -656,7 +658,7 @@ def test_a_student_that_learnt_to_think_is_scored_on_its_answer(run):
 def test_thoughts_that_nobody_tells_apart_are_named_with_the_remedy(run):
     gold = "the cat sat on the mat"
     counts, *_ = run(
-        [ask(1, gold)], [gold], [f"{THOUGHTS} {gold}"], task="summarization", bootstrap_samples=100
+        [ask(1, gold)], [gold], [f"{THOUGHTS} {gold}"], task="summarization", bootstrap_samples=1000
     )
     assert counts.info.metrics["rougeL"]["student"] < 1
     (warning,) = counts.info.warnings

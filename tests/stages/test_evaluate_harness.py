@@ -18,7 +18,7 @@ from engine.run.progress import Progress
 from engine.stages.evaluate.harness import score_with_harness
 
 FAKE = str(Path(__file__).parents[1] / "drivers/fake_lm_eval.py")
-SPEC = EvaluateSpec(lm_eval=["a.yaml"], bootstrap_samples=100)
+SPEC = EvaluateSpec(lm_eval=["a.yaml"], bootstrap_samples=1000)
 MODELS = [Model("student", "folder/student", None, SPEC), Model("baseline", "hub/b", "abc", SPEC)]
 VLLM = {"name": "big", "kind": "vllm", "model": "folder/big", "trust_remote_code": True}
 PAID = {

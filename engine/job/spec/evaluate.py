@@ -47,8 +47,9 @@ class EvaluateSpec(EngineSpec):
     """Column of the prompts whose equal values belong together, such as the dialogue that several
     turns are of: intervals and tests count them as one. None: prompts are independent, and those of
     `prompts.turns: each` belong to their dialogue."""
-    bootstrap_samples: int = identity(10_000, ge=100, le=100_000)
-    """Resamples of bootstrap intervals and tests; no p is smaller than one of them can tell."""
+    bootstrap_samples: int = identity(10_000, ge=1000, le=100_000)
+    """Resamples of bootstrap intervals and tests. No p is smaller than one of them can tell: with
+    few, and corrected for several metrics, no difference would ever be shown."""
     lm_eval: list[str] = placement([])
     """Task files of lm-eval (YAML) that teacher, baseline and student are scored by too, offline.
     Identity is their content, and that of the data that they name."""

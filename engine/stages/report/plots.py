@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from engine.stages.report.drawing import COLOURS, WARNING, plain_ticks, spread, to_svg
 from engine.stages.report.load_plots import load_plots
@@ -14,6 +15,7 @@ from engine.stages.report.page import Plot
 from engine.stages.report.table import MODELS, Block, figure, words
 
 _WIDE = 3.0  # the first loss over the least: a linear axis would hide the second half
+_TICKS = 5  # of a bar's axis: their labels are long where scores are tiny or rows are many
 
 
 def plots(report: Block, metrics: Sequence[Block]) -> list[Plot]:
@@ -77,6 +79,7 @@ def _bars(
     if end <= 0:
         end = 1.0
     axes.set_xlim(0, end)
+    axes.xaxis.set_major_locator(MaxNLocator(_TICKS))
 
 
 def _training(page: Figure, metrics: Sequence[Block]) -> None:
