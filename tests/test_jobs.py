@@ -75,6 +75,7 @@ def test_the_customer_support_job_is_the_one_that_was_asked_for():
     job = load_job(ROOT / "jobs" / "deepseek-v3-to-phi-4-mini.yaml")
     teacher = job.generate.teachers[0]
     assert (teacher.model, teacher.devices) == ("deepseek-ai/DeepSeek-V3", 8)
+    assert (teacher.data_parallel, teacher.expert_parallel) == (8, True)
     assert (job.task, job.prompts.limit, job.generate.sampling.temperature) == (
         "conversation",
         50_000,
