@@ -215,10 +215,9 @@ def _nearest(ask: Ask, machines: Sequence[NodeKind], nodes: Sequence[Node]) -> l
         fewest = ask.layout.replicas[0]
         count = count_that_fits(one, fewest, nodes, whole=False)
         changes = _changes(ask.layout, replace(layout, replicas=(count, count)))
-        fields = [change.partition(":")[0] for change in changes]
-        splits = [field for field in fields if field in SPLITS]
-        others = len(fields) - len(splits)
-        rank = (others + bool(splits), fewest - count, layout.pipeline_parallel, len(splits))
+        splits = sum(getattr(layout, name) != getattr(ask.layout, name) for name in SPLITS)
+        others = len(changes) - splits
+        rank = (others + bool(splits), fewest - count, layout.pipeline_parallel, splits)
         if best is None or rank < best[0]:
             best = (rank, changes)
     return best[1] if best else []
