@@ -38,6 +38,7 @@ _log = logging.getLogger(__name__)
 
 SLOTS = 64  # shards that one replica may hold: most wait for their slowest answers and cost nothing
 BEAT_S = 1.0
+LEAST_SILENCE_S = 10 * BEAT_S  # a shorter one would be a late beat of a busy machine
 BARREN_DEATHS = 8  # a poison prompt costs three; more without one finished row is a broken engine
 
 
@@ -217,8 +218,9 @@ def stream(
 ) -> Generator[Receipt]:
     """Yield the receipt of each shard as it finishes; `build` makes the worker inside each replica.
 
-    Replicas are placed by `layout`; one that dies, or says nothing for `silent_s`, is replaced, and
-    its unfinished shards run again; one that is not built after `start_s` is ended. One whose node
+    Replicas are placed by `layout`; one that dies, or says nothing for `silent_s` (at least
+    LEAST_SILENCE_S, however short a request's deadline), is replaced, and its unfinished shards run
+    again; one that is not built after `start_s` is ended. One whose node
     left, with no free devices elsewhere for `patience_s`, is given up, and its shards go to the
     others at the end. `on_figures` hears once a second the sums of what the replicas say. Without
     shards it only asks whether the layout fits. CapacityError if the fewest replicas do not fit;
@@ -232,7 +234,7 @@ def stream(
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     board = ray.remote(num_cpus=0)(_Board).options(scheduling_strategy=here).remote()
     replica = (build, board, dict(tags))
-    with _watched(board, silent_s, start_s, on_figures):
+    with _watched(board, max(silent_s, LEAST_SILENCE_S), start_s, on_figures):
         while left:
             before = len(left)
             for name, receipt in _pass(list(left.values()), replica, what, layout, patience_s):

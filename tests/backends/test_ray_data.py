@@ -175,6 +175,20 @@ def test_a_replica_that_falls_silent_is_ended_and_its_rows_are_answered_by_the_n
         os.kill(stopped[0], 0)
 
 
+def test_a_deadline_shorter_than_a_beat_ends_no_replica(answer, tmp_path):
+    calls = tmp_path / "calls"
+    counts, _ = answer(
+        20,
+        knobs={"calls": str(calls), "latency_s": 5.0},
+        concurrency=1,
+        request_timeout_s=0.15,
+        max_failed_fraction=1.0,
+    )
+    assert counts.info.status == {"error": 28}
+    assert len(starts(calls)) == 28, "each was asked once"
+    assert len({pid for pid, _ in starts(calls)}) == 1
+
+
 def test_neither_a_node_that_left_nor_a_full_disk_ends_the_watch_over_the_other_replicas(
     ray_cluster,
 ):
