@@ -100,7 +100,8 @@ def write_answers(
     for number, first in enumerate(range(0, len(wanted), ANSWERS_PER_FILE)):
         path = folder / f"data/part-{number:06d}.parquet"
         parts.append(_Part(path, wanted[first : first + ANSWERS_PER_FILE]))
-    counts = spread_for(None, len(parts))(_write_part, parts)
+    with spread_for(None, len(parts)) as spread:
+        counts = list(spread(_write_part, parts))
     files = {f"data/{part.path.name}": rows for part, rows in zip(parts, counts, strict=True)}
     count = len(wanted)
     info = GenerateInfo(

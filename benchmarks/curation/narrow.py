@@ -14,6 +14,7 @@ import numpy as np
 
 from benchmarks.curation.passes import Pass, candidates, decide
 from benchmarks.curation.programs import FIGURES, driver_mib
+from engine.backends.spread import spread_for
 from engine.curation.minhash import BANDS
 
 PER_FILE = 100_000
@@ -37,7 +38,8 @@ def draw_keys(folder: Path, rows: int) -> None:
 def main() -> None:
     """The driver's memory goes to `figures.json` in the folder."""
     folder, workers, rows = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    pairs = candidates(Pass(folder, workers))
+    with spread_for(workers, BANDS) as spread:
+        pairs = candidates(Pass(folder, spread))
     similar = np.random.default_rng(0).random(len(pairs))
     outcome = decide(pairs, similar)
     figures = {

@@ -3,19 +3,24 @@ file, pairs of each band, shingles of candidates, Jaccards, and who goes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
 
-from engine.backends.spread import spread_for
+from engine.backends.processes import Spread
 from engine.curation.minhash import BANDS, band_keys
 from engine.curation.near_duplicates import candidate_pairs, clusters, jaccards, twins, united
-from engine.curation.shingles import Hashes, shingles_of
+from engine.curation.shingles import (
+    Hashes,
+    concatenated,
+    each_once,
+    places_of,
+    shingles_of,
+)
 
 JACCARD = 0.8
 PAIRS_AT_A_TIME = 100_000
@@ -30,25 +35,21 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True)
 class Pass:
-    """A folder with `texts` (or with `keys` already), and how many processes work on it."""
+    """A folder with `texts` (or with `keys` already), and who works on it."""
 
     folder: Path
-    workers: int
+    spread: Spread
 
     def files(self, kind: str) -> list[Path]:
         """The files of a step, in order."""
         return sorted((self.folder / kind).iterdir())
-
-    def each(self, work: Callable, orders: list) -> Iterator[Any]:
-        """What comes of the orders, in order."""
-        return spread_for(self.workers, len(orders))(work, orders)
 
 
 def sign_all(over: Pass) -> list[int]:
     """Rows of each file, whose keys are there now."""
     (over.folder / "keys").mkdir()
     orders = [(texts, over.folder / "keys" / f"{texts.stem}.npy") for texts in over.files("texts")]
-    return list(over.each(_sign, orders))
+    return list(over.spread(_sign, orders))
 
 
 def _sign(order: tuple[Path, Path]) -> int:
@@ -62,7 +63,7 @@ def _sign(order: tuple[Path, Path]) -> int:
 def candidates(over: Pass) -> np.ndarray:
     """Pairs (P, 2) of rows that share a key of any band."""
     work = partial(_pairs_of_band, over.files("keys"))
-    return united(over.each(work, list(range(BANDS))))
+    return united(over.spread(work, list(range(BANDS))))
 
 
 def _pairs_of_band(files: list[Path], band: int) -> np.ndarray:
@@ -73,15 +74,15 @@ def _pairs_of_band(files: list[Path], band: int) -> np.ndarray:
 def verified(over: Pass, pairs_P2: np.ndarray, counts: list[int]) -> np.ndarray:
     """The exact Jaccard (P,) of each pair of rows of files with so many rows."""
     (over.folder / "shingles").mkdir()
-    rows = np.unique(pairs_P2)
+    rows = each_once(pairs_P2)
     firsts = np.cumsum([0, *counts])
     orders = []
     for number, texts in enumerate(over.files("texts")):
         first, last = np.searchsorted(rows, firsts[number : number + 2])
         orders.append((texts, rows[first:last] - firsts[number], over.folder / "shingles"))
-    list(over.each(_shingle, orders))
+    list(over.spread(_shingle, orders))
     chunks = np.split(pairs_P2, range(PAIRS_AT_A_TIME, len(pairs_P2), PAIRS_AT_A_TIME))
-    return np.concatenate(list(over.each(partial(_verify, over, firsts), chunks)))
+    return np.concatenate(list(over.spread(partial(_verify, over, firsts), chunks)))
 
 
 def _shingle(order: tuple[Path, np.ndarray, Path]) -> None:
@@ -93,25 +94,22 @@ def _shingle(order: tuple[Path, np.ndarray, Path]) -> None:
 
 
 def _verify(over: Pass, firsts: np.ndarray, pairs_P2: np.ndarray) -> np.ndarray:
-    rows, at = np.unique(pairs_P2, return_inverse=True)
-    sizes = []
-    values = []
+    rows = each_once(pairs_P2)
+    parts = []
     for number, texts in enumerate(over.files("texts")):
         first, last = np.searchsorted(rows, firsts[number : number + 2])
         wanted = rows[first:last] - firsts[number]
-        for part in _read(over.folder / "shingles", texts.stem, wanted):
-            sizes.append(len(part))
-            values.append(part)
-    starts = np.cumsum([0, *sizes])
-    return jaccards(at.reshape(-1, 2), Hashes(starts, np.concatenate(values)))
+        parts.append(_read(over.folder / "shingles", texts.stem, wanted))
+    return jaccards(np.searchsorted(rows, pairs_P2), concatenated(parts))
 
 
-def _read(folder: Path, name: str, wanted: np.ndarray) -> Iterator[np.ndarray]:
+def _read(folder: Path, name: str, wanted: np.ndarray) -> Hashes:
     """The shingles of some rows of a file; others are not read."""
     rows, starts = (np.load(folder / f"{name}-{part}.npy") for part in ("rows", "starts"))
     values = np.load(folder / f"{name}-values.npy", mmap_mode="r")
-    for place in np.searchsorted(rows, wanted).tolist():
-        yield values[starts[place] : starts[place + 1]]
+    at = np.searchsorted(rows, wanted)
+    _, places = places_of(starts, at)
+    return Hashes(np.cumsum([0, *np.diff(starts)[at]]), values[places])
 
 
 def decide(pairs_P2: np.ndarray, jaccards_P: np.ndarray) -> Outcome:

@@ -18,28 +18,32 @@ from benchmarks.curation.passes import (
     verified,
 )
 from benchmarks.curation.programs import FIGURES, cpu_s, driver_mib
+from engine.backends.spread import spread_for
+from engine.curation.minhash import BANDS
 
 
 def main() -> None:
     """Its figures go to `figures.json` in the folder."""
-    over = Pass(Path(sys.argv[1]), int(sys.argv[2]))
+    folder, workers = Path(sys.argv[1]), int(sys.argv[2])
     started = time.monotonic()
     seconds = {}
 
     def lap(step: str) -> None:
         seconds[step] = round(time.monotonic() - started - sum(seconds.values()), 2)
 
-    counts = sign_all(over)
-    lap("sign")
-    pairs = candidates(over)
-    lap("bands")
-    similar = verified(over, pairs, counts)
-    lap("verify")
+    with spread_for(workers, BANDS) as spread:
+        over = Pass(folder, spread)
+        counts = sign_all(over)
+        lap("sign")
+        pairs = candidates(over)
+        lap("bands")
+        similar = verified(over, pairs, counts)
+        lap("verify")
     outcome = decide(pairs, similar)
     lap("decide")
     figures = {
         "rows": sum(counts),
-        "workers": over.workers,
+        "workers": workers,
         "candidates": len(pairs),
         "twins": outcome.twins,
         "rows_beside_components": outcome.beside_components,
@@ -48,7 +52,7 @@ def main() -> None:
         "cpu_s": round(cpu_s(), 2),
         "driver_mib": driver_mib(),
     }
-    (over.folder / FIGURES).write_text(json.dumps(figures))
+    (folder / FIGURES).write_text(json.dumps(figures))
 
 
 if __name__ == "__main__":

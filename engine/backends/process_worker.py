@@ -1,4 +1,5 @@
-"""A process of processes.py: reads a function, then orders, and answers each with its result."""
+"""A process of processes.py: reads orders, each with the function it is for where that is another
+than before, and answers each with its result."""
 
 from __future__ import annotations
 
@@ -16,9 +17,11 @@ def main() -> None:
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     try:
-        work = pickle.loads(received(sys.stdin.buffer))
+        work = None
         while True:
-            order = pickle.loads(received(sys.stdin.buffer))
+            new_work, order = pickle.loads(received(sys.stdin.buffer))
+            if new_work is not None:
+                work = pickle.loads(new_work)
             send(answers, _answer(work, order))
     except EOFError:
         return

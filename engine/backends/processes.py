@@ -30,31 +30,63 @@ def here(work: Work, orders: Iterable[Any]) -> Iterator[Any]:
     return map(work, orders)
 
 
-def spread_over_processes(workers: int, work: Work, orders: Iterable[Any]) -> Iterator[Any]:
-    """In processes that end with the iterator. What a function raises is raised here; StageError
-    where a process dies."""
-    free: SimpleQueue[_Process] = SimpleQueue()
-    processes = [_Process(work) for _ in range(workers)]
-    for process in processes:
-        free.put(process)
+class Processes:
+    """A `Spread` over so many processes, which start with the first call and end with the block:
+    a process takes a second to import what it needs.
 
-    def ask(order: Any) -> Any:
-        process = free.get()
+    What a function raises is raised here; StageError where a process dies. After a call that was
+    not heard to its end the next one has new processes.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._all: list[_Process] = []
+        self._free: SimpleQueue[_Process] = SimpleQueue()
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    def __call__(self, work: Work, orders: Iterable[Any]) -> Iterator[Any]:
+        """The result of each order."""
+        if not self._all:
+            self._start()
+        free = self._free
+        pickled = pickle.dumps(work)
+
+        def ask(order: Any) -> Any:
+            process = free.get()
+            try:
+                return process.ask(pickled, order)
+            finally:
+                free.put(process)
+
+        threads = ThreadPoolExecutor(self._workers)
+        submit = partial(threads.submit, ask)
+        is_over = False
         try:
-            return process.ask(order)
+            for future in a_few_ahead(submit, orders, AHEAD * self._workers):
+                yield future.result()
+            is_over = True
         finally:
-            free.put(process)
+            threads.shutdown(wait=False, cancel_futures=True)
+            if not is_over:  # they work on what nobody waits for
+                self._end()
+            threads.shutdown()
 
-    threads = ThreadPoolExecutor(workers)
-    submit = partial(threads.submit, ask)
-    try:
-        for future in a_few_ahead(submit, orders, AHEAD * workers):
-            yield future.result()
-    finally:
-        threads.shutdown(wait=False, cancel_futures=True)
-        for process in processes:
+    def _start(self) -> None:
+        self._free = SimpleQueue()
+        for _ in range(self._workers):
+            process = _Process()
+            self._all.append(process)
+            self._free.put(process)
+
+    def _end(self) -> None:
+        for process in self._all:
             process.end()
-        threads.shutdown()
+        self._all = []
 
 
 def a_few_ahead(start: Callable[[Any], Any], orders: Iterable[Any], most: int) -> Iterator[Any]:
@@ -70,8 +102,8 @@ def a_few_ahead(start: Callable[[Any], Any], orders: Iterable[Any], most: int) -
 class _Process:
     """A process that does one piece of work after the other."""
 
-    def __init__(self, work: Work) -> None:
-        self._work: bytes | None = pickle.dumps(work)
+    def __init__(self) -> None:
+        self._work = b""
         self._process = subprocess.Popen(
             [sys.executable, "-m", _WORKER],
             stdin=subprocess.PIPE,
@@ -80,15 +112,14 @@ class _Process:
             start_new_session=True,  # Ctrl-C is this process's to answer
         )
 
-    def ask(self, order: Any) -> Any:
-        """What the work makes of an order."""
+    def ask(self, work: bytes, order: Any) -> Any:
+        """What the work, pickled, makes of an order; it is sent where it is not the last one's."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
-            if self._work is not None:
-                send(self._process.stdin, self._work)
-                self._work = None
-            send(self._process.stdin, pickle.dumps(order))
+            new_work = work if work is not self._work else None
+            self._work = work
+            send(self._process.stdin, pickle.dumps((new_work, order)))
             answer = received(self._process.stdout)
         except (OSError, EOFError):
             raise StageError(

@@ -9,20 +9,34 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from functools import partial
 
-from engine.backends.processes import Spread, here, spread_over_processes
+from engine.backends.processes import Processes, Spread, here
 
 
-def spread_for(workers: int | None, orders: int) -> Spread:
-    """Who does about `orders` pieces of work: `workers` at a time, and of None as many as there are
-    processors for them. No cluster is started for it."""
-    if orders < 2 or workers == 1:
-        return here
-    if "ray" in sys.modules:
-        from engine.backends import ray_tasks
-
-        if ray_tasks.is_connected():
-            return partial(ray_tasks.spread_over_cluster, workers)
+@contextmanager
+def spread_for(workers: int | None, orders: int) -> Generator[Spread]:
+    """Who does about `orders` pieces of work at a time, in this block: `workers`, and of None as
+    many as there are processors for them. No cluster is started for it."""
     most = min(orders, workers or len(os.sched_getaffinity(0)))
-    return partial(spread_over_processes, most) if most > 1 else here
+    if orders < 2 or workers == 1:
+        yield here
+    elif _is_on_cluster():
+        from engine.backends.ray_tasks import spread_over_cluster
+
+        yield partial(spread_over_cluster, workers)
+    elif most < 2:
+        yield here
+    else:
+        with Processes(most) as processes:
+            yield processes
+
+
+def _is_on_cluster() -> bool:
+    if "ray" not in sys.modules:  # seconds to import
+        return False
+    from engine.backends import ray_tasks
+
+    return ray_tasks.is_connected()

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from engine.curation.shingles import Hashes, is_new, runs_of, words_of
+from engine.curation.shingles import Hashes, each_once, is_new, places_of, runs_of, words_of
 from engine.errors import InputError
 
 AT_LEAST = 0.3  # share of an item's rare runs
@@ -78,7 +78,7 @@ class Postings(NamedTuple):
         items = items[order]
         is_new_hash = is_new(hashes)
         number = np.cumsum(is_new_hash) - 1
-        groups = np.unique(number * len(group_I) + group_I[items]) // len(group_I)
+        groups = each_once(number * len(group_I) + group_I[items]) // len(group_I)
         is_rare = np.bincount(groups, minlength=number[-1] + 1 if len(number) else 0) <= most
         stays = (is_new_hash | is_new(items)) & is_rare[number]
         hash_R, starts = np.unique(hashes[stays], return_index=True)
@@ -92,9 +92,9 @@ class Postings(NamedTuple):
         numbers = np.minimum(numbers, len(self.hash_R) - 1)
         is_hit = self.hash_R[numbers] == runs.values[places]
         texts = np.searchsorted(runs.starts, places[is_hit], side="right") - 1
-        hits = np.unique(texts * len(self.hash_R) + numbers[is_hit])
+        hits = each_once(texts * len(self.hash_R) + numbers[is_hit])
         texts, numbers = np.divmod(hits, max(1, len(self.hash_R)))
-        owners, positions = _spread(self.starts, numbers)
+        owners, positions = places_of(self.starts, numbers)
         pairs, counts = np.unique(texts[owners] * items + self.items[positions], return_counts=True)
         return pairs // items, pairs % items, counts
 
@@ -199,8 +199,8 @@ class Index:
     def _has_run(self, words: Hashes, pair_P: np.ndarray, asked_P: np.ndarray) -> np.ndarray:
         """Which of these pairs share a rare long run; looked for in few texts only."""
         items = len(self.rare_I)
-        texts = np.unique(pair_P[asked_P] // items)
-        owners, positions = _spread(words.starts, texts)
+        texts = each_once(pair_P[asked_P] // items)
+        owners, positions = places_of(words.starts, texts)
         starts = np.searchsorted(owners, np.arange(len(texts) + 1))
         few = Hashes(starts, words.values[positions])
         text, item, _ = self.long_runs.shared(runs_of(few, LONG_RUN_WORDS), items)
@@ -275,15 +275,6 @@ def _of_words_only(wholes: Hashes, words: Hashes) -> Hashes:
     has_words = np.diff(words.starts) > 0
     starts = np.append(0, np.cumsum(has_words))
     return Hashes(starts, wholes.values[has_words])
-
-
-def _spread(starts: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All positions of the lists `numbers`, where list i is at `starts[i]` to `starts[i + 1]`; and
-    for each position, which of `numbers` it is of."""
-    lengths = starts[numbers + 1] - starts[numbers]
-    owners = np.repeat(np.arange(len(numbers)), lengths)
-    before = np.cumsum(lengths) - lengths
-    return owners, np.arange(len(owners)) - before[owners] + starts[numbers][owners]
 
 
 def _marks(hashes: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from engine.curation.ledger import is_left_in
 from engine.curation.priority import answer_priorities
-from engine.curation.shingles import Hashes, runs_of, words_of
+from engine.curation.shingles import Hashes, each_once, runs_of, words_of
 from engine.rows.records import COMPLETION_KEY
 from engine.rows.words import words
 
@@ -52,7 +52,7 @@ def distinct(texts: pa.Array | pa.ChunkedArray, n: int) -> float:
     grams = runs_of(words_of(texts), n).values
     if not len(grams):
         return np.nan
-    return len(np.unique(grams)) / len(grams)
+    return len(each_once(grams)) / len(grams)
 
 
 def commonest_opening(texts: pa.Array | pa.ChunkedArray, count: int = OPENING_WORDS) -> Opening:

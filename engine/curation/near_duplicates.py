@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from engine.curation.minhash import NO_KEY
-from engine.curation.shingles import HASH_BITS, Hashes, is_new
+from engine.curation.shingles import HASH_BITS, Hashes, each_once, is_new, places_of
 
 ALL_PAIRS_UP_TO = 32  # rows that share a key
 OTHERS = 8  # of more rows: how many of the best, and of those just before it, each is paired with
@@ -76,9 +76,9 @@ def united(pairs: Iterable[np.ndarray]) -> np.ndarray:
     are taken one by one, since most pairs come in several bands. Rows are below 2**31."""
     codes = np.zeros(0, np.int64)
     for some_P2 in pairs:
-        lower = some_P2.min(axis=1)
-        higher = some_P2.max(axis=1)
-        codes = np.unique(np.concatenate([codes, (lower << 32) | higher]))
+        one, other = some_P2.T
+        more = np.minimum(one, other) << 32 | np.maximum(one, other)
+        codes = each_once(np.concatenate([codes, more]))
     return np.stack([codes >> 32, codes & 0xFFFFFFFF], axis=1)
 
 
@@ -95,18 +95,16 @@ def jaccards(pairs_P2: np.ndarray, shingles: Hashes) -> np.ndarray:
         fitting = int(np.searchsorted(ends, before + _BATCH_SHINGLES, side="right"))
         last = min(max(fitting, first + 1), first + _BATCH_PAIRS)
         here = slice(first, last)
-        shared_P[here] = _shared(pairs_P2[here], sizes_P2[here], shingles)
+        shared_P[here] = _shared(pairs_P2[here], shingles)
         first = last
     return shared_P / np.maximum(total_P - shared_P, 1)
 
 
-def _shared(pairs_P2: np.ndarray, sizes_P2: np.ndarray, shingles: Hashes) -> np.ndarray:
+def _shared(pairs_P2: np.ndarray, shingles: Hashes) -> np.ndarray:
     """How many shingles the rows of each pair share: those that come twice among the pair's. Pair
     and hash are sorted as one number."""
-    sizes = sizes_P2.ravel()
-    moved = shingles.starts[pairs_P2.ravel()] - (np.cumsum(sizes) - sizes)
-    places = np.arange(sizes.sum()) + np.repeat(moved, sizes)
-    pair = np.repeat(np.arange(len(pairs_P2), dtype=np.uint64), sizes_P2.sum(axis=1))
+    owners, places = places_of(shingles.starts, pairs_P2.ravel())
+    pair = (owners >> 1).astype(np.uint64)
     found = (pair << np.uint64(HASH_BITS)) | shingles.values[places]
     found.sort()
     twice = found[1:][found[1:] == found[:-1]] >> np.uint64(HASH_BITS)

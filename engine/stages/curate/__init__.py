@@ -13,6 +13,7 @@ good or bad.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -99,11 +100,11 @@ def run(
     completion belongs to no prompt, or where the judge's budget is used up."""
     (out / "data").mkdir(parents=True, exist_ok=True)
     groups = groups_of(inputs["generate"], group_rows)
-    spread = spread or spread_for(spec.workers, len(groups))
-    desk = _Desk(spec, inputs, out, ctx, groups, spread)
-    filters, judged = _judge(desk, open_algebra)
-    rules, decided = _decide(desk, judged, stream)
-    files, answers = _write(desk, decided, judged, bucket_bytes)
+    with spread_for(spec.workers, len(groups)) if spread is None else nullcontext(spread) as spread:
+        desk = _Desk(spec, inputs, out, ctx, groups, spread)
+        filters, judged = _judge(desk, open_algebra)
+        rules, decided = _decide(desk, judged, stream)
+        files, answers = _write(desk, decided, judged, bucket_bytes)
     counts = counts_of(decided, [*filters, *rules], files, answers)
     if (out / WORK).exists():
         remove_tree(out / WORK)

@@ -23,7 +23,7 @@ from engine.curation.near_duplicates import (
     twins,
     united,
 )
-from engine.curation.shingles import Hashes, shingles_of
+from engine.curation.shingles import Hashes, each_once, shingles_of
 from engine.job.spec import NearDuplicatesSpec
 from engine.rows.records import Completion, Prompt
 from engine.rows.tables import completed, read_tables
@@ -197,7 +197,7 @@ class _Pairs:
 def _verified(finding: Finding, table: pa.Table, pairs: np.ndarray) -> np.ndarray:
     """The exact Jaccard (P,) of each pair."""
     group_of_place = np.searchsorted(finding.starts, table["place"].to_numpy(), side="right") - 1
-    rows = np.unique(pairs)
+    rows = each_once(pairs)
     of_row = group_of_place[rows]
     orders = []
     for number, group in enumerate(finding.groups):
@@ -212,7 +212,7 @@ def _verified(finding: Finding, table: pa.Table, pairs: np.ndarray) -> np.ndarra
     chunks = []
     for start in range(0, len(pairs), PAIRS_AT_A_TIME):
         some = pairs[start : start + PAIRS_AT_A_TIME]
-        numbers = np.unique(group_of_place[np.unique(some)])
+        numbers = np.unique(group_of_place[each_once(some)])
         read = tuple(files[finding.groups[number].name] for number in numbers)
         chunks.append(_Pairs(f"{len(chunks):05d}", finding.out, read, some))
     similar = [np.zeros(0)]
@@ -255,7 +255,7 @@ def _texts(order: _Candidates, answers: pa.Table) -> list[str]:
 
 
 def _jaccards(order: _Pairs) -> Made:
-    rows = np.unique(order.pairs)
+    rows = each_once(order.pairs)
     tables = []
     for table in read_tables([order.out / name for name in order.files]):
         is_wanted = np.isin(table["row"].to_numpy(), rows)  # of all rows: gigabytes

@@ -51,8 +51,7 @@ def run(spec: PromptsSpec, inputs: Mapping[str, Finished], out: Folder, ctx: Con
     intake = Intake(spec)
     shards = Shards(out, spec.shard_rows)
     chosen: Chosen | None = None
-    with _scratch(out) as scratch:
-        spread = spread_for(spec, sources)
+    with _scratch(out) as scratch, spread_for(spec, sources) as spread:
         read = batches(sources, spec, ctx.task, scratch, spread)
         tables = _kept(intake, read, ctx)
         if spec.is_choosy:

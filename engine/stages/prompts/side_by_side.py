@@ -8,14 +8,15 @@ order are the same either way.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
 
-from engine.backends.processes import Spread, here, spread_over_processes
+from engine.backends.processes import Processes, Spread, here
 from engine.job.spec import PromptsSpec
 from engine.rows.sources.parts import Part, parts_of
 from engine.rows.tables import read_tables, write_parquet
@@ -43,15 +44,18 @@ class _Written(NamedTuple):
     bad: list[tuple[int, str]]
 
 
-def spread_for(spec: PromptsSpec, sources: Sources) -> Spread:
-    """Who reads them, and compares them later."""
+@contextmanager
+def spread_for(spec: PromptsSpec, sources: Sources) -> Generator[Spread]:
+    """Who reads them, and compares them later, in this block."""
     size_bytes = 0
     for paths in sources.values():
         size_bytes += sum(path.stat().st_size for path in paths)
     workers = spec.workers or len(os.sched_getaffinity(0))
     if size_bytes < LARGE_BYTES or workers < 2:
-        return here
-    return partial(spread_over_processes, workers)
+        yield here
+        return
+    with Processes(workers) as processes:
+        yield processes
 
 
 def batches(

@@ -14,7 +14,7 @@ import pyarrow as pa
 from engine.backends.processes import Spread
 from engine.curation.minhash import BANDS, band_keys
 from engine.curation.near_duplicates import candidate_pairs, jaccards, united
-from engine.curation.shingles import concatenated, shingles_of
+from engine.curation.shingles import concatenated, each_once, shingles_of
 from engine.rows.tables import read_tables, write_parquet
 from engine.stages.prompts.staged import Staged, texts_in
 from engine.store.paths import Folder
@@ -89,7 +89,7 @@ def _pairs_in_band(paths: list[Folder], band: int) -> np.ndarray:
 
 def _verified(staged: Staged, pairs_P2: np.ndarray) -> np.ndarray:
     """The exact similarity of each pair (P,)."""
-    rows = np.unique(pairs_P2)
+    rows = each_once(pairs_P2)
     is_candidate = np.zeros(len(staged), bool)
     is_candidate[rows] = True
     parts = []

@@ -1,13 +1,15 @@
 """Curate in three passes: the same whatever is killed, whoever works, however files lie."""
 
+import os
 import random
+import time
 from dataclasses import replace
 from functools import partial
 
 import pytest
 from doubles.curated import CTX, ask, files_of, finish, many, reply, run, verdicts_in
 
-from engine.backends.processes import here, spread_over_processes
+from engine.backends.processes import Processes, here
 from engine.backends.ray_tasks import spread_over_cluster
 from engine.errors import StageError
 from engine.job.spec import CurateSpec
@@ -153,8 +155,8 @@ def test_one_two_and_four_workers_here_and_on_a_cluster_give_the_same_files(tmp_
     for number, spread in enumerate(
         [
             here,
-            partial(spread_over_processes, 2),
-            partial(spread_over_processes, 4),
+            Processes(2),
+            Processes(4),
             partial(spread_over_cluster, None),
         ]
     ):
@@ -239,8 +241,11 @@ def test_few_prompts_with_an_answer_left_are_a_loud_warning(tmp_path):
 
 
 def test_a_process_that_dies_is_said_and_nothing_finished_is_lost(tmp_path):
-    with pytest.raises(StageError, match="died with status -9; is memory full"):
-        list(spread_over_processes(2, _die, range(4)))
+    with (
+        Processes(2) as spread,
+        pytest.raises(StageError, match="died with status -9; is memory full"),
+    ):
+        list(spread(_die, range(4)))
 
 
 def _die(order):
@@ -250,10 +255,28 @@ def _die(order):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_what_a_process_raises_is_raised_here():
-    with pytest.raises(StageError, match="no 3"):
-        list(spread_over_processes(2, _no_three, range(9)))
-    assert list(spread_over_processes(2, str, range(9))) == list(map(str, range(9)))
+def test_what_a_process_raises_is_raised_here_and_the_next_call_has_others():
+    with Processes(2) as spread:
+        with pytest.raises(StageError, match="no 3"):
+            list(spread(_no_three, range(9)))
+        assert list(spread(str, range(9))) == list(map(str, range(9)))
+
+
+def test_one_call_after_the_other_and_one_within_the_other_have_the_same_processes():
+    with Processes(2) as spread:
+        first = set(spread(_pid, range(20)))
+        outer = [(pid, list(spread(str, range(3)))) for pid in spread(_pid, range(5))]
+        assert {pid for pid, _ in outer} <= first
+        assert [inner for _, inner in outer] == [["0", "1", "2"]] * 5
+    assert len(first) == 2
+    for pid in first:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def _pid(order):
+    time.sleep(0.05)
+    return os.getpid()
 
 
 def _no_three(order):

@@ -76,5 +76,5 @@ def test_no_process_is_started_for_little(tmp_path, monkeypatch, size, workers, 
     monkeypatch.setattr(side_by_side, "LARGE_BYTES", 50)
     (tmp_path / "a.jsonl").write_bytes(b"x" * size)
     spec = PromptsSpec(train="a.jsonl", workers=workers)
-    spread = side_by_side.spread_for(spec, {"train": [tmp_path / "a.jsonl"]})
-    assert (spread is here) == alone
+    with side_by_side.spread_for(spec, {"train": [tmp_path / "a.jsonl"]}) as spread:
+        assert (spread is here) == alone
