@@ -130,7 +130,7 @@ def whole_pass(texts: list[str], full: bool) -> Found:
 
 def _pass(texts: list[str], work: Path, rows: int, workers: int) -> dict[str, Any]:
     write_corpus(Corpus(texts), rows, work / "texts")
-    for made in ("keys", "shingles"):
+    for made in ("keys", "pairs", "shingles"):
         shutil.rmtree(work / made, ignore_errors=True)
     return figures_of(work, "whole_pass", workers)
 

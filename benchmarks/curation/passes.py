@@ -62,13 +62,14 @@ def _sign(order: tuple[Path, Path]) -> int:
 
 def candidates(over: Pass) -> np.ndarray:
     """Pairs (P, 2) of rows that share a key of any band."""
-    work = partial(_pairs_of_band, over.files("keys"))
-    return united(over.spread(work, list(range(BANDS))))
+    (over.folder / "pairs").mkdir()
+    list(over.spread(partial(_pair, over.files("keys"), over.folder / "pairs"), range(BANDS)))
+    return united(map(np.load, over.files("pairs")))
 
 
-def _pairs_of_band(files: list[Path], band: int) -> np.ndarray:
+def _pair(files: list[Path], folder: Path, band: int) -> None:
     keys = np.concatenate([np.load(file, mmap_mode="r")[band] for file in files])
-    return candidate_pairs(keys, np.arange(len(keys)))
+    np.save(folder / f"{band:02d}.npy", candidate_pairs(keys, np.arange(len(keys))))
 
 
 def verified(over: Pass, pairs_P2: np.ndarray, counts: list[int]) -> np.ndarray:
@@ -82,7 +83,8 @@ def verified(over: Pass, pairs_P2: np.ndarray, counts: list[int]) -> np.ndarray:
         orders.append((texts, rows[first:last] - firsts[number], over.folder / "shingles"))
     list(over.spread(_shingle, orders))
     chunks = np.split(pairs_P2, range(PAIRS_AT_A_TIME, len(pairs_P2), PAIRS_AT_A_TIME))
-    return np.concatenate(list(over.spread(partial(_verify, over, firsts), chunks)))
+    work = partial(_verify, over.folder / "shingles", over.files("texts"), firsts)
+    return np.concatenate(list(over.spread(work, chunks)))
 
 
 def _shingle(order: tuple[Path, np.ndarray, Path]) -> None:
@@ -93,13 +95,15 @@ def _shingle(order: tuple[Path, np.ndarray, Path]) -> None:
     np.save(folder / f"{texts.stem}-values.npy", found.values)
 
 
-def _verify(over: Pass, firsts: np.ndarray, pairs_P2: np.ndarray) -> np.ndarray:
+def _verify(
+    folder: Path, files: list[Path], firsts: np.ndarray, pairs_P2: np.ndarray
+) -> np.ndarray:
     rows = each_once(pairs_P2)
     parts = []
-    for number, texts in enumerate(over.files("texts")):
+    for number, texts in enumerate(files):
         first, last = np.searchsorted(rows, firsts[number : number + 2])
         wanted = rows[first:last] - firsts[number]
-        parts.append(_read(over.folder / "shingles", texts.stem, wanted))
+        parts.append(_read(folder, texts.stem, wanted))
     return jaccards(np.searchsorted(rows, pairs_P2), concatenated(parts))
 
 
@@ -115,8 +119,8 @@ def _read(folder: Path, name: str, wanted: np.ndarray) -> Hashes:
 def decide(pairs_P2: np.ndarray, jaccards_P: np.ndarray) -> Outcome:
     """Who goes. Only rows of pairs are looked at, so that this grows with twins, not with rows; the
     first row stays."""
-    rows, at = np.unique(pairs_P2, return_inverse=True)
-    numbered_P2 = at.reshape(-1, 2)
+    rows = each_once(pairs_P2)
+    numbered_P2 = np.searchsorted(rows, pairs_P2)
     gone = twins(numbered_P2, jaccards_P, rows, JACCARD)
     component = clusters(numbered_P2[jaccards_P >= JACCARD], len(rows))
-    return Outcome(len(gone.rows), len(rows) - len(np.unique(component)))
+    return Outcome(len(gone.rows), len(rows) - len(each_once(component)))
