@@ -28,14 +28,7 @@ def bounded(value: float, sign: str, bound: float) -> dict[str, Any]:
 def write_result(target: Path, ratios: dict[str, dict[str, Any]], **more: Any) -> int:
     """Write the result as JSON, print the ratios, and return the exit status: 1 if one of them
     misses its bound."""
-    result = {
-        "machine": machine(),
-        "versions": versions(),
-        "git_commit": git_commit(),
-        "ratios": ratios,
-    }
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(result | more, indent=1) + "\n")
+    _write(target, ratios, more)
     for name, ratio in ratios.items():
         print(
             f"{'ok  ' if ratio['ok'] else 'MISS'} {name}: {ratio['value']:.6g} (bound"
@@ -44,9 +37,20 @@ def write_result(target: Path, ratios: dict[str, dict[str, Any]], **more: Any) -
     return 0 if all(ratio["ok"] for ratio in ratios.values()) else 1
 
 
+def _write(target: Path, ratios: Ratios, more: Mapping[str, Any]) -> None:
+    result = {
+        "machine": machine(),
+        "versions": versions(),
+        "git_commit": git_commit(),
+        "ratios": ratios,
+    }
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(result | more, indent=1) + "\n")
+
+
 def run_parts(target: Path, parts: Mapping[str, Sequence[Callable[[], Found]]], **more: Any) -> int:
-    """Measure part after part, and write what all found, how long each part took, and `more`.
-    Returns the exit status."""
+    """Measure part after part, and write what all found, how long each part took, and `more`: after
+    each part, so that one that fails takes nothing with it. Returns the exit status."""
     ratios: Ratios = {}
     raw: dict[str, Any] = {}
     took_s: dict[str, float] = {}
@@ -57,6 +61,7 @@ def run_parts(target: Path, parts: Mapping[str, Sequence[Callable[[], Found]]], 
             ratios |= found
             raw |= figures
         took_s[name] = round(time.monotonic() - started, 1)
+        _write(target, ratios, more | {"took_s": took_s, "raw": raw})
     return write_result(target, ratios, **more, took_s=took_s, raw=raw)
 
 

@@ -30,19 +30,19 @@ EXPECTED = {
 
 def pii(data: Path | None) -> Found:
     """Ratios, and counts by kind with what was found and should not have been, or was missed."""
-    ratios, raw = _recall(data)
+    values = planted(SEED, EACH)
+    texts = prompts("gsm8k", data)
+    ratios, raw = _recall(values, texts)
     more, figures = _false_hits(data)
     started = time.process_time()
     pii_in("1" * 10_000_000)
     seconds = time.process_time() - started
     more["pii_seconds_for_10_mb_of_digits"] = bounded(seconds, "<=", 30)
-    in_blocks, left = packed(planted(SEED, EACH), prompts("gsm8k", data))
+    in_blocks, left = packed(values, texts)
     return ratios | more | in_blocks, {"pii": raw | figures | {"in_blocks": left}}
 
 
-def _recall(data: Path | None) -> tuple[Ratios, dict[str, Any]]:
-    values = planted(SEED, EACH)
-    texts = prompts("gsm8k", data)
+def _recall(values: list[Planted], texts: list[str]) -> tuple[Ratios, dict[str, Any]]:
     draw = random.Random(SEED)
     missed = []
     left = []

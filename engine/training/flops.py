@@ -31,7 +31,8 @@ def memory_gib(device: str) -> float:
     """The most memory that this process has held: its tensors on the GPU, else its resident set."""
     if device == "gpu":
         return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB
+    # Linux counts in KiB, from what the starter of a process had held: here a small raylet.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def peak_flops(spec: TrainSpec, device: str) -> float | None:

@@ -3,9 +3,9 @@ what the functions find without files."""
 
 import numpy as np
 import pyarrow as pa
+
 from benchmarks.curation.corpus import Corpus, made_up_texts, write_corpus
 from benchmarks.curation.passes import JACCARD, Pass, candidates, decide, sign_all, verified
-
 from engine.backends.spread import spread_for
 from engine.curation.minhash import band_keys
 from engine.curation.near_duplicates import candidate_pairs, jaccards, twins, united
