@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from benchmarks.result import bounded, run_parts
 
 
