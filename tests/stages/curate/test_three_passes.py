@@ -1,12 +1,18 @@
 """Curate in three passes: the same whatever is killed, whoever works, however files lie."""
 
+import contextlib
 import os
 import random
+import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from functools import partial
 
+import psutil
 import pytest
+from conftest import REPOSITORY
 from doubles.curated import CTX, ask, files_of, finish, many, reply, run, verdicts_in
 
 from engine.backends.processes import Processes, here
@@ -76,6 +82,37 @@ def test_a_kill_in_any_pass_costs_what_was_open_and_changes_no_byte(tmp_path):
     assert (counts.dropped, counts.info) == (whole.dropped, whole.info)
     assert everything_in(out) == wanted
     assert not (out / "work").exists()
+
+
+def test_a_driver_that_is_killed_leaves_no_process_and_the_next_one_finishes(tmp_path):
+    inputs = finish(tmp_path, *eight_samples_of_two_teachers())
+    spec = CurateSpec(max_tokens=30, near_duplicates={"of": "answer"})
+    out = tmp_path / "killed"
+    stages = [inputs["prompts"].folder, inputs["generate"].folder, out]
+    driver = [sys.executable, str(REPOSITORY / "tests/drivers/killed_workers.py")]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    deaths = 0
+    while not (out / "manifest.json").exists():
+        typed = [*driver, *map(str, stages), spec.model_dump_json(), "20"]
+        done = subprocess.run(typed, env=environment)
+        workers = [int(pid) for pid in out.with_suffix(".pids").read_text().split()]
+        if done.returncode:
+            assert done.returncode == -signal.SIGKILL
+            deaths += 1
+        _, left = psutil.wait_procs(processes_of(workers), timeout=30)
+        assert not left
+    assert deaths >= 2
+    curate_in(tmp_path / "whole", inputs, near_duplicates={"of": "answer"})
+    assert everything_in(out) == everything_in(tmp_path / "whole")
+    assert not (out / "work").exists()
+
+
+def processes_of(pids):
+    found = []
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found.append(psutil.Process(pid))
+    return found
 
 
 @pytest.mark.parametrize(
