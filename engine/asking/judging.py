@@ -45,10 +45,11 @@ class Reply:
 
 @dataclass(frozen=True)
 class Replies:
-    """By question, and what they took together; `cost_usd` is None without prices, and counts
-    tries that came to nothing."""
+    """By question; and of all that was asked so far, how many there are and what they took
+    together; `cost_usd` is None without prices, and counts tries that came to nothing."""
 
     by_id: dict[int, Reply]
+    count: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
     cost_usd: float | None = None
@@ -89,6 +90,7 @@ def ask_judge(
         replies[number] = Reply(row.status, row.text, _cost(row, judge.charged))
     return Replies(
         replies,
+        settled.total("rows"),
         settled.total("tokens_in"),
         settled.total("tokens_out"),
         _spent(judge, folder),

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, RootModel
 from engine.run.curate_facts import Diversity
 from engine.run.fact_settings import FACTS
 from engine.run.harness_facts import HarnessInfo
-from engine.run.judge_facts import Judge
+from engine.run.judge_facts import CurateJudge, Judge
 from engine.store.paths import Folder
 
 
@@ -102,6 +102,8 @@ class CurateInfo(Info):
     validation_unusable: dict[str, int] = {}
     diversity: Diversity | None = None
     """Of the training examples, where there are any."""
+    judge: CurateJudge | None = None
+    """Null where the job names none, or nothing was left to ask it."""
 
 
 class TrainInfo(Info):

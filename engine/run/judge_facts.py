@@ -58,12 +58,27 @@ class Grades(JudgeFacts):
     student_ahead_p: float | None = None
 
 
-class Judge(JudgeFacts):
-    """Who judged, how far its votes can be trusted, and what they come to."""
+class AskedJudge(JudgeFacts):
+    """Who was asked, and what all of its replies took together."""
 
     name: str
     kind: str
     model: str
+    tokens_in: int = 0
+    tokens_out: int = 0
+    cost_usd: float | None = None
+    """Of all that was asked; null without prices."""
+
+
+class CurateJudge(AskedJudge):
+    """The judge whose grades and votes curate chose by."""
+
+    replies: int
+
+
+class Judge(AskedJudge):
+    """The judge of an evaluation: how far its votes can be trusted, and what they come to."""
+
     rubric_sha256: str
     is_teacher: bool
     """It also taught: models prefer answers like their own."""
@@ -86,7 +101,3 @@ class Judge(JudgeFacts):
     scale: tuple[int, int] | None = None
     grades: dict[str, Grades] = {}
     """By model."""
-    tokens_in: int = 0
-    tokens_out: int = 0
-    cost_usd: float | None = None
-    """Of all that was asked; null without prices."""

@@ -41,7 +41,7 @@ from engine.stages.curate.examples import (
     settle_group,
     write_pile,
 )
-from engine.stages.curate.grading import grader_for
+from engine.stages.curate.grading import Grader, grader_for
 from engine.stages.curate.groups import GROUP_ROWS, Group, groups_of
 from engine.stages.curate.held_out import index_of
 from engine.stages.curate.judging import Judging, Source, filters_of, judge_group
@@ -103,9 +103,11 @@ def run(
     with spread_for(spec.workers, len(groups)) if spread is None else nullcontext(spread) as spread:
         desk = _Desk(spec, inputs, out, ctx, groups, spread)
         filters, judged = _judge(desk, open_algebra)
-        rules, decided = _decide(desk, judged, stream)
+        grader = _grader(desk, stream)
+        rules, decided = _decide(desk, judged, grader)
         files, answers = _write(desk, decided, judged, bucket_bytes)
-    counts = counts_of(decided, [*filters, *rules], files, answers)
+    judge = grader.facts if grader else None
+    counts = counts_of(decided, [*filters, *rules], files, answers, judge)
     if (out / WORK).exists():
         remove_tree(out / WORK)
     forget()
@@ -130,8 +132,19 @@ def _judge(desk: _Desk, open_algebra: math_verifier.OpenAlgebra) -> tuple[list[s
     return filters_of(desk.spec), made
 
 
+def _grader(desk: _Desk, stream: Stream | None) -> Grader | None:
+    return grader_for(
+        desk.spec.judge,
+        stream,
+        files=desk.inputs["generate"].files(),
+        prompts=prompts_of(desk.inputs["prompts"]),
+        out=desk.out,
+        ctx=desk.ctx,
+    )
+
+
 def _decide(
-    desk: _Desk, judged: Sequence[Made], stream: Stream | None
+    desk: _Desk, judged: Sequence[Made], grader: Grader | None
 ) -> tuple[list[str], Decided]:
     """The second pass: names of the rules, and what every answer comes to."""
     finding = Finding(
@@ -141,14 +154,6 @@ def _decide(
         prompts_of(desk.inputs["prompts"]),
         desk.out,
         desk.spread,
-    )
-    grader = grader_for(
-        desk.spec.judge,
-        stream,
-        files=desk.inputs["generate"].files(),
-        prompts=finding.prompts,
-        out=desk.out,
-        ctx=desk.ctx,
     )
     panel = Panel(desk.ctx.seed, partial(find_twins, finding), grader)
     rules = rules_for(desk.spec, panel)

@@ -26,6 +26,7 @@ from engine.rows.judging.rubric import load_rubric
 from engine.rows.records import COMPLETION_KEY, Completion, Prompt
 from engine.rows.tables import read_tables, to_rows
 from engine.run.context import Context
+from engine.run.judge_facts import CurateJudge
 from engine.stages.curate.prompts_by_id import Prompts, in_slices
 from engine.store.paths import Folder
 
@@ -44,9 +45,9 @@ class Answered:
     prompt: Prompt
 
 
-@dataclass(frozen=True)
+@dataclass
 class Grader:
-    """Who is asked, and where the answers lie."""
+    """Who is asked, where the answers lie, and what asking took so far."""
 
     spec: CurateJudgeSpec
     files: Sequence[Folder]  # of completions
@@ -54,6 +55,7 @@ class Grader:
     out: Folder
     ctx: Context
     stream: Stream
+    facts: CurateJudge | None = None
 
     def grades(self, table: pa.Table) -> np.ndarray:
         """(N,) the grade of each answer; NaN where the reply has none that could be read."""
@@ -120,7 +122,18 @@ class Grader:
 
     def _ask(self, asked: Iterable[Question]) -> Replies:
         folder = self.out / FOLDER
-        return ask_judge(self.spec, asked, folder, self.ctx, block=BLOCK, stream=self.stream)
+        replies = ask_judge(self.spec, asked, folder, self.ctx, block=BLOCK, stream=self.stream)
+        if replies.count:
+            self.facts = CurateJudge(
+                name=self.spec.teacher.name,
+                kind=self.spec.teacher.kind,
+                model=self.spec.teacher.model,
+                tokens_in=replies.tokens_in,
+                tokens_out=replies.tokens_out,
+                cost_usd=replies.cost_usd,
+                replies=replies.count,
+            )
+        return replies
 
     def _answers(self, table: pa.Table) -> Iterator[Answered]:
         """The texts of all rows, file by file."""

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine.run.facts import CurateInfo
+from engine.run.judge_facts import CurateJudge
 from engine.run.manifests import Counts, FileEntry
 from engine.stages.curate.deciding import Decided, lost_by, prompts_lost_by
 from engine.stages.curate.judging import FAILED
@@ -25,9 +26,10 @@ def counts_of(
     filters: Sequence[str],
     files: Mapping[str, FileEntry],
     answers: Sequence[str],
+    judge: CurateJudge | None,
 ) -> Counts:
-    """Rows in and out, by reason; `filters` are all that judged, in order, and `answers` a sample
-    of those that stay."""
+    """Rows in and out, by reason; `filters` are all that judged, in order, `answers` a sample of
+    those that stay, and `judge` a model that was asked."""
     table = decided.table
     train = table.filter(pc.field("split") == "train")
     rows_in = len(train)
@@ -49,6 +51,7 @@ def counts_of(
         validation_examples=_rows_of(files, "validation"),
         validation_unusable=dict(_by_reason(unusable)),
         diversity=diversity_of(train, answers),
+        judge=judge,
         warnings=warnings,
     )
     return Counts(rows_in, rows_out, files, dropped, info)

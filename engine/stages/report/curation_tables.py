@@ -13,6 +13,7 @@ from engine.rows.records import COMPLETION_KEY, Completion, Prompt
 from engine.rows.tables import read_tables, to_rows
 from engine.run.manifests import Finished
 from engine.stages.report.examples import clipped
+from engine.stages.report.judge_table import took
 from engine.stages.report.table import Block, Table, figure, share, words
 
 EACH = 3  # answers of a reason
@@ -48,6 +49,8 @@ def _funnel(curate: Block) -> Table:
     note = (
         f"{curate['rows_kept']:,} of {curate['rows_in']:,} kept. Dropped: {reasons or 'nothing'}."
     )
+    if judge := curate.get("judge"):
+        note += f" {judge['replies']:,} replies of the judge {judge['name']} took {took(judge)}."
     header = ["after", "rows", "of all", "prompts with an answer", "dropped"]
     return Table("Curation", header, rows, note)
 

@@ -140,12 +140,17 @@ def _trust(judge: Block) -> Table:
     for model, found in judge.get("grades", {}).items():
         correlation = figure(found["length_correlation"])
         rows.append([f"correlation of grade and length, {model}", correlation])
+    rows.append(["asking it took", took(judge)])
+    note = "A judge that does not care about places votes for the first in half of its votes."
+    return Table("Judge: what its word is worth", ["", ""], rows, note, is_text=True)
+
+
+def took(judge: Block) -> str:
+    """Tokens and money of all that a judge was asked."""
     tokens = f"{judge['tokens_in']:,} tokens in, {judge['tokens_out']:,} out"
     if judge["cost_usd"] is not None:
         tokens += f", ${judge['cost_usd']:.4f}"
-    rows.append(["asking it took", tokens])
-    note = "A judge that does not care about places votes for the first in half of its votes."
-    return Table("Judge: what its word is worth", ["", ""], rows, note, is_text=True)
+    return tokens
 
 
 def _first(judge: Block) -> str:

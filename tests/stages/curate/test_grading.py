@@ -21,6 +21,8 @@ HONEST = {
     "": '{"verdict": "A"}',
 }
 
+TOLD = ('{"score": 5}', '{"score": 2}', "I would rather not say.")
+
 
 @pytest.fixture
 def judge(tmp_path):
@@ -52,10 +54,14 @@ def test_answers_that_are_graded_too_low_or_not_at_all_go(judge, tmp_path):
         tmp_path / "run",
         prompts(4),
         [answers],
-        judge=judge(keep=">= 4"),
+        judge=judge(keep=">= 4", prices={"input": 2.0, "output": 8.0}),
         stream=fake.stream,
         keeps=("judge",),
     )
+    told = counts.info.judge
+    assert (told.name, told.kind, told.model, told.replies) == ("j", "fake", "j", 3)
+    assert told.tokens_out == sum(len(said) + 1 for said in TOLD)
+    assert told.cost_usd == pytest.approx((2.0 * told.tokens_in + 8.0 * told.tokens_out) / 1e6)
     assert counts.dropped == {"truncated": 1, "low_grade": 1, "ungraded": 1}
     assert [row["prompt_id"] for row in examples["train"]] == [0]
     assert [row["score"] for row in verdicts_in(out)] == [5.0, 2.0, None, None]
