@@ -11,6 +11,7 @@ from engine.run.context import Context
 from engine.run.facts import EvaluateInfo
 from engine.stages import report as report_stage
 from engine.stages.report.contract import Report
+from engine.stages.report.curation_tables import curation
 from engine.stages.report.judge_table import judge_sentences, judge_tables
 
 PAIRS = {
@@ -177,3 +178,12 @@ def test_what_evaluate_publishes_is_what_the_report_reads():
         }
     )
     assert judge_tables(info.model_dump(mode="json"))[0].rows[0][0] == "teacher"
+
+
+def test_what_the_judge_of_curate_took_stands_under_the_funnel():
+    judge = {"name": "j", "replies": 3, "tokens_in": 1200, "tokens_out": 20, "cost_usd": 0.001}
+    curate = {"funnel": [["completions", 3]], "rows_in": 3, "rows_kept": 1, "dropped": {}}
+    (table,) = curation({"curate": curate | {"judge": judge}})
+    assert "3 replies of the judge j took 1,200 tokens in, 20 out, $0.0010." in table.note
+    (without,) = curation({"curate": curate | {"judge": None}})
+    assert "judge" not in without.note
