@@ -367,14 +367,16 @@ def _count_keys(
         is_sample = (sample >= 0) & (sample < limit[at])
         is_wanted = is_known & (teacher == each["name"]) & is_sample
         answered = at[is_wanted]
-        keys = np.unique(answered * samples + sample[is_wanted])
+        is_there = np.zeros(len(ids) * samples, bool)
+        is_there[answered * samples + sample[is_wanted]] = True
+        keys = np.count_nonzero(is_there)
         mine = np.ones(len(ids), bool)
         if is_routed:
             mine = np.isin(np.arange(len(ids)), answered)
         teachers_of += mine
         wanted += len(answered)
-        missing += limit[mine].sum() - len(keys)
-        duplicated += len(answered) - len(keys)
+        missing += limit[mine].sum() - keys
+        duplicated += len(answered) - keys
     if is_routed:
         missing += (teachers_of == 0).sum()
         duplicated += (teachers_of - 1).clip(min=0).sum()
