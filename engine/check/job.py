@@ -35,7 +35,7 @@ from engine.check.training import (
     training_problems,
     white_box_problems,
 )
-from engine.errors import SpecError
+from engine.errors import InputError, SpecError
 from engine.job.spec import API_KINDS, AskedJudgeSpec, JobSpec, PromptsSpec, VllmTeacherSpec
 from engine.machines.architectures import facts
 from engine.rows.judging.rubric import load_rubric
@@ -78,7 +78,7 @@ def problems_of(job: JobSpec) -> list[str]:
         _metric_problems,
         _load_problems,
     )
-    problems = [*_source_problems(job.prompts), *_teacher_problems(job)]
+    problems = [*_source_problems(job.prompts), *_test_data_problems(job), *_teacher_problems(job)]
     for part in parts:
         problems += part(job)
     problems += file_problems(job.evaluate.lm_eval)
@@ -96,6 +96,23 @@ def _source_problems(spec: PromptsSpec) -> list[str]:
     if all(local_source(source).exists() for source in sources):
         return problems
     return [NotHere(problem) for problem in problems]
+
+
+def _test_data_problems(job: JobSpec) -> list[str]:
+    """Of the files that answers are held against: curate reads them when all is paid for."""
+    spec = job.curate.decontaminate
+    if spec is None or missing_data(spec.against):
+        return []
+    from engine.rows.sources.held_out import held_out_texts
+    from engine.stages.prompts.heads import HEAD_ROWS
+
+    try:
+        held_out_texts("curate.decontaminate.against", spec.against, most_rows=HEAD_ROWS)
+    except InputError as error:
+        if all(local_source(path).exists() for path in spec.against):
+            return [str(error)]
+        return [NotHere(error)]
+    return []
 
 
 def source_lines(job: JobSpec) -> list[str]:

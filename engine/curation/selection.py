@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from engine.curation.ledger import Across, groups_in, is_known, is_left_in, reasons_of
 from engine.curation.priority import answer_priorities, first_of_each
@@ -23,6 +24,7 @@ NO_MAJORITY = "no_majority"
 LOWER_SCORE = "lower_score"
 TOO_EASY = "too_easy"
 TOO_HARD = "too_hard"
+NO_END = pa.array(["truncated", "loop", "empty"])  # tried, and not right: the hardest do so most
 _ALMOST = 1e-9  # 2 of 3 are at least 2/3, whatever the last bit says
 
 
@@ -56,16 +58,19 @@ def minority(ballot: Ballot, *, min_agreement: float) -> pa.Array:
 
 
 def pass_rates(answers: pa.Table, *, across: Across = None) -> np.ndarray:
-    """(N,) float64: share of right answers in the row's group, of all whose `correct` is not null,
-    dropped ones too; NaN where there is none."""
+    """(N,) float64: share of right answers in the row's group, dropped ones too, of all whose
+    `correct` is not null or that came to no end (NO_END); NaN where no `correct` is known."""
     groups = groups_in(answers, across)
     of_row_N, count = groups
     is_right = answers["correct"].fill_null(False).to_numpy()
-    known = of_row_N[is_known(answers, "correct")]
-    all_known = np.bincount(known, minlength=count)
+    is_checked = is_known(answers, "correct")
+    has_no_end = pc.call_function("is_in", [answers["reason"]], pc.SetLookupOptions(NO_END))
+    is_tried = is_checked | has_no_end.to_numpy()
+    tried = np.bincount(of_row_N[is_tried], minlength=count)
+    checked = np.bincount(of_row_N[is_checked], minlength=count)
     right = np.bincount(of_row_N[is_right], minlength=count)
     rates = np.full(count, np.nan)
-    np.divide(right, all_known, out=rates, where=all_known > 0)
+    np.divide(right, tried, out=rates, where=checked > 0)
     return rates[of_row_N]
 
 

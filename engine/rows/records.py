@@ -137,6 +137,11 @@ class Completion:
         """Text and calls in words, for those who compare or read texts."""
         return spelled(self.text, self.tool_calls)
 
+    @property
+    def written(self) -> str:
+        """The same after what the teacher thought: all that its tokens would teach a student."""
+        return "\n".join(filter(None, [self.reasoning, self.said]))
+
 
 @dataclass(frozen=True)
 class Example:

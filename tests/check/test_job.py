@@ -96,6 +96,17 @@ def test_a_missing_or_empty_prompt_file_is_found(place, content):
     assert f"{place}/train.jsonl" in the_problem(a_job(place))
 
 
+@pytest.mark.parametrize("content", [None, b"", b'{"id": 7}\n'])
+def test_test_data_for_answers_without_a_readable_text_is_found_before_it_is_paid(place, content):
+    file = place / "leaked.jsonl"
+    if content is not None:
+        file.write_bytes(content)
+    job = a_job(place, curate={"decontaminate": {"against": [str(file)]}})
+    assert "curate.decontaminate.against" in the_problem(job)
+    file.write_text('{"id": 7, "question": "How many?"}\n')
+    assert problems_of(job) == []
+
+
 def test_a_folder_without_weights_is_found_and_a_random_student_needs_none(place):
     (place / "student" / "model.safetensors").unlink()
     assert the_problem(a_job(place)).endswith(

@@ -123,6 +123,13 @@ def test_pass_rates_count_dropped_answers_and_leave_out_what_nobody_knows():
     np.testing.assert_array_equal(together, [2 / 3, 2 / 3, 2 / 3, 2 / 3, np.nan])
 
 
+def test_tries_that_came_to_no_end_count_as_not_right():
+    rows = [{"correct": None, "reason": "truncated"}] * 5
+    rows += [{"correct": None, "reason": "loop"}, {"correct": None, "reason": "empty"}]
+    table = ledger({"correct": True}, *rows, {"correct": None, "reason": "error"})
+    np.testing.assert_array_equal(pass_rates(table), [1 / 8] * 9)
+
+
 def rates_table():
     rows = []
     for prompt, right in enumerate([0, 1, 5, 9, 10]):

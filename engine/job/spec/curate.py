@@ -87,6 +87,11 @@ class CurateSpec(Block):
                 f"curate.select.by={graded[0]} goes by a judge, and curate.judge names none; name"
                 " one, or choose correct and shorter"
             )
+        if len(graded) > 1:
+            raise ValueError(
+                f"curate.select.by={by} goes by the judge's grades (score) and by its votes on"
+                " pairs (judge); choose one of them"
+            )
         return self
 
     @property

@@ -37,8 +37,8 @@ class SelectSpec(Block):
         ["correct", "shorter"], min_length=1
     )
     """What makes one answer better than another, the first difference counts: that it is known to
-    be right, the judge's grade, the judge's votes on pairs of them, fewer tokens. What is equal in
-    all is drawn by lot."""
+    be right, the judge's grade (`score`) or its votes on pairs of them (`judge`), fewer tokens.
+    What is equal in all is drawn by lot."""
     across: Literal["teachers"] | None = identity(None)
     """`teachers`: the answers of all teachers to a prompt are one group, for `majority` and
     `difficulty` too; none: those of each teacher."""
@@ -55,7 +55,8 @@ class DifficultySpec(Block):
     """Prompts by the share of their answers that are right."""
 
     keep: list[float] = identity([0.1, 0.9], min_length=2, max_length=2)
-    """[lowest, highest] share of right answers; prompts outside are too hard or too easy."""
+    """[lowest, highest] share of right answers; prompts outside are too hard or too easy. What was
+    cut, looped or is empty counts as not right."""
 
     @field_validator("keep")
     @classmethod
@@ -83,15 +84,15 @@ class DecontaminateSpec(Block):
     """What models are tested on must not be taught. The validation prompts are always among it."""
 
     against: list[str] = placement([])
-    """Files of test data (JSONL, Parquet, CSV; * is allowed), each text of whose rows counts. Their
-    content is part of the identity."""
+    """Files of test data (JSONL, Parquet, CSV; * is allowed). Of each row counts what is asked, not
+    its answer. Their content is part of the identity."""
     coverage: float = identity(0.3, gt=0, le=1)
     """Share of a test item's rare word 5-grams that stand in a text, from which it counts as
     leaked."""
 
 
 class PiiSpec(Block):
-    """Personal data in answers and prompts, found by rules and checksums."""
+    """Personal data in answers, thoughts and prompts, found by rules and checksums."""
 
     kinds: list[PiiKind] = identity([])
     """Which kinds; none: all of them."""

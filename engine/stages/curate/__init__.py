@@ -45,7 +45,7 @@ from engine.stages.curate.grading import Grader, grader_for
 from engine.stages.curate.groups import GROUP_ROWS, Group, groups_of
 from engine.stages.curate.held_out import index_of
 from engine.stages.curate.judging import Judging, Source, filters_of, judge_group
-from engine.stages.curate.making import Made, make_all
+from engine.stages.curate.making import Made, make_all, publish_table
 from engine.stages.curate.outcome import counts_of
 from engine.stages.curate.prompts_by_id import forget, prompts_of
 from engine.stages.curate.rules import Panel
@@ -70,7 +70,9 @@ class _Desk:
     groups: Sequence[Group]
     spread: Spread
 
-    def make(self, work: Callable, orders: Sequence, note: str, told: str) -> list[Made]:
+    def make(
+        self, work: Callable, orders: Sequence, note: str, told: str, basis: str = ""
+    ) -> list[Made]:
         """What was made of each order; `told` counts what a pass is done with."""
         done = 0
 
@@ -81,7 +83,15 @@ class _Desk:
 
         self.ctx.progress.update(note=note)
         receipts = f"{WORK}/receipts/{told}"
-        return make_all(work, orders, self.out, receipts=receipts, spread=self.spread, on_made=show)
+        return make_all(
+            work,
+            orders,
+            self.out,
+            receipts=receipts,
+            basis=basis,
+            spread=self.spread,
+            on_made=show,
+        )
 
 
 def run(
@@ -183,14 +193,16 @@ def _write(
     table = _with_piles(desk.spec, decided.table, sources, bucket_bytes)
     order = np.argsort(table["place"].to_numpy())
     narrow = table.select([*_WRITTEN_BY, *decided.found])
+    basis = publish_table(narrow, desk.out, f"{WORK}/decided.parquet").sha256
     orders = []
     for group, (first, end) in zip(desk.groups, pairwise(_starts(judged)), strict=True):
         orders.append(Settled(group, narrow.take(order[first:end])))
     kinds = desk.spec.pii.kinds or None if desk.spec.pii else None
     spilling = Spilling(prompts_of(desk.inputs["prompts"]), desk.out, kinds)
-    settled = desk.make(partial(settle_group, spilling), orders, "taking what stays", "examples")
+    settle = partial(settle_group, spilling)
+    settled = desk.make(settle, orders, "taking what stays", "examples", basis)
     listed = list_piles(table, sources, desk.out, sample_of(table, desk.ctx.seed))
-    written = desk.make(write_pile, listed, "writing examples", "written")
+    written = desk.make(write_pile, listed, "writing examples", "written", basis)
     files: dict[str, FileEntry] = {}
     answers: list[str] = []
     for made in (*settled, *written):

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine.curation.ledger import is_left_in
+from engine.errors import EngineError, StageError
 from engine.job.spec import CurateSpec
 from engine.run.progress import Progress
 from engine.stages.curate.narrow import CANONICAL, load_narrow
@@ -56,7 +57,7 @@ def decide(
     found: list[str] = []
     for name, rule in rules.items():
         progress.update(note=f"rule {name}")
-        ruled = rule(train)
+        ruled = _ruled(name, rule, train)
         if not isinstance(ruled, Ruled):
             ruled = Ruled(ruled)
         train = _with_reasons(train, name, ruled.reasons)
@@ -66,6 +67,20 @@ def decide(
         warnings += ruled.warnings
     together = pa.concat_tables([train, rest], promote_options="default")
     return Decided(together.sort_by(CANONICAL).combine_chunks(), found, warnings)
+
+
+def _ruled(name: str, rule: Rule, train: pa.Table) -> Ruled | pa.Array:
+    """StageError where it raises: a rule sees all answers at once, so none of them can be named."""
+    try:
+        return rule(train)
+    except EngineError:
+        raise
+    except Exception as error:
+        raise StageError(
+            f"curate: rule {name} failed on {len(train):,} answers"
+            f" ({type(error).__name__}: {error}); mend it, or take its field out of the curate"
+            " block. What filters found is kept: the same command goes on from there"
+        ) from error
 
 
 def _with_reasons(table: pa.Table, name: str, reasons: pa.Array) -> pa.Table:

@@ -134,10 +134,13 @@ def answers_at_all(answer: Completion, prompt: Prompt, *, drops: bool) -> Verdic
 def holds_no_pii(
     answer: Completion, prompt: Prompt, *, kinds: tuple[str, ...] | None, drops: bool
 ) -> Verdict:
-    """Drop, or only mark, examples with personal data in the answer or in what it answers."""
-    kinds_found = {one.kind for one in pii_in(answer.said, kinds)}
+    """Drop, or only mark, examples with personal data in the answer, in the thoughts before it, or
+    in what it answers, earlier calls of tools included."""
+    kinds_found = {one.kind for one in pii_in(answer.written, kinds)}
     for message in prompt.messages:
         kinds_found |= _kinds_asked(message["content"], kinds)
+    if prompt.tools is not None:
+        kinds_found |= _kinds_asked(prompt.tools, kinds)
     found = {"pii": sorted(kinds_found)}
     return Drop("pii", found) if kinds_found and drops else Keep(found)
 
@@ -176,15 +179,12 @@ def agrees_with_reference(
 
 
 def states(answer: Completion, prompt: Prompt, *, rules: Rules) -> Verdict:
-    """Keep all, and find the final answer and the label by which rules over tables go: the gold one
-    where there is one."""
-    asked = bare_prompt(prompt.messages)
-    said = stated(prompt.task, answer.text, rules, prompt=asked)
+    """Keep all, and find the final answer, and the label by which rules over tables go where there
+    is no gold one."""
+    said = stated(prompt.task, answer.text, rules, prompt=bare_prompt(prompt.messages))
     found = {"answer": said}
-    if prompt.task == "nli":
+    if prompt.task == "nli" and not prompt.right_answers:
         found["label"] = said
-        for gold in prompt.right_answers[:1]:
-            found["label"] = stated(prompt.task, gold, rules, prompt=asked)
     return Keep(found)
 
 

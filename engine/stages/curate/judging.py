@@ -20,11 +20,13 @@ import pyarrow as pa
 
 from engine.backends.math_verifier import OpenAlgebra
 from engine.curation.contamination import Index
-from engine.errors import EngineError
+from engine.errors import EngineError, StageError
 from engine.job.spec import CurateSpec
 from engine.rows import codec
-from engine.rows.final_answer import USUAL
+from engine.rows.final_answer import USUAL, Rules
+from engine.rows.ids import bare_prompt
 from engine.rows.records import COMPLETION_KEY, Completion, Prompt, completion_schema
+from engine.rows.stated_answer import stated
 from engine.rows.tables import completed, read_tables, to_rows
 from engine.stages.curate.filters import FILTERS, Drop, Experts, Verdict
 from engine.stages.curate.groups import Group
@@ -194,11 +196,12 @@ def _judged_slice(
     for answer, prompt in zip(rows, prompts, strict=True):
         gone = judge.verdict(answer, prompt)
         dropped.append(gone is not None)
-        told = dict(judge.found)
+        told = _facts(plan.spec, prompt, judge.experts.referee.rules) | judge.found
         if gone is None:
-            told |= _facts(plan.spec, answer, prompt)
+            told["said"] = _hash_of(answer.said)
         else:
             told["filter"], told["reason"] = gone
+        _require_columns(told)
         for column in JUDGED.names:
             found[column].append(told.get(column))
     keys.add(rows, prompts, dropped)
@@ -220,16 +223,29 @@ def _judged_slice(
     return pa.Table.from_arrays(arrays, schema=JUDGED)
 
 
-def _facts(spec: CurateSpec, answer: Completion, prompt: Prompt) -> dict[str, Any]:
-    """What rules over tables read of an answer that stays, and of its prompt."""
+def _require_columns(told: Mapping[str, Any]) -> None:
+    """What a filter finds would be lost without a column."""
+    unknown = sorted(set(told) - set(JUDGED.names))
+    if unknown:
+        raise StageError(
+            f"curate: a filter found {', '.join(unknown)}, which no column takes; add it to _FOUND"
+            " in engine/stages/curate/narrow.py and to CompletionVerdict in engine/rows/records.py"
+        )
+
+
+def _facts(spec: CurateSpec, prompt: Prompt, rules: Rules) -> dict[str, Any]:
+    """What rules over tables read of an answer's prompt, and what is counted by."""
     facts: dict[str, Any] = {
-        "said": _hash_of(answer.said),
         "task": prompt.task,
         "source": prompt.source,
     }
     if spec.balance is not None and spec.balance.by.startswith(META):
         value = json.loads(prompt.meta).get(spec.balance.by.removeprefix(META))
         facts["group"] = None if value is None else str(value)
+    if prompt.task == "nli":
+        asked = bare_prompt(prompt.messages)
+        for gold in prompt.right_answers[:1]:
+            facts["label"] = stated(prompt.task, gold, rules, prompt=asked)
     return facts
 
 

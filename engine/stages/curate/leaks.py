@@ -33,7 +33,7 @@ class Leaks:
 
     def study(self, answers: Sequence[Completion], prompts: Sequence[Prompt]) -> None:
         """Look up the answers of a slice."""
-        said = pa.array([answer.said for answer in answers], pa.string())
+        said = pa.array([answer.written for answer in answers], pa.string())
         found = self._index.look_up(said)
         counts = is_contaminated(found, self._at_least)
         self._found = {}

@@ -1,7 +1,8 @@
 """Work that is done side by side, and once: each order leaves files, and a receipt that names them.
 
 What an earlier run finished is kept: a receipt whose files are there, whole, is not worked for
-again. So a kill costs the orders that were open. It knows neither what is ordered nor who works.
+again, if it was made of the same decisions: a judge's late reply changes those between two runs.
+So a kill costs the orders that were open. It knows neither what is ordered nor who works.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ class Made(BaseModel):
 
     files: dict[str, FileEntry] = {}
     told: dict[str, Any] = {}
+    basis: str = ""
+    """Of which decisions it was made, as of `make_all`."""
 
 
 def make_all(
@@ -41,28 +44,30 @@ def make_all(
     out: Folder,
     *,
     receipts: str,
+    basis: str,
     spread: Spread,
     on_made: Callable[[Made], None],
 ) -> list[Made]:
-    """What was made of each order, in order; receipts lie in `out`/`receipts`."""
+    """What was made of each order, in order; receipts lie in `out`/`receipts`. `basis` is a digest
+    of what else than the stage's inputs decides the results; '' where nothing does."""
     folder = out / receipts
     folder.mkdir(parents=True, exist_ok=True)
     made: dict[str, Made] = {}
     for order in orders:
         earlier = _earlier(folder / f"{order.name}.json", out)
-        if earlier is not None:
+        if earlier is not None and earlier.basis == basis:
             made[order.name] = earlier
             on_made(earlier)
     missing = [order for order in orders if order.name not in made]
-    results = spread(partial(_make, work, folder), missing)
+    results = spread(partial(_make, work, folder, basis), missing)
     for order, result in zip(missing, results, strict=True):
         made[order.name] = result
         on_made(result)
     return [made[order.name] for order in orders]
 
 
-def _make(work: Callable[[Any], Made], folder: Folder, order: Order) -> Made:
-    made = work(order)
+def _make(work: Callable[[Any], Made], folder: Folder, basis: str, order: Order) -> Made:
+    made = work(order).model_copy(update={"basis": basis})
     write_atomic(folder / f"{order.name}.json", made.model_dump_json())
     return made
 

@@ -16,6 +16,7 @@ from engine.stages.curate.judging import FAILED
 from engine.stages.curate.variety import diversity_of
 
 FEW = 0.1  # of the answers, or of the prompts: below, a sentence says so
+CHOSEN = ("select", "balance")  # what these take is not bad, there is enough of it
 
 Funnel = list[tuple[str, int]]
 Lost = dict[str, dict[str, int]]  # by filter and reason
@@ -39,7 +40,7 @@ def counts_of(
     prompts, last_lost = prompts_lost_by(table, filters)
     dropped = _by_reason(lost)
     warnings = [
-        *_few_left(rows_in, rows_out, dropped, prompts, last_lost),
+        *_few_left(rows_in, rows_out, lost, prompts, last_lost),
         *_failed(table, lost),
         *decided.warnings,
     ]
@@ -82,17 +83,19 @@ def _funnel(rows_in: int, lost: Lost) -> Funnel:
 def _few_left(
     rows_in: int,
     rows_out: int,
-    dropped: Counter[str],
+    lost: Lost,
     prompts: int,
     last_lost: Mapping[str, int],
 ) -> list[str]:
-    listed = ", ".join(f"{reason} {count:,}" for reason, count in dropped.most_common())
+    by_reason = _by_reason(lost).most_common()
+    listed = ", ".join(f"{reason} {count:,}" for reason, count in by_reason)
+    chosen_from = rows_in - sum(sum(lost.get(name, {}).values()) for name in CHOSEN)
     if not rows_out:
         return [
             f"no example is left: all {rows_in} answers were dropped ({listed}); look at them, or"
             " relax the curate block"
         ]
-    if rows_out < FEW * rows_in:
+    if rows_out < FEW * chosen_from:
         return [
             f"only {rows_out:,} of {rows_in:,} answers are kept ({listed}): too few to"
             " learn from what was paid for; look at the"

@@ -8,7 +8,7 @@ numbers. Texts are read where they lie, and only those of candidates twice.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -104,6 +104,7 @@ class Finding:
     prompts: Prompts
     out: Folder
     spread: Spread
+    basis: str = ""  # which rows are alive, and how they rank
 
 
 @dataclass(frozen=True)
@@ -121,9 +122,11 @@ def find_twins(finding: Finding, table: pa.Table, rank: np.ndarray) -> Alike:
     row_of_place = np.full(int(finding.starts[-1]), -1, np.int64)
     row_of_place[place] = np.arange(len(table))
     alive = pa.table({"row": row_of_place})
-    publish_table(alive, finding.out, "work/alive.parquet")
     ranked = pa.table({"rank": rank, "prompt_id": table["prompt_id"]})
-    publish_table(ranked, finding.out, "work/rank.parquet")
+    digests = []
+    for name, told in (("alive", alive), ("rank", ranked)):
+        digests.append(publish_table(told, finding.out, f"work/{name}.parquet").sha256)
+    finding = replace(finding, basis=" ".join(digests))
     pairs = _candidates(finding)
     similar = _verified(finding, table, pairs)
     found = twins(pairs, similar, rank, finding.spec.jaccard)
@@ -276,6 +279,7 @@ def _make(finding: Finding, work: Callable, orders: Sequence, receipts: str) -> 
         orders,
         finding.out,
         receipts=f"work/receipts/{receipts}",
+        basis=finding.basis,
         spread=finding.spread,
         on_made=lambda _: None,
     )

@@ -31,7 +31,7 @@ from engine.stages.prompts.reading import (
 from engine.stages.prompts.rows import DIALOGUE, UNLEARNT
 
 HEAD_FILES = 8  # per split: a folder may hold thousands
-_HEAD_ROWS = 200
+HEAD_ROWS = 200
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def heads(spec: PromptsSpec, split: str) -> list[Head]:
     together."""
     files = files_of(spec, split, [])[:HEAD_FILES]
     require_one_schema(files)
-    rows_read = min(_HEAD_ROWS, spec.limit or _HEAD_ROWS)
+    rows_read = min(HEAD_ROWS, spec.limit or HEAD_ROWS)
     of_head = spec.model_copy(update={"limit": rows_read})
     return [_head(path, of_head, split) for path in files]
 
@@ -98,7 +98,7 @@ def head_problems(spec: PromptsSpec) -> list[str]:
 def _named_problems(spec: PromptsSpec, prompts: list[Prompt]) -> Iterator[str]:
     """What is wrong with files of test data, and with the column of `split_by`."""
     try:
-        texts_of_files(spec, _HEAD_ROWS)
+        texts_of_files(spec, HEAD_ROWS)
     except InputError as error:
         yield str(error)
     if spec.split_column is not None:
@@ -113,7 +113,7 @@ def _nothing_usable(head: Head, spec: PromptsSpec) -> str:
     if head.bad:
         line, reason = head.bad[0]
     return (
-        f"{head.path}:{line}: {reason}, and none of the first {_HEAD_ROWS} rows can"
+        f"{head.path}:{line}: {reason}, and none of the first {HEAD_ROWS} rows can"
         " be used; correct the file, or map"
         f" its columns in prompts.fields (now {spec.fields.prompt!r} or"
         f" {spec.fields.messages!r}){_found_columns(head.path, spec)}"
@@ -151,7 +151,7 @@ def first_with_tools(spec: PromptsSpec) -> Conversation | None:
 
 def _found_columns(path: Path, spec: PromptsSpec) -> str:
     """The columns of a file's first row that can be read, as the end of a sentence."""
-    for _, row in islice(read_rows(path), _HEAD_ROWS):
+    for _, row in islice(read_rows(path), HEAD_ROWS):
         try:
             columns = columns_of(row)
             return f"; columns found: {', '.join(map(repr, columns))}"

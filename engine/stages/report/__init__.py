@@ -24,7 +24,7 @@ from engine.run.manifests import Counts, Finished
 from engine.stages.report import tables
 from engine.stages.report.contract import Report
 from engine.stages.report.curation_tables import judged_examples
-from engine.stages.report.examples import examples_of, side_by_side
+from engine.stages.report.examples import Shown, examples_of, shown_after, side_by_side
 from engine.stages.report.judge_table import judge_tables
 from engine.stages.report.level_tables import in_one
 from engine.stages.report.ratios import five_ratios, pair_of
@@ -39,8 +39,9 @@ TIMELINE = "data/timeline.parquet"  # rows of TimeSlice, in the loadtest stage
 def run(spec: ReportSpec, inputs: Mapping[str, Finished], out: Path, ctx: Context) -> Counts:
     """Write the reports of a finished run, and its model card; one row per stage read."""
     report = build_report(ctx.job, inputs)
-    examples = _side_by_side(report["quality"]["metric"], inputs)
-    examples += judged_examples(inputs["curate"], inputs["generate"], inputs["prompts"])
+    shown = shown_after(inputs["curate"])
+    examples = _side_by_side(report["quality"]["metric"], inputs, shown)
+    examples += judged_examples(inputs["curate"], inputs["generate"], inputs["prompts"], shown)
     pages = {
         "report.json": json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
         "report.md": tables.markdown(report, examples),
@@ -105,7 +106,7 @@ def build_report(job: str, inputs: Mapping[str, Finished]) -> Block:
     return report.model_dump(mode="json", exclude_unset=True)
 
 
-def _side_by_side(metric: str, inputs: Mapping[str, Finished]) -> list[Table]:
+def _side_by_side(metric: str, inputs: Mapping[str, Finished], shown: Shown) -> list[Table]:
     """Tables of answers; none where the stages before left no rows."""
     answers: list[Answer] = []
     for table in read_tables(inputs["evaluate"].files()):
@@ -113,7 +114,7 @@ def _side_by_side(metric: str, inputs: Mapping[str, Finished]) -> list[Table]:
     prompts: list[Prompt] = []
     for table in read_tables(inputs["prompts"].files("validation")):
         prompts += to_rows(table, Prompt)
-    return side_by_side(metric, examples_of(metric, prompts, answers))
+    return side_by_side(metric, examples_of(metric, prompts, answers), shown)
 
 
 def _said(stage: Finished) -> Block:

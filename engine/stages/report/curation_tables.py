@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from engine.rows.records import COMPLETION_KEY, Completion, Prompt
 from engine.rows.tables import read_tables, to_rows
 from engine.run.manifests import Finished
-from engine.stages.report.examples import clipped
+from engine.stages.report.examples import Shown
 from engine.stages.report.judge_table import took
 from engine.stages.report.table import Block, Table, figure, share, words
 
@@ -61,7 +61,7 @@ def _diversity(diversity: Block) -> Table:
         "distinct pairs of words (distinct-2)": diversity["distinct_2"],
         f"begin with “{diversity['opening']}”": diversity["opening_share"],
         f"Vendi score of {diversity['vendi_sample']:,} answers": diversity["vendi"],
-        "entropy of near-duplicate clusters (bits)": diversity.get("cluster_bits"),
+        "entropy of near-duplicate clusters before they went (bits)": diversity.get("cluster_bits"),
         "the same, of the most that can be": diversity.get("cluster_evenness"),
     }
     rows = [[name, figure(value)] for name, value in named.items()]
@@ -86,7 +86,9 @@ def _counts(diversity: Block) -> list[Table]:
     return tables
 
 
-def judged_examples(curate: Finished, generate: Finished, prompts: Finished) -> list[Table]:
+def judged_examples(
+    curate: Finished, generate: Finished, prompts: Finished, shown: Shown
+) -> list[Table]:
     """Three training answers that were kept, and three of each reason; none where curate wrote no
     verdicts."""
     files = [curate.folder / name for name in sorted(curate.manifest.files)]
@@ -102,9 +104,9 @@ def judged_examples(curate: Finished, generate: Finished, prompts: Finished) -> 
     for reason, of_reason in chosen.items():
         for key in of_reason:
             if key in answers and key[0] in asked:
-                question = clipped(asked[key[0]].messages[-1]["content"])
-                gold = clipped(asked[key[0]].reference or "")
-                rows.append([words(reason), question, gold, clipped(answers[key].said)])
+                question = shown(asked[key[0]].messages[-1]["content"])
+                gold = shown(asked[key[0]].reference or "")
+                rows.append([words(reason), question, gold, shown(answers[key].said)])
     note = f"The first {EACH} of each kind; all are in {curate.folder.name}/verdicts."
     header = ["", "prompt", "reference", "answer"]
     return [Table("Kept and dropped answers", header, rows, note, is_text=True)]

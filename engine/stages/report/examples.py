@@ -7,9 +7,12 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from engine.curation.privacy import redacted
 from engine.rows.records import Answer, Prompt
+from engine.run.manifests import Finished
 from engine.stages.report.table import MODELS, Table, figure, words
 
+Shown = Callable[[str], str]  # a text, as it may stand in a table
 EACH = 5
 MOST_CHARACTERS = 500  # of a text in the report
 
@@ -51,7 +54,7 @@ def examples_of(metric: str, prompts: Iterable[Prompt], answers: Iterable[Answer
     return found
 
 
-def side_by_side(metric: str, examples: Sequence[Example]) -> list[Table]:
+def side_by_side(metric: str, examples: Sequence[Example], shown: Shown) -> list[Table]:
     """Five of each kind, each prompt once."""
     models = [model for model in MODELS if any(model in each.texts for each in examples)]
     other = "baseline" if "baseline" in models else "teacher"
@@ -72,6 +75,7 @@ def side_by_side(metric: str, examples: Sequence[Example]) -> list[Table]:
                     metric,
                     models,
                     chosen,
+                    shown,
                 )
             )
     return tables
@@ -86,12 +90,13 @@ def _table(
     metric: str,
     models: Sequence[str],
     chosen: Sequence[Example],
+    shown: Shown,
 ) -> Table:
     rows = []
     for example in chosen:
-        row = [clipped(example.prompt), clipped(example.reference)]
+        row = [shown(example.prompt), shown(example.reference)]
         for model in models:
-            text = clipped(example.texts.get(model, ""))
+            text = shown(example.texts.get(model, ""))
             row.append(f"[{figure(example.scores.get(model))}] {text}")
         rows.append(row)
     note = f"In brackets: {words(metric)} of the answer."
@@ -102,6 +107,15 @@ def _table(
         note,
         is_text=True,
     )
+
+
+def shown_after(curate: Finished) -> Shown:
+    """How a text may stand in the report: without personal data, where curate looked for it."""
+    pii = curate.manifest.identity.get("blocks", {}).get("curate", {}).get("pii")
+    if pii is None:
+        return clipped
+    kinds = pii.get("kinds") or None
+    return lambda text: clipped(redacted(text, kinds))
 
 
 def clipped(text: str) -> str:

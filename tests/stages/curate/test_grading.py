@@ -3,12 +3,13 @@
 from dataclasses import replace
 
 import pytest
-from doubles.curated import CTX, ask, key, reply, run, verdicts_in
+from doubles.curated import CTX, ask, files_of, finish, key, reply, run, verdicts_in
 
 from engine.backends import fake
+from engine.backends.processes import here
 from engine.errors import StageError
 from engine.job.spec import CurateSpec
-from engine.run.manifests import finished
+from engine.run.manifests import finished, publish
 from engine.stages import curate
 
 HONEST = {
@@ -104,6 +105,42 @@ def test_a_budget_that_is_used_up_stops_and_the_same_command_goes_on(judge, tmp_
     assert asked(tmp_path) == 6, "what is paid is not asked again"
 
 
+def test_a_reply_that_comes_late_changes_all_that_was_decided_without_it(judge, tmp_path):
+    """The judge fails on some answers, the command is killed while it writes, and the next one has
+    their replies."""
+    texts = ["GOOD " * 8 + f"in many words that all of them share, number {n}" for n in range(9)]
+    answers = [reply(number, text=text) for number, text in enumerate(texts)]
+    inputs = finish(tmp_path, prompts(9), [answers[:5], answers[5:]])
+
+    def curated(name, spread=here, **knobs):
+        block = judge(keep=">= 4", max_failed_fraction=1.0)
+        block["teacher"] = block["teacher"] | {"fake": block["teacher"]["fake"] | knobs}
+        spec = CurateSpec(judge=block, near_duplicates={"of": "answer", "jaccard": 0.6})
+        (tmp_path / name).mkdir(exist_ok=True)
+        sizes = {"group_rows": 1, "spread": spread, "stream": fake.stream}
+        counts = curate.run(spec, inputs, tmp_path / name, CTX, **sizes)
+        publish(tmp_path / name, "curate", {}, counts, 0.0)
+        return counts
+
+    def dies_while_it_writes(work, orders):
+        for order in orders:
+            if getattr(order, "split", None):
+                raise KeyboardInterrupt
+            yield work(order)
+
+    with pytest.raises(KeyboardInterrupt):
+        curated("late", dies_while_it_writes, error_fraction=0.5)
+    early = list((tmp_path / "late/verdicts").iterdir())
+    assert len(early) == 2
+    without = {row["reason"] for row in verdicts_in(tmp_path / "late")}
+    assert "ungraded" in without
+    late = curated("late")
+    whole = curated("whole")
+    assert late.dropped == whole.dropped == {"near_duplicate": 8}
+    assert verdicts_in(tmp_path / "late") == verdicts_in(tmp_path / "whole")
+    assert files_of(tmp_path / "late") == files_of(tmp_path / "whole")
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
@@ -116,3 +153,8 @@ def test_a_budget_that_is_used_up_stops_and_the_same_command_goes_on(judge, tmp_
 def test_a_block_that_cannot_work_says_what_to_give(judge, fields, said):
     with pytest.raises(ValueError, match=said):
         CurateSpec(judge=judge(**fields))
+
+
+def test_the_best_go_by_grades_or_by_votes(judge):
+    with pytest.raises(ValueError, match="choose one of them"):
+        CurateSpec(judge=judge(), select={"by": ["score", "judge"]})

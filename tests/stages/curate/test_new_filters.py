@@ -6,9 +6,12 @@ from dataclasses import replace
 import pytest
 from doubles.curated import ask, data_files, key, reply, run, verdicts_in
 
-from engine.errors import InputError
+from engine.errors import InputError, StageError
 from engine.job.spec import CurateSpec
 from engine.rows.tables import file_metadata
+from engine.rows.tools import as_tool_calls, tools_column
+from engine.stages.curate.filters import FILTERS, Keep
+from engine.stages.curate.rules import RULES
 
 SENTENCE = "The quick brown fox jumps over the lazy dog near the quiet river bank at noon"
 
@@ -146,6 +149,67 @@ def test_a_redacted_example_has_no_token_of_what_it_held(tmp_path):
     told = [file_metadata(out / name) for name in sorted(data_files(counts))]
     fingerprints = {one["tokenizer_fingerprint"]: one["top_k"] for one in told}
     assert fingerprints == {None: 0, "f": 2}
+
+
+def test_personal_data_in_thoughts_and_in_earlier_calls_is_found(tmp_path):
+    thinks = replace(reply(1), reasoning="He is ivo@posta.example.org")
+    called = [{"name": "send", "arguments": {"to": "eva@posta.example.org"}}]
+    turns = {1: {"tool_calls": as_tool_calls(called, 0)}}
+    messages = [{"role": role, "content": role} for role in ("user", "assistant", "user")]
+    asked = replace(ask(2), messages=messages, tools=tools_column([], turns))
+    _, examples, out = run(
+        tmp_path, [ask(0), ask(1), asked], [[reply(0), thinks, reply(2)]], pii={"action": "redact"}
+    )
+    assert [row["pii"] for row in verdicts_in(out)] == [[], ["email"], ["email"]]
+    by_id = {row["prompt_id"]: row for row in examples["train"]}
+    assert by_id[0]["token_ids"]
+    assert by_id[1]["token_ids"] == by_id[2]["token_ids"] == []
+    assert "[EMAIL]" in by_id[2]["tools"]
+    assert "eva@" not in by_id[2]["tools"]
+
+
+def test_labels_sources_and_languages_are_counted_whatever_filters_there_are(tmp_path):
+    prompts = []
+    answers = []
+    for number in range(8):
+        gold = ("entailment", "neutral")[number % 4 == 0]
+        prompts.append(replace(ask(number), task="nli", reference=gold))
+        answers.append(reply(number, text=gold if number < 6 else "contradiction"))
+    counts, *_ = run(tmp_path, prompts, [answers])
+    told = counts.info.diversity.counts
+    assert told["label"] == {"entailment": (6, 4), "neutral": (2, 2)}
+    assert told["source"] == {"a": (8, 6)}
+
+
+def test_a_filter_that_finds_what_no_column_takes_is_told(tmp_path, monkeypatch):
+    def finds(answer, prompt):
+        return Keep({"mood": 1})
+
+    monkeypatch.setitem(FILTERS, "mood", (finds, lambda spec, experts: {}))
+    with pytest.raises(StageError, match=r"a filter found mood, which no column takes; add it to"):
+        run(tmp_path, asks(1), [[reply(0)]])
+
+
+def test_a_rule_that_raises_is_named_and_what_filters_found_is_kept(tmp_path, monkeypatch):
+    def broken(table):
+        raise KeyError("answer")
+
+    monkeypatch.setitem(RULES, "mine", (broken, lambda spec, panel: {}, ()))
+    with pytest.raises(StageError, match=r"rule mine failed on 1 answers \(KeyError: 'answer'\)"):
+        run(tmp_path, asks(1), [[reply(0)]])
+    assert list((tmp_path / "curate/work/receipts/rows").iterdir())
+
+
+def test_a_choice_among_sixteen_is_no_loss(tmp_path):
+    answers = []
+    for teacher in ("a", "b"):
+        for sample in range(8):
+            text = f"{sample} of {teacher}: 2"
+            answers.append(reply(1, teacher=teacher, sample=sample, text=text))
+    best = {"per_prompt": 1, "across": "teachers"}
+    counts, *_ = run(tmp_path, asks(2), [answers], select=best)
+    assert (counts.rows_in, counts.rows_out) == (16, 1)
+    assert counts.info.warnings == []
 
 
 def test_language_repetition_and_refusals(tmp_path):
