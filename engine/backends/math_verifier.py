@@ -32,6 +32,7 @@ MOST_CHARACTERS = 2000  # of both texts: no answer is longer, and parsers are qu
 _WORKER = Path(__file__).with_name("math_worker.py")
 _PAIRS_PER_WORKER = 64  # it takes a second to start one
 _IN_FLIGHT = 8  # pairs that a process has before it answers
+_LEAST_SHARE = 0.1  # of a processor: as many may work beside it
 _GRACE_S = 3.0  # beyond the deadline, before a process that says nothing is killed from here
 _START_S = 120.0
 _VERDICTS = {SAME[0]: True, DIFFERENT[0]: False}
@@ -109,7 +110,7 @@ class _Pool:
     def _collect(self, found: list[bool | None], waiting: deque[int]) -> None:
         """Wait for answers of any worker; one that is silent too long is replaced, and what it was
         asked besides goes to others."""
-        patience_s = self._deadline_s + _GRACE_S
+        patience_s = self._deadline_s / _LEAST_SHARE + _GRACE_S
         with selectors.DefaultSelector() as selector:
             for worker in self._workers:
                 if worker.asked:

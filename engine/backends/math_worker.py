@@ -2,9 +2,9 @@
 
 It is started by its path and imports nothing of the engine. A first process imports the library and
 forks a second, which reads pairs from the socket FD and answers each with one byte. What a pair can
-do wrong ends with the second process: an alarm kills it from outside Python at the deadline, and
-its memory is bounded. The first then answers for it and forks the next. Both end with the socket,
-so nothing is left behind when whoever asked is gone.
+do wrong ends with the second process: an alarm kills it from outside Python at the deadline, which
+is in seconds of its own processor time, and its memory is bounded. The first then answers for it
+and forks the next. Both end with the socket, so nothing is left behind when whoever asked is gone.
 
 A request is two texts, each behind its length in four bytes.
 """
@@ -76,7 +76,7 @@ def _sent(connection: socket.socket, byte: bytes) -> bool:
 def _bound(memory_bytes: int) -> None:
     used = _virtual_bytes("VmSize")
     resource.setrlimit(resource.RLIMIT_AS, (used + memory_bytes, used + memory_bytes))
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # also where one long operation holds Python
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # also where one long operation holds Python
 
 
 def _answer(
@@ -96,9 +96,9 @@ def _answer(
         if wanted is None or said is None:
             return
         state[0] = COMPARING
-        signal.setitimer(signal.ITIMER_REAL, deadline_s)
+        signal.setitimer(signal.ITIMER_PROF, deadline_s)  # its own time, whoever works beside it
         verdict = is_same(wanted, said)
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         is_spent = verdict != SAME and _virtual_bytes("VmPeak") > scarce
         if is_spent:
             verdict = UNTOLD

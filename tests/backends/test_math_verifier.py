@@ -3,8 +3,10 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 
 from engine.backends import math_verifier
@@ -85,6 +87,29 @@ def test_no_process_is_left_behind():
         algebra([("1", "1")] * 200)
         assert len(processes_of(os.getpid())) == len(before) + 2
     assert processes_of(os.getpid()) == before
+
+
+def test_a_pair_has_its_time_whoever_works_beside_it():
+    """The deadline is of the processor: a process that gets none for longer goes on."""
+    before = set(psutil.Process().children(recursive=True))
+    with (
+        math_verifier.opened(workers=1, deadline_s=4.0) as algebra,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        assert algebra([("1", "1")]) == [True]
+        started = set(psutil.Process().children(recursive=True)) - before
+        (second,) = [each for each in started if each.parent() in started]
+        asked = threads.submit(algebra, [TOWER, ("2", "2")])
+        time.sleep(0.3)
+        second.suspend()
+        time.sleep(4.5)
+        second.resume()
+        time.sleep(0.2)
+        assert second.is_running()
+        assert second.status() != psutil.STATUS_ZOMBIE
+        assert asked.result(120) == [None, True]
+        psutil.wait_procs([second], timeout=30)
+        assert not second.is_running()
 
 
 def test_no_process_outlives_a_parent_that_is_killed(tmp_path):

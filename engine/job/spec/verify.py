@@ -19,7 +19,8 @@ class VerifySpec(Block):
     """Rules decide where both are plain numbers; the rest is asked of math-verify, or counts as
     `unverified`."""
     timeout_s: float = identity(2.0, gt=0, le=60)
-    """Longest that math-verify may take for one answer; what takes longer is `unverified`."""
+    """Seconds of processor time that math-verify may take for one answer; what takes longer is
+    `unverified`."""
     qa: str | None = identity(None)
     """`contains`: the reference stands in the answer; `exact`: it is the answer; `f1>=0.5`: that
     share of words in common. None: `contains` for references of at most six words, and no check
