@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from engine.asking.admission import cost_usd
 from engine.asking.dispatch import Stream, answer_prompts
@@ -95,6 +96,18 @@ def ask_judge(
         settled.total("tokens_out"),
         _spent(judge, folder),
     )
+
+
+def asked_of(spec: AskedJudgeSpec, replies: Replies) -> dict[str, Any]:
+    """The fields of AskedJudge."""
+    return {
+        "name": spec.teacher.name,
+        "kind": spec.teacher.kind,
+        "model": spec.teacher.model,
+        "tokens_in": replies.tokens_in,
+        "tokens_out": replies.tokens_out,
+        "cost_usd": replies.cost_usd,
+    }
 
 
 def _prompt(question: Question, task: str) -> Prompt:

@@ -9,29 +9,23 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 from engine.backends.processes import Processes, Spread, here
 
 
-@contextmanager
-def spread_for(workers: int | None, orders: int) -> Generator[Spread]:
+def spread_for(workers: int | None, orders: int) -> AbstractContextManager[Spread]:
     """Who does about `orders` pieces of work at a time, in this block: `workers`, and of None as
     many as there are processors for them. No cluster is started for it."""
     most = min(orders, workers or len(os.sched_getaffinity(0)))
     if orders < 2 or workers == 1:
-        yield here
-    elif _is_on_cluster():
+        return nullcontext(here)
+    if _is_on_cluster():
         from engine.backends.ray_tasks import spread_over_cluster
 
-        yield partial(spread_over_cluster, workers)
-    elif most < 2:
-        yield here
-    else:
-        with Processes(most) as processes:
-            yield processes
+        return nullcontext(partial(spread_over_cluster, workers))
+    return Processes(most) if most > 1 else nullcontext(here)
 
 
 def _is_on_cluster() -> bool:

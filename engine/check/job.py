@@ -92,7 +92,11 @@ def _source_problems(spec: PromptsSpec) -> list[str]:
     sources = [source for source in spec.sources() if not source.endswith(":")]
     if missing_data(sources):  # believed, as the hub's models are
         return []
-    problems = head_problems(spec)
+    return _of_files(sources, head_problems(spec))
+
+
+def _of_files(sources: Collection[str], problems: list[str]) -> list[str]:
+    """Problems of files, some of which may be on another machine alone."""
     if all(local_source(source).exists() for source in sources):
         return problems
     return [NotHere(problem) for problem in problems]
@@ -109,9 +113,7 @@ def _test_data_problems(job: JobSpec) -> list[str]:
     try:
         held_out_texts("curate.decontaminate.against", spec.against, most_rows=HEAD_ROWS)
     except InputError as error:
-        if all(local_source(path).exists() for path in spec.against):
-            return [str(error)]
-        return [NotHere(error)]
+        return _of_files(spec.against, [str(error)])
     return []
 
 

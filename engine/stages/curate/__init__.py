@@ -28,6 +28,7 @@ from engine.backends import math_verifier
 from engine.backends.processes import Spread, here
 from engine.backends.spread import spread_for
 from engine.job.spec import CurateSpec, NearDuplicatesSpec
+from engine.rows.tables import parquet_bytes
 from engine.run.context import Context
 from engine.run.facts import PromptsInfo
 from engine.run.manifests import Counts, FileEntry, Finished
@@ -45,7 +46,7 @@ from engine.stages.curate.grading import Grader, grader_for
 from engine.stages.curate.groups import GROUP_ROWS, Group, groups_of
 from engine.stages.curate.held_out import index_of
 from engine.stages.curate.judging import Judging, Source, filters_of, judge_group
-from engine.stages.curate.making import Made, make_all, publish_table
+from engine.stages.curate.making import Made, digest_of, make_all
 from engine.stages.curate.outcome import counts_of
 from engine.stages.curate.prompts_by_id import forget, prompts_of
 from engine.stages.curate.rules import Panel
@@ -193,7 +194,7 @@ def _write(
     table = _with_piles(desk.spec, decided.table, sources, bucket_bytes)
     order = np.argsort(table["place"].to_numpy())
     narrow = table.select([*_WRITTEN_BY, *decided.found])
-    basis = publish_table(narrow, desk.out, f"{WORK}/decided.parquet").sha256
+    basis = digest_of(parquet_bytes(narrow))
     orders = []
     for group, (first, end) in zip(desk.groups, pairwise(_starts(judged)), strict=True):
         orders.append(Settled(group, narrow.take(order[first:end])))

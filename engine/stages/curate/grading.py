@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from engine.asking.dispatch import Stream
-from engine.asking.judging import Replies, ask_judge
+from engine.asking.judging import Replies, ask_judge, asked_of
 from engine.job.spec import CurateJudgeSpec
 from engine.rows.judging import questions
 from engine.rows.judging.choices import read_choice
@@ -124,15 +124,8 @@ class Grader:
         folder = self.out / FOLDER
         replies = ask_judge(self.spec, asked, folder, self.ctx, block=BLOCK, stream=self.stream)
         if replies.count:
-            self.facts = CurateJudge(
-                name=self.spec.teacher.name,
-                kind=self.spec.teacher.kind,
-                model=self.spec.teacher.model,
-                tokens_in=replies.tokens_in,
-                tokens_out=replies.tokens_out,
-                cost_usd=replies.cost_usd,
-                replies=replies.count,
-            )
+            asked_for = asked_of(self.spec, replies)
+            self.facts = CurateJudge(replies=replies.count, **asked_for)
         return replies
 
     def _answers(self, table: pa.Table) -> Iterator[Answered]:

@@ -54,6 +54,7 @@ def _is_heavy(kind: pa.DataType) -> bool:
     return pa.types.is_list(kind) or pa.types.is_binary(kind)
 
 
+_COLUMNS = frozenset(JUDGED.names)
 _LIGHT = pa.schema([column for column in completion_schema() if not _is_heavy(column.type)])
 _NEWER = ("tool_calls",)  # which files of an older version lack
 
@@ -225,7 +226,7 @@ def _judged_slice(
 
 def _require_columns(told: Mapping[str, Any]) -> None:
     """What a filter finds would be lost without a column."""
-    unknown = sorted(set(told) - set(JUDGED.names))
+    unknown = sorted(told.keys() - _COLUMNS)
     if unknown:
         raise StageError(
             f"curate: a filter found {', '.join(unknown)}, which no column takes; add it to _FOUND"

@@ -98,5 +98,9 @@ def publish_bytes(data: pa.Buffer, rows: int, out: Folder, name: str) -> FileEnt
     path = out / name
     path.parent.mkdir(parents=True, exist_ok=True)
     publish_durable(path, data)
-    digest = hashlib.sha256(data).hexdigest()
-    return FileEntry(rows=rows, size_bytes=data.size, sha256=digest)
+    return FileEntry(rows=rows, size_bytes=data.size, sha256=digest_of(data))
+
+
+def digest_of(data: pa.Buffer) -> str:
+    """The sha256 of a file's bytes, in hex."""
+    return hashlib.sha256(data).hexdigest()

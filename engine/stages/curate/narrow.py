@@ -49,8 +49,8 @@ JUDGED = pa.schema(
         **_FOUND,
     }
 )
-_COUNTED = ("source", "label", "language")  # the report says how many there were, and are left
-_ALWAYS = ("split", "filter", "reason", "file", "row", "bytes", "error", *_COUNTED)
+COUNTED = ("source", "label", "language")  # the report says how many there were, and are left
+_ALWAYS = ("split", "filter", "reason", "file", "row", "bytes", "error", *COUNTED)
 
 
 def load_narrow(files: Iterable[Folder], columns: Sequence[str]) -> pa.Table:

@@ -20,8 +20,8 @@ from engine.curation.diversity import (
 )
 from engine.curation.ledger import is_left_in
 from engine.run.curate_facts import Diversity
+from engine.stages.curate.narrow import COUNTED
 
-_COUNTED = ("source", "label", "language")
 _DIGITS = 4
 
 
@@ -62,9 +62,7 @@ def diversity_of(train: pa.Table, answers: Sequence[str]) -> Diversity | None:
 def _counts(train: pa.Table) -> dict[str, dict[str, tuple[int, int]]]:
     left = train.filter(pa.array(is_left_in(train)))
     counted = {}
-    for name in _COUNTED:
-        if name not in train.column_names:
-            continue
+    for name in COUNTED:
         before = counts_of(train, name)
         after = counts_of(left, name)
         if before:

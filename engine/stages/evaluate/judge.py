@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine.asking.dispatch import Stream
-from engine.asking.judging import Reply, ask_judge
+from engine.asking.judging import Reply, ask_judge, asked_of
 from engine.errors import SpecError
 from engine.job.spec import GenerateSpec, JudgeSpec, Model
 from engine.rows.judging import questions
@@ -94,14 +94,9 @@ def opinion_of(
     write_parquet(to_table(rows, JUDGEMENT), out / VERDICTS)
     told = judged(Judged(spec, prompts, answers, rows, resampling))
     facts = Judge(
-        name=spec.teacher.name,
-        kind=spec.teacher.kind,
-        model=spec.teacher.model,
         rubric_sha256=hashlib.sha256(rubric.encode()).hexdigest(),
         is_teacher=_is_teacher(spec, generate),
-        tokens_in=replies.tokens_in,
-        tokens_out=replies.tokens_out,
-        cost_usd=replies.cost_usd,
+        **asked_of(spec, replies),
         **told,
     )
     return Opinion(facts, warnings_of(facts, VERDICTS), len(rows))

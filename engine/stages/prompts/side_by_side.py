@@ -8,8 +8,8 @@ order are the same either way.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -44,18 +44,15 @@ class _Written(NamedTuple):
     bad: list[tuple[int, str]]
 
 
-@contextmanager
-def spread_for(spec: PromptsSpec, sources: Sources) -> Generator[Spread]:
+def spread_for(spec: PromptsSpec, sources: Sources) -> AbstractContextManager[Spread]:
     """Who reads them, and compares them later, in this block."""
     size_bytes = 0
     for paths in sources.values():
         size_bytes += sum(path.stat().st_size for path in paths)
     workers = spec.workers or len(os.sched_getaffinity(0))
     if size_bytes < LARGE_BYTES or workers < 2:
-        yield here
-        return
-    with Processes(workers) as processes:
-        yield processes
+        return nullcontext(here)
+    return Processes(workers)
 
 
 def batches(

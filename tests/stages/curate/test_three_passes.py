@@ -189,21 +189,15 @@ def test_one_two_and_four_workers_here_and_on_a_cluster_give_the_same_files(tmp_
     parts = [list(map(in_many_words, part)) for part in parts]
     spec = CurateSpec(**EVERYTHING).model_dump()
     wanted = None
-    for number, spread in enumerate(
-        [
-            here,
-            Processes(2),
-            Processes(4),
-            partial(spread_over_cluster, None),
-        ]
-    ):
-        random.Random(number).shuffle(parts)
-        counts, *_, out = run(
-            tmp_path / str(number), prompts, parts, spread=spread, **SMALL, **spec
-        )
-        made = (files_of(out), counts.dropped, counts.info)
-        wanted = wanted or made
-        assert made == wanted
+    with Processes(2) as two, Processes(4) as four:
+        for number, spread in enumerate([here, two, four, partial(spread_over_cluster, None)]):
+            random.Random(number).shuffle(parts)
+            counts, *_, out = run(
+                tmp_path / str(number), prompts, parts, spread=spread, **SMALL, **spec
+            )
+            made = (files_of(out), counts.dropped, counts.info)
+            wanted = wanted or made
+            assert made == wanted
     assert {"near_duplicate", "refusal", "repetition", "language"} <= wanted[1].keys()
 
 
