@@ -34,7 +34,7 @@ def serving(
     with ExitStack() as stack:
         connect(stack, job.key_variables().values(), ctx, root)
         with ctx.progress.waiting(f"starting {', '.join(models)}"):
-            endpoint = stack.enter_context(endpoint_of(job, train, ctx, models))
+            endpoint = stack.enter_context(endpoint_of(job, train, ctx, models, compiled=True))
         stack.enter_context(serve.announced(root, endpoint))
         yield endpoint
 
@@ -56,7 +56,7 @@ def serving_folders(
     with ExitStack() as stack:
         connect(stack, only.serve.key_variables().values(), ctx, folders[0])
         with ctx.progress.waiting(f"starting {', '.join(served)}"):
-            endpoint = stack.enter_context(serve.endpoint(only.serve, served, ctx))
+            endpoint = stack.enter_context(serve.endpoint(only.serve, served, ctx, compiled=True))
         yield endpoint
 
 

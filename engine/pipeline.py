@@ -364,12 +364,19 @@ def connect(stack: ExitStack, keys: Iterable[str], ctx: Context, root: Folder) -
         ctx.progress.say(joined)
 
 
-def endpoint_of(job: JobSpec, train: Finished | None, ctx: Context, models: list[str]) -> Any:
+def endpoint_of(
+    job: JobSpec,
+    train: Finished | None,
+    ctx: Context,
+    models: list[str],
+    *,
+    compiled: bool = False,
+) -> Any:
     """These models of a job, served for the length of a block."""
     from engine.stages import serve
 
     chosen = serve.models_of(job.serve, job.generate.teachers[0], train, models, job.device)
-    return serve.endpoint(job.serve, chosen, ctx)
+    return serve.endpoint(job.serve, chosen, ctx, compiled=compiled)
 
 
 def validation_prompts(

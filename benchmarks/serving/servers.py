@@ -110,7 +110,7 @@ def own() -> Start:
     port = free_port()
     model = Model(MODEL, str(TEACHER), None, ServeSpec(dtype=DTYPE, kv_cache_gib=KV_CACHE_GIB))
     # as engine.backends.vllm_server has it: counters, and no line per request
-    arguments = engine_arguments(model, "cpu")
+    arguments = engine_arguments(model, "cpu", compiled=True)
     del arguments["disable_log_stats"]
     arguments |= {
         "disable_uvicorn_access_log": True,

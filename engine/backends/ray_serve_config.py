@@ -99,6 +99,7 @@ def engine_app(args: dict[str, Any]) -> serve.Application:
         spec.max_queued,
         spec.max_queued_tokens,
         given.kind,
+        compiled=True,
     )
     scaling = replace(Scaling.of(spec), initial=given.initial_replicas)
     fewest, most = scaling.replicas

@@ -92,7 +92,9 @@ def server_arguments(served: ServedModel) -> Namespace:
 
     model = served.model
     spanning = SPANNING in os.environ
-    settings = engine_arguments(model, served.device, spanning=spanning) | {
+    settings = engine_arguments(
+        model, served.device, spanning=spanning, compiled=served.compiled
+    ) | {
         "served_model_name": [model.name],
         "disable_log_stats": False,  # /metrics is made of them
         "disable_uvicorn_access_log": True,

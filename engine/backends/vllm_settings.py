@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
+import sysconfig
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from engine.asking.respondents import MAX_NUM_SEQS
@@ -73,13 +77,19 @@ GIB = 1024**3
 
 
 def engine_arguments(
-    model: Model, device: str, top_k: int = 0, *, spanning: bool = False
+    model: Model,
+    device: str,
+    top_k: int = 0,
+    *,
+    spanning: bool = False,
+    compiled: bool = False,
 ) -> dict[str, Any]:
     """Model -> vLLM's AsyncEngineArgs, with what a CPU needs.
 
-    `spanning`: the replica lies on several nodes, so Ray starts its workers; `engine_args` of the
-    engine wins over all else. How much an engine on a GPU batches is left to vLLM, which knows the
-    GPU and what the engine is for.
+    `spanning`: the replica lies on several nodes, so Ray starts its workers. `compiled`: on a CPU,
+    if there is a compiler; on a GPU vLLM decides. `engine_args` of the engine wins over all else.
+    How much an engine on a GPU batches is left to vLLM, which knows the GPU and what the engine is
+    for.
     """
     spec = model.engine
     arguments: dict[str, Any] = {
@@ -104,7 +114,7 @@ def engine_arguments(
         arguments["distributed_executor_backend"] = "ray"
     elif spec.devices > 1:
         arguments["distributed_executor_backend"] = "mp"
-    arguments |= _gpu_arguments(spec) if device == "gpu" else _cpu_arguments(model)
+    arguments |= _gpu_arguments(spec) if device == "gpu" else _cpu_arguments(model, compiled)
     given = {name: value for name, value in arguments.items() if value is not None}
     return given | spec.engine_args
 
@@ -116,18 +126,28 @@ def _gpu_arguments(spec: EngineSpec) -> dict[str, Any]:
     return arguments
 
 
-def _cpu_arguments(model: Model) -> dict[str, Any]:
+def _cpu_arguments(model: Model, compiled: bool) -> dict[str, Any]:
     spec = model.engine
     # On a CPU a seeded request under chunked prefill kills the engine, and without a byte count
-    # every replica takes 92 % of the node's memory. Compilation costs minutes and gains nothing
-    # at this size.
+    # every replica takes 92 % of the node's memory. Compilation takes half a minute and more at a
+    # model's first start and a quarter of one at each later start: benchmarks/serving says what it
+    # gains, and an engine that is there for minutes does not get it back.
     return {
-        "enforce_eager": True,
+        "enforce_eager": not (compiled and _can_compile()),
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": max(8192, spec.max_model_len or context_length(model.model)),
         "kv_cache_memory_bytes": int((spec.kv_cache_gib or 1.0) * GIB),
         "max_num_seqs": spec.max_num_seqs or MAX_NUM_SEQS["cpu"],
     }
+
+
+def _can_compile() -> bool:
+    """Whether torch's inductor finds what it wants here: the compiler that
+    torch._inductor.config.cpp.cxx would name, and Python's headers."""
+    usual = "clang++" if sys.platform == "darwin" else "g++"
+    compiler = shutil.which(os.environ.get("CXX", usual))
+    headers = Path(sysconfig.get_path("include"))
+    return compiler is not None and (headers / "Python.h").is_file()
 
 
 def engine_environment(devices: int, device: str) -> dict[str, str]:

@@ -103,9 +103,10 @@ class Progress:
         if self._bar or not self._is_on_terminal:
             self.say(what)
             yield
-            return
-        with self._live(what, "waiting"):
-            yield
+        else:
+            with self._live(what, "waiting"):
+                yield
+        self._state.pop("note", None)  # nobody waits for that any more
 
     @property
     def _is_on_terminal(self) -> bool:

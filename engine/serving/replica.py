@@ -31,6 +31,7 @@ class ServedModel:
     max_queued: int | None = None  # sequences that its engine takes beyond those that it decodes
     max_queued_tokens: int | None = None  # of prompts that have no first token yet
     kind: str = "vllm"
+    compiled: bool = False  # on a CPU, for who serves longer than that takes
 
 
 class ModelServer(ABC):

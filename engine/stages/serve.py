@@ -103,9 +103,11 @@ def _served(
 
 @contextmanager
 def endpoint(
-    spec: ServeSpec, models: Mapping[str, ServedModel], ctx: Context
+    spec: ServeSpec, models: Mapping[str, ServedModel], ctx: Context, *, compiled: bool = False
 ) -> Generator[Endpoint]:
-    """Serve `models` for the length of the block; every route wants a key if the spec names one."""
+    """Serve `models` for the length of the block; every route wants a key if the spec names one.
+    `compiled`: what is served for longer than compiling takes."""
+    models = {name: replace(model, compiled=compiled) for name, model in models.items()}
     keys = keys_of(spec)
     settings = front_settings(spec, keys)
     with ray_endpoint.deployed(
@@ -147,7 +149,7 @@ def update(application: str, spec: ServeSpec, served: ServedModel, ctx: Context)
     """Roll a model of new weights into a running endpoint without a lost request."""
     deployed = ray_endpoint.Deployed.running(application, ray_serve.Scaling.of(spec))
     deployed.update(
-        served,
+        replace(served, compiled=True),
         start_timeout_s=spec.start_timeout_s,
         on_wait=lambda note: ctx.progress.update(note=note),
     )

@@ -36,6 +36,7 @@ def test_a_model_becomes_what_a_job_would_serve():
     served, secret, generation, drain_s = deployment(engine_app(args)).init_args
     assert (secret, generation, drain_s) == ("of this cluster", 4, 9)
     assert (served.model.name, served.model.model, served.kind) == ("support", "folder", "vllm")
+    assert served.compiled
     assert (served.model.engine.max_model_len, served.model.reasoning_parser) == (512, "qwen3")
     assert (dict(served.adapters), dict(served.server_args)) == tuple(more.values())
     assert (served.max_queued, served.max_queued_tokens) == tuple(limits.values())

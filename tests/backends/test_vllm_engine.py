@@ -14,6 +14,7 @@ import pytest
 from conftest import save_tiny
 
 from engine import pipeline
+from engine.backends import vllm_settings
 from engine.backends.vllm_engine import VllmEngine, _keep_arrays, split_logprobs
 from engine.backends.vllm_settings import engine_arguments, engine_environment
 from engine.errors import StageError
@@ -87,6 +88,30 @@ def test_a_cpu_engine_gets_what_keeps_it_alive():
     assert arguments["kv_cache_memory_bytes"] == 2**30
     assert arguments["max_logprobs"] == 64
     assert arguments["logprobs_mode"] == "raw_logprobs"
+
+
+@pytest.mark.parametrize(
+    ("compiled", "found", "headers", "eager"),
+    [
+        (False, True, True, True),
+        (True, True, True, False),
+        (True, False, True, True),
+        (True, True, False, True),
+    ],
+)
+def test_a_cpu_engine_is_compiled_for_who_serves_long_where_there_is_a_compiler(
+    compiled, found, headers, eager, tmp_path, monkeypatch
+):
+    compiler = tmp_path / "the-compiler"
+    if found:
+        compiler.touch(0o755)
+    if headers:
+        (tmp_path / "Python.h").touch()
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setattr(vllm_settings.sysconfig, "get_path", lambda _: str(tmp_path))
+    model = VllmTeacherSpec(name="t", model="m", max_model_len=64).to_model()
+    assert engine_arguments(model, "cpu", compiled=compiled)["enforce_eager"] is eager
+    assert "enforce_eager" not in engine_arguments(model, "gpu", compiled=compiled)
 
 
 def test_a_gpu_engine_keeps_vllms_own_scheduling():

@@ -30,11 +30,13 @@ def test_a_wait_without_rows_tells_its_seconds_again_and_again(tmp_path, monkeyp
     with progress.waiting("starting student"):
         progress.update(note="waiting for LLMServer:student")
         progress.update(note="waiting for LLMServer:student")
+    progress.update(done=3)
     lines = out.getvalue().splitlines()
     assert lines == [
         "starting student",
         "waiting for LLMServer:student",
         "waiting for LLMServer:student  0 s",
+        "0 s",
     ]
 
 

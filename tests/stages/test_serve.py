@@ -1,11 +1,15 @@
 """Which models are served, and how; the live endpoint is tested in test_end_to_end.py."""
 
 import json
+from contextlib import contextmanager
 
 import pytest
 
+from engine import live, pipeline
 from engine.errors import SpecError, StageError
-from engine.job.spec import OpenAITeacherSpec, ServeSpec, VllmTeacherSpec
+from engine.job.jobfile import load_serve
+from engine.job.spec import GenerateSpec, OpenAITeacherSpec, ServeSpec, VllmTeacherSpec
+from engine.run.context import Context
 from engine.stages import serve
 
 TEACHER = VllmTeacherSpec(name="big", model="org/teacher", revision="abc", tensor_parallel=4)
@@ -52,6 +56,28 @@ def test_a_folder_is_asked_by_its_name(tmp_path):
     assert (served.model.name, served.model.model) == ("phi", str(folder))
     assert (dict(served.adapters), dict(served.server_args)) == (spec.adapters, spec.server_args)
     assert served.device == "cpu"
+
+
+def test_what_a_command_serves_is_compiled_and_what_a_load_test_serves_is_not(
+    tmp_path, monkeypatch, fake_job
+):
+    seen = []
+
+    @contextmanager
+    def deployed(models, *_, **__):
+        seen.append({name: model.compiled for name, model in models.items()})
+        yield
+
+    monkeypatch.setattr(serve.ray_endpoint, "deployed", deployed)
+    monkeypatch.setattr(live, "connect", lambda *_: None)
+    (tmp_path / "config.json").write_text("{}")
+    with live.serving_folders(load_serve(["device=cpu"]), [tmp_path]):
+        pass
+    job = fake_job()
+    job = job.model_copy(update={"generate": GenerateSpec(teachers=[TEACHER])})
+    with pipeline.endpoint_of(job, None, Context("t", "qa", 0, "cpu"), ["teacher"]):
+        pass
+    assert seen == [{tmp_path.name: True}, {"teacher": False}]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
-"""Inside torch: what engine/training/cpu_kernels.py, head.py and attention.py lean on beyond its
-documentation."""
+"""Inside torch: what engine/training/cpu_kernels.py, head.py, attention.py and
+engine/backends/vllm_settings.py lean on beyond its documentation."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from upstream.source_text import text
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
@@ -40,3 +42,9 @@ def test_flash_attention_of_packed_rows_takes_a_window_and_a_scale():
     takes = list(inspect.signature(varlen_attn).parameters)
     assert takes[:7] == ["query", "key", "value", "cu_seq_q", "cu_seq_k", "max_q", "max_k"]
     assert {"scale", "window_size"} <= set(takes)
+
+
+def test_inductor_takes_the_compiler_that_we_look_for():
+    """engine.backends.vllm_settings asks for it without importing torch."""
+    code = text("torch/_inductor/config.py")
+    assert "os.environ.get('CXX', 'clang++' if sys.platform == 'darwin' else 'g++')" in code
