@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scipy.stats import quantile_test
+
 from benchmarks.result import bounded
 from benchmarks.serving import servers
 from benchmarks.serving.servers import Server, beside_engine, spent
@@ -28,6 +30,7 @@ LEVELS = (1, 8, 32)
 EQUAL = {"ignore_eos": True}  # answers of 64 tokens; else they end by themselves
 POISSON = {"poisson_third": 1 / 3, "poisson_two_thirds": 2 / 3}  # of the capacity
 SHOWN = 0.0  # a ratio that cannot miss
+BESIDE_OLD = 0.2  # of the time for a closer look, that beside `old`, which has one load
 
 
 @dataclass(frozen=True)
@@ -43,15 +46,50 @@ class Load:
 @dataclass(frozen=True)
 class Timing:
     """How long each run lasts, and how often; `loads`: of the speed beside vLLM's server only these
-    closed loops."""
+    closed loops; `closer_s`: how long at most a closer look takes where the rounds leave it open
+    on which side of its bound a ratio is."""
 
     rounds: int
     seconds: float
     warmup_s: float = 1.0
     loads: tuple[str, ...] = ()
+    closer_s: float = 0.0
 
 
-Rows = dict[str, dict[str, list[dict[str, Any]]]]  # {load: {server: a row per round}}
+Rounds = dict[str, list[dict[str, Any]]]  # {server: a row per round}
+Rows = dict[str, Rounds]  # by load
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Ours to another server's, and what it has to keep."""
+
+    name: str
+    figure: Callable[[dict[str, Any]], float]
+    sign: str
+    bound: float
+
+    def of_rounds(self, rounds: Rounds) -> list[float]:
+        """Of each round; beside `ours` there is one other server."""
+        (base,) = rounds.keys() - {"ours"}
+        ratios = []
+        for mine, theirs in zip(rounds["ours"], rounds[base], strict=True):
+            below = self.figure(theirs)
+            ratios.append(self.figure(mine) / below if below else float("nan"))
+        return ratios
+
+    def is_open(self, rounds: Rounds) -> bool:
+        """Whether the bound lies within the 95 % interval of the rounds' median (order statistics),
+        so that these rounds do not tell on which side it is."""
+        if self.bound == SHOWN:
+            return False
+        low, high = quantile_test(self.of_rounds(rounds)).confidence_interval(0.95)
+        return not (low >= self.bound or high <= self.bound)  # NaN: too few rounds to say
+
+    def judged(self, rounds: Rounds) -> dict[str, Any]:
+        """The median of the rounds beside its bound."""
+        median = round(statistics.median(self.of_rounds(rounds)), 3)
+        return bounded(median, self.sign, self.bound) | {"rounds": len(rounds["ours"])}
 
 
 def closed_loads() -> list[Load]:
@@ -102,7 +140,7 @@ def background(running: Sequence[Server]) -> dict[str, dict[str, float]]:
 
 def measure(
     server: Server,
-    others: Sequence[Server],
+    other: Server,
     load: Load,
     timing: Timing,
     seed: int,
@@ -110,14 +148,12 @@ def measure(
     work: Path,
 ) -> dict[str, Any]:
     """One run, and what it cost per token, from before the client started until it had ended."""
-    before, others_before = server.processor_s(), [each.processor_s() for each in others]
+    before, other_before = server.processor_s(), other.processor_s()
     started = time.perf_counter()
     row = drive(server.url, servers.MODEL, load, timing, seed, work)
     seconds = spent(before, server.processor_s())
     wall_s = time.perf_counter() - started
-    elsewhere = 0.0
-    for each, earlier in zip(others, others_before, strict=True):
-        elsewhere += sum(spent(earlier, each.processor_s()).values())
+    elsewhere = sum(spent(other_before, other.processor_s()).values())
     fixed_s = beside_engine(idle[server.name]) * wall_s
     per_token = 1e6 / max(1, row["tokens_in_all"])
     row["beside_engine_us"] = (beside_engine(seconds) - fixed_s) * per_token
@@ -127,26 +163,44 @@ def measure(
     return row
 
 
-def take_turns(
-    running: Sequence[Server],
-    loads: Sequence[Load],
-    timing: Timing,
-    idle: dict[str, dict[str, float]],
-    work: Path,
-) -> Rows:
-    """Every load on every server in every round; who comes first changes each round."""
-    rows: Rows = {load.name: {server.name: [] for server in running} for load in loads}
-    for number in range(timing.rounds):
-        order = list(running)
-        if number % 2:
-            order.reverse()
+class Turns:
+    """Two servers that are loaded in turns; who comes first changes each round."""
+
+    def __init__(self, running: tuple[Server, Server], timing: Timing, work: Path) -> None:
+        warm_up(running, work)
+        self.idle = background(running)
+        self.rows: Rows = {}
+        self._running = running
+        self._timing = timing
+        self._work = work
+
+    def take(self, loads: Sequence[Load]) -> None:
+        """All rounds of these loads."""
+        for _ in range(self._timing.rounds):
+            self._round(loads)
+
+    def look_closer(self, loads: Sequence[Load], seconds: float) -> None:
+        """More rounds, for so long at most, of the loads of which a ratio is open."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            left = [load for load in loads if self._is_open(load)]
+            if not left:
+                return
+            self._round(left)
+
+    def _is_open(self, load: Load) -> bool:
+        rounds = self.rows[load.name]
+        return any(ratio.is_open(rounds) for ratio in ratios_of(load.name, rounds))
+
+    def _round(self, loads: Sequence[Load]) -> None:
         for load in loads:
-            for server in order:
-                others = [each for each in running if each is not server]
-                row = measure(server, others, load, timing, number, idle, work)
-                rows[load.name][server.name].append(row)
+            rounds = self.rows.setdefault(load.name, {each.name: [] for each in self._running})
+            number = len(rounds["ours"])
+            order = self._running if number % 2 == 0 else self._running[::-1]
+            for server, other in (order, order[::-1]):
+                row = measure(server, other, load, self._timing, number, self.idle, self._work)
+                rounds[server.name].append(row)
                 tell(number, load.name, server.name, row)
-    return rows
 
 
 def tell(number: int, load: str, server: str, row: dict[str, Any]) -> None:
@@ -162,41 +216,36 @@ def tell(number: int, load: str, server: str, row: dict[str, Any]) -> None:
 
 def run(timing: Timing, work: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """All of it, or the loads that are wanted: (ratios, raw rounds and backgrounds)."""
+    loads = closed_loads()
+    if timing.loads:
+        loads = [load for load in loads if load.name in timing.loads]
     with (
         servers.running(servers.ours(work), work) as ours,
         servers.running(servers.own(), work) as own,
     ):
-        pair = (own, ours)
-        warm_up(pair, work)
-        idle = background(pair)
-        if timing.loads:
-            wanted = [load for load in closed_loads() if load.name in timing.loads]
-            rows = take_turns(pair, wanted, timing, idle, work)
-            return against_own(rows), {"rounds": rows, "background_cores": idle}
-        rows = take_turns(pair, closed_loads(), timing, idle, work)
-        at_most = [row["requests_s"] for row in rows["equal_c32"]["own"]]
-        capacity_rps = statistics.median(at_most)
-        rows |= take_turns(pair, poisson_loads(capacity_rps), timing, idle, work)
-    ratios = against_own(rows)
+        turns = Turns((own, ours), timing, work)
+        turns.take(loads)
+        raw: dict[str, Any] = {"rounds": turns.rows, "background_cores": turns.idle}
+        if not timing.loads:
+            at_most = [row["requests_s"] for row in turns.rows["equal_c32"]["own"]]
+            raw["capacity_rps"] = statistics.median(at_most)
+            poisson = poisson_loads(raw["capacity_rps"])
+            turns.take(poisson)
+            loads += poisson
+        turns.look_closer(loads, timing.closer_s)
+    ratios = judged(turns.rows)
+    if timing.loads:
+        return ratios, raw
     with (
         servers.running(servers.ours(work), work) as ours,
         servers.running(servers.old(work), work) as old,
     ):
-        pair = (old, ours)
-        warm_up(pair, work)
-        idle_beside_old = background(pair)
-        full = [load for load in closed_loads() if load.name == "equal_c32"]
-        beside_old = take_turns(pair, full, timing, idle_beside_old, work)
-    faster = median_ratio(beside_old["equal_c32"], "old", tokens_per_second)
-    ratios["tok_s_to_old_equal_c32"] = bounded(faster, ">=", 3.4)
-    raw = {
-        "rounds": rows,
-        "rounds_beside_old": beside_old,
-        "background_cores": idle,
-        "background_cores_beside_old": idle_beside_old,
-        "capacity_rps": capacity_rps,
-    }
-    return ratios, raw
+        turns = Turns((old, ours), timing, work)
+        full = [load for load in loads if load.name == "equal_c32"]
+        turns.take(full)
+        turns.look_closer(full, BESIDE_OLD * timing.closer_s)
+    raw |= {"rounds_beside_old": turns.rows, "background_cores_beside_old": turns.idle}
+    return ratios | judged(turns.rows), raw
 
 
 def warm_up(running: Sequence[Server], work: Path) -> None:
@@ -227,34 +276,33 @@ def beside_engine_us(row: dict[str, Any]) -> float:
     return row["beside_engine_us"]
 
 
-def median_ratio(
-    rows: dict[str, list[dict[str, Any]]], base: str, figure: Callable[[dict[str, Any]], float]
-) -> float:
-    """Ours to `base`, round by round; the median."""
-    ratios = []
-    for mine, theirs in zip(rows["ours"], rows[base], strict=True):
-        below = figure(theirs)
-        ratios.append(figure(mine) / below if below else float("nan"))
-    return round(statistics.median(ratios), 3)
+def ratios_of(load: str, rounds: Rounds) -> list[Ratio]:
+    """What is said of a load. In a closed loop of 32 requests the median time to the first token
+    jumps with how requests fall into cohorts, so it is shown only."""
+    if "old" in rounds:
+        return [Ratio(f"tok_s_to_old_{load}", tokens_per_second, ">=", 3.4)]
+    tok_s = Ratio(f"tok_s_{load}", tokens_per_second, ">=", SHOWN if load in POISSON else 0.97)
+    if load.endswith("_c32"):
+        found = [
+            tok_s,
+            Ratio(f"ttft_{load}", ttft, ">=", SHOWN),
+            Ratio(f"e2e_{load}", e2e, ">=", SHOWN),
+        ]
+        if load == "equal_c32":
+            found.append(Ratio(f"processor_beside_engine_{load}", beside_engine_us, "<=", 1.3))
+        return found
+    at_most = 1.2 if load == "poisson_two_thirds" else 1.1
+    return [
+        tok_s,
+        Ratio(f"ttft_{load}", ttft, "<=", at_most),
+        Ratio(f"e2e_{load}", e2e, "<=", 1.05),
+    ]
 
 
-def against_own(rows: Rows) -> dict[str, dict[str, Any]]:
-    """The ratios to vLLM's API server. In a closed loop of 32 requests the median time to the first
-    token jumps with how requests fall into cohorts, so it is shown only."""
-    ratios = {}
-    for name, found in rows.items():
-        is_poisson = name in POISSON
-        at_most = 1.2 if name == "poisson_two_thirds" else 1.1
-        tok_s = median_ratio(found, "own", tokens_per_second)
-        first, whole = median_ratio(found, "own", ttft), median_ratio(found, "own", e2e)
-        ratios[f"tok_s_{name}"] = bounded(tok_s, ">=", SHOWN if is_poisson else 0.97)
-        if name.endswith("_c32"):
-            ratios[f"ttft_{name}"] = bounded(first, ">=", SHOWN)
-            ratios[f"e2e_{name}"] = bounded(whole, ">=", SHOWN)
-        else:
-            ratios[f"ttft_{name}"] = bounded(first, "<=", at_most)
-            ratios[f"e2e_{name}"] = bounded(whole, "<=", 1.05)
-    if "equal_c32" in rows:
-        cost = median_ratio(rows["equal_c32"], "own", beside_engine_us)
-        ratios["processor_beside_engine_equal_c32"] = bounded(cost, "<=", 1.3)
-    return ratios
+def judged(rows: Rows) -> dict[str, dict[str, Any]]:
+    """All ratios beside their bounds."""
+    found = {}
+    for load, rounds in rows.items():
+        for ratio in ratios_of(load, rounds):
+            found[ratio.name] = ratio.judged(rounds)
+    return found

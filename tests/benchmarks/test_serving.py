@@ -214,7 +214,7 @@ def row(tok_s, ttft_ms, e2e_ms, us, failed=0):
 def test_a_ratio_is_the_median_of_the_rounds(ours, missed):
     own, off = row(100, 10, 100, 100), row(1, 1000, 1000, 1000)
     found = {"own": [own] * 3, "ours": [ours, off, ours]}
-    ratios = speed.against_own({"equal_c32": found})
+    ratios = speed.judged({"equal_c32": found})
     wrong = {
         name.split("_equal")[0].split("_beside")[0] for name, r in ratios.items() if not r["ok"]
     }
@@ -224,12 +224,57 @@ def test_a_ratio_is_the_median_of_the_rounds(ours, missed):
 def test_time_to_the_first_token_is_bounded_but_at_saturation():
     slow = {"own": [row(100, 10, 100, 100)], "ours": [row(100, 11.5, 104, 100)]}
     loads = [each.name for each in (*speed.closed_loads(), *speed.poisson_loads(60.0))]
-    ratios = speed.against_own(dict.fromkeys(loads, slow))
+    ratios = speed.judged(dict.fromkeys(loads, slow))
     missed = {name for name, ratio in ratios.items() if not ratio["ok"]}
     assert missed == {
         *(f"ttft_{kind}_c{level}" for kind in ("equal", "natural") for level in (1, 8)),
         "ttft_poisson_third",
     }
+
+
+@pytest.mark.parametrize(
+    ("ratios", "is_open"),
+    [
+        ([1.1] * 3, True),  # too few to tell
+        ([1.1] * 6, False),
+        ([0.9] * 6, False),
+        ([0.9, 1.1] * 10, True),
+        ([0.9] * 4 + [1.1] * 16, False),
+    ],
+)
+def test_a_ratio_is_open_while_its_interval_holds_the_bound(ratios, is_open):
+    rounds = {"own": [row(100, 1, 1, 1)] * len(ratios), "ours": []}
+    rounds["ours"] = [row(100 * ratio, 1, 1, 1) for ratio in ratios]
+    tok_s, *shown = speed.ratios_of("equal_c32", rounds)[:3]
+    assert tok_s.is_open(rounds) is is_open
+    assert not any(each.is_open(rounds) for each in shown)
+
+
+def test_what_is_open_gets_more_rounds_in_turns_until_it_is_not(tmp_path, monkeypatch):
+    asked = []
+
+    def measured(server, other, load, timing, number, idle, work):
+        asked.append((load.name, number, server.name))
+        swings = load.name == "equal_c1" and number < 9 and number % 2
+        return row(50 if server.name == "ours" and swings else 100, 1, 1, 1)
+
+    monkeypatch.setattr(speed, "measure", measured)
+    monkeypatch.setattr(speed, "warm_up", lambda *_: None)
+    monkeypatch.setattr(speed, "background", lambda _: {})
+    monkeypatch.setattr(speed, "tell", lambda *_: None)
+    pair = [servers.Server(name, "", None) for name in ("own", "ours")]
+    loads = [load for load in speed.closed_loads() if load.name in ("equal_c1", "equal_c8")]
+    turns = speed.Turns(tuple(pair), Timing(7, 1.0), tmp_path)
+    turns.take(loads)
+    assert asked[:4] == [(n, 0, s) for n in ("equal_c1", "equal_c8") for s in ("own", "ours")]
+    assert asked[4:6] == [("equal_c1", 1, "ours"), ("equal_c1", 1, "own")]
+    turns.look_closer(loads, 0.0)
+    assert len(turns.rows["equal_c1"]["ours"]) == 7
+    turns.look_closer(loads, 60.0)
+    assert len(turns.rows["equal_c8"]["ours"]) == 7
+    found = speed.judged(turns.rows)["tok_s_equal_c1"]
+    assert (found["value"], found["ok"]) == (1.0, True)
+    assert 9 < found["rounds"] < 40
 
 
 def test_the_engine_is_not_counted_beside_itself():

@@ -102,14 +102,15 @@ def test_test_data_and_validation_prompts_are_not_taught(tmp_path):
     bench.write_text(json.dumps({"question": other}) + "\n")
     held = ask(5, "validation")
     held = replace(held, messages=[{"role": "user", "content": leaked}])
-    texts = [f"Let me think. {leaked} It is 1", f"{other} So 2", "just 3"]
+    texts = [f"Let me think. {leaked} It is 1", f"{other} So 2", "just 3", "just 4"]
     answers = [reply(number, text=text) for number, text in enumerate(texts)]
+    answers[3] = replace(answers[3], reasoning=f"I know this one: {other}")
     counts, _, out = run(
-        tmp_path, [*asks(3), held], [answers], decontaminate={"against": [str(bench)]}
+        tmp_path, [*asks(4), held], [answers], decontaminate={"against": [str(bench)]}
     )
-    assert counts.dropped == {"contaminated": 2}
+    assert counts.dropped == {"contaminated": 3}
     named = [row["contaminated_by"] for row in verdicts_in(out)]
-    assert named == ["validation:1", f"{bench}:1", None]
+    assert named == ["validation:1", f"{bench}:1", None, f"{bench}:1"]
 
 
 def test_a_file_of_test_data_without_text_is_named_with_its_field(tmp_path):
