@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import quantile_test
+import numpy as np
 
 from benchmarks.result import bounded
 from benchmarks.serving import servers
 from benchmarks.serving.servers import Server, beside_engine, spent
+from engine.stages.loadtest.intervals import percentile_interval
 
 PROMPTS = servers.REPOSITORY / "jobs/quickstart/data/validation.jsonl"
 IDLE_S = 10.0  # over which the fixed background is measured
@@ -79,12 +80,11 @@ class Ratio:
         return ratios
 
     def is_open(self, rounds: Rounds) -> bool:
-        """Whether the bound lies within the 95 % interval of the rounds' median (order statistics),
-        so that these rounds do not tell on which side it is."""
+        """Whether the bound lies within the 95 % interval of the rounds' median, so that these
+        rounds do not tell on which side it is."""
         if self.bound == SHOWN:
             return False
-        low, high = quantile_test(self.of_rounds(rounds)).confidence_interval(0.95)
-        return not (low >= self.bound or high <= self.bound)  # NaN: too few rounds to say
+        return percentile_interval(np.array(self.of_rounds(rounds)), 0.5).holds(self.bound)
 
     def judged(self, rounds: Rounds) -> dict[str, Any]:
         """The median of the rounds beside its bound."""
