@@ -30,7 +30,12 @@ from engine.run.identity import git_commit, versions
 
 REPOSITORY = Path(__file__).parents[1]
 KEY = "a-key-for-tests"
-SHORT_QUICKSTART = ["prompts.limit=160", "train.epochs=2", "train.checkpoint_steps=5"]
+SHORT_QUICKSTART = [
+    "prompts.limit=160",
+    "generate.teachers.0.replicas=1",  # another engine's start is longer than so few answers
+    "train.epochs=2",
+    "train.checkpoint_steps=5",
+]
 SERVER_KEY_ENV = (
     "DISTILL_TEST_SERVER_KEY"  # set in every process of the cluster; the vLLM server takes any key
 )

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 import engine
-from benchmarks.quality.run import interval, run_cell
+from benchmarks.quality.run import STEPS, interval, run_cell
 from benchmarks.result import Found, bounded
 from engine.backends import ray_cluster
 from engine.job.jobfile import load_job
@@ -105,6 +105,7 @@ def job_of(arm: str, seed: int, options: Namespace, **more: Any) -> JobSpec:
         "generate.sampling.temperature": options.temperature,
         "generate.capture.top_k": 0,
         "train.loss": "sft",
+        **STEPS,
         "evaluate.baseline": "false",
         **ARMS[arm],
         **more,

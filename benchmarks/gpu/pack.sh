@@ -20,7 +20,7 @@ DS_BUILD_OPS=0 "$python" -m pip wheel --quiet --no-deps --wheel-dir "$pack/wheel
 "$python" -m benchmarks.gpu.wide_model "$pack/wide"
 cat >"$pack/jobs.json" <<'JOBS'
 {
- "quickstart": {"job": "jobs/quickstart.yaml", "sets": ["train.workers=1", "train.global_batch=16"]},
+ "quickstart": {"job": "jobs/quickstart.yaml", "sets": ["train.workers=1", "train.global_batch=8"]},
  "wide": {"job": "benchmarks/gpu/wide.yaml", "sets": [], "gpu": ["train.student=benchmarks/gpu/pack/wide/student-gpu", "train.learning_rate=1e-3"]}
 }
 JOBS
