@@ -96,7 +96,7 @@ def _for_workers(variables: Mapping[str, str]) -> dict[str, str]:
 def _own_cluster(variables: dict[str, str], options: dict[str, Any]) -> Generator[Path]:
     """A cluster of this machine alone; gives the folder of its session."""
     options = {"include_dashboard": False, "object_store_memory": _object_store_bytes()} | options
-    with _as_no_ray(LOCAL):
+    with _as_no_ray(LOCAL), ray_loopback.apart():
         context = _connect(LOCAL, variables, ray_loopback.HOOK, options)
     try:
         yield Path(context.address_info["session_dir"])

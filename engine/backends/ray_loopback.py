@@ -3,9 +3,13 @@ replicas. What only a cluster of several nodes needs is left out."""
 
 from __future__ import annotations
 
+import functools
 import socket
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
 
-from ray._private import ray_constants
+from ray._private import ray_constants, services
 
 ADDRESS = "127.0.0.1"
 HOOK = "engine.backends.ray_loopback.set_up_worker"
@@ -37,6 +41,23 @@ def environment() -> dict[str, str]:
     if loopbacks:
         variables["GLOO_SOCKET_IFNAME"] = loopbacks[0]
     return variables
+
+
+@contextmanager
+def apart() -> Generator[None]:
+    """A cluster that starts in the block has process groups of its own.
+
+    In this process's group its raylet would end with it where a signal goes to all of the group (a
+    terminal that closes, `kill %1`, `timeout`): before this process has ended in order what runs
+    there, and vLLM's engines, whose replicas nobody ends then, would stay for ever.
+    """
+    start = services.ConsolePopen
+    grouped: Any = functools.partial(start, process_group=0)
+    services.ConsolePopen = grouped
+    try:
+        yield
+    finally:
+        services.ConsolePopen = start
 
 
 def set_up_worker() -> None:

@@ -1,6 +1,11 @@
 import json
+import os
+import signal
+import subprocess
+import time
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import ray
 from conftest import open_to_others
@@ -54,6 +59,42 @@ def test_devices_that_something_else_holds_are_waited_for_and_then_counted_as_mi
         backend.require("generate", Layout(replicas=(2, 2), device="cpu"))
     ray.util.remove_placement_group(holder)
     backend.require("generate", Layout(replicas=(2, 2), device="cpu"))
+
+
+@ray.remote(num_cpus=0)
+class Starter:
+    """A worker as vLLM's is: what it started does not look whether it is still there."""
+
+    def start(self):
+        shell = ["sh", "-c", "sleep 600 & echo $!; wait"]
+        child = subprocess.Popen(shell, stdout=subprocess.PIPE, text=True)
+        return os.getpid(), child.pid, int(child.stdout.readline())
+
+
+def is_alive(pid):
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.mark.slow
+def test_what_a_killed_worker_had_started_is_ended_too(ray_cluster):
+    worker, *started = ray.get(Starter.remote().start.remote())
+    assert all(map(is_alive, started))
+    os.kill(worker, signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while any(map(is_alive, started)):
+        assert time.monotonic() < deadline, "it outlived the worker"
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_a_signal_to_this_processs_group_spares_the_cluster(ray_cluster):
+    names = {"raylet", "gcs_server"}
+    own = [child for child in psutil.Process().children() if child.name() in names]
+    assert {child.name() for child in own} == names
+    assert os.getpgid(0) not in [os.getpgid(child.pid) for child in own]
 
 
 @pytest.mark.slow

@@ -47,6 +47,10 @@ def test_a_cluster_of_one_machine_is_a_switch_that_the_address_reads():
     assert "env_bool(ENABLE_RAY_CLUSTERS_ENV_VAR" in switch
 
 
+def test_the_clusters_own_processes_start_by_the_class_that_is_replaced():
+    assert "process = ConsolePopen(" in text("ray/_private/services.py", "start_ray_process")
+
+
 def test_a_group_of_a_job_ends_with_its_id_and_has_the_states_that_are_read():
     state = text("ray/_private/state.py", "GlobalState._gen_placement_group_info")
     for name in ("CREATED", "RESCHEDULING", "REMOVED"):
