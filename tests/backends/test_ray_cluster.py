@@ -2,13 +2,13 @@ import json
 import os
 import signal
 import subprocess
-import time
 from types import SimpleNamespace
 
 import psutil
 import pytest
 import ray
 from conftest import open_to_others
+from doubles.clients import until
 
 from engine.backends import ray_cluster as backend
 from engine.errors import CapacityError, StageError
@@ -83,10 +83,7 @@ def test_what_a_killed_worker_had_started_is_ended_too(ray_cluster):
     worker, *started = ray.get(Starter.remote().start.remote())
     assert all(map(is_alive, started))
     os.kill(worker, signal.SIGKILL)
-    deadline = time.monotonic() + 60
-    while any(map(is_alive, started)):
-        assert time.monotonic() < deadline, "it outlived the worker"
-        time.sleep(0.1)
+    until(lambda: not any(map(is_alive, started)))
 
 
 @pytest.mark.slow
